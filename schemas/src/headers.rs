@@ -1,0 +1,25 @@
+//! Message headers. Standing names where there are any; our own begin with `Embed-`.
+
+/// Deduplicates publishes within the stream's window (JetStream). Set to the job's id.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+/// The encoding of the payload, see [`crate::wire::Format`].
+pub const CONTENT_TYPE: &str = "Content-Type";
+/// On a job: a subject that gets a direct copy of the outcome, beside the stored one.
+pub const REPLY_TO: &str = "Reply-To";
+/// W3C trace context, passed on from the job to its outcome.
+pub const TRACEPARENT: &str = "traceparent";
+/// On an answer that is an error: its message (as NATS micro services do).
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+/// On an answer that is an error: its status, see [`crate::ErrorCode::status`].
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// On a dead letter: the stable error code.
+pub const DEAD_CODE: &str = "Embed-Dead-Code";
+/// On a dead letter: what went wrong, for a person.
+pub const DEAD_REASON: &str = "Embed-Dead-Reason";
+/// On a dead letter: the subject on which the job was stored.
+pub const DEAD_SUBJECT: &str = "Embed-Dead-Subject";
+/// On a dead letter: the job's sequence in its stream.
+pub const DEAD_SEQUENCE: &str = "Embed-Dead-Sequence";
+/// On a dead letter: how often the job had been delivered.
+pub const DEAD_DELIVERIES: &str = "Embed-Dead-Deliveries";

@@ -1,0 +1,32 @@
+//! The contract between producers and workers.
+//!
+//! Everything that two parts of the system must agree on stands here, once: wire types and their two encodings,
+//! subjects, headers, stream and consumer definitions, error codes, model metadata, metric names.
+//!
+//! This crate does no I/O, knows no clock, and depends on no other crate of the project.
+
+pub mod connect;
+pub mod encoding;
+pub mod error;
+pub mod headers;
+pub mod job_id;
+pub mod lane;
+pub mod metrics;
+pub mod model;
+pub mod outcome;
+pub mod request;
+pub mod schema;
+pub mod slug;
+pub mod streams;
+pub mod subjects;
+pub mod wire;
+
+pub use encoding::{Encoding, Storage};
+pub use error::{ErrorCode, WireError};
+pub use job_id::JobId;
+pub use lane::Lane;
+pub use model::{Artefact, CurrentPointer, ModelMetadata, Precision};
+pub use outcome::{EmbedFailure, EmbedResult, Item, Outcome, Timing};
+pub use request::{EmbedRequest, MAX_TEXTS};
+pub use slug::Slug;
+pub use wire::Format;

@@ -1,0 +1,55 @@
+//! Names of metrics and their labels. The prefix `akidb_` is what the platform's dashboards expect.
+
+/// Label: the model's slug.
+pub const MODEL: &str = "model";
+/// Label: the variant's name.
+pub const MODEL_VERSION: &str = "model_version";
+/// Label: the lane, see [`crate::Lane`].
+pub const LANE: &str = "lane";
+/// Label: the stable error code, see [`crate::ErrorCode`].
+pub const CODE: &str = "code";
+/// Label: the execution provider in use.
+pub const PROVIDER: &str = "provider";
+/// Label: why a batch was started.
+pub const REASON: &str = "reason";
+/// Label: a stage of the pipeline (`queue`, `tokenize`, `infer`, `publish`).
+pub const STAGE: &str = "stage";
+
+/// Histogram, seconds: from a job's arrival at the worker to its outcome being handed to NATS.
+pub const EMBED_LATENCY_SECONDS: &str = "akidb_embed_latency_seconds";
+/// Counter: jobs and calls that came in.
+pub const EMBED_REQUESTS_TOTAL: &str = "akidb_embed_requests_total";
+/// Counter: jobs and calls that ended in an error, and texts that did, by code.
+pub const EMBED_ERRORS_TOTAL: &str = "akidb_embed_errors_total";
+/// Counter: texts embedded.
+pub const EMBED_TEXTS_TOTAL: &str = "akidb_embed_texts_total";
+/// Counter: tokens embedded, without padding.
+pub const EMBED_TOKENS_TOTAL: &str = "akidb_embed_tokens_total";
+/// Histogram, seconds: time spent in one stage, label `stage`.
+pub const STAGE_SECONDS: &str = "akidb_stage_seconds";
+/// Histogram: texts in a batch.
+pub const BATCH_SIZE: &str = "akidb_batch_size";
+/// Histogram: tokens in a batch, padding included.
+pub const BATCH_TOKENS: &str = "akidb_batch_tokens";
+/// Histogram, seconds: how long the oldest text of a batch had waited for it.
+pub const BATCH_WAIT_TIME_SECONDS: &str = "akidb_batch_wait_time_seconds";
+/// Counter: batches started, label `reason`.
+pub const BATCH_FLUSH_TOTAL: &str = "akidb_batch_flush_total";
+/// Histogram: share of a batch's tokens that is padding, 0 to 1.
+pub const PADDING_RATIO: &str = "akidb_batch_padding_ratio";
+/// Gauge: texts waiting for a batch.
+pub const QUEUE_DEPTH: &str = "akidb_queue_depth";
+/// Gauge, seconds: how long the oldest waiting text has waited.
+pub const QUEUE_OLDEST_AGE_SECONDS: &str = "akidb_queue_oldest_age_seconds";
+/// Gauge: jobs whose result is not yet stored and acknowledged.
+pub const IN_FLIGHT_JOBS: &str = "akidb_in_flight_jobs";
+/// Counter: jobs that were delivered before.
+pub const REDELIVERIES_TOTAL: &str = "akidb_redeliveries_total";
+/// Counter: jobs moved to the dead-letter stream, by code.
+pub const DEAD_LETTERS_TOTAL: &str = "akidb_dead_letters_total";
+/// Counter: results that the result stream held already (the job had been computed before).
+pub const DUPLICATE_RESULTS_TOTAL: &str = "akidb_duplicate_results_total";
+/// Gauge: 1 for the provider that a variant runs on.
+pub const PROVIDER_IN_USE: &str = "akidb_provider_in_use";
+/// Gauge: 1 if the worker is ready, else 0.
+pub const READY: &str = "akidb_ready";

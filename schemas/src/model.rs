@@ -1,0 +1,211 @@
+//! Models in the registry: layout, metadata, and the pointer to the current version.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Slug;
+
+/// Folder of all models, below the registry's root.
+pub const MODELS_DIR: &str = "models";
+/// Name of a version's metadata.
+pub const METADATA_FILE: &str = "metadata.json";
+/// Name of a model's pointer to its current version.
+pub const CURRENT_FILE: &str = "current.json";
+
+/// `models/<slug>/current.json`
+#[must_use]
+pub fn current_path(model: &Slug) -> String {
+    format!("{MODELS_DIR}/{model}/{CURRENT_FILE}")
+}
+
+/// `models/<slug>/<version>/<file>`
+#[must_use]
+pub fn version_path(model: &Slug, version: &str, file: &str) -> String {
+    format!("{MODELS_DIR}/{model}/{version}/{file}")
+}
+
+/// What is known of one version of a model: `metadata.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelMetadata {
+    /// The model's name as its authors write it, such as `all-MiniLM-L6-v2`.
+    pub model_name: String,
+    /// The slug of `model_name`.
+    pub slug: Slug,
+    /// Where the model comes from, such as `sentence-transformers/all-MiniLM-L6-v2`.
+    pub model_id: String,
+    /// The version, such as `v1.0.0`.
+    pub version: String,
+    /// Components of a vector.
+    pub dimension: u32,
+    /// Most tokens of a text, special tokens included.
+    pub max_seq_length: u32,
+    /// How token states become one vector. It is part of the graph; stated here for readers.
+    pub pooling: Pooling,
+    /// Whether vectors have unit length. Part of the graph as well.
+    pub normalized: bool,
+    /// Smaller numbers of dimensions that may be asked for (Matryoshka models). Empty if none.
+    #[serde(default)]
+    pub dimensions: Vec<u32>,
+    /// Named texts that may be put before the input.
+    #[serde(default)]
+    pub prompts: BTreeMap<String, String>,
+    /// Fingerprint of the embedding space: the same for all precisions of the same weights.
+    pub space: String,
+    /// The tokenizer, in the format of Hugging Face's `tokenizers`, without truncation and padding.
+    pub tokenizer: FileRef,
+    /// Texts with their vectors: a version that does not reproduce them is not served.
+    pub golden: FileRef,
+    /// The graphs.
+    pub artefacts: Vec<Artefact>,
+    /// The model's licence, as an SPDX identifier.
+    #[serde(default)]
+    pub license: Option<String>,
+    /// When the version was made, RFC 3339.
+    pub created_at: String,
+}
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The mean over the tokens.
+    Mean,
+    /// The state of the first token.
+    Cls,
+}
+
+/// A file of a version, with what is needed to verify it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileRef {
+    /// Name below the version's folder.
+    pub file: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256, 64 hexadecimal digits.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub sha256: String,
+}
+
+/// One graph: a precision in one form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Artefact {
+    /// The number format of the graph.
+    pub precision: Precision,
+    /// Which operators the graph is made of.
+    #[serde(default)]
+    pub form: GraphForm,
+    /// The ONNX file.
+    #[serde(flatten)]
+    pub file: FileRef,
+    /// How it was quantized.
+    #[serde(default)]
+    pub quantization: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How fast it was, where it was measured.
+    #[serde(default)]
+    pub performance: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How close it comes to the original.
+    #[serde(default)]
+    pub validation: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// The number format of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point.
+    Fp32,
+    /// 16-bit floating point.
+    Fp16,
+    /// 8-bit integers.
+    Int8,
+    /// 8-bit floating point.
+    Fp8,
+}
+
+impl Precision {
+    /// The precision's name, as in files and configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+            Self::Fp8 => "fp8",
+        }
+    }
+
+    /// The name of a variant that is called after its precision.
+    #[must_use]
+    pub fn variant(self) -> Slug {
+        Slug::from_name(self.as_str()).expect("a precision's name is a slug")
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which operators a graph is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphForm {
+    /// Fused attention (`com.microsoft`), for the CPU and CUDA providers.
+    #[default]
+    Contrib,
+    /// Standard operators only, for TensorRT.
+    Plain,
+    /// Without padding (`com.microsoft` packed attention), for CUDA.
+    Packed,
+}
+
+/// `current.json`: which version is current, and how that came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CurrentPointer {
+    /// The current version.
+    pub version: String,
+    /// All moves of the pointer, oldest first.
+    #[serde(default)]
+    pub history: Vec<PointerMove>,
+}
+
+/// One move of the pointer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PointerMove {
+    /// The version before, if there was one.
+    pub from: Option<String>,
+    /// The version after.
+    pub to: String,
+    /// Who moved it.
+    pub who: String,
+    /// When, RFC 3339.
+    pub when: String,
+}
+
+/// `golden.json`: texts with the vectors that the version's FP32 graph gives them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GoldenSet {
+    /// Largest absolute difference of a component, for FP32. Other precisions are held to a cosine.
+    pub tolerance: f32,
+    /// The texts.
+    pub items: Vec<GoldenItem>,
+}
+
+/// One golden text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GoldenItem {
+    /// The text.
+    pub text: String,
+    /// The prompt to put before it.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// Its tokens.
+    pub tokens: u32,
+    /// Whether it is cut.
+    pub truncated: bool,
+    /// Its vector: base64 of little-endian `f32`.
+    pub vector_f32_base64: String,
+}

@@ -1,0 +1,125 @@
+//! The contract as documents: JSON Schema for every type, AsyncAPI for the subjects. Generated from the Rust types,
+//! checked in under `schemas/generated`, and compared by a test.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Value, json};
+
+use crate::{
+    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, headers, model::GoldenSet, subjects,
+};
+
+/// All generated documents: file name and content.
+#[must_use]
+pub fn documents() -> Vec<(&'static str, Value)> {
+    vec![
+        ("embed-request.schema.json", schema::<EmbedRequest>()),
+        ("embed-result.schema.json", schema::<EmbedResult>()),
+        ("embed-failure.schema.json", schema::<EmbedFailure>()),
+        ("model-metadata.schema.json", schema::<ModelMetadata>()),
+        ("current-pointer.schema.json", schema::<CurrentPointer>()),
+        ("golden-set.schema.json", schema::<GoldenSet>()),
+        ("asyncapi.json", asyncapi()),
+    ]
+}
+
+fn generator() -> SchemaGenerator {
+    SchemaSettings::draft2020_12().into_generator()
+}
+
+fn schema<T: JsonSchema>() -> Value {
+    generator().into_root_schema_for::<T>().into()
+}
+
+/// The same schema with its definitions moved to the document's `components/schemas`.
+fn components() -> Value {
+    let mut generator =
+        SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into()).into_generator();
+    generator.subschema_for::<EmbedRequest>();
+    generator.subschema_for::<EmbedResult>();
+    generator.subschema_for::<EmbedFailure>();
+    generator.take_definitions(true).into()
+}
+
+fn asyncapi() -> Value {
+    let reference = |section: &str, name: &str| json!({"$ref": format!("#/{section}/{name}")});
+    let payload = |name: &str| reference("components/schemas", name);
+    let formats = [Format::Json, Format::MessagePack].map(Format::content_type).join(" or ");
+    let outcome = json!({"oneOf": [payload("EmbedResult"), payload("EmbedFailure")]});
+    let message = |name: &str, payload: Value, header_names: &[&str]| {
+        json!({
+            "name": name,
+            "contentType": Format::Json.content_type(),
+            "summary": format!("{formats}, told apart by the first byte"),
+            "headers": {
+                "type": "object",
+                "properties": header_names.iter().map(|h| ((*h).to_owned(), json!({"type": "string"})))
+                    .collect::<serde_json::Map<_, _>>(),
+            },
+            "payload": payload,
+        })
+    };
+    let channel = |address: &str, description: &str, message: &str| {
+        let parameters: serde_json::Map<String, Value> = address
+            .split('.')
+            .filter_map(|token| token.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| (name.to_owned(), json!({"description": parameter(name)})))
+            .collect();
+        json!({
+            "address": address,
+            "description": description,
+            "parameters": parameters,
+            "messages": {message: reference("components/messages", message)},
+        })
+    };
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "akidb-embed",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Text embeddings over NATS: online calls, jobs and backfills. Calls and jobs may be pinned to \
+                a variant by appending `.{variant}` to their subject.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": Format::Json.content_type(),
+        "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats"}},
+        "channels": {
+            "rpc": channel("embed.rpc.{model}", "Online calls: core request-reply", "request"),
+            "job": channel("embed.job.{model}", "Jobs, stored in the stream EMBED_{model}", "job"),
+            "bulk": channel("embed.bulk.{model}", "Backfill chunks, in the same stream at a lower priority", "job"),
+            "result": channel("embed.result.{model}.{id}", "Outcomes, stored once in EMBED_RESULTS_{model}", "outcome"),
+            "dead": channel("embed.dead.{model}.{variant}", "Jobs that could not be served, stored in EMBED_DEAD", "deadLetter"),
+        },
+        "operations": {
+            "answerCall": {
+                "action": "receive",
+                "channel": reference("channels", "rpc"),
+                "description": format!("Answered by one worker of the queue group `{}`", subjects::RPC_QUEUE_GROUP),
+                "reply": {"address": {"location": "$message.header#/reply"}},
+            },
+            "takeJob": {"action": "receive", "channel": reference("channels", "job")},
+            "takeChunk": {"action": "receive", "channel": reference("channels", "bulk")},
+            "storeOutcome": {"action": "send", "channel": reference("channels", "result")},
+            "buryJob": {"action": "send", "channel": reference("channels", "dead")},
+        },
+        "components": {
+            "messages": {
+                "request": message("request", payload("EmbedRequest"), &[headers::CONTENT_TYPE, headers::TRACEPARENT]),
+                "job": message("job", payload("EmbedRequest"),
+                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::MSG_ID, headers::REPLY_TO]),
+                "outcome": message("outcome", outcome,
+                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::SERVICE_ERROR, headers::SERVICE_ERROR_CODE]),
+                "deadLetter": message("deadLetter", payload("EmbedRequest"),
+                    &[headers::DEAD_CODE, headers::DEAD_REASON, headers::DEAD_SUBJECT, headers::DEAD_SEQUENCE, headers::DEAD_DELIVERIES]),
+            },
+            "schemas": components(),
+        },
+    })
+}
+
+fn parameter(name: &str) -> &'static str {
+    match name {
+        "model" => "The model's slug",
+        "variant" => "The variant's name",
+        _ => "The job's id",
+    }
+}

@@ -1,0 +1,238 @@
+//! Streams and consumers: what `embed init` makes and workers expect.
+//!
+//! The definitions serialize to the JSON of NATS's JetStream API, so that any client can apply them.
+
+use serde::Serialize;
+
+use crate::{Lane, Slug, subjects};
+
+/// The stream of a model's jobs and backfill chunks.
+#[must_use]
+pub fn jobs_stream(model: &Slug) -> String {
+    format!("EMBED_{model}")
+}
+
+/// The stream of a model's outcomes.
+#[must_use]
+pub fn results_stream(model: &Slug) -> String {
+    format!("EMBED_RESULTS_{model}")
+}
+
+/// The stream of dead letters of all models.
+pub const DEAD_STREAM: &str = "EMBED_DEAD";
+
+/// The bucket of desired subject weights.
+pub const ROUTES_BUCKET: &str = "embed_routes";
+
+/// The durable consumer of one variant and lane.
+#[must_use]
+pub fn consumer(variant: &Slug, lane: Lane) -> String {
+    format!("{variant}-{lane}")
+}
+
+/// What an operator may choose about streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Copies of each stream, 1, 3 or 5.
+    pub replicas: usize,
+    /// Bytes that the jobs of one model may take. A full stream refuses new jobs.
+    pub jobs_max_bytes: i64,
+    /// Messages that may wait on one subject, so that a stuck variant does not fill the queue of the others.
+    pub jobs_max_per_subject: i64,
+    /// Bytes that the results of one model may take. A full stream pushes back on the workers.
+    pub results_max_bytes: i64,
+    /// Seconds for which results are kept.
+    pub results_max_age_s: u64,
+    /// Bytes that all dead letters may take.
+    pub dead_max_bytes: i64,
+    /// Seconds for which dead letters are kept.
+    pub dead_max_age_s: u64,
+    /// Milliseconds after which a job that a worker has taken and not reported on is given to another.
+    pub ack_wait_ms: u64,
+    /// Jobs that all workers of one variant may hold unacknowledged, in each lane.
+    pub max_ack_pending: i64,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        const MIB: i64 = 1024 * 1024;
+        Self {
+            replicas: 1,
+            jobs_max_bytes: 1024 * MIB,
+            jobs_max_per_subject: 1_000_000,
+            results_max_bytes: 2048 * MIB,
+            results_max_age_s: 24 * 3600,
+            dead_max_bytes: 256 * MIB,
+            dead_max_age_s: 14 * 24 * 3600,
+            ack_wait_ms: 30_000,
+            max_ack_pending: 4096,
+        }
+    }
+}
+
+/// A stream, as in `$JS.API.STREAM.CREATE`. Ages are in nanoseconds, as NATS has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamSpec {
+    /// The stream's name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// The subjects that it stores.
+    pub subjects: Vec<String>,
+    /// `workqueue` or `limits`.
+    pub retention: &'static str,
+    /// `file`.
+    pub storage: &'static str,
+    /// `new`: a full stream refuses, it does not forget.
+    pub discard: &'static str,
+    /// Copies.
+    pub num_replicas: usize,
+    /// Bytes, in all.
+    pub max_bytes: i64,
+    /// Messages on one subject; -1 for no limit.
+    pub max_msgs_per_subject: i64,
+    /// Whether that limit refuses new messages, too.
+    pub discard_new_per_subject: bool,
+    /// Nanoseconds for which messages are kept; 0 for ever.
+    pub max_age: u64,
+    /// Nanoseconds for which message ids are remembered.
+    pub duplicate_window: u64,
+    /// Whether single messages can be read without a consumer.
+    pub allow_direct: bool,
+    /// -1: no limit.
+    pub max_msgs: i64,
+    /// -1: the server's limit.
+    pub max_msg_size: i32,
+    /// -1: no limit.
+    pub max_consumers: i32,
+}
+
+/// A durable pull consumer, as in `$JS.API.CONSUMER.CREATE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConsumerSpec {
+    /// The consumer's name.
+    pub durable_name: String,
+    /// For people.
+    pub description: String,
+    /// The subjects that it delivers.
+    pub filter_subjects: Vec<String>,
+    /// `all`.
+    pub deliver_policy: &'static str,
+    /// `explicit`.
+    pub ack_policy: &'static str,
+    /// `instant`.
+    pub replay_policy: &'static str,
+    /// Nanoseconds.
+    pub ack_wait: u64,
+    /// -1: without limit. The worker counts deliveries and writes the dead letter itself, since a message that the
+    /// server stops delivering would stay in the stream and be seen by nobody.
+    pub max_deliver: i64,
+    /// Unacknowledged messages, over all workers.
+    pub max_ack_pending: i64,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The three streams that serve one model. The stream of dead letters is the same for all models.
+#[must_use]
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
+    let base = |name: String, description: String, subjects: Vec<String>| StreamSpec {
+        name,
+        description,
+        subjects,
+        retention: "limits",
+        storage: "file",
+        discard: "new",
+        num_replicas: settings.replicas,
+        max_bytes: -1,
+        max_msgs_per_subject: -1,
+        discard_new_per_subject: false,
+        max_age: 0,
+        duplicate_window: 120 * SECOND,
+        allow_direct: true,
+        max_msgs: -1,
+        max_msg_size: -1,
+        max_consumers: -1,
+    };
+    let job_subjects = Lane::STORED
+        .into_iter()
+        .flat_map(|lane| {
+            let bare = subjects::bare(lane, model);
+            [format!("{bare}.*"), bare]
+        })
+        .collect();
+    [
+        StreamSpec {
+            retention: "workqueue",
+            max_bytes: settings.jobs_max_bytes,
+            max_msgs_per_subject: settings.jobs_max_per_subject,
+            discard_new_per_subject: true,
+            ..base(jobs_stream(model), format!("Jobs and backfill chunks for {model}"), job_subjects)
+        },
+        StreamSpec {
+            max_bytes: settings.results_max_bytes,
+            max_age: settings.results_max_age_s * SECOND,
+            ..base(
+                results_stream(model),
+                format!("Outcomes of jobs for {model}"),
+                vec![format!("embed.result.{model}.*")],
+            )
+        },
+        StreamSpec {
+            max_bytes: settings.dead_max_bytes,
+            max_age: settings.dead_max_age_s * SECOND,
+            ..base(
+                DEAD_STREAM.to_owned(),
+                "Jobs that could not be served, with the reason".to_owned(),
+                vec!["embed.dead.*.*".to_owned()],
+            )
+        },
+    ]
+}
+
+/// The consumers of one variant, one for each stored lane. The default variant takes the bare subjects too, so that
+/// everything works on a server that has no subject mapping.
+#[must_use]
+pub fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &StreamSettings) -> [ConsumerSpec; 2] {
+    Lane::STORED.map(|lane| {
+        let mut filter_subjects = vec![subjects::pinned(lane, model, variant)];
+        if is_default {
+            filter_subjects.push(subjects::bare(lane, model));
+        }
+        ConsumerSpec {
+            durable_name: consumer(variant, lane),
+            description: format!("{lane} lane of {model}, variant {variant}"),
+            filter_subjects,
+            deliver_policy: "all",
+            ack_policy: "explicit",
+            replay_policy: "instant",
+            ack_wait: settings.ack_wait_ms * 1_000_000,
+            max_deliver: -1,
+            max_ack_pending: settings.max_ack_pending,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_stream_takes_online_calls() {
+        let model: Slug = "m".parse().unwrap();
+        for stream in streams(&model, &StreamSettings::default()) {
+            assert!(stream.subjects.iter().all(|s| !s.starts_with("embed.rpc")), "{:?}", stream.subjects);
+        }
+    }
+
+    #[test]
+    fn only_the_default_variant_takes_bare_subjects() {
+        let (model, variant): (Slug, Slug) = ("m".parse().unwrap(), "fp32".parse().unwrap());
+        let settings = StreamSettings::default();
+        let [job, bulk] = consumers(&model, &variant, true, &settings);
+        assert_eq!(job.filter_subjects, ["embed.job.m.fp32", "embed.job.m"]);
+        assert_eq!(bulk.filter_subjects, ["embed.bulk.m.fp32", "embed.bulk.m"]);
+        let [job, _] = consumers(&model, &variant, false, &settings);
+        assert_eq!(job.filter_subjects, ["embed.job.m.fp32"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Subjects: where everything is sent. See the table in ARCHITECTURE.md.
+
+use crate::{JobId, Lane, Slug};
+
+/// Queue group of all workers on the rpc subjects.
+pub const RPC_QUEUE_GROUP: &str = "workers";
+/// Name of the NATS micro service that every worker registers.
+pub const SERVICE_NAME: &str = "embed-worker";
+
+/// `embed.<lane>.<model>`: what a producer sends to when it leaves the choice of the variant to the route.
+#[must_use]
+pub fn bare(lane: Lane, model: &Slug) -> String {
+    format!("embed.{lane}.{model}")
+}
+
+/// `embed.<lane>.<model>.<variant>`: pinned to a variant.
+#[must_use]
+pub fn pinned(lane: Lane, model: &Slug, variant: &Slug) -> String {
+    format!("embed.{lane}.{model}.{variant}")
+}
+
+/// `embed.result.<model>.<job id>`: one stored outcome per job.
+#[must_use]
+pub fn result(model: &Slug, id: &JobId) -> String {
+    format!("embed.result.{model}.{id}")
+}
+
+/// `embed.dead.<model>.<variant>`: jobs that cannot be served.
+#[must_use]
+pub fn dead(model: &Slug, variant: &Slug) -> String {
+    format!("embed.dead.{model}.{variant}")
+}
+
+/// `embed.probe.<worker>.<model>.<variant>`: a worker's calls to itself. They take the way of an online call, through
+/// the server and the engine, but no other worker can answer them.
+#[must_use]
+pub fn probe(worker: &str, model: &Slug, variant: &Slug) -> String {
+    format!("embed.probe.{worker}.{model}.{variant}")
+}
+
+/// What the subject of a call or job says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The lane.
+    pub lane: Lane,
+    /// The model.
+    pub model: Slug,
+    /// The variant, if the subject is pinned to one.
+    pub variant: Option<Slug>,
+}
+
+/// Reads a subject back. `None` if it is not the subject of a call or job.
+#[must_use]
+pub fn parse(subject: &str) -> Option<Target> {
+    let mut tokens = subject.split('.');
+    if tokens.next() != Some("embed") {
+        return None;
+    }
+    let lane = tokens.next()?.parse().ok()?;
+    let model = tokens.next()?.parse().ok()?;
+    let variant = match tokens.next() {
+        Some(variant) => Some(variant.parse().ok()?),
+        None => None,
+    };
+    tokens.next().is_none().then_some(Target { lane, model, variant })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn other_subjects_are_none_of_ours() {
+        for subject in ["", "embed", "embed.job", "embed.job.", "embed.result.m.x", "embed.job.m.v.x", "embed.job.M"] {
+            assert_eq!(parse(subject), None, "{subject}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_subject_reads_back(
+            lane in prop::sample::select(&Lane::ALL[..]),
+            model in "[a-z0-9][a-z0-9-]{0,63}",
+            variant in prop::option::of("[a-z0-9][a-z0-9-]{0,63}"),
+        ) {
+            let model: Slug = model.parse().unwrap();
+            let variant: Option<Slug> = variant.map(|v| v.parse().unwrap());
+            let subject = match &variant {
+                Some(variant) => pinned(lane, &model, variant),
+                None => bare(lane, &model),
+            };
+            prop_assert_eq!(parse(&subject), Some(Target { lane, model, variant }));
+        }
+
+        #[test]
+        fn no_text_panics(subject in "\\PC*") {
+            let _ = parse(&subject);
+        }
+    }
+}

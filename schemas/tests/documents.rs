@@ -1,0 +1,99 @@
+//! The checked-in documents and golden messages are what the code says.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p embed-schemas` writes them anew.
+
+use std::{fs, path::PathBuf};
+
+use embed_schemas::{
+    EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Outcome, Timing, WireError, schema,
+    wire::{decode_outcome, decode_request},
+};
+
+fn check(folder: &str, file: &str, content: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder).join(file);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+    }
+    let stored = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(
+        stored == content,
+        "{} is not what the code says; if the change is meant, run the tests with UPDATE_GOLDEN=1 and commit it",
+        path.display()
+    );
+}
+
+#[test]
+fn generated_documents() {
+    for (file, document) in schema::documents() {
+        let mut text = serde_json::to_string_pretty(&document).unwrap();
+        text.push('\n');
+        check("generated", file, text.as_bytes());
+    }
+}
+
+fn result(encoding: Encoding) -> EmbedResult {
+    let rows = [[0.5f32, -0.25, 0.125, -1.0], [0.0; 4]];
+    let mut vectors = Vec::new();
+    for row in &rows {
+        encoding.storage().encode_row(row, &mut vectors);
+    }
+    if encoding.storage() == embed_schemas::Storage::U1 {
+        // A failed row is zero in every encoding.
+        *vectors.last_mut().unwrap() = 0;
+    }
+    EmbedResult {
+        id: "job-1".parse().unwrap(),
+        model: "all-minilm-l6-v2".parse().unwrap(),
+        variant: "fp32".parse().unwrap(),
+        version: "v1.0.0".into(),
+        space: "sha256:0123456789abcdef".into(),
+        dim: 4,
+        encoding,
+        vectors: vectors.into(),
+        items: vec![
+            Item { tokens: 4, truncated: true, error: None },
+            Item {
+                tokens: 300,
+                truncated: false,
+                error: Some(WireError::new(ErrorCode::TextTooLong, "300 tokens, the model takes 256")),
+            },
+        ],
+        timing: Timing { queue_us: 1, tokenize_us: 2, infer_us: 3, total_us: 70_000, batch_size: 8 },
+    }
+}
+
+#[test]
+fn golden_messages() {
+    let request = EmbedRequest {
+        id: Some("job-1".parse().unwrap()),
+        prompt: Some("query".into()),
+        truncate: false,
+        encoding: Some(Encoding::F16),
+        dimensions: Some(128),
+        deadline_ms: Some(500),
+        ..EmbedRequest::new(["hello", "naïve \u{1F389}"])
+    };
+    for (format, suffix) in [(Format::Json, "json"), (Format::MessagePack, "msgpack")] {
+        let bytes = format.encode(&request);
+        check("golden", &format!("request.{suffix}"), &bytes);
+        assert_eq!(decode_request(&bytes, Some(format.content_type())).unwrap(), (request.clone(), format));
+
+        for encoding in Encoding::ALL {
+            if (format, encoding) == (Format::MessagePack, Encoding::Base64) {
+                continue;
+            }
+            let outcome = Outcome::Result(result(encoding));
+            let bytes = format.encode(&outcome);
+            check("golden", &format!("result-{encoding}.{suffix}"), &bytes);
+            assert_eq!(decode_outcome(&bytes).unwrap(), outcome);
+        }
+
+        let mut error = WireError::new(ErrorCode::Overloaded, "the worker is full");
+        error.retry_after_ms = Some(20);
+        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
+        let bytes = format.encode(&outcome);
+        check("golden", &format!("failure.{suffix}"), &bytes);
+        assert_eq!(decode_outcome(&bytes).unwrap(), outcome);
+    }
+}
