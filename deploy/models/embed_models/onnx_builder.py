@@ -1,0 +1,70 @@
+"""Collects the nodes and initializers of an ONNX graph; knows nothing about BERT."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import DTypeLike, NDArray
+from onnx import helper, numpy_helper
+
+# Old enough for every runtime in use, and independent of the installed onnx package.
+IR_VERSION = 10
+
+
+class OnnxBuilder:
+    """Builds a graph node by node; every method returns the name of the value it adds."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def initializer(self, name: str, values: NDArray[Any]) -> str:
+        # Not `ascontiguousarray`, which would turn a scalar into a vector of one.
+        contiguous = np.asarray(values, order="C")
+        self._initializers.append(numpy_helper.from_array(contiguous, name))
+        return name
+
+    def constant(self, values: Any, dtype: DTypeLike = np.int64) -> str:
+        """Add a small constant; equal constants are stored once."""
+        array = np.asarray(values, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"const_{len(self._constants)}"
+            self._constants[key] = self.initializer(name, array)
+        return self._constants[key]
+
+    def node(
+        self,
+        op_type: str,
+        *inputs: str,
+        name: str,
+        output: str | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node with one output, which is named after the node unless `output` is given."""
+        output = output or f"{name}_out"
+        node = helper.make_node(
+            op_type, list(inputs), [output], name=name, domain=domain, **attributes
+        )
+        self._nodes.append(node)
+        return output
+
+    def model(
+        self,
+        *,
+        name: str,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+        value_info: list[onnx.ValueInfoProto],
+        opsets: dict[str, int],
+        producer: str,
+    ) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self._nodes, name, inputs, outputs, self._initializers, value_info=value_info
+        )
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        return helper.make_model(
+            graph, opset_imports=imports, ir_version=IR_VERSION, producer_name=producer
+        )

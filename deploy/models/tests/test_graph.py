@@ -1,0 +1,91 @@
+"""The graph computes what BERT is defined to compute, whatever else is in the batch."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from numpy_bert import encode
+from tiny_bert import BERT_CONFIG, random_tensors
+
+from embed_models.graph import build_graph, serialize
+from embed_models.metadata import Pooling
+
+TENSORS = random_tensors()
+SEQUENCES = ([2, 4, 5, 6, 7, 8, 9, 3], [2, 3], [2, 40, 41, 42, 43, 3], [2, *range(4, 49), 3])
+
+
+def run(content: bytes, sequences: tuple[list[int], ...]) -> NDArray[np.float32]:
+    longest = max(map(len, sequences))
+    ids = np.zeros((len(sequences), longest), np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (vectors,) = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
+    return np.asarray(vectors, np.float32)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_matches_the_numpy_reference(pooling: Pooling) -> None:
+    content = serialize(build_graph(BERT_CONFIG, TENSORS, pooling))
+    for sequence in SEQUENCES:
+        expected = encode(BERT_CONFIG, TENSORS, sequence, pooling)
+        np.testing.assert_allclose(run(content, (sequence,))[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_padding_changes_no_vector(pooling: Pooling) -> None:
+    content = serialize(build_graph(BERT_CONFIG, TENSORS, pooling))
+    together = run(content, SEQUENCES)
+    for row, sequence in enumerate(SEQUENCES):
+        np.testing.assert_allclose(together[row], run(content, (sequence,))[0], rtol=0, atol=1e-6)
+
+
+def test_is_reproducible() -> None:
+    first = serialize(build_graph(BERT_CONFIG, TENSORS, "mean"))
+    assert first == serialize(build_graph(BERT_CONFIG, random_tensors(), "mean"))
+
+
+def test_interface() -> None:
+    model = build_graph(BERT_CONFIG, TENSORS, "mean")
+    onnx.checker.check_model(model)
+
+    def describe(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
+        tensor = value.type.tensor_type
+        return value.name, tensor.elem_type, [d.dim_param or d.dim_value for d in tensor.shape.dim]
+
+    graph = model.graph
+    tokens = ["batch", "seq"]
+    assert [describe(value) for value in graph.input] == [
+        ("input_ids", onnx.TensorProto.INT64, tokens),
+        ("attention_mask", onnx.TensorProto.INT64, tokens),
+    ]
+    assert [describe(value) for value in graph.output] == [
+        ("embedding", onnx.TensorProto.FLOAT, ["batch", 32])
+    ]
+    assert [describe(value) for value in graph.value_info] == [
+        ("embeddings/position_out", onnx.TensorProto.FLOAT, ["seq", 32])
+    ]
+
+
+def test_only_attention_is_no_standard_operator() -> None:
+    model = build_graph(BERT_CONFIG, TENSORS, "mean")
+    special = [node.op_type for node in model.graph.node if node.domain]
+    assert special == ["Attention"] * BERT_CONFIG.num_hidden_layers
+
+
+def test_runtime_still_applies_its_fusions(tmp_path: Path) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    content = serialize(build_graph(BERT_CONFIG, TENSORS, "mean"))
+    ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operators.count("BiasGelu") == BERT_CONFIG.num_hidden_layers
+    # This one stops when the sliced position table has no declared shape.
+    assert operators.count("SkipLayerNormalization") == 2 * BERT_CONFIG.num_hidden_layers

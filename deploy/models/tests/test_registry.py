@@ -1,0 +1,142 @@
+"""The registry's promises: all or nothing, never changed once published, history kept."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embed_models.errors import RegistryError, UsageError
+from embed_models.golden import encode_vector
+from embed_models.registry import Registry, check_version
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+def golden(difference: float = 0.0, text: str = "hello") -> str:
+    vector = np.full(4, 0.5 + difference, np.float32)
+    item = {"text": text, "prompt": None, "tokens": 3, "truncated": False}
+    return json.dumps(
+        {"tolerance": 1e-4, "items": [item | {"vector_f32_base64": encode_vector(vector)}]}
+    )
+
+
+@contextmanager
+def staged_version(registry: Registry, **changed: str) -> Iterator[Path]:
+    files = {
+        "metadata.json": json.dumps({"model_name": "Tiny", "created_at": "earlier"}),
+        "fp32.onnx": "weights",
+        "golden.json": golden(),
+    }
+    with registry.staging("tiny", "v1") as staged:
+        for name, content in (files | changed).items():
+            (staged / name).write_text(content)
+        yield staged
+
+
+def publish(registry: Registry, **changed: str) -> bool:
+    with staged_version(registry, **changed) as staged:
+        return registry.publish(staged, "tiny", "v1")
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_publishes_in_one_step(registry: Registry) -> None:
+    place = registry.version_dir("tiny", "v1")
+    with staged_version(registry) as staged:
+        assert not place.exists()
+        assert staged.name.startswith("."), "a listing of versions must be able to leave it out"
+        assert registry.publish(staged, "tiny", "v1")
+    assert names(place) == ["fp32.onnx", "golden.json", "metadata.json"]
+    assert names(place.parent) == ["v1"]
+
+
+def test_a_failed_import_leaves_nothing(registry: Registry) -> None:
+    with pytest.raises(RuntimeError, match="stop"), staged_version(registry):
+        raise RuntimeError("stop")
+    assert names(registry.model_dir("tiny")) == []
+
+
+def test_the_same_content_is_accepted_and_left_alone(registry: Registry) -> None:
+    assert publish(registry)
+    later = json.dumps({"model_name": "Tiny", "created_at": "later"})
+    assert not publish(registry, **{"metadata.json": later})
+    metadata = (registry.version_dir("tiny", "v1") / "metadata.json").read_text()
+    assert "earlier" in metadata
+    assert names(registry.model_dir("tiny")) == ["v1"]
+
+
+def test_golden_vectors_of_another_processor_are_the_same_content(registry: Registry) -> None:
+    assert publish(registry)
+    assert not publish(registry, **{"golden.json": golden(1e-6)})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("fp32.onnx", "other weights"),
+        ("metadata.json", json.dumps({"model_name": "Tiny", "license": "mit"})),
+        ("golden.json", golden(1e-3)),
+        ("golden.json", golden(text="bye")),
+        ("golden.json", "[]"),
+        ("metadata.json", "{"),
+        ("int8.onnx", "one more file"),
+    ],
+)
+def test_other_content_is_refused(registry: Registry, name: str, content: str) -> None:
+    publish(registry)
+    before = {path: path.read_bytes() for path in registry.version_dir("tiny", "v1").iterdir()}
+    with pytest.raises(RegistryError, match=f"its {name} differs .* another --version"):
+        publish(registry, **{name: content})
+    assert before == {
+        path: path.read_bytes() for path in registry.version_dir("tiny", "v1").iterdir()
+    }
+    assert names(registry.model_dir("tiny")) == ["v1"]
+
+
+def test_current_keeps_its_history(registry: Registry) -> None:
+    publish(registry)
+    assert registry.set_current("tiny", "v1", who="ann", when="t1")
+    assert not registry.set_current("tiny", "v1", who="bob", when="t2")
+    assert registry.set_current("tiny", "v2", who="bob", when="t3")
+    assert json.loads((registry.model_dir("tiny") / "current.json").read_text()) == {
+        "version": "v2",
+        "history": [
+            {"from": None, "to": "v1", "who": "ann", "when": "t1"},
+            {"from": "v1", "to": "v2", "who": "bob", "when": "t3"},
+        ],
+    }
+    assert names(registry.model_dir("tiny")) == ["current.json", "v1"]
+
+
+def test_damaged_current(registry: Registry) -> None:
+    publish(registry)
+    (registry.model_dir("tiny") / "current.json").write_text("")
+    with pytest.raises(RegistryError, match=r"current\.json is not valid JSON"):
+        registry.set_current("tiny", "v1", who="ann", when="t1")
+
+
+def test_two_models_cannot_share_a_slug(registry: Registry) -> None:
+    registry.check_name("tiny", "Tiny")
+    publish(registry)
+    registry.check_name("tiny", "Tiny")
+    with pytest.raises(RegistryError, match=r"'tiny\.' and 'Tiny' .* share the slug 'tiny'"):
+        registry.check_name("tiny", "tiny.")
+
+
+@pytest.mark.parametrize("version", ["v1.0.0", "2", "v2.0.0-rc.1", "2026-11-24_a"])
+def test_versions(version: str) -> None:
+    assert check_version(version) == version
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", ".v1", "a/b", "current", "current.json", "v 1"])
+def test_impossible_versions(version: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a version"):
+        check_version(version)
