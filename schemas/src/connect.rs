@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Used when nothing else says where the server is.
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// NATS connection settings, named as natscli names them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[cfg_attr(feature = "cli", command(next_help_heading = "NATS connection"))]
 pub struct ConnectSettings {
@@ -69,11 +70,19 @@ impl ConnectSettings {
     /// The server URLs without user names and passwords, for logs and messages.
     #[must_use]
     pub fn describe(&self) -> String {
-        let bare = |url: String| match url.split_once("://").map(|(s, rest)| (s, rest.rsplit_once('@'))) {
-            Some((scheme, Some((_, host)))) => format!("{scheme}://{host}"),
-            _ => url,
-        };
-        self.servers().into_iter().map(bare).collect::<Vec<_>>().join(", ")
+        self.servers().iter().map(|url| split_credentials(url).0).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Moves a user name and password that stand in a server's URL into `user` and `password`, unless those are set:
+    /// not every client library heeds them in the URL.
+    #[must_use]
+    pub fn with_credentials_from_urls(mut self) -> Self {
+        let servers: Vec<_> = self.servers().iter().map(|url| split_credentials(url)).collect();
+        self.server = Some(servers.iter().map(|(url, _)| url.as_str()).collect::<Vec<_>>().join(","));
+        if let (None, Some((user, password))) = (&self.user, servers.into_iter().find_map(|(_, found)| found)) {
+            (self.user, self.password) = (Some(user), self.password.or(Some(password)));
+        }
+        self
     }
 
     /// Where natscli keeps this context, below the configuration folder (`$XDG_CONFIG_HOME` or `~/.config`).
@@ -100,6 +109,18 @@ impl ConnectSettings {
     }
 }
 
+/// `nats://user:password@host` -> `nats://host`, and the user and password.
+fn split_credentials(url: &str) -> (String, Option<(String, String)>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    match rest.rsplit_once('@') {
+        Some((credentials, host)) => {
+            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+            (format!("{scheme}://{host}"), Some((user.to_owned(), password.to_owned())))
+        }
+        None => (url.to_owned(), None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +140,8 @@ mod tests {
         let settings =
             ConnectSettings { server: Some("nats://u:p@h:4222, tls://h2".into()), ..ConnectSettings::default() };
         assert_eq!(settings.describe(), "nats://h:4222, tls://h2");
+        let moved = settings.with_credentials_from_urls();
+        assert_eq!(moved.servers(), ["nats://h:4222", "tls://h2"]);
+        assert_eq!((moved.user.as_deref(), moved.password.as_deref()), (Some("u"), Some("p")));
     }
 }

@@ -1,1 +1,19 @@
-//! placeholder
+//! The worker: takes texts from NATS, embeds them in adaptive batches, stores the vectors.
+//!
+//! Data flows one way: [`intake`] -> [`tokenize`] -> [`batch`] -> [`engine`] -> [`publish`]. [`app`] puts the parts
+//! together; [`pipeline`] is the part of the way that knows no NATS.
+
+pub mod app;
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod intake;
+pub mod job;
+pub mod model;
+pub mod nats;
+pub mod pipeline;
+pub mod publish;
+pub mod telemetry;
+pub mod tokenize;
+pub mod variant;

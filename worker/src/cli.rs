@@ -1,0 +1,198 @@
+//! The command line of `embed-worker`.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use embed_schemas::connect::ConnectSettings;
+use figment::value::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app,
+    config::{Config, VariantConfig, load},
+    engine::library,
+    model::{self, Registry},
+    pipeline::cores,
+    telemetry::{LogFormat, start_logging},
+};
+
+/// Embeds texts that arrive on NATS subjects.
+#[derive(Debug, Parser)]
+#[command(name = "embed-worker", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until told to stop (SIGTERM, SIGINT)
+    Run(Box<RunArgs>),
+    /// Check the configuration, the registry and every model, without serving
+    Check(Box<RunArgs>),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Configuration file, TOML
+    #[arg(long, short = 'c', env = "EMBED_WORKER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Model registry: file:///... or a path
+    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    registry: Option<String>,
+    /// Serve this model (again for more); all of the registry if left out. NAME defaults to the precision
+    #[arg(long = "variant", value_name = "MODEL[=NAME]")]
+    variants: Vec<String>,
+    /// Where to serve metrics and health; port 0 takes a free one [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    metrics_addr: Option<SocketAddr>,
+    /// This worker's id, unique among all workers
+    #[arg(long)]
+    worker_id: Option<String>,
+    /// Print the effective configuration, with where each value comes from, and stop
+    #[arg(long)]
+    print_config: bool,
+    /// Print one line of JSON to standard output when ready
+    #[arg(long)]
+    json: bool,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(flatten)]
+    nats: ConnectSettings,
+}
+
+impl Cli {
+    /// Runs the command. 0: done; 1: failed, with the reason on standard error.
+    pub fn run(self) -> ExitCode {
+        let (args, check) = match self.command {
+            Command::Run(args) => (args, false),
+            Command::Check(args) => (args, true),
+        };
+        match args.run(check) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // There is nothing to do about a standard error that cannot be written to.
+                let _ = writeln!(io::stderr(), "embed-worker: error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl RunArgs {
+    fn run(self, check: bool) -> anyhow::Result<()> {
+        let mut loaded = load::load(self.config.as_deref(), &self.flags())?;
+        self.apply_lists(&mut loaded.config)?;
+        if self.print_config {
+            io::stdout().write_all(loaded.print().as_bytes())?;
+            return Ok(());
+        }
+        start_logging(self.log_format);
+        let config = loaded.config;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        if check {
+            return runtime.block_on(check_models(&config));
+        }
+        let json = self.json;
+        let on_ready = move |ready: &app::Ready| {
+            if json {
+                let line = serde_json::to_string(ready).expect("the ready line has string keys");
+                // Whoever started us may have stopped listening; we serve all the same.
+                let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
+            }
+        };
+        let result = runtime.block_on(async { app::run(config, on_ready, shutdown_signal()?).await });
+        // Threads that are still in a run must not keep the process from ending.
+        runtime.shutdown_background();
+        Ok(result?)
+    }
+
+    /// What the command line sets, by configuration key.
+    fn flags(&self) -> Vec<(&'static str, Value)> {
+        let mut flags: Vec<(&'static str, Value)> = Vec::new();
+        let mut set = |key, value: Option<String>| flags.extend(value.map(|value| (key, Value::from(value))));
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        set("registry", self.registry.clone());
+        set("http.addr", self.metrics_addr.map(|addr| addr.to_string()));
+        set("worker.id", self.worker_id.clone());
+        set("nats.server", self.nats.server.clone());
+        set("nats.user", self.nats.user.clone());
+        set("nats.password", self.nats.password.clone());
+        set("nats.context", self.nats.context.clone());
+        set("nats.creds", path(&self.nats.creds));
+        set("nats.tlscert", path(&self.nats.tlscert));
+        set("nats.tlskey", path(&self.nats.tlskey));
+        set("nats.tlsca", path(&self.nats.tlsca));
+        flags
+    }
+
+    /// Variants given on the command line replace those of the file.
+    fn apply_lists(&self, config: &mut Config) -> anyhow::Result<()> {
+        if self.variants.is_empty() {
+            return Ok(());
+        }
+        config.variant = self
+            .variants
+            .iter()
+            .map(|variant| {
+                let (model, name) = variant.split_once('=').map_or((variant.as_str(), None), |(m, n)| (m, Some(n)));
+                anyhow::ensure!(!model.is_empty(), "--variant {variant:?}: the model's name is missing");
+                Ok(VariantConfig {
+                    model: model.to_owned(),
+                    name: name.map(str::to_owned),
+                    version: crate::config::CURRENT.to_owned(),
+                    precision: None,
+                    default: None,
+                })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(())
+    }
+}
+
+async fn check_models(config: &Config) -> anyhow::Result<()> {
+    let registry = app::open_registry(config)?;
+    let selected = model::select(&registry, &config.variant).await?;
+    let library = library::find(config.engine.library.as_deref())?;
+    let mut out = io::stdout();
+    writeln!(out, "ONNX Runtime  {}", library.display())?;
+    writeln!(out, "cores         {}", cores())?;
+    for one in &selected {
+        load_one(&registry, one, config).await?;
+        writeln!(
+            out,
+            "ok            {} {} {}: version {}, {} dimensions, {}",
+            one.model,
+            one.variant,
+            if one.is_default { "(default)" } else { "" },
+            one.metadata.version,
+            one.metadata.dimension,
+            one.metadata.space
+        )?;
+    }
+    Ok(())
+}
+
+async fn load_one(registry: &Registry, selected: &model::Selected, config: &Config) -> Result<(), model::LoadError> {
+    let library = config.engine.library.as_deref();
+    model::load(registry, selected, library, 1, 1, config.tokenize.max_text_bytes).await.map(|_| ())
+}
+
+/// Ends at the first SIGTERM or SIGINT.
+fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,199 @@
+//! Where configuration comes from: defaults, then a TOML file, then `EMBED_WORKER__SECTION__KEY`, then flags.
+
+use std::{fmt::Write, path::Path};
+
+use figment::{
+    Figment,
+    error::Kind,
+    providers::{Env, Format, Serialized, Toml},
+    value::{Dict, Value},
+};
+
+use super::Config;
+
+/// Prefix of environment variables; `__` also separates sections from keys.
+pub const ENV_PREFIX: &str = "EMBED_WORKER__";
+
+/// The configuration could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration: {0}")]
+pub struct ConfigError(String);
+
+/// The configuration, and where each value came from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The effective configuration.
+    pub config: Config,
+    figment: Figment,
+}
+
+/// Puts the layers together.
+///
+/// `flags` holds what the command line set, as `section.key` and value.
+///
+/// # Errors
+/// If the file cannot be read, a key is unknown, or a value does not fit; the message names the key.
+pub fn load(file: Option<&Path>, flags: &[(&str, Value)]) -> Result<Loaded, ConfigError> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(file) = file {
+        if !file.is_file() {
+            return Err(ConfigError(format!("{}: no such file", file.display())));
+        }
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    for (key, value) in flags {
+        figment = figment.merge(Serialized::default(key, value).named("flags"));
+    }
+    let config: Config = figment.extract().map_err(|e| ConfigError(explain(e)))?;
+    config.validate().map_err(ConfigError)?;
+    Ok(Loaded { config, figment })
+}
+
+trait Named {
+    fn named(self, name: &'static str) -> NamedProvider<Self>
+    where
+        Self: Sized;
+}
+
+/// A provider under the name that `--print-config` shows.
+struct NamedProvider<P>(P, &'static str);
+
+impl<P: figment::Provider> Named for P {
+    fn named(self, name: &'static str) -> NamedProvider<P> {
+        NamedProvider(self, name)
+    }
+}
+
+impl<P: figment::Provider> figment::Provider for NamedProvider<P> {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(self.1)
+    }
+
+    fn data(&self) -> figment::error::Result<figment::value::Map<figment::Profile, Dict>> {
+        self.0.data()
+    }
+}
+
+/// One line per problem: the key, what is wrong, the nearest known key, and where it was set.
+fn explain(error: figment::Error) -> String {
+    let lines: Vec<String> = error
+        .into_iter()
+        .map(|e| {
+            let key = e.path.join(".");
+            let source = e.metadata.as_ref().map(describe).unwrap_or_default();
+            match &e.kind {
+                Kind::UnknownField(field, known) => {
+                    let section = if e.path.last() == Some(field) { &e.path[..e.path.len() - 1] } else { &e.path[..] };
+                    let mut key = section.join(".");
+                    if !key.is_empty() {
+                        key.push('.');
+                    }
+                    let nearest = known
+                        .iter()
+                        .max_by(|a, b| strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field)))
+                        .map(|nearest| format!("; did you mean `{key}{nearest}`?"))
+                        .unwrap_or_default();
+                    format!("{key}{field}: unknown key{source}{nearest}")
+                }
+                kind if key.is_empty() => format!("{kind}{source}"),
+                kind => format!("{key}: {kind}{source}"),
+            }
+        })
+        .collect();
+    lines.join("\n")
+}
+
+fn describe(metadata: &figment::Metadata) -> String {
+    match &metadata.source {
+        Some(figment::Source::File(path)) => format!(" (in {})", path.display()),
+        _ => format!(" (from {})", metadata.name),
+    }
+}
+
+impl Loaded {
+    /// The effective configuration as TOML, with the origin of every value that is not a default.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let mut out = String::new();
+        let mut config = self.config.clone();
+        if config.nats.password.is_some() {
+            config.nats.password = Some("***".into());
+        }
+        config.nats.server = Some(config.nats.describe());
+        let value = toml::Table::try_from(&config).unwrap_or_default();
+        self.print_table(&mut out, "", &value);
+        out
+    }
+
+    fn print_table(&self, out: &mut String, prefix: &str, table: &toml::Table) {
+        let is_section = |value: &toml::Value| value.is_table();
+        for (key, value) in table.iter().filter(|(_, value)| !is_section(value)) {
+            let path = format!("{prefix}{key}");
+            let origin = match self.figment.find_metadata(&path) {
+                Some(metadata) if !metadata.name.contains("Config") => describe(metadata).replace("from ", ""),
+                _ => String::new(),
+            };
+            let comment = if origin.is_empty() { String::new() } else { format!("  #{origin}") };
+            writeln!(out, "{key} = {value}{comment}").expect("writing to a string");
+        }
+        for (key, value) in table.iter() {
+            if let toml::Value::Table(inner) = value {
+                writeln!(out, "\n[{prefix}{key}]").expect("writing to a string");
+                self.print_table(out, &format!("{prefix}{key}."), inner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+
+    fn load_text(text: &str, flags: &[(&str, Value)]) -> Result<Loaded, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("worker.toml");
+        fs::write(&file, text).unwrap();
+        load(Some(&file), flags).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn flags_override_the_file_which_overrides_defaults() {
+        let loaded = load_text(
+            "[batch]\nmax_texts = 8\nmax_wait = \"2ms\"\n[[variant]]\nmodel = \"m\"\n",
+            &[("batch.max_texts", Value::from(16))],
+        )
+        .unwrap();
+        assert_eq!(loaded.config.batch.max_texts, 16);
+        assert_eq!(loaded.config.batch.max_wait, Duration::from_millis(2));
+        assert_eq!(loaded.config.batch.max_tokens, 512);
+        assert_eq!(loaded.config.variant[0].version, "current");
+        let printed = loaded.print();
+        assert!(printed.contains("max_texts = 16  # (flags)"), "{printed}");
+        assert!(printed.contains("worker.toml)"), "{printed}");
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        let loaded = load_text("registry = \"/r\"\n[[variant]]\nmodel = \"m\"\n", &[]).unwrap();
+        let again = load_text(&loaded.print(), &[]).unwrap();
+        assert_eq!(again.config.variant, loaded.config.variant);
+        assert_eq!(again.config.batch, loaded.config.batch);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one() {
+        let error = load_text("[batch]\nmax_text = 8\n", &[]).unwrap_err();
+        assert!(error.contains("batch.max_text: unknown key") && error.contains("`batch.max_texts`"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named() {
+        let error = load_text("[batch]\nmax_texts = \"many\"\n", &[]).unwrap_err();
+        assert!(error.contains("batch.max_texts") && error.contains("many"), "{error}");
+        let error = load_text("[limits]\nbulk_texts = 1\n", &[]).unwrap_err();
+        assert!(error.contains("limits.bulk_texts") && error.contains("256"), "{error}");
+    }
+}

@@ -1,0 +1,77 @@
+//! ONNX Runtime on the CPU.
+
+use embed_schemas::ModelMetadata;
+use ort::{
+    environment::Environment,
+    session::{Session, builder::GraphOptimizationLevel},
+    value::TensorRef,
+};
+
+use super::{Engine, EngineError, Input, Vectors};
+
+const IDS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+const OUTPUT: &str = "embedding";
+
+/// A session that turns token ids into vectors: pooling and normalisation are part of the graph.
+#[derive(Debug)]
+pub struct OnnxModel {
+    session: Session,
+    dimension: usize,
+}
+
+impl OnnxModel {
+    /// Loads a graph from its bytes, which have been verified.
+    ///
+    /// `threads` is the number of threads that work on one batch.
+    ///
+    /// # Errors
+    /// If ONNX Runtime refuses the graph, or the graph does not have the inputs and the output of an embedding graph.
+    pub fn load(
+        environment: &Environment,
+        graph: &[u8],
+        metadata: &ModelMetadata,
+        threads: usize,
+    ) -> Result<Self, EngineError> {
+        let session = Session::builder(environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            // The fused kernel is slower on the CPU than the parts that it replaces.
+            .with_disabled_optimizers("SkipLayerNormFusion")?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            // A worker without work must not burn a core.
+            .with_intra_op_spinning(false)?
+            // Batches come in many shapes; a plan for each would be kept for ever.
+            .with_memory_pattern(false)?
+            .commit_from_memory(graph)?;
+        for name in [IDS, MASK] {
+            if !session.inputs().iter().any(|input| input.name() == name) {
+                return Err(EngineError::Graph(format!("it has no input `{name}`")));
+            }
+        }
+        if !session.outputs().iter().any(|output| output.name() == OUTPUT) {
+            return Err(EngineError::Graph(format!("it has no output `{OUTPUT}`")));
+        }
+        Ok(Self { session, dimension: metadata.dimension as usize })
+    }
+}
+
+impl Engine for OnnxModel {
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        let shape = [input.rows, input.width];
+        let outputs = self.session.run(ort::inputs![
+            IDS => TensorRef::from_array_view((shape, input.ids.as_slice()))?,
+            MASK => TensorRef::from_array_view((shape, input.mask.as_slice()))?,
+        ])?;
+        let (_, vectors) = outputs[OUTPUT].try_extract_tensor::<f32>()?;
+        let expected = input.rows * self.dimension;
+        if vectors.len() != expected {
+            return Err(EngineError::Output { found: vectors.len(), expected });
+        }
+        Ok(vectors.into())
+    }
+}

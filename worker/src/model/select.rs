@@ -1,0 +1,130 @@
+//! Which variants to serve: the configuration's list, or everything that the registry has.
+
+use std::collections::BTreeMap;
+
+use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
+
+use super::{Registry, RegistryError};
+use crate::config::{CURRENT, VariantConfig};
+
+/// A variant, resolved to a version and a graph.
+#[derive(Debug, Clone)]
+pub struct Selected {
+    /// The model.
+    pub model: Slug,
+    /// The variant's name.
+    pub variant: Slug,
+    /// Whether it answers on subjects that name no variant.
+    pub is_default: bool,
+    /// The version's metadata.
+    pub metadata: ModelMetadata,
+    /// The graph to run.
+    pub artefact: Artefact,
+}
+
+/// The configuration cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// The registry failed, or lacks something.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A name has no slug.
+    #[error("variant: {0}")]
+    Name(#[from] SlugError),
+    /// The registry is empty.
+    #[error("the registry has no model: import one, for example with `embed-models import`")]
+    NoModel,
+    /// The version has no such graph.
+    #[error("variant: {model} {version} has no {wanted} graph; it has {known}")]
+    Precision {
+        /// The model.
+        model: Slug,
+        /// The version.
+        version: String,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+    /// Two variants have the same name.
+    #[error("variant: {model} has two variants called `{variant}`; give one another `name`")]
+    Twice {
+        /// The model.
+        model: Slug,
+        /// The name.
+        variant: Slug,
+    },
+    /// More or fewer than one default variant.
+    #[error(
+        "variant: {model} has {count} variants with `default = true`; exactly one variant of a model is its default"
+    )]
+    Defaults {
+        /// The model.
+        model: Slug,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Resolves the configured variants against the registry.
+///
+/// # Errors
+/// If something is missing or contradictory; the message says what and the fix.
+pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result<Vec<Selected>, SelectError> {
+    let mut variants = configured.to_vec();
+    if variants.is_empty() {
+        variants.extend(registry.models().await?.into_iter().map(|model| VariantConfig {
+            model: model.into(),
+            name: None,
+            version: CURRENT.to_owned(),
+            precision: None,
+            default: None,
+        }));
+    }
+    if variants.is_empty() {
+        return Err(SelectError::NoModel);
+    }
+    let mut selected: Vec<Selected> = Vec::new();
+    let mut claims: BTreeMap<Slug, Vec<(usize, Option<bool>)>> = BTreeMap::new();
+    for config in &variants {
+        let one = resolve(registry, config).await?;
+        if selected.iter().any(|other| other.model == one.model && other.variant == one.variant) {
+            return Err(SelectError::Twice { model: one.model, variant: one.variant });
+        }
+        claims.entry(one.model.clone()).or_default().push((selected.len(), config.default));
+        selected.push(one);
+    }
+    for (model, claims) in claims {
+        let claimed: Vec<usize> = claims.iter().filter(|(_, c)| *c == Some(true)).map(|(i, _)| *i).collect();
+        let open = claims.iter().find(|(_, c)| c.is_none()).map(|(i, _)| *i);
+        match (claimed.as_slice(), open) {
+            ([one], _) => selected[*one].is_default = true,
+            ([], Some(first)) => selected[first].is_default = true,
+            // Every variant said `default = false`: another worker serves the default.
+            ([], None) => {}
+            (many, _) => return Err(SelectError::Defaults { model, count: many.len() }),
+        }
+    }
+    Ok(selected)
+}
+
+async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected, SelectError> {
+    let model = Slug::from_name(&config.model)?;
+    let version = match config.version.as_str() {
+        CURRENT => registry.current_version(&model).await?,
+        version => version.to_owned(),
+    };
+    let metadata = registry.metadata(&model, &version).await?;
+    let fits = |artefact: &&Artefact| config.precision.is_none_or(|wanted| artefact.precision == wanted);
+    let artefact = metadata.artefacts.iter().find(fits).cloned().ok_or_else(|| SelectError::Precision {
+        model: model.clone(),
+        version: version.clone(),
+        wanted: config.precision.map(|p| p.to_string()).unwrap_or_default(),
+        known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
+    })?;
+    let variant = match &config.name {
+        Some(name) => Slug::from_name(name)?,
+        None => artefact.precision.variant(),
+    };
+    Ok(Selected { model, variant, is_default: false, metadata, artefact })
+}

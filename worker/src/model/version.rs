@@ -1,0 +1,111 @@
+//! From the registry to engines that are ready: read, verify, load, warm up, reproduce the golden vectors.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use embed_schemas::model::version_path;
+
+use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, verify, verify_golden};
+use crate::{
+    engine::{Engine, EngineError, Input, OnnxModel, library},
+    tokenize::{TextTokenizer, TokenizeError},
+};
+
+/// Widths that are run once before the first request, so that it does not pay for first allocations.
+const WARM_WIDTHS: [usize; 3] = [16, 64, 256];
+
+/// A version that is loaded and verified.
+#[derive(Debug)]
+pub struct LoadedVersion {
+    /// One engine for each runner.
+    pub engines: Vec<OnnxModel>,
+    /// The tokenizer.
+    pub tokenizer: Arc<TextTokenizer>,
+}
+
+/// A version could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The registry failed, or lacks a file.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A file is damaged.
+    #[error("{model} {version}: {source}")]
+    Integrity {
+        /// The model.
+        model: String,
+        /// The version.
+        version: String,
+        /// What differs.
+        source: IntegrityError,
+    },
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizeError),
+    /// The engine could not be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The golden vectors are not reproduced.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+}
+
+/// Loads what was selected.
+///
+/// # Errors
+/// At the first step that fails; nothing is served then.
+pub async fn load(
+    registry: &Registry,
+    selected: &Selected,
+    library: Option<&Path>,
+    runners: usize,
+    threads_per_runner: usize,
+    max_text_bytes: usize,
+) -> Result<LoadedVersion, LoadError> {
+    let started = Instant::now();
+    let metadata = &selected.metadata;
+    let mut files = Vec::new();
+    for file in [&selected.artefact.file, &metadata.tokenizer, &metadata.golden] {
+        let path = version_path(&selected.model, &metadata.version, &file.file);
+        let content = registry.read(&path).await?;
+        // What was verified is what is loaded: the file is not read a second time.
+        verify(file, &content).map_err(|source| LoadError::Integrity {
+            model: selected.model.to_string(),
+            version: metadata.version.clone(),
+            source,
+        })?;
+        files.push(content);
+    }
+    let [graph, tokenizer, golden] = &files[..] else { unreachable!("three files were read") };
+    let environment = library::environment(library).map_err(EngineError::from)?;
+    let tokenizer = Arc::new(TextTokenizer::new(tokenizer, metadata, max_text_bytes)?);
+    let mut engines = Vec::with_capacity(runners);
+    for _ in 0..runners {
+        let mut engine = OnnxModel::load(&environment, graph, metadata, threads_per_runner)?;
+        warm_up(&mut engine, metadata.max_seq_length as usize)?;
+        engines.push(engine);
+    }
+    if let Some(engine) = engines.first_mut() {
+        verify_golden(golden, metadata, selected.artefact.precision, &tokenizer, engine)?;
+    }
+    tracing::info!(
+        model = %selected.model,
+        variant = %selected.variant,
+        version = %metadata.version,
+        precision = %selected.artefact.precision,
+        runners,
+        milliseconds = started.elapsed().as_millis() as u64,
+        "model loaded, verified and warm"
+    );
+    Ok(LoadedVersion { engines, tokenizer })
+}
+
+fn warm_up(engine: &mut impl Engine, max_width: usize) -> Result<(), EngineError> {
+    let mut input = Input::default();
+    for width in WARM_WIDTHS.into_iter().filter(|width| *width <= max_width) {
+        // Any id of the vocabulary does; 1 is in every one.
+        let row = vec![1; width];
+        input.fill([row.as_slice()].into_iter());
+        engine.embed(&input)?;
+    }
+    Ok(())
+}

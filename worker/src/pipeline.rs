@@ -1,0 +1,132 @@
+//! The way of a text inside the worker: admission, tokenizer threads, batch queue, engine runners.
+
+use std::{sync::Arc, time::Instant};
+
+use embed_schemas::{EmbedRequest, Format, Lane, WireError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::{
+    batch::{BatchQueue, Depth, Entry, Policy},
+    config::Config,
+    engine::{Engine, RunStats, Runners},
+    job::{Ask, Job, Text},
+    publish::Reply,
+    tokenize::{Pool, Sink, Task, TextTokenizer, Tokens},
+    variant::Variant,
+};
+
+/// The threads that serve one variant.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The variant.
+    pub variant: Arc<Variant>,
+    pool: Pool<Arc<Job>>,
+    queue: Arc<BatchQueue<Text>>,
+    runners: Runners,
+    finished: mpsc::UnboundedSender<Arc<Job>>,
+}
+
+/// From the tokenizer into the batch queue.
+struct IntoBatches(Arc<BatchQueue<Text>>);
+
+impl Sink<Arc<Job>> for IntoBatches {
+    fn expired(&self, job: &Arc<Job>) -> bool {
+        job.expired()
+    }
+
+    fn accept(&self, job: &Arc<Job>, index: usize, tokens: Result<Tokens, WireError>) {
+        match tokens {
+            Ok(tokens) => {
+                let text = job.tokenized(index, tokens);
+                self.0.push(Entry {
+                    lane: job.ask.lane,
+                    length: crate::engine::Work::ids(&text).len(),
+                    arrival: Instant::now(),
+                    deadline: job.ask.deadline,
+                    payload: text,
+                });
+            }
+            Err(error) => job.text_failed(index, error),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Starts the threads. `finished` gets every job whose texts are done; `on_panic` hears of an engine thread's death.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start<E: Engine + 'static>(
+        variant: Arc<Variant>,
+        tokenizer: &Arc<TextTokenizer>,
+        engines: Vec<E>,
+        config: &Config,
+        finished: mpsc::UnboundedSender<Arc<Job>>,
+        on_panic: impl Fn(String) + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let queue = Arc::new(BatchQueue::new(Policy::from(&config.batch)));
+        let observed = Arc::clone(&variant);
+        let observe = move |stats: &RunStats| observed.metrics.run(stats);
+        let runners = Runners::start(engines, &queue, observe, on_panic)?;
+        let threads = match config.tokenize.threads {
+            0 => cores().div_ceil(4),
+            n => n,
+        };
+        let pool = Pool::start(threads, tokenizer, IntoBatches(Arc::clone(&queue)))?;
+        Ok(Self { variant, pool, queue, runners, finished })
+    }
+
+    /// Takes a validated request in. `permit` covers its texts. Never blocks.
+    pub fn submit(&self, ask: Ask, request: EmbedRequest, reply: Reply, permit: OwnedSemaphorePermit) -> Arc<Job> {
+        let prompt = request.prompt.as_ref().and_then(|name| self.variant.metadata.prompts.get(name));
+        let prompt = prompt.map(|text| Arc::from(text.as_str()));
+        let lane = ask.lane;
+        let texts = request.texts.len();
+        let job = Job::new(ask, Arc::clone(&self.variant), reply, texts, permit, self.finished.clone());
+        let task = Task { job: Arc::clone(&job), texts: request.texts, prompt, truncate: request.truncate };
+        self.pool.submit(lane, task);
+        job
+    }
+
+    /// What a request asks for, with its deadline counted from `origin`.
+    pub fn ask(&self, request: &EmbedRequest, lane: Lane, format: Format, received: Instant, origin: Instant) -> Ask {
+        Ask {
+            id: request.id.clone().unwrap_or_else(|| self.variant.make_id()),
+            lane,
+            format,
+            encoding: request.encoding_for(format),
+            dimensions: request.dimensions.filter(|d| *d != self.variant.metadata.dimension),
+            received,
+            deadline: request.deadline_ms.and_then(|ms| origin.checked_add(std::time::Duration::from_millis(ms))),
+        }
+    }
+
+    /// What waits for a batch in this lane.
+    pub fn depth(&self, lane: Lane) -> Depth {
+        self.queue.depth(lane)
+    }
+
+    /// From now on nothing waits for company in a batch.
+    pub fn drain(&self) {
+        self.queue.drain();
+    }
+
+    /// Waits until no text is in the worker.
+    pub async fn idle(&self) {
+        for lane in Lane::ALL {
+            self.variant.idle(lane).await;
+        }
+    }
+
+    /// Ends the threads, after what they have is done.
+    pub fn stop(self) {
+        self.pool.join();
+        self.queue.close();
+        self.runners.join();
+    }
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,197 @@
+//! Takes finished jobs, encodes their outcomes, and sends each where it belongs.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, HeaderMap, jetstream};
+use bytes::Bytes;
+use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Call, Delivery, Reply, dead_letter,
+    stored::{Stored, store},
+};
+use crate::{job::Job, variant::Variant};
+
+/// A failed job is given back this long after its first delivery, twice as long after its second, and so on.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Room for headers: the server's limit is for headers and payload together.
+const HEADER_BYTES: usize = 2048;
+
+/// Publishes outcomes.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    pub(super) client: Client,
+    pub(super) jetstream: jetstream::Context,
+    /// Cancelled when the time to finish is over: what could not be stored is given back.
+    pub(super) give_up: CancellationToken,
+    max_deliveries: u64,
+    tasks: TaskTracker,
+}
+
+impl Publisher {
+    /// A publisher on this connection.
+    pub fn new(client: Client, max_deliveries: u64, give_up: CancellationToken) -> Self {
+        let jetstream = jetstream::new(client.clone());
+        Self { client, jetstream, give_up, max_deliveries, tasks: TaskTracker::new() }
+    }
+
+    /// The connection.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The server's limit for one message, bytes.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Publishes every job that comes, until all senders are gone and all outcomes are out.
+    pub async fn run(self, mut finished: mpsc::UnboundedReceiver<Arc<Job>>) {
+        while let Some(job) = finished.recv().await {
+            let publisher = self.clone();
+            // The number of tasks is bounded by the jobs that the worker admits.
+            self.tasks.spawn(async move { publisher.publish(&job).await });
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn publish(&self, job: &Job) {
+        let variant = &job.variant;
+        let outcome = job.outcome();
+        match &job.reply {
+            Reply::Call(call) => self.answer(call, variant, &outcome, job.ask.format).await,
+            Reply::Stored(delivery) => {
+                if failed_in_engine(&outcome) && delivery.deliveries < self.max_deliveries {
+                    delivery.nak(RETRY_DELAY * u32::try_from(delivery.deliveries).unwrap_or(u32::MAX)).await;
+                    return;
+                }
+                self.settle(delivery, variant, &job.ask.id, &outcome, job.ask.format).await;
+            }
+        }
+        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed());
+    }
+
+    /// Answers a call.
+    pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) {
+        let encoded = self.encode(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref());
+        let sent = self.client.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
+        call.stats.answered(call.received.elapsed(), encoded.error.as_ref());
+        if let Err(error) = sent {
+            tracing::debug!(%error, "an answer could not be sent");
+        }
+    }
+
+    /// Ends a stored job: stores the outcome, buries the job if it failed, acknowledges.
+    pub async fn settle(&self, delivery: &Delivery, variant: &Variant, id: &JobId, outcome: &Outcome, format: Format) {
+        let encoded = self.encode(variant, delivery.lane(), outcome, format, delivery.header(headers::TRACEPARENT));
+        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
+            && !self.bury(delivery, variant, &error).await
+        {
+            return;
+        }
+        match store(self, &variant.model, id, &encoded).await {
+            Stored::New => {}
+            Stored::Before => variant.metrics.duplicate_result(),
+            Stored::No => return delivery.nak(Duration::ZERO).await,
+        }
+        self.copy_to_reply(delivery, encoded).await;
+        delivery.ack().await;
+    }
+
+    /// Ends a message that is no job: there is no id under which an outcome could be stored.
+    pub async fn reject(&self, delivery: &Delivery, variant: &Variant, error: WireError, format: Format) {
+        if !self.bury(delivery, variant, &error).await {
+            return;
+        }
+        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
+        let trace = delivery.header(headers::TRACEPARENT);
+        self.copy_to_reply(delivery, self.encode(variant, delivery.lane(), &outcome, format, trace)).await;
+        delivery.term().await;
+    }
+
+    /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
+    async fn copy_to_reply(&self, delivery: &Delivery, encoded: Encoded) {
+        let Some(subject) = delivery.reply_to() else { return };
+        let sent = self.client.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
+        if let Err(error) = sent {
+            tracing::warn!(%error, subject, "the direct copy of an outcome could not be sent");
+        }
+    }
+
+    /// Writes the dead letter. If that fails, the job is given back: `false`.
+    async fn bury(&self, delivery: &Delivery, variant: &Variant, error: &WireError) -> bool {
+        match dead_letter::write(self, delivery, variant, error).await {
+            Ok(()) => {
+                variant.metrics.dead_letter(error.code);
+                true
+            }
+            Err(problem) => {
+                tracing::error!(error = %problem, sequence = delivery.sequence, "a dead letter could not be written; the job stays in its stream");
+                delivery.nak(dead_letter::RETRY_DELAY).await;
+                false
+            }
+        }
+    }
+
+    /// An outcome as it is sent. One that does not fit becomes an error that says so.
+    fn encode(&self, variant: &Variant, lane: Lane, outcome: &Outcome, format: Format, trace: Option<&str>) -> Encoded {
+        let max_payload = self.max_payload();
+        let mut payload = format.encode(outcome);
+        let mut error = match outcome {
+            Outcome::Failure(failure) => Some(failure.error.clone()),
+            Outcome::Result(_) => None,
+        };
+        if payload.len() + HEADER_BYTES > max_payload && error.is_none() {
+            let too_large = crate::variant::result_too_large(payload.len(), max_payload);
+            variant.metrics.error(lane, too_large.code);
+            let failure = EmbedFailure { id: outcome.id().cloned(), error: too_large.clone() };
+            payload = format.encode(&Outcome::Failure(failure));
+            error = Some(too_large);
+        }
+        let mut answer = HeaderMap::new();
+        answer.insert(headers::CONTENT_TYPE, format.content_type());
+        if let Some(trace) = trace {
+            answer.insert(headers::TRACEPARENT, trace);
+        }
+        if let Some(error) = &error {
+            answer.insert(headers::SERVICE_ERROR, header_text(&error.to_string()).as_str());
+            answer.insert(headers::SERVICE_ERROR_CODE, error.code.status().to_string().as_str());
+        }
+        Encoded { payload, headers: answer, error }
+    }
+}
+
+/// An outcome as it is sent.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) payload: Bytes,
+    pub(super) headers: HeaderMap,
+    /// If it is a failure.
+    error: Option<WireError>,
+}
+
+/// A header is one line.
+pub(super) fn header_text(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
+/// Whether trying again can help: the engine failed, not the text.
+fn failed_in_engine(outcome: &Outcome) -> bool {
+    let failed = |error: &Option<WireError>| error.as_ref().is_some_and(|e| e.code == ErrorCode::EngineFailed);
+    matches!(outcome, Outcome::Result(result) if result.items.iter().any(|item| failed(&item.error)))
+}
+
+/// Jobs that failed are kept as dead letters, except where the producer itself gave them an end.
+fn worth_burying(outcome: &Outcome, error: Option<&WireError>) -> Option<WireError> {
+    match (outcome, error) {
+        (_, Some(error)) => (error.code != ErrorCode::DeadlineExceeded).then(|| error.clone()),
+        (Outcome::Result(result), None) if failed_in_engine(outcome) => {
+            result.items.iter().find_map(|item| item.error.clone())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,116 @@
+//! Readiness: a worker is ready if it can answer itself, through the server, with a real inference.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::Client;
+use embed_schemas::{EmbedRequest, Format, Lane, metrics as names, subjects, wire::decode_outcome};
+use metrics::gauge;
+use tokio::sync::Mutex;
+
+use crate::{
+    intake::{PullStatus, Puller},
+    pipeline::Pipeline,
+};
+
+/// A self-test is not repeated within this time, however often it is asked for.
+const REUSE: Duration = Duration::from_secs(1);
+
+/// What `/readyz` knows.
+#[derive(Debug)]
+pub struct Health {
+    worker: String,
+    client: Client,
+    pipelines: Vec<Arc<Pipeline>>,
+    pullers: Vec<Arc<Puller>>,
+    timeout: Duration,
+    stopping: AtomicBool,
+    last: Mutex<Option<(Instant, Readiness)>>,
+}
+
+/// The result of a self-test: empty if ready, else what is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// Reasons, for a person.
+    pub reasons: Vec<String>,
+}
+
+impl Health {
+    /// Health of a worker that serves these variants.
+    pub fn new(
+        worker: String,
+        client: Client,
+        pipelines: Vec<Arc<Pipeline>>,
+        pullers: Vec<Arc<Puller>>,
+        timeout: Duration,
+    ) -> Self {
+        Self { worker, client, pipelines, pullers, timeout, stopping: AtomicBool::new(false), last: Mutex::new(None) }
+    }
+
+    /// From now on not ready.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        gauge!(names::READY).set(0.0);
+    }
+
+    /// The variants.
+    pub fn pipelines(&self) -> &[Arc<Pipeline>] {
+        &self.pipelines
+    }
+
+    /// Tests the worker: one call to itself for each variant, all the way through NATS and the engine.
+    pub async fn readiness(&self) -> Readiness {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Readiness { reasons: vec!["the worker is stopping".to_owned()] };
+        }
+        let mut last = self.last.lock().await;
+        if let Some((when, readiness)) = &*last
+            && when.elapsed() < REUSE
+        {
+            return readiness.clone();
+        }
+        let mut reasons = Vec::new();
+        for puller in &self.pullers {
+            match puller.status() {
+                PullStatus::Pulling => {}
+                PullStatus::Starting => reasons.push("jobs are not being pulled yet".to_owned()),
+                PullStatus::Failed(reason) => reasons.push(reason),
+            }
+        }
+        for pipeline in &self.pipelines {
+            if let Err(reason) = self.probe(pipeline).await {
+                reasons.push(format!("{} {}: {reason}", pipeline.variant.model, pipeline.variant.name));
+            }
+        }
+        let readiness = Readiness { reasons };
+        gauge!(names::READY).set(if readiness.reasons.is_empty() { 1.0 } else { 0.0 });
+        *last = Some((Instant::now(), readiness.clone()));
+        readiness
+    }
+
+    async fn probe(&self, pipeline: &Pipeline) -> Result<(), String> {
+        let subject = subjects::probe(&self.worker, &pipeline.variant.model, &pipeline.variant.name);
+        // An own inbox: the shared one would remember a request that is never answered.
+        let request = async_nats::Request::new()
+            .payload(Format::MessagePack.encode(&EmbedRequest::new(["ready?"])))
+            .inbox(self.client.new_inbox())
+            .timeout(Some(self.timeout));
+        let answer = self.client.send_request(subject, request).await;
+        let answer = answer.map_err(|e| format!("the worker's call to itself through NATS failed: {e}"))?;
+        let outcome = decode_outcome(&answer.payload).map_err(|e| e.to_string())?;
+        let result = outcome.into_result().map_err(|e| e.to_string())?;
+        result.vector(0).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// How much is being worked on: for the log while the worker stops.
+    pub fn texts_in_flight(&self) -> usize {
+        let lanes =
+            |pipeline: &Arc<Pipeline>| Lane::ALL.map(|lane| pipeline.variant.in_flight(lane)).iter().sum::<usize>();
+        self.pipelines.iter().map(lanes).sum()
+    }
+}

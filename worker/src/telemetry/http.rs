@@ -1,0 +1,56 @@
+//! The HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+
+use super::{Health, update_gauges};
+
+struct Shared {
+    health: Arc<Health>,
+    metrics: PrometheusHandle,
+    provider: &'static str,
+}
+
+/// Serves on an open listener until the future is dropped.
+///
+/// # Errors
+/// What the listener says.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: PrometheusHandle,
+    provider: &'static str,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(render))
+        // Alive: the process answers. Whether it is of any use is readiness.
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(Arc::new(Shared { health, metrics, provider }));
+    axum::serve(listener, routes).await
+}
+
+async fn render(State(shared): State<Arc<Shared>>) -> Response {
+    for pipeline in shared.health.pipelines() {
+        update_gauges(pipeline, shared.provider);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let reasons = shared.health.readiness().await.reasons;
+    if reasons.is_empty() {
+        return "ready\n".into_response();
+    }
+    let text: String = reasons.into_iter().map(|reason| reason + "\n").collect();
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}

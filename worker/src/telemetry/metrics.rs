@@ -1,0 +1,181 @@
+//! All metrics: handles are made once per variant, so that the hot path looks nothing up.
+
+use std::time::Duration;
+
+use embed_schemas::{ErrorCode, Lane, Slug, metrics as names};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::{batch::Reason, engine::RunStats, pipeline::Pipeline};
+
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+const TOKENS: &[f64] = &[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const SHARES: &[f64] = &[0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
+
+/// Makes this process's metrics recordable. Once per process.
+///
+/// # Errors
+/// If there is a recorder already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let buckets = [
+        ("_seconds", SECONDS),
+        (names::BATCH_SIZE, SIZES),
+        (names::BATCH_TOKENS, TOKENS),
+        (names::PADDING_RATIO, SHARES),
+    ];
+    let mut builder = PrometheusBuilder::new();
+    for (suffix, bounds) in buckets {
+        builder = builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), bounds)?;
+    }
+    let handle = builder.install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    use names::*;
+    for (name, text) in [
+        (EMBED_LATENCY_SECONDS, "From a job's arrival at the worker to its outcome being sent"),
+        (STAGE_SECONDS, "Time spent in one stage of the pipeline"),
+        (BATCH_WAIT_TIME_SECONDS, "How long the oldest text of a batch had waited"),
+    ] {
+        describe_histogram!(name, Unit::Seconds, text);
+    }
+    for (name, text) in [
+        (BATCH_SIZE, "Texts in a batch"),
+        (BATCH_TOKENS, "Tokens in a batch, padding included"),
+        (PADDING_RATIO, "Share of a batch's tokens that is padding"),
+    ] {
+        describe_histogram!(name, Unit::Count, text);
+    }
+    for (name, text) in [
+        (EMBED_REQUESTS_TOTAL, "Jobs and calls that came in"),
+        (EMBED_ERRORS_TOTAL, "Errors of jobs, calls and single texts, by code"),
+        (EMBED_TEXTS_TOTAL, "Texts embedded"),
+        (EMBED_TOKENS_TOTAL, "Tokens embedded, without padding"),
+        (BATCH_FLUSH_TOTAL, "Batches, by what started them"),
+        (REDELIVERIES_TOTAL, "Jobs that were delivered before"),
+        (DEAD_LETTERS_TOTAL, "Jobs moved to the dead-letter stream, by code"),
+        (DUPLICATE_RESULTS_TOTAL, "Results that were in the results stream already"),
+    ] {
+        describe_counter!(name, Unit::Count, text);
+    }
+    for (name, text) in [
+        (QUEUE_DEPTH, "Texts waiting for a batch"),
+        (QUEUE_OLDEST_AGE_SECONDS, "How long the oldest waiting text has waited"),
+        (IN_FLIGHT_JOBS, "Texts whose result is not yet out"),
+        (PROVIDER_IN_USE, "1 for the execution provider that a variant runs on"),
+        (READY, "1 if the worker is ready"),
+    ] {
+        describe_gauge!(name, Unit::Count, text);
+    }
+}
+
+/// The handles of one variant.
+#[derive(Debug)]
+pub struct VariantMetrics {
+    labels: [(&'static str, String); 2],
+    requests: [Counter; 3],
+    latency: [Histogram; 3],
+    redeliveries: [Counter; 3],
+    texts: Counter,
+    tokens: Counter,
+    duplicate_results: Counter,
+    batch_size: Histogram,
+    batch_tokens: Histogram,
+    batch_wait: Histogram,
+    padding: Histogram,
+    infer: Histogram,
+}
+
+impl VariantMetrics {
+    /// The handles for a variant.
+    pub fn new(model: &Slug, variant: &Slug) -> Self {
+        let labels = [(names::MODEL, model.to_string()), (names::MODEL_VERSION, variant.to_string())];
+        let lane_labels = |lane: Lane| [labels[0].clone(), labels[1].clone(), (names::LANE, lane.to_string())];
+        let stage = [labels[0].clone(), labels[1].clone(), (names::STAGE, "infer".to_owned())];
+        Self {
+            requests: Lane::ALL.map(|lane| counter!(names::EMBED_REQUESTS_TOTAL, &lane_labels(lane))),
+            latency: Lane::ALL.map(|lane| histogram!(names::EMBED_LATENCY_SECONDS, &lane_labels(lane))),
+            redeliveries: Lane::ALL.map(|lane| counter!(names::REDELIVERIES_TOTAL, &lane_labels(lane))),
+            texts: counter!(names::EMBED_TEXTS_TOTAL, &labels),
+            tokens: counter!(names::EMBED_TOKENS_TOTAL, &labels),
+            duplicate_results: counter!(names::DUPLICATE_RESULTS_TOTAL, &labels),
+            batch_size: histogram!(names::BATCH_SIZE, &labels),
+            batch_tokens: histogram!(names::BATCH_TOKENS, &labels),
+            batch_wait: histogram!(names::BATCH_WAIT_TIME_SECONDS, &labels),
+            padding: histogram!(names::PADDING_RATIO, &labels),
+            infer: histogram!(names::STAGE_SECONDS, &stage),
+            labels,
+        }
+    }
+
+    fn with(&self, name: &'static str, value: &str) -> [(&'static str, String); 3] {
+        [self.labels[0].clone(), self.labels[1].clone(), (name, value.to_owned())]
+    }
+
+    /// A job or call came in.
+    pub fn received(&self, lane: Lane) {
+        self.requests[lane.index()].increment(1);
+    }
+
+    /// It had been delivered before.
+    pub fn redelivered(&self, lane: Lane) {
+        self.redeliveries[lane.index()].increment(1);
+    }
+
+    /// Its outcome is out.
+    pub fn finished(&self, lane: Lane, took: Duration) {
+        self.latency[lane.index()].record(took);
+    }
+
+    /// A job, call or text ended in an error.
+    pub fn error(&self, lane: Lane, code: ErrorCode) {
+        let [model, variant, lane] = self.with(names::LANE, lane.as_str());
+        counter!(names::EMBED_ERRORS_TOTAL, &[model, variant, lane, (names::CODE, code.to_string())]).increment(1);
+    }
+
+    /// A job became a dead letter.
+    pub fn dead_letter(&self, code: ErrorCode) {
+        counter!(names::DEAD_LETTERS_TOTAL, &self.with(names::CODE, code.as_str())).increment(1);
+    }
+
+    /// A result was there already.
+    pub fn duplicate_result(&self) {
+        self.duplicate_results.increment(1);
+    }
+
+    /// A batch was run.
+    pub fn run(&self, stats: &RunStats) {
+        let padded = (stats.rows * stats.width).max(1);
+        self.texts.increment(stats.rows as u64);
+        self.tokens.increment(stats.tokens as u64);
+        self.batch_size.record(stats.rows as f64);
+        self.batch_tokens.record(padded as f64);
+        self.batch_wait.record(stats.oldest_wait);
+        self.padding.record(1.0 - stats.tokens as f64 / padded as f64);
+        self.infer.record(stats.took);
+        self.flushed(stats.reason);
+    }
+
+    fn flushed(&self, reason: Reason) {
+        counter!(names::BATCH_FLUSH_TOTAL, &self.with(names::REASON, reason.as_str())).increment(1);
+    }
+}
+
+/// Sets the gauges to what is true now. Called when somebody asks.
+pub fn update_gauges(pipeline: &Pipeline, provider: &'static str) {
+    let variant = &pipeline.variant;
+    for lane in Lane::ALL {
+        let labels = variant.metrics.with(names::LANE, lane.as_str());
+        let depth = pipeline.depth(lane);
+        gauge!(names::QUEUE_DEPTH, &labels).set(depth.texts as f64);
+        gauge!(names::QUEUE_OLDEST_AGE_SECONDS, &labels).set(depth.oldest.as_secs_f64());
+        gauge!(names::IN_FLIGHT_JOBS, &labels).set(variant.in_flight(lane) as f64);
+    }
+    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, provider)).set(1.0);
+}

@@ -1,0 +1,7 @@
+//! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine.
+
+mod pool;
+mod tokenizer;
+
+pub use pool::{Pool, Sink, Task};
+pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

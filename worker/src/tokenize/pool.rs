@@ -1,0 +1,129 @@
+//! The tokenizer threads. Online calls overtake stored work between any two texts.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+use embed_schemas::{Lane, WireError};
+
+use super::{TextTokenizer, Tokens};
+
+/// The texts of one job.
+#[derive(Debug)]
+pub struct Task<J> {
+    /// The job, handed on with every text.
+    pub job: J,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// Put before every text.
+    pub prompt: Option<Arc<str>>,
+    /// Whether to cut long texts.
+    pub truncate: bool,
+}
+
+/// Where tokens go.
+pub trait Sink<J>: Send + Sync + 'static {
+    /// Whether nobody needs this job any more, so that its texts need not be tokenized.
+    fn expired(&self, job: &J) -> bool;
+    /// The outcome of one text.
+    fn accept(&self, job: &J, index: usize, tokens: Result<Tokens, WireError>);
+}
+
+/// Tokenizer threads for one model.
+///
+/// The channels are not bounded: what can be in them is bounded by the texts that the worker admits.
+#[derive(Debug)]
+pub struct Pool<J> {
+    online: Sender<Task<J>>,
+    stored: Sender<Task<J>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<J: Send + 'static> Pool<J> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(threads: usize, tokenizer: &Arc<TextTokenizer>, sink: impl Sink<J>) -> std::io::Result<Self> {
+        let (online, online_tasks) = unbounded();
+        let (stored, stored_tasks) = unbounded();
+        let sink = Arc::new(sink);
+        let threads = (0..threads)
+            .map(|i| {
+                let work = Thread {
+                    tokenizer: Arc::clone(tokenizer),
+                    sink: Arc::clone(&sink),
+                    online: online_tasks.clone(),
+                    stored: stored_tasks.clone(),
+                };
+                std::thread::Builder::new().name(format!("tokenize-{i}")).spawn(move || work.run())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { online, stored, threads })
+    }
+
+    /// Hands a job over. Never blocks.
+    pub fn submit(&self, lane: Lane, task: Task<J>) {
+        let channel = if lane == Lane::Rpc { &self.online } else { &self.stored };
+        // The threads end only after the senders are gone, so somebody receives.
+        let _ = channel.send(task);
+    }
+
+    /// Lets the threads finish what they have, and waits for them.
+    pub fn join(self) {
+        drop((self.online, self.stored));
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Thread<J, S> {
+    tokenizer: Arc<TextTokenizer>,
+    sink: Arc<S>,
+    online: Receiver<Task<J>>,
+    stored: Receiver<Task<J>>,
+}
+
+impl<J, S: Sink<J>> Thread<J, S> {
+    fn run(&self) {
+        let (mut online_open, mut stored_open) = (true, true);
+        while online_open || stored_open {
+            // A closed channel is always ready, so it must not be selected again.
+            let never = crossbeam_channel::never();
+            select_biased! {
+                recv(if online_open { &self.online } else { &never }) -> task => match task {
+                    Ok(task) => self.tokenize(&task),
+                    Err(_) => online_open = false,
+                },
+                recv(if stored_open { &self.stored } else { &never }) -> task => match task {
+                    Ok(task) => self.tokenize_giving_way(&task),
+                    Err(_) => stored_open = false,
+                },
+            }
+        }
+    }
+
+    fn tokenize(&self, task: &Task<J>) {
+        for index in 0..task.texts.len() {
+            self.tokenize_one(task, index);
+        }
+    }
+
+    fn tokenize_giving_way(&self, task: &Task<J>) {
+        for index in 0..task.texts.len() {
+            while let Ok(online) = self.online.try_recv() {
+                self.tokenize(&online);
+            }
+            self.tokenize_one(task, index);
+        }
+    }
+
+    fn tokenize_one(&self, task: &Task<J>, index: usize) {
+        let tokens = if self.sink.expired(&task.job) {
+            Err(crate::job::deadline_exceeded())
+        } else {
+            self.tokenizer.encode(task.prompt.as_deref(), &task.texts[index], task.truncate)
+        };
+        self.sink.accept(&task.job, index, tokens);
+    }
+}

@@ -1,0 +1,134 @@
+//! A variant as the running worker knows it: names, metadata, admission, metrics.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, ModelMetadata, Precision, Slug, WireError};
+use tokio::sync::Semaphore;
+
+use crate::{config::LimitsConfig, model::Selected, telemetry::VariantMetrics};
+
+/// A variant that is being served.
+#[derive(Debug)]
+pub struct Variant {
+    /// The model's slug.
+    pub model: Slug,
+    /// The variant's name.
+    pub name: Slug,
+    /// Whether it answers on subjects that name no variant.
+    pub is_default: bool,
+    /// What the registry says of the version.
+    pub metadata: ModelMetadata,
+    /// The precision of the graph in use.
+    pub precision: Precision,
+    /// Counters and histograms.
+    pub metrics: VariantMetrics,
+    /// Texts that may still be taken in, by lane.
+    admission: [Arc<Semaphore>; 3],
+    capacity: [usize; 3],
+    id_prefix: String,
+    ids_made: AtomicU64,
+}
+
+impl Variant {
+    /// A variant with nothing in it. `id_prefix` is unique among all workers.
+    pub fn new(selected: &Selected, limits: &LimitsConfig, id_prefix: String) -> Self {
+        let capacity = [limits.rpc_texts, limits.job_texts, limits.bulk_texts];
+        Self {
+            model: selected.model.clone(),
+            name: selected.variant.clone(),
+            is_default: selected.is_default,
+            metadata: selected.metadata.clone(),
+            precision: selected.artefact.precision,
+            metrics: VariantMetrics::new(&selected.model, &selected.variant),
+            admission: capacity.map(|texts| Arc::new(Semaphore::new(texts))),
+            capacity,
+            id_prefix,
+            ids_made: AtomicU64::new(0),
+        }
+    }
+
+    /// Permits for texts of this lane: one for each text that is in the worker.
+    pub const fn admission(&self, lane: Lane) -> &Arc<Semaphore> {
+        &self.admission[lane.index()]
+    }
+
+    /// Texts of this lane that are in the worker.
+    pub fn in_flight(&self, lane: Lane) -> usize {
+        self.capacity[lane.index()].saturating_sub(self.admission(lane).available_permits())
+    }
+
+    /// Waits until no text of this lane is in the worker.
+    pub async fn idle(&self, lane: Lane) {
+        let all = u32::try_from(self.capacity[lane.index()]).unwrap_or(u32::MAX);
+        // The semaphore is never closed; a permit that is taken and dropped changes nothing.
+        let _ = self.admission(lane).acquire_many(all).await;
+    }
+
+    /// A new id for a request that has none.
+    pub fn make_id(&self) -> JobId {
+        let n = self.ids_made.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{n}", self.id_prefix).parse().expect("the prefix was checked when the worker started")
+    }
+
+    /// Checks a request against the model.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownPrompt`], [`ErrorCode::UnsupportedDimensions`], [`ErrorCode::ResultTooLarge`].
+    pub fn check(&self, request: &EmbedRequest, format: Format, max_payload: usize) -> Result<(), WireError> {
+        if let Some(prompt) = &request.prompt
+            && !self.metadata.prompts.contains_key(prompt)
+        {
+            return Err(WireError::new(
+                ErrorCode::UnknownPrompt,
+                format!("prompt: {} has no prompt {prompt:?}; {}", self.metadata.model_name, self.known_prompts()),
+            ));
+        }
+        if let Some(dimensions) = request.dimensions
+            && dimensions != self.metadata.dimension
+            && !self.metadata.dimensions.contains(&dimensions)
+        {
+            return Err(WireError::new(
+                ErrorCode::UnsupportedDimensions,
+                format!(
+                    "dimensions: {} has {} dimensions and cannot be asked for {dimensions}; {}",
+                    self.metadata.model_name,
+                    self.metadata.dimension,
+                    match self.metadata.dimensions.as_slice() {
+                        [] => "leave `dimensions` out".to_owned(),
+                        known => format!("choose from {known:?}"),
+                    }
+                ),
+            ));
+        }
+        let dim = request.dimensions.unwrap_or(self.metadata.dimension) as usize;
+        let rows = request.texts.len();
+        // A lower bound: what is surely too large is refused before it is computed, the rest is measured afterwards.
+        let least = match format {
+            Format::MessagePack => rows * request.encoding_for(format).storage().row_bytes(dim),
+            Format::Json => rows * dim * 2,
+        };
+        if least > max_payload { Err(result_too_large(least, max_payload)) } else { Ok(()) }
+    }
+
+    fn known_prompts(&self) -> String {
+        let names: Vec<String> = self.metadata.prompts.keys().map(|name| format!("`{name}`")).collect();
+        match names.as_slice() {
+            [] => "it has none, so leave `prompt` out".to_owned(),
+            names => format!("it has {}", names.join(", ")),
+        }
+    }
+}
+
+/// The error of a request whose answer does not fit into a message.
+pub fn result_too_large(bytes: usize, max_payload: usize) -> WireError {
+    WireError::new(
+        ErrorCode::ResultTooLarge,
+        format!(
+            "the answer would have {bytes} bytes or more, the server's max_payload is {max_payload}; \
+             send fewer texts at once, or ask for a smaller encoding (MessagePack instead of JSON, f16, i8, u1)"
+        ),
+    )
+}
