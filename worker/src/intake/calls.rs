@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
+use async_nats::{Client, Message, Subject, SubscribeError, Subscriber, connection::State};
 use embed_schemas::{
     EmbedFailure, ErrorCode, Lane, Outcome, WireError, headers, subjects,
     wire::{DecodeError, decode_request},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::EndpointStats;
@@ -73,8 +73,13 @@ impl Endpoint {
                 message = self.subscriber.next() => message,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
-                    // No more come after this; those on their way still do, and then the subscription ends.
-                    if self.subscriber.drain().await.is_err() {
+                    // No more come after this; those on their way still do, and then the subscription ends. Without a
+                    // server there is nobody to end it, and nothing is on its way but what has arrived.
+                    let connected = self.publisher.client().connection_state() == State::Connected;
+                    if !connected || self.subscriber.drain().await.is_err() {
+                        while let Some(Some(message)) = self.subscriber.next().now_or_never() {
+                            self.take(message).await;
+                        }
                         return;
                     }
                     continue;

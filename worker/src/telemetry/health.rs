@@ -18,7 +18,7 @@ use crate::{
     pipeline::Pipeline,
 };
 
-/// A self-test is not repeated within this time, however often it is asked for.
+/// A test that was passed is not repeated within this time, however often it is asked for.
 const REUSE: Duration = Duration::from_secs(1);
 
 /// What `/readyz` knows.
@@ -30,7 +30,8 @@ pub struct Health {
     pullers: Vec<Arc<Puller>>,
     timeout: Duration,
     stopping: AtomicBool,
-    last: Mutex<Option<(Instant, Readiness)>>,
+    /// When the worker last passed.
+    last: Mutex<Option<Instant>>,
 }
 
 /// The result of a self-test: empty if ready, else what is missing.
@@ -69,10 +70,8 @@ impl Health {
             return Readiness { reasons: vec!["the worker is stopping".to_owned()] };
         }
         let mut last = self.last.lock().await;
-        if let Some((when, readiness)) = &*last
-            && when.elapsed() < REUSE
-        {
-            return readiness.clone();
+        if last.is_some_and(|when| when.elapsed() < REUSE) {
+            return Readiness::default();
         }
         let mut reasons = Vec::new();
         for puller in &self.pullers {
@@ -89,7 +88,7 @@ impl Health {
         }
         let readiness = Readiness { reasons };
         gauge!(names::READY).set(if readiness.reasons.is_empty() { 1.0 } else { 0.0 });
-        *last = Some((Instant::now(), readiness.clone()));
+        *last = readiness.reasons.is_empty().then(Instant::now);
         readiness
     }
 

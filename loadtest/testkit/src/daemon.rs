@@ -1,0 +1,119 @@
+//! A process that says on standard output when it is ready.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{PATIENCE, wait_for};
+
+/// A running daemon. Killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts a process. Its standard error goes to a file, see [`Daemon::log`].
+    pub fn spawn(command: &mut Command) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = folder.path().join("stderr");
+        let stderr = File::create(&log).expect("a log file");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        die_with_parent(command);
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines, log, _folder: folder }
+    }
+
+    /// The next line of standard output, as JSON. Panics with the log if the process ends first.
+    pub fn json_line(&self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|_| panic!("the process did not become ready. Its log:\n{}", self.log()));
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has written this to standard error.
+    pub fn wait_for_log(&mut self, text: &str) {
+        wait_for(text, || {
+            let found = self.log().contains(text);
+            assert!(found || self.is_running(), "the process ended before it said {text:?}");
+            found.then_some(())
+        });
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL: it gets no chance to do anything.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process can be waited for");
+    }
+
+    /// SIGTERM, then waits until it has ended.
+    pub fn terminate(mut self) -> (ExitStatus, String) {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let id = i32::try_from(self.child.id()).expect("process ids are small");
+        // SAFETY: `kill` only takes integers, and the child has not been waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the process can be signalled");
+    }
+
+    /// Waits until it has ended: its status, and its log.
+    pub fn wait(&mut self) -> (ExitStatus, String) {
+        let status = wait_for("the process to end", || self.child.try_wait().expect("it can be waited for"));
+        (status, self.log())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of process {}:\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+/// A test that is killed must leave nothing behind.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    // SAFETY: `prctl` is async-signal-safe, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,28 @@
+//! For tests: a real nats-server and real daemons, on free ports, in temporary folders, gone when dropped.
+//!
+//! Everything here panics when something goes wrong: in a test, that is the message.
+
+mod daemon;
+mod nats_server;
+mod paths;
+
+use std::time::{Duration, Instant};
+
+pub use daemon::Daemon;
+pub use nats_server::{NatsServer, ServerOptions};
+pub use paths::{nats_server_binary, registry, repository, sibling_binary};
+
+/// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Asks until the answer is `Some`, and panics with `what` if it never is.
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

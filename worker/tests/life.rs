@@ -1,0 +1,197 @@
+//! From ready to stopped: health, discovery, redeliveries, draining, idling.
+
+mod support;
+
+use std::{collections::HashSet, fs, time::Duration};
+
+use async_nats::HeaderMap;
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, headers, streams, subjects, wire::decode_outcome};
+use embed_testkit::{Daemon, NatsServer};
+use futures::StreamExt;
+use support::{Stack, http_get, model, variant, worker_command};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_client_is_answered_in_json() {
+    let stack = Stack::start().await;
+    let answer =
+        stack.client.request("embed.rpc.all-minilm-l6-v2", r#"{"texts":["hello world"]}"#.into()).await.unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(json["dim"], 384);
+    assert_eq!(json["items"][0]["tokens"], 4);
+    assert_eq!(json["vectors"][0].as_array().unwrap().len(), 384);
+    assert_eq!(answer.headers.unwrap().get(headers::CONTENT_TYPE).unwrap().as_str(), "application/json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
+    let mut nats = NatsServer::start();
+    let mut worker = Daemon::spawn(&mut worker_command(&nats, &["--log-format", "json"]));
+    // No streams yet: it serves, says what is missing, and becomes ready by itself.
+    worker.wait_for_log("run `embed init`");
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    support::provision(&client, &streams::StreamSettings::default()).await;
+    let ready = worker.json_line();
+    let address = ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(http_get(&address, "/readyz").await, (200, "ready\n".to_owned()));
+    assert_eq!(http_get(&address, "/healthz").await.0, 200);
+
+    nats.kill();
+    loop {
+        let (status, body) = http_get(&address, "/readyz").await;
+        if status == 503 {
+            assert!(body.contains("call to itself through NATS failed"), "{body}");
+            break;
+        }
+    }
+    assert_eq!(http_get(&address, "/healthz").await.0, 200, "it is alive all the same");
+    nats.restart();
+    while http_get(&address, "/readyz").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (_, metrics) = http_get(&address, "/metrics").await;
+    for name in ["akidb_embed_latency_seconds_bucket", "akidb_batch_size", "akidb_provider_in_use", "akidb_queue_depth"]
+    {
+        assert!(metrics.contains(name), "{name} is missing");
+    }
+    assert!(worker.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_micro_service_protocol_knows_the_worker() {
+    let stack = Stack::start().await;
+    stack.call(&EmbedRequest::new(["a"]), Format::Json).await.unwrap();
+    stack.refusal("broken").await;
+    let ask = async |verb: &str| -> serde_json::Value {
+        let answer = stack.client.request(format!("$SRV.{verb}.embed-worker"), "".into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    };
+    assert_eq!(ask("PING").await["id"], stack.ready["worker_id"]);
+    let info = ask("INFO").await;
+    let subjects: HashSet<&str> =
+        info["endpoints"].as_array().unwrap().iter().map(|e| e["subject"].as_str().unwrap()).collect();
+    assert!(subjects.contains("embed.rpc.all-minilm-l6-v2"), "{info}");
+    assert!(subjects.contains("embed.rpc.all-minilm-l6-v2.fp32"), "{info}");
+    let stats = ask("STATS").await;
+    let endpoint = stats["endpoints"].as_array().unwrap().iter().find(|e| e["name"] == "all-minilm-l6-v2").unwrap();
+    assert_eq!((&endpoint["num_requests"], &endpoint["num_errors"]), (&2.into(), &1.into()), "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_result_of_a_job_is_stored_once_and_copied_to_whoever_asked() {
+    let stack = Stack::start().await;
+    let mut copies = stack.client.subscribe("copies").await.unwrap();
+    let mut ask = HeaderMap::new();
+    ask.insert(headers::REPLY_TO, "copies");
+    ask.insert(headers::TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let request = EmbedRequest { id: Some("twice".parse().unwrap()), ..EmbedRequest::new(["once"]) };
+    // The same job twice, without the header by which the server would notice.
+    for _ in 0..2 {
+        stack.publish_raw(Lane::Job, ask.clone(), Format::Json.encode(&request)).await;
+    }
+    for _ in 0..2 {
+        let copy = copies.next().await.unwrap();
+        assert!(copy.headers.unwrap().get(headers::TRACEPARENT).unwrap().as_str().starts_with("00-0af7"));
+        assert_eq!(decode_outcome(&copy.payload).unwrap().id().unwrap().as_str(), "twice");
+    }
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+    assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, 1);
+    let (_, metrics) = stack.get("/metrics").await;
+    assert!(metrics.contains("akidb_duplicate_results_total"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_pinned_to_the_variant_is_served_by_it() {
+    let stack = Stack::start().await;
+    for lane in Lane::STORED {
+        let id: JobId = format!("pinned-{lane}").parse().unwrap();
+        let request = EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(["a"]) };
+        let subject = subjects::pinned(lane, &model(), &variant());
+        stack.client.publish(subject, Format::Json.encode(&request)).await.unwrap();
+        assert_eq!(stack.stored(&id).await.into_result().unwrap().variant, variant());
+    }
+    let subject = subjects::pinned(Lane::Rpc, &model(), &variant());
+    let answer = stack.call_raw(subject, HeaderMap::new(), r#"{"texts":["a"]}"#).await;
+    assert!(decode_outcome(&answer.payload).unwrap().into_result().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, "[limits]\nmax_deliveries = 1\n").unwrap();
+    let stack = Stack::start_with(Default::default(), &["--config", file.to_str().unwrap()]).await;
+    // A worker takes it and dies: here, a consumer that takes it and never answers.
+    stack.worker.kill();
+    let stream =
+        async_nats::jetstream::new(stack.client.clone()).get_stream(streams::jobs_stream(&model())).await.unwrap();
+    let name = streams::consumer(&variant(), Lane::Job);
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&name).await.unwrap();
+    let request = EmbedRequest { id: Some("poison".parse().unwrap()), ..EmbedRequest::new(["a"]) };
+    stack.client.publish(subjects::bare(Lane::Job, &model()), Format::Json.encode(&request)).await.unwrap();
+    let mut messages = consumer.fetch().max_messages(1).expires(Duration::from_secs(30)).messages().await.unwrap();
+    while messages.next().await.is_none() {
+        messages = consumer.fetch().max_messages(1).messages().await.unwrap();
+    }
+    let worker = Daemon::spawn(&mut worker_command(&stack.nats, &["--config", file.to_str().unwrap()]));
+    let stack = Stack { ready: worker.json_line(), worker, client: stack.client, nats: stack.nats };
+    let error = stack.stored(&"poison".parse().unwrap()).await.into_result().unwrap_err();
+    assert_eq!(error.code, ErrorCode::TooManyDeliveries);
+    stack.wait_for_messages(streams::DEAD_STREAM, 1).await;
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_finishes_every_call_and_loses_no_job() {
+    let stack = Stack::start().await;
+    let text = "a sentence of some length, so that it takes a while ".repeat(8);
+    let jobs = 60;
+    for i in 0..jobs {
+        let request =
+            EmbedRequest { id: Some(format!("drain-{i}").parse().unwrap()), ..EmbedRequest::new(vec![&text; 8]) };
+        stack.publish_raw(Lane::Bulk, HeaderMap::new(), Format::MessagePack.encode(&request)).await;
+    }
+    // Calls that are on their way when the order to stop comes.
+    let calls = EmbedRequest::new(vec![text.as_str(); 4]);
+    let calls: Vec<_> = (0..50).map(|_| stack.call(&calls, Format::MessagePack)).collect();
+    stack.client.flush().await.unwrap();
+    let calls = tokio::time::timeout(embed_testkit::PATIENCE, async {
+        let calls = futures::future::join_all(calls);
+        let stop = async {
+            // Once something has come back, there is much in the worker.
+            let results = streams::results_stream(&model());
+            while stack.messages_in(&results).await == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            stack.worker.signal(libc::SIGTERM);
+        };
+        futures::future::join(calls, stop).await.0
+    });
+    for call in calls.await.expect("every call is answered") {
+        call.unwrap();
+    }
+    let Stack { mut worker, nats, client, .. } = stack;
+    let (status, log) = worker.wait();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+
+    // What it did not take, another does.
+    let worker = Daemon::spawn(&mut worker_command(&nats, &[]));
+    let stack = Stack { ready: worker.json_line(), worker, client, nats };
+    stack.wait_for_messages(&streams::results_stream(&model()), jobs).await;
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_uses_no_processor_to_speak_of() {
+    let stack = Stack::start().await;
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", stack.worker.id())).unwrap();
+        let fields: Vec<u64> = stat.rsplit_once(')').unwrap().1.split(' ').filter_map(|f| f.parse().ok()).collect();
+        // utime and stime, in hundredths of a second; the fields before them that are numbers are ten.
+        fields[10] + fields[11]
+    };
+    let before = ticks();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = ticks() - before;
+    assert!(used <= 6, "{used} hundredths of a second of processor time in 3 s");
+}

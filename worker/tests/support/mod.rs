@@ -1,0 +1,219 @@
+//! A worker of the test's own, on a nats-server of the test's own.
+
+#![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
+
+use std::process::Command;
+
+use async_nats::{Client, HeaderMap, jetstream};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use embed_schemas::{
+    EmbedRequest, EmbedResult, Format, JobId, Lane, Outcome, Slug, Storage, WireError, headers,
+    streams::{self, StreamSettings},
+    subjects,
+    wire::decode_outcome,
+};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, ServerOptions, registry};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The model's slug.
+pub fn model() -> Slug {
+    Slug::from_name("all-MiniLM-L6-v2").unwrap()
+}
+
+/// The default variant's name.
+pub fn variant() -> Slug {
+    "fp32".parse().unwrap()
+}
+
+/// `embed-worker run` on this server, with more arguments.
+pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
+    command.env("EMBED_REGISTRY", registry());
+    command
+}
+
+/// A server, its streams, a worker that is ready, and a client.
+pub struct Stack {
+    pub client: Client,
+    pub worker: Daemon,
+    pub ready: Value,
+    pub nats: NatsServer,
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::start_with(ServerOptions::default(), &[]).await
+    }
+
+    pub async fn start_with(options: ServerOptions, more: &[&str]) -> Self {
+        let nats = NatsServer::start_with(options);
+        let client = async_nats::connect(nats.url()).await.unwrap();
+        provision(&client, &StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() }).await;
+        let worker = Daemon::spawn(&mut worker_command(&nats, more));
+        let ready = worker.json_line();
+        Self { client, worker, ready, nats }
+    }
+
+    /// An online call with a raw payload.
+    pub async fn call_raw(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: impl Into<Bytes>,
+    ) -> async_nats::Message {
+        let request = async_nats::Request::new()
+            .payload(payload.into())
+            .headers(headers)
+            .inbox(self.client.new_inbox())
+            .timeout(Some(PATIENCE));
+        self.client.send_request(subject, request).await.unwrap()
+    }
+
+    /// An online call.
+    pub async fn call(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
+        let answer = self.call_raw(subjects::bare(Lane::Rpc, &model()), HeaderMap::new(), format.encode(request)).await;
+        assert_eq!(Format::sniff(&answer.payload), Some(format), "the answer has the encoding of the question");
+        decode_outcome(&answer.payload).unwrap().into_result()
+    }
+
+    /// The refusal of an online call.
+    pub async fn refusal(&self, payload: impl Into<Bytes>) -> WireError {
+        let answer = self.call_raw(subjects::bare(Lane::Rpc, &model()), HeaderMap::new(), payload).await;
+        let error = decode_outcome(&answer.payload).unwrap().into_result().unwrap_err();
+        let headers = answer.headers.unwrap();
+        let header = |name| headers.get(name).unwrap().as_str().to_owned();
+        assert_eq!(header(headers::SERVICE_ERROR_CODE), error.code.status().to_string());
+        assert_eq!(header(headers::SERVICE_ERROR), error.to_string());
+        error
+    }
+
+    /// Publishes a raw job and waits for the server's acknowledgement.
+    pub async fn publish_raw(&self, lane: Lane, headers: HeaderMap, payload: impl Into<Bytes>) {
+        let subject = subjects::bare(lane, &model());
+        let context = jetstream::new(self.client.clone());
+        context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
+    }
+
+    /// The stored outcome of a job, once there is one.
+    pub async fn stored(&self, id: &JobId) -> Outcome {
+        let mut messages = self.client.subscribe(subjects::result(&model(), id)).await.unwrap();
+        let context = jetstream::new(self.client.clone());
+        let stream = context.get_stream_no_info(streams::results_stream(&model())).await.unwrap();
+        let payload = match stream.direct_get_last_for_subject(subjects::result(&model(), id)).await {
+            Ok(message) => message.payload,
+            Err(_) => {
+                tokio::time::timeout(PATIENCE, messages.next()).await.expect("an outcome in time").unwrap().payload
+            }
+        };
+        decode_outcome(&payload).unwrap()
+    }
+
+    /// Publishes a job and waits for its outcome.
+    pub async fn job(&self, lane: Lane, mut request: EmbedRequest, format: Format, id: &str) -> Outcome {
+        let id: JobId = id.parse().unwrap();
+        request.id = Some(id.clone());
+        self.publish_raw(lane, HeaderMap::new(), format.encode(&request)).await;
+        self.stored(&id).await
+    }
+
+    /// The state of a stream: messages, from the server.
+    pub async fn messages_in(&self, stream: &str) -> u64 {
+        let context = jetstream::new(self.client.clone());
+        context.get_stream(stream).await.unwrap().cached_info().state.messages
+    }
+
+    /// Waits until a stream holds this many messages.
+    pub async fn wait_for_messages(&self, stream: &str, count: u64) {
+        let wait = async {
+            while self.messages_in(stream).await != count {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            panic!("{stream} holds {} messages, not {count}", self.messages_in(stream).await);
+        }
+    }
+
+    /// `GET` on the worker's HTTP endpoint: status and body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let address = self.ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+        http_get(&address, path).await
+    }
+}
+
+/// A minimal HTTP client: one request, one answer.
+pub async fn http_get(address: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// Makes the streams and consumers as `embed init` does, through the server's API: the definitions are its JSON.
+pub async fn provision(client: &Client, settings: &StreamSettings) {
+    for stream in streams::streams(&model(), settings) {
+        api(client, format!("STREAM.CREATE.{}", stream.name), &stream).await;
+    }
+    let jobs = streams::jobs_stream(&model());
+    for consumer in streams::consumers(&model(), &variant(), true, settings) {
+        let config = serde_json::json!({"stream_name": jobs, "config": consumer});
+        api(client, format!("CONSUMER.DURABLE.CREATE.{jobs}.{}", consumer.durable_name), &config).await;
+    }
+}
+
+async fn api(client: &Client, call: String, request: &impl serde::Serialize) {
+    let payload = serde_json::to_vec(request).unwrap();
+    // A server that has just started may not answer at once.
+    let answer = loop {
+        match client.request(format!("$JS.API.{call}"), payload.clone().into()).await {
+            Ok(answer) => break answer,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    };
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer["error"].is_null(), "{call}: {answer}");
+}
+
+/// What sentence-transformers says of a text.
+#[derive(Deserialize)]
+pub struct Reference {
+    pub text: String,
+    pub tokens: u32,
+    pub truncated: bool,
+    embedding_b64: String,
+}
+
+impl Reference {
+    pub fn vector(&self) -> Vec<f32> {
+        Storage::F32.decode_row(&BASE64_STANDARD.decode(&self.embedding_b64).unwrap(), 384)
+    }
+}
+
+/// All reference texts.
+pub fn references() -> Vec<Reference> {
+    #[derive(Deserialize)]
+    struct File {
+        items: Vec<Reference>,
+    }
+    let file: File = serde_json::from_str(include_str!("../golden/minilm-l6-reference.json")).unwrap();
+    file.items
+}
+
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
+}
+
+/// Largest difference of a component.
+pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
