@@ -1,1 +1,7 @@
-//! placeholder
+//! Load tests: they drive workers from outside, as producers do.
+
+pub mod cli;
+pub mod open_loop;
+pub mod pacing;
+pub mod report;
+pub mod texts;

@@ -1,0 +1,43 @@
+//! A server with its streams, and a worker, each a process that can be killed on its own.
+
+use std::process::Command;
+
+use embed_testkit::{Daemon, NatsServer, registry, sibling_binary};
+
+/// The stack.
+pub(crate) struct Stack {
+    pub(crate) worker: Daemon,
+    pub(crate) nats: NatsServer,
+}
+
+impl Stack {
+    /// Starts a server, runs `embed init`, and starts a worker.
+    pub(crate) fn start() -> Self {
+        let nats = NatsServer::start();
+        // A job of a worker that was killed goes to another after this time.
+        let init = embed(&nats).args(["init", "--ack-wait", "2s"]).output().unwrap();
+        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+        let worker = Self::start_worker(&nats);
+        Self { worker, nats }
+    }
+
+    /// Starts a worker and waits until it is ready.
+    pub(crate) fn start_worker(nats: &NatsServer) -> Daemon {
+        let mut command = Command::new(sibling_binary("embed-worker"));
+        command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]);
+        let worker = Daemon::spawn(command.env("EMBED_REGISTRY", registry()));
+        worker.json_line();
+        worker
+    }
+
+    /// The command `embed` on this stack's server.
+    pub(crate) fn embed(&self) -> Command {
+        embed(&self.nats)
+    }
+}
+
+fn embed(nats: &NatsServer) -> Command {
+    let mut command = Command::new(sibling_binary("embed"));
+    command.env("EMBED_REGISTRY", registry()).env("NATS_URL", nats.url());
+    command
+}

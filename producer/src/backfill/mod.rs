@@ -1,0 +1,211 @@
+//! Backfill: a file of JSON lines in, a file of JSON lines out, through the queue.
+//!
+//! Rows are grouped into jobs on the bulk lane, a bounded number of them in flight, and written in the order of the
+//! input. What is written is recorded beside the output, so that a run that was stopped, however it was stopped, goes
+//! on where it was: every row is written exactly once.
+//!
+//! | module | does |
+//! |---|---|
+//! | `input` | lines -> rows, with their position in the file |
+//! | `chunk` | rows -> groups that fit into one message |
+//! | `job` | a group -> its lines of the output, through the queue |
+//! | `output` | the file being written |
+//! | `state` | what is recorded of a backfill |
+//! | `driver` | the loop over all of it |
+//! | `purge` | results that are written are removed from the stream |
+
+mod chunk;
+mod driver;
+mod input;
+mod job;
+mod output;
+mod purge;
+mod state;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use embed_schemas::{EmbedRequest, JobId, Slug};
+use serde::{Deserialize, Serialize};
+
+pub use state::{Position, State, state_path};
+
+use crate::{Client, Error, client::new_id};
+use output::Output;
+
+/// What a backfill does. Kept with its state, so that it is the same after a resume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The file to read.
+    pub input: PathBuf,
+    /// The model.
+    pub model: Slug,
+    /// The variant; left to the route if `None`.
+    pub variant: Option<Slug>,
+    /// A prompt of the model.
+    pub prompt: Option<String>,
+    /// Whether texts that are too long are cut.
+    pub truncate: bool,
+    /// A smaller number of dimensions.
+    pub dimensions: Option<u32>,
+    /// The field that holds the text.
+    pub text_field: String,
+    /// The field that holds the row's id.
+    pub id_field: String,
+    /// Rows in one job, 1 to 256.
+    pub chunk: usize,
+}
+
+/// How a backfill is run. May differ from run to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// Jobs in flight, at least 1.
+    pub window: usize,
+    /// Give up if no result at all comes for so long.
+    pub stall_timeout: Duration,
+    /// Leave results in their stream after they are written, until they expire.
+    pub keep_results: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { window: 32, stall_timeout: Duration::from_secs(600), keep_results: false }
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows written, by earlier runs too.
+    pub rows: u64,
+    /// Rows written by this run.
+    pub rows_now: u64,
+    /// Of all rows written, those that have an error instead of a vector.
+    pub failed: u64,
+    /// Bytes of the input that are done.
+    pub input_bytes: u64,
+    /// Bytes of the input.
+    pub input_size: u64,
+    /// For how long this run has been running.
+    pub elapsed: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The backfill's id.
+    pub id: JobId,
+    /// The file that was written.
+    pub output: PathBuf,
+    /// Whether the whole input is done. If not, the run was asked to stop.
+    pub finished: bool,
+    /// Rows read.
+    pub rows: u64,
+    /// Rows that have a vector.
+    pub stored: u64,
+    /// Rows that have an error.
+    pub failed: u64,
+    /// Seconds that this run took.
+    pub seconds: f64,
+    /// Rows per second of this run.
+    pub rows_per_second: f64,
+}
+
+/// Begins a backfill and runs it to its end, or until `shutdown` is done.
+///
+/// # Errors
+/// [`Error::Backfill`] if the output exists (unless `force`), if a backfill into it is unfinished or running, or if
+/// results come from two embedding spaces; [`Error::Stalled`]; [`Error::NoStream`]; [`Error::File`]. What was written by
+/// then is recorded and can be resumed.
+pub async fn run(
+    client: &Client,
+    parameters: Parameters,
+    output: &Path,
+    force: bool,
+    pace: &Pace,
+    shutdown: impl Future<Output = ()>,
+    on_progress: impl FnMut(&Progress),
+) -> Result<Summary, Error> {
+    let parameters = Parameters {
+        input: std::path::absolute(&parameters.input).map_err(Error::file(&parameters.input))?,
+        ..parameters
+    };
+    let input_size = std::fs::metadata(&parameters.input).map_err(Error::file(&parameters.input))?.len();
+    if !force && let Some(state) = State::find(output)? {
+        return Err(Error::Backfill(if state.finished {
+            format!("{} is the output of a finished backfill: pass --force to overwrite it", output.display())
+        } else {
+            format!(
+                "a backfill into {0} is unfinished: go on with `embed backfill resume {0}`, or pass --force to begin anew",
+                output.display()
+            )
+        }));
+    }
+    // Overwriting is asked for with the output in mind.
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    if real(output).is_some_and(|output| real(&parameters.input) == Some(output)) {
+        return Err(Error::Backfill(format!("{} is the input: choose another output", output.display())));
+    }
+    let file = Output::create(output, force)?;
+    let state = State::new(new_id(), parameters, input_size);
+    state.save(output)?;
+    driver::drive(client, state, file, pace, false, shutdown, on_progress).await
+}
+
+/// Goes on with a backfill that was stopped. One that is finished is left as it is.
+///
+/// # Errors
+/// [`Error::Backfill`] if there is nothing to resume, or if input or output are not as they were left; and as [`run`].
+pub async fn resume(
+    client: &Client,
+    output: &Path,
+    pace: &Pace,
+    shutdown: impl Future<Output = ()>,
+    on_progress: impl FnMut(&Progress),
+) -> Result<Summary, Error> {
+    let state = status(output)?;
+    if state.finished {
+        return Ok(state.summary(output, 0, Duration::ZERO));
+    }
+    let input = &state.parameters.input;
+    let input_size = std::fs::metadata(input).map_err(Error::file(input))?.len();
+    if input_size != state.input_size {
+        return Err(Error::Backfill(format!(
+            "{} has {input_size} bytes and had {} when the backfill began: it cannot be resumed on another input; begin \
+             anew with --force",
+            input.display(),
+            state.input_size
+        )));
+    }
+    let file = Output::reopen(output, state.output_bytes)?;
+    driver::drive(client, state, file, pace, true, shutdown, on_progress).await
+}
+
+/// What is recorded of the backfill into `output`.
+///
+/// # Errors
+/// [`Error::Backfill`] if nothing is.
+pub fn status(output: &Path) -> Result<State, Error> {
+    State::find(output)?.ok_or_else(|| {
+        Error::Backfill(format!(
+            "there is no backfill into {}: its state would be in {}",
+            output.display(),
+            state_path(output).display()
+        ))
+    })
+}
+
+impl Parameters {
+    /// A job without texts and id.
+    fn template(&self) -> EmbedRequest {
+        EmbedRequest {
+            prompt: self.prompt.clone(),
+            truncate: self.truncate,
+            dimensions: self.dimensions,
+            ..EmbedRequest::default()
+        }
+    }
+}

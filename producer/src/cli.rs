@@ -1,0 +1,279 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use embed_schemas::{Encoding, JobId, Lane, Slug, connect::ConnectSettings};
+
+/// The model that is asked if none is named.
+const DEFAULT_MODEL: &str = "all-minilm-l6-v2";
+
+/// Ask for embeddings, publish jobs, backfill files, run a local stack.
+#[derive(Debug, Parser)]
+#[command(name = "embed", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectSettings,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole local stack: NATS server, streams, and a worker for the registry's models
+    Dev(DevArgs),
+    /// Make the streams and consumers for the registry's models; safe to repeat
+    Init(InitArgs),
+    /// Ask a worker for the vectors of texts, and wait for them
+    Ask(AskArgs),
+    /// Store texts as jobs
+    Publish(PublishArgs),
+    /// Embed a file of JSON lines into another, through the queue
+    #[command(subcommand)]
+    Backfill(BackfillCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where the server keeps its streams, configuration and log
+    #[arg(long, default_value = ".embed-dev", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The registry of models, a folder [default: build/registry here or in a parent folder]
+    #[arg(long, env = "EMBED_REGISTRY", value_name = "DIR")]
+    pub(crate) registry: Option<String>,
+    /// The server's port, 0 for any
+    #[arg(long, default_value_t = 4222)]
+    pub(crate) port: u16,
+    /// Largest message
+    #[arg(long, default_value = "8MiB", value_parser = parse_bytes::<u32>, value_name = "BYTES")]
+    pub(crate) max_payload: u32,
+    /// Time after which a job that a worker holds is given to another
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) ack_wait: Duration,
+    /// Passed on to `embed-worker run`; may be repeated
+    #[arg(long, allow_hyphen_values = true, value_name = "ARG")]
+    pub(crate) worker_arg: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The registry of models, a folder [default: build/registry here or in a parent folder]
+    #[arg(long, env = "EMBED_REGISTRY", value_name = "DIR")]
+    pub(crate) registry: Option<String>,
+    /// Only compare; exit with 1 if anything differs
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// A variant of a model; may be repeated. The first of a model is its default: it takes what is sent without a
+    /// variant. [default: one for each model, called after its first precision]
+    #[arg(long, value_parser = parse_variant, value_name = "MODEL=NAME")]
+    pub(crate) variant: Vec<(Slug, Slug)>,
+    /// Time after which a job that a worker holds is given to another
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) ack_wait: Duration,
+    /// Copies of each stream: 1, 3 or 5
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) replicas: usize,
+    /// What the jobs of one model may take
+    #[arg(long, value_parser = parse_bytes::<i64>, value_name = "BYTES")]
+    pub(crate) jobs_max_bytes: Option<i64>,
+    /// What the results of one model may take
+    #[arg(long, value_parser = parse_bytes::<i64>, value_name = "BYTES")]
+    pub(crate) results_max_bytes: Option<i64>,
+    /// How long results are kept
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) results_max_age: Option<Duration>,
+}
+
+/// Which model, and what of it.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// The model, by name or slug
+    #[arg(short, long, env = "EMBED_MODEL", default_value = DEFAULT_MODEL, value_parser = parse_name)]
+    pub(crate) model: Slug,
+    /// A variant of the model, instead of what the route chooses
+    #[arg(long, value_parser = parse_name)]
+    pub(crate) variant: Option<Slug>,
+    /// A prompt of the model, such as `query`
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// Fail for texts that are longer than the model takes, instead of cutting them
+    #[arg(long)]
+    pub(crate) no_truncate: bool,
+    /// A smaller number of dimensions, where the model allows it
+    #[arg(long, value_name = "N")]
+    pub(crate) dimensions: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Number format of the vectors: f32, f16, i8, u1, float or base64
+    #[arg(long)]
+    pub(crate) encoding: Option<Encoding>,
+    /// How long to wait for the whole answer
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// The texts; `-` reads lines from standard input
+    #[arg(required = true, value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Number format of the vectors: f32, f16, i8, u1 or float
+    #[arg(long)]
+    pub(crate) encoding: Option<Encoding>,
+    /// The job's id, letters, digits, `-` and `_` [default: a new one]
+    #[arg(long)]
+    pub(crate) id: Option<JobId>,
+    /// The lane: `job`, or `bulk` for what may wait behind everything else
+    #[arg(long, default_value = "job", value_parser = parse_lane)]
+    pub(crate) lane: Lane,
+    /// A subject that gets a copy of the result
+    #[arg(long, value_name = "SUBJECT")]
+    pub(crate) reply_to: Option<String>,
+    /// Wait for the results and print them
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to keep trying to publish, and then to wait
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// The texts; `-` reads lines from standard input
+    #[arg(required = true, value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillCommand {
+    /// Embed every row of INPUT into OUTPUT
+    Run(BackfillRunArgs),
+    /// Go on with a backfill that was stopped
+    Resume(BackfillResumeArgs),
+    /// Show how far a backfill is
+    Status {
+        /// The output of the backfill
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackfillRunArgs {
+    /// Rows such as {"id": 7, "text": "…"}, one JSON object a line
+    pub(crate) input: PathBuf,
+    /// Rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The field that holds the text
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub(crate) text_field: String,
+    /// The field that holds the row's id; rows without one get their number
+    #[arg(long, default_value = "id", value_name = "NAME")]
+    pub(crate) id_field: String,
+    /// Rows in one job
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
+    pub(crate) chunk: u16,
+    /// Overwrite OUTPUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackfillResumeArgs {
+    /// The output of the backfill
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+}
+
+/// What may be chosen anew when a backfill is resumed.
+#[derive(Debug, Args)]
+pub(crate) struct PaceArgs {
+    /// Jobs in flight
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    pub(crate) window: u16,
+    /// Give up if no result at all comes for so long
+    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) stall_timeout: Duration,
+    /// Leave the results in their stream until they expire
+    #[arg(long)]
+    pub(crate) keep_results: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 10s or 5m"))
+}
+
+fn parse_name(text: &str) -> Result<Slug, String> {
+    Slug::from_name(text).map_err(|error| error.to_string())
+}
+
+fn parse_variant(text: &str) -> Result<(Slug, Slug), String> {
+    let (model, name) = text.split_once('=').ok_or("write it as MODEL=NAME, such as all-minilm-l6-v2=int8")?;
+    Ok((parse_name(model)?, name.parse().map_err(|error: embed_schemas::slug::SlugError| error.to_string())?))
+}
+
+fn parse_lane(text: &str) -> Result<Lane, String> {
+    match text.parse() {
+        Ok(Lane::Rpc) => Err("an online call is no job: use `embed ask`".to_owned()),
+        Ok(lane) => Ok(lane),
+        Err(_) => Err("use `job` or `bulk`".to_owned()),
+    }
+}
+
+/// `1048576`, `512KiB`, `8MiB`, `2GiB`; `K`, `M` and `G` alone mean the same.
+fn parse_bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        unit => return Err(format!("unknown unit {unit:?}: use KiB, MiB or GiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write it as a number with a unit, such as 8MiB".to_owned())?;
+    number.checked_mul(factor).and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(|| "too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes::<u32>("8MiB"), Ok(8 << 20));
+        assert_eq!(parse_bytes::<i64>("17"), Ok(17));
+        assert!(parse_bytes::<u32>("8GiB").is_err());
+        assert!(parse_bytes::<u32>("8XB").unwrap_err().contains("xb"));
+        assert!(parse_bytes::<u32>("MiB").is_err());
+    }
+
+    #[test]
+    fn models_may_be_named() {
+        let cli = Cli::parse_from(["embed", "ask", "-m", "BGE small v1.5", "--json", "-"]);
+        let Command::Ask(ask) = cli.command else { panic!("not ask") };
+        assert_eq!(ask.model.model.as_str(), "bge-small-v1-5");
+        assert!(cli.json);
+    }
+
+    #[test]
+    fn variants_name_their_model() {
+        assert_eq!(parse_variant("A b=int8").unwrap().0.as_str(), "a-b");
+        assert!(parse_variant("int8").unwrap_err().contains("MODEL=NAME"));
+    }
+}

@@ -1,0 +1,168 @@
+//! Results of jobs: heard as they are stored, and read from the stream where they were not heard.
+//!
+//! What a worker stores is a message on a subject of the job's own, so a plain subscription hears it at once. That is only
+//! the fast way: it misses what was stored before, and what passes while the connection is down. The stream is the
+//! truth, and is looked at right away and then every two seconds.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber};
+use bytes::Bytes;
+use embed_schemas::{JobId, Outcome, Slug, streams, subjects, wire};
+use futures::{Stream, StreamExt, stream::FuturesUnordered};
+
+use super::Client;
+use crate::{Error, nats};
+
+/// How often the stream is looked at while nothing is heard.
+pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
+/// For one look.
+const GET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The outcome of one job, expected. Made before the job is published, it misses nothing.
+#[derive(Debug)]
+pub struct Expected {
+    client: Client,
+    id: JobId,
+    subject: String,
+    stream: String,
+    heard: Subscriber,
+}
+
+impl Client {
+    /// Begins to listen for the outcome of a job.
+    ///
+    /// # Errors
+    /// If the connection is closed.
+    pub async fn expect(&self, model: &Slug, id: JobId) -> Result<Expected, Error> {
+        let subject = subjects::result(model, &id);
+        let heard = self
+            .nats
+            .subscribe(subject.clone())
+            .await
+            .map_err(|error| Error::nats(format!("cannot listen on {subject}"), error))?;
+        Ok(Expected { client: self.clone(), id, subject, stream: streams::results_stream(model), heard })
+    }
+
+    /// The outcome of one job, waited for.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; [`Error::BadAnswer`] if what is stored cannot be read.
+    pub async fn result(&self, model: &Slug, id: &JobId, timeout: Duration) -> Result<Outcome, Error> {
+        self.expect(model, id.clone()).await?.wait(timeout).await
+    }
+
+    /// The outcomes of several jobs, as they come. The stream ends after the last; it waits as long as it is polled.
+    /// Everything is listened for when this returns, so jobs may be published after it.
+    ///
+    /// # Errors
+    /// If the connection is closed. The stream's own errors are those of [`Client::result`].
+    pub async fn results(
+        &self,
+        model: &Slug,
+        ids: Vec<JobId>,
+    ) -> Result<impl Stream<Item = Result<(JobId, Outcome), Error>> + use<>, Error> {
+        let waiting = FuturesUnordered::new();
+        for id in ids {
+            let mut expected = self.expect(model, id).await?;
+            waiting.push(async move {
+                let outcome = expected.outcome(DEFAULT_POLL).await?;
+                Ok((expected.id, outcome))
+            });
+        }
+        Ok(waiting)
+    }
+}
+
+impl Expected {
+    /// The job's id.
+    #[must_use]
+    pub const fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// As [`Client::result`].
+    pub async fn wait(mut self, timeout: Duration) -> Result<Outcome, Error> {
+        match tokio::time::timeout(timeout, self.outcome(DEFAULT_POLL)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Timeout {
+                what: format!("no result of job {}", self.id),
+                after: timeout,
+                hint: self.hint().await,
+            }),
+        }
+    }
+
+    /// Waits without a limit, looking into the stream every `poll`.
+    pub(crate) async fn outcome(&mut self, poll: Duration) -> Result<Outcome, Error> {
+        let Self { client, id, subject, stream, heard } = self;
+        let look = async {
+            let mut looks = tokio::time::interval(poll);
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
+                if let Some(outcome) = stored(client, stream, subject).await? {
+                    return Ok(outcome);
+                }
+            }
+        };
+        tokio::pin!(look);
+        loop {
+            tokio::select! {
+                biased;
+                message = heard.next() => match message {
+                    Some(message) => match wire::decode_outcome(&message.payload) {
+                        Ok(outcome) => return Ok(outcome),
+                        // Anybody may send on the subject; only what is stored counts.
+                        Err(error) => tracing::warn!(%id, %error, "ignored a message that is no outcome"),
+                    },
+                    None => return Err(Error::nats(format!("cannot wait for job {id}"), "the connection is closed")),
+                },
+                outcome = &mut look => return outcome,
+            }
+        }
+    }
+
+    /// Looks into the stream. `None` if nothing is there, or if the server does not answer now.
+    ///
+    /// # Errors
+    /// [`Error::BadAnswer`] if what is stored cannot be read.
+    pub(crate) async fn stored(&self) -> Result<Option<Outcome>, Error> {
+        stored(&self.client, &self.stream, &self.subject).await
+    }
+
+    /// Why nothing came, as far as one look can tell.
+    async fn hint(&self) -> String {
+        match get(&self.client, &self.stream, &self.subject).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                format!(": there is no stream {} to read it from; run `embed init`", self.stream)
+            }
+            Err(_) => ": the server does not answer".to_owned(),
+            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => {
+                ": it waits to be served, or its result has expired; is a worker running?".to_owned()
+            }
+            Ok(_) => String::new(),
+        }
+    }
+}
+
+async fn stored(client: &Client, stream: &str, subject: &str) -> Result<Option<Outcome>, Error> {
+    match get(client, stream, subject).await {
+        Ok(message) if message.status.is_none() => wire::decode_outcome(&message.payload)
+            .map(Some)
+            .map_err(|error| Error::BadAnswer { from: subject.to_owned(), reason: error.to_string() }),
+        Ok(_) => Ok(None),
+        Err(error) => {
+            tracing::debug!(subject, %error, "cannot look into the results");
+            Ok(None)
+        }
+    }
+}
+
+async fn get(client: &Client, stream: &str, subject: &str) -> Result<async_nats::Message, async_nats::RequestError> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    nats::request(&client.nats, subject, HeaderMap::new(), Bytes::new(), GET_TIMEOUT).await
+}

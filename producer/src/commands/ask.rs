@@ -1,0 +1,34 @@
+//! `embed ask`
+
+use embed_producer::{Client, client::CallOptions};
+use embed_schemas::{EmbedRequest, Encoding, connect::ConnectSettings};
+
+use super::{Status, print};
+use crate::cli::AskArgs;
+
+pub(super) async fn run(args: AskArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    let texts = print::texts(args.texts).await?;
+    let client = Client::connect(connect).await?;
+    // `base64` and `float` are forms of JSON; on the wire we use the bytes that they stand for.
+    let shown = args.encoding.unwrap_or(Encoding::Float);
+    let asked = match shown {
+        Encoding::Base64 | Encoding::Float => Encoding::F32,
+        other => other,
+    };
+    let request = EmbedRequest {
+        prompt: args.model.prompt,
+        truncate: !args.model.no_truncate,
+        encoding: Some(asked),
+        dimensions: args.model.dimensions,
+        ..EmbedRequest::new(texts.iter().cloned())
+    };
+    let options = CallOptions { variant: args.model.variant, timeout: args.timeout };
+    let mut result = client.embed(&args.model.model, request, &options).await?;
+    result.encoding = shown;
+    if json {
+        print::json_line(&result)?;
+    } else {
+        print::vectors(&result, &texts)?;
+    }
+    Ok(if print::complete(&result) { Status::Done } else { Status::Unsuccessful })
+}

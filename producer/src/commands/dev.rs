@@ -1,0 +1,41 @@
+//! `embed dev`
+
+use embed_producer::dev::{self, Options, Ready};
+use embed_schemas::streams::StreamSettings;
+
+use super::{Status, asked_to_stop, print, registry};
+use crate::cli::DevArgs;
+
+pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
+    let options = Options {
+        data_dir: args.data_dir,
+        registry: registry(args.registry)?,
+        port: args.port,
+        max_payload: args.max_payload,
+        streams: StreamSettings { ack_wait_ms: super::init::milliseconds(args.ack_wait), ..StreamSettings::default() },
+        worker_args: args.worker_arg,
+    };
+    let mut printed = Ok(());
+    dev::run(&options, asked_to_stop(), |ready| {
+        printed = if json { print::json_line(ready) } else { print::line(welcome(ready)) };
+    })
+    .await?;
+    printed?;
+    Ok(Status::Done)
+}
+
+fn welcome(ready: &Ready) -> String {
+    let Ready { nats_url, metrics_url, models, .. } = ready;
+    let served = models.iter().map(|s| format!("{} ({} {})", s.model, s.variant, s.version)).collect::<Vec<_>>();
+    let model = models.first().map_or("MODEL", |served| served.model.as_str());
+    // What is the default already needs no option.
+    let server = if nats_url.ends_with(":4222") { String::new() } else { format!(" -s {nats_url}") };
+    format!(
+        "Ready. Serving {}.\n\n  \
+         embed ask{server} -m {model} \"hello\"\n  \
+         nats req{server} embed.rpc.{model} '{{\"texts\":[\"hello\"]}}'\n  \
+         curl {metrics_url}/metrics\n\n\
+         Ctrl-C drains and stops everything.",
+        served.join(", ")
+    )
+}

@@ -1,0 +1,100 @@
+//! `embed init`
+
+use std::time::Duration;
+
+use embed_producer::{
+    Error, nats,
+    provision::{self, ModelVariants},
+    registry::{self, RegisteredModel},
+};
+use embed_schemas::{Slug, connect::ConnectSettings, streams::StreamSettings};
+use serde_json::json;
+
+use super::{Status, print};
+use crate::cli::InitArgs;
+
+pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    let models = registry::list(&super::registry(args.registry.clone())?).await?;
+    let variants = variants(&models, &args.variant)?;
+    let settings = settings(&args);
+    let client = nats::connect(connect, "embed init").await?;
+    if args.check {
+        let differences = provision::check(&client, &variants, &settings).await?;
+        if json {
+            print::json_line(&json!({ "differences": differences }))?;
+        } else {
+            for difference in &differences {
+                print::line(difference)?;
+            }
+            if differences.is_empty() {
+                print::line("all streams and consumers are as they should be")?;
+            }
+        }
+        return Ok(if differences.is_empty() { Status::Done } else { Status::Unsuccessful });
+    }
+    let report = provision::apply(&client, &variants, &settings).await?;
+    if json {
+        print::json_line(&report)?;
+    } else {
+        for name in &report.created {
+            print::line(format_args!("created    {name}"))?;
+        }
+        for change in &report.updated {
+            print::line(format_args!(
+                "updated    {}: {} from {} to {}",
+                change.name, change.field, change.found, change.wanted
+            ))?;
+        }
+        for name in &report.unchanged {
+            print::line(format_args!("unchanged  {name}"))?;
+        }
+    }
+    Ok(Status::Done)
+}
+
+fn settings(args: &InitArgs) -> StreamSettings {
+    let default = StreamSettings::default();
+    StreamSettings {
+        replicas: args.replicas,
+        jobs_max_bytes: args.jobs_max_bytes.unwrap_or(default.jobs_max_bytes),
+        results_max_bytes: args.results_max_bytes.unwrap_or(default.results_max_bytes),
+        results_max_age_s: args.results_max_age.map_or(default.results_max_age_s, |age| age.as_secs()),
+        ack_wait_ms: milliseconds(args.ack_wait),
+        ..default
+    }
+}
+
+/// Whole milliseconds.
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The variants of each registered model: those that were named, in their order, else its default.
+fn variants(models: &[RegisteredModel], named: &[(Slug, Slug)]) -> Result<Vec<ModelVariants>, Error> {
+    for (model, variant) in named {
+        if !models.iter().any(|m| m.slug() == model) {
+            let known = models.iter().map(|m| m.slug().as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::Settings(format!(
+                "--variant {model}={variant}: the registry has no model {model}; it has {known}"
+            )));
+        }
+    }
+    models
+        .iter()
+        .map(|model| {
+            let mut variants: Vec<Slug> = Vec::new();
+            for (_, variant) in named.iter().filter(|(m, _)| m == model.slug()) {
+                if !variants.contains(variant) {
+                    variants.push(variant.clone());
+                }
+            }
+            if variants.is_empty() {
+                variants.extend(model.default_variant());
+            }
+            if variants.is_empty() {
+                return Err(Error::Registry(format!("model {}: its metadata lists no artefact", model.slug())));
+            }
+            Ok(ModelVariants { model: model.slug().clone(), variants })
+        })
+        .collect()
+}

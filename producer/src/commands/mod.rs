@@ -1,0 +1,85 @@
+//! The commands: each reads its arguments, calls the library, and prints.
+
+mod ask;
+mod backfill;
+mod dev;
+mod init;
+mod print;
+mod publish;
+
+use std::process::ExitCode;
+
+use embed_producer::Error;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+/// What a command came to, beyond errors.
+pub(crate) enum Status {
+    /// All is well.
+    Done,
+    /// It ran, and what it has to say is no success: a difference, a row that failed.
+    Unsuccessful,
+}
+
+/// Runs a command and turns its end into an exit status: 0 done, 1 failed. (Usage errors, 2, have ended us before.)
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = cli.json;
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return print::failure(&error.into(), json),
+    };
+    // Commands run in the runtime's main task: `dev` depends on it.
+    let result = runtime.block_on(dispatch(cli));
+    // Reading standard input, for one, cannot be interrupted; it must not keep us.
+    runtime.shutdown_background();
+    match result {
+        Ok(Status::Done) => ExitCode::SUCCESS,
+        Ok(Status::Unsuccessful) => ExitCode::FAILURE,
+        Err(error) => print::failure(&error, json),
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
+    let Cli { json, connect, command } = cli;
+    match command {
+        Command::Dev(args) => dev::run(args, json).await,
+        Command::Init(args) => init::run(args, &connect, json).await,
+        Command::Ask(args) => ask::run(args, &connect, json).await,
+        Command::Publish(args) => publish::run(args, &connect, json).await,
+        Command::Backfill(command) => backfill::run(command, &connect, json).await,
+    }
+}
+
+/// The registry that was named, or the one of this checkout.
+fn registry(named: Option<String>) -> Result<String, Error> {
+    let nearby = || {
+        let here = std::env::current_dir().ok()?;
+        embed_producer::dev::nearby_registry(&here)
+    };
+    named.or_else(|| nearby().map(|path| path.to_string_lossy().into_owned())).ok_or_else(|| {
+        Error::Registry(
+            "no registry: there is no build/registry here or in a parent folder. Run `make setup`, import a model with \
+             `embed-models import`, or name a registry with --registry"
+                .to_owned(),
+        )
+    })
+}
+
+/// Ends when we are asked to: Ctrl-C, or SIGTERM.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

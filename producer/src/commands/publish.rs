@@ -1,0 +1,122 @@
+//! `embed publish`
+
+use std::collections::HashMap;
+
+use anyhow::bail;
+use embed_producer::{
+    Client, Error,
+    client::{PublishOptions, Published},
+};
+use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, connect::ConnectSettings};
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{Status, print};
+use crate::cli::PublishArgs;
+
+pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    let texts = print::texts(args.texts).await?;
+    let client = Client::connect(connect).await?;
+    let model = args.model.model;
+    let jobs = client.jobs(EmbedRequest {
+        id: args.id,
+        prompt: args.model.prompt,
+        truncate: !args.model.no_truncate,
+        encoding: args.encoding,
+        dimensions: args.model.dimensions,
+        ..EmbedRequest::new(texts)
+    })?;
+    let ids: Vec<JobId> = jobs.iter().filter_map(|job| job.id.clone()).collect();
+    // Listening begins before the first job is sent, so that no result is missed.
+    let results = if args.wait { Some(client.results(&model, ids).await?) } else { None };
+
+    let options = PublishOptions {
+        variant: args.model.variant,
+        reply_to: args.reply_to,
+        timeout: args.timeout,
+        ..PublishOptions::default()
+    };
+    let mut published = Vec::new();
+    for job in &jobs {
+        published.push(client.publish_job(&model, args.lane, job, &options).await?);
+    }
+    if !args.wait {
+        if json {
+            print::json_line(&json!({ "jobs": published }))?;
+        } else {
+            published.iter().try_for_each(show)?;
+        }
+    }
+    let Some(mut results) = results else { return Ok(Status::Done) };
+
+    let mut texts: HashMap<JobId, Vec<String>> =
+        jobs.into_iter().filter_map(|job| job.id.map(|id| (id, job.texts))).collect();
+    let deadline = Instant::now() + args.timeout;
+    let mut status = Status::Done;
+    while !texts.is_empty() {
+        match tokio::time::timeout_at(deadline, results.next()).await {
+            Ok(Some(outcome)) => {
+                let (id, outcome) = outcome?;
+                let texts = texts.remove(&id).unwrap_or_default();
+                if !show_outcome(&id, &outcome, &texts, json)? {
+                    status = Status::Unsuccessful;
+                }
+            }
+            Ok(None) => break,
+            Err(_) => return Err(too_late(&client, &model, texts.keys(), &args.timeout).await),
+        }
+    }
+    Ok(status)
+}
+
+fn show(job: &Published) -> anyhow::Result<()> {
+    let note = if job.duplicate { " (was stored before)" } else { "" };
+    print::line(format_args!("job {} is stored: {} #{}{note}", job.id, job.stream, job.sequence))
+}
+
+/// Prints an outcome. `false` if anything of it failed.
+fn show_outcome(id: &JobId, outcome: &Outcome, texts: &[String], json: bool) -> anyhow::Result<bool> {
+    if json {
+        print::json_line(outcome)?;
+    }
+    match outcome {
+        Outcome::Result(result) if result.items.len() != texts.len() => {
+            bail!(Error::BadAnswer {
+                from: format!("job {id}"),
+                reason: format!("{} rows for {} texts: another job had the same id", result.items.len(), texts.len()),
+            })
+        }
+        Outcome::Result(result) => {
+            if !json {
+                print::vectors(result, texts)?;
+            }
+            Ok(print::complete(result))
+        }
+        Outcome::Failure(failure) => {
+            if !json {
+                print::line(format_args!("job {id}: error {}", failure.error))?;
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// The error for the first of the jobs that have no result, with what can be said of the cause.
+async fn too_late(
+    client: &Client,
+    model: &Slug,
+    mut missing: impl ExactSizeIterator<Item = &JobId>,
+    timeout: &std::time::Duration,
+) -> anyhow::Error {
+    let more = missing.len() - 1;
+    let Some(id) = missing.next() else { return anyhow::anyhow!("no job is missing") };
+    match client.result(model, id, std::time::Duration::ZERO).await {
+        Err(Error::Timeout { hint, .. }) => {
+            let others = if more > 0 { format!(" and {more} more jobs") } else { String::new() };
+            Error::Timeout { what: format!("no result of job {id}{others}"), after: *timeout, hint }.into()
+        }
+        Err(error) => error.into(),
+        Ok(_) => anyhow::anyhow!("the result of job {id} came just now; ask again with the same --id"),
+    }
+}

@@ -1,0 +1,179 @@
+//! A whole local stack: a NATS server, streams and consumers for the registry's models, and a worker.
+
+pub mod binaries;
+mod child;
+mod server;
+mod worker;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use binaries::{EMBED_WORKER, NATS_SERVER, find};
+use embed_schemas::streams::StreamSettings;
+use serde::Serialize;
+
+pub use worker::Served;
+
+use crate::{
+    Error,
+    provision::{self, ModelVariants},
+    registry,
+};
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where the server keeps its streams, its configuration and its log. Made if missing.
+    pub data_dir: PathBuf,
+    /// The registry, as a path or `file://…`.
+    pub registry: String,
+    /// The server's port on 127.0.0.1; 0 for any.
+    pub port: u16,
+    /// Bytes that a message may have.
+    pub max_payload: u32,
+    /// How streams and consumers are made.
+    pub streams: StreamSettings,
+    /// More arguments for `embed-worker run`.
+    pub worker_args: Vec<String>,
+}
+
+/// How to reach a stack that is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ready {
+    /// The server.
+    pub nats_url: String,
+    /// The worker's metrics and health.
+    pub metrics_url: String,
+    /// What the worker serves.
+    pub models: Vec<Served>,
+    /// The processes.
+    pub pids: Pids,
+}
+
+/// Process ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pids {
+    /// Of the server.
+    pub nats_server: u32,
+    /// Of the worker.
+    pub worker: u32,
+}
+
+/// Runs a stack until `shutdown` is done: then the worker is drained, and the server stopped after it.
+///
+/// `on_ready` is called once, when calls and jobs are being served. Await this in the runtime's main task
+/// (`block_on`), not in a spawned one: on Linux the children end with the thread that started them.
+///
+/// # Errors
+/// [`Error::Dev`] if a program is missing, a port is taken, another stack uses the data folder, or a process ends;
+/// [`Error::Registry`] if there is nothing to serve. Whatever was started is stopped again.
+pub async fn run(
+    options: &Options,
+    shutdown: impl Future<Output = ()>,
+    on_ready: impl FnOnce(&Ready),
+) -> Result<(), Error> {
+    tokio::pin!(shutdown);
+    let (server_program, worker_program) = (find(NATS_SERVER)?, find(EMBED_WORKER)?);
+    let root = absolute(&registry::folder(&options.registry)?)?;
+    let models = registry::list(&root.to_string_lossy()).await?;
+    let variants = models
+        .iter()
+        .map(|model| {
+            let variant = model
+                .default_variant()
+                .ok_or_else(|| Error::Registry(format!("model {}: its metadata lists no artefact", model.slug())))?;
+            Ok(ModelVariants { model: model.slug().clone(), variants: vec![variant] })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+
+    std::fs::create_dir_all(&options.data_dir).map_err(Error::file(&options.data_dir))?;
+    let data_dir = absolute(&options.data_dir)?;
+    let _lock = lock(&data_dir)?;
+    let mut server = tokio::select! {
+        server = server::start(&server_program, &data_dir, options.port, options.max_payload) => server?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let (client, url) = (server.client.clone(), server.url.clone());
+    let prepare = async {
+        provision::apply(&client, &variants, &options.streams).await?;
+        worker::start(&worker_program, &url, &root, &options.worker_args).await.map(Some)
+    };
+    let prepared = tokio::select! {
+        prepared = prepare => prepared,
+        how = server.process.ended() => Err(Error::Dev(how)),
+        () = &mut shutdown => Ok(None),
+    };
+    let mut worker = match prepared {
+        Ok(Some(worker)) => worker,
+        Ok(None) => {
+            server.stop().await;
+            return Ok(());
+        }
+        Err(error) => {
+            server.stop().await;
+            return Err(error);
+        }
+    };
+    on_ready(&Ready {
+        nats_url: server.url.clone(),
+        metrics_url: worker.ready.metrics_url.clone(),
+        models: worker.ready.variants.clone(),
+        pids: Pids { nats_server: server.process.id(), worker: worker.process.id() },
+    });
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        how = server.process.ended() => Err(Error::Dev(how)),
+        how = worker.process.ended() => Err(Error::Dev(how)),
+    };
+    worker.stop().await;
+    server.stop().await;
+    result
+}
+
+/// Two servers on one store would destroy it. The lock goes with us, however we end.
+fn lock(data_dir: &Path) -> Result<File, Error> {
+    let path = data_dir.join("lock");
+    let file = File::create(&path).map_err(Error::file(&path))?;
+    file.try_lock().map_err(|error| {
+        Error::Dev(format!(
+            "{} is in use by another `embed dev` ({error}): stop it, or choose another folder with --data-dir",
+            data_dir.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(Error::file(path))
+}
+
+/// The registry that a checkout builds: `build/registry` in `from` or the nearest of its parents that has one.
+#[must_use]
+pub fn nearby_registry(from: &Path) -> Option<PathBuf> {
+    from.ancestors().map(|folder| folder.join("build/registry")).find(|path| path.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_found_from_below() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::create_dir_all(root.path().join("build/registry")).unwrap();
+        assert_eq!(nearby_registry(&deep), Some(root.path().join("build/registry")));
+    }
+
+    #[test]
+    fn a_data_folder_serves_one_stack() {
+        let root = tempfile::tempdir().unwrap();
+        let first = lock(root.path()).unwrap();
+        assert!(lock(root.path()).unwrap_err().to_string().contains("--data-dir"));
+        drop(first);
+        lock(root.path()).unwrap();
+    }
+}

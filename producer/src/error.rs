@@ -1,0 +1,242 @@
+//! What can go wrong on the producer's side: one enum, whose messages say how to mend it.
+
+use std::{path::PathBuf, time::Duration};
+
+use embed_schemas::{ErrorCode, JobId, Slug, WireError};
+
+/// An error of this library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No server answers.
+    #[error(
+        "no NATS server answers at {servers}: start one, for example with `embed dev`, or pass --server ({reason})"
+    )]
+    NoServer {
+        /// The servers that were tried, without credentials.
+        servers: String,
+        /// What the last attempt ended with.
+        reason: String,
+    },
+    /// A server answers, and does not let us in.
+    #[error("the NATS server at {servers} refuses the connection: {reason}")]
+    Refused {
+        /// The servers that were tried, without credentials.
+        servers: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// A setting cannot be used.
+    #[error("{0}")]
+    Settings(String),
+    /// No worker serves the model.
+    #[error("no worker serves {target}{}", served_hint(.served))]
+    UnknownModel {
+        /// The model, with the variant if one was asked for.
+        target: String,
+        /// What workers do serve, as `model` or `model.variant`.
+        served: Vec<String>,
+    },
+    /// No stream takes jobs for the model.
+    #[error(
+        "no stream takes jobs for model {model}: run `embed init` against this server, or check the model's name \
+         (stream {stream} does not exist)"
+    )]
+    NoStream {
+        /// The model.
+        model: Slug,
+        /// The stream that is missing.
+        stream: String,
+    },
+    /// The stream of jobs takes no more.
+    #[error(
+        "the stream {stream} is full ({reason}): jobs wait to be served; add workers, or raise the limit with `embed init`"
+    )]
+    StreamFull {
+        /// The stream.
+        stream: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// One text is larger than a message may be.
+    #[error(
+        "texts[{index}] has {bytes} bytes, and a message may have {limit} on this server: cut the text, or raise \
+         max_payload in the server's configuration"
+    )]
+    PayloadTooLarge {
+        /// Position of the text in the request.
+        index: usize,
+        /// Its size in bytes.
+        bytes: usize,
+        /// The server's `max_payload`, in bytes.
+        limit: usize,
+    },
+    /// Nothing came in time.
+    #[error("{what} within {}{hint}", humantime::format_duration(*.after))]
+    Timeout {
+        /// What was waited for, as in "no answer from all-minilm-l6-v2".
+        what: String,
+        /// How long.
+        after: Duration,
+        /// What may be the cause, beginning with punctuation; may be empty.
+        hint: String,
+    },
+    /// The worker answered with an error, or would have to.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// An answer that makes no sense.
+    #[error("unusable answer from {from}: {reason}")]
+    BadAnswer {
+        /// Who answered.
+        from: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The parts of one request were answered from different embedding spaces.
+    #[error(
+        "the parts of this request were answered by {first} and {second}, whose vectors cannot be compared: choose one \
+         with --variant"
+    )]
+    MixedSpaces {
+        /// Variant and version of the first part.
+        first: String,
+        /// Variant and version of the part that differs.
+        second: String,
+    },
+    /// The connection is gone, or NATS does not answer as it should. Trying again can help.
+    #[error("{what}: {reason}")]
+    Nats {
+        /// What was tried.
+        what: String,
+        /// What NATS or its client says.
+        reason: String,
+    },
+    /// NATS refuses an operation.
+    #[error("{what}: {reason}")]
+    Rejected {
+        /// What was tried.
+        what: String,
+        /// What NATS or its client says.
+        reason: String,
+    },
+    /// A stream or consumer could not be made, read or updated.
+    #[error("{what}: {reason}")]
+    Provision {
+        /// What was tried, such as "cannot update stream EMBED_x (storage)".
+        what: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The registry cannot be used.
+    #[error("{0}")]
+    Registry(String),
+    /// A job's id is unusable.
+    #[error("the id of this job is unusable: {0}")]
+    JobId(#[from] embed_schemas::job_id::JobIdError),
+    /// A file could not be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A backfill cannot begin or go on.
+    #[error("{0}")]
+    Backfill(String),
+    /// A backfill that makes no progress.
+    #[error(
+        "no result came for {}: {waiting} jobs wait, the first is {first}. {} What is done is kept; go on with \
+         `embed backfill resume {}`",
+        humantime::format_duration(*.after),
+        .trouble.as_deref().unwrap_or("Is a worker running that serves the model?"),
+        .output.display()
+    )]
+    Stalled {
+        /// For how long nothing came.
+        after: Duration,
+        /// Jobs in flight.
+        waiting: usize,
+        /// The first of them.
+        first: JobId,
+        /// What last kept a job from being published, if anything did.
+        trouble: Option<String>,
+        /// The output.
+        output: PathBuf,
+    },
+    /// The local stack cannot start, or one of its processes ended.
+    #[error("{0}")]
+    Dev(String),
+}
+
+impl Error {
+    /// A stable code: that of the wire where there is one.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoServer { .. } => "no_server",
+            Self::Refused { .. } => "refused",
+            Self::Settings(_) => "settings",
+            Self::UnknownModel { .. } | Self::NoStream { .. } => ErrorCode::UnknownModel.as_str(),
+            Self::StreamFull { .. } => "stream_full",
+            Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge.as_str(),
+            Self::Timeout { .. } => "timeout",
+            Self::Wire(error) => error.code.as_str(),
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::MixedSpaces { .. } => "mixed_spaces",
+            Self::Nats { .. } => "nats",
+            Self::Rejected { .. } => "rejected",
+            Self::Provision { .. } => "provision",
+            Self::Registry(_) => "registry",
+            Self::JobId(_) => ErrorCode::InvalidRequest.as_str(),
+            Self::File { .. } => "file",
+            Self::Backfill(_) => "backfill",
+            Self::Stalled { .. } => "stalled",
+            Self::Dev(_) => "dev",
+        }
+    }
+
+    /// Whether the same call, made again later, can succeed.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::NoServer { .. }
+            | Self::StreamFull { .. }
+            | Self::Timeout { .. }
+            | Self::Nats { .. }
+            | Self::Stalled { .. } => true,
+            Self::Wire(error) => error.retryable,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn nats(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Nats { what: what.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        |source| Self::File { path, source }
+    }
+}
+
+fn served_hint(served: &[String]) -> String {
+    match served {
+        [] => ": no worker is running on this server (start one with `embed dev`, or `embed-worker run`)".to_owned(),
+        served => format!("; served are: {}", served.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_to_do() {
+        let error = Error::UnknownModel { target: "model m".into(), served: vec!["a".into(), "b.fp32".into()] };
+        assert_eq!(error.to_string(), "no worker serves model m; served are: a, b.fp32");
+        assert_eq!(error.code(), "unknown_model");
+        let error = Error::PayloadTooLarge { index: 3, bytes: 9, limit: 8 };
+        assert!(error.to_string().starts_with("texts[3] has 9 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,69 @@
+//! `provision` against a real server.
+
+mod support;
+
+use embed_producer::provision::{ModelVariants, apply, check};
+use embed_schemas::streams::StreamSettings;
+use support::{Server, model_m, slug};
+
+#[tokio::test]
+async fn applying_twice_changes_nothing() {
+    let server = Server::start();
+    let client = server.client().await;
+    let settings = StreamSettings::default();
+    let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 5, "{missing:?}");
+    let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
+    assert_eq!(made.created, ["EMBED_m", "EMBED_RESULTS_m", "EMBED_DEAD", "EMBED_m/fp32-job", "EMBED_m/fp32-bulk"]);
+    let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 5), "{again:?}");
+    assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_difference_is_reported_and_then_mended() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    let settings = StreamSettings { ack_wait_ms: 5_000, results_max_bytes: 1 << 20, ..StreamSettings::default() };
+    let found = check(client.nats(), &[model_m()], &settings).await.unwrap();
+    let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "EMBED_RESULTS_m: max_bytes is 2147483648, wanted 1048576",
+            "EMBED_m/fp32-job: ack_wait is 30000000000, wanted 5000000000",
+            "EMBED_m/fp32-bulk: ack_wait is 30000000000, wanted 5000000000",
+        ]
+    );
+    assert_eq!(apply(client.nats(), &[model_m()], &settings).await.unwrap().updated, found);
+    assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn another_variant_can_become_the_default() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    let models = [ModelVariants { model: slug("m"), variants: vec![slug("int8"), slug("fp32")] }];
+    let report = apply(client.nats(), &models, &StreamSettings::default()).await.unwrap();
+    assert_eq!(report.created, ["EMBED_m/int8-job", "EMBED_m/int8-bulk"]);
+    assert!(report.updated.iter().all(|d| d.field == "filter_subjects") && report.updated.len() == 2, "{report:?}");
+    assert_eq!(check(client.nats(), &models, &StreamSettings::default()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_is_named() {
+    let server = Server::start();
+    let client = server.client().await;
+    let context = async_nats::jetstream::new(client.nats().clone());
+    context
+        .create_stream(async_nats::jetstream::stream::Config {
+            name: "EMBED_RESULTS_m".into(),
+            subjects: vec!["embed.result.m.*".into()],
+            storage: async_nats::jetstream::stream::StorageType::Memory,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let error = apply(client.nats(), &[model_m()], &StreamSettings::default()).await.unwrap_err().to_string();
+    assert!(error.contains("EMBED_RESULTS_m") && error.contains("storage"), "{error}");
+}
