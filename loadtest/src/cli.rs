@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::ensure;
 use clap::{Args, Parser, Subcommand};
-use embed_schemas::{Format, Lane, MAX_TEXTS, Slug, connect::ConnectSettings, subjects};
+use embed_connect::ConnectSettings;
+use embed_schemas::{Format, Lane, MAX_TEXTS, Slug, subjects};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{

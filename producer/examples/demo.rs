@@ -10,8 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use embed_connect::ConnectSettings;
 use embed_producer::{Client, client::CallOptions};
-use embed_schemas::{EmbedRequest, Slug, connect::ConnectSettings};
+use embed_schemas::{EmbedRequest, Slug};
 use serde::Deserialize;
 
 const SENTENCES: &str = "deploy/samples/wordnet/sentences.jsonl";

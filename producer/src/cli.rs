@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use embed_schemas::{Encoding, JobId, Lane, Slug, connect::ConnectSettings};
+use embed_connect::ConnectSettings;
+use embed_schemas::{Encoding, JobId, Lane, Slug};
 
 /// The model that is asked if none is named.
 const DEFAULT_MODEL: &str = "all-minilm-l6-v2";

@@ -2,30 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use embed_connect::ConnectError;
 use embed_schemas::{ErrorCode, JobId, Slug, WireError};
 
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No server answers.
-    #[error(
-        "no NATS server answers at {servers}: start one, for example with `embed dev`, or pass --server ({reason})"
-    )]
-    NoServer {
-        /// The servers that were tried, without credentials.
-        servers: String,
-        /// What the last attempt ended with.
-        reason: String,
-    },
-    /// A server answers, and does not let us in.
-    #[error("the NATS server at {servers} refuses the connection: {reason}")]
-    Refused {
-        /// The servers that were tried, without credentials.
-        servers: String,
-        /// What the server says.
-        reason: String,
-    },
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// A setting cannot be used.
     #[error("{0}")]
     Settings(String),
@@ -174,8 +160,10 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoServer { .. } => "no_server",
-            Self::Refused { .. } => "refused",
+            Self::Connect(ConnectError::NoServer { .. }) => "no_server",
+            Self::Connect(ConnectError::Refused { .. }) => "refused",
+            Self::Connect(ConnectError::Settings(_)) => "settings",
+            Self::Connect(ConnectError::File { .. }) => "file",
             Self::Settings(_) => "settings",
             Self::UnknownModel { .. } | Self::NoStream { .. } => ErrorCode::UnknownModel.as_str(),
             Self::StreamFull { .. } => "stream_full",
@@ -200,7 +188,7 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::NoServer { .. }
+            Self::Connect(ConnectError::NoServer { .. })
             | Self::StreamFull { .. }
             | Self::Timeout { .. }
             | Self::Nats { .. }

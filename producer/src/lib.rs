@@ -6,7 +6,8 @@
 //!
 //! ```no_run
 //! use embed_producer::{Client, client::CallOptions};
-//! use embed_schemas::{EmbedRequest, Slug, connect::ConnectSettings};
+//! use embed_connect::ConnectSettings;
+//! use embed_schemas::{EmbedRequest, Slug};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::connect(&ConnectSettings::default()).await?;

@@ -10,14 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_connect::{ConnectError, ConnectSettings};
 use embed_producer::{
     Client, Error,
     client::{CallOptions, PublishOptions},
 };
-use embed_schemas::{
-    EmbedRequest, ErrorCode, JobId, Lane, Outcome, WireError, connect::ConnectSettings, streams::StreamSettings,
-    subjects,
-};
+use embed_schemas::{EmbedRequest, ErrorCode, JobId, Lane, Outcome, WireError, streams::StreamSettings, subjects};
 use futures::StreamExt;
 use support::{
     PATIENCE, Server, slug, stored, until,
@@ -36,7 +34,10 @@ async fn no_server_is_a_quick_and_clear_error() {
     let error = Client::connect(&settings).await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(15));
     let text = error.to_string();
-    assert!(matches!(error, Error::NoServer { .. }) && text.contains(&format!("nats://{free}")), "{text}");
+    assert!(
+        matches!(error, Error::Connect(ConnectError::NoServer { .. })) && text.contains(&format!("nats://{free}")),
+        "{text}"
+    );
     assert!(text.contains("embed dev") && !text.contains("secret"), "{text}");
 }
 
@@ -44,12 +45,12 @@ async fn no_server_is_a_quick_and_clear_error() {
 async fn credentials_in_the_url_are_used() {
     let server = Server::with("authorization { user: me, password: \"p@ss\" }");
     let with = |credentials: &str| ConnectSettings {
-        server: Some(format!("nats://{credentials}127.0.0.1:{}", server.port)),
+        server: Some(format!("nats://{credentials}127.0.0.1:{}", server.port())),
         ..ConnectSettings::default()
     };
     Client::connect(&with("me:p%40ss@")).await.unwrap();
     let error = Client::connect(&with("me:wrong@")).await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert!(matches!(error, Error::Connect(ConnectError::Refused { .. })), "{error}");
 }
 
 #[tokio::test]

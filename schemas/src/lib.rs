@@ -5,7 +5,6 @@
 //!
 //! This crate does no I/O, knows no clock, and depends on no other crate of the project.
 
-pub mod connect;
 pub mod encoding;
 pub mod error;
 pub mod headers;

@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
+use embed_connect::ConnectError;
 use embed_schemas::{Lane, Slug};
 use serde::Serialize;
 use tokio::{
@@ -17,7 +18,7 @@ use crate::{
     intake::{self, Discovery, Puller},
     job::Job,
     model::{self, LoadError, Registry, RegistryError, SelectError, Selected},
-    nats::{self, ConnectError, Connection},
+    nats::{self, Connection},
     pipeline::{Pipeline, cores},
     publish::Publisher,
     telemetry::{self, Health},

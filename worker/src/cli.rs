@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use embed_schemas::connect::ConnectSettings;
+use embed_connect::ConnectSettings;
 use figment::value::Value;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -4,7 +4,6 @@ mod support;
 
 use async_nats::{HeaderMap, jetstream};
 use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers, streams, subjects};
-use embed_testkit::ServerOptions;
 use futures::StreamExt;
 use support::{Stack, model, variant};
 
@@ -64,7 +63,7 @@ async fn calls_that_the_model_cannot_serve() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_cannot_be_embedded_does_not_fail_its_neighbours() {
     // Room for a text of 1 MB, so that it is the worker that refuses it.
-    let stack = Stack::start_with(ServerOptions { max_payload: Some(4 << 20) }, &[]).await;
+    let stack = Stack::start_with("max_payload: 4194304", &[]).await;
     let long = "word ".repeat(300);
     let huge = "word ".repeat(200_000);
     let request =
@@ -90,7 +89,7 @@ async fn a_text_that_cannot_be_embedded_does_not_fail_its_neighbours() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_does_not_fit_is_an_error_that_says_so() {
-    let stack = Stack::start_with(ServerOptions { max_payload: Some(256 << 10) }, &[]).await;
+    let stack = Stack::start_with("max_payload: 262144", &[]).await;
     let request = EmbedRequest::new(vec!["a"; 256]);
     // Known before it is computed, and only afterwards.
     for (format, texts) in [(Format::MessagePack, 256), (Format::Json, 100)] {

@@ -119,7 +119,7 @@ async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("worker.toml");
     fs::write(&file, "[limits]\nmax_deliveries = 1\n").unwrap();
-    let stack = Stack::start_with(Default::default(), &["--config", file.to_str().unwrap()]).await;
+    let stack = Stack::start_with("", &["--config", file.to_str().unwrap()]).await;
     // A worker takes it and dies: here, a consumer that takes it and never answers.
     stack.worker.kill();
     let stream =

@@ -9,7 +9,7 @@ mod paths;
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
-pub use nats_server::{NatsServer, ServerOptions};
+pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, registry, repository, sibling_binary};
 
 /// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.

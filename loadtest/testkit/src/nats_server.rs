@@ -15,28 +15,21 @@ use crate::{daemon::die_with_parent, nats_server_binary, wait_for};
 pub struct NatsServer {
     child: Child,
     folder: TempDir,
-    options: ServerOptions,
+    more: String,
     port: u16,
-}
-
-/// What may be different from the defaults.
-#[derive(Debug, Clone, Default)]
-pub struct ServerOptions {
-    /// The server's `max_payload`, bytes.
-    pub max_payload: Option<usize>,
 }
 
 impl NatsServer {
     /// Starts a server on a free port.
     pub fn start() -> Self {
-        Self::start_with(ServerOptions::default())
+        Self::start_with("")
     }
 
-    /// Starts a server on a free port.
-    pub fn start_with(options: ServerOptions) -> Self {
+    /// Starts a server on a free port, with more lines of configuration, such as `max_payload: 20000`.
+    pub fn start_with(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let child = spawn(&folder, &options, None);
-        let mut server = Self { child, folder, options, port: 0 };
+        let child = spawn(&folder, more, None);
+        let mut server = Self { child, folder, more: more.to_owned(), port: 0 };
         server.port = server.wait_until_listening();
         server
     }
@@ -44,6 +37,11 @@ impl NatsServer {
     /// The URL for clients.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// SIGKILL. The store stays.
@@ -54,7 +52,7 @@ impl NatsServer {
 
     /// Starts it again after [`NatsServer::kill`], on the same port and store.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.folder, &self.options, Some(self.port));
+        self.child = spawn(&self.folder, &self.more, Some(self.port));
         self.wait_until_listening();
     }
 
@@ -69,13 +67,12 @@ impl NatsServer {
     }
 }
 
-fn spawn(folder: &TempDir, options: &ServerOptions, port: Option<u16>) -> Child {
+fn spawn(folder: &TempDir, more: &str, port: Option<u16>) -> Child {
     let path = folder.path();
     let config = path.join("server.conf");
     let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
-    let max_payload = options.max_payload.map_or_else(String::new, |bytes| format!("max_payload: {bytes}\n"));
     let text = format!(
-        "listen: 127.0.0.1:{port}\nports_file_dir: {:?}\njetstream {{ store_dir: {:?} }}\n{max_payload}",
+        "listen: 127.0.0.1:{port}\nports_file_dir: {:?}\njetstream {{ store_dir: {:?} }}\n{more}\n",
         path,
         path.join("store")
     );

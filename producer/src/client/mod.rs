@@ -11,7 +11,7 @@ mod publish;
 mod results;
 mod split;
 
-use embed_schemas::connect::ConnectSettings;
+use embed_connect::ConnectSettings;
 
 pub(crate) use backoff::Backoff;
 pub use call::CallOptions;

@@ -1,7 +1,8 @@
 //! `embed ask`
 
+use embed_connect::ConnectSettings;
 use embed_producer::{Client, client::CallOptions};
-use embed_schemas::{EmbedRequest, Encoding, connect::ConnectSettings};
+use embed_schemas::{EmbedRequest, Encoding};
 
 use super::{Status, print};
 use crate::cli::AskArgs;

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
+use embed_connect::ConnectSettings;
 use embed_producer::{
     Client,
     backfill::{self, Pace, Parameters, Progress, State, Summary},
 };
-use embed_schemas::connect::ConnectSettings;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 

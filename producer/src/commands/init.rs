@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use embed_connect::ConnectSettings;
 use embed_producer::{
     Error, nats,
     provision::{self, ModelVariants},
     registry::{self, RegisteredModel},
 };
-use embed_schemas::{Slug, connect::ConnectSettings, streams::StreamSettings};
+use embed_schemas::{Slug, streams::StreamSettings};
 use serde_json::json;
 
 use super::{Status, print};

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use anyhow::bail;
+use embed_connect::ConnectSettings;
 use embed_producer::{
     Client, Error,
     client::{PublishOptions, Published},
 };
-use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, connect::ConnectSettings};
+use embed_schemas::{EmbedRequest, JobId, Outcome, Slug};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;

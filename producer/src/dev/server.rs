@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::connect::ConnectSettings;
+use embed_connect::ConnectSettings;
 use serde::Deserialize;
 use tokio::{process::Command, time::Instant};
 

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use embed_producer::dev::binaries::{NATS_SERVER, find};
+use embed_producer::dev::binaries::NATS_SERVER;
 use embed_schemas::model::MODELS_DIR;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub fn embed(arguments: &[&str]) -> Command {
     {
         command.env_remove(variable);
     }
-    command.args(arguments).env(NATS_SERVER.variable, find(NATS_SERVER).unwrap());
+    command.args(arguments).env(NATS_SERVER.variable, embed_testkit::nats_server_binary());
     command
 }
 

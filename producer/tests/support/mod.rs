@@ -4,45 +4,42 @@
 pub mod command;
 pub mod worker;
 
-use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use embed_connect::ConnectSettings;
 use embed_producer::{
     Client,
-    dev::binaries::{NATS_SERVER, find},
     provision::{self, ModelVariants},
 };
-use embed_schemas::{Slug, connect::ConnectSettings, streams::StreamSettings};
-use tempfile::TempDir;
+use embed_schemas::{Slug, streams::StreamSettings};
+use embed_testkit::NatsServer;
+pub use embed_testkit::PATIENCE;
 
-/// Longest wait for anything: generous, since other tests may have the cores.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A server of the test's own.
+pub struct Server(NatsServer);
 
-/// A server on a free port, with JetStream in a temporary folder. Ends with the test.
-pub struct Server {
-    folder: TempDir,
-    child: Child,
-    pub port: u16,
-    more: String,
+impl std::ops::Deref for Server {
+    type Target = NatsServer;
+
+    fn deref(&self) -> &NatsServer {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut NatsServer {
+        &mut self.0
+    }
 }
 
 impl Server {
     pub fn start() -> Self {
-        Self::with("")
+        Self(NatsServer::start())
     }
 
     /// With more lines of configuration.
     pub fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (child, port) = launch(folder.path(), -1, more);
-        Self { folder, child, port, more: more.to_owned() }
-    }
-
-    pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        Self(NatsServer::start_with(more))
     }
 
     pub fn settings(&self) -> ConnectSettings {
@@ -63,58 +60,6 @@ impl Server {
         provision::apply(client.nats(), &[model_m()], settings).await.unwrap();
         client
     }
-
-    /// Kills it as a crash would.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Starts it again, on the same port and store.
-    pub fn restart(&mut self) {
-        self.child = launch(self.folder.path(), i32::from(self.port), &self.more).0;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn launch(folder: &Path, port: i32, more: &str) -> (Child, u16) {
-    let ports = folder.join("ports");
-    let _ = std::fs::remove_dir_all(&ports);
-    std::fs::create_dir_all(&ports).unwrap();
-    let config = folder.join("server.conf");
-    let text = format!(
-        "listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\njetstream {{ store_dir: {:?} }}\n{more}\n",
-        folder.join("store")
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(find(NATS_SERVER).unwrap())
-        .arg("--config")
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(port) = listening(&ports) {
-            return (child, port);
-        }
-        assert_eq!(child.try_wait().unwrap(), None, "nats-server has ended");
-        assert!(Instant::now() < deadline, "nats-server does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn listening(ports: &Path) -> Option<u16> {
-    let file = std::fs::read_dir(ports).ok()?.flatten().next()?;
-    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    ports["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
 }
 
 pub fn slug(name: &str) -> Slug {

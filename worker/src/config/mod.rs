@@ -4,7 +4,8 @@ pub mod load;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use embed_schemas::{Precision, connect::ConnectSettings};
+use embed_connect::ConnectSettings;
+use embed_schemas::Precision;
 use serde::{Deserialize, Serialize};
 
 /// The worker's configuration.

@@ -13,7 +13,7 @@ use embed_schemas::{
     subjects,
     wire::decode_outcome,
 };
-use embed_testkit::{Daemon, NatsServer, PATIENCE, ServerOptions, registry};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, registry};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,11 +46,11 @@ pub struct Stack {
 
 impl Stack {
     pub async fn start() -> Self {
-        Self::start_with(ServerOptions::default(), &[]).await
+        Self::start_with("", &[]).await
     }
 
-    pub async fn start_with(options: ServerOptions, more: &[&str]) -> Self {
-        let nats = NatsServer::start_with(options);
+    pub async fn start_with(server: &str, more: &[&str]) -> Self {
+        let nats = NatsServer::start_with(server);
         let client = async_nats::connect(nats.url()).await.unwrap();
         provision(&client, &StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() }).await;
         let worker = Daemon::spawn(&mut worker_command(&nats, more));

@@ -1,4 +1,4 @@
-//! How to reach NATS: the options of natscli, and its context files. Reading files and connecting is the caller's.
+//! Where the server is and who we are: the options of natscli, and its context files.
 
 use std::path::PathBuf;
 
@@ -8,55 +8,47 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// NATS connection settings, named as natscli names them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
-#[cfg_attr(feature = "cli", derive(clap::Args))]
-#[cfg_attr(feature = "cli", command(next_help_heading = "NATS connection"))]
+#[command(next_help_heading = "NATS connection")]
 pub struct ConnectSettings {
     /// Server URLs, separated by commas [default: nats://127.0.0.1:4222]
-    #[cfg_attr(feature = "cli", arg(long, short = 's', env = "NATS_URL", global = true, value_name = "URLS"))]
+    #[arg(long, short = 's', env = "NATS_URL", global = true, value_name = "URLS")]
     pub server: Option<String>,
     /// User name
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_USER", global = true))]
+    #[arg(long, env = "NATS_USER", global = true)]
     pub user: Option<String>,
     /// Password
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_PASSWORD", global = true, hide_env_values = true))]
+    #[arg(long, env = "NATS_PASSWORD", global = true, hide_env_values = true)]
     pub password: Option<String>,
     /// Credentials file (JWT and seed)
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_CREDS", global = true, value_name = "FILE"))]
+    #[arg(long, env = "NATS_CREDS", global = true, value_name = "FILE")]
     pub creds: Option<PathBuf>,
     /// Client certificate, PEM
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_CERT", global = true, value_name = "FILE"))]
+    #[arg(long, env = "NATS_CERT", global = true, value_name = "FILE")]
     pub tlscert: Option<PathBuf>,
     /// Key of the client certificate, PEM
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_KEY", global = true, value_name = "FILE"))]
+    #[arg(long, env = "NATS_KEY", global = true, value_name = "FILE")]
     pub tlskey: Option<PathBuf>,
     /// Certificate authority to trust, PEM
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_CA", global = true, value_name = "FILE"))]
+    #[arg(long, env = "NATS_CA", global = true, value_name = "FILE")]
     pub tlsca: Option<PathBuf>,
     /// A context made with `nats context`; options given here override it
-    #[cfg_attr(feature = "cli", arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME"))]
+    #[arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME")]
     pub context: Option<String>,
 }
 
 /// A context file of natscli, as far as it says how to connect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NatsContext {
-    /// Server URLs, separated by commas.
-    pub url: String,
-    /// User name.
-    pub user: String,
-    /// Password.
-    pub password: String,
-    /// Credentials file.
-    pub creds: String,
-    /// Client certificate.
-    pub cert: String,
-    /// Its key.
-    pub key: String,
-    /// Certificate authority.
-    pub ca: String,
+pub(crate) struct NatsContext {
+    url: String,
+    user: String,
+    password: String,
+    creds: String,
+    cert: String,
+    key: String,
+    ca: String,
 }
 
 impl ConnectSettings {
@@ -73,27 +65,15 @@ impl ConnectSettings {
         self.servers().iter().map(|url| split_credentials(url).0).collect::<Vec<_>>().join(", ")
     }
 
-    /// Moves a user name and password that stand in a server's URL into `user` and `password`, unless those are set:
-    /// not every client library heeds them in the URL.
-    #[must_use]
-    pub fn with_credentials_from_urls(mut self) -> Self {
-        let servers: Vec<_> = self.servers().iter().map(|url| split_credentials(url)).collect();
-        self.server = Some(servers.iter().map(|(url, _)| url.as_str()).collect::<Vec<_>>().join(","));
-        if let (None, Some((user, password))) = (&self.user, servers.into_iter().find_map(|(_, found)| found)) {
-            (self.user, self.password) = (Some(user), self.password.or(Some(password)));
-        }
-        self
-    }
-
     /// Where natscli keeps this context, below the configuration folder (`$XDG_CONFIG_HOME` or `~/.config`).
     #[must_use]
-    pub fn context_file(&self) -> Option<PathBuf> {
+    pub(crate) fn context_file(&self) -> Option<PathBuf> {
         self.context.as_ref().map(|name| PathBuf::from("nats/context").join(format!("{name}.json")))
     }
 
     /// Fills what is not set from a context.
     #[must_use]
-    pub fn or_context(self, context: NatsContext) -> Self {
+    pub(crate) fn or_context(self, context: NatsContext) -> Self {
         let text = |value: String| (!value.is_empty()).then_some(value);
         let path = |value: String| text(value).map(PathBuf::from);
         Self {
@@ -109,14 +89,11 @@ impl ConnectSettings {
     }
 }
 
-/// `nats://user:password@host` -> `nats://host`, and the user and password.
-fn split_credentials(url: &str) -> (String, Option<(String, String)>) {
+/// `nats://user:password@host` -> `nats://host` and what stood before the `@`.
+pub(crate) fn split_credentials(url: &str) -> (String, Option<&str>) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     match rest.rsplit_once('@') {
-        Some((credentials, host)) => {
-            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-            (format!("{scheme}://{host}"), Some((user.to_owned(), password.to_owned())))
-        }
+        Some((credentials, host)) => (format!("{scheme}://{host}"), Some(credentials)),
         None => (url.to_owned(), None),
     }
 }
@@ -140,8 +117,5 @@ mod tests {
         let settings =
             ConnectSettings { server: Some("nats://u:p@h:4222, tls://h2".into()), ..ConnectSettings::default() };
         assert_eq!(settings.describe(), "nats://h:4222, tls://h2");
-        let moved = settings.with_credentials_from_urls();
-        assert_eq!(moved.servers(), ["nats://h:4222", "tls://h2"]);
-        assert_eq!((moved.user.as_deref(), moved.password.as_deref()), (Some("u"), Some("p")));
     }
 }

@@ -1,12 +1,14 @@
-//! From settings to what the NATS client takes: context files, and credentials that stand in URLs.
+//! From settings to what the client library takes: context files, and credentials that stand in URLs.
 
 use std::path::PathBuf;
 
 use async_nats::ServerAddr;
-use embed_schemas::connect::{ConnectSettings, NatsContext};
 use percent_encoding::percent_decode_str;
 
-use crate::Error;
+use crate::{
+    ConnectError,
+    settings::{ConnectSettings, NatsContext, split_credentials as split},
+};
 
 /// How to prove who we are.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,25 +20,29 @@ pub(super) enum Auth {
 }
 
 /// Fills settings from the context file that they name, if they name one.
-pub(super) fn with_context(settings: ConnectSettings) -> Result<ConnectSettings, Error> {
+pub(super) fn with_context(settings: ConnectSettings) -> Result<ConnectSettings, ConnectError> {
     let Some(below) = settings.context_file() else { return Ok(settings) };
     let folder = match (std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME")) {
         (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
         (_, Some(home)) => PathBuf::from(home).join(".config"),
-        _ => return Err(Error::Settings("--context: neither XDG_CONFIG_HOME nor HOME says where contexts are".into())),
+        _ => {
+            return Err(ConnectError::Settings(
+                "--context: neither XDG_CONFIG_HOME nor HOME says where contexts are".into(),
+            ));
+        }
     };
     let path = folder.join(below);
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::Settings(format!("--context: {}: {error}; `nats context ls` lists what there is", path.display()))
+        ConnectError::Settings(format!("--context: {}: {error}; `nats context ls` lists what there is", path.display()))
     })?;
     let context: NatsContext = serde_json::from_str(&text)
-        .map_err(|error| Error::Settings(format!("--context: {}: {error}", path.display())))?;
+        .map_err(|error| ConnectError::Settings(format!("--context: {}: {error}", path.display())))?;
     Ok(settings.or_context(context))
 }
 
 /// The servers without credentials, and the credentials. The client ignores those in URLs, so they are taken out and
 /// handed over as options; options given beside them win.
-pub(super) fn servers(settings: &ConnectSettings) -> Result<(Vec<ServerAddr>, Auth), Error> {
+pub(super) fn servers(settings: &ConnectSettings) -> Result<(Vec<ServerAddr>, Auth), ConnectError> {
     let mut in_url = Auth::None;
     let mut servers = Vec::new();
     for text in settings.servers() {
@@ -45,11 +51,11 @@ pub(super) fn servers(settings: &ConnectSettings) -> Result<(Vec<ServerAddr>, Au
             in_url = auth;
         }
         let server: ServerAddr =
-            bare.parse().map_err(|error| Error::Settings(format!("--server: {bare:?}: {error}")))?;
+            bare.parse().map_err(|error| ConnectError::Settings(format!("--server: {bare:?}: {error}")))?;
         servers.push(server);
     }
     if servers.is_empty() {
-        return Err(Error::Settings("--server: the list of servers is empty".into()));
+        return Err(ConnectError::Settings("--server: the list of servers is empty".into()));
     }
     let auth = match (&settings.creds, &settings.user) {
         (Some(file), _) => Auth::Credentials(file.clone()),
@@ -61,14 +67,14 @@ pub(super) fn servers(settings: &ConnectSettings) -> Result<(Vec<ServerAddr>, Au
 
 /// `nats://user:password@host` -> `nats://host` and the credentials. A user name alone is a token, as in natscli.
 fn split_credentials(url: &str) -> (String, Auth) {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-    let Some((credentials, host)) = rest.rsplit_once('@') else { return (url.to_owned(), Auth::None) };
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let auth = match credentials.split_once(':') {
-        Some((user, password)) => Auth::Password(decode(user), decode(password)),
-        None => Auth::Token(decode(credentials)),
+    let (bare, credentials) = split(url);
+    let auth = match credentials.map(|credentials| credentials.split_once(':').ok_or(credentials)) {
+        None => Auth::None,
+        Some(Ok((user, password))) => Auth::Password(decode(user), decode(password)),
+        Some(Err(token)) => Auth::Token(decode(token)),
     };
-    (format!("{scheme}://{host}"), auth)
+    (bare, auth)
 }
 
 #[cfg(test)]
