@@ -124,6 +124,15 @@ impl WireError {
         Self { code, message: message.into(), retryable: code.retryable(), retry_after_ms: None }
     }
 
+    /// The error of work whose deadline passed before it began.
+    #[must_use]
+    pub fn deadline_exceeded() -> Self {
+        Self::new(
+            ErrorCode::DeadlineExceeded,
+            "the deadline passed before the work began; allow more time in `deadline_ms`, or add workers",
+        )
+    }
+
     /// Shorthand for [`ErrorCode::InvalidRequest`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidRequest, message)

@@ -186,14 +186,6 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The error of work whose deadline passed before it began.
-pub fn deadline_exceeded() -> WireError {
-    WireError::new(
-        ErrorCode::DeadlineExceeded,
-        "the deadline passed before the work began; allow more time in `deadline_ms`, or add workers",
-    )
-}
-
 /// One text of a job, tokenized.
 #[derive(Debug)]
 pub struct Text {
@@ -229,7 +221,7 @@ impl Work for Text {
     }
 
     fn expired(self) {
-        self.job.text_failed(self.index, deadline_exceeded());
+        self.job.text_failed(self.index, WireError::deadline_exceeded());
     }
 }
 

@@ -13,10 +13,10 @@ use embed_schemas::{
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::EndpointStats;
 use crate::{
     pipeline::Pipeline,
     publish::{Call, Publisher, Reply, header},
+    telemetry::EndpointStats,
     variant::Variant,
 };
 

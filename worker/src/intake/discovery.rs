@@ -1,88 +1,19 @@
 //! The NATS micro service protocol: `nats micro ls`, `info` and `stats` know the worker, and clients find out what is served.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use async_nats::{
     Client, SubscribeError,
-    service::{Info, PingResponse, Stats, endpoint, error},
+    service::{Info, PingResponse, Stats},
 };
 use bytes::Bytes;
-use embed_schemas::{WireError, subjects::SERVICE_NAME};
+use embed_schemas::subjects::SERVICE_NAME;
 use futures::{StreamExt, stream::select_all};
 use serde::Serialize;
 
-use crate::variant::Variant;
+use crate::{telemetry::EndpointStats, variant::Variant};
 
 const PREFIX: &str = "$SRV";
-
-/// What the micro service says of one endpoint.
-#[derive(Debug)]
-pub struct EndpointStats {
-    name: String,
-    subject: String,
-    queue_group: String,
-    requests: AtomicUsize,
-    errors: AtomicUsize,
-    nanoseconds: AtomicU64,
-    last_error: Mutex<Option<WireError>>,
-}
-
-impl EndpointStats {
-    pub(super) fn new(name: String, subject: String, queue_group: String) -> Self {
-        Self {
-            name,
-            subject,
-            queue_group,
-            requests: AtomicUsize::new(0),
-            errors: AtomicUsize::new(0),
-            nanoseconds: AtomicU64::new(0),
-            last_error: Mutex::new(None),
-        }
-    }
-
-    /// Counts an answer.
-    pub fn answered(&self, took: Duration, error: Option<&WireError>) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        if let Some(error) = error {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-        }
-    }
-
-    fn info(&self) -> endpoint::Info {
-        endpoint::Info {
-            name: self.name.clone(),
-            subject: self.subject.clone(),
-            queue_group: self.queue_group.clone(),
-            metadata: HashMap::new(),
-        }
-    }
-
-    fn stats(&self) -> endpoint::Stats {
-        let requests = self.requests.load(Ordering::Relaxed);
-        let processing_time = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed));
-        let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        endpoint::Stats {
-            name: self.name.clone(),
-            subject: self.subject.clone(),
-            requests,
-            errors: self.errors.load(Ordering::Relaxed),
-            processing_time,
-            average_processing_time: processing_time / u32::try_from(requests.max(1)).unwrap_or(u32::MAX),
-            last_error: last_error.map(|e| error::Error { status: e.to_string(), code: usize::from(e.code.status()) }),
-            data: None,
-            queue_group: self.queue_group.clone(),
-        }
-    }
-}
 
 /// Answers `PING`, `INFO` and `STATS` until dropped.
 #[derive(Debug)]

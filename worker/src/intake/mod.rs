@@ -9,5 +9,5 @@ mod in_progress;
 mod pull;
 
 pub use calls::{Endpoint, subscribe};
-pub use discovery::{Discovery, EndpointStats};
+pub use discovery::Discovery;
 pub use pull::{PullStatus, Puller};

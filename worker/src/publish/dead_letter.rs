@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
-    jetstream::{context::PublishError, message::PublishMessage},
+    jetstream::{Context, context::PublishError, message::PublishMessage},
 };
 use embed_schemas::{WireError, headers, streams, subjects};
 
-use super::{Delivery, Publisher, publisher::header_text};
+use super::{Delivery, encoded::header_text};
 use crate::variant::Variant;
 
 /// A job whose dead letter could not be written is tried again after this.
@@ -16,7 +16,7 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Writes a dead letter and waits until it is stored: the payload as it came, and the reason in the headers.
 pub(super) async fn write(
-    publisher: &Publisher,
+    jetstream: &Context,
     delivery: &Delivery,
     variant: &Variant,
     error: &WireError,
@@ -39,7 +39,7 @@ pub(super) async fn write(
         .message_id(format!("{}-{}", streams::jobs_stream(&variant.model), delivery.sequence))
         .expected_stream(streams::DEAD_STREAM);
     let subject = subjects::dead(&variant.model, &variant.name);
-    publisher.jetstream.send_publish(subject, message).await?.await?;
+    jetstream.send_publish(subject, message).await?.await?;
     tracing::warn!(
         model = %variant.model,
         code = %error.code,

@@ -11,7 +11,7 @@ use async_nats::{
 };
 use embed_schemas::{Lane, headers, subjects};
 
-use crate::intake::EndpointStats;
+use crate::telemetry::EndpointStats;
 
 /// Where an answer goes.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 mod dead_letter;
 mod delivery;
+mod encoded;
 mod publisher;
 mod stored;
 

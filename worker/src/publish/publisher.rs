@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, HeaderMap, jetstream};
-use bytes::Bytes;
+use async_nats::{Client, jetstream};
 use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Call, Delivery, Reply, dead_letter,
+    encoded::Encoded,
     stored::{Stored, store},
 };
 use crate::{job::Job, variant::Variant};
@@ -17,16 +17,13 @@ use crate::{job::Job, variant::Variant};
 /// A failed job is given back this long after its first delivery, twice as long after its second, and so on.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Room for headers: the server's limit is for headers and payload together.
-const HEADER_BYTES: usize = 2048;
-
 /// Publishes outcomes.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    pub(super) client: Client,
-    pub(super) jetstream: jetstream::Context,
+    client: Client,
+    jetstream: jetstream::Context,
     /// Cancelled when the time to finish is over: what could not be stored is given back.
-    pub(super) give_up: CancellationToken,
+    give_up: CancellationToken,
     max_deliveries: u64,
     tasks: TaskTracker,
 }
@@ -77,7 +74,8 @@ impl Publisher {
 
     /// Answers a call.
     pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) {
-        let encoded = self.encode(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref());
+        let encoded =
+            Encoded::new(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref(), self.max_payload());
         let sent = self.client.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
         call.stats.answered(call.received.elapsed(), encoded.error.as_ref());
         if let Err(error) = sent {
@@ -87,13 +85,20 @@ impl Publisher {
 
     /// Ends a stored job: stores the outcome, buries the job if it failed, acknowledges.
     pub async fn settle(&self, delivery: &Delivery, variant: &Variant, id: &JobId, outcome: &Outcome, format: Format) {
-        let encoded = self.encode(variant, delivery.lane(), outcome, format, delivery.header(headers::TRACEPARENT));
+        let encoded = Encoded::new(
+            variant,
+            delivery.lane(),
+            outcome,
+            format,
+            delivery.header(headers::TRACEPARENT),
+            self.max_payload(),
+        );
         if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
             && !self.bury(delivery, variant, &error).await
         {
             return;
         }
-        match store(self, &variant.model, id, &encoded).await {
+        match store(&self.jetstream, &self.give_up, &variant.model, id, &encoded).await {
             Stored::New => {}
             Stored::Before => variant.metrics.duplicate_result(),
             Stored::No => return delivery.nak(Duration::ZERO).await,
@@ -109,7 +114,11 @@ impl Publisher {
         }
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
         let trace = delivery.header(headers::TRACEPARENT);
-        self.copy_to_reply(delivery, self.encode(variant, delivery.lane(), &outcome, format, trace)).await;
+        self.copy_to_reply(
+            delivery,
+            Encoded::new(variant, delivery.lane(), &outcome, format, trace, self.max_payload()),
+        )
+        .await;
         delivery.term().await;
     }
 
@@ -124,7 +133,7 @@ impl Publisher {
 
     /// Writes the dead letter. If that fails, the job is given back: `false`.
     async fn bury(&self, delivery: &Delivery, variant: &Variant, error: &WireError) -> bool {
-        match dead_letter::write(self, delivery, variant, error).await {
+        match dead_letter::write(&self.jetstream, delivery, variant, error).await {
             Ok(()) => {
                 variant.metrics.dead_letter(error.code);
                 true
@@ -136,47 +145,6 @@ impl Publisher {
             }
         }
     }
-
-    /// An outcome as it is sent. One that does not fit becomes an error that says so.
-    fn encode(&self, variant: &Variant, lane: Lane, outcome: &Outcome, format: Format, trace: Option<&str>) -> Encoded {
-        let max_payload = self.max_payload();
-        let mut payload = format.encode(outcome);
-        let mut error = match outcome {
-            Outcome::Failure(failure) => Some(failure.error.clone()),
-            Outcome::Result(_) => None,
-        };
-        if payload.len() + HEADER_BYTES > max_payload && error.is_none() {
-            let too_large = crate::variant::result_too_large(payload.len(), max_payload);
-            variant.metrics.error(lane, too_large.code);
-            let failure = EmbedFailure { id: outcome.id().cloned(), error: too_large.clone() };
-            payload = format.encode(&Outcome::Failure(failure));
-            error = Some(too_large);
-        }
-        let mut answer = HeaderMap::new();
-        answer.insert(headers::CONTENT_TYPE, format.content_type());
-        if let Some(trace) = trace {
-            answer.insert(headers::TRACEPARENT, trace);
-        }
-        if let Some(error) = &error {
-            answer.insert(headers::SERVICE_ERROR, header_text(&error.to_string()).as_str());
-            answer.insert(headers::SERVICE_ERROR_CODE, error.code.status().to_string().as_str());
-        }
-        Encoded { payload, headers: answer, error }
-    }
-}
-
-/// An outcome as it is sent.
-#[derive(Debug)]
-pub(super) struct Encoded {
-    pub(super) payload: Bytes,
-    pub(super) headers: HeaderMap,
-    /// If it is a failure.
-    error: Option<WireError>,
-}
-
-/// A header is one line.
-pub(super) fn header_text(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
 }
 
 /// Whether trying again can help: the engine failed, not the text.

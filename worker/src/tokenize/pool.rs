@@ -120,7 +120,7 @@ impl<J, S: Sink<J>> Thread<J, S> {
 
     fn tokenize_one(&self, task: &Task<J>, index: usize) {
         let tokens = if self.sink.expired(&task.job) {
-            Err(crate::job::deadline_exceeded())
+            Err(WireError::deadline_exceeded())
         } else {
             self.tokenizer.encode(task.prompt.as_deref(), &task.texts[index], task.truncate)
         };
