@@ -310,7 +310,7 @@ async fn start_pipeline(
         // If nobody listens, the worker is stopping already.
         let _ = panics.send(panic);
     };
-    Ok(Pipeline::start(variant, &loaded.tokenizer, loaded.engines, config, finished.clone(), on_panic)?)
+    Ok(Pipeline::start(variant, loaded, config, finished.clone(), on_panic)?)
 }
 
 /// Unique among all workers: the process, and when it started.

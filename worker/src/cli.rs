@@ -78,8 +78,8 @@ impl Cli {
         match args.run(check) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                // There is nothing to do about a standard error that cannot be written to.
-                let _ = writeln!(io::stderr(), "embed-worker: error: {error:#}");
+                // The errors' messages hold their causes. Nothing can be done about a standard error that is closed.
+                let _ = writeln!(io::stderr(), "embed-worker: error: {error}");
                 ExitCode::FAILURE
             }
         }

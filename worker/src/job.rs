@@ -211,7 +211,7 @@ impl Work for Text {
             text.vector = Some((Arc::clone(vectors), row));
             timing.queue_us = timing.queue_us.max(micros(stats.oldest_wait));
             timing.infer_us = timing.infer_us.max(micros(stats.took));
-            timing.batch_size = timing.batch_size.max(u32::try_from(stats.rows).unwrap_or(u32::MAX));
+            timing.batch_size = timing.batch_size.max(u32::try_from(stats.texts).unwrap_or(u32::MAX));
         });
     }
 

@@ -27,6 +27,8 @@ pub async fn connect(settings: &ConnectSettings, name: &str) -> Result<Connectio
                     count.send_modify(|n| *n += 1);
                     tracing::info!("connected to NATS");
                 }
+                // The worker closes it itself, when it stops.
+                Event::Closed => tracing::debug!("disconnected from NATS"),
                 event => tracing::warn!(%event, "NATS connection"),
             }
             std::future::ready(())

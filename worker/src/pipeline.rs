@@ -6,12 +6,13 @@ use embed_schemas::{EmbedRequest, Format, Lane, WireError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
-    batch::{BatchQueue, Depth, Entry, Policy},
+    batch::{BatchQueue, CostTable, Depth, Entry},
     config::Config,
     engine::{Engine, RunStats, Runners},
     job::{Ask, Job, Text},
+    model::LoadedVersion,
     publish::Reply,
-    tokenize::{Pool, Sink, Task, TextTokenizer, Tokens},
+    tokenize::{Pool, Sink, Task, Tokens},
     variant::Variant,
 };
 
@@ -58,13 +59,13 @@ impl Pipeline {
     /// If the system refuses a thread.
     pub fn start<E: Engine + 'static>(
         variant: Arc<Variant>,
-        tokenizer: &Arc<TextTokenizer>,
-        engines: Vec<E>,
+        loaded: LoadedVersion<E>,
         config: &Config,
         finished: mpsc::UnboundedSender<Arc<Job>>,
         on_panic: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let queue = Arc::new(BatchQueue::new(Policy::from(&config.batch)));
+        let LoadedVersion { engines, tokenizer, measured } = loaded;
+        let queue = Arc::new(BatchQueue::new(&config.batch, CostTable::new(&measured)));
         let observed = Arc::clone(&variant);
         let observe = move |stats: &RunStats| observed.metrics.run(stats);
         let runners = Runners::start(engines, &queue, observe, on_panic)?;
@@ -72,7 +73,7 @@ impl Pipeline {
             0 => cores().div_ceil(4),
             n => n,
         };
-        let pool = Pool::start(threads, tokenizer, IntoBatches(Arc::clone(&queue)))?;
+        let pool = Pool::start(threads, &tokenizer, IntoBatches(Arc::clone(&queue)))?;
         Ok(Self { variant, pool, queue, runners, finished })
     }
 

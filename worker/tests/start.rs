@@ -19,7 +19,7 @@ fn run(arguments: &[&str], registry: &Path) -> Output {
 
 fn assert_fails(output: &Output, words: &[&str]) {
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert_eq!(output.status.code(), Some(1), "{:?} {error}", output.status);
     let last = error.lines().last().unwrap_or_default();
     assert!(last.starts_with("embed-worker: error: "), "{error}");
     for word in words {

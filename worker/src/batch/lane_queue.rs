@@ -3,10 +3,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound::{Excluded, Unbounded},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::Entry;
+use super::{Entry, policy::Bounds};
+
+/// Averages over arrivals follow the last few hundred milliseconds.
+const ARRIVALS_OVER: Duration = Duration::from_millis(200);
 
 /// Arrival order and length order over the same entries. Every operation is O(log n) in the number of waiting texts.
 #[derive(Debug)]
@@ -15,6 +18,9 @@ pub(super) struct LaneQueue<T> {
     arrivals: VecDeque<Key>,
     by_length: BTreeMap<Key, Entry<T>>,
     next_sequence: u64,
+    /// Arrivals lately, decaying.
+    recent: f64,
+    last_arrival: Option<Instant>,
 }
 
 /// Length first, so that neighbours in the map are the closest in length; then arrival.
@@ -26,7 +32,13 @@ pub(super) struct Key {
 
 impl<T> LaneQueue<T> {
     pub(super) const fn new() -> Self {
-        Self { arrivals: VecDeque::new(), by_length: BTreeMap::new(), next_sequence: 0 }
+        Self {
+            arrivals: VecDeque::new(),
+            by_length: BTreeMap::new(),
+            next_sequence: 0,
+            recent: 0.0,
+            last_arrival: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -34,10 +46,27 @@ impl<T> LaneQueue<T> {
     }
 
     pub(super) fn push(&mut self, entry: Entry<T>) {
+        self.recent = self.decayed(entry.arrival) + 1.0;
+        self.last_arrival = Some(entry.arrival);
         let key = Key { length: entry.length, sequence: self.next_sequence };
         self.next_sequence += 1;
         self.arrivals.push_back(key);
         self.by_length.insert(key, entry);
+    }
+
+    /// Since when nothing has arrived.
+    pub(super) const fn last_arrival(&self) -> Option<Instant> {
+        self.last_arrival
+    }
+
+    /// How many arrive in a second, lately.
+    pub(super) fn arrivals_per_second(&self, now: Instant) -> u64 {
+        (self.decayed(now) / ARRIVALS_OVER.as_secs_f64()) as u64
+    }
+
+    fn decayed(&self, now: Instant) -> f64 {
+        let since = self.last_arrival.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        self.recent * (-since.as_secs_f64() / ARRIVALS_OVER.as_secs_f64()).exp()
     }
 
     /// The key of the entry that has waited longest.
@@ -61,8 +90,61 @@ impl<T> LaneQueue<T> {
         self.by_length.remove(&key)
     }
 
+    /// The first texts, in order of arrival.
+    pub(super) fn first(&mut self, count: usize) -> Vec<Key> {
+        if self.oldest().is_none() {
+            return Vec::new();
+        }
+        self.arrivals.iter().filter(|key| self.by_length.contains_key(key)).take(count).copied().collect()
+    }
+
+    /// The oldest text and those closest to it in length, as many as make the run worth most.
+    ///
+    /// Texts join in order of their distance in length. Of all the runs that arise that way within the bounds, the one
+    /// is taken that gets the most real tokens through in a microsecond; a larger one must be worth `GAIN` more, since
+    /// whoever comes next waits for it. `micros` tells what a run costs.
+    pub(super) fn best_run(&mut self, bounds: &Bounds, micros: impl Fn(usize, usize) -> f64) -> Vec<Key> {
+        const GAIN: f64 = 1.002;
+        let Some(anchor) = self.oldest() else { return Vec::new() };
+        let longest = bounds.time.map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e6);
+        let (mut low, mut high) = (anchor, anchor);
+        let mut keys = vec![anchor];
+        let mut tokens = anchor.length;
+        let mut best = (1, tokens as f64 / micros(1, anchor.length));
+        let fits = |rows: usize, width: usize| {
+            rows <= bounds.texts && rows * width <= bounds.tokens && micros(rows, width) <= longest
+        };
+        loop {
+            let rows = keys.len() + 1;
+            let (shorter, longer) = self.neighbours(low, high);
+            let shorter = shorter.filter(|_| fits(rows, high.length));
+            let longer = longer.filter(|key| fits(rows, key.length));
+            let next =
+                match (shorter, longer) {
+                    (Some(shorter), Some(longer)) => {
+                        if anchor.length - shorter.length <= longer.length - anchor.length { shorter } else { longer }
+                    }
+                    (Some(key), None) | (None, Some(key)) => key,
+                    (None, None) => break,
+                };
+            if next < low {
+                low = next;
+            } else {
+                high = next;
+            }
+            keys.push(next);
+            tokens += next.length;
+            let rate = tokens as f64 / micros(rows, high.length);
+            if rate > best.1 * GAIN {
+                best = (rows, rate);
+            }
+        }
+        keys.truncate(best.0);
+        keys
+    }
+
     /// The next shorter (or equally long, earlier) and the next longer (or equally long, later) entry.
-    pub(super) fn neighbours(&self, low: Key, high: Key) -> (Option<Key>, Option<Key>) {
+    fn neighbours(&self, low: Key, high: Key) -> (Option<Key>, Option<Key>) {
         (
             self.by_length.range(..low).next_back().map(|(key, _)| *key),
             self.by_length.range((Excluded(high), Unbounded)).next().map(|(key, _)| *key),

@@ -1,11 +1,15 @@
 //! Batching: which texts go into the next run of the engine.
 //!
-//! Pure and synchronous. It knows lanes, lengths, arrivals and deadlines; it does not know NATS, jobs, the engine, or
-//! what time it is. What it batches is any `T`.
+//! Pure and synchronous. It knows lanes, lengths, arrivals, deadlines and costs; it does not know NATS, jobs, the
+//! engine, or what time it is. What it batches is any `T`.
 
+mod cost;
 mod lane_queue;
 mod planner;
+mod policy;
 mod queue;
+mod recent;
 
-pub use planner::{Action, Batch, Entry, Planner, Policy, Reason, Step};
+pub use cost::{CostTable, Measured};
+pub use planner::{Action, Batch, Entry, Planner, Reason, Step};
 pub use queue::{BatchQueue, Depth};

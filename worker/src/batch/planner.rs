@@ -1,10 +1,15 @@
 //! The planner: what to run next.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use embed_schemas::Lane;
 
-use super::lane_queue::{Key, LaneQueue};
+use super::{
+    cost::{CostTable, Measured},
+    lane_queue::LaneQueue,
+    policy::{Policy, Situation},
+    recent::Recent,
+};
 use crate::config::BatchConfig;
 
 /// A text that waits.
@@ -22,26 +27,6 @@ pub struct Entry<T> {
     pub payload: T,
 }
 
-/// What the planner goes by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Most texts in a batch.
-    pub max_texts: usize,
-    /// Most tokens in a batch, padding included; a single text may exceed it.
-    pub max_tokens: usize,
-    /// How long stored lanes wait for company, from the oldest arrival on.
-    pub max_wait: Duration,
-    /// By lane: an entry older than this is served before higher lanes. `None`: never.
-    pub max_age: [Option<Duration>; 3],
-}
-
-/// A text joins a batch only if at least this share of its tokens stays real: below it, running the shorter texts on
-/// their own is cheaper than padding them. Measured on the CPU, where small batches cost hardly more per token.
-const LEAST_REAL_SHARE: (usize, usize) = (3, 4);
-
-/// Below this width a run costs about the same whatever its width, so all lengths may ride together.
-const SHORT: usize = 16;
-
 /// Texts to run together.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch<T> {
@@ -58,7 +43,7 @@ pub struct Batch<T> {
 pub enum Reason {
     /// An online call is there.
     Online,
-    /// It is as large as it may be.
+    /// There are as many texts as a batch may have.
     Full,
     /// Its oldest text has waited long enough.
     Waited,
@@ -102,11 +87,15 @@ pub struct Step<T> {
     pub action: Action<T>,
 }
 
-/// Decides what goes into the next batch. The same pushes and the same clock give the same batches.
+/// Decides what goes into the next batch. The same pushes, observations and clock give the same batches.
 #[derive(Debug)]
 pub struct Planner<T> {
+    config: BatchConfig,
     policy: Policy,
+    costs: CostTable,
     lanes: [LaneQueue<T>; 3],
+    /// From arrival to vector, by lane.
+    latency: [Recent; 3],
     /// Whether the last batch was an aged one. The next then goes by priority, so that a backlog of old work in one
     /// lane takes at most every other batch from the others.
     served_aged: bool,
@@ -116,10 +105,13 @@ pub struct Planner<T> {
 impl<T> Planner<T> {
     /// An empty planner.
     #[must_use]
-    pub const fn new(policy: Policy) -> Self {
+    pub fn new(config: &BatchConfig, costs: CostTable) -> Self {
         Self {
-            policy,
+            config: config.clone(),
+            policy: Policy::new(config),
+            costs,
             lanes: [LaneQueue::new(), LaneQueue::new(), LaneQueue::new()],
+            latency: [Recent::new(), Recent::new(), Recent::new()],
             served_aged: false,
             draining: false,
         }
@@ -128,6 +120,14 @@ impl<T> Planner<T> {
     /// Takes a text in.
     pub fn push(&mut self, entry: Entry<T>) {
         self.lanes[entry.lane.index()].push(entry);
+    }
+
+    /// Notes that a run which ended at `now` took so long, with texts that had arrived at these moments.
+    pub fn ran(&mut self, now: Instant, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) {
+        self.costs.record(run);
+        for (lane, arrival) in texts {
+            self.latency[lane.index()].record(now, now.saturating_duration_since(arrival));
+        }
     }
 
     /// From now on nothing waits for company.
@@ -152,14 +152,22 @@ impl<T> Planner<T> {
         self.lanes[lane.index()].oldest_arrival()
     }
 
-    /// What a free engine is to do at `now`.
-    pub fn next(&mut self, now: Instant) -> Step<T> {
+    /// What a run of this shape is expected to take, microseconds.
+    #[must_use]
+    pub fn expected_micros(&self, rows: usize, width: usize) -> f64 {
+        self.costs.micros(rows, width)
+    }
+
+    /// What a free engine is to do at `now`. `others` is the number of other engines that are free: what waits is
+    /// shared with them.
+    pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {
         let mut expired = Vec::new();
         loop {
-            let Some((lane, reason)) = self.choose_lane(now) else {
-                return Step { expired, action: self.when_to_ask_again() };
+            let (lane, reason) = match self.choose_lane(now) {
+                Ok(chosen) => chosen,
+                Err(action) => return Step { expired, action },
             };
-            let entries = self.gather(lane, now, &mut expired);
+            let entries = self.gather(lane, now, others, &mut expired);
             // All that was gathered may have expired: then choose again.
             if let Some(width) = entries.iter().map(|entry| entry.length).max() {
                 self.served_aged = reason == Reason::Aged;
@@ -168,100 +176,75 @@ impl<T> Planner<T> {
         }
     }
 
-    /// The lane to serve now, if any.
-    fn choose_lane(&mut self, now: Instant) -> Option<(Lane, Reason)> {
+    /// The lane to serve now, or what to do if there is none.
+    fn choose_lane(&mut self, now: Instant) -> Result<(Lane, Reason), Action<T>> {
+        let max_age = [None, Some(self.config.job_max_age), Some(self.config.bulk_max_age)];
         if !self.served_aged {
             // The lowest lanes first: they are the ones that starve.
             for lane in Lane::ALL.into_iter().rev() {
-                if let (Some(arrival), Some(age)) = (self.oldest_arrival(lane), self.policy.max_age[lane.index()])
+                if let (Some(arrival), Some(age)) = (self.oldest_arrival(lane), max_age[lane.index()])
                     && now >= arrival + age
                 {
-                    return Some((lane, Reason::Aged));
+                    return Ok((lane, Reason::Aged));
                 }
             }
         }
-        if self.len(Lane::Rpc) > 0 {
-            return Some((Lane::Rpc, Reason::Online));
-        }
-        for lane in Lane::STORED {
+        let mut ask_again = None;
+        for lane in Lane::ALL {
             let Some(arrival) = self.oldest_arrival(lane) else { continue };
-            if self.len(lane) >= self.policy.max_texts {
-                return Some((lane, Reason::Full));
+            if lane == Lane::Rpc && self.policy.online_at_once() {
+                return Ok((lane, Reason::Online));
+            }
+            let situation = self.situation(lane, now);
+            if situation.lane_depth >= self.policy.bounds(&situation).texts {
+                return Ok((lane, Reason::Full));
             }
             if self.draining {
-                return Some((lane, Reason::Draining));
+                return Ok((lane, Reason::Draining));
             }
-            if now >= arrival + self.policy.max_wait {
-                return Some((lane, Reason::Waited));
+            let until = arrival + self.policy.wait(&situation);
+            if now >= until {
+                return Ok((lane, Reason::Waited));
             }
+            ask_again = Some(ask_again.map_or(until, |other: Instant| other.min(until)));
         }
-        None
+        Err(ask_again.map_or(Action::Idle, Action::WaitUntil))
     }
 
-    fn when_to_ask_again(&mut self) -> Action<T> {
-        let wait = self.policy.max_wait;
-        let earliest = Lane::STORED.into_iter().filter_map(|lane| self.oldest_arrival(lane)).min();
-        earliest.map_or(Action::Idle, |arrival| Action::WaitUntil(arrival + wait))
+    fn situation(&self, lane: Lane, now: Instant) -> Situation {
+        let last_call = self.lanes[Lane::Rpc.index()].last_arrival();
+        let p95 = |lane: Lane| self.latency[lane.index()].p95(now);
+        Situation {
+            lane,
+            depth: self.lanes.iter().map(LaneQueue::len).sum(),
+            lane_depth: self.len(lane),
+            online: last_call.is_some_and(|last| now.saturating_duration_since(last) < self.config.online_memory),
+            arrivals_per_second: self.lanes[lane.index()].arrivals_per_second(now),
+            p95: p95(Lane::Rpc).or_else(|| p95(Lane::Job)),
+        }
     }
 
-    /// The oldest text of the lane and those closest to it in length, within the budgets. Expired ones are set aside.
-    fn gather(&mut self, lane: Lane, now: Instant, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
-        let mut batch = Vec::new();
+    /// Takes the texts of the next batch out of the lane. Expired ones are set aside.
+    fn gather(&mut self, lane: Lane, now: Instant, others: usize, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
+        let mut bounds = self.policy.bounds(&self.situation(lane, now));
         let queue = &mut self.lanes[lane.index()];
-        let Some(anchor) = queue.oldest() else { return batch };
-        let (mut texts, mut tokens) = (0, 0);
-        let mut take = |key: Key, queue: &mut LaneQueue<T>, texts: &mut usize, tokens: &mut usize| {
-            let Some(entry) = queue.take(key) else { return };
+        // Two halves side by side are done sooner than one whole.
+        bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));
+        let keys = if bounds.by_arrival {
+            queue.first(bounds.texts)
+        } else {
+            queue.best_run(&bounds, |rows, width| self.costs.micros(rows, width))
+        };
+        let mut batch = Vec::with_capacity(keys.len());
+        for entry in keys.into_iter().filter_map(|key| queue.take(key)) {
             if entry.deadline.is_some_and(|deadline| now >= deadline) {
                 expired.push(entry);
-                return;
-            }
-            *texts += 1;
-            *tokens += entry.length;
-            batch.push(entry);
-        };
-        take(anchor, queue, &mut texts, &mut tokens);
-        let (mut low, mut high) = (anchor, anchor);
-        let fits = |texts: usize, tokens: usize, shortest: usize, width: usize| {
-            let padded = (texts + 1) * width;
-            texts == 0
-                || texts < self.policy.max_texts
-                    && padded <= self.policy.max_tokens
-                    && tokens * LEAST_REAL_SHARE.1 >= padded * LEAST_REAL_SHARE.0
-                    && (shortest * 2 >= width || width <= SHORT)
-        };
-        loop {
-            let (shorter, longer) = queue.neighbours(low, high);
-            let shorter = shorter.filter(|key| fits(texts, tokens + key.length, key.length, high.length));
-            let longer = longer.filter(|key| fits(texts, tokens + key.length, low.length, key.length));
-            let next =
-                match (shorter, longer) {
-                    (Some(shorter), Some(longer)) => {
-                        if anchor.length - shorter.length <= longer.length - anchor.length { shorter } else { longer }
-                    }
-                    (Some(key), None) | (None, Some(key)) => key,
-                    (None, None) => break,
-                };
-            if next < low {
-                low = next;
             } else {
-                high = next;
+                batch.push(entry);
             }
-            take(next, queue, &mut texts, &mut tokens);
         }
         batch.sort_by_key(|entry| entry.length);
         batch
-    }
-}
-
-impl From<&BatchConfig> for Policy {
-    fn from(config: &BatchConfig) -> Self {
-        Self {
-            max_texts: config.max_texts,
-            max_tokens: config.max_tokens,
-            max_wait: config.max_wait,
-            max_age: [None, Some(config.job_max_age), Some(config.bulk_max_age)],
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Action, Batch, Entry, Planner, Policy};
+use super::{Action, Batch, CostTable, Entry, Measured, Planner};
+use crate::config::BatchConfig;
 
 /// A queue of texts that hands out batches.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct BatchQueue<T> {
 #[derive(Debug)]
 struct State<T> {
     planner: Planner<T>,
+    /// Runners that wait for a batch.
+    free: usize,
     closed: bool,
 }
 
@@ -34,8 +37,8 @@ pub struct Depth {
 impl<T> BatchQueue<T> {
     /// An empty queue.
     #[must_use]
-    pub const fn new(policy: Policy) -> Self {
-        let state = State { planner: Planner::new(policy), closed: false };
+    pub fn new(config: &BatchConfig, costs: CostTable) -> Self {
+        let state = State { planner: Planner::new(config, costs), free: 0, closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -46,8 +49,13 @@ impl<T> BatchQueue<T> {
 
     /// Takes a text in and wakes a free runner, if there is one.
     pub fn push(&self, entry: Entry<T>) {
-        self.lock().planner.push(entry);
-        self.changed.notify_one();
+        let mut state = self.lock();
+        state.planner.push(entry);
+        let free = state.free > 0;
+        drop(state);
+        if free {
+            self.changed.notify_one();
+        }
     }
 
     /// The next batch, as soon as there is one. `None` once the queue is closed and empty.
@@ -57,7 +65,8 @@ impl<T> BatchQueue<T> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let step = state.planner.next(now);
+            let others = state.free;
+            let step = state.planner.next(now, others);
             if !step.expired.is_empty() {
                 drop(state);
                 on_expired(step.expired);
@@ -68,16 +77,30 @@ impl<T> BatchQueue<T> {
                 state = self.lock();
                 continue;
             }
-            match step.action {
-                Action::Run(batch) => return Some(batch),
-                Action::WaitUntil(when) => {
-                    let wait = when.saturating_duration_since(now);
-                    state = self.changed.wait_timeout(state, wait).expect("the planner does not panic").0;
+            let wait = match step.action {
+                Action::Run(batch) => {
+                    if others > 0 && !state.planner.is_empty() {
+                        // What is left is for another runner.
+                        self.changed.notify_one();
+                    }
+                    return Some(batch);
                 }
                 Action::Idle if state.closed && state.planner.is_empty() => return None,
-                Action::Idle => state = self.changed.wait(state).expect("the planner does not panic"),
-            }
+                Action::Idle => None,
+                Action::WaitUntil(when) => Some(when.saturating_duration_since(now)),
+            };
+            state.free += 1;
+            state = match wait {
+                None => self.changed.wait(state).expect("the planner does not panic"),
+                Some(wait) => self.changed.wait_timeout(state, wait).expect("the planner does not panic").0,
+            };
+            state.free -= 1;
         }
+    }
+
+    /// Notes what a run took, with the lanes and arrivals of its texts.
+    pub fn ran(&self, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) {
+        self.lock().planner.ran(Instant::now(), run, texts);
     }
 
     /// From now on nothing waits for company.

@@ -168,7 +168,7 @@ mod tests {
         .unwrap();
         assert_eq!(loaded.config.batch.max_texts, 16);
         assert_eq!(loaded.config.batch.max_wait, Duration::from_millis(2));
-        assert_eq!(loaded.config.batch.max_tokens, 512);
+        assert_eq!(loaded.config.batch.max_tokens, 1024);
         assert_eq!(loaded.config.variant[0].version, "current");
         let printed = loaded.print();
         assert!(printed.contains("max_texts = 16  # (flags)"), "{printed}");

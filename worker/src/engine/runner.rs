@@ -1,6 +1,7 @@
 //! Runner threads: each owns an engine, takes batches from the queue and hands the vectors out.
 
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use super::{Engine, EngineError, Input, Vectors};
-use crate::batch::{Batch, BatchQueue, Entry, Reason};
+use crate::batch::{Batch, BatchQueue, Entry, Measured, Reason};
 
 /// What a text is to a runner.
 pub trait Work: Send + 'static {
@@ -26,10 +27,12 @@ pub trait Work: Send + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct RunStats {
     /// Texts.
+    pub texts: usize,
+    /// Texts that differ: the same text twice is computed once.
     pub rows: usize,
     /// Tokens of the longest.
     pub width: usize,
-    /// Tokens, without padding.
+    /// Tokens of the rows, without padding.
     pub tokens: usize,
     /// When the engine started.
     pub started: Instant,
@@ -68,7 +71,7 @@ impl Runners {
                 let work = AssertUnwindSafe(|| {
                     while let Some(batch) = queue.next(|expired| expired.into_iter().for_each(|e| e.payload.expired()))
                     {
-                        run(&mut engine, &mut input, batch, &observe);
+                        run(&mut engine, &mut input, batch, &queue, &observe);
                     }
                 });
                 if let Err(panic) = catch_unwind(work) {
@@ -91,15 +94,23 @@ impl Runners {
     }
 }
 
-fn run<T: Work>(engine: &mut impl Engine, input: &mut Input, batch: Batch<T>, observe: &impl Fn(&RunStats)) {
+fn run<T: Work>(
+    engine: &mut impl Engine,
+    input: &mut Input,
+    batch: Batch<T>,
+    queue: &BatchQueue<T>,
+    observe: &impl Fn(&RunStats),
+) {
     let entries = batch.entries;
-    input.fill(entries.iter().map(|entry| entry.payload.ids()));
+    let (rows, row_of) = distinct(&entries);
+    input.fill(rows.iter().map(|entry| entries[*entry].payload.ids()));
     let started = Instant::now();
     let result = engine.embed(input);
     let stats = RunStats {
-        rows: entries.len(),
+        texts: entries.len(),
+        rows: rows.len(),
         width: batch.width,
-        tokens: entries.iter().map(|entry| entry.length).sum(),
+        tokens: rows.iter().map(|entry| entries[*entry].length).sum(),
         started,
         took: started.elapsed(),
         reason: batch.reason,
@@ -107,8 +118,10 @@ fn run<T: Work>(engine: &mut impl Engine, input: &mut Input, batch: Batch<T>, ob
     };
     match result {
         Ok(vectors) => {
+            let run = Measured { rows: stats.rows, width: stats.width, took: stats.took };
+            queue.ran(run, entries.iter().map(|entry| (entry.lane, entry.arrival)));
             observe(&stats);
-            for (row, entry) in entries.into_iter().enumerate() {
+            for (row, entry) in row_of.into_iter().zip(entries) {
                 entry.payload.done(&vectors, row, &stats);
             }
         }
@@ -116,7 +129,7 @@ fn run<T: Work>(engine: &mut impl Engine, input: &mut Input, batch: Batch<T>, ob
         Err(error) if entries.len() > 1 => {
             tracing::warn!(%error, texts = entries.len(), "a batch failed; running its texts one by one");
             for entry in entries {
-                run(engine, input, single(entry, batch.reason), observe);
+                run(engine, input, single(entry, batch.reason), queue, observe);
             }
         }
         Err(error) => {
@@ -124,6 +137,20 @@ fn run<T: Work>(engine: &mut impl Engine, input: &mut Input, batch: Batch<T>, ob
             entries.into_iter().for_each(|entry| entry.payload.failed(&error));
         }
     }
+}
+
+/// The entries that differ, and for every entry the place of its equal among them.
+fn distinct<T: Work>(entries: &[Entry<T>]) -> (Vec<usize>, Vec<usize>) {
+    let mut rows = Vec::with_capacity(entries.len());
+    let mut seen = HashMap::with_capacity(entries.len());
+    let row_of = entries.iter().enumerate().map(|(i, entry)| {
+        *seen.entry(entry.payload.ids()).or_insert_with(|| {
+            rows.push(i);
+            rows.len() - 1
+        })
+    });
+    let row_of = row_of.collect();
+    (rows, row_of)
 }
 
 fn single<T>(entry: Entry<T>, reason: Reason) -> Batch<T> {
@@ -137,7 +164,7 @@ mod tests {
     use embed_schemas::Lane;
 
     use super::*;
-    use crate::batch::Policy;
+    use crate::{batch::CostTable, config::BatchConfig};
 
     /// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99.
     struct Fake;
@@ -177,12 +204,7 @@ mod tests {
     }
 
     fn queue() -> Arc<BatchQueue<Text>> {
-        Arc::new(BatchQueue::new(Policy {
-            max_texts: 8,
-            max_tokens: 64,
-            max_wait: Duration::from_millis(1),
-            max_age: [None; 3],
-        }))
+        Arc::new(BatchQueue::new(&BatchConfig::default(), CostTable::new(&[])))
     }
 
     fn push(queue: &BatchQueue<Text>, id: u32, results: &mpsc::Sender<(u32, Result<f32, String>)>) {
@@ -206,6 +228,25 @@ mod tests {
                 id => assert_eq!(result, Ok(id as f32 * 2.0)),
             }
         }
+        queue.close();
+        runners.join();
+    }
+
+    #[test]
+    fn the_same_text_twice_is_computed_once() {
+        let (sender, results) = mpsc::channel();
+        let queue = queue();
+        for id in [5, 6, 5, 5] {
+            push(&queue, id, &sender);
+        }
+        queue.drain();
+        let (runs, stats) = mpsc::channel();
+        let runners = Runners::start(vec![Fake], &queue, move |s| runs.send(*s).unwrap(), |_| ()).unwrap();
+        let mut got: Vec<_> = results.iter().take(4).map(|(_, result)| result.unwrap()).collect();
+        got.sort_by(f32::total_cmp);
+        assert_eq!(got, [10.0, 10.0, 10.0, 12.0]);
+        let stats = stats.recv().unwrap();
+        assert_eq!((stats.texts, stats.rows, stats.tokens), (4, 2, 4));
         queue.close();
         runners.join();
     }

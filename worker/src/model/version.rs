@@ -6,20 +6,24 @@ use embed_schemas::model::version_path;
 
 use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, verify, verify_golden};
 use crate::{
+    batch::Measured,
     engine::{Engine, EngineError, Input, OnnxModel, library},
     tokenize::{TextTokenizer, TokenizeError},
 };
 
-/// Widths that are run once before the first request, so that it does not pay for first allocations.
-const WARM_WIDTHS: [usize; 3] = [16, 64, 256];
+/// Shapes, rows and width, whose cost is measured: few, since starting must be quick, and chosen so that what a run, a
+/// token and a pair of tokens cost can be told apart.
+const MEASURED_SHAPES: [(usize, usize); 5] = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)];
 
 /// A version that is loaded and verified.
 #[derive(Debug)]
-pub struct LoadedVersion {
+pub struct LoadedVersion<E> {
     /// One engine for each runner.
-    pub engines: Vec<OnnxModel>,
+    pub engines: Vec<E>,
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
+    /// What some runs took, for the planner.
+    pub measured: Vec<Measured>,
 }
 
 /// A version could not be made ready.
@@ -60,7 +64,7 @@ pub async fn load(
     runners: usize,
     threads_per_runner: usize,
     max_text_bytes: usize,
-) -> Result<LoadedVersion, LoadError> {
+) -> Result<LoadedVersion<OnnxModel>, LoadError> {
     let started = Instant::now();
     let metadata = &selected.metadata;
     let mut files = Vec::new();
@@ -81,10 +85,15 @@ pub async fn load(
     let mut engines = Vec::with_capacity(runners);
     for _ in 0..runners {
         let mut engine = OnnxModel::load(&environment, graph, metadata, threads_per_runner)?;
-        warm_up(&mut engine, metadata.max_seq_length as usize)?;
+        // The largest run once, so that no request pays for the first allocations.
+        time_run(&mut engine, 1, metadata.max_seq_length as usize)?;
         engines.push(engine);
     }
+    let mut measured = Vec::new();
     if let Some(engine) = engines.first_mut() {
+        for (rows, width) in MEASURED_SHAPES.into_iter().filter(|(_, w)| *w <= metadata.max_seq_length as usize) {
+            measured.push(time_run(engine, rows, width)?);
+        }
         verify_golden(golden, metadata, selected.artefact.precision, &tokenizer, engine)?;
     }
     tracing::info!(
@@ -96,16 +105,15 @@ pub async fn load(
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );
-    Ok(LoadedVersion { engines, tokenizer })
+    Ok(LoadedVersion { engines, tokenizer, measured })
 }
 
-fn warm_up(engine: &mut impl Engine, max_width: usize) -> Result<(), EngineError> {
+fn time_run(engine: &mut impl Engine, rows: usize, width: usize) -> Result<Measured, EngineError> {
     let mut input = Input::default();
-    for width in WARM_WIDTHS.into_iter().filter(|width| *width <= max_width) {
-        // Any id of the vocabulary does; 1 is in every one.
-        let row = vec![1; width];
-        input.fill([row.as_slice()].into_iter());
-        engine.embed(&input)?;
-    }
-    Ok(())
+    // Any id of the vocabulary does; 1 is in every one.
+    let row = vec![1; width];
+    input.fill(std::iter::repeat_n(row.as_slice(), rows));
+    let started = Instant::now();
+    engine.embed(&input)?;
+    Ok(Measured { rows, width, took: started.elapsed() })
 }

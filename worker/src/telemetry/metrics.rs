@@ -152,9 +152,9 @@ impl VariantMetrics {
     /// A batch was run.
     pub fn run(&self, stats: &RunStats) {
         let padded = (stats.rows * stats.width).max(1);
-        self.texts.increment(stats.rows as u64);
+        self.texts.increment(stats.texts as u64);
         self.tokens.increment(stats.tokens as u64);
-        self.batch_size.record(stats.rows as f64);
+        self.batch_size.record(stats.texts as f64);
         self.batch_tokens.record(padded as f64);
         self.batch_wait.record(stats.oldest_wait);
         self.padding.record(1.0 - stats.tokens as f64 / padded as f64);
