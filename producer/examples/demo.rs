@@ -16,7 +16,7 @@ use embed_schemas::{EmbedRequest, Slug};
 use serde::Deserialize;
 
 const SENTENCES: &str = "deploy/samples/wordnet/sentences.jsonl";
-const QUESTION: &str = "Which animals live under the water?";
+const QUESTION: &str = "Where can I see the ocean?";
 const NEAREST: usize = 5;
 /// Calls over which the latency is measured, one after the other.
 const CALLS: usize = 200;

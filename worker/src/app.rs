@@ -297,6 +297,14 @@ async fn start_pipeline(
         n => n,
     };
     let (library, threads) = (config.engine.library.as_deref(), config.engine.threads_per_runner);
+    tracing::info!(
+        cores = cores(),
+        runners,
+        threads_per_runner = threads,
+        policy = ?config.batch.policy,
+        max_tokens = config.batch.max_tokens,
+        "engine: side by side, one batch for each runner"
+    );
     let loaded = model::load(registry, selected, library, runners, threads, config.tokenize.max_text_bytes)
         .await
         .map_err(|source| RunError::Load {

@@ -11,6 +11,7 @@ use embed_schemas::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
+    batch::Entry,
     engine::{EngineError, RunStats, Vectors, Work},
     publish::Reply,
     tokenize::Tokens,
@@ -95,7 +96,7 @@ impl Job {
         item.truncated = tokens.truncated;
         let timing = &mut state.timing;
         timing.tokenize_us = timing.tokenize_us.max(micros(self.ask.received.elapsed()));
-        Text { job: Arc::clone(self), index, ids: tokens.ids }
+        Text { job: Arc::clone(self), index, ids: tokens.ids, since: Instant::now() }
     }
 
     /// One text failed.
@@ -192,12 +193,20 @@ pub struct Text {
     job: Arc<Job>,
     index: usize,
     ids: Vec<u32>,
+    /// Since when it waits for a batch.
+    since: Instant,
 }
 
 impl Text {
-    /// The job that it belongs to.
-    pub fn job(&self) -> &Job {
-        &self.job
+    /// As the batch queue takes it in.
+    pub fn into_entry(self) -> Entry<Self> {
+        Entry {
+            lane: self.job.ask.lane,
+            length: self.ids.len(),
+            arrival: self.since,
+            deadline: self.job.ask.deadline,
+            payload: self,
+        }
     }
 }
 
@@ -209,7 +218,7 @@ impl Work for Text {
     fn done(self, vectors: &Vectors, row: usize, stats: &RunStats) {
         self.job.finish(self.index, |text, timing| {
             text.vector = Some((Arc::clone(vectors), row));
-            timing.queue_us = timing.queue_us.max(micros(stats.oldest_wait));
+            timing.queue_us = timing.queue_us.max(micros(stats.started.saturating_duration_since(self.since)));
             timing.infer_us = timing.infer_us.max(micros(stats.took));
             timing.batch_size = timing.batch_size.max(u32::try_from(stats.texts).unwrap_or(u32::MAX));
         });

@@ -6,7 +6,7 @@ use embed_schemas::{EmbedRequest, Format, Lane, WireError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
-    batch::{BatchQueue, CostTable, Depth, Entry},
+    batch::{BatchQueue, CostTable, Depth},
     config::Config,
     engine::{Engine, RunStats, Runners},
     job::{Ask, Job, Text},
@@ -37,16 +37,7 @@ impl Sink<Arc<Job>> for IntoBatches {
 
     fn accept(&self, job: &Arc<Job>, index: usize, tokens: Result<Tokens, WireError>) {
         match tokens {
-            Ok(tokens) => {
-                let text = job.tokenized(index, tokens);
-                self.0.push(Entry {
-                    lane: job.ask.lane,
-                    length: crate::engine::Work::ids(&text).len(),
-                    arrival: Instant::now(),
-                    deadline: job.ask.deadline,
-                    payload: text,
-                });
-            }
+            Ok(tokens) => self.0.push(job.tokenized(index, tokens).into_entry()),
             Err(error) => job.text_failed(index, error),
         }
     }

@@ -1,6 +1,9 @@
 //! Takes finished jobs, encodes their outcomes, and sends each where it belongs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{Client, jetstream};
 use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers};
@@ -58,6 +61,7 @@ impl Publisher {
 
     async fn publish(&self, job: &Job) {
         let variant = &job.variant;
+        let computed = Instant::now();
         let outcome = job.outcome();
         match &job.reply {
             Reply::Call(call) => self.answer(call, variant, &outcome, job.ask.format).await,
@@ -69,7 +73,7 @@ impl Publisher {
                 self.settle(delivery, variant, &job.ask.id, &outcome, job.ask.format).await;
             }
         }
-        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed());
+        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed(), &outcome, computed.elapsed());
     }
 
     /// Answers a call.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use embed_schemas::{ErrorCode, Lane, Slug, metrics as names};
+use embed_schemas::{ErrorCode, Lane, Outcome, Slug, metrics as names};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -89,7 +89,10 @@ pub struct VariantMetrics {
     batch_tokens: Histogram,
     batch_wait: Histogram,
     padding: Histogram,
+    queue: Histogram,
+    tokenize: Histogram,
     infer: Histogram,
+    publish: Histogram,
 }
 
 impl VariantMetrics {
@@ -97,7 +100,10 @@ impl VariantMetrics {
     pub fn new(model: &Slug, variant: &Slug) -> Self {
         let labels = [(names::MODEL, model.to_string()), (names::MODEL_VERSION, variant.to_string())];
         let lane_labels = |lane: Lane| [labels[0].clone(), labels[1].clone(), (names::LANE, lane.to_string())];
-        let stage = [labels[0].clone(), labels[1].clone(), (names::STAGE, "infer".to_owned())];
+        let stage = |name: &str| {
+            let stage = [labels[0].clone(), labels[1].clone(), (names::STAGE, name.to_owned())];
+            histogram!(names::STAGE_SECONDS, &stage)
+        };
         Self {
             requests: Lane::ALL.map(|lane| counter!(names::EMBED_REQUESTS_TOTAL, &lane_labels(lane))),
             latency: Lane::ALL.map(|lane| histogram!(names::EMBED_LATENCY_SECONDS, &lane_labels(lane))),
@@ -109,7 +115,10 @@ impl VariantMetrics {
             batch_tokens: histogram!(names::BATCH_TOKENS, &labels),
             batch_wait: histogram!(names::BATCH_WAIT_TIME_SECONDS, &labels),
             padding: histogram!(names::PADDING_RATIO, &labels),
-            infer: histogram!(names::STAGE_SECONDS, &stage),
+            queue: stage("queue"),
+            tokenize: stage("tokenize"),
+            infer: stage("infer"),
+            publish: stage("publish"),
             labels,
         }
     }
@@ -128,9 +137,14 @@ impl VariantMetrics {
         self.redeliveries[lane.index()].increment(1);
     }
 
-    /// Its outcome is out.
-    pub fn finished(&self, lane: Lane, took: Duration) {
+    /// Its outcome is out: `took` from its arrival on, `publish` of it to encode, send and store.
+    pub fn finished(&self, lane: Lane, took: Duration, outcome: &Outcome, publish: Duration) {
         self.latency[lane.index()].record(took);
+        self.publish.record(publish);
+        if let Outcome::Result(result) = outcome {
+            self.queue.record(Duration::from_micros(result.timing.queue_us));
+            self.tokenize.record(Duration::from_micros(result.timing.tokenize_us));
+        }
     }
 
     /// A job, call or text ended in an error.
