@@ -205,11 +205,14 @@ pub struct EngineConfig {
     pub runners: usize,
     /// Threads for one batch. One is best on the CPU: small batches side by side beat one that uses all cores.
     pub threads_per_runner: usize,
+    /// By how much the priority of engine threads is lowered, 0 to 19, so that calls are taken in and answered at once
+    /// while all cores compute.
+    pub nice: u8,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { library: None, runners: 0, threads_per_runner: 1 }
+        Self { library: None, runners: 0, threads_per_runner: 1, nice: 5 }
     }
 }
 

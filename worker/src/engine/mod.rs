@@ -2,6 +2,7 @@
 
 pub mod library;
 mod onnx;
+mod priority;
 mod runner;
 
 use std::sync::Arc;
