@@ -41,8 +41,8 @@ pub const PADDING_RATIO: &str = "akidb_batch_padding_ratio";
 pub const QUEUE_DEPTH: &str = "akidb_queue_depth";
 /// Gauge, seconds: how long the oldest waiting text has waited.
 pub const QUEUE_OLDEST_AGE_SECONDS: &str = "akidb_queue_oldest_age_seconds";
-/// Gauge: jobs whose result is not yet stored and acknowledged.
-pub const IN_FLIGHT_JOBS: &str = "akidb_in_flight_jobs";
+/// Gauge: texts in the worker whose result is not yet out.
+pub const IN_FLIGHT_TEXTS: &str = "akidb_in_flight_texts";
 /// Counter: jobs that were delivered before.
 pub const REDELIVERIES_TOTAL: &str = "akidb_redeliveries_total";
 /// Counter: jobs moved to the dead-letter stream, by code.

@@ -21,9 +21,6 @@ pub fn results_stream(model: &Slug) -> String {
 /// The stream of dead letters of all models.
 pub const DEAD_STREAM: &str = "EMBED_DEAD";
 
-/// The bucket of desired subject weights.
-pub const ROUTES_BUCKET: &str = "embed_routes";
-
 /// The durable consumer of one variant and lane.
 #[must_use]
 pub fn consumer(variant: &Slug, lane: Lane) -> String {

@@ -29,6 +29,7 @@ pub struct Endpoint {
     subscriber: Subscriber,
     pipeline: Arc<Pipeline>,
     publisher: Publisher,
+    is_probe: bool,
     /// Counted for the micro service's statistics.
     pub stats: Arc<EndpointStats>,
 }
@@ -59,7 +60,8 @@ pub async fn subscribe(
         let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
         let stats = Arc::new(EndpointStats::new(endpoint, subject, queue_group.to_owned()));
         let (pipeline, publisher) = (Arc::clone(pipeline), publisher.clone());
-        endpoints.push(Endpoint { subscriber, pipeline, publisher, stats });
+        // Only the worker itself is in a queue group of its own name.
+        endpoints.push(Endpoint { subscriber, pipeline, publisher, is_probe: queue_group == worker, stats });
     }
     Ok(endpoints)
 }
@@ -95,7 +97,9 @@ impl Endpoint {
         let variant = &self.pipeline.variant;
         // Without a reply subject nobody would hear the answer.
         let Some(reply) = message.reply.clone() else { return };
-        variant.metrics.received(Lane::Rpc);
+        if !self.is_probe {
+            variant.metrics.received(Lane::Rpc);
+        }
         if let Err(refusal) = self.admit(&message, reply.clone(), received) {
             variant.metrics.error(Lane::Rpc, refusal.error.code);
             let call = self.call(&message, reply, received);
@@ -106,7 +110,7 @@ impl Endpoint {
 
     fn call(&self, message: &Message, reply: Subject, received: Instant) -> Call {
         let traceparent = header(message.headers.as_ref(), headers::TRACEPARENT).map(str::to_owned);
-        Call { reply, traceparent, received, stats: Arc::clone(&self.stats) }
+        Call { reply, traceparent, received, stats: Arc::clone(&self.stats), is_probe: self.is_probe }
     }
 
     /// Into the pipeline, or back with the reason.

@@ -33,6 +33,8 @@ pub struct Call {
     pub received: Instant,
     /// Where the answer is counted.
     pub stats: Arc<EndpointStats>,
+    /// The worker's call to itself: no traffic, so it is left out of the metrics.
+    pub is_probe: bool,
 }
 
 /// A message of a job stream.

@@ -64,7 +64,12 @@ impl Publisher {
         let computed = Instant::now();
         let outcome = job.outcome();
         match &job.reply {
-            Reply::Call(call) => self.answer(call, variant, &outcome, job.ask.format).await,
+            Reply::Call(call) => {
+                self.answer(call, variant, &outcome, job.ask.format).await;
+                if call.is_probe {
+                    return;
+                }
+            }
             Reply::Stored(delivery) => {
                 if failed_in_engine(&outcome) && delivery.deliveries < self.max_deliveries {
                     delivery.nak(RETRY_DELAY * u32::try_from(delivery.deliveries).unwrap_or(u32::MAX)).await;

@@ -67,7 +67,7 @@ fn describe() {
     for (name, text) in [
         (QUEUE_DEPTH, "Texts waiting for a batch"),
         (QUEUE_OLDEST_AGE_SECONDS, "How long the oldest waiting text has waited"),
-        (IN_FLIGHT_JOBS, "Texts whose result is not yet out"),
+        (IN_FLIGHT_TEXTS, "Texts in the worker whose result is not yet out"),
         (PROVIDER_IN_USE, "1 for the execution provider that a variant runs on"),
         (READY, "1 if the worker is ready"),
     ] {
@@ -189,7 +189,7 @@ pub fn update_gauges(pipeline: &Pipeline, provider: &'static str) {
         let depth = pipeline.depth(lane);
         gauge!(names::QUEUE_DEPTH, &labels).set(depth.texts as f64);
         gauge!(names::QUEUE_OLDEST_AGE_SECONDS, &labels).set(depth.oldest.as_secs_f64());
-        gauge!(names::IN_FLIGHT_JOBS, &labels).set(variant.in_flight(lane) as f64);
+        gauge!(names::IN_FLIGHT_TEXTS, &labels).set(variant.in_flight(lane) as f64);
     }
     gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, provider)).set(1.0);
 }
