@@ -37,7 +37,8 @@ pub(super) enum Order {
 }
 
 impl Order {
-    const ALL: [Self; 3] = [Self::Sorted, Self::Planner, Self::Arrival];
+    /// All orders.
+    pub(super) const ALL: [Self; 3] = [Self::Sorted, Self::Planner, Self::Arrival];
 
     /// The order's name, as in the JSON.
     pub(super) const fn as_str(self) -> &'static str {
@@ -80,7 +81,7 @@ pub(super) struct MixRow {
     pub(super) mean_tokens: f64,
     /// Tokens of the longest text.
     pub(super) max_tokens: usize,
-    /// The orders.
+    /// The figures of [`Order::ALL`].
     pub(super) arms: Vec<Arm>,
     /// Speed when perfectly sorted, relative to arrival order.
     pub(super) sorted_over_arrival: f64,

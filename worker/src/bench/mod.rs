@@ -4,6 +4,7 @@
 mod args;
 mod batches;
 mod feed;
+mod html;
 mod lengths;
 mod machine;
 mod matrix;
@@ -128,7 +129,8 @@ async fn measure(
 
 fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
     if let Some(folder) = &args.out {
-        let files = [("bench.json", serde_json::to_string_pretty(report)?)];
+        let json = serde_json::to_string_pretty(report)?;
+        let files = [("bench.json", json), ("bench.html", html::page(report).render())];
         for (name, content) in files {
             let path = folder.join(name);
             fs::write(&path, content).with_context(|| path.display().to_string())?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use embed_report::significant;
 use embed_schemas::{Precision, Slug, model::GraphForm};
 use serde::Serialize;
 
@@ -10,11 +11,14 @@ use super::{
     matrix::Cell,
     mix::{ARRIVAL_BATCH, MixRow},
     planner_cost::PlannerCost,
-    table::{Table, number},
+    table::Table,
 };
 
 /// The format's name and version.
 pub(super) const SCHEMA: &str = "akidb-embed/bench/1";
+
+/// The title of the planner's table.
+pub(super) const PLANNER_TITLE: &str = "The planner alone";
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,6 +84,18 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// What has figures, in the order in which it was measured.
+    pub(super) fn subjects(&self) -> Vec<&Subject> {
+        let measured = self.matrix.iter().map(|cell| &cell.subject).chain(self.mixes.iter().map(|row| &row.subject));
+        let mut subjects = Vec::new();
+        for subject in measured {
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        subjects
+    }
+
     /// What one should know before one looks at the figures.
     pub(super) fn facts(&self) -> Vec<(String, String)> {
         let Self { machine, parameters, .. } = self;
@@ -150,7 +166,7 @@ impl Report {
     }
 
     fn planner_table(&self) -> Table {
-        let mut table = Table::new("The planner alone", &["waiting", "µs/text", "texts/batch"]);
+        let mut table = Table::new(PLANNER_TITLE, &["waiting", "µs/text", "texts/batch"]);
         for cost in &self.planner {
             table.row([cost.waiting.to_string(), number(cost.us_per_text), number(cost.texts_per_batch)]);
         }
@@ -168,4 +184,9 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// A figure in a table.
+fn number(value: f64) -> String {
+    significant(value, 3)
 }
