@@ -83,9 +83,9 @@ pub(super) struct MixRow {
     pub(super) max_tokens: usize,
     /// The figures of [`Order::ALL`].
     pub(super) arms: Vec<Arm>,
-    /// Speed when perfectly sorted, relative to arrival order.
+    /// Speed when perfectly sorted, relative to arrival order in the same round: the median of the rounds.
     pub(super) sorted_over_arrival: f64,
-    /// Speed through the planner, relative to perfectly sorted.
+    /// Speed through the planner, relative to perfectly sorted in the same round: the median of the rounds.
     pub(super) planner_over_sorted: f64,
 }
 
@@ -101,6 +101,7 @@ impl MixRow {
 }
 
 /// Runs the texts in every order, `rounds` times. The orders take turns, so that what else the machine does meets all.
+/// `on_done` hears of each that has run once.
 ///
 /// # Errors
 /// If a run fails.
@@ -111,6 +112,7 @@ pub(super) fn measure<E: Engine>(
     texts: &[Vec<u32>],
     policy: &Policy,
     rounds: usize,
+    mut on_done: impl FnMut(Order),
 ) -> Result<MixRow, EngineError> {
     let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
     let tokens: usize = lengths.iter().sum();
@@ -118,20 +120,28 @@ pub(super) fn measure<E: Engine>(
     for _ in 0..rounds {
         for (order, tallies) in Order::ALL.into_iter().zip(&mut tallies) {
             tallies.push(run_order(engines, order, texts, &lengths, policy)?);
+            on_done(order);
         }
     }
     let arms: Vec<Arm> = Order::ALL.into_iter().zip(&tallies).map(|(o, t)| arm(o, t, texts.len(), tokens)).collect();
-    let speed = |order: Order| arms[order as usize].texts_per_second;
+    let ratio = |of: Order, to: Order| paired_ratio(&arms[of as usize].rounds, &arms[to as usize].rounds);
     Ok(MixRow {
         subject: subject.clone(),
         mix,
         texts: texts.len(),
         mean_tokens: tokens as f64 / texts.len() as f64,
         max_tokens: lengths.iter().copied().max().unwrap_or_default(),
-        sorted_over_arrival: speed(Order::Sorted) / speed(Order::Arrival),
-        planner_over_sorted: speed(Order::Planner) / speed(Order::Sorted),
+        sorted_over_arrival: ratio(Order::Sorted, Order::Arrival),
+        planner_over_sorted: ratio(Order::Planner, Order::Sorted),
         arms,
     })
+}
+
+/// The median of the ratios of rounds. Orders of one round ran one after the other, so that a busy machine slowed down
+/// both; medians of each order on its own may come from rounds that cannot be compared.
+fn paired_ratio(of: &[f64], to: &[f64]) -> f64 {
+    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+    median(&ratios)
 }
 
 fn arm(order: Order, tallies: &[Tally], texts: usize, tokens: usize) -> Arm {
@@ -245,10 +255,10 @@ mod tests {
     fn every_order_runs_every_token_and_knows_its_padding() {
         let texts: Vec<Vec<u32>> = (0..500).map(|i| vec![1; 3 + i * 7 % 200]).collect();
         let tokens: usize = texts.iter().map(Vec::len).sum();
-        let mut engines = [Counting(0), Counting(0)];
+        let (mut engines, mut runs) = ([Counting(0), Counting(0)], 0);
         let policy = Policy::from(&BatchConfig::default());
-        let row = measure(&mut engines, &subject(), "test", &texts, &policy, 2).unwrap();
-        assert_eq!(engines[0].0 + engines[1].0, 3 * 2 * tokens);
+        let row = measure(&mut engines, &subject(), "test", &texts, &policy, 2, |_| runs += 1).unwrap();
+        assert_eq!((engines[0].0 + engines[1].0, runs), (3 * 2 * tokens, 3 * 2));
         let orders: Vec<&str> = row.arms.iter().map(|arm| arm.order.as_str()).collect();
         assert_eq!(orders, ["sorted", "planner", "arrival"]);
         let [sorted, planner, arrival] = &row.arms[..] else { panic!("three orders") };
@@ -257,9 +267,14 @@ mod tests {
     }
 
     #[test]
+    fn ratios_are_those_of_the_same_round() {
+        assert_eq!(paired_ratio(&[10.0, 4.0, 3.0], &[10.0, 8.0, 3.0]), 1.0);
+    }
+
+    #[test]
     fn a_failed_run_ends_the_measurement() {
         let policy = Policy::from(&BatchConfig::default());
-        let error = measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &policy, 1).unwrap_err();
+        let error = measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &policy, 1, |_| ()).unwrap_err();
         assert!(error.to_string().contains("unlucky"));
     }
 }

@@ -121,8 +121,11 @@ async fn measure(
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{subject}: {name}"));
         let texts = texts::tokenized(*mix, args.mix_texts, &loaded.tokenizer, SEED)?;
-        report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &policy, args.mix_rounds)?);
-        progress.done(plan::mix_size(*mix, args, engines.len()));
+        let on_done = |order| {
+            progress.done(plan::order_size(*mix, order, args, engine.runners));
+            progress.begin(&format!("{subject}: {name}"));
+        };
+        report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &policy, args.mix_rounds, on_done)?);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use embed_schemas::{Artefact, ModelMetadata, Precision, Slug};
 
-use super::{args::BenchArgs, report::Subject, texts::Mix};
+use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
 use crate::model::{Registry, Selected};
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
@@ -33,8 +33,8 @@ impl Part {
     /// The size of all of it.
     pub(super) fn size(&self, args: &BenchArgs, runners: usize) -> u64 {
         let shapes: u64 = self.shapes.iter().map(|shape| shape_size(*shape, args)).sum();
-        let mixes: u64 = self.mixes.iter().map(|mix| mix_size(*mix, args, runners)).sum();
-        shapes + mixes
+        let round = |mix: &Mix| Order::ALL.map(|order| order_size(*mix, order, args, runners)).iter().sum::<u64>();
+        shapes + args.mix_rounds as u64 * self.mixes.iter().map(round).sum::<u64>()
     }
 }
 
@@ -44,11 +44,13 @@ pub(super) fn shape_size((batch, length): (usize, usize), args: &BenchArgs) -> u
     (run + run.max(args.seconds_per_cell.as_secs_f64() * 1000.0)) as u64
 }
 
-/// Milliseconds of a mix, about.
-pub(super) fn mix_size(mix: Mix, args: &BenchArgs, runners: usize) -> u64 {
-    // Three orders, the last of which runs about as much padding as tokens.
-    let runs = 4 * args.mix_rounds;
-    ((runs * args.mix_texts * mix.about_tokens()) as f64 * MS_PER_TOKEN) as u64 / runners as u64
+/// Milliseconds of all texts of a mix in this order, about.
+pub(super) fn order_size(mix: Mix, order: Order, args: &BenchArgs, runners: usize) -> u64 {
+    let padding = match order {
+        Order::Sorted | Order::Planner => 1,
+        Order::Arrival => 4,
+    };
+    ((padding * args.mix_texts * mix.about_tokens()) as f64 * MS_PER_TOKEN) as u64 / runners as u64
 }
 
 /// Finds the graphs that are asked for.
