@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app,
+    bench::{self, BenchArgs},
     config::{Config, VariantConfig, load},
     engine::library,
     model::{self, Registry},
@@ -36,6 +37,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Check the configuration, the registry and every model, without serving
     Check(Box<RunArgs>),
+    /// Measure the engine and the batching alone, without NATS
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -71,11 +74,12 @@ struct RunArgs {
 impl Cli {
     /// Runs the command. 0: done; 1: failed, with the reason on standard error.
     pub fn run(self) -> ExitCode {
-        let (args, check) = match self.command {
-            Command::Run(args) => (args, false),
-            Command::Check(args) => (args, true),
+        let result = match self.command {
+            Command::Run(args) => args.run(false),
+            Command::Check(args) => args.run(true),
+            Command::Bench(args) => run_bench(&args),
         };
-        match args.run(check) {
+        match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 // The errors' messages hold their causes. Nothing can be done about a standard error that is closed.
@@ -155,6 +159,10 @@ impl RunArgs {
             .collect::<anyhow::Result<_>>()?;
         Ok(())
     }
+}
+
+fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench::run(args))
 }
 
 async fn check_models(config: &Config) -> anyhow::Result<()> {

@@ -1,0 +1,90 @@
+//! The planner as a backfill feeds it: a window of texts waits, and whatever is taken is replaced.
+
+use std::time::Instant;
+
+use embed_schemas::Lane;
+
+use super::batches::Group;
+use crate::{
+    batch::{Action, Batch, CostTable, Entry, Measured, Planner},
+    config::BatchConfig,
+};
+
+/// Texts that wait at a time, as with the default of `limits.bulk_texts`.
+pub(super) const WINDOW: usize = 1024;
+
+/// Texts on their way through a planner, known by their positions.
+#[derive(Debug)]
+pub(super) struct Feed<'a> {
+    planner: Planner<usize>,
+    rest: std::iter::Enumerate<std::slice::Iter<'a, usize>>,
+}
+
+impl<'a> Feed<'a> {
+    /// Texts of these lengths, in the order in which they arrive.
+    pub(super) fn new(config: &BatchConfig, costs: CostTable, lengths: &'a [usize]) -> Self {
+        Self { planner: Planner::new(config, costs), rest: lengths.iter().enumerate() }
+    }
+
+    /// Notes what a run took, as the worker does.
+    pub(super) fn ran(&mut self, run: Measured) {
+        self.planner.ran(Instant::now(), run, std::iter::empty());
+    }
+
+    /// Fills the window and takes a batch. `None` once all texts are taken.
+    pub(super) fn take(&mut self) -> Option<Group> {
+        let now = Instant::now();
+        while self.planner.len(Lane::Bulk) < WINDOW {
+            match self.rest.next() {
+                Some((text, length)) => self.planner.push(entry(text, *length, now)),
+                None => {
+                    self.planner.drain();
+                    break;
+                }
+            }
+        }
+        let batch = next(&mut self.planner, now)?;
+        Some(batch.entries.into_iter().map(|entry| entry.payload).collect())
+    }
+}
+
+/// A text of a backfill.
+pub(super) const fn entry(text: usize, length: usize, arrival: Instant) -> Entry<usize> {
+    Entry { lane: Lane::Bulk, length, arrival, deadline: None, payload: text }
+}
+
+/// The planner's next batch, at once: where it would wait for company, it is told that the time has come.
+pub(super) fn next(planner: &mut Planner<usize>, mut now: Instant) -> Option<Batch<usize>> {
+    loop {
+        match planner.next(now, 0).action {
+            Action::Run(batch) => return Some(batch),
+            Action::WaitUntil(when) => now = when,
+            Action::Idle => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BatchPolicy;
+
+    #[test]
+    fn every_text_is_taken_once() {
+        let lengths: Vec<usize> = (0..3000).map(|i| 3 + i * 7 % 200).collect();
+        let mut feed = Feed::new(&BatchConfig::default(), CostTable::new(&[]), &lengths);
+        let mut all: Vec<usize> = std::iter::from_fn(|| feed.take()).flatten().collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..lengths.len()));
+    }
+
+    #[test]
+    fn it_does_not_wait_for_company() {
+        let config = BatchConfig { policy: BatchPolicy::Fixed, ..BatchConfig::default() };
+        let now = Instant::now();
+        let mut planner = Planner::new(&config, CostTable::new(&[]));
+        assert!(next(&mut planner, now).is_none());
+        planner.push(entry(0, 5, now));
+        assert_eq!(next(&mut planner, now).unwrap().entries.len(), 1);
+    }
+}

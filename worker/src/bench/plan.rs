@@ -1,0 +1,106 @@
+//! What a bench will do, and about how long each part takes.
+
+use embed_schemas::{Artefact, ModelMetadata, Precision, Slug};
+
+use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
+use crate::model::{Registry, Selected};
+
+/// About how long an engine takes for a token. Only the proportions matter, for the progress.
+const MS_PER_TOKEN: f64 = 0.3;
+
+/// One graph and what is measured with it.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The graph.
+    pub(super) selected: Selected,
+    /// Cells of the matrix: texts, tokens of each.
+    pub(super) shapes: Vec<(usize, usize)>,
+    /// Texts of many lengths.
+    pub(super) mixes: Vec<Mix>,
+}
+
+impl Part {
+    /// What its figures are called.
+    pub(super) fn subject(&self) -> Subject {
+        Subject {
+            model: self.selected.model.clone(),
+            version: self.selected.metadata.version.clone(),
+            precision: self.selected.artefact.precision,
+            form: self.selected.artefact.form,
+        }
+    }
+
+    /// The size of all of it.
+    pub(super) fn size(&self, args: &BenchArgs, runners: usize) -> u64 {
+        let shapes: u64 = self.shapes.iter().map(|shape| shape_size(*shape, args)).sum();
+        let round = |mix: &Mix| Order::ALL.map(|order| order_size(*mix, order, args, runners)).iter().sum::<u64>();
+        shapes + args.mix_rounds as u64 * self.mixes.iter().map(round).sum::<u64>()
+    }
+}
+
+/// Milliseconds of a cell, about.
+pub(super) fn shape_size((batch, length): (usize, usize), args: &BenchArgs) -> u64 {
+    let run = (batch * length) as f64 * MS_PER_TOKEN;
+    (run + run.max(args.seconds_per_cell.as_secs_f64() * 1000.0)) as u64
+}
+
+/// Milliseconds of all texts of a mix in this order, about.
+pub(super) fn order_size(mix: Mix, order: Order, args: &BenchArgs, runners: usize) -> u64 {
+    let padding = match order {
+        Order::Sorted | Order::Planner => 1,
+        Order::Arrival => 4,
+    };
+    ((padding * args.mix_texts * mix.about_tokens()) as f64 * MS_PER_TOKEN) as u64 / runners as u64
+}
+
+/// Finds the graphs that are asked for.
+///
+/// # Errors
+/// If the registry lacks one of them.
+pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
+    let models = match args.models.as_slice() {
+        [] => registry.models().await?,
+        names => names.iter().map(|name| Slug::from_name(name)).collect::<Result<_, _>>()?,
+    };
+    anyhow::ensure!(
+        !models.is_empty(),
+        "the registry has no model: import one, for example with `embed-models import`"
+    );
+    let mut parts = Vec::new();
+    for model in models {
+        let version = registry.current_version(&model).await?;
+        let metadata = registry.metadata(&model, &version).await?;
+        for artefact in artefacts(&metadata, &args.precisions)? {
+            let shapes = shapes(args, metadata.max_seq_length as usize);
+            let selected = Selected {
+                model: model.clone(),
+                variant: artefact.precision.variant(),
+                is_default: false,
+                metadata: metadata.clone(),
+                artefact,
+            };
+            parts.push(Part { selected, shapes, mixes: args.mixes() });
+        }
+    }
+    Ok(parts)
+}
+
+fn artefacts(metadata: &ModelMetadata, wanted: &[Precision]) -> anyhow::Result<Vec<Artefact>> {
+    let known = || metadata.artefacts.iter().map(|artefact| artefact.precision);
+    if let Some(missing) = wanted.iter().find(|wanted| known().all(|known| known != **wanted)) {
+        let known: Vec<String> = known().map(|precision| precision.to_string()).collect();
+        anyhow::bail!(
+            "--precision {missing}: {} {} has {}; name another, or other models with --model",
+            metadata.slug,
+            metadata.version,
+            known.join(", ")
+        );
+    }
+    let fits = |artefact: &&Artefact| wanted.is_empty() || wanted.contains(&artefact.precision);
+    Ok(metadata.artefacts.iter().filter(fits).cloned().collect())
+}
+
+fn shapes(args: &BenchArgs, longest: usize) -> Vec<(usize, usize)> {
+    let lengths: Vec<usize> = args.length.iter().copied().filter(|length| *length <= longest).collect();
+    args.batch.iter().flat_map(|batch| lengths.iter().map(|length| (*batch, *length))).collect()
+}

@@ -1,0 +1,192 @@
+//! What a bench came to, for programs and for people.
+
+use std::fmt;
+
+use embed_report::significant;
+use embed_schemas::{Precision, Slug, model::GraphForm};
+use serde::Serialize;
+
+use super::{
+    machine::Machine,
+    matrix::Cell,
+    mix::{ARRIVAL_BATCH, MixRow},
+    planner_cost::PlannerCost,
+    table::Table,
+};
+
+/// The format's name and version.
+pub(super) const SCHEMA: &str = "akidb-embed/bench/1";
+
+/// The title of the planner's table.
+pub(super) const PLANNER_TITLE: &str = "The planner alone";
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Subject {
+    /// The model.
+    pub(super) model: Slug,
+    /// Its version.
+    pub(super) version: String,
+    /// The graph's precision.
+    pub(super) precision: Precision,
+    /// The graph's operators.
+    pub(super) form: GraphForm,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.model, self.precision)
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Parameters {
+    /// Batches that ran at the same time.
+    pub(super) runners: usize,
+    /// Threads of each.
+    pub(super) threads_per_runner: usize,
+    /// Least time of a cell of the matrix.
+    pub(super) seconds_per_cell: f64,
+    /// Texts in a run of the matrix.
+    pub(super) batch: Vec<usize>,
+    /// Tokens in a text of the matrix.
+    pub(super) length: Vec<usize>,
+    /// How often the orders of a mix took turns.
+    pub(super) mix_rounds: usize,
+    /// The token budget of a batch in the mixes.
+    pub(super) max_tokens: usize,
+    /// Most texts of a batch in the mixes.
+    pub(super) max_texts: usize,
+    /// Texts that wait in the planner.
+    pub(super) window: usize,
+    /// Chooses the tokens and the texts.
+    pub(super) seed: u64,
+}
+
+/// All figures.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Report {
+    /// [`SCHEMA`].
+    pub(super) schema: &'static str,
+    /// This program's version.
+    pub(super) program: &'static str,
+    /// What was asked for.
+    pub(super) parameters: Parameters,
+    /// Where.
+    pub(super) machine: Machine,
+    /// Full batches of one shape.
+    pub(super) matrix: Vec<Cell>,
+    /// Texts of many lengths.
+    pub(super) mixes: Vec<MixRow>,
+    /// The planner without an engine.
+    pub(super) planner: Vec<PlannerCost>,
+}
+
+impl Report {
+    /// What has figures, in the order in which it was measured.
+    pub(super) fn subjects(&self) -> Vec<&Subject> {
+        let measured = self.matrix.iter().map(|cell| &cell.subject).chain(self.mixes.iter().map(|row| &row.subject));
+        let mut subjects = Vec::new();
+        for subject in measured {
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        subjects
+    }
+
+    /// What one should know before one looks at the figures.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        let Self { machine, parameters, .. } = self;
+        let threads = parameters.threads_per_runner;
+        let load = machine.load_average.map_or_else(|| "unknown".to_owned(), |load| format!("{load:.2}"));
+        [
+            ("processor", format!("{}, {} cores", machine.cpu, machine.cores)),
+            ("kernel", machine.kernel.clone()),
+            ("load average before", load),
+            ("ONNX Runtime", machine.onnxruntime.clone()),
+            ("embed-worker", self.program.to_owned()),
+            ("runners", format!("{} with {threads} thread(s) each", parameters.runners)),
+            ("budget of a batch", format!("{} tokens, {} texts", parameters.max_tokens, parameters.max_texts)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// The matrix, the mixes and the planner's cost; what was not measured is left out.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let tables = [self.matrix_table(), self.mix_table(), self.planner_table()];
+        tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
+    }
+
+    fn matrix_table(&self) -> Table {
+        let head = ["model", "precision", "batch", "length", "texts/s", "tokens/s", "p50 ms", "p95 ms", "runs"];
+        let mut table = Table::new("Full batches of one length", &head);
+        for cell in &self.matrix {
+            table.row([
+                cell.subject.model.to_string(),
+                cell.subject.precision.to_string(),
+                cell.batch.to_string(),
+                cell.length.to_string(),
+                number(cell.texts_per_second),
+                number(cell.tokens_per_second),
+                number(cell.p50_ms),
+                number(cell.p95_ms),
+                cell.runs.to_string(),
+            ]);
+        }
+        table
+    }
+
+    fn mix_table(&self) -> Table {
+        let title = format!(
+            "Texts of many lengths: sorted by length; through the planner, {} waiting; in order of arrival, {ARRIVAL_BATCH} a batch",
+            self.parameters.window
+        );
+        let head = ["model", "precision", "mix", "tokens", "order", "texts/s", "tokens/s", "real", "batches", "ratio"];
+        let mut table = Table::new(&title, &head);
+        for row in &self.mixes {
+            for arm in &row.arms {
+                table.row([
+                    row.subject.model.to_string(),
+                    row.subject.precision.to_string(),
+                    row.mix.to_owned(),
+                    number(row.mean_tokens),
+                    arm.order.as_str().to_owned(),
+                    number(arm.texts_per_second),
+                    number(arm.tokens_per_second),
+                    format!("{:.0} %", arm.real_share * 100.0),
+                    arm.batches.to_string(),
+                    row.ratio(arm.order),
+                ]);
+            }
+        }
+        table
+    }
+
+    fn planner_table(&self) -> Table {
+        let mut table = Table::new(PLANNER_TITLE, &["waiting", "µs/text", "texts/batch"]);
+        for cost in &self.planner {
+            table.row([cost.waiting.to_string(), number(cost.us_per_text), number(cost.texts_per_batch)]);
+        }
+        table
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in self.facts() {
+            writeln!(f, "{name:<20} {value}")?;
+        }
+        for table in self.tables() {
+            write!(f, "\n{}", table.aligned())?;
+        }
+        Ok(())
+    }
+}
+
+/// A figure in a table.
+fn number(value: f64) -> String {
+    significant(value, 3)
+}
