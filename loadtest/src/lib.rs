@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `pattern`, `pacing` | how many calls a second, and when each is meant to leave |
 //! | `texts`, `lengths` | what is embedded |
-//! | `call`, `open_loop` | makes online calls |
+//! | `call`, `open_loop`, `closed_loop` | makes online calls |
 //! | `bulk` | keeps bulk jobs in flight |
 //! | `memory` | looks at the memory of processes, and whether it grows |
 //! | `scenario` | all of that at once |
@@ -15,6 +15,7 @@
 pub mod bulk;
 pub mod call;
 pub mod cli;
+pub mod closed_loop;
 pub mod lengths;
 pub mod memory;
 pub mod open_loop;

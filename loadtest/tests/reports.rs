@@ -77,6 +77,8 @@ fn what_cannot_be_done_is_said() {
     fs::write(folder.path().join("report.json"), r#"{"schema": "other"}"#).unwrap();
     for (arguments, reason) in [
         (vec!["run", "--pattern", "high", "--rate", "500"], "20 to 100"),
+        (vec!["soak", "--pid", "4294967295"], "--pid 4294967295"),
+        (vec!["soak"], "--pid"),
         (vec!["compare", path, path], "embed-loadtest/1"),
     ] {
         let output = loadtest(&arguments, folder.path());

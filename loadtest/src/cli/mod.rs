@@ -1,8 +1,10 @@
 //! The command line of `embed-loadtest`.
 
 mod compare;
+mod overload;
 mod run;
 mod session;
+mod soak;
 mod target;
 
 use std::{
@@ -32,6 +34,10 @@ enum Command {
     Run(run::RunArgs),
     /// Two reports side by side
     Compare(compare::CompareArgs),
+    /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
+    Soak(soak::SoakArgs),
+    /// More online calls than can be answered; exits with 1 if goodput falls or refusals are slow
+    Overload(overload::OverloadArgs),
 }
 
 impl Cli {
@@ -41,6 +47,8 @@ impl Cli {
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
             Command::Compare(args) => args.run(json),
+            Command::Soak(args) => args.run(&nats, json),
+            Command::Overload(args) => args.run(&nats, json),
         };
         match passed {
             Ok(true) => ExitCode::SUCCESS,
