@@ -26,11 +26,11 @@ pub fn figures(all: &[Named<'_>]) -> Vec<Group> {
     let mut groups: Vec<Group> = all.iter().map(|named| calls(named.of("calls"), named.1)).collect();
     for named in all {
         let tally = &named.1.tally;
-        groups.push(Quantiles::of(&tally.latency).group(named.of("latency")));
+        groups.push(Quantiles::of(&tally.latency).group(named.of("latency"), Better::Lower));
         if !tally.refusal.is_empty() {
-            groups.push(Quantiles::of(&tally.refusal).group(named.of("refusals")));
+            groups.push(Quantiles::of(&tally.refusal).group(named.of("refusals"), Better::Lower));
         }
-        groups.push(Quantiles::of(&tally.lateness).group(named.of("generator late")));
+        groups.push(Quantiles::of(&tally.lateness).group(named.of("generator late"), Better::Neither));
     }
     for named in all {
         groups.extend(bulk(named.of("bulk"), named.1));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use embed_report::{Block, Page, Plot, Section, Series, Table};
+use embed_report::{Block, Page, Plot, Section, Series, Table, Verdict};
 use serde::Serialize;
 
 use super::{
@@ -15,6 +15,15 @@ use super::{
 const SCHEMA: &str = "embed-loadtest-compare/1";
 /// A ratio that is nearer to 1 is not called better or worse: no two runs are the same.
 const NOTABLE: f64 = 0.05;
+
+/// What is shown large.
+const HEADLINES: [(&str, &str); 5] = [
+    ("calls", "goodput, /s"),
+    ("latency", "p50, ms"),
+    ("latency", "p99, ms"),
+    ("latency", "p99.9, ms"),
+    ("bulk", "stored, texts/s"),
+];
 
 /// Two documents, `b` measured against `a`.
 #[derive(Debug, Clone, Serialize)]
@@ -73,8 +82,8 @@ impl Comparison {
             false => Block::Table(self.differences_table()),
         };
         Page {
-            title: format!("A: {} – B: {}", self.a, self.b),
-            summary: Vec::new(),
+            title: "Two reports side by side".to_owned(),
+            summary: self.headlines(),
             facts: vec![("A".to_owned(), self.a.clone()), ("B".to_owned(), self.b.clone())],
             sections: vec![
                 section("Figures", vec![Block::Table(self.table())]),
@@ -82,6 +91,21 @@ impl Comparison {
                 section("What differs", vec![differences]),
             ],
         }
+    }
+
+    /// The ratios that people look for first, where there are such.
+    fn headlines(&self) -> Vec<Verdict> {
+        let find = |(group, name): &(&str, &str)| {
+            let row = self.rows.iter().find(|row| row.group == *group && row.name == *name)?;
+            let verdict = row.verdict.map_or_else(String::new, |verdict| format!(" ({verdict})"));
+            Some(Verdict {
+                name: format!("{group}: {name}, B / A"),
+                value: format!("{:.2}", row.ratio?),
+                target: format!("{} → {}{verdict}", show(row.a), show(row.b)),
+                passed: None,
+            })
+        };
+        HEADLINES.iter().filter_map(find).collect()
     }
 
     fn table(&self) -> Table {

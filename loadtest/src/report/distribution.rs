@@ -34,8 +34,8 @@ impl Quantiles {
 
     /// The quantiles as figures.
     #[must_use]
-    pub fn group(&self, name: String) -> Group {
-        let figure = |(name, value)| Figure::new(name, "ms", value, Better::Lower);
+    pub fn group(&self, name: String, better: Better) -> Group {
+        let figure = |(name, value)| Figure::new(name, "ms", value, better);
         let all = [("p50", self.p50), ("p95", self.p95), ("p99", self.p99), ("p99.9", self.p999), ("max", self.max)];
         Group { name, figures: all.map(figure).into() }
     }
