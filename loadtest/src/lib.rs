@@ -1,7 +1,27 @@
 //! Load tests: they drive workers from outside, as producers do.
+//!
+//! | module | does |
+//! |---|---|
+//! | `pattern`, `pacing` | how many calls a second, and when each is meant to leave |
+//! | `texts`, `lengths` | what is embedded |
+//! | `call`, `open_loop`, `closed_loop` | makes online calls |
+//! | `bulk` | keeps bulk jobs in flight |
+//! | `memory` | looks at the memory of processes, and whether it grows |
+//! | `scenario` | all of that at once |
+//! | `tally` | counts calls |
+//! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
+//! | `cli` | the command line |
 
+pub mod bulk;
+pub mod call;
 pub mod cli;
+pub mod closed_loop;
+pub mod lengths;
+pub mod memory;
 pub mod open_loop;
 pub mod pacing;
+pub mod pattern;
 pub mod report;
+pub mod scenario;
+pub mod tally;
 pub mod texts;

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use embed_testkit::{Daemon, wait_for};
 use serde_json::Value;
-use support::Stack;
+use support::{Stack, embed};
 
 const ROWS: usize = 600;
 
@@ -36,7 +36,7 @@ fn assert_every_row_once(output: &Path) {
 
 /// A backfill of [`ROWS`] rows in small jobs, with a small window, so that there is a middle.
 fn backfill(stack: &Stack, input: &Path, output: &Path) -> Daemon {
-    let mut command = stack.embed();
+    let mut command = embed(&stack.nats);
     command.args(["backfill", "run", "--chunk", "8", "--window", "8", "--json"]).arg(input).arg(output);
     Daemon::spawn(&mut command)
 }
@@ -98,7 +98,7 @@ fn the_backfill_itself_is_killed_and_resumed() {
     });
     running.kill();
     assert!(lines(&output) < ROWS, "it was over before it could be killed");
-    let resumed = stack.embed().args(["backfill", "resume", "--json"]).arg(&output).output().unwrap();
+    let resumed = embed(&stack.nats).args(["backfill", "resume", "--json"]).arg(&output).output().unwrap();
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
     assert_every_row_once(&output);
 }

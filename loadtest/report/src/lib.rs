@@ -10,6 +10,7 @@
 //! | `marks` | the lines and bars of a plot |
 //! | `scale` | values to positions; where the ticks are |
 //! | `number` | numbers as people read them |
+//! | `points` | how points are stored, with the feature `serde` |
 //! | `escape` | text that is safe in HTML |
 
 mod escape;
@@ -17,6 +18,8 @@ mod marks;
 mod number;
 mod page;
 mod plot;
+#[cfg(feature = "serde")]
+mod points;
 mod scale;
 
 pub use number::significant;
@@ -36,6 +39,7 @@ pub struct Page {
 
 /// One figure, beside what it should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Verdict {
     /// What the figure is.
     pub name: String,
@@ -78,6 +82,7 @@ pub struct Table {
 
 /// A plot.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plot {
     /// Its caption.
     pub title: String,
@@ -93,6 +98,7 @@ pub struct Plot {
 
 /// An axis.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Axis {
     /// What it measures, with the unit.
     pub label: String,
@@ -102,15 +108,19 @@ pub struct Axis {
 
 /// Values of one kind.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Series {
     /// Its name in the legend.
     pub name: String,
     /// `(x, y)`, ordered by `x`. One that is not finite is left out, and is a gap in a line.
+    #[cfg_attr(feature = "serde", serde(with = "points"))]
     pub points: Vec<(f64, f64)>,
 }
 
 /// How values are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum PlotKind {
     /// One line through the points of a series.
     Line,

@@ -95,9 +95,9 @@ pub(crate) fn x_ticks(plot: &Plot, scale: Scale, wanted: usize) -> Vec<(f64, Str
     values.into_iter().filter_map(|value| Some((scale.position(value)?, significant(value, 4)))).collect()
 }
 
-/// There are six colours.
+/// There are eight colours.
 pub(crate) const fn color(n: usize) -> usize {
-    n % 6
+    n % 8
 }
 
 /// The two axes of a plot.

@@ -29,6 +29,7 @@ fn tally(verdicts: &[Verdict]) -> String {
         0 => String::new(),
         1 if met == 1 => "<p class=\"tally\">The target is met.</p>\n".to_owned(),
         1 => "<p class=\"tally\">The target is missed.</p>\n".to_owned(),
+        2 if met == 2 => "<p class=\"tally\">Both targets are met.</p>\n".to_owned(),
         _ if met == all => format!("<p class=\"tally\">All {all} targets are met.</p>\n"),
         _ => format!("<p class=\"tally\">{met} of {all} targets are met.</p>\n"),
     }

@@ -1,6 +1,6 @@
 //! Values to positions on an axis, and where its ticks are: at 1, 2 or 5 times a power of ten.
 
-use crate::number::to_step;
+use crate::number::{significant, to_step};
 
 /// Beyond this, values are not drawn: differences between them would drown in rounding.
 const LARGEST: f64 = 1e15;
@@ -57,7 +57,7 @@ impl Scale {
             return self
                 .log_ticks(wanted)
                 .into_iter()
-                .map(|value| (place(value.log10()), to_step(value, value)))
+                .map(|value| (place(value.log10()), significant(value, 2)))
                 .collect();
         }
         let step = step(self.to - self.from, wanted);
@@ -75,11 +75,15 @@ impl Scale {
         Self { from, to, ..self }
     }
 
-    /// Decades; the 2s and 5s between them where there are few; every n-th where there are many.
+    /// Decades; what is between them where there are few; every n-th where there are many.
     fn log_ticks(&self, wanted: usize) -> Vec<f64> {
         let (first, last) = ((self.from + 1e-9).floor() as i32, (self.to - 1e-9).ceil() as i32);
         let decades = (last - first).unsigned_abs() as usize;
-        let factors: &[f64] = if decades <= FEW_DECADES { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let factors: &[f64] = match self.to - self.from {
+            span if span < 0.7 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+            _ if decades <= FEW_DECADES => &[1.0, 2.0, 5.0],
+            _ => &[1.0],
+        };
         let every = decades.div_ceil(wanted.max(1)).max(1);
         let inside = |value: &f64| (self.from - 1e-9..=self.to + 1e-9).contains(&value.log10());
         let powers = (first..=last).step_by(every).map(|power| 10f64.powi(power));
@@ -131,6 +135,7 @@ mod tests {
         assert_eq!(labels(&[0.0, 0.3], false, false), ["0.00", "0.05", "0.10", "0.15", "0.20", "0.25", "0.30"]);
         assert_eq!(labels(&[1.0, 10_000.0], true, true), ["1", "10", "100", "1,000", "10,000"]);
         assert_eq!(labels(&[3.0, 40.0], true, true), ["2", "5", "10", "20", "50"]);
+        assert_eq!(labels(&[2.5, 4.0], true, true), ["2", "3", "4", "5"]);
         assert_eq!(labels(&[7.0], false, true), ["0", "2", "4", "6", "8"]);
         assert_eq!(labels(&[0.0], false, true), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
     }

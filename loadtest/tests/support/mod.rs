@@ -29,14 +29,10 @@ impl Stack {
         worker.json_line();
         worker
     }
-
-    /// The command `embed` on this stack's server.
-    pub(crate) fn embed(&self) -> Command {
-        embed(&self.nats)
-    }
 }
 
-fn embed(nats: &NatsServer) -> Command {
+/// The command `embed` on this server.
+pub(crate) fn embed(nats: &NatsServer) -> Command {
     let mut command = Command::new(sibling_binary("embed"));
     command.env("EMBED_REGISTRY", registry()).env("NATS_URL", nats.url());
     command

@@ -1,0 +1,63 @@
+//! The command line of `embed-loadtest`.
+
+mod compare;
+mod overload;
+mod run;
+mod session;
+mod soak;
+mod target;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use embed_connect::ConnectSettings;
+
+/// Measures workers from outside.
+#[derive(Debug, Parser)]
+#[command(name = "embed-loadtest", version, about)]
+pub struct Cli {
+    /// Print the report as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    nats: ConnectSettings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Online calls in a pattern; exits with 1 if any was not answered
+    Run(run::RunArgs),
+    /// Two reports side by side
+    Compare(compare::CompareArgs),
+    /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
+    Soak(soak::SoakArgs),
+    /// More online calls than can be answered; exits with 1 if goodput falls or refusals are slow
+    Overload(overload::OverloadArgs),
+}
+
+impl Cli {
+    /// Runs the command. 0: done; 1: failed, with the reason on standard error.
+    pub fn run(self) -> ExitCode {
+        let Self { json, nats, command } = self;
+        let passed = match command {
+            Command::Run(args) => args.run(&nats, json),
+            Command::Compare(args) => args.run(json),
+            Command::Soak(args) => args.run(&nats, json),
+            Command::Overload(args) => args.run(&nats, json),
+        };
+        match passed {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                // There is nothing to do about a standard error that cannot be written to.
+                let _ = writeln!(io::stderr(), "error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

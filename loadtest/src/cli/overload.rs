@@ -1,0 +1,156 @@
+//! `overload`: more online calls than can be answered. What can be answered must still be, and the rest refused at once.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Args;
+use embed_connect::ConnectSettings;
+use embed_report::{Axis, Plot, PlotKind, Series, Verdict, significant};
+use serde_json::json;
+
+use super::{
+    session::{Session, finish, notes},
+    target::{Target, TargetArgs, parse_some_time},
+};
+use crate::{
+    closed_loop,
+    pattern::Profile,
+    report::{Document, Named, Quantiles, call_plots, figures, memory_plot, summary},
+    scenario::Observed,
+};
+
+/// How much of the peak's goodput must be left.
+const LEAST_GOODPUT: f64 = 0.9;
+/// Within which a refusal must come, at p99.
+const SLOWEST_REFUSAL_MS: f64 = 10.0;
+/// Shares of the capacity at which the peak goodput is looked for: at the capacity itself, calls that come at random
+/// moments have to queue, so that goodput is often higher a little below it.
+const PEAK_AT: [f64; 3] = [0.6, 0.8, 1.0];
+
+#[derive(Debug, Args)]
+pub(super) struct OverloadArgs {
+    /// Calls a second that can be answered [default: measured first]
+    #[arg(long)]
+    capacity: Option<f64>,
+    /// Callers of the measurement of the capacity
+    #[arg(long, default_value_t = 32)]
+    callers: usize,
+    /// How long to measure the capacity, and each of three rates up to it
+    #[arg(long, default_value = "10", value_parser = parse_some_time, value_name = "DURATION")]
+    peak_duration: Duration,
+    /// How many times the capacity to offer
+    #[arg(long, default_value_t = 3.0)]
+    times: f64,
+    /// How long to offer it: seconds, or such as 10m
+    #[arg(long, short, default_value = "60", value_parser = parse_some_time)]
+    duration: Duration,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+impl OverloadArgs {
+    pub(super) fn run(self, nats: &ConnectSettings, json: bool) -> anyhow::Result<bool> {
+        ensure!(self.times > 0.0 && self.times.is_finite(), "--times: must be above 0");
+        ensure!(self.capacity.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "--capacity: must be above 0");
+        ensure!(self.callers > 0, "--callers: must be above 0");
+        let target = self.target.prepare(false)?;
+        let session = Session::open(nats)?;
+        let capacity = match self.capacity {
+            Some(capacity) => capacity,
+            None => self.measure(&session, &target)?,
+        };
+        let target = target.with(json!({
+            "capacity, calls/s": capacity,
+            "capacity is": if self.capacity.is_some() { "given" } else { "measured" },
+            "times": self.times,
+            "duration, s": self.duration.as_secs_f64(),
+            "duration of each rate below, s": self.peak_duration.as_secs_f64(),
+        }));
+        let title = format!("Overload test: {} times {} calls/s", self.times, significant(capacity, 3));
+        let mut document = Document::begin("overload", title, target.parameters.clone());
+        let play = |share: f64, duration: Duration| {
+            let profile = Profile::constant(capacity * share, duration).after(target.load.warm_up);
+            let name = format!("at {:.0} %", share * 100.0);
+            anyhow::Ok((name, session.play(&target, profile, false, duration)?))
+        };
+        let mut phases =
+            PEAK_AT.into_iter().map(|share| play(share, self.peak_duration)).collect::<Result<Vec<_>, _>>()?;
+        let peak = phases.iter().map(|(_, observed)| goodput(observed)).fold(0.0, f64::max);
+        phases.push(play(self.times, self.duration)?);
+        let named: Vec<_> = phases.iter().map(|(name, observed)| Named(name, observed)).collect();
+        let over = *named.last().expect("there are four phases");
+        document.verdicts = verdicts(over.1, peak);
+        document.figures = figures(&named);
+        document.plots = vec![rates_plot(&phases)];
+        document.plots.extend(call_plots(over, self.target.slo_ms));
+        document.plots.extend(memory_plot(over));
+        document.notes = phases.iter().flat_map(|(name, observed)| notes(&format!("{name}: "), observed)).collect();
+        document.detail = summary(over.1);
+        document.detail.insert("peak_goodput_per_second".to_owned(), peak.into());
+        finish(&document, self.target.out.as_deref(), json)
+    }
+
+    fn measure(&self, session: &Session, target: &Target) -> anyhow::Result<f64> {
+        let nats = session.client.nats();
+        let capacity = session.wait_for(closed_loop::capacity(nats, &target.load, self.callers, self.peak_duration));
+        ensure!(capacity > 0.0, "no call was answered: does a worker serve {}?", target.load.subject);
+        Ok(capacity)
+    }
+}
+
+fn goodput(observed: &Observed) -> f64 {
+    observed.tally.total(|second| second.good) as f64 / observed.duration.as_secs_f64()
+}
+
+fn verdicts(over: &Observed, peak: f64) -> Vec<Verdict> {
+    let left = goodput(over);
+    let refusals = Quantiles::of(&over.tally.refusal);
+    let none = over.tally.refusal.is_empty();
+    let mut verdicts = vec![
+        Verdict {
+            name: "Goodput under overload".to_owned(),
+            value: format!("{} calls/s", significant(left, 3)),
+            target: format!("{:.0} % of the peak of {}", LEAST_GOODPUT * 100.0, significant(peak, 3)),
+            passed: Some(peak > 0.0 && left >= LEAST_GOODPUT * peak),
+        },
+        Verdict {
+            name: "Refusals, p99".to_owned(),
+            value: if none { "none".to_owned() } else { format!("{} ms", significant(refusals.p99, 3)) },
+            target: format!("within {SLOWEST_REFUSAL_MS} ms"),
+            passed: Some(!none && refusals.p99 <= SLOWEST_REFUSAL_MS),
+        },
+    ];
+    let plain = |name: String, value| Verdict { name, value, ..Verdict::default() };
+    if !none {
+        verdicts.push(plain("Refusals, median".to_owned(), format!("{} ms", significant(refusals.p50, 3))));
+    }
+    let failed = over.tally.total(|second| second.failed);
+    verdicts.push(plain("Neither answered nor refused".to_owned(), format!("{failed} calls")));
+    verdicts.extend(over.processes.iter().map(|process| {
+        plain(format!("{}: highest memory", process.label()), format!("{} MB", significant(process.max(), 4)))
+    }));
+    verdicts
+}
+
+/// What became of what was offered, from phase to phase.
+fn rates_plot(phases: &[(String, Observed)]) -> Plot {
+    let series = |name: &str, of: fn(&Observed) -> f64| Series {
+        name: name.to_owned(),
+        points: phases.iter().map(|(_, seen)| (rate(seen, |second| second.offered), of(seen))).collect(),
+    };
+    Plot {
+        title: "Answered by what was offered".to_owned(),
+        x: Axis { label: "offered, calls/s".to_owned(), log: false },
+        y: Axis { label: "calls/s".to_owned(), log: false },
+        series: vec![
+            series("answered", |seen| rate(seen, |second| second.answered)),
+            series("in time", goodput),
+            series("refused", |seen| rate(seen, |second| second.refused)),
+        ],
+        kind: PlotKind::Line,
+    }
+}
+
+fn rate(observed: &Observed, of: fn(&crate::tally::Second) -> u64) -> f64 {
+    observed.tally.total(of) as f64 / observed.duration.as_secs_f64()
+}

@@ -1,0 +1,94 @@
+//! From the command line to the measurement and back: the runtime, the connection, the progress bar, the output.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+    time::Duration,
+};
+
+use embed_connect::ConnectSettings;
+use embed_producer::Client;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::target::Target;
+use crate::{
+    pattern::Profile,
+    report::{Document, Quantiles},
+    scenario::{Observed, Scenario},
+};
+
+/// A generator that is later than this says so.
+const NOTABLY_LATE_MS: f64 = 5.0;
+
+/// A connection, and what the command needs to use it.
+pub(super) struct Session {
+    runtime: tokio::runtime::Runtime,
+    pub(super) client: Client,
+}
+
+impl Session {
+    pub(super) fn open(nats: &ConnectSettings) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let nats = runtime.block_on(embed_producer::nats::connect(nats, "embed-loadtest"))?;
+        Ok(Self { runtime, client: Client::new(nats) })
+    }
+
+    pub(super) fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Calls at the profile's rates, with bulk jobs beside them or not. The profile includes the warm-up.
+    pub(super) fn play(
+        &self,
+        target: &Target,
+        profile: Profile,
+        bulk: bool,
+        duration: Duration,
+    ) -> anyhow::Result<Observed> {
+        let bar = progress_bar(profile.calls() as u64);
+        let scenario = Scenario {
+            schedule: target.schedule(profile),
+            load: target.load.clone(),
+            bulk: bulk.then(|| target.bulk.clone()),
+            processes: target.processes.clone(),
+            duration,
+        };
+        let observed = self.wait_for(scenario.play(&self.client, || bar.inc(1)));
+        bar.finish_and_clear();
+        observed
+    }
+}
+
+/// Writes the report where it was asked for, and prints it.
+pub(super) fn finish(document: &Document, out: Option<&Path>, json: bool) -> anyhow::Result<bool> {
+    if let Some(folder) = out {
+        document.save(folder)?;
+    }
+    let mut stdout = io::stdout();
+    if json {
+        writeln!(stdout, "{}", serde_json::to_string(document)?)?;
+    } else {
+        write!(stdout, "{document}")?;
+    }
+    Ok(document.passed())
+}
+
+/// Why calls and jobs failed, and what went wrong with the measurement itself, in sentences.
+pub(super) fn notes(what: &str, observed: &Observed) -> Vec<String> {
+    let bulk = observed.bulk.iter().flat_map(|bulk| &bulk.errors).map(|(reason, count)| (reason, count, "bulk jobs"));
+    let calls = observed.tally.errors.iter().map(|(reason, count)| (reason, count, "calls"));
+    let failures = calls.chain(bulk).map(|(reason, count, of)| format!("{what}{count} {of} were not done: {reason}."));
+    let late = Quantiles::of(&observed.tally.lateness).p99;
+    let late = (late > NOTABLY_LATE_MS).then(|| {
+        format!("{what}the load generator was itself {late:.1} ms late at p99, which is part of all latencies here.")
+    });
+    let gone = observed.processes.iter().filter(|process| !process.alive);
+    let gone = gone.map(|process| format!("{what}{} ended during the run.", process.label()));
+    failures.chain(late).chain(gone).collect()
+}
+
+fn progress_bar(calls: u64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {per_sec}").expect("the template is valid");
+    ProgressBar::with_draw_target(Some(calls), target).with_style(style)
+}

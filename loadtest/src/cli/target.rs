@@ -1,0 +1,161 @@
+//! What is asked, and how: the options that all measuring commands have.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::ensure;
+use clap::Args;
+use embed_schemas::{Format, Lane, MAX_TEXTS, Slug, subjects};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    bulk::BulkLoad,
+    call::{self, Load},
+    lengths::Lengths,
+    memory::Process,
+    pacing::{Arrivals, Schedule},
+    pattern::Profile,
+    texts,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct TargetArgs {
+    /// The model's name or slug
+    #[arg(long, short, env = "EMBED_MODEL", default_value = "all-minilm-l6-v2")]
+    model: String,
+    /// Pin the calls to a variant
+    #[arg(long)]
+    variant: Option<Slug>,
+    /// Before the measurement: not counted [default: 1; beside bulk jobs 5]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    warm_up: Option<Duration>,
+    /// Texts in a call
+    #[arg(long, default_value_t = 1)]
+    texts_per_call: usize,
+    /// JSONL with a field `text` [default: a sample of WordNet's sentences]
+    #[arg(long, value_name = "FILE")]
+    texts: Option<PathBuf>,
+    /// How long texts are
+    #[arg(long, value_enum, default_value_t = Lengths::Sentences)]
+    lengths: Lengths,
+    /// How calls are spread over time
+    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
+    arrivals: Arrivals,
+    /// Milliseconds within which an answer is a good one
+    #[arg(long, default_value_t = 50.0)]
+    pub(super) slo_ms: f64,
+    /// How long to wait for an answer
+    #[arg(long, default_value = "10", value_parser = parse_duration, value_name = "DURATION")]
+    timeout: Duration,
+    /// Most calls under way at once
+    #[arg(long, default_value_t = 10_000)]
+    most_in_flight: usize,
+    /// Bulk jobs in flight, where there are any
+    #[arg(long, default_value_t = 32)]
+    bulk_window: usize,
+    /// Watch the memory of these processes
+    #[arg(long, num_args = 1.., value_name = "PID")]
+    pub(super) pid: Vec<u32>,
+    /// Chooses the schedule, the lengths, and the order of the texts
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write report.json and report.html into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+/// What the options come to.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) load: Load,
+    pub(super) bulk: BulkLoad,
+    pub(super) processes: Vec<Process>,
+    pub(super) parameters: Map<String, Value>,
+    arrivals: Arrivals,
+    seed: u64,
+}
+
+impl TargetArgs {
+    /// Checks everything that can be checked before anything is sent.
+    pub(super) fn prepare(&self, beside_bulk: bool) -> anyhow::Result<Target> {
+        ensure!((1..=MAX_TEXTS).contains(&self.texts_per_call), "--texts-per-call: 1 to {MAX_TEXTS}");
+        ensure!(self.slo_ms > 0.0 && self.slo_ms.is_finite(), "--slo-ms: must be above 0");
+        ensure!(self.bulk_window > 0, "--bulk-window: must be above 0");
+        // It takes some time until as many bulk jobs are done as are taken.
+        let warm_up = self.warm_up.unwrap_or(Duration::from_secs(if beside_bulk { 5 } else { 1 }));
+        let model = Slug::from_name(&self.model)?;
+        let subject = match &self.variant {
+            Some(variant) => subjects::pinned(Lane::Rpc, &model, variant),
+            None => subjects::bare(Lane::Rpc, &model),
+        };
+        let texts = self.lengths.apply(texts::load(self.texts.as_deref(), self.seed)?, self.seed);
+        let parameters = json!({
+            "subject": subject,
+            "texts per call": self.texts_per_call,
+            "texts": self.texts.as_ref().map_or_else(|| "WordNet sample".to_owned(), |file| file.display().to_string()),
+            "lengths": self.lengths.name(),
+            "arrivals": match self.arrivals { Arrivals::Poisson => "poisson", Arrivals::Constant => "constant" },
+            "objective, ms": self.slo_ms,
+            "warm-up, s": warm_up.as_secs_f64(),
+            "timeout, s": self.timeout.as_secs_f64(),
+            "seed": self.seed,
+        });
+        let load = Load {
+            subject,
+            payloads: call::payloads(&texts, self.texts_per_call, Format::MessagePack),
+            timeout: self.timeout,
+            warm_up,
+            slo: Duration::from_secs_f64(self.slo_ms / 1000.0),
+            most_in_flight: self.most_in_flight,
+        };
+        let bulk = BulkLoad { model, variant: self.variant.clone(), texts: Arc::from(texts), window: self.bulk_window };
+        let processes = self.pid.iter().map(|id| Process::find(*id).map_err(anyhow::Error::msg));
+        Ok(Target {
+            load,
+            bulk,
+            processes: processes.collect::<Result<_, _>>()?,
+            parameters: parameters.as_object().cloned().unwrap_or_default(),
+            arrivals: self.arrivals,
+            seed: self.seed,
+        })
+    }
+}
+
+impl Target {
+    /// The moments of the calls.
+    pub(super) fn schedule(&self, profile: Profile) -> Schedule {
+        Schedule::new(self.arrivals, profile, self.seed)
+    }
+
+    /// What else was asked for.
+    pub(super) fn with(mut self, more: Value) -> Self {
+        self.parameters.extend(more.as_object().cloned().unwrap_or_default());
+        self
+    }
+}
+
+/// `90`, `0.5`: seconds; or `10m`, `1h 30m`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+    match seconds {
+        Some(duration) => duration.map_err(|error| error.to_string()),
+        None => humantime::parse_duration(text).map_err(|error| format!("{error}; seconds, or such as `10m`")),
+    }
+}
+
+/// As [`parse_duration`], and longer than nothing.
+pub(super) fn parse_some_time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .and_then(|duration| if duration.is_zero() { Err("must be above 0".to_owned()) } else { Ok(duration) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        assert!(parse_duration("-1").is_err() && parse_duration("soon").is_err() && parse_some_time("0").is_err());
+    }
+}
