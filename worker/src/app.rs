@@ -312,7 +312,8 @@ async fn start_pipeline(
             variant: selected.variant.clone(),
             source: Box::new(source),
         })?;
-    let variant = Arc::new(Variant::new(selected, &config.limits, format!("{worker_id}-{}", selected.variant)));
+    let variant =
+        Arc::new(Variant::new(selected, &config.limits, runners, format!("{worker_id}-{}", selected.variant)));
     let panics = panics.clone();
     let on_panic = move |panic: String| {
         // If nobody listens, the worker is stopping already.

@@ -13,6 +13,7 @@ pub mod intake;
 pub mod job;
 pub mod model;
 pub mod nats;
+mod pace;
 pub mod pipeline;
 pub mod publish;
 pub mod telemetry;

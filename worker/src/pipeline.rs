@@ -21,13 +21,14 @@ use crate::{
 pub struct Pipeline {
     /// The variant.
     pub variant: Arc<Variant>,
-    pool: Pool<Arc<Job>>,
+    pool: Pool<Arc<Job>, IntoBatches>,
     queue: Arc<BatchQueue<Text>>,
     runners: Runners,
     finished: mpsc::UnboundedSender<Arc<Job>>,
 }
 
 /// From the tokenizer into the batch queue.
+#[derive(Debug)]
 struct IntoBatches(Arc<BatchQueue<Text>>);
 
 impl Sink<Arc<Job>> for IntoBatches {
@@ -58,7 +59,7 @@ impl Pipeline {
         let LoadedVersion { engines, tokenizer, measured } = loaded;
         let queue = Arc::new(BatchQueue::new(&config.batch, CostTable::new(&measured)));
         let observed = Arc::clone(&variant);
-        let observe = move |stats: &RunStats| observed.metrics.run(stats);
+        let observe = move |stats: &RunStats| observed.ran(stats);
         let runners = Runners::start(engines, &queue, config.engine.nice, observe, on_panic)?;
         let threads = match config.tokenize.threads {
             0 => cores().div_ceil(4),

@@ -1,14 +1,20 @@
 //! A variant as the running worker knows it: names, metadata, admission, metrics.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, ModelMetadata, Precision, Slug, WireError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{config::LimitsConfig, model::Selected, telemetry::VariantMetrics};
+use crate::{config::LimitsConfig, engine::RunStats, model::Selected, pace::Pace, telemetry::VariantMetrics};
+
+/// A caller that is turned away is not told to come back earlier than this.
+const LEAST_RETRY: Duration = Duration::from_millis(10);
 
 /// A variant that is being served.
 #[derive(Debug)]
@@ -28,13 +34,15 @@ pub struct Variant {
     /// Texts that may still be taken in, by lane.
     admission: [Arc<Semaphore>; 3],
     capacity: [usize; 3],
+    rpc_max_wait: Duration,
+    pace: Pace,
     id_prefix: String,
     ids_made: AtomicU64,
 }
 
 impl Variant {
     /// A variant with nothing in it. `id_prefix` is unique among all workers.
-    pub fn new(selected: &Selected, limits: &LimitsConfig, id_prefix: String) -> Self {
+    pub fn new(selected: &Selected, limits: &LimitsConfig, runners: usize, id_prefix: String) -> Self {
         let capacity = [limits.rpc_texts, limits.job_texts, limits.bulk_texts];
         Self {
             model: selected.model.clone(),
@@ -45,6 +53,8 @@ impl Variant {
             metrics: VariantMetrics::new(&selected.model, &selected.variant),
             admission: capacity.map(|texts| Arc::new(Semaphore::new(texts))),
             capacity,
+            rpc_max_wait: limits.rpc_max_wait,
+            pace: Pace::new(runners),
             id_prefix,
             ids_made: AtomicU64::new(0),
         }
@@ -53,6 +63,40 @@ impl Variant {
     /// Permits for texts of this lane: one for each text that is in the worker.
     pub const fn admission(&self, lane: Lane) -> &Arc<Semaphore> {
         &self.admission[lane.index()]
+    }
+
+    /// Admits an online call, if there is room for its texts and those before it will be done in time.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`], with a hint when to try again.
+    pub fn admit_call(&self, texts: usize) -> Result<OwnedSemaphorePermit, WireError> {
+        let waiting = self.in_flight(Lane::Rpc);
+        let wait = self.pace.time_for(waiting);
+        let permits = u32::try_from(texts).unwrap_or(u32::MAX);
+        if wait <= self.rpc_max_wait
+            && let Ok(permit) = Arc::clone(self.admission(Lane::Rpc)).try_acquire_many_owned(permits)
+        {
+            return Ok(permit);
+        }
+        let late = wait.saturating_sub(self.rpc_max_wait).max(LEAST_RETRY);
+        Err(WireError {
+            retry_after_ms: Some(u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
+            ..WireError::new(
+                ErrorCode::Overloaded,
+                format!(
+                    "this worker has {waiting} texts of online calls, about {} ms of work, and takes no more now; try again later",
+                    wait.as_millis()
+                ),
+            )
+        })
+    }
+
+    /// Notes what a run took: what calls have to wait for is estimated from it.
+    pub fn ran(&self, stats: &RunStats) {
+        self.metrics.run(stats);
+        if stats.lane == Lane::Rpc {
+            self.pace.record(stats.texts, stats.took);
+        }
     }
 
     /// Texts of this lane that are in the worker.

@@ -1,5 +1,6 @@
 //! The command line of `embed-loadtest`.
 
+mod accept;
 mod compare;
 mod overload;
 mod run;
@@ -32,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Online calls in a pattern; exits with 1 if any was not answered
     Run(run::RunArgs),
+    /// What the batch engine promises, measured on a stack of its own; exits with 1 if a promise is not kept
+    Accept(accept::AcceptArgs),
     /// Two reports side by side
     Compare(compare::CompareArgs),
     /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
@@ -46,6 +49,7 @@ impl Cli {
         let Self { json, nats, command } = self;
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
+            Command::Accept(args) => args.run(json),
             Command::Compare(args) => args.run(json),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),

@@ -38,6 +38,9 @@ pub struct BenchArgs {
     /// Texts of many lengths (again for more) [default: sentences and mixed]
     #[arg(long = "mix", value_enum)]
     pub(super) mixes: Vec<Mix>,
+    /// Texts of one's own as another mix: JSONL with a field `text`
+    #[arg(long, value_name = "FILE")]
+    pub(super) texts: Option<PathBuf>,
     /// Texts of each mix
     #[arg(long, default_value = "2000", value_parser = at_least::<1>)]
     pub(super) mix_texts: usize,
@@ -55,8 +58,10 @@ pub struct BenchArgs {
 impl BenchArgs {
     /// The mixes that have texts.
     pub(super) fn mixes(&self) -> Vec<Mix> {
-        let asked = if self.mixes.is_empty() { &[Mix::Sentences, Mix::Mixed][..] } else { &self.mixes };
-        asked.iter().copied().filter(|mix| *mix != Mix::None).collect()
+        let default = if self.texts.is_some() { &[][..] } else { &[Mix::Sentences, Mix::Mixed] };
+        let asked = if self.mixes.is_empty() { default } else { &self.mixes };
+        let named = asked.iter().copied().filter(|mix| *mix != Mix::None);
+        named.chain(self.texts.as_ref().map(|_| Mix::File)).collect()
     }
 }
 

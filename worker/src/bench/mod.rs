@@ -119,7 +119,7 @@ async fn measure(
     for mix in &part.mixes {
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{subject}: {name}"));
-        let texts = texts::tokenized(*mix, args.mix_texts, &loaded.tokenizer, SEED)?;
+        let texts = texts::tokenized(*mix, args, &loaded.tokenizer, SEED)?;
         let on_done = |order| {
             progress.done(plan::order_size(*mix, order, args, engine.runners));
             progress.begin(&format!("{subject}: {name}"));

@@ -1,12 +1,17 @@
 //! The texts of the mixes: real sentences, as they are, or joined and cut to realistic lengths.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::Path,
+};
 
+use anyhow::Context;
 use clap::ValueEnum;
 use embed_schemas::WireError;
 use serde::Deserialize;
 
-use super::{lengths, matrix::Ids};
+use super::{args::BenchArgs, lengths, matrix::Ids};
 use crate::tokenize::TextTokenizer;
 
 const SAMPLE: &str = include_str!("../../../deploy/samples/wordnet/sentences.jsonl");
@@ -20,6 +25,9 @@ pub(super) enum Mix {
     Mixed,
     /// None
     None,
+    /// Those of `--texts`
+    #[value(skip)]
+    File,
 }
 
 impl Mix {
@@ -29,6 +37,7 @@ impl Mix {
             Self::Sentences => Some("sentences"),
             Self::Mixed => Some("mixed"),
             Self::None => None,
+            Self::File => Some("file"),
         }
     }
 
@@ -36,35 +45,51 @@ impl Mix {
     pub(super) const fn about_tokens(self) -> usize {
         match self {
             Self::Sentences => 16,
-            Self::Mixed => 41,
+            Self::Mixed | Self::File => 41,
             Self::None => 0,
         }
     }
 }
 
+#[derive(Deserialize)]
+struct Row {
+    text: String,
+}
+
 /// The sentences of the sample.
 pub(super) fn sample() -> Vec<String> {
-    #[derive(Deserialize)]
-    struct Row {
-        text: String,
-    }
     let row = |line| serde_json::from_str::<Row>(line).expect("the sample was checked by a test").text;
     SAMPLE.lines().map(row).collect()
+}
+
+/// The texts of a file.
+///
+/// # Errors
+/// If it cannot be read, or a line is not an object with the field `text`.
+fn read(path: &Path) -> anyhow::Result<Vec<String>> {
+    let content = fs::read_to_string(path).with_context(|| format!("--texts {}", path.display()))?;
+    let row = |(i, line)| {
+        let row = serde_json::from_str::<Row>(line);
+        row.map(|row| row.text).with_context(|| format!("--texts {}, line {}", path.display(), i + 1))
+    };
+    content.lines().enumerate().map(row).collect()
 }
 
 /// The token ids of `count` texts of a mix.
 ///
 /// # Errors
-/// If the tokenizer fails on a text.
+/// If the tokenizer fails on a text, or the file of texts cannot be read.
 pub(super) fn tokenized(
     mix: Mix,
-    count: usize,
+    args: &BenchArgs,
     tokenizer: &TextTokenizer,
     seed: u64,
-) -> Result<Vec<Vec<u32>>, WireError> {
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    let count = args.mix_texts;
     let sample = sample();
     let texts = match mix {
         Mix::None => Vec::new(),
+        Mix::File => args.texts.as_deref().map_or_else(|| Ok(Vec::new()), read)?,
         Mix::Sentences => sample.into_iter().cycle().take(count).collect(),
         Mix::Mixed => {
             let sentences: Vec<&str> = sample.iter().map(String::as_str).collect();

@@ -164,7 +164,7 @@ impl Default for BatchConfig {
             max_texts: 64,
             max_tokens: 1024,
             max_wait: Duration::from_millis(5),
-            online_run: Duration::from_millis(30),
+            online_run: Duration::from_millis(40),
             longest_run: Duration::from_millis(120),
             online_memory: Duration::from_secs(1),
             target_p95: Duration::from_millis(10),
@@ -238,6 +238,10 @@ impl Default for TokenizeConfig {
 pub struct LimitsConfig {
     /// Texts of online calls in the worker, per variant. Beyond it, calls are answered `overloaded` at once.
     pub rpc_texts: usize,
+    /// How long an online call may have to wait for those before it, as far as can be told when it comes. Beyond it, it
+    /// is answered `overloaded` at once: a late answer helps nobody, and makes all that follow late as well.
+    #[serde(with = "humantime_serde")]
+    pub rpc_max_wait: Duration,
     /// Texts of jobs in the worker, per variant. Beyond it, no more are pulled.
     pub job_texts: usize,
     /// Texts of backfill chunks in the worker, per variant. Beyond it, no more are pulled.
@@ -248,7 +252,13 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { rpc_texts: 1024, job_texts: 1024, bulk_texts: 1024, max_deliveries: 10 }
+        Self {
+            rpc_texts: 1024,
+            rpc_max_wait: Duration::from_millis(50),
+            job_texts: 1024,
+            bulk_texts: 1024,
+            max_deliveries: 10,
+        }
     }
 }
 

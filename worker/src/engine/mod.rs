@@ -4,6 +4,7 @@ pub mod library;
 mod onnx;
 mod priority;
 mod runner;
+mod shared_session;
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! ONNX Runtime on the CPU.
 
+use std::{ffi::CStr, sync::Arc};
+
 use embed_schemas::ModelMetadata;
 use ort::{
     environment::Environment,
@@ -7,16 +9,17 @@ use ort::{
     value::TensorRef,
 };
 
-use super::{Engine, EngineError, Input, Vectors};
+use super::{Engine, EngineError, Input, Vectors, shared_session::SharedSession};
 
-const IDS: &str = "input_ids";
-const MASK: &str = "attention_mask";
-const OUTPUT: &str = "embedding";
+const IDS: &CStr = c"input_ids";
+const MASK: &CStr = c"attention_mask";
+const OUTPUT: &CStr = c"embedding";
 
-/// A session that turns token ids into vectors: pooling and normalisation are part of the graph.
-#[derive(Debug)]
+/// A session that turns token ids into vectors: pooling and normalisation are part of the graph. Clones share it, with
+/// its weights, and run at the same time.
+#[derive(Debug, Clone)]
 pub struct OnnxModel {
-    session: Session,
+    session: Arc<SharedSession>,
     dimension: usize,
 }
 
@@ -45,13 +48,15 @@ impl OnnxModel {
             .with_memory_pattern(false)?
             .commit_from_memory(graph)?;
         for name in [IDS, MASK] {
-            if !session.inputs().iter().any(|input| input.name() == name) {
-                return Err(EngineError::Graph(format!("it has no input `{name}`")));
+            if !session.inputs().iter().any(|input| input.name().as_bytes() == name.to_bytes()) {
+                return Err(EngineError::Graph(format!("it has no input {name:?}")));
             }
         }
-        if !session.outputs().iter().any(|output| output.name() == OUTPUT) {
-            return Err(EngineError::Graph(format!("it has no output `{OUTPUT}`")));
+        if !session.outputs().iter().any(|output| output.name().as_bytes() == OUTPUT.to_bytes()) {
+            return Err(EngineError::Graph(format!("it has no output {OUTPUT:?}")));
         }
+        // No provider was asked for, so the CPU's is the only one.
+        let session = Arc::new(SharedSession::on_cpu(session));
         Ok(Self { session, dimension: metadata.dimension as usize })
     }
 }
@@ -63,11 +68,10 @@ impl Engine for OnnxModel {
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
         let shape = [input.rows, input.width];
-        let outputs = self.session.run(ort::inputs![
-            IDS => TensorRef::from_array_view((shape, input.ids.as_slice()))?,
-            MASK => TensorRef::from_array_view((shape, input.mask.as_slice()))?,
-        ])?;
-        let (_, vectors) = outputs[OUTPUT].try_extract_tensor::<f32>()?;
+        let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
+        let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
+        let output = self.session.run([(IDS, &ids), (MASK, &mask)], OUTPUT)?;
+        let (_, vectors) = output.try_extract_tensor::<f32>()?;
         let expected = input.rows * self.dimension;
         if vectors.len() != expected {
             return Err(EngineError::Output { found: vectors.len(), expected });

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_schemas::Lane;
+
 use super::{Engine, EngineError, Input, Vectors, priority};
 use crate::batch::{Batch, BatchQueue, Entry, Measured, Reason};
 
@@ -38,6 +40,8 @@ pub struct RunStats {
     pub started: Instant,
     /// Time in the engine.
     pub took: Duration,
+    /// The lane of its texts.
+    pub lane: Lane,
     /// Why the batch was started.
     pub reason: Reason,
     /// How long the oldest text had waited.
@@ -115,6 +119,7 @@ fn run<T: Work>(
         tokens: rows.iter().map(|entry| entries[*entry].length).sum(),
         started,
         took: started.elapsed(),
+        lane: entries[0].lane,
         reason: batch.reason,
         oldest_wait: entries.iter().map(|entry| started - entry.arrival).max().unwrap_or_default(),
     };
@@ -162,8 +167,6 @@ fn single<T>(entry: Entry<T>, reason: Reason) -> Batch<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-
-    use embed_schemas::Lane;
 
     use super::*;
     use crate::{batch::CostTable, config::BatchConfig};

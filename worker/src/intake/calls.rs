@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_nats::{Client, Message, Subject, SubscribeError, Subscriber, connection::State};
 use embed_schemas::{
-    EmbedFailure, ErrorCode, Lane, Outcome, WireError, headers, subjects,
+    EmbedFailure, Lane, Outcome, headers, subjects,
     wire::{DecodeError, decode_request},
 };
 use futures::{FutureExt, StreamExt};
@@ -19,9 +19,6 @@ use crate::{
     telemetry::EndpointStats,
     variant::Variant,
 };
-
-/// A caller that is turned away is told to come back after this, milliseconds: about the time of a few batches.
-const RETRY_AFTER_MS: u64 = 50;
 
 /// One subject on which calls for a variant come in.
 #[derive(Debug)]
@@ -120,17 +117,7 @@ impl Endpoint {
         let (request, format) = decode_request(&message.payload, content_type)?;
         let refuse = |error| DecodeError { error, format };
         variant.check(&request, format, self.publisher.max_payload()).map_err(refuse)?;
-        let texts = u32::try_from(request.texts.len()).unwrap_or(u32::MAX);
-        let permit = Arc::clone(variant.admission(Lane::Rpc)).try_acquire_many_owned(texts).map_err(|_| {
-            let waiting = variant.in_flight(Lane::Rpc);
-            refuse(WireError {
-                retry_after_ms: Some(RETRY_AFTER_MS),
-                ..WireError::new(
-                    ErrorCode::Overloaded,
-                    format!("this worker has {waiting} texts of online calls and no room for {texts} more; try again"),
-                )
-            })
-        })?;
+        let permit = variant.admit_call(request.texts.len()).map_err(refuse)?;
         let ask = self.pipeline.ask(&request, Lane::Rpc, format, received, received);
         self.pipeline.submit(ask, request, Reply::Call(self.call(message, reply, received)), permit);
         Ok(())

@@ -82,20 +82,16 @@ pub async fn load(
     let [graph, tokenizer, golden] = &files[..] else { unreachable!("three files were read") };
     let environment = library::environment(library).map_err(EngineError::from)?;
     let tokenizer = Arc::new(TextTokenizer::new(tokenizer, metadata, max_text_bytes)?);
-    let mut engines = Vec::with_capacity(runners);
-    for _ in 0..runners {
-        let mut engine = OnnxModel::load(&environment, graph, metadata, threads_per_runner)?;
-        // The largest run once, so that no request pays for the first allocations.
-        time_run(&mut engine, 1, metadata.max_seq_length as usize)?;
-        engines.push(engine);
-    }
+    let mut engine = OnnxModel::load(&environment, graph, metadata, threads_per_runner)?;
+    // The largest run once, so that no request pays for the first allocations.
+    time_run(&mut engine, 1, metadata.max_seq_length as usize)?;
     let mut measured = Vec::new();
-    if let Some(engine) = engines.first_mut() {
-        for (rows, width) in MEASURED_SHAPES.into_iter().filter(|(_, w)| *w <= metadata.max_seq_length as usize) {
-            measured.push(time_run(engine, rows, width)?);
-        }
-        verify_golden(golden, metadata, selected.artefact.precision, &tokenizer, engine)?;
+    for (rows, width) in MEASURED_SHAPES.into_iter().filter(|(_, w)| *w <= metadata.max_seq_length as usize) {
+        measured.push(time_run(&mut engine, rows, width)?);
     }
+    verify_golden(golden, metadata, selected.artefact.precision, &tokenizer, &mut engine)?;
+    // Side by side on the same weights.
+    let engines = vec![engine; runners];
     tracing::info!(
         model = %selected.model,
         variant = %selected.variant,

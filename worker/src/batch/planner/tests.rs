@@ -10,7 +10,7 @@ fn config() -> BatchConfig {
     BatchConfig { max_texts: 8, max_tokens: 512, ..BatchConfig::default() }
 }
 
-/// 1 ms a run and 0.1 ms a token: the budgets of the default configuration are 290 and 1,190 tokens.
+/// 1 ms a run and 0.1 ms a token: the budgets of the default configuration are 390 and 1,190 tokens.
 fn costs() -> CostTable {
     let cost = |rows: usize, width: usize| Duration::from_micros((1_000 + 100 * rows * width) as u64);
     let measured: Vec<_> = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)]

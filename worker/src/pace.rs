@@ -1,0 +1,56 @@
+//! How fast online calls are being served: what the next one has to wait for.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Share of a new observation in the average: one in this many.
+const MEMORY: u64 = 16;
+
+/// The average time that a text of an online call takes in an engine, over all engines side by side.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    engines: u64,
+    /// Nanoseconds a text, in one engine; 0 until something was observed.
+    per_text: AtomicU64,
+}
+
+impl Pace {
+    pub(crate) fn new(engines: usize) -> Self {
+        Self { engines: engines.max(1) as u64, per_text: AtomicU64::new(0) }
+    }
+
+    /// Notes a run. Two at the same moment may count as one: it is an average.
+    pub(crate) fn record(&self, texts: usize, took: Duration) {
+        let new = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (texts.max(1) as u64);
+        let old = self.per_text.load(Ordering::Relaxed);
+        let average = if old == 0 { new } else { old - old / MEMORY + new / MEMORY };
+        self.per_text.store(average, Ordering::Relaxed);
+    }
+
+    /// How long the engines have to do with so many texts. Zero while nothing is known.
+    pub(crate) fn time_for(&self, texts: usize) -> Duration {
+        Duration::from_nanos(self.per_text.load(Ordering::Relaxed).saturating_mul(texts as u64) / self.engines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_with_what_is_before_and_follows_the_pace() {
+        let pace = Pace::new(2);
+        assert_eq!(pace.time_for(1000), Duration::ZERO);
+        for _ in 0..200 {
+            pace.record(4, Duration::from_millis(8));
+        }
+        let wait = pace.time_for(10);
+        assert!(wait.abs_diff(Duration::from_millis(10)) < Duration::from_micros(10), "{wait:?}");
+        for _ in 0..200 {
+            pace.record(1, Duration::from_millis(6));
+        }
+        assert!(pace.time_for(10).abs_diff(Duration::from_millis(30)) < Duration::from_micros(30));
+    }
+}
