@@ -111,6 +111,8 @@ fn the_whole_stack_in_one_command() {
     command
         .env("EMBED_REGISTRY", embed_testkit::registry())
         .env("NATS_SERVER_BIN", embed_testkit::nats_server_binary());
+    // On a busy machine a call may wait long, and is to be answered all the same.
+    command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
     let mut dev = Daemon::spawn(&mut command);
     let ready = dev.json_line();
     let url = ready["nats_url"].as_str().unwrap();
@@ -126,7 +128,7 @@ fn the_whole_stack_in_one_command() {
     let published = embed(&["publish", "--wait", "--id", "dev-1", "hello world"]);
     assert!(published.to_string().contains("dev-1"), "{published}");
     let load = Command::new(embed_testkit::sibling_binary("embed-loadtest"))
-        .args(["run", "--server", url, "--json", "--rate", "20", "--duration", "2", "--warm-up", "0"])
+        .args(["run", "--server", url, "--json", "--rate", "5", "--duration", "2", "--warm-up", "0"])
         .output()
         .unwrap();
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));

@@ -41,7 +41,8 @@ fn main() -> anyhow::Result<()> {
     let status = command("embed")?
         .args(["backfill", "run"])
         .arg(repository().join(SENTENCES))
-        .arg(&vectors)
+        .arg("vectors.jsonl")
+        .current_dir(folder.path())
         .args(["--server", &stack.ready.nats_url])
         .status()?;
     ensure!(status.success(), "the backfill failed");

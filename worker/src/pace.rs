@@ -29,6 +29,11 @@ impl Pace {
         self.per_text.store(average, Ordering::Relaxed);
     }
 
+    /// How long one engine takes for a text. Zero while nothing is known.
+    pub(crate) fn one_text(&self) -> Duration {
+        Duration::from_nanos(self.per_text.load(Ordering::Relaxed))
+    }
+
     /// How long the engines have to do with so many texts. Zero while nothing is known.
     pub(crate) fn time_for(&self, texts: usize) -> Duration {
         Duration::from_nanos(self.per_text.load(Ordering::Relaxed).saturating_mul(texts as u64) / self.engines)
@@ -48,6 +53,7 @@ mod tests {
         }
         let wait = pace.time_for(10);
         assert!(wait.abs_diff(Duration::from_millis(10)) < Duration::from_micros(10), "{wait:?}");
+        assert!(pace.one_text().abs_diff(Duration::from_millis(2)) < Duration::from_micros(2));
         for _ in 0..200 {
             pace.record(1, Duration::from_millis(6));
         }

@@ -72,13 +72,15 @@ impl Variant {
     pub fn admit_call(&self, texts: usize) -> Result<OwnedSemaphorePermit, WireError> {
         let waiting = self.in_flight(Lane::Rpc);
         let wait = self.pace.time_for(waiting);
+        // A model whose runs take long cannot be held to a short wait: a call or two may always be before this one.
+        let longest = self.rpc_max_wait.max(self.pace.one_text() * 2);
         let permits = u32::try_from(texts).unwrap_or(u32::MAX);
-        if wait <= self.rpc_max_wait
+        if wait <= longest
             && let Ok(permit) = Arc::clone(self.admission(Lane::Rpc)).try_acquire_many_owned(permits)
         {
             return Ok(permit);
         }
-        let late = wait.saturating_sub(self.rpc_max_wait).max(LEAST_RETRY);
+        let late = wait.saturating_sub(longest).max(LEAST_RETRY);
         Err(WireError {
             retry_after_ms: Some(u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
             ..WireError::new(

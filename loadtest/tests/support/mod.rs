@@ -25,6 +25,8 @@ impl Stack {
     pub(crate) fn start_worker(nats: &NatsServer) -> Daemon {
         let mut command = Command::new(sibling_binary("embed-worker"));
         command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]);
+        // On a busy machine a call may wait long, and is to be answered all the same.
+        command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
         let worker = Daemon::spawn(command.env("EMBED_REGISTRY", registry()));
         worker.json_line();
         worker

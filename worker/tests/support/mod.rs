@@ -2,13 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use async_nats::{Client, HeaderMap, jetstream};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use embed_schemas::{
-    EmbedRequest, EmbedResult, Format, JobId, Lane, Outcome, Slug, Storage, WireError, headers,
+    EmbedRequest, EmbedResult, ErrorCode, Format, JobId, Lane, Outcome, Slug, Storage, WireError, headers,
     streams::{self, StreamSettings},
     subjects,
     wire::decode_outcome,
@@ -73,8 +73,20 @@ impl Stack {
         self.client.send_request(subject, request).await.unwrap()
     }
 
-    /// An online call.
+    /// An online call. As clients do, it comes again when the worker says that it has too much to do.
     pub async fn call(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
+        loop {
+            match self.call_once(request, format).await {
+                Err(WireError { code: ErrorCode::Overloaded, retry_after_ms, .. }) => {
+                    tokio::time::sleep(Duration::from_millis(retry_after_ms.expect("a hint"))).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// An online call, whatever the answer.
+    pub async fn call_once(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
         let answer = self.call_raw(subjects::bare(Lane::Rpc, &model()), HeaderMap::new(), format.encode(request)).await;
         assert_eq!(Format::sniff(&answer.payload), Some(format), "the answer has the encoding of the question");
         decode_outcome(&answer.payload).unwrap().into_result()
@@ -130,7 +142,7 @@ impl Stack {
     pub async fn wait_for_messages(&self, stream: &str, count: u64) {
         let wait = async {
             while self.messages_in(stream).await != count {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         if tokio::time::timeout(PATIENCE, wait).await.is_err() {
@@ -175,7 +187,7 @@ async fn api(client: &Client, call: String, request: &impl serde::Serialize) {
     let answer = loop {
         match client.request(format!("$JS.API.{call}"), payload.clone().into()).await {
             Ok(answer) => break answer,
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
