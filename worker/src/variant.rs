@@ -65,32 +65,26 @@ impl Variant {
         &self.admission[lane.index()]
     }
 
-    /// Admits an online call, if there is room for its texts and those before it will be done in time.
+    /// Whether the online calls that are in the worker leave no time for another. Asked before a call is read: refusing
+    /// must cost next to nothing, or refusals take the time that answers need.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`], with a hint when to try again.
+    pub fn has_time(&self) -> Result<(), WireError> {
+        let wait = self.pace.time_for(self.in_flight(Lane::Rpc));
+        // A model whose runs take long cannot be held to a short wait: a call or two may always be before this one.
+        let longest = self.rpc_max_wait.max(self.pace.one_text() * 2);
+        if wait <= longest { Ok(()) } else { Err(overloaded(wait - longest)) }
+    }
+
+    /// Admits an online call, if there is room for its texts.
     ///
     /// # Errors
     /// [`ErrorCode::Overloaded`], with a hint when to try again.
     pub fn admit_call(&self, texts: usize) -> Result<OwnedSemaphorePermit, WireError> {
-        let waiting = self.in_flight(Lane::Rpc);
-        let wait = self.pace.time_for(waiting);
-        // A model whose runs take long cannot be held to a short wait: a call or two may always be before this one.
-        let longest = self.rpc_max_wait.max(self.pace.one_text() * 2);
         let permits = u32::try_from(texts).unwrap_or(u32::MAX);
-        if wait <= longest
-            && let Ok(permit) = Arc::clone(self.admission(Lane::Rpc)).try_acquire_many_owned(permits)
-        {
-            return Ok(permit);
-        }
-        let late = wait.saturating_sub(longest).max(LEAST_RETRY);
-        Err(WireError {
-            retry_after_ms: Some(u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
-            ..WireError::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "this worker has {waiting} texts of online calls, about {} ms of work, and takes no more now; try again later",
-                    wait.as_millis()
-                ),
-            )
-        })
+        let permit = Arc::clone(self.admission(Lane::Rpc)).try_acquire_many_owned(permits);
+        permit.map_err(|_| overloaded(self.pace.time_for(texts)))
     }
 
     /// Notes what a run took: what calls have to wait for is estimated from it.
@@ -165,6 +159,18 @@ impl Variant {
             [] => "it has none, so leave `prompt` out".to_owned(),
             names => format!("it has {}", names.join(", ")),
         }
+    }
+}
+
+/// The error of a call that came when there was too much to do.
+fn overloaded(late: Duration) -> WireError {
+    let late = u64::try_from(late.max(LEAST_RETRY).as_millis()).unwrap_or(u64::MAX);
+    WireError {
+        retry_after_ms: Some(late),
+        ..WireError::new(
+            ErrorCode::Overloaded,
+            "this worker has more online calls than it can answer in time; try again later",
+        )
     }
 }
 

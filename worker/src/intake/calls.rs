@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_nats::{Client, Message, Subject, SubscribeError, Subscriber, connection::State};
 use embed_schemas::{
-    EmbedFailure, Lane, Outcome, headers, subjects,
+    EmbedFailure, Format, Lane, Outcome, headers, subjects,
     wire::{DecodeError, decode_request},
 };
 use futures::{FutureExt, StreamExt};
@@ -113,6 +113,9 @@ impl Endpoint {
     /// Into the pipeline, or back with the reason.
     fn admit(&self, message: &Message, reply: Subject, received: Instant) -> Result<(), DecodeError> {
         let variant = &self.pipeline.variant;
+        variant
+            .has_time()
+            .map_err(|error| DecodeError { error, format: Format::sniff(&message.payload).unwrap_or(Format::Json) })?;
         let content_type = header(message.headers.as_ref(), headers::CONTENT_TYPE);
         let (request, format) = decode_request(&message.payload, content_type)?;
         let refuse = |error| DecodeError { error, format };
