@@ -9,12 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::Request;
 use embed_producer::{
     Client, Error,
     client::{PublishOptions, new_id},
 };
-use embed_schemas::{EmbedRequest, JobId, Lane, Outcome, Slug, streams, subjects};
+use embed_schemas::{EmbedRequest, Lane, Outcome, Slug};
 use tokio::task::JoinSet;
 
 /// Texts in a job.
@@ -23,8 +22,6 @@ pub const TEXTS_PER_JOB: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// After a job that could not be published.
 const PAUSE: Duration = Duration::from_millis(200);
-/// For the removal of one result.
-const PURGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to publish.
 #[derive(Debug, Clone)]
@@ -131,19 +128,12 @@ async fn job(client: &Client, load: &BulkLoad, texts: Vec<String>) -> Result<u64
     client.publish_job(&load.model, Lane::Bulk, &job, &options).await?;
     match expected.wait(PATIENCE).await? {
         Outcome::Result(result) => {
-            purge(client, &load.model, &id).await;
+            // A long run must not fill the stream; what cannot be removed expires.
+            let _ = client.remove_result(&load.model, &id).await;
             Ok(result.items.iter().filter(|item| item.error.is_none()).count() as u64)
         }
         Outcome::Failure(failure) => Err(failure.error.into()),
     }
-}
-
-/// Removes a result, so that a long run does not fill the stream. One that cannot be removed expires.
-async fn purge(client: &Client, model: &Slug, id: &JobId) {
-    let subject = format!("$JS.API.STREAM.PURGE.{}", streams::results_stream(model));
-    let body = serde_json::json!({ "filter": subjects::result(model, id) }).to_string();
-    let request = Request::new().payload(body.into()).timeout(Some(PURGE_TIMEOUT));
-    let _ = client.nats().send_request(subject, request).await;
 }
 
 #[cfg(test)]

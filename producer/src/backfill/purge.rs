@@ -3,18 +3,15 @@
 
 use std::time::Duration;
 
-use embed_schemas::{JobId, Slug, streams, subjects};
+use embed_schemas::{JobId, Slug};
 use futures::StreamExt;
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Client, nats::api};
+use crate::Client;
 
 /// Removals at once.
 const AT_ONCE: usize = 8;
-/// For one removal.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// For what is left at the end of a run.
 const LAST_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -27,16 +24,14 @@ pub(super) struct Purger {
 
 impl Purger {
     pub(super) fn start(client: &Client, model: &Slug) -> Self {
-        let (client, model) = (client.nats().clone(), model.clone());
+        let (client, model) = (client.clone(), model.clone());
         // Unbounded, but no faster than rows are written: an id is far smaller than the rows that it stands for.
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
         let task = tokio::spawn(async move {
-            let stream = format!("STREAM.PURGE.{}", streams::results_stream(&model));
             while let Some(ids) = received.recv().await {
                 let purge = async |id: JobId| {
-                    let body = json!({ "filter": subjects::result(&model, &id) });
-                    if let Err(error) = api::call(&client, &stream, &body, TIMEOUT).await {
-                        tracing::debug!(%id, %error, "a result that is written could not be removed");
+                    if let Err(error) = client.remove_result(&model, &id).await {
+                        tracing::debug!(%error, "a result that is written stays");
                     }
                 };
                 futures::stream::iter(ids).map(purge).buffer_unordered(AT_ONCE).collect::<()>().await;

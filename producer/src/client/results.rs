@@ -10,14 +10,20 @@ use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
 use embed_schemas::{JobId, Outcome, Slug, streams, subjects, wire};
 use futures::{Stream, StreamExt, stream::FuturesUnordered};
+use serde_json::json;
 
 use super::Client;
-use crate::{Error, nats};
+use crate::{
+    Error,
+    nats::{self, api},
+};
 
 /// How often the stream is looked at while nothing is heard.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
 /// For one look.
 const GET_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one removal.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The outcome of one job, expected. Made before the job is published, it misses nothing.
 #[derive(Debug)]
@@ -71,6 +77,20 @@ impl Client {
             });
         }
         Ok(waiting)
+    }
+}
+
+impl Client {
+    /// Removes the outcome of a job from its stream, once nobody needs it there any more: a stream with a bound would fill up.
+    /// What is not removed expires.
+    ///
+    /// # Errors
+    /// [`Error::Nats`] if the server does not answer, or refuses.
+    pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<(), Error> {
+        let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
+        let body = json!({ "filter": subjects::result(model, id) });
+        let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
+        removed.map(|_| ()).map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))
     }
 }
 

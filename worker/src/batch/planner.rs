@@ -152,12 +152,6 @@ impl<T> Planner<T> {
         self.lanes[lane.index()].oldest_arrival()
     }
 
-    /// What a run of this shape is expected to take, microseconds.
-    #[must_use]
-    pub fn expected_micros(&self, rows: usize, width: usize) -> f64 {
-        self.costs.micros(rows, width)
-    }
-
     /// What a free engine is to do at `now`. `others` is the number of other engines that are free: what waits is
     /// shared with them.
     pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {

@@ -7,7 +7,6 @@ use embed_schemas::{
     CurrentPointer, ModelMetadata, Slug,
     model::{CURRENT_FILE, METADATA_FILE, MODELS_DIR, current_path, version_path},
 };
-use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as ObjectPath};
 use serde::de::DeserializeOwned;
 
@@ -178,22 +177,6 @@ impl Registry {
             path: path.to_owned(),
             reason: e.to_string(),
         })
-    }
-
-    /// The names of a model's versions.
-    ///
-    /// # Errors
-    /// If the store cannot be listed.
-    pub async fn versions(&self, model: &Slug) -> Result<Vec<String>, RegistryError> {
-        let prefix = ObjectPath::from(format!("{MODELS_DIR}/{model}"));
-        let objects: Vec<_> = self.store.list(Some(&prefix)).try_collect().await.map_err(|e| self.store_error(e))?;
-        let version = |location: &ObjectPath| {
-            let mut parts = location.prefix_match(&prefix)?;
-            let version = parts.next()?.as_ref().to_owned();
-            // What begins with a dot is still being written.
-            (parts.next()?.as_ref() == METADATA_FILE && !version.starts_with('.')).then_some(version)
-        };
-        Ok(objects.iter().filter_map(|object| version(&object.location)).collect())
     }
 
     fn store_error(&self, source: object_store::Error) -> RegistryError {

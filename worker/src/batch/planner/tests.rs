@@ -242,7 +242,7 @@ fn keeps_its_budget(
     if config.policy == BatchPolicy::Adaptive && rows > 1 {
         let online = last_call.is_some_and(|last| now - last < config.online_memory);
         let longest = if online { config.online_run } else { config.longest_run };
-        let expected = planner.expected_micros(rows, width);
+        let expected = planner.costs.micros(rows, width);
         assert!(expected <= longest.as_secs_f64() * 1e6, "{rows} x {width}: {expected} us, online: {online}");
     }
 }
@@ -296,7 +296,7 @@ proptest! {
         for _ in 0..2_000 {
             planner.push(entry(Lane::Rpc, *calls.next().unwrap(), now, u32::MAX));
             let batch = run(planner.next(now, 0));
-            now += Duration::from_secs_f64(planner.expected_micros(batch.entries.len(), batch.width) / 1e6);
+            now += Duration::from_secs_f64(planner.costs.micros(batch.entries.len(), batch.width) / 1e6);
             if planner.len(Lane::Bulk) == 0 {
                 break;
             }
