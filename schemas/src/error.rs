@@ -32,6 +32,8 @@ pub enum ErrorCode {
     DeadlineExceeded,
     /// The worker is stopping.
     ShuttingDown,
+    /// The variant is not loaded, and cannot be loaded now.
+    ModelUnavailable,
     /// The engine failed on this input.
     EngineFailed,
     /// The job was delivered too often without being answered: it is likely to harm whoever takes it.
@@ -40,7 +42,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidRequest,
         Self::UnknownModel,
         Self::UnknownPrompt,
@@ -52,6 +54,7 @@ impl ErrorCode {
         Self::Overloaded,
         Self::DeadlineExceeded,
         Self::ShuttingDown,
+        Self::ModelUnavailable,
         Self::EngineFailed,
         Self::TooManyDeliveries,
     ];
@@ -71,6 +74,7 @@ impl ErrorCode {
             Self::Overloaded => "overloaded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::ShuttingDown => "shutting_down",
+            Self::ModelUnavailable => "model_unavailable",
             Self::EngineFailed => "engine_failed",
             Self::TooManyDeliveries => "too_many_deliveries",
         }
@@ -85,7 +89,7 @@ impl ErrorCode {
             Self::TextTooLarge | Self::PayloadTooLarge | Self::ResultTooLarge => 413,
             Self::Overloaded => 429,
             Self::EngineFailed | Self::TooManyDeliveries => 500,
-            Self::ShuttingDown => 503,
+            Self::ShuttingDown | Self::ModelUnavailable => 503,
             Self::DeadlineExceeded => 504,
         }
     }
@@ -93,7 +97,14 @@ impl ErrorCode {
     /// Whether the same request, sent again later, can succeed.
     #[must_use]
     pub const fn retryable(self) -> bool {
-        matches!(self, Self::Overloaded | Self::DeadlineExceeded | Self::ShuttingDown | Self::EngineFailed)
+        matches!(
+            self,
+            Self::Overloaded
+                | Self::DeadlineExceeded
+                | Self::ShuttingDown
+                | Self::ModelUnavailable
+                | Self::EngineFailed
+        )
     }
 }
 

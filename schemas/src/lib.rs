@@ -15,6 +15,7 @@ pub mod model;
 pub mod outcome;
 pub mod request;
 pub mod schema;
+pub mod serving;
 pub mod slug;
 pub mod streams;
 pub mod subjects;

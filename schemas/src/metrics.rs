@@ -15,6 +15,13 @@ pub const REASON: &str = "reason";
 /// Label: a stage of the pipeline (`queue`, `tokenize`, `infer`, `publish`).
 pub const STAGE: &str = "stage";
 
+/// Label: a version of a model.
+pub const VERSION: &str = "version";
+/// Label: the number format of a graph.
+pub const PRECISION: &str = "precision";
+/// Label: how something ended.
+pub const OUTCOME: &str = "outcome";
+
 /// Histogram, seconds: from a job's arrival at the worker to its outcome being handed to NATS.
 pub const EMBED_LATENCY_SECONDS: &str = "akidb_embed_latency_seconds";
 /// Counter: jobs and calls that came in.
@@ -51,5 +58,11 @@ pub const DEAD_LETTERS_TOTAL: &str = "akidb_dead_letters_total";
 pub const DUPLICATE_RESULTS_TOTAL: &str = "akidb_duplicate_results_total";
 /// Gauge: 1 for the provider that a variant runs on.
 pub const PROVIDER_IN_USE: &str = "akidb_provider_in_use";
+/// Gauge: 1 for the version that is live, with its precision and provider; 0 for those that were.
+pub const MODEL_INFO: &str = "akidb_model_info";
+/// Counter: versions that went live, or failed to, label `outcome`.
+pub const MODEL_SWAPS_TOTAL: &str = "akidb_model_swaps_total";
+/// Histogram, seconds: from the decision to load a version to its being verified and warm.
+pub const MODEL_LOAD_SECONDS: &str = "akidb_model_load_seconds";
 /// Gauge: 1 if the worker is ready, else 0.
 pub const READY: &str = "akidb_ready";

@@ -5,7 +5,10 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, headers, model::GoldenSet, subjects,
+    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, headers,
+    model::GoldenSet,
+    serving::{DesiredVariant, VariantStatus},
+    subjects,
 };
 
 /// All generated documents: file name and content.
@@ -18,6 +21,8 @@ pub fn documents() -> Vec<(&'static str, Value)> {
         ("model-metadata.schema.json", schema::<ModelMetadata>()),
         ("current-pointer.schema.json", schema::<CurrentPointer>()),
         ("golden-set.schema.json", schema::<GoldenSet>()),
+        ("desired-variant.schema.json", schema::<DesiredVariant>()),
+        ("variant-status.schema.json", schema::<VariantStatus>()),
         ("asyncapi.json", asyncapi()),
     ]
 }

@@ -3,7 +3,8 @@
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use embed_connect::ConnectError;
-use embed_schemas::{Lane, Slug};
+use embed_schemas::Slug;
+use futures::future::join_all;
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -15,18 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    intake::{self, Discovery, Puller},
-    job::Job,
+    intake::Discovery,
     model::{self, LoadError, Registry, RegistryError, SelectError, Selected},
     nats::{self, Connection},
-    pipeline::{Pipeline, cores},
     publish::Publisher,
+    serving::{Loader, Manager, ManagerParts, Pipeline, cores},
     telemetry::{self, Health},
-    variant::Variant,
 };
-
-/// The execution provider of this build.
-const PROVIDER: &str = "cpu";
 
 /// How long the last messages may take to leave, after everything else is done.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -131,15 +127,18 @@ pub async fn run(
     let connection = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
     let (panics, mut panicked) = mpsc::unbounded_channel();
-    let parts = Parts::start(&config, &registry, &selected, &worker_id, &connection, panics).await?;
-    let http = tokio::spawn(telemetry::serve(listener, Arc::clone(&parts.health), metrics, PROVIDER));
+    let mut parts = Parts::start(&config, registry, selected, &worker_id, &connection, panics).await?;
+    let health = Arc::clone(&parts.health);
+    let http = tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics));
     let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
 
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
         Some(panic) = panicked.recv() => Err(RunError::Engine(panic)),
-        () = serve(&parts.health, || on_ready(&ready)) => unreachable!("it serves for ever"),
+        () = serve(&health, || on_ready(&ready)) => unreachable!("it serves for ever"),
+        () = parts.manager.run() => unreachable!("it follows what is wanted for ever"),
     };
+    drop(health);
     parts.drain(&config, &connection, outcome.is_ok()).await;
     http.abort();
     outcome
@@ -166,14 +165,10 @@ async fn serve(health: &Health, on_ready: impl FnOnce()) {
 
 /// Everything that runs.
 struct Parts {
-    pipelines: Vec<Arc<Pipeline>>,
-    pullers: Vec<Arc<Puller>>,
+    manager: Manager,
     health: Arc<Health>,
-    /// Stops the intake.
-    stop: CancellationToken,
     /// Stops attempts to store what cannot be stored.
     give_up: CancellationToken,
-    intake: Vec<JoinHandle<()>>,
     publishing: JoinHandle<()>,
     discovery: JoinHandle<Result<(), async_nats::SubscribeError>>,
 }
@@ -181,82 +176,61 @@ struct Parts {
 impl Parts {
     async fn start(
         config: &Config,
-        registry: &Registry,
-        selected: &[Selected],
+        registry: Registry,
+        selected: Vec<Selected>,
         worker_id: &str,
         connection: &Connection,
         panics: mpsc::UnboundedSender<String>,
     ) -> Result<Self, RunError> {
+        tracing::info!(
+            cores = cores(),
+            runners = config.engine.runners,
+            threads_per_runner = config.engine.threads_per_runner,
+            policy = ?config.batch.policy,
+            max_tokens = config.batch.max_tokens,
+            "engine: side by side, one batch for each runner (0: one for each core)"
+        );
         let give_up = CancellationToken::new();
-        let stop = CancellationToken::new();
-        let publisher = Publisher::new(connection.client.clone(), config.limits.max_deliveries, give_up.clone());
+        let publisher = Publisher::new(connection.client.clone(), give_up.clone());
         let (finished, jobs) = mpsc::unbounded_channel();
-        let mut pipelines = Vec::new();
-        for one in selected {
-            pipelines.push(Arc::new(start_pipeline(config, registry, one, worker_id, &finished, &panics).await?));
-        }
-        drop(finished);
         let publishing = tokio::spawn(publisher.clone().run(jobs));
-
-        let (mut intake_tasks, mut pullers, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
-        for pipeline in &pipelines {
-            for endpoint in intake::subscribe(&connection.client, worker_id, pipeline, &publisher).await? {
-                endpoints.push(Arc::clone(&endpoint.stats));
-                intake_tasks.push(tokio::spawn(endpoint.serve(stop.clone())));
-            }
-            for lane in Lane::STORED {
-                let max = config.limits.max_deliveries;
-                let puller = Puller::new(Arc::clone(pipeline), publisher.clone(), lane, max);
-                pullers.push(Arc::clone(&puller));
-                let (stop, connected) = (stop.clone(), connection.connected.clone());
-                intake_tasks.push(tokio::spawn(async move { puller.run(stop, connected).await }));
-            }
-        }
-        let variants = pipelines.iter().map(|pipeline| Arc::clone(&pipeline.variant)).collect();
-        let discovery = Discovery::new(connection.client.clone(), worker_id.to_owned(), variants, endpoints);
-        let health = Arc::new(Health::new(
-            worker_id.to_owned(),
-            connection.client.clone(),
-            pipelines.clone(),
-            pullers.clone(),
-            config.http.ready_timeout,
-        ));
-        Ok(Self {
-            pipelines,
-            pullers,
-            health,
-            stop,
-            give_up,
-            intake: intake_tasks,
-            publishing,
-            discovery: tokio::spawn(discovery.serve()),
-        })
+        let parts = ManagerParts {
+            config: config.clone(),
+            loader: Loader::new(registry, config),
+            worker_id: worker_id.to_owned(),
+            connection: connection.clone(),
+            publisher,
+            finished,
+            panics,
+        };
+        let manager = Manager::start(parts, selected).await?;
+        let lineup = manager.lineup().clone();
+        let client = connection.client.clone();
+        let discovery = Discovery::new(client.clone(), worker_id.to_owned(), lineup.clone());
+        let health = Arc::new(Health::new(worker_id.to_owned(), client, lineup, config.http.ready_timeout));
+        Ok(Self { manager, health, give_up, publishing, discovery: tokio::spawn(discovery.serve()) })
     }
 
     fn variants(&self) -> Vec<ReadyVariant> {
-        let describe = |pipeline: &Arc<Pipeline>| ReadyVariant {
+        let describe = |pipeline: Arc<Pipeline>| ReadyVariant {
             model: pipeline.variant.model.clone(),
             variant: pipeline.variant.name.clone(),
-            version: pipeline.variant.metadata.version.clone(),
+            version: pipeline.version.metadata.version.clone(),
         };
-        self.pipelines.iter().map(describe).collect()
+        self.manager.lineup().live().into_iter().map(describe).collect()
     }
 
     /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest.
     async fn drain(self, config: &Config, connection: &Connection, engines_alive: bool) {
         self.health.stopping();
         tracing::info!(texts = self.health.texts_in_flight(), "stopping: finishing what was taken");
-        self.stop.cancel();
         self.discovery.abort();
-        let intake = futures::future::join_all(self.intake);
-        let reporting = futures::future::join_all(self.pullers.iter().map(|puller| puller.report()));
+        let members = self.manager.lineup().members();
         let finish = async {
-            intake.await;
-            for pipeline in &self.pipelines {
-                pipeline.drain();
-                pipeline.idle().await;
-            }
+            join_all(members.iter().map(|member| member.stop())).await;
+            join_all(members.iter().map(|member| member.idle())).await;
         };
+        let reporting = join_all(members.iter().map(|member| member.report()));
         let deadline = if engines_alive { config.worker.drain_timeout } else { Duration::ZERO };
         let finished = tokio::select! {
             result = timeout(deadline, finish) => result.is_ok(),
@@ -264,17 +238,13 @@ impl Parts {
         };
         self.give_up.cancel();
         if finished {
-            // Nothing refers to the pipelines any more but these; without them, the publisher ends.
-            drop((self.pullers, self.health));
-            for pipeline in self.pipelines.into_iter().filter_map(Arc::into_inner) {
-                let _ = tokio::task::spawn_blocking(move || pipeline.stop()).await;
-            }
+            let pipelines = self.manager.close();
+            // The publisher ends when nothing is left that could send it a job.
+            drop((members, self.health));
+            let _ = tokio::task::spawn_blocking(move || pipelines.iter().for_each(|pipeline| pipeline.stop())).await;
             let _ = timeout(FLUSH_TIMEOUT, self.publishing).await;
         } else {
-            let mut jobs = 0;
-            for puller in &self.pullers {
-                jobs += puller.give_back().await;
-            }
+            let jobs: usize = join_all(members.iter().map(|member| member.give_back())).await.into_iter().sum();
             tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
         }
         if timeout(FLUSH_TIMEOUT, connection.client.flush()).await.is_err() {
@@ -282,44 +252,6 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
-}
-
-async fn start_pipeline(
-    config: &Config,
-    registry: &Registry,
-    selected: &Selected,
-    worker_id: &str,
-    finished: &mpsc::UnboundedSender<Arc<Job>>,
-    panics: &mpsc::UnboundedSender<String>,
-) -> Result<Pipeline, RunError> {
-    let runners = match config.engine.runners {
-        0 => cores(),
-        n => n,
-    };
-    let (library, threads) = (config.engine.library.as_deref(), config.engine.threads_per_runner);
-    tracing::info!(
-        cores = cores(),
-        runners,
-        threads_per_runner = threads,
-        policy = ?config.batch.policy,
-        max_tokens = config.batch.max_tokens,
-        "engine: side by side, one batch for each runner"
-    );
-    let loaded = model::load(registry, selected, library, runners, threads, config.tokenize.max_text_bytes)
-        .await
-        .map_err(|source| RunError::Load {
-            model: selected.model.clone(),
-            variant: selected.variant.clone(),
-            source: Box::new(source),
-        })?;
-    let variant =
-        Arc::new(Variant::new(selected, &config.limits, runners, format!("{worker_id}-{}", selected.variant)));
-    let panics = panics.clone();
-    let on_panic = move |panic: String| {
-        // If nobody listens, the worker is stopping already.
-        let _ = panics.send(panic);
-    };
-    Ok(Pipeline::start(variant, loaded, config, finished.clone(), on_panic)?)
 }
 
 /// Unique among all workers: the process, and when it started.

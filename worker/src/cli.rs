@@ -18,8 +18,8 @@ use crate::{
     bench::{self, BenchArgs},
     config::{Config, VariantConfig, load},
     engine::library,
-    model::{self, Registry},
-    pipeline::cores,
+    model,
+    serving::{Loader, cores},
     telemetry::{LogFormat, start_logging},
 };
 
@@ -148,13 +148,7 @@ impl RunArgs {
             .map(|variant| {
                 let (model, name) = variant.split_once('=').map_or((variant.as_str(), None), |(m, n)| (m, Some(n)));
                 anyhow::ensure!(!model.is_empty(), "--variant {variant:?}: the model's name is missing");
-                Ok(VariantConfig {
-                    model: model.to_owned(),
-                    name: name.map(str::to_owned),
-                    version: crate::config::CURRENT.to_owned(),
-                    precision: None,
-                    default: None,
-                })
+                Ok(VariantConfig { name: name.map(str::to_owned), ..VariantConfig::of(model.to_owned()) })
             })
             .collect::<anyhow::Result<_>>()?;
         Ok(())
@@ -168,12 +162,13 @@ fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
 async fn check_models(config: &Config) -> anyhow::Result<()> {
     let registry = app::open_registry(config)?;
     let selected = model::select(&registry, &config.variant).await?;
+    let loader = Loader::new(registry, config);
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
     for one in &selected {
-        load_one(&registry, one, config).await?;
+        loader.load(one, 1, false).await?;
         writeln!(
             out,
             "ok            {} {} {}: version {}, {} dimensions, {}",
@@ -186,11 +181,6 @@ async fn check_models(config: &Config) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
-}
-
-async fn load_one(registry: &Registry, selected: &model::Selected, config: &Config) -> Result<(), model::LoadError> {
-    let library = config.engine.library.as_deref();
-    model::load(registry, selected, library, 1, 1, config.tokenize.max_text_bytes).await.map(|_| ())
 }
 
 /// Ends at the first SIGTERM or SIGINT.

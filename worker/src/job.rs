@@ -8,14 +8,14 @@ use std::{
 use embed_schemas::{
     EmbedFailure, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Lane, Outcome, Timing, WireError,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     batch::Entry,
     engine::{EngineError, RunStats, Vectors, Work},
     publish::Reply,
+    serving::Pipeline,
     tokenize::Tokens,
-    variant::Variant,
 };
 
 /// What was asked, as far as the pipeline needs it.
@@ -42,11 +42,10 @@ pub struct Ask {
 pub struct Job {
     /// What was asked.
     pub ask: Ask,
-    /// The variant that serves it.
-    pub variant: Arc<Variant>,
+    /// What serves it: the version that was live when it came.
+    pub pipeline: Arc<Pipeline>,
     /// Where the answer goes.
     pub reply: Reply,
-    finished: mpsc::UnboundedSender<Arc<Self>>,
     state: Mutex<State>,
     /// Its share of what the worker admits; given back when the answer is out and the job dropped.
     _permit: OwnedSemaphorePermit,
@@ -66,21 +65,20 @@ struct TextState {
 }
 
 impl Job {
-    /// A job of `texts` texts, none of them done. `finished` gets it when the last is.
+    /// A job of `texts` texts, none of them done.
     pub fn new(
         ask: Ask,
-        variant: Arc<Variant>,
+        pipeline: Arc<Pipeline>,
         reply: Reply,
         texts: usize,
         permit: OwnedSemaphorePermit,
-        finished: mpsc::UnboundedSender<Arc<Self>>,
     ) -> Arc<Self> {
         let state = State {
             texts: (0..texts).map(|_| TextState::default()).collect(),
             remaining: texts,
             timing: Timing::default(),
         };
-        Arc::new(Self { ask, variant, reply, finished, state: Mutex::new(state), _permit: permit })
+        Arc::new(Self { ask, pipeline, reply, state: Mutex::new(state), _permit: permit })
     }
 
     /// Whether nobody needs it any more.
@@ -101,7 +99,7 @@ impl Job {
 
     /// One text failed.
     pub fn text_failed(self: &Arc<Self>, index: usize, error: WireError) {
-        self.variant.metrics.error(self.ask.lane, error.code);
+        self.pipeline.variant.metrics.error(self.ask.lane, error.code);
         self.finish(index, |text, _| text.item.error = Some(error));
     }
 
@@ -113,7 +111,7 @@ impl Job {
         if *remaining == 0 {
             drop(state);
             // The publisher outlives the pipeline; if it is gone, the worker is gone too.
-            let _ = self.finished.send(Arc::clone(self));
+            let _ = self.pipeline.finished().send(Arc::clone(self));
         }
     }
 
@@ -129,7 +127,8 @@ impl Job {
         if let Some(error) = failed_as_a_whole(texts) {
             return Outcome::Failure(EmbedFailure { id: Some(self.ask.id.clone()), error });
         }
-        let model_dim = self.variant.metadata.dimension as usize;
+        let (variant, metadata) = (&self.pipeline.variant, &self.pipeline.version.metadata);
+        let model_dim = metadata.dimension as usize;
         let dim = self.ask.dimensions.map_or(model_dim, |d| d as usize);
         let storage = self.ask.encoding.storage();
         let mut vectors = Vec::with_capacity(storage.row_bytes(dim) * texts.len());
@@ -156,10 +155,10 @@ impl Job {
         timing.total_us = micros(self.ask.received.elapsed());
         Outcome::Result(EmbedResult {
             id: self.ask.id.clone(),
-            model: self.variant.model.clone(),
-            variant: self.variant.name.clone(),
-            version: self.variant.metadata.version.clone(),
-            space: self.variant.metadata.space.clone(),
+            model: variant.model.clone(),
+            variant: variant.name.clone(),
+            version: metadata.version.clone(),
+            space: metadata.space.clone(),
             dim: u32::try_from(dim).unwrap_or(u32::MAX),
             encoding: self.ask.encoding,
             vectors: vectors.into(),

@@ -1,7 +1,7 @@
 //! The worker: takes texts from NATS, embeds them in adaptive batches, stores the vectors.
 //!
 //! Data flows one way: [`intake`] -> [`tokenize`] -> [`batch`] -> [`engine`] -> [`publish`]. [`app`] puts the parts
-//! together; [`pipeline`] is the part of the way that knows no NATS.
+//! together; [`serving`] knows which version of which model is live.
 
 pub mod app;
 pub mod batch;
@@ -14,8 +14,7 @@ pub mod job;
 pub mod model;
 pub mod nats;
 mod pace;
-pub mod pipeline;
 pub mod publish;
+pub mod serving;
 pub mod telemetry;
 pub mod tokenize;
-pub mod variant;

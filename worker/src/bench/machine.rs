@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::{engine::library, pipeline::cores};
+use crate::{engine::library, serving::cores};
 
 /// Facts without which a figure means nothing.
 #[derive(Debug, Clone, Serialize)]

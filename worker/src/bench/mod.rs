@@ -36,8 +36,7 @@ use crate::{
     app,
     batch::CostTable,
     config::{Config, load},
-    model::{self, Registry},
-    pipeline::cores,
+    serving::{Loader, cores},
 };
 
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
@@ -61,6 +60,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let registry = app::open_registry(&config)?;
     let parts = plan::parts(&registry, args).await?;
+    let loader = Loader::new(registry, &config);
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),
@@ -72,7 +72,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut progress = Progress::new(parts.iter().map(|part| part.size(args, config.engine.runners)).sum());
     for part in &parts {
-        measure(part, args, &config, &registry, &mut progress, &mut report).await?;
+        measure(part, args, &config, &loader, &mut progress, &mut report).await?;
     }
     progress.finish();
     write(args, &report)
@@ -98,16 +98,14 @@ async fn measure(
     part: &Part,
     args: &BenchArgs,
     config: &Config,
-    registry: &Registry,
+    loader: &Loader,
     progress: &mut Progress,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let subject = part.subject();
     let engine = &config.engine;
     progress.begin(&format!("{subject}: loading"));
-    let (library, threads) = (engine.library.as_deref(), engine.threads_per_runner);
-    let max_bytes = config.tokenize.max_text_bytes;
-    let loaded = model::load(registry, &part.selected, library, engine.runners, threads, max_bytes).await?;
+    let loaded = loader.load(&part.selected, engine.runners, false).await?;
     let mut engines = loaded.engines;
     let ids = texts::ids(&loaded.tokenizer)?;
     for shape in &part.shapes {

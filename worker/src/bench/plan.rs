@@ -1,9 +1,12 @@
 //! What a bench will do, and about how long each part takes.
 
-use embed_schemas::{Artefact, ModelMetadata, Precision, Slug};
+use embed_schemas::{Artefact, ModelMetadata, Precision, Slug, model::GraphForm};
 
 use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
-use crate::model::{Registry, Selected};
+use crate::{
+    config::VariantConfig,
+    model::{Registry, Selected},
+};
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
 const MS_PER_TOKEN: f64 = 0.3;
@@ -68,7 +71,7 @@ pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Resu
     );
     let mut parts = Vec::new();
     for model in models {
-        let version = registry.current_version(&model).await?;
+        let version = registry.current(&model).await?.version;
         let metadata = registry.metadata(&model, &version).await?;
         for artefact in artefacts(&metadata, &args.precisions)? {
             let shapes = shapes(args, metadata.max_seq_length as usize);
@@ -78,6 +81,7 @@ pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Resu
                 is_default: false,
                 metadata: metadata.clone(),
                 artefact,
+                config: VariantConfig::of(model.to_string()),
             };
             parts.push(Part { selected, shapes, mixes: args.mixes() });
         }
@@ -96,7 +100,9 @@ fn artefacts(metadata: &ModelMetadata, wanted: &[Precision]) -> anyhow::Result<V
             known.join(", ")
         );
     }
-    let fits = |artefact: &&Artefact| wanted.is_empty() || wanted.contains(&artefact.precision);
+    let fits = |artefact: &&Artefact| {
+        artefact.form == GraphForm::Contrib && (wanted.is_empty() || wanted.contains(&artefact.precision))
+    };
     Ok(metadata.artefacts.iter().filter(fits).cloned().collect())
 }
 

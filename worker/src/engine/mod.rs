@@ -5,11 +5,14 @@ mod onnx;
 mod priority;
 mod runner;
 mod shared_session;
+mod stopwatch;
 
 use std::sync::Arc;
 
-pub use onnx::OnnxModel;
+pub use onnx::{OnnxModel, WeakModel};
+pub use priority::give_way;
 pub use runner::{RunStats, Runners, Work};
+pub use stopwatch::Stopwatch;
 
 /// A padded batch, row-major.
 #[derive(Debug, Default)]

@@ -1,6 +1,9 @@
 //! ONNX Runtime on the CPU.
 
-use std::{ffi::CStr, sync::Arc};
+use std::{
+    ffi::CStr,
+    sync::{Arc, Weak},
+};
 
 use embed_schemas::ModelMetadata;
 use ort::{
@@ -58,6 +61,29 @@ impl OnnxModel {
         // No provider was asked for, so the CPU's is the only one.
         let session = Arc::new(SharedSession::on_cpu(session));
         Ok(Self { session, dimension: metadata.dimension as usize })
+    }
+}
+
+impl OnnxModel {
+    /// The same model, without keeping it loaded.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakModel {
+        WeakModel { session: Arc::downgrade(&self.session), dimension: self.dimension }
+    }
+}
+
+/// A model that is loaded as long as somebody else uses it.
+#[derive(Debug)]
+pub struct WeakModel {
+    session: Weak<SharedSession>,
+    dimension: usize,
+}
+
+impl WeakModel {
+    /// The model, if it is still loaded.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<OnnxModel> {
+        Some(OnnxModel { session: self.session.upgrade()?, dimension: self.dimension })
     }
 }
 

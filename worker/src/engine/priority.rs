@@ -2,7 +2,7 @@
 //! one, needs it for microseconds.
 
 /// Lowers the calling thread's priority by `nice` steps (0 to 19). While nobody else wants the core, it changes nothing.
-pub(super) fn give_way(nice: u8) {
+pub fn give_way(nice: u8) {
     if nice == 0 {
         return;
     }

@@ -7,28 +7,40 @@ use std::{sync::Arc, time::Instant};
 
 use async_nats::{Client, Message, Subject, SubscribeError, Subscriber, connection::State};
 use embed_schemas::{
-    EmbedFailure, Format, Lane, Outcome, headers, subjects,
+    EmbedFailure, ErrorCode, Format, Lane, Outcome, WireError, headers, subjects,
     wire::{DecodeError, decode_request},
 };
 use futures::{FutureExt, StreamExt};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    pipeline::Pipeline,
     publish::{Call, Publisher, Reply, header},
+    serving::{Pipeline, Served, Variant},
     telemetry::EndpointStats,
-    variant::Variant,
 };
+
+/// Calls that may wait for a version to be loaded, per endpoint. Beyond it, calls are answered `overloaded`.
+const MOST_WAITING: usize = 256;
 
 /// One subject on which calls for a variant come in.
 #[derive(Debug)]
 pub struct Endpoint {
     subscriber: Subscriber,
-    pipeline: Arc<Pipeline>,
-    publisher: Publisher,
-    is_probe: bool,
+    door: Arc<Door>,
     /// Counted for the micro service's statistics.
     pub stats: Arc<EndpointStats>,
+}
+
+/// What happens to a call.
+#[derive(Debug)]
+struct Door {
+    served: Arc<Served>,
+    publisher: Publisher,
+    is_probe: bool,
+    stats: Arc<EndpointStats>,
+    /// Permits for calls that wait for a version to be loaded.
+    waiting: Arc<Semaphore>,
 }
 
 /// Subscribes one variant's endpoints.
@@ -41,24 +53,31 @@ pub struct Endpoint {
 pub async fn subscribe(
     client: &Client,
     worker: &str,
-    pipeline: &Arc<Pipeline>,
+    served: &Arc<Served>,
+    is_default: bool,
     publisher: &Publisher,
 ) -> Result<Vec<Endpoint>, SubscribeError> {
-    let Variant { model, name, is_default, .. } = &*pipeline.variant;
+    let Variant { model, name, .. } = &*served.variant;
     let mut ways = vec![
         (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name), subjects::RPC_QUEUE_GROUP),
         (format!("{model}-{name}-probe"), subjects::probe(worker, model, name), worker),
     ];
-    if *is_default {
+    if is_default {
         ways.push((model.to_string(), subjects::bare(Lane::Rpc, model), subjects::RPC_QUEUE_GROUP));
     }
     let mut endpoints = Vec::new();
     for (endpoint, subject, queue_group) in ways {
         let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
         let stats = Arc::new(EndpointStats::new(endpoint, subject, queue_group.to_owned()));
-        let (pipeline, publisher) = (Arc::clone(pipeline), publisher.clone());
-        // Only the worker itself is in a queue group of its own name.
-        endpoints.push(Endpoint { subscriber, pipeline, publisher, is_probe: queue_group == worker, stats });
+        let door = Door {
+            served: Arc::clone(served),
+            publisher: publisher.clone(),
+            // Only the worker itself is in a queue group of its own name.
+            is_probe: queue_group == worker,
+            stats: Arc::clone(&stats),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+        };
+        endpoints.push(Endpoint { subscriber, door: Arc::new(door), stats });
     }
     Ok(endpoints)
 }
@@ -74,10 +93,10 @@ impl Endpoint {
                     draining = true;
                     // No more come after this; those on their way still do, and then the subscription ends. Without a
                     // server there is nobody to end it, and nothing is on its way but what has arrived.
-                    let connected = self.publisher.client().connection_state() == State::Connected;
+                    let connected = self.door.publisher.client().connection_state() == State::Connected;
                     if !connected || self.subscriber.drain().await.is_err() {
                         while let Some(Some(message)) = self.subscriber.next().now_or_never() {
-                            self.take(message).await;
+                            self.door.take(message).await;
                         }
                         return;
                     }
@@ -85,24 +104,56 @@ impl Endpoint {
                 }
             };
             let Some(message) = message else { return };
-            self.take(message).await;
+            self.door.take(message).await;
         }
     }
+}
 
-    async fn take(&self, message: Message) {
+impl Door {
+    async fn take(self: &Arc<Self>, message: Message) {
         let received = Instant::now();
-        let variant = &self.pipeline.variant;
         // Without a reply subject nobody would hear the answer.
         let Some(reply) = message.reply.clone() else { return };
         if !self.is_probe {
-            variant.metrics.received(Lane::Rpc);
+            self.served.variant.metrics.received(Lane::Rpc);
         }
-        if let Err(refusal) = self.admit(&message, reply.clone(), received) {
-            variant.metrics.error(Lane::Rpc, refusal.error.code);
-            let call = self.call(&message, reply, received);
-            let outcome = Outcome::Failure(EmbedFailure { id: None, error: refusal.error });
-            self.publisher.answer(&call, variant, &outcome, refusal.format).await;
+        match self.served.live() {
+            Some(pipeline) => self.enter(&pipeline, &message, reply, received).await,
+            None => self.wait_for_version(message, reply, received).await,
         }
+    }
+
+    /// Nothing is loaded: the call waits until something is, and those behind it are not held up by it.
+    async fn wait_for_version(self: &Arc<Self>, message: Message, reply: Subject, received: Instant) {
+        let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else {
+            let error = WireError::new(
+                ErrorCode::Overloaded,
+                "the variant is being loaded and too many calls wait for it; try again later",
+            );
+            return self.refuse(&message, reply, received, error, sniff(&message)).await;
+        };
+        let door = Arc::clone(self);
+        tokio::spawn(async move {
+            match door.served.pipeline().await {
+                Ok(pipeline) => door.enter(&pipeline, &message, reply, received).await,
+                Err(error) => door.refuse(&message, reply, received, error, sniff(&message)).await,
+            }
+            drop(permit);
+        });
+    }
+
+    async fn enter(&self, pipeline: &Arc<Pipeline>, message: &Message, reply: Subject, received: Instant) {
+        if let Err(refusal) = self.admit(pipeline, message, reply.clone(), received) {
+            self.refuse(message, reply, received, refusal.error, refusal.format).await;
+        }
+    }
+
+    async fn refuse(&self, message: &Message, reply: Subject, received: Instant, error: WireError, format: Format) {
+        let variant = &self.served.variant;
+        variant.metrics.error(Lane::Rpc, error.code);
+        let call = self.call(message, reply, received);
+        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
+        self.publisher.answer(&call, variant, &outcome, format).await;
     }
 
     fn call(&self, message: &Message, reply: Subject, received: Instant) -> Call {
@@ -111,18 +162,27 @@ impl Endpoint {
     }
 
     /// Into the pipeline, or back with the reason.
-    fn admit(&self, message: &Message, reply: Subject, received: Instant) -> Result<(), DecodeError> {
-        let variant = &self.pipeline.variant;
-        variant
-            .has_time()
-            .map_err(|error| DecodeError { error, format: Format::sniff(&message.payload).unwrap_or(Format::Json) })?;
+    fn admit(
+        &self,
+        pipeline: &Arc<Pipeline>,
+        message: &Message,
+        reply: Subject,
+        received: Instant,
+    ) -> Result<(), DecodeError> {
+        let variant = &self.served.variant;
+        variant.has_time().map_err(|error| DecodeError { error, format: sniff(message) })?;
         let content_type = header(message.headers.as_ref(), headers::CONTENT_TYPE);
         let (request, format) = decode_request(&message.payload, content_type)?;
         let refuse = |error| DecodeError { error, format };
-        variant.check(&request, format, self.publisher.max_payload()).map_err(refuse)?;
+        pipeline.version.check(&request, format, self.publisher.max_payload()).map_err(refuse)?;
         let permit = variant.admit_call(request.texts.len()).map_err(refuse)?;
-        let ask = self.pipeline.ask(&request, Lane::Rpc, format, received, received);
-        self.pipeline.submit(ask, request, Reply::Call(self.call(message, reply, received)), permit);
+        let ask = pipeline.ask(&request, Lane::Rpc, format, received, received);
+        pipeline.submit(ask, request, Reply::Call(self.call(message, reply, received)), permit);
         Ok(())
     }
+}
+
+/// The encoding of a message that has not been read.
+fn sniff(message: &Message) -> Format {
+    Format::sniff(&message.payload).unwrap_or(Format::Json)
 }

@@ -7,11 +7,17 @@ use async_nats::{
     service::{Info, PingResponse, Stats},
 };
 use bytes::Bytes;
-use embed_schemas::subjects::SERVICE_NAME;
+use embed_schemas::{
+    serving::{STATUS_PREFIX, models_key},
+    subjects::SERVICE_NAME,
+};
 use futures::{StreamExt, stream::select_all};
 use serde::Serialize;
 
-use crate::{telemetry::EndpointStats, variant::Variant};
+use crate::{
+    serving::{Lineup, Member, Variant},
+    telemetry::EndpointStats,
+};
 
 const PREFIX: &str = "$SRV";
 
@@ -20,20 +26,14 @@ const PREFIX: &str = "$SRV";
 pub struct Discovery {
     client: Client,
     worker: String,
-    variants: Vec<Arc<Variant>>,
-    endpoints: Vec<Arc<EndpointStats>>,
+    lineup: Lineup,
     started: SystemTime,
 }
 
 impl Discovery {
     /// A responder for this worker.
-    pub fn new(
-        client: Client,
-        worker: String,
-        variants: Vec<Arc<Variant>>,
-        endpoints: Vec<Arc<EndpointStats>>,
-    ) -> Self {
-        Self { client, worker, variants, endpoints, started: SystemTime::now() }
+    pub fn new(client: Client, worker: String, lineup: Lineup) -> Self {
+        Self { client, worker, lineup, started: SystemTime::now() }
     }
 
     /// Subscribes, and answers for ever.
@@ -66,12 +66,18 @@ impl Discovery {
         Ok(())
     }
 
+    /// What is served, as [`embed_schemas::serving::statuses`] reads it.
     fn metadata(&self) -> HashMap<String, String> {
-        let describe = |v: &Arc<Variant>| {
-            let key = format!("variant.{}.{}", v.model, v.name);
-            (key, format!("{} {} {}", v.metadata.version, v.precision, v.metadata.space))
+        let describe = |member: Arc<Member>| {
+            let Variant { model, name, .. } = &*member.served.variant;
+            let status = serde_json::to_string(&member.served.status()).expect("a status has string keys");
+            (format!("{STATUS_PREFIX}{}", models_key(model, name)), status)
         };
-        self.variants.iter().map(describe).collect()
+        self.lineup.members().into_iter().map(describe).collect()
+    }
+
+    fn endpoints<T>(&self, describe: impl Fn(&EndpointStats) -> T) -> Vec<T> {
+        self.lineup.members().iter().flat_map(|member| &member.endpoints).map(|endpoint| describe(endpoint)).collect()
     }
 
     fn ping(&self) -> PingResponse {
@@ -92,7 +98,7 @@ impl Discovery {
             description: "Text embeddings".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             metadata: self.metadata(),
-            endpoints: self.endpoints.iter().map(|endpoint| endpoint.info()).collect(),
+            endpoints: self.endpoints(EndpointStats::info),
         }
     }
 
@@ -103,7 +109,7 @@ impl Discovery {
             id: self.worker.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started.into(),
-            endpoints: self.endpoints.iter().map(|endpoint| endpoint.stats()).collect(),
+            endpoints: self.endpoints(EndpointStats::stats),
         }
     }
 }

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::in_progress::InProgress;
 use crate::{
-    pipeline::Pipeline,
     publish::{Delivery, Publisher, Reply},
+    serving::Served,
 };
 
 /// A pull request is renewed after this. It is short because the server forgets requests when a consumer's leader
@@ -28,6 +28,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// Most messages that one pull request asks for.
 const MOST_MESSAGES: usize = 512;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// A job whose variant cannot be loaded is given back for this long.
+const UNAVAILABLE_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// Whether jobs are coming in.
@@ -44,22 +46,20 @@ pub enum PullStatus {
 /// Pulls one lane of one variant.
 #[derive(Debug)]
 pub struct Puller {
-    pipeline: Arc<Pipeline>,
+    served: Arc<Served>,
     publisher: Publisher,
     lane: Lane,
-    max_deliveries: u64,
     in_progress: InProgress,
     status: Mutex<PullStatus>,
 }
 
 impl Puller {
     /// A puller for one of [`Lane::STORED`].
-    pub fn new(pipeline: Arc<Pipeline>, publisher: Publisher, lane: Lane, max_deliveries: u64) -> Arc<Self> {
+    pub fn new(served: Arc<Served>, publisher: Publisher, lane: Lane) -> Arc<Self> {
         Arc::new(Self {
-            pipeline,
+            served,
             publisher,
             lane,
-            max_deliveries,
             in_progress: InProgress::default(),
             status: Mutex::new(PullStatus::Starting),
         })
@@ -83,7 +83,7 @@ impl Puller {
     }
 
     fn names(&self) -> (String, String) {
-        let variant = &self.pipeline.variant;
+        let variant = &self.served.variant;
         (streams::jobs_stream(&variant.model), streams::consumer(&variant.name, self.lane))
     }
 
@@ -179,7 +179,12 @@ impl Puller {
 
     /// Waits until texts may come in, and says how many. `None` if the worker stops.
     async fn wait_for_room(&self, stop: &CancellationToken) -> Option<usize> {
-        let admission = self.pipeline.variant.admission(self.lane);
+        let admission = self.served.variant.admission(self.lane);
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            // What cannot be worked on stays in the stream, for other workers.
+            () = self.served.loadable() => {}
+        }
         tokio::select! {
             () = stop.cancelled() => None,
             permit = admission.acquire() => {
@@ -202,7 +207,7 @@ impl Puller {
     async fn take(&self, message: jetstream::Message, stop: &CancellationToken) -> usize {
         let received = Instant::now();
         let Some(delivery) = Delivery::new(message) else { return 0 };
-        let variant = &self.pipeline.variant;
+        let variant = &self.served.variant;
         variant.metrics.received(self.lane);
         if delivery.deliveries > 1 {
             variant.metrics.redelivered(self.lane);
@@ -215,18 +220,33 @@ impl Puller {
                 return 0;
             }
         };
-        if delivery.deliveries > self.max_deliveries {
+        if delivery.deliveries > variant.max_deliveries {
             let error = WireError::new(
                 ErrorCode::TooManyDeliveries,
                 format!(
                     "delivered {} times without an answer, at most {} are tried",
-                    delivery.deliveries, self.max_deliveries
+                    delivery.deliveries, variant.max_deliveries
                 ),
             );
             self.refuse(&delivery, request.id, error, format).await;
             return 0;
         }
-        if let Err(error) = variant.check(&request, format, self.publisher.max_payload()) {
+        let pipeline = tokio::select! {
+            pipeline = self.served.pipeline() => pipeline,
+            () = stop.cancelled() => {
+                delivery.nak(Duration::ZERO).await;
+                return request.texts.len();
+            }
+        };
+        let pipeline = match pipeline {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                tracing::warn!(%error, sequence = delivery.sequence, "a job goes back");
+                delivery.nak(UNAVAILABLE_DELAY).await;
+                return request.texts.len();
+            }
+        };
+        if let Err(error) = pipeline.version.check(&request, format, self.publisher.max_payload()) {
             self.refuse(&delivery, request.id, error, format).await;
             return 0;
         }
@@ -241,11 +261,11 @@ impl Puller {
         // The semaphore is never closed.
         let Ok(permit) = permit else { return texts };
         let published = received.checked_sub(delivery.age).unwrap_or(received);
-        let mut ask = self.pipeline.ask(&request, self.lane, format, received, published);
+        let mut ask = pipeline.ask(&request, self.lane, format, received, published);
         if let (None, Some(id)) = (&request.id, id_in_headers(&delivery)) {
             ask.id = id;
         }
-        let job = self.pipeline.submit(ask, request, Reply::Stored(Box::new(delivery)), permit);
+        let job = pipeline.submit(ask, request, Reply::Stored(Box::new(delivery)), permit);
         self.in_progress.add(Arc::downgrade(&job));
         texts
     }
@@ -253,7 +273,7 @@ impl Puller {
     /// Ends a job that cannot be served. Where its id is known, the failure is stored as its outcome, so that whoever
     /// waits for it hears of it.
     async fn refuse(&self, delivery: &Delivery, id: Option<JobId>, error: WireError, format: Format) {
-        let variant = &self.pipeline.variant;
+        let variant = &self.served.variant;
         variant.metrics.error(self.lane, error.code);
         match id.or_else(|| id_in_headers(delivery)) {
             Some(id) => {

@@ -115,13 +115,13 @@ impl Registry {
         Ok(models)
     }
 
-    /// The version that a model's pointer names.
+    /// A model's pointer to its current version.
     ///
     /// # Errors
     /// [`RegistryError::UnknownModel`] if there is no pointer.
-    pub async fn current_version(&self, model: &Slug) -> Result<String, RegistryError> {
-        match self.read_json::<CurrentPointer>(&current_path(model)).await {
-            Ok(pointer) => Ok(pointer.version),
+    pub async fn current(&self, model: &Slug) -> Result<CurrentPointer, RegistryError> {
+        match self.read_json(&current_path(model)).await {
+            Ok(pointer) => Ok(pointer),
             Err(RegistryError::Missing { .. }) => Err(RegistryError::UnknownModel {
                 location: self.location.clone(),
                 model: model.to_string(),

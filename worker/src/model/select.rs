@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
+use embed_schemas::{Artefact, ModelMetadata, Slug, model::GraphForm, slug::SlugError};
 
 use super::{Registry, RegistryError};
 use crate::config::{CURRENT, VariantConfig};
@@ -20,6 +20,8 @@ pub struct Selected {
     pub metadata: ModelMetadata,
     /// The graph to run.
     pub artefact: Artefact,
+    /// What was configured.
+    pub config: VariantConfig,
 }
 
 /// The configuration cannot be served.
@@ -73,13 +75,7 @@ pub enum SelectError {
 pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result<Vec<Selected>, SelectError> {
     let mut variants = configured.to_vec();
     if variants.is_empty() {
-        variants.extend(registry.models().await?.into_iter().map(|model| VariantConfig {
-            model: model.into(),
-            name: None,
-            version: CURRENT.to_owned(),
-            precision: None,
-            default: None,
-        }));
+        variants.extend(registry.models().await?.into_iter().map(|model| VariantConfig::of(model.into())));
     }
     if variants.is_empty() {
         return Err(SelectError::NoModel);
@@ -108,14 +104,21 @@ pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result
     Ok(selected)
 }
 
-async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected, SelectError> {
+/// Resolves one variant against the registry. Whether it is a default is for its caller to say.
+///
+/// # Errors
+/// If the model, the version or the precision is missing.
+pub async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected, SelectError> {
     let model = Slug::from_name(&config.model)?;
     let version = match config.version.as_str() {
-        CURRENT => registry.current_version(&model).await?,
+        CURRENT => registry.current(&model).await?.version,
         version => version.to_owned(),
     };
     let metadata = registry.metadata(&model, &version).await?;
-    let fits = |artefact: &&Artefact| config.precision.is_none_or(|wanted| artefact.precision == wanted);
+    // The other forms are for other providers.
+    let fits = |artefact: &&Artefact| {
+        artefact.form == GraphForm::Contrib && config.precision.is_none_or(|wanted| artefact.precision == wanted)
+    };
     let artefact = metadata.artefacts.iter().find(fits).cloned().ok_or_else(|| SelectError::Precision {
         model: model.clone(),
         version: version.clone(),
@@ -126,5 +129,14 @@ async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected
         Some(name) => Slug::from_name(name)?,
         None => artefact.precision.variant(),
     };
-    Ok(Selected { model, variant, is_default: false, metadata, artefact })
+    Ok(Selected { model, variant, is_default: false, metadata, artefact, config: config.clone() })
+}
+
+/// The version that a model's pointer named before it was moved the last time, for a variant that follows the pointer.
+/// `None` if there is none, or it cannot be found out.
+pub async fn previous_of_current(registry: &Registry, config: &VariantConfig) -> Option<Selected> {
+    let model = Slug::from_name(&config.model).ok()?;
+    let pointer = registry.current(&model).await.ok()?;
+    let before = pointer.history.last()?.from.clone()?;
+    resolve(registry, &VariantConfig { version: before, ..config.clone() }).await.ok()
 }

@@ -1,13 +1,14 @@
-//! From the registry to engines that are ready: read, verify, load, warm up, reproduce the golden vectors.
+//! From files to engines that are ready: verify, load, warm up, reproduce the golden vectors.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{io, path::Path, sync::Arc, time::Instant};
 
-use embed_schemas::model::version_path;
+use bytes::Bytes;
+use embed_schemas::model::{FileRef, version_path};
 
-use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, verify, verify_golden};
+use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, Shelf, verify, verify_golden};
 use crate::{
     batch::Measured,
-    engine::{Engine, EngineError, Input, OnnxModel, library},
+    engine::{Engine, EngineError, Input, OnnxModel, Stopwatch, library},
     tokenize::{TextTokenizer, TokenizeError},
 };
 
@@ -51,45 +52,74 @@ pub enum LoadError {
     /// The golden vectors are not reproduced.
     #[error(transparent)]
     Golden(#[from] GoldenError),
+    /// The system gave no thread to load with.
+    #[error("a thread to load with: {0}")]
+    Thread(io::Error),
+    /// Loading panicked.
+    #[error("loading ended without a result: see the log")]
+    Died,
 }
 
-/// Loads what was selected.
+/// The files of a version that serving needs, verified: what was verified is what is loaded.
+#[derive(Debug)]
+pub struct Files {
+    graph: Bytes,
+    tokenizer: Bytes,
+    golden: Bytes,
+}
+
+impl Files {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If one is missing or not what the metadata says.
+    pub async fn read(registry: &Registry, selected: &Selected) -> Result<Self, LoadError> {
+        let metadata = &selected.metadata;
+        let verified = async |file: &FileRef| {
+            let path = version_path(&selected.model, &metadata.version, &file.file);
+            let content = registry.read(&path).await?;
+            verify(file, &content).map_err(|source| LoadError::Integrity {
+                model: selected.model.to_string(),
+                version: metadata.version.clone(),
+                source,
+            })?;
+            Ok::<_, LoadError>(content)
+        };
+        Ok(Self {
+            graph: verified(&selected.artefact.file).await?,
+            tokenizer: verified(&metadata.tokenizer).await?,
+            golden: verified(&metadata.golden).await?,
+        })
+    }
+}
+
+/// Makes a version ready. Takes from a fraction of a second to minutes, on the calling thread.
 ///
 /// # Errors
 /// At the first step that fails; nothing is served then.
-pub async fn load(
-    registry: &Registry,
+pub fn prepare(
+    files: &Files,
     selected: &Selected,
     library: Option<&Path>,
     runners: usize,
-    threads_per_runner: usize,
+    threads: usize,
     max_text_bytes: usize,
+    shelf: &Shelf,
 ) -> Result<LoadedVersion<OnnxModel>, LoadError> {
     let started = Instant::now();
     let metadata = &selected.metadata;
-    let mut files = Vec::new();
-    for file in [&selected.artefact.file, &metadata.tokenizer, &metadata.golden] {
-        let path = version_path(&selected.model, &metadata.version, &file.file);
-        let content = registry.read(&path).await?;
-        // What was verified is what is loaded: the file is not read a second time.
-        verify(file, &content).map_err(|source| LoadError::Integrity {
-            model: selected.model.to_string(),
-            version: metadata.version.clone(),
-            source,
-        })?;
-        files.push(content);
-    }
-    let [graph, tokenizer, golden] = &files[..] else { unreachable!("three files were read") };
     let environment = library::environment(library).map_err(EngineError::from)?;
-    let tokenizer = Arc::new(TextTokenizer::new(tokenizer, metadata, max_text_bytes)?);
-    let mut engine = OnnxModel::load(&environment, graph, metadata, threads_per_runner)?;
+    let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
+    let tokenizer = shelf.tokenizer(key, || TextTokenizer::new(&files.tokenizer, metadata, max_text_bytes))?;
+    let load = || OnnxModel::load(&environment, &files.graph, metadata, threads);
+    let mut engine = shelf.model(&selected.artefact.file.sha256, threads, load)?;
     // The largest run once, so that no request pays for the first allocations.
-    time_run(&mut engine, 1, metadata.max_seq_length as usize)?;
+    time_run(&mut engine, 1, metadata.max_seq_length as usize, threads)?;
     let mut measured = Vec::new();
     for (rows, width) in MEASURED_SHAPES.into_iter().filter(|(_, w)| *w <= metadata.max_seq_length as usize) {
-        measured.push(time_run(&mut engine, rows, width)?);
+        measured.push(time_run(&mut engine, rows, width, threads)?);
     }
-    verify_golden(golden, metadata, selected.artefact.precision, &tokenizer, &mut engine)?;
+    verify_golden(&files.golden, metadata, selected.artefact.precision, &tokenizer, &mut engine)?;
     // Side by side on the same weights.
     let engines = vec![engine; runners];
     tracing::info!(
@@ -104,12 +134,12 @@ pub async fn load(
     Ok(LoadedVersion { engines, tokenizer, measured })
 }
 
-fn time_run(engine: &mut impl Engine, rows: usize, width: usize) -> Result<Measured, EngineError> {
+fn time_run(engine: &mut impl Engine, rows: usize, width: usize, threads: usize) -> Result<Measured, EngineError> {
     let mut input = Input::default();
     // Any id of the vocabulary does; 1 is in every one.
     let row = vec![1; width];
     input.fill(std::iter::repeat_n(row.as_slice(), rows));
-    let started = Instant::now();
+    let stopwatch = Stopwatch::start(threads == 1);
     engine.embed(&input)?;
-    Ok(Measured { rows, width, took: started.elapsed() })
+    Ok(Measured { rows, width, took: stopwatch.elapsed() })
 }

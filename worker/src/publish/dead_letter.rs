@@ -9,7 +9,7 @@ use async_nats::{
 use embed_schemas::{WireError, headers, streams, subjects};
 
 use super::{Delivery, encoded::header_text};
-use crate::variant::Variant;
+use crate::serving::Variant;
 
 /// A job whose dead letter could not be written is tried again after this.
 pub(super) const RETRY_DELAY: Duration = Duration::from_secs(60);

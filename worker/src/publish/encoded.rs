@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError, headers};
 
-use crate::variant::{Variant, result_too_large};
+use crate::serving::{Variant, result_too_large};
 
 /// Room for headers: the server's limit is for headers and payload together.
 const HEADER_BYTES: usize = 2048;

@@ -15,7 +15,7 @@ use super::{
     encoded::Encoded,
     stored::{Stored, store},
 };
-use crate::{job::Job, variant::Variant};
+use crate::{job::Job, serving::Variant};
 
 /// A failed job is given back this long after its first delivery, twice as long after its second, and so on.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -27,15 +27,14 @@ pub struct Publisher {
     jetstream: jetstream::Context,
     /// Cancelled when the time to finish is over: what could not be stored is given back.
     give_up: CancellationToken,
-    max_deliveries: u64,
     tasks: TaskTracker,
 }
 
 impl Publisher {
     /// A publisher on this connection.
-    pub fn new(client: Client, max_deliveries: u64, give_up: CancellationToken) -> Self {
+    pub fn new(client: Client, give_up: CancellationToken) -> Self {
         let jetstream = jetstream::new(client.clone());
-        Self { client, jetstream, give_up, max_deliveries, tasks: TaskTracker::new() }
+        Self { client, jetstream, give_up, tasks: TaskTracker::new() }
     }
 
     /// The connection.
@@ -60,7 +59,7 @@ impl Publisher {
     }
 
     async fn publish(&self, job: &Job) {
-        let variant = &job.variant;
+        let variant = &job.pipeline.variant;
         let computed = Instant::now();
         let outcome = job.outcome();
         match &job.reply {
@@ -71,7 +70,7 @@ impl Publisher {
                 }
             }
             Reply::Stored(delivery) => {
-                if failed_in_engine(&outcome) && delivery.deliveries < self.max_deliveries {
+                if failed_in_engine(&outcome) && delivery.deliveries < variant.max_deliveries {
                     delivery.nak(RETRY_DELAY * u32::try_from(delivery.deliveries).unwrap_or(u32::MAX)).await;
                     return;
                 }

@@ -14,8 +14,8 @@ use metrics::gauge;
 use tokio::sync::Mutex;
 
 use crate::{
-    intake::{PullStatus, Puller},
-    pipeline::Pipeline,
+    intake::PullStatus,
+    serving::{Lineup, Member, Variant},
 };
 
 /// A test that was passed is not repeated within this time, however often it is asked for.
@@ -26,8 +26,7 @@ const REUSE: Duration = Duration::from_secs(1);
 pub struct Health {
     worker: String,
     client: Client,
-    pipelines: Vec<Arc<Pipeline>>,
-    pullers: Vec<Arc<Puller>>,
+    lineup: Lineup,
     timeout: Duration,
     stopping: AtomicBool,
     /// When the worker last passed.
@@ -43,14 +42,8 @@ pub struct Readiness {
 
 impl Health {
     /// Health of a worker that serves these variants.
-    pub fn new(
-        worker: String,
-        client: Client,
-        pipelines: Vec<Arc<Pipeline>>,
-        pullers: Vec<Arc<Puller>>,
-        timeout: Duration,
-    ) -> Self {
-        Self { worker, client, pipelines, pullers, timeout, stopping: AtomicBool::new(false), last: Mutex::new(None) }
+    pub fn new(worker: String, client: Client, lineup: Lineup, timeout: Duration) -> Self {
+        Self { worker, client, lineup, timeout, stopping: AtomicBool::new(false), last: Mutex::new(None) }
     }
 
     /// From now on not ready.
@@ -60,11 +53,12 @@ impl Health {
     }
 
     /// The variants.
-    pub fn pipelines(&self) -> &[Arc<Pipeline>] {
-        &self.pipelines
+    pub const fn lineup(&self) -> &Lineup {
+        &self.lineup
     }
 
-    /// Tests the worker: one call to itself for each variant, all the way through NATS and the engine.
+    /// Tests the worker: one call to itself for each variant that the configuration names and that is loaded, all the way
+    /// through NATS and the engine.
     pub async fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness { reasons: vec!["the worker is stopping".to_owned()] };
@@ -74,16 +68,20 @@ impl Health {
             return Readiness::default();
         }
         let mut reasons = Vec::new();
-        for puller in &self.pullers {
-            match puller.status() {
-                PullStatus::Pulling => {}
-                PullStatus::Starting => reasons.push("jobs are not being pulled yet".to_owned()),
-                PullStatus::Failed(reason) => reasons.push(reason),
+        for member in self.lineup.members().iter().filter(|member| member.required) {
+            let variant = &member.served.variant;
+            for puller in &member.pullers {
+                match puller.status() {
+                    PullStatus::Pulling => {}
+                    PullStatus::Starting => reasons.push("jobs are not being pulled yet".to_owned()),
+                    PullStatus::Failed(reason) => reasons.push(reason),
+                }
             }
-        }
-        for pipeline in &self.pipelines {
-            if let Err(reason) = self.probe(pipeline).await {
-                reasons.push(format!("{} {}: {reason}", pipeline.variant.model, pipeline.variant.name));
+            // What is not loaded is loaded when somebody asks for it, and this is not somebody.
+            if member.served.peek().is_some()
+                && let Err(reason) = self.probe(variant).await
+            {
+                reasons.push(format!("{} {}: {reason}", variant.model, variant.name));
             }
         }
         let readiness = Readiness { reasons };
@@ -92,8 +90,8 @@ impl Health {
         readiness
     }
 
-    async fn probe(&self, pipeline: &Pipeline) -> Result<(), String> {
-        let subject = subjects::probe(&self.worker, &pipeline.variant.model, &pipeline.variant.name);
+    async fn probe(&self, variant: &Variant) -> Result<(), String> {
+        let subject = subjects::probe(&self.worker, &variant.model, &variant.name);
         // An own inbox: the shared one would remember a request that is never answered.
         let request = async_nats::Request::new()
             .payload(Format::MessagePack.encode(&EmbedRequest::new(["ready?"])))
@@ -109,7 +107,7 @@ impl Health {
     /// How much is being worked on: for the log while the worker stops.
     pub fn texts_in_flight(&self) -> usize {
         let lanes =
-            |pipeline: &Arc<Pipeline>| Lane::ALL.map(|lane| pipeline.variant.in_flight(lane)).iter().sum::<usize>();
-        self.pipelines.iter().map(lanes).sum()
+            |member: &Arc<Member>| Lane::ALL.map(|lane| member.served.variant.in_flight(lane)).iter().sum::<usize>();
+        self.lineup.members().iter().map(lanes).sum()
     }
 }

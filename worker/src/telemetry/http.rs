@@ -17,31 +17,25 @@ use super::{Health, update_gauges};
 struct Shared {
     health: Arc<Health>,
     metrics: PrometheusHandle,
-    provider: &'static str,
 }
 
 /// Serves on an open listener until the future is dropped.
 ///
 /// # Errors
 /// What the listener says.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    metrics: PrometheusHandle,
-    provider: &'static str,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, health: Arc<Health>, metrics: PrometheusHandle) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/metrics", get(render))
         // Alive: the process answers. Whether it is of any use is readiness.
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(Shared { health, metrics, provider }));
+        .with_state(Arc::new(Shared { health, metrics }));
     axum::serve(listener, routes).await
 }
 
 async fn render(State(shared): State<Arc<Shared>>) -> Response {
-    for pipeline in shared.health.pipelines() {
-        update_gauges(pipeline, shared.provider);
+    for pipeline in shared.health.lineup().live() {
+        update_gauges(&pipeline);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
 }

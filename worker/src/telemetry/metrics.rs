@@ -8,7 +8,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::{batch::Reason, engine::RunStats, pipeline::Pipeline};
+use crate::{batch::Reason, engine::RunStats, serving::Pipeline};
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -16,7 +16,11 @@ const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.
 const TOKENS: &[f64] = &[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 const SHARES: &[f64] = &[0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
 
-/// Makes this process's metrics recordable. Once per process.
+/// So often, recorded values are counted into their buckets. Until then each is kept on its own, and if nobody fetches
+/// the metrics, that is for ever.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Makes this process's metrics recordable, and keeps them small. Once per process, in a runtime.
 ///
 /// # Errors
 /// If there is a recorder already.
@@ -33,6 +37,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = builder.install_recorder()?;
     describe();
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
     Ok(handle)
 }
 
@@ -42,6 +53,7 @@ fn describe() {
         (EMBED_LATENCY_SECONDS, "From a job's arrival at the worker to its outcome being sent"),
         (STAGE_SECONDS, "Time spent in one stage of the pipeline"),
         (BATCH_WAIT_TIME_SECONDS, "How long the oldest text of a batch had waited"),
+        (MODEL_LOAD_SECONDS, "From the decision to load a version to its being verified and warm"),
     ] {
         describe_histogram!(name, Unit::Seconds, text);
     }
@@ -61,6 +73,7 @@ fn describe() {
         (REDELIVERIES_TOTAL, "Jobs that were delivered before"),
         (DEAD_LETTERS_TOTAL, "Jobs moved to the dead-letter stream, by code"),
         (DUPLICATE_RESULTS_TOTAL, "Results that were in the results stream already"),
+        (MODEL_SWAPS_TOTAL, "Versions that went live, or failed to"),
     ] {
         describe_counter!(name, Unit::Count, text);
     }
@@ -69,6 +82,7 @@ fn describe() {
         (QUEUE_OLDEST_AGE_SECONDS, "How long the oldest waiting text has waited"),
         (IN_FLIGHT_TEXTS, "Texts in the worker whose result is not yet out"),
         (PROVIDER_IN_USE, "1 for the execution provider that a variant runs on"),
+        (MODEL_INFO, "1 for the version that is live, 0 for those that were"),
         (READY, "1 if the worker is ready"),
     ] {
         describe_gauge!(name, Unit::Count, text);
@@ -182,7 +196,7 @@ impl VariantMetrics {
 }
 
 /// Sets the gauges to what is true now. Called when somebody asks.
-pub fn update_gauges(pipeline: &Pipeline, provider: &'static str) {
+pub fn update_gauges(pipeline: &Pipeline) {
     let variant = &pipeline.variant;
     for lane in Lane::ALL {
         let labels = variant.metrics.with(names::LANE, lane.as_str());
@@ -191,5 +205,5 @@ pub fn update_gauges(pipeline: &Pipeline, provider: &'static str) {
         gauge!(names::QUEUE_OLDEST_AGE_SECONDS, &labels).set(depth.oldest.as_secs_f64());
         gauge!(names::IN_FLIGHT_TEXTS, &labels).set(variant.in_flight(lane) as f64);
     }
-    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, provider)).set(1.0);
+    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, pipeline.version.provider)).set(1.0);
 }

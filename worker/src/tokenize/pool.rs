@@ -1,6 +1,6 @@
 //! The tokenizer threads. Online calls overtake stored work between any two texts.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use embed_schemas::{Lane, WireError};
@@ -32,7 +32,7 @@ pub trait Sink<J>: Send + Sync + 'static {
 /// another thread, and saves waiting for it.
 const SHORT_BYTES: usize = 512;
 
-/// Tokenizer threads for one model.
+/// Tokenizer threads for one version of a model.
 ///
 /// The channels are not bounded: what can be in them is bounded by the texts that the worker admits.
 #[derive(Debug)]
@@ -40,11 +40,10 @@ pub struct Pool<J, S> {
     here: Thread<J, S>,
     online: Sender<Task<J>>,
     stored: Sender<Task<J>>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
-    /// Starts the threads.
+    /// Starts the threads. They end when the pool is dropped and they have done what they have.
     ///
     /// # Errors
     /// If the system refuses a thread.
@@ -58,13 +57,11 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
             online: online_tasks.clone(),
             stored: stored_tasks.clone(),
         };
-        let threads = (0..threads)
-            .map(|i| {
-                let work = worker();
-                std::thread::Builder::new().name(format!("tokenize-{i}")).spawn(move || work.run())
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { here: worker(), online, stored, threads })
+        for i in 0..threads {
+            let work = worker();
+            std::thread::Builder::new().name(format!("tokenize-{i}")).spawn(move || work.run())?;
+        }
+        Ok(Self { here: worker(), online, stored })
     }
 
     /// Takes a job. Never waits.
@@ -75,14 +72,6 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
         let channel = if lane == Lane::Rpc { &self.online } else { &self.stored };
         // The threads end only after the senders are gone, so somebody receives.
         let _ = channel.send(task);
-    }
-
-    /// Lets the threads finish what they have, and waits for them.
-    pub fn join(self) {
-        drop((self.online, self.stored));
-        for thread in self.threads {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A variant as the running worker knows it: names, metadata, admission, metrics.
+//! A variant: the name that traffic is sent to, with its admission and its metrics. Versions come and go behind it.
 
 use std::{
     sync::{
@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, ModelMetadata, Precision, Slug, WireError};
+use embed_schemas::{ErrorCode, JobId, Lane, Slug, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{config::LimitsConfig, engine::RunStats, model::Selected, pace::Pace, telemetry::VariantMetrics};
+use crate::{config::LimitsConfig, engine::RunStats, pace::Pace, telemetry::VariantMetrics};
 
 /// A caller that is turned away is not told to come back earlier than this.
 const LEAST_RETRY: Duration = Duration::from_millis(10);
@@ -23,18 +23,14 @@ pub struct Variant {
     pub model: Slug,
     /// The variant's name.
     pub name: Slug,
-    /// Whether it answers on subjects that name no variant.
-    pub is_default: bool,
-    /// What the registry says of the version.
-    pub metadata: ModelMetadata,
-    /// The precision of the graph in use.
-    pub precision: Precision,
     /// Counters and histograms.
     pub metrics: VariantMetrics,
     /// Texts that may still be taken in, by lane.
     admission: [Arc<Semaphore>; 3],
     capacity: [usize; 3],
     rpc_max_wait: Duration,
+    /// How often a job is tried.
+    pub max_deliveries: u64,
     pace: Pace,
     id_prefix: String,
     ids_made: AtomicU64,
@@ -42,18 +38,16 @@ pub struct Variant {
 
 impl Variant {
     /// A variant with nothing in it. `id_prefix` is unique among all workers.
-    pub fn new(selected: &Selected, limits: &LimitsConfig, runners: usize, id_prefix: String) -> Self {
+    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig, runners: usize, id_prefix: String) -> Self {
         let capacity = [limits.rpc_texts, limits.job_texts, limits.bulk_texts];
         Self {
-            model: selected.model.clone(),
-            name: selected.variant.clone(),
-            is_default: selected.is_default,
-            metadata: selected.metadata.clone(),
-            precision: selected.artefact.precision,
-            metrics: VariantMetrics::new(&selected.model, &selected.variant),
+            metrics: VariantMetrics::new(&model, &name),
+            model,
+            name,
             admission: capacity.map(|texts| Arc::new(Semaphore::new(texts))),
             capacity,
             rpc_max_wait: limits.rpc_max_wait,
+            max_deliveries: limits.max_deliveries,
             pace: Pace::new(runners),
             id_prefix,
             ids_made: AtomicU64::new(0),
@@ -111,54 +105,6 @@ impl Variant {
     pub fn make_id(&self) -> JobId {
         let n = self.ids_made.fetch_add(1, Ordering::Relaxed);
         format!("{}-{n}", self.id_prefix).parse().expect("the prefix was checked when the worker started")
-    }
-
-    /// Checks a request against the model.
-    ///
-    /// # Errors
-    /// [`ErrorCode::UnknownPrompt`], [`ErrorCode::UnsupportedDimensions`], [`ErrorCode::ResultTooLarge`].
-    pub fn check(&self, request: &EmbedRequest, format: Format, max_payload: usize) -> Result<(), WireError> {
-        if let Some(prompt) = &request.prompt
-            && !self.metadata.prompts.contains_key(prompt)
-        {
-            return Err(WireError::new(
-                ErrorCode::UnknownPrompt,
-                format!("prompt: {} has no prompt {prompt:?}; {}", self.metadata.model_name, self.known_prompts()),
-            ));
-        }
-        if let Some(dimensions) = request.dimensions
-            && dimensions != self.metadata.dimension
-            && !self.metadata.dimensions.contains(&dimensions)
-        {
-            return Err(WireError::new(
-                ErrorCode::UnsupportedDimensions,
-                format!(
-                    "dimensions: {} has {} dimensions and cannot be asked for {dimensions}; {}",
-                    self.metadata.model_name,
-                    self.metadata.dimension,
-                    match self.metadata.dimensions.as_slice() {
-                        [] => "leave `dimensions` out".to_owned(),
-                        known => format!("choose from {known:?}"),
-                    }
-                ),
-            ));
-        }
-        let dim = request.dimensions.unwrap_or(self.metadata.dimension) as usize;
-        let rows = request.texts.len();
-        // A lower bound: what is surely too large is refused before it is computed, the rest is measured afterwards.
-        let least = match format {
-            Format::MessagePack => rows * request.encoding_for(format).storage().row_bytes(dim),
-            Format::Json => rows * dim * 2,
-        };
-        if least > max_payload { Err(result_too_large(least, max_payload)) } else { Ok(()) }
-    }
-
-    fn known_prompts(&self) -> String {
-        let names: Vec<String> = self.metadata.prompts.keys().map(|name| format!("`{name}`")).collect();
-        match names.as_slice() {
-            [] => "it has none, so leave `prompt` out".to_owned(),
-            names => format!("it has {}", names.join(", ")),
-        }
     }
 }
 

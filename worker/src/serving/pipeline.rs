@@ -1,10 +1,14 @@
-//! The way of a text inside the worker: admission, tokenizer threads, batch queue, engine runners.
+//! The way of a text through one version: tokenizer threads, batch queue, engine runners.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use embed_schemas::{EmbedRequest, Format, Lane, WireError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::{Variant, Version};
 use crate::{
     batch::{BatchQueue, CostTable, Depth},
     config::Config,
@@ -13,17 +17,19 @@ use crate::{
     model::LoadedVersion,
     publish::Reply,
     tokenize::{Pool, Sink, Task, Tokens},
-    variant::Variant,
 };
 
-/// The threads that serve one variant.
+/// The threads that serve one version of a variant. Every job that is in them holds them: when the last is done, and nobody
+/// else has them, they end and the version's memory is free.
 #[derive(Debug)]
 pub struct Pipeline {
     /// The variant.
     pub variant: Arc<Variant>,
+    /// The version.
+    pub version: Version,
     pool: Pool<Arc<Job>, IntoBatches>,
     queue: Arc<BatchQueue<Text>>,
-    runners: Runners,
+    runners: Mutex<Option<Runners>>,
     finished: mpsc::UnboundedSender<Arc<Job>>,
 }
 
@@ -51,6 +57,7 @@ impl Pipeline {
     /// If the system refuses a thread.
     pub fn start<E: Engine + 'static>(
         variant: Arc<Variant>,
+        version: Version,
         loaded: LoadedVersion<E>,
         config: &Config,
         finished: mpsc::UnboundedSender<Arc<Job>>,
@@ -66,16 +73,22 @@ impl Pipeline {
             n => n,
         };
         let pool = Pool::start(threads, &tokenizer, IntoBatches(Arc::clone(&queue)))?;
-        Ok(Self { variant, pool, queue, runners, finished })
+        Ok(Self { variant, version, pool, queue, runners: Mutex::new(Some(runners)), finished })
     }
 
     /// Takes a validated request in. `permit` covers its texts. Never blocks.
-    pub fn submit(&self, ask: Ask, request: EmbedRequest, reply: Reply, permit: OwnedSemaphorePermit) -> Arc<Job> {
-        let prompt = request.prompt.as_ref().and_then(|name| self.variant.metadata.prompts.get(name));
+    pub fn submit(
+        self: &Arc<Self>,
+        ask: Ask,
+        request: EmbedRequest,
+        reply: Reply,
+        permit: OwnedSemaphorePermit,
+    ) -> Arc<Job> {
+        let prompt = request.prompt.as_ref().and_then(|name| self.version.metadata.prompts.get(name));
         let prompt = prompt.map(|text| Arc::from(text.as_str()));
         let lane = ask.lane;
         let texts = request.texts.len();
-        let job = Job::new(ask, Arc::clone(&self.variant), reply, texts, permit, self.finished.clone());
+        let job = Job::new(ask, Arc::clone(self), reply, texts, permit);
         let task = Task { job: Arc::clone(&job), texts: request.texts, prompt, truncate: request.truncate };
         self.pool.submit(lane, task);
         job
@@ -88,7 +101,7 @@ impl Pipeline {
             lane,
             format,
             encoding: request.encoding_for(format),
-            dimensions: request.dimensions.filter(|d| *d != self.variant.metadata.dimension),
+            dimensions: request.dimensions.filter(|d| *d != self.version.metadata.dimension),
             received,
             deadline: request.deadline_ms.and_then(|ms| origin.checked_add(std::time::Duration::from_millis(ms))),
         }
@@ -104,18 +117,26 @@ impl Pipeline {
         self.queue.drain();
     }
 
-    /// Waits until no text is in the worker.
-    pub async fn idle(&self) {
-        for lane in Lane::ALL {
-            self.variant.idle(lane).await;
-        }
+    /// Where finished jobs go.
+    pub const fn finished(&self) -> &mpsc::UnboundedSender<Arc<Job>> {
+        &self.finished
     }
 
-    /// Ends the threads, after what they have is done.
-    pub fn stop(self) {
-        self.pool.join();
+    /// Ends the threads and waits for them. Nothing must be in them any more.
+    pub fn stop(&self) {
         self.queue.close();
-        self.runners.join();
+        let runners = self.runners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runners) = runners {
+            runners.join();
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // The threads end by themselves, and the last of them frees the weights. The one that drops this may be one of
+        // them, so nobody waits here.
+        self.queue.close();
     }
 }
 

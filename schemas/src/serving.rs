@@ -1,0 +1,177 @@
+//! What workers are to serve, and what they say that they serve.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Precision, Slug};
+
+/// Key-value bucket of the variants that are to be served, beside those of the workers' configuration. Watched by all
+/// workers. The key is `<model>.<variant>`, the value a [`DesiredVariant`] in JSON.
+pub const MODELS_BUCKET: &str = "embed_models";
+
+/// What a version is called that follows the registry's pointer.
+pub const CURRENT_VERSION: &str = "current";
+
+/// `embed.control.refresh`: asks all workers to look at the registry now. The payload is the model's slug, or empty for
+/// all models. Core NATS, no answer.
+pub const REFRESH_SUBJECT: &str = "embed.control.refresh";
+
+/// The key of a variant in [`MODELS_BUCKET`].
+#[must_use]
+pub fn models_key(model: &Slug, variant: &Slug) -> String {
+    format!("{model}.{variant}")
+}
+
+/// Reads a key of [`MODELS_BUCKET`] back.
+#[must_use]
+pub fn parse_models_key(key: &str) -> Option<(Slug, Slug)> {
+    let (model, variant) = key.split_once('.')?;
+    Some((model.parse().ok()?, variant.parse().ok()?))
+}
+
+/// A variant that workers are to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredVariant {
+    /// A version of the registry, or `current`.
+    #[serde(default = "current")]
+    pub version: String,
+    /// The precision. The version's first artefact if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Whether this is the variant that answers on subjects that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<bool>,
+    /// Whether it stays loaded whatever else needs memory.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Who wants it.
+    #[serde(default)]
+    pub who: String,
+    /// Since when, RFC 3339.
+    #[serde(default)]
+    pub when: String,
+}
+
+fn current() -> String {
+    CURRENT_VERSION.to_owned()
+}
+
+/// The part of a micro service's metadata in which a worker says what it serves: for each variant, under
+/// `variant.<model>.<variant>`, a [`VariantStatus`] in JSON.
+pub const STATUS_PREFIX: &str = "variant.";
+
+/// What a worker says of one variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VariantStatus {
+    /// Whether it can answer at once.
+    pub state: VariantState,
+    /// Whether it answers on subjects that name no variant.
+    pub default: bool,
+    /// What it is to serve: a version, or `current`.
+    pub wanted: String,
+    /// What it serves. Left out while nothing is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveVersion>,
+    /// The version before, if it is kept warm for a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// The last version that could not go live, if none has since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedVersion>,
+}
+
+/// Whether a variant can answer at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VariantState {
+    /// A version is loaded.
+    Live,
+    /// The first version is being loaded.
+    Loading,
+    /// It is loaded when somebody asks for it.
+    Cold,
+    /// Nothing can be loaded: see [`VariantStatus::failed`].
+    Failed,
+}
+
+impl VariantState {
+    /// The state's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Loading => "loading",
+            Self::Cold => "cold",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A version that is being served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveVersion {
+    /// The version.
+    pub version: String,
+    /// Its precision.
+    pub precision: Precision,
+    /// The execution provider that it runs on.
+    pub provider: String,
+    /// Its embedding space.
+    pub space: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// A version that could not go live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedVersion {
+    /// The version.
+    pub version: String,
+    /// Why.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub when: String,
+}
+
+/// Reads what a worker says from its micro service's metadata. What cannot be read is from another release and left out.
+#[must_use]
+pub fn statuses<'a>(
+    metadata: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> BTreeMap<(Slug, Slug), VariantStatus> {
+    let read = |(key, value): (&String, &String)| {
+        let variant = parse_models_key(key.strip_prefix(STATUS_PREFIX)?)?;
+        Some((variant, serde_json::from_str(value).ok()?))
+    };
+    metadata.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_desired_variant_may_be_as_short_as_an_empty_object() {
+        let desired: DesiredVariant = serde_json::from_str("{}").unwrap();
+        assert_eq!(desired.version, "current");
+        assert!(serde_json::from_str::<DesiredVariant>(r#"{"versoin":"v1"}"#).is_err());
+    }
+
+    #[test]
+    fn a_status_reads_back_from_the_metadata() {
+        let status = VariantStatus {
+            state: VariantState::Cold,
+            default: true,
+            wanted: "current".to_owned(),
+            live: None,
+            previous: None,
+            failed: None,
+        };
+        let entry = ("variant.m.v".to_owned(), serde_json::to_string(&status).unwrap());
+        let other = ("other".to_owned(), "x".to_owned());
+        let read = statuses([&entry, &other].map(|(k, v)| (k, v)));
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), [(("m".parse().unwrap(), "v".parse().unwrap()), status)]);
+    }
+}

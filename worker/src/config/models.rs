@@ -1,0 +1,141 @@
+//! What is served, and what of it is loaded.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use embed_schemas::Precision;
+use serde::{Deserialize, Serialize};
+
+use super::LimitsConfig;
+
+/// One variant of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VariantConfig {
+    /// The model's name or slug.
+    pub model: String,
+    /// The variant's name. The precision's name if left out.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// A version of the registry, or `current`.
+    #[serde(default = "current")]
+    pub version: String,
+    /// The precision. The model's first artefact if left out.
+    #[serde(default)]
+    pub precision: Option<Precision>,
+    /// Whether this is the variant that answers on subjects that name none. Exactly one variant of a model is.
+    /// Left out: the only variant of the model, or else the first.
+    #[serde(default)]
+    pub default: Option<bool>,
+    /// Execution providers to try, in this order. This build has `cpu`.
+    #[serde(default = "cpu")]
+    pub providers: Vec<Provider>,
+    /// Whether it stays loaded, whatever else `models.memory_budget` has to hold.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Batches that run at the same time. 0: as `engine.runners` says.
+    #[serde(default)]
+    pub instances: usize,
+    /// What differs from `[limits]` for this variant.
+    #[serde(default)]
+    pub limits: VariantLimits,
+}
+
+impl VariantConfig {
+    /// The current version of a model, with nothing else said.
+    #[must_use]
+    pub fn of(model: String) -> Self {
+        Self {
+            model,
+            name: None,
+            version: current(),
+            precision: None,
+            default: None,
+            providers: cpu(),
+            pinned: false,
+            instances: 0,
+            limits: VariantLimits::default(),
+        }
+    }
+}
+
+/// What runs a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// ONNX Runtime's kernels for the processor.
+    Cpu,
+}
+
+impl Provider {
+    /// The provider's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+fn cpu() -> Vec<Provider> {
+    vec![Provider::Cpu]
+}
+
+/// Limits of one variant; what is left out is as in `[limits]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VariantLimits {
+    /// As [`LimitsConfig::rpc_texts`].
+    pub rpc_texts: Option<usize>,
+    /// As [`LimitsConfig::rpc_max_wait`].
+    #[serde(with = "humantime_serde")]
+    pub rpc_max_wait: Option<Duration>,
+    /// As [`LimitsConfig::job_texts`].
+    pub job_texts: Option<usize>,
+    /// As [`LimitsConfig::bulk_texts`].
+    pub bulk_texts: Option<usize>,
+    /// As [`LimitsConfig::max_deliveries`].
+    pub max_deliveries: Option<u64>,
+}
+
+impl VariantLimits {
+    /// These limits, and the worker's for what is left out.
+    #[must_use]
+    pub fn over(&self, all: &LimitsConfig) -> LimitsConfig {
+        LimitsConfig {
+            rpc_texts: self.rpc_texts.unwrap_or(all.rpc_texts),
+            rpc_max_wait: self.rpc_max_wait.unwrap_or(all.rpc_max_wait),
+            job_texts: self.job_texts.unwrap_or(all.job_texts),
+            bulk_texts: self.bulk_texts.unwrap_or(all.bulk_texts),
+            max_deliveries: self.max_deliveries.unwrap_or(all.max_deliveries),
+        }
+    }
+}
+
+/// The version that `current.json` points to.
+pub const CURRENT: &str = embed_schemas::serving::CURRENT_VERSION;
+
+fn current() -> String {
+    CURRENT.to_owned()
+}
+
+/// Which versions are loaded, see [`crate::serving`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// Most bytes of weights that are loaded, such as `2 GiB`. Beyond it, variants that are not pinned are loaded when they
+    /// are asked for, and the least recently used make room. No bound if left out: everything is loaded at start.
+    pub memory_budget: Option<ByteSize>,
+    /// How long the version before is kept loaded after a swap, so that going back takes no time.
+    #[serde(with = "humantime_serde")]
+    pub keep_previous: Duration,
+    /// How often to look whether the registry's pointers have moved, besides being told.
+    #[serde(with = "humantime_serde")]
+    pub refresh: Duration,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { memory_budget: None, keep_previous: Duration::from_secs(600), refresh: Duration::from_secs(30) }
+    }
+}

@@ -1,0 +1,57 @@
+//! What is loaded at the moment, by content: versions and variants that have a graph or a tokenizer in common share it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use crate::{
+    engine::{OnnxModel, WeakModel},
+    tokenize::TextTokenizer,
+};
+
+/// A tokenizer is shared by versions with the same file and the same bounds.
+type TokenizerKey = (String, u32, usize);
+
+/// Graphs and tokenizers that somebody uses, by their SHA-256.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    models: Mutex<HashMap<(String, usize), WeakModel>>,
+    tokenizers: Mutex<HashMap<TokenizerKey, Weak<TextTokenizer>>>,
+}
+
+impl Shelf {
+    /// The model of this graph, loaded with `load` if nobody has it. Two who ask at the same time get the same.
+    pub(super) fn model<E>(
+        &self,
+        sha256: &str,
+        threads: usize,
+        load: impl FnOnce() -> Result<OnnxModel, E>,
+    ) -> Result<OnnxModel, E> {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|_, model| model.upgrade().is_some());
+        let key = (sha256.to_owned(), threads);
+        if let Some(model) = models.get(&key).and_then(WeakModel::upgrade) {
+            return Ok(model);
+        }
+        let model = load()?;
+        models.insert(key, model.downgrade());
+        Ok(model)
+    }
+
+    /// The tokenizer of this file, made with `make` if nobody has it.
+    pub(super) fn tokenizer<E>(
+        &self,
+        key: TokenizerKey,
+        make: impl FnOnce() -> Result<TextTokenizer, E>,
+    ) -> Result<Arc<TextTokenizer>, E> {
+        let mut tokenizers = self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner);
+        tokenizers.retain(|_, tokenizer| tokenizer.strong_count() > 0);
+        if let Some(tokenizer) = tokenizers.get(&key).and_then(Weak::upgrade) {
+            return Ok(tokenizer);
+        }
+        let tokenizer = Arc::new(make()?);
+        tokenizers.insert(key, Arc::downgrade(&tokenizer));
+        Ok(tokenizer)
+    }
+}

@@ -1,0 +1,157 @@
+//! The variants that a worker serves at this moment, each with its intake.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_nats::SubscribeError;
+use embed_schemas::{Lane, Slug};
+use futures::future::join_all;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Pipeline, Served};
+use crate::{
+    intake::{self, Puller},
+    nats::Connection,
+    publish::Publisher,
+    telemetry::EndpointStats,
+};
+
+/// A variant and the ways by which its work comes in.
+#[derive(Debug)]
+pub struct Member {
+    /// The variant.
+    pub served: Arc<Served>,
+    /// One for each stored lane.
+    pub pullers: Vec<Arc<Puller>>,
+    /// Counted for the micro service.
+    pub endpoints: Vec<Arc<EndpointStats>>,
+    /// Whether the worker is not ready without it.
+    pub required: bool,
+    /// Whether it answers on subjects that name no variant.
+    pub is_default: bool,
+    stop: CancellationToken,
+    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What a variant's intake needs.
+#[derive(Debug)]
+pub(super) struct Intake<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) worker: &'a str,
+    pub(super) publisher: &'a Publisher,
+}
+
+impl Member {
+    /// Subscribes and starts to pull.
+    ///
+    /// # Errors
+    /// If a subscription fails.
+    pub(super) async fn start(
+        served: Arc<Served>,
+        is_default: bool,
+        required: bool,
+        intake: &Intake<'_>,
+    ) -> Result<Self, SubscribeError> {
+        let stop = CancellationToken::new();
+        let (mut tasks, mut pullers, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
+        let client = &intake.connection.client;
+        for endpoint in intake::subscribe(client, intake.worker, &served, is_default, intake.publisher).await? {
+            endpoints.push(Arc::clone(&endpoint.stats));
+            tasks.push(tokio::spawn(endpoint.serve(stop.clone())));
+        }
+        for lane in Lane::STORED {
+            let puller = Puller::new(Arc::clone(&served), intake.publisher.clone(), lane);
+            pullers.push(Arc::clone(&puller));
+            let (stop, connected) = (stop.clone(), intake.connection.connected.clone());
+            tasks.push(tokio::spawn(async move { puller.run(stop, connected).await }));
+        }
+        let tasks = std::sync::Mutex::new(tasks);
+        Ok(Self { served, pullers, endpoints, required, is_default, stop, tasks })
+    }
+
+    /// Takes nothing more in, and waits until everything on its way has been taken.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        join_all(tasks).await;
+    }
+
+    /// Waits until nothing is in it any more.
+    pub async fn idle(&self) {
+        if let Some(live) = self.served.peek() {
+            live.drain();
+        }
+        for lane in Lane::ALL {
+            self.served.variant.idle(lane).await;
+        }
+    }
+
+    /// Tells the server that jobs are still being worked on, for ever.
+    pub async fn report(&self) {
+        join_all(self.pullers.iter().map(|puller| puller.report())).await;
+    }
+
+    /// Gives back the jobs that are still in the worker, and says how many they were.
+    pub async fn give_back(&self) -> usize {
+        join_all(self.pullers.iter().map(|puller| puller.give_back())).await.into_iter().sum()
+    }
+
+    /// Stops, finishes what is there within `deadline`, and gives back the rest. For a variant that is not wanted any more.
+    pub(super) async fn retire(&self, deadline: Duration) {
+        let finish = async {
+            self.stop().await;
+            self.idle().await;
+        };
+        let finished = tokio::select! {
+            result = timeout(deadline, finish) => result.is_ok(),
+            () = self.report() => unreachable!("it reports for ever"),
+        };
+        if !finished {
+            self.give_back().await;
+        }
+        self.served.put(None);
+    }
+}
+
+/// All variants of the worker. Clones are the same list.
+#[derive(Debug, Clone, Default)]
+pub struct Lineup(Arc<RwLock<Vec<Arc<Member>>>>);
+
+impl Lineup {
+    /// The variants, in the order in which they came.
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The versions that are loaded and live.
+    pub fn live(&self) -> Vec<Arc<Pipeline>> {
+        self.members().iter().filter_map(|member| member.served.peek()).collect()
+    }
+
+    pub(super) fn find(&self, model: &Slug, variant: &Slug) -> Option<Arc<Member>> {
+        self.members().into_iter().find(|one| one.is(model, variant))
+    }
+
+    /// Puts a variant into the list, in place of one with the same name.
+    pub(super) fn put(&self, member: Arc<Member>) {
+        let mut members = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let variant = &member.served.variant;
+        match members.iter_mut().find(|one| one.is(&variant.model, &variant.name)) {
+            Some(place) => *place = member,
+            None => members.push(member),
+        }
+    }
+
+    pub(super) fn remove(&self, model: &Slug, variant: &Slug) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|one| !one.is(model, variant));
+    }
+}
+
+impl Member {
+    fn is(&self, model: &Slug, variant: &Slug) -> bool {
+        self.served.variant.model == *model && self.served.variant.name == *variant
+    }
+}

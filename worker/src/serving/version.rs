@@ -1,0 +1,102 @@
+//! One version of a model, as it is being served.
+
+use std::time::SystemTime;
+
+use embed_schemas::{
+    Artefact, EmbedRequest, ErrorCode, Format, ModelMetadata, WireError,
+    serving::{CURRENT_VERSION, LiveVersion},
+};
+
+use super::result_too_large;
+use crate::model::Selected;
+
+/// A version that is loaded.
+#[derive(Debug)]
+pub struct Version {
+    /// What the registry says of it.
+    pub metadata: ModelMetadata,
+    /// The graph in use.
+    pub artefact: Artefact,
+    /// The execution provider that it runs on.
+    pub provider: &'static str,
+    since: SystemTime,
+}
+
+impl Version {
+    /// A version that was loaded now.
+    pub fn new(selected: &Selected, provider: &'static str) -> Self {
+        let (metadata, artefact) = (selected.metadata.clone(), selected.artefact.clone());
+        Self { metadata, artefact, provider, since: SystemTime::now() }
+    }
+
+    /// Whether it is the one that was selected, file by file.
+    pub fn is(&self, selected: &Selected) -> bool {
+        self.artefact.file == selected.artefact.file
+            && self.metadata.version == selected.metadata.version
+            && self.metadata.tokenizer == selected.metadata.tokenizer
+    }
+
+    /// As it is told to whoever asks.
+    pub fn status(&self) -> LiveVersion {
+        LiveVersion {
+            version: self.metadata.version.clone(),
+            precision: self.artefact.precision,
+            provider: self.provider.to_owned(),
+            space: self.metadata.space.clone(),
+            since: humantime::format_rfc3339_seconds(self.since).to_string(),
+        }
+    }
+
+    /// Checks a request against the model.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownPrompt`], [`ErrorCode::UnsupportedDimensions`], [`ErrorCode::ResultTooLarge`].
+    pub fn check(&self, request: &EmbedRequest, format: Format, max_payload: usize) -> Result<(), WireError> {
+        if let Some(prompt) = &request.prompt
+            && !self.metadata.prompts.contains_key(prompt)
+        {
+            return Err(WireError::new(
+                ErrorCode::UnknownPrompt,
+                format!("prompt: {} has no prompt {prompt:?}; {}", self.metadata.model_name, self.known_prompts()),
+            ));
+        }
+        if let Some(dimensions) = request.dimensions
+            && dimensions != self.metadata.dimension
+            && !self.metadata.dimensions.contains(&dimensions)
+        {
+            return Err(WireError::new(
+                ErrorCode::UnsupportedDimensions,
+                format!(
+                    "dimensions: {} has {} dimensions and cannot be asked for {dimensions}; {}",
+                    self.metadata.model_name,
+                    self.metadata.dimension,
+                    match self.metadata.dimensions.as_slice() {
+                        [] => "leave `dimensions` out".to_owned(),
+                        known => format!("choose from {known:?}"),
+                    }
+                ),
+            ));
+        }
+        let dim = request.dimensions.unwrap_or(self.metadata.dimension) as usize;
+        let rows = request.texts.len();
+        // A lower bound: what is surely too large is refused before it is computed, the rest is measured afterwards.
+        let least = match format {
+            Format::MessagePack => rows * request.encoding_for(format).storage().row_bytes(dim),
+            Format::Json => rows * dim * 2,
+        };
+        if least > max_payload { Err(result_too_large(least, max_payload)) } else { Ok(()) }
+    }
+
+    fn known_prompts(&self) -> String {
+        let names: Vec<String> = self.metadata.prompts.keys().map(|name| format!("`{name}`")).collect();
+        match names.as_slice() {
+            [] => "it has none, so leave `prompt` out".to_owned(),
+            names => format!("it has {}", names.join(", ")),
+        }
+    }
+}
+
+/// What a person reads of a version that is wanted: `current (v1.0.0)`, or `v1.0.0`.
+pub(super) fn describe_wanted(wanted: &str, version: &str) -> String {
+    if wanted == CURRENT_VERSION { format!("{wanted} ({version})") } else { version.to_owned() }
+}

@@ -1,0 +1,113 @@
+//! What may change what is to be served: the bucket `embed_models`, and requests to look at the registry.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{
+    Client, SubscribeError, Subscriber,
+    jetstream::{self, kv},
+};
+use embed_schemas::serving::{DesiredVariant, MODELS_BUCKET, REFRESH_SUBJECT, parse_models_key};
+use futures::StreamExt;
+use tokio::sync::{mpsc, watch};
+
+use super::wanted::Bucket;
+
+/// The bucket may be made later; so often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Both sources.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// What the bucket holds.
+    pub(super) bucket: watch::Receiver<Bucket>,
+    /// Somebody asks to look at the registry.
+    pub(super) refresh: mpsc::Receiver<()>,
+}
+
+impl Watch {
+    /// Starts to watch; ends when dropped.
+    ///
+    /// # Errors
+    /// If the subscription fails.
+    pub(super) async fn start(client: &Client) -> Result<Self, SubscribeError> {
+        let requests = client.subscribe(REFRESH_SUBJECT).await?;
+        // One request that waits is as good as many.
+        let (ask, refresh) = mpsc::channel(1);
+        let (send, bucket) = watch::channel(Bucket::new());
+        let (look, looks) = mpsc::channel(1);
+        tokio::spawn(forward(requests, ask, look));
+        tokio::spawn(watch_bucket(client.clone(), send, looks));
+        Ok(Self { bucket, refresh })
+    }
+}
+
+async fn forward(mut requests: Subscriber, ask: mpsc::Sender<()>, look: mpsc::Sender<()>) {
+    loop {
+        tokio::select! {
+            request = requests.next() => match request {
+                Some(_) => {
+                    let _ = (ask.try_send(()), look.try_send(()));
+                }
+                None => return,
+            },
+            () = ask.closed() => return,
+        }
+    }
+}
+
+/// Follows the bucket for as long as anybody listens.
+async fn watch_bucket(client: Client, send: watch::Sender<Bucket>, mut looks: mpsc::Receiver<()>) {
+    let context = jetstream::new(client);
+    while !send.is_closed() {
+        if let Ok(store) = context.get_key_value(MODELS_BUCKET).await {
+            tokio::select! {
+                ended = follow(&store, &send) => match ended {
+                    Ok(()) => tracing::debug!("the watch of {MODELS_BUCKET} ended; watching again"),
+                    Err(error) => tracing::warn!(%error, "{MODELS_BUCKET} cannot be watched; trying again"),
+                },
+                () = send.closed() => return,
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            _ = looks.recv() => {}
+            () = send.closed() => return,
+        }
+    }
+}
+
+async fn follow(
+    store: &kv::Store,
+    send: &watch::Sender<Bucket>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut entries = store.watch_with_history(">").await?;
+    let mut bucket: Bucket = BTreeMap::new();
+    while let Some(entry) = entries.next().await {
+        let entry = entry?;
+        let Some(variant) = parse_models_key(&entry.key) else {
+            tracing::warn!(key = entry.key, "{MODELS_BUCKET}: the key is not `<model>.<variant>`; it is left out");
+            continue;
+        };
+        match entry.operation {
+            kv::Operation::Put => match serde_json::from_slice::<DesiredVariant>(&entry.value) {
+                Ok(desired) => {
+                    bucket.insert(variant, desired);
+                }
+                // What it said before still holds.
+                Err(error) => tracing::error!(key = entry.key, %error, "{MODELS_BUCKET}: the value cannot be read"),
+            },
+            kv::Operation::Delete | kv::Operation::Purge => {
+                bucket.remove(&variant);
+            }
+        }
+        // What was there before the watch began comes at once, and is one change.
+        if entry.delta == 0 {
+            send.send_if_modified(|known| {
+                let changes = *known != bucket;
+                known.clone_from(&bucket);
+                changes
+            });
+        }
+    }
+    Ok(())
+}
