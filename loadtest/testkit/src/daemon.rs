@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
 };
 
 use serde_json::Value;
@@ -18,7 +18,8 @@ use crate::{PATIENCE, wait_for};
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
-    lines: mpsc::Receiver<String>,
+    /// Behind a lock, so that tests can share a daemon between tasks.
+    lines: Mutex<mpsc::Receiver<String>>,
     log: PathBuf,
     _folder: TempDir,
 }
@@ -35,12 +36,12 @@ impl Daemon {
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, log, _folder: folder }
+        Self { child, lines: Mutex::new(lines), log, _folder: folder }
     }
 
     /// The next line of standard output, as JSON. Panics with the log if the process ends first.
     pub fn json_line(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE);
+        let line = self.lines.lock().expect("nobody panics with it").recv_timeout(PATIENCE);
         let line = line.unwrap_or_else(|_| panic!("the process did not become ready. Its log:\n{}", self.log()));
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"))
     }

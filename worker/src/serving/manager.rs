@@ -77,11 +77,12 @@ impl Manager {
             attempts: Attempts::default(),
             watch,
         };
-        let mut ready = Vec::new();
+        let mut ready: Vec<(Arc<Served>, Wanted)> = Vec::new();
         for one in selected {
             let wanted = manager.wanted(&one);
             let served = manager.served(&wanted);
-            manager.start_version(&served, &wanted, one).await?;
+            let loaded: Vec<_> = ready.iter().filter_map(|(served, _)| served.peek()).collect();
+            manager.start_version(&served, &wanted, one, &loaded).await?;
             manager.base.push(wanted.clone());
             ready.push((served, wanted));
         }

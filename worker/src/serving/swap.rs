@@ -86,12 +86,11 @@ impl Manager {
         served: &Served,
         wanted: &Wanted,
         selected: Selected,
+        loaded: &[Arc<Pipeline>],
     ) -> Result<(), RunError> {
-        let budget = self.parts.config.models.memory_budget;
-        let needed = self.needed(&selected);
-        if let Some(budget) = budget
+        if let Some(budget) = self.parts.config.models.memory_budget
             && !wanted.config.pinned
-            && self.used() + needed > budget.as_u64()
+            && bytes_of(loaded.iter()) + needed(loaded, &selected) > budget.as_u64()
         {
             tracing::info!(model = %selected.model, variant = %selected.variant, "does not fit into models.memory_budget: loaded when it is asked for");
             return Ok(());
@@ -256,23 +255,14 @@ impl Manager {
 
     /// Bytes of weights that are loaded, each graph counted once.
     fn used(&self) -> u64 {
-        let live = self.lineup.live();
         let kept = self.kept.values().map(|kept| &kept.pipeline);
-        let graphs: HashMap<_, _> = live.iter().chain(kept).map(|p| graph(&p.version)).collect();
-        graphs.values().sum()
-    }
-
-    /// Bytes that this version would add.
-    fn needed(&self, selected: &Selected) -> u64 {
-        let file = &selected.artefact.file;
-        let loaded = self.lineup.live().iter().any(|live| live.version.artefact.file.sha256 == file.sha256);
-        if loaded { 0 } else { file.bytes }
+        bytes_of(self.lineup.live().iter().chain(kept))
     }
 
     /// Makes room within the budget: first what is kept for rollbacks, then the least recently used.
     fn room_for(&mut self, served: &Arc<Served>, selected: &Selected) -> Result<(), String> {
         let Some(budget) = self.parts.config.models.memory_budget.map(|budget| budget.as_u64()) else { return Ok(()) };
-        let needed = self.needed(selected);
+        let needed = needed(&self.lineup.live(), selected);
         if self.used() + needed > budget {
             let kept: Vec<_> = self.kept.keys().cloned().collect();
             kept.iter().for_each(|key| self.drop_kept(key));
@@ -309,8 +299,18 @@ impl Manager {
     }
 }
 
-fn graph(version: &Version) -> (String, u64) {
-    (version.artefact.file.sha256.clone(), version.artefact.file.bytes)
+/// Bytes of weights, each graph counted once.
+fn bytes_of<'a>(pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) -> u64 {
+    let graphs: HashMap<_, _> =
+        pipelines.map(|p| &p.version.artefact.file).map(|file| (&file.sha256, file.bytes)).collect();
+    graphs.values().sum()
+}
+
+/// Bytes that this version would add.
+fn needed(loaded: &[Arc<Pipeline>], selected: &Selected) -> u64 {
+    let file = &selected.artefact.file;
+    let there = loaded.iter().any(|one| one.version.artefact.file.sha256 == file.sha256);
+    if there { 0 } else { file.bytes }
 }
 
 fn labels(key: &(Slug, Slug)) -> [(&'static str, String); 2] {

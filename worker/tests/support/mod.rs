@@ -2,18 +2,21 @@
 
 #![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
 
-use std::{process::Command, time::Duration};
+pub mod registry;
+
+use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use async_nats::{Client, HeaderMap, jetstream};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use embed_schemas::{
     EmbedRequest, EmbedResult, ErrorCode, Format, JobId, Lane, Outcome, Slug, Storage, WireError, headers,
+    serving::{MODELS_BUCKET, REFRESH_SUBJECT, VariantStatus, models_key, statuses},
     streams::{self, StreamSettings},
     subjects,
     wire::decode_outcome,
 };
-use embed_testkit::{Daemon, NatsServer, PATIENCE, registry};
+use embed_testkit::{Daemon, NatsServer, PATIENCE};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,9 +35,12 @@ pub fn variant() -> Slug {
 pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
     command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
-    command.env("EMBED_REGISTRY", registry());
+    command.env("EMBED_REGISTRY", embed_testkit::registry());
     command
 }
+
+/// What a worker says of its variants.
+pub type Statuses = BTreeMap<(Slug, Slug), VariantStatus>;
 
 /// A server, its streams, a worker that is ready, and a client.
 pub struct Stack {
@@ -56,6 +62,106 @@ impl Stack {
         let worker = Daemon::spawn(&mut worker_command(&nats, more));
         let ready = worker.json_line();
         Self { client, worker, ready, nats }
+    }
+
+    /// A worker on a registry of the test's own.
+    pub async fn start_on(registry: &Path, more: &[&str]) -> Self {
+        Self::start_with_models(registry, &[model()], more).await
+    }
+
+    /// A worker on a registry with these models.
+    pub async fn start_with_models(registry: &Path, models: &[Slug], more: &[&str]) -> Self {
+        let nats = NatsServer::start();
+        let client = async_nats::connect(nats.url()).await.unwrap();
+        let settings = StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() };
+        for slug in models {
+            provision_model(&client, slug, &settings).await;
+        }
+        let worker = Daemon::spawn(worker_command(&nats, more).env("EMBED_REGISTRY", registry));
+        let ready = worker.json_line();
+        Self { client, worker, ready, nats }
+    }
+
+    /// The same server with a worker in place of the one before.
+    pub fn with_another_worker(self, registry: &Path, more: &[&str]) -> Self {
+        let worker = Daemon::spawn(worker_command(&self.nats, more).env("EMBED_REGISTRY", registry));
+        let ready = worker.json_line();
+        Self { worker, ready, ..self }
+    }
+
+    /// Asks all workers to look at the registry.
+    pub async fn refresh(&self) {
+        self.client.publish(REFRESH_SUBJECT, Bytes::new()).await.unwrap();
+        self.client.flush().await.unwrap();
+    }
+
+    /// Moves the model's pointer, and waits until that version is live.
+    pub async fn promote_to(&self, registry: &registry::TestRegistry, version: &str) {
+        registry.promote(model().as_str(), version);
+        self.status_when(|status| status.live.as_ref().is_some_and(|live| live.version == version)).await;
+    }
+
+    /// What the worker says of all its variants.
+    pub async fn statuses(&self) -> Statuses {
+        let worker = self.ready["worker_id"].as_str().unwrap();
+        let answer = self.client.request(format!("$SRV.INFO.embed-worker.{worker}"), Bytes::new()).await.unwrap();
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        let metadata: BTreeMap<String, String> = serde_json::from_value(info["metadata"].clone()).unwrap();
+        statuses(&metadata)
+    }
+
+    /// What the worker says of the default variant.
+    pub async fn status(&self) -> VariantStatus {
+        self.statuses().await.remove(&(model(), variant())).unwrap()
+    }
+
+    /// What it says, once that is as wanted. Asks for a look at the registry meanwhile.
+    pub async fn statuses_when(&self, wanted: impl Fn(&Statuses) -> bool) -> Statuses {
+        let wait = async {
+            loop {
+                let statuses = self.statuses().await;
+                if wanted(&statuses) {
+                    return statuses;
+                }
+                self.refresh().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(statuses) => statuses,
+            Err(_) => panic!("waited in vain; it says {:?}", self.statuses().await),
+        }
+    }
+
+    /// What it says of the default variant, once that is as wanted.
+    pub async fn status_when(&self, wanted: impl Fn(&VariantStatus) -> bool) -> VariantStatus {
+        let of_default = |all: &Statuses| wanted(&all[&(model(), variant())]);
+        self.statuses_when(of_default).await.remove(&(model(), variant())).unwrap()
+    }
+
+    /// Puts a variant of the model into the bucket of what is to be served, or takes it out.
+    pub async fn desire(&self, variant: &str, desired: Option<&Value>) {
+        let context = jetstream::new(self.client.clone());
+        let config = jetstream::kv::Config { bucket: MODELS_BUCKET.to_owned(), ..Default::default() };
+        let store = context.create_or_update_key_value(config).await.unwrap();
+        let key = models_key(&model(), &variant.parse().unwrap());
+        match desired {
+            Some(desired) => {
+                store.put(key, desired.to_string().into()).await.unwrap();
+            }
+            None => store.delete(key).await.unwrap(),
+        }
+        self.refresh().await;
+    }
+
+    /// Waits for a condition.
+    pub async fn wait_until(&self, condition: impl Fn() -> bool) {
+        let wait = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("waited in vain");
     }
 
     /// An online call with a raw payload.
@@ -112,10 +218,15 @@ impl Stack {
 
     /// The stored outcome of a job, once there is one.
     pub async fn stored(&self, id: &JobId) -> Outcome {
-        let mut messages = self.client.subscribe(subjects::result(&model(), id)).await.unwrap();
+        self.stored_of(&model(), id).await
+    }
+
+    /// The stored outcome of a job of another model.
+    pub async fn stored_of(&self, model: &Slug, id: &JobId) -> Outcome {
+        let mut messages = self.client.subscribe(subjects::result(model, id)).await.unwrap();
         let context = jetstream::new(self.client.clone());
-        let stream = context.get_stream_no_info(streams::results_stream(&model())).await.unwrap();
-        let payload = match stream.direct_get_last_for_subject(subjects::result(&model(), id)).await {
+        let stream = context.get_stream_no_info(streams::results_stream(model)).await.unwrap();
+        let payload = match stream.direct_get_last_for_subject(subjects::result(model, id)).await {
             Ok(message) => message.payload,
             Err(_) => {
                 tokio::time::timeout(PATIENCE, messages.next()).await.expect("an outcome in time").unwrap().payload
@@ -171,11 +282,25 @@ pub async fn http_get(address: &str, path: &str) -> (u16, String) {
 
 /// Makes the streams and consumers as `embed init` does, through the server's API: the definitions are its JSON.
 pub async fn provision(client: &Client, settings: &StreamSettings) {
-    for stream in streams::streams(&model(), settings) {
+    provision_model(client, &model(), settings).await;
+}
+
+/// The same for another model with the same variant.
+pub async fn provision_model(client: &Client, model: &Slug, settings: &StreamSettings) {
+    for stream in streams::streams(model, settings) {
         api(client, format!("STREAM.CREATE.{}", stream.name), &stream).await;
     }
-    let jobs = streams::jobs_stream(&model());
-    for consumer in streams::consumers(&model(), &variant(), true, settings) {
+    provision_consumers(client, model, &variant(), true, settings).await;
+}
+
+/// Makes the consumers of another variant of the model.
+pub async fn provision_variant(client: &Client, variant: &Slug, settings: &StreamSettings) {
+    provision_consumers(client, &model(), variant, false, settings).await;
+}
+
+async fn provision_consumers(client: &Client, model: &Slug, variant: &Slug, default: bool, settings: &StreamSettings) {
+    let jobs = streams::jobs_stream(model);
+    for consumer in streams::consumers(model, variant, default, settings) {
         let config = serde_json::json!({"stream_name": jobs, "config": consumer});
         api(client, format!("CONSUMER.DURABLE.CREATE.{jobs}.{}", consumer.durable_name), &config).await;
     }

