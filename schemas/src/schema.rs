@@ -5,7 +5,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, headers,
+    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, VariantStats, headers,
     model::GoldenSet,
     serving::{DesiredVariant, VariantStatus},
     subjects,
@@ -18,6 +18,7 @@ pub fn documents() -> Vec<(&'static str, Value)> {
         ("embed-request.schema.json", schema::<EmbedRequest>()),
         ("embed-result.schema.json", schema::<EmbedResult>()),
         ("embed-failure.schema.json", schema::<EmbedFailure>()),
+        ("variant-stats.schema.json", schema::<VariantStats>()),
         ("model-metadata.schema.json", schema::<ModelMetadata>()),
         ("current-pointer.schema.json", schema::<CurrentPointer>()),
         ("golden-set.schema.json", schema::<GoldenSet>()),
@@ -42,6 +43,7 @@ fn components() -> Value {
     generator.subschema_for::<EmbedRequest>();
     generator.subschema_for::<EmbedResult>();
     generator.subschema_for::<EmbedFailure>();
+    generator.subschema_for::<VariantStats>();
     generator.take_definitions(true).into()
 }
 
@@ -93,6 +95,7 @@ fn asyncapi() -> Value {
             "bulk": channel("embed.bulk.{model}", "Backfill chunks, in the same stream at a lower priority", "job"),
             "result": channel("embed.result.{model}.{id}", "Outcomes, stored once in EMBED_RESULTS_{model}", "outcome"),
             "dead": channel("embed.dead.{model}.{variant}", "Jobs that could not be served, stored in EMBED_DEAD", "deadLetter"),
+            "stats": channel("embed.stats.{model}.{variant}", "What each worker says of a variant, once a window and lane", "stats"),
         },
         "operations": {
             "answerCall": {
@@ -105,6 +108,7 @@ fn asyncapi() -> Value {
             "takeChunk": {"action": "receive", "channel": reference("channels", "bulk")},
             "storeOutcome": {"action": "send", "channel": reference("channels", "result")},
             "buryJob": {"action": "send", "channel": reference("channels", "dead")},
+            "reportWindow": {"action": "send", "channel": reference("channels", "stats")},
         },
         "components": {
             "messages": {
@@ -115,6 +119,7 @@ fn asyncapi() -> Value {
                     &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::SERVICE_ERROR, headers::SERVICE_ERROR_CODE]),
                 "deadLetter": message("deadLetter", payload("EmbedRequest"),
                     &[headers::DEAD_CODE, headers::DEAD_REASON, headers::DEAD_SUBJECT, headers::DEAD_SEQUENCE, headers::DEAD_DELIVERIES]),
+                "stats": message("stats", payload("VariantStats"), &[headers::CONTENT_TYPE]),
             },
             "schemas": components(),
         },

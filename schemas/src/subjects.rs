@@ -31,6 +31,12 @@ pub fn dead(model: &Slug, variant: &Slug) -> String {
     format!("embed.dead.{model}.{variant}")
 }
 
+/// `embed.stats.<model>.<variant>`: a worker's statistics of a window, see [`crate::VariantStats`].
+#[must_use]
+pub fn stats(model: &Slug, variant: &Slug) -> String {
+    format!("embed.stats.{model}.{variant}")
+}
+
 /// `embed.probe.<worker>.<model>.<variant>`: a worker's calls to itself. They take the way of an online call, through
 /// the server and the engine, but no other worker can answer them.
 #[must_use]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{EmbedRequest, Outcome, WireError};
+use crate::{EmbedRequest, Outcome, VariantStats, WireError};
 
 /// The encoding of a message. An answer uses the encoding of its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -87,6 +87,17 @@ pub fn decode_request(payload: &[u8], content_type: Option<&str>) -> Result<(Emb
 /// If the payload is not an outcome.
 pub fn decode_outcome(payload: &[u8]) -> Result<Outcome, DecodeError> {
     decode(payload, detect(payload, None)?)
+}
+
+/// Reads and validates a window of variant statistics.
+///
+/// # Errors
+/// [`crate::ErrorCode::InvalidRequest`], naming the field.
+pub fn decode_stats(payload: &[u8]) -> Result<VariantStats, DecodeError> {
+    let format = detect(payload, None)?;
+    let stats: VariantStats = decode(payload, format)?;
+    stats.validate().map_err(|error| DecodeError { error, format })?;
+    Ok(stats)
 }
 
 fn detect(payload: &[u8], content_type: Option<&str>) -> Result<Format, DecodeError> {

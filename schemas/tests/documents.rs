@@ -5,8 +5,9 @@
 use std::{fs, path::PathBuf};
 
 use embed_schemas::{
-    EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Outcome, Timing, WireError, schema,
-    wire::{decode_outcome, decode_request},
+    EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing, VariantStats,
+    WindowCounts, WireError, schema,
+    wire::{decode_outcome, decode_request, decode_stats},
 };
 
 fn check(folder: &str, file: &str, content: &[u8]) {
@@ -95,5 +96,36 @@ fn golden_messages() {
         let bytes = format.encode(&outcome);
         check("golden", &format!("failure.{suffix}"), &bytes);
         assert_eq!(decode_outcome(&bytes).unwrap(), outcome);
+    }
+}
+
+#[test]
+fn golden_statistics() {
+    let stats = VariantStats {
+        model: "all-minilm-l6-v2".parse().unwrap(),
+        variant: "int8".parse().unwrap(),
+        version: "v1.0.0".into(),
+        lane: Lane::Rpc,
+        worker: "w-1".into(),
+        start_ms: 1_700_000_000_000,
+        length_ms: 5_000,
+        counts: WindowCounts {
+            requests: 6,
+            errors: [(ErrorCode::Overloaded, 1), (ErrorCode::EngineFailed, 1)].into(),
+            latency_us: [80, 80, 4_321, 70_000].into_iter().collect(),
+            texts: 12,
+            tokens: 345,
+            batches: 3,
+            batch_texts: 12,
+            busy_us: 9_876,
+        },
+    };
+    let idle = VariantStats { counts: WindowCounts::default(), ..stats.clone() };
+    for (format, suffix) in [(Format::Json, "json"), (Format::MessagePack, "msgpack")] {
+        for (name, stats) in [("stats", &stats), ("stats-idle", &idle)] {
+            let bytes = format.encode(stats);
+            check("golden", &format!("{name}.{suffix}"), &bytes);
+            assert_eq!(decode_stats(&bytes).unwrap(), *stats);
+        }
     }
 }

@@ -171,6 +171,7 @@ struct Parts {
     give_up: CancellationToken,
     publishing: JoinHandle<()>,
     discovery: JoinHandle<Result<(), async_nats::SubscribeError>>,
+    statistics: JoinHandle<()>,
 }
 
 impl Parts {
@@ -207,8 +208,15 @@ impl Parts {
         let lineup = manager.lineup().clone();
         let client = connection.client.clone();
         let discovery = Discovery::new(client.clone(), worker_id.to_owned(), lineup.clone());
+        let statistics = telemetry::publish_statistics(
+            client.clone(),
+            worker_id.to_owned(),
+            lineup.clone(),
+            config.worker.stats_window,
+        );
         let health = Arc::new(Health::new(worker_id.to_owned(), client, lineup, config.http.ready_timeout));
-        Ok(Self { manager, health, give_up, publishing, discovery: tokio::spawn(discovery.serve()) })
+        let (discovery, statistics) = (tokio::spawn(discovery.serve()), tokio::spawn(statistics));
+        Ok(Self { manager, health, give_up, publishing, discovery, statistics })
     }
 
     fn variants(&self) -> Vec<ReadyVariant> {
@@ -225,6 +233,7 @@ impl Parts {
         self.health.stopping();
         tracing::info!(texts = self.health.texts_in_flight(), "stopping: finishing what was taken");
         self.discovery.abort();
+        self.statistics.abort();
         let members = self.manager.lineup().members();
         let finish = async {
             join_all(members.iter().map(|member| member.stop())).await;

@@ -5,7 +5,12 @@ mod support;
 use std::{collections::HashSet, fs, time::Duration};
 
 use async_nats::HeaderMap;
-use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, headers, streams, subjects, wire::decode_outcome};
+use embed_schemas::{
+    EmbedRequest, ErrorCode, Format, JobId, Lane, headers,
+    stats::WindowCounts,
+    streams, subjects,
+    wire::{decode_outcome, decode_stats},
+};
 use embed_testkit::{Daemon, NatsServer};
 use futures::StreamExt;
 use support::{Stack, http_get, model, variant, worker_command};
@@ -74,6 +79,34 @@ async fn the_micro_service_protocol_knows_the_worker() {
     let stats = ask("STATS").await;
     let endpoint = stats["endpoints"].as_array().unwrap().iter().find(|e| e["name"] == "all-minilm-l6-v2").unwrap();
     assert_eq!((&endpoint["num_requests"], &endpoint["num_errors"]), (&2.into(), &1.into()), "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_of_each_window_are_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("worker.toml");
+    fs::write(&config, "worker.stats_window = \"300ms\"").unwrap();
+    let stack = Stack::start_with("", &["--config", config.to_str().unwrap()]).await;
+    let mut windows = stack.client.subscribe(subjects::stats(&model(), &variant())).await.unwrap();
+    stack.client.flush().await.unwrap();
+    for _ in 0..5 {
+        stack.call(&EmbedRequest::new(["one", "two"]), Format::Json).await.unwrap();
+    }
+    stack.refusal("broken").await;
+    let job = EmbedRequest::new(["three"]);
+    stack.job(Lane::Job, job, Format::Json, "counted").await.into_result().unwrap();
+    let mut sums: [WindowCounts; 3] = Default::default();
+    while sums[0].requests < 6 || sums[1].requests < 1 {
+        let stats = decode_stats(&windows.next().await.unwrap().payload).unwrap();
+        assert_eq!((&stats.worker, stats.length_ms), (&stack.ready["worker_id"].as_str().unwrap().to_owned(), 300));
+        sums[stats.lane.index()].merge(&stats.counts);
+    }
+    let [rpc, job, bulk] = sums;
+    assert_eq!((rpc.requests, rpc.errors.get(&ErrorCode::InvalidRequest)), (6, Some(&1)));
+    // The worker's calls to itself are no requests, but their texts are run as well.
+    assert!(rpc.texts >= 10, "{rpc:?}");
+    assert_eq!((rpc.latency_us.count(), job.texts, bulk.requests), (5, 1, 0));
+    assert!(rpc.latency_us.quantile(0.5).unwrap() > 0.0 && rpc.busy_us > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,11 +46,14 @@ pub struct WorkerConfig {
     /// How long to finish what was taken, after the order to stop.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// How often each variant's statistics are published on `embed.stats.<model>.<variant>`.
+    #[serde(with = "humantime_serde")]
+    pub stats_window: Duration,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { id: None, drain_timeout: Duration::from_secs(25) }
+        Self { id: None, drain_timeout: Duration::from_secs(25), stats_window: Duration::from_secs(5) }
     }
 }
 
@@ -180,6 +183,9 @@ impl Config {
             if variant.providers.is_empty() {
                 return Err("variant.providers: must name at least one, such as `cpu`".into());
             }
+        }
+        if self.worker.stats_window < Duration::from_millis(100) {
+            return Err("worker.stats_window: must be at least `100ms`".into());
         }
         if self.models.refresh.is_zero() {
             return Err("models.refresh: must be above 0, such as `30s`".into());

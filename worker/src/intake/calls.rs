@@ -150,7 +150,9 @@ impl Door {
 
     async fn refuse(&self, message: &Message, reply: Subject, received: Instant, error: WireError, format: Format) {
         let variant = &self.served.variant;
-        variant.metrics.error(Lane::Rpc, error.code);
+        if !self.is_probe {
+            variant.metrics.refused(Lane::Rpc, received.elapsed(), error.code);
+        }
         let call = self.call(message, reply, received);
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
         self.publisher.answer(&call, variant, &outcome, format).await;

@@ -274,7 +274,7 @@ impl Puller {
     /// waits for it hears of it.
     async fn refuse(&self, delivery: &Delivery, id: Option<JobId>, error: WireError, format: Format) {
         let variant = &self.served.variant;
-        variant.metrics.error(self.lane, error.code);
+        variant.metrics.refused(self.lane, Duration::ZERO, error.code);
         match id.or_else(|| id_in_headers(delivery)) {
             Some(id) => {
                 let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });

@@ -62,26 +62,29 @@ impl Publisher {
         let variant = &job.pipeline.variant;
         let computed = Instant::now();
         let outcome = job.outcome();
-        match &job.reply {
+        let error = match &job.reply {
             Reply::Call(call) => {
-                self.answer(call, variant, &outcome, job.ask.format).await;
+                let error = self.answer(call, variant, &outcome, job.ask.format).await;
                 if call.is_probe {
                     return;
                 }
+                error
             }
             Reply::Stored(delivery) => {
                 if failed_in_engine(&outcome) && delivery.deliveries < variant.max_deliveries {
+                    variant.metrics.tried_in_vain(job.ask.lane, job.ask.received.elapsed());
                     delivery.nak(RETRY_DELAY * u32::try_from(delivery.deliveries).unwrap_or(u32::MAX)).await;
                     return;
                 }
-                self.settle(delivery, variant, &job.ask.id, &outcome, job.ask.format).await;
+                self.settle(delivery, variant, &job.ask.id, &outcome, job.ask.format).await
             }
-        }
-        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed(), &outcome, computed.elapsed());
+        };
+        let error = error.or_else(|| first_error(&outcome));
+        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed(), &outcome, computed.elapsed(), error);
     }
 
-    /// Answers a call.
-    pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) {
+    /// Answers a call. Gives back the error that it answered with.
+    pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) -> Option<ErrorCode> {
         let encoded =
             Encoded::new(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref(), self.max_payload());
         let sent = self.client.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
@@ -89,10 +92,19 @@ impl Publisher {
         if let Err(error) = sent {
             tracing::debug!(%error, "an answer could not be sent");
         }
+        encoded.error.map(|error| error.code)
     }
 
-    /// Ends a stored job: stores the outcome, buries the job if it failed, acknowledges.
-    pub async fn settle(&self, delivery: &Delivery, variant: &Variant, id: &JobId, outcome: &Outcome, format: Format) {
+    /// Ends a stored job: stores the outcome, buries the job if it failed, acknowledges. Gives back the error that it
+    /// ended in.
+    pub async fn settle(
+        &self,
+        delivery: &Delivery,
+        variant: &Variant,
+        id: &JobId,
+        outcome: &Outcome,
+        format: Format,
+    ) -> Option<ErrorCode> {
         let encoded = Encoded::new(
             variant,
             delivery.lane(),
@@ -104,15 +116,20 @@ impl Publisher {
         if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
             && !self.bury(delivery, variant, &error).await
         {
-            return;
+            return Some(error.code);
         }
+        let code = encoded.error.as_ref().map(|error| error.code);
         match store(&self.jetstream, &self.give_up, &variant.model, id, &encoded).await {
             Stored::New => {}
             Stored::Before => variant.metrics.duplicate_result(),
-            Stored::No => return delivery.nak(Duration::ZERO).await,
+            Stored::No => {
+                delivery.nak(Duration::ZERO).await;
+                return code;
+            }
         }
         self.copy_to_reply(delivery, encoded).await;
         delivery.ack().await;
+        code
     }
 
     /// Ends a message that is no job: there is no id under which an outcome could be stored.
@@ -152,6 +169,14 @@ impl Publisher {
                 false
             }
         }
+    }
+}
+
+/// The first error of a job's texts.
+fn first_error(outcome: &Outcome) -> Option<ErrorCode> {
+    match outcome {
+        Outcome::Failure(failure) => Some(failure.error.code),
+        Outcome::Result(result) => result.items.iter().find_map(|item| Some(item.error.as_ref()?.code)),
     }
 }
 

@@ -8,6 +8,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::Window;
 use crate::{batch::Reason, engine::RunStats, serving::Pipeline};
 
 const SECONDS: &[f64] =
@@ -107,6 +108,7 @@ pub struct VariantMetrics {
     tokenize: Histogram,
     infer: Histogram,
     publish: Histogram,
+    window: Window,
 }
 
 impl VariantMetrics {
@@ -133,6 +135,7 @@ impl VariantMetrics {
             tokenize: stage("tokenize"),
             infer: stage("infer"),
             publish: stage("publish"),
+            window: Window::default(),
             labels,
         }
     }
@@ -151,14 +154,32 @@ impl VariantMetrics {
         self.redeliveries[lane.index()].increment(1);
     }
 
-    /// Its outcome is out: `took` from its arrival on, `publish` of it to encode, send and store.
-    pub fn finished(&self, lane: Lane, took: Duration, outcome: &Outcome, publish: Duration) {
+    /// What happened lately.
+    pub const fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Its outcome is out: `took` from its arrival on, `publish` of it to encode, send and store. `error` is that which
+    /// it ended in, or the first of its texts.
+    pub fn finished(&self, lane: Lane, took: Duration, outcome: &Outcome, publish: Duration, error: Option<ErrorCode>) {
+        self.window.finished(lane, took, error);
         self.latency[lane.index()].record(took);
         self.publish.record(publish);
         if let Outcome::Result(result) = outcome {
             self.queue.record(Duration::from_micros(result.timing.queue_us));
             self.tokenize.record(Duration::from_micros(result.timing.tokenize_us));
         }
+    }
+
+    /// A job or call was refused before any of it was computed.
+    pub fn refused(&self, lane: Lane, took: Duration, code: ErrorCode) {
+        self.error(lane, code);
+        self.window.finished(lane, took, Some(code));
+    }
+
+    /// The engine failed on a job, which goes back to be tried again.
+    pub fn tried_in_vain(&self, lane: Lane, took: Duration) {
+        self.window.finished(lane, took, Some(ErrorCode::EngineFailed));
     }
 
     /// A job, call or text ended in an error.
@@ -187,6 +208,7 @@ impl VariantMetrics {
         self.batch_wait.record(stats.oldest_wait);
         self.padding.record(1.0 - stats.tokens as f64 / padded as f64);
         self.infer.record(stats.took);
+        self.window.ran(stats);
         self.flushed(stats.reason);
     }
 

@@ -5,9 +5,13 @@ mod health;
 mod http;
 mod logging;
 mod metrics;
+mod statistics;
+mod window;
 
 pub use endpoint_stats::EndpointStats;
 pub use health::{Health, Readiness};
 pub use http::serve;
 pub use logging::{LogFormat, start as start_logging};
 pub use metrics::{VariantMetrics, install, update_gauges};
+pub use statistics::publish as publish_statistics;
+pub use window::Window;

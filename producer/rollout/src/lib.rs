@@ -1,0 +1,29 @@
+//! Decides what becomes of a canary: promote, roll back, hold or pause.
+//!
+//! Everything here is pure. A verdict is a function of the configuration, the evidence, the number of the look and a
+//! seed, so that it can be replayed from its record. Where the evidence comes from, and what is done about a verdict,
+//! is not known here.
+//!
+//! ```text
+//! VariantStats ─► evidence ─► fast (every window) ───────────► verdict
+//!                        └──► guarded or classic (at looks) ──┘
+//! ```
+//!
+//! The statistics and their assumptions are explained in ARCHITECTURE.md, "How a rollout decides".
+
+mod classic;
+pub mod config;
+pub mod evidence;
+mod fast;
+mod guarded;
+pub mod plan;
+mod rule;
+pub mod simulation;
+pub mod spending;
+mod student;
+pub mod verdict;
+
+pub use config::{Config, ConfigError};
+pub use evidence::{Arm, Collector, Evidence};
+pub use rule::{Check, Rule};
+pub use verdict::{Decision, Finding, Metric, Pace, Reason, Verdict};

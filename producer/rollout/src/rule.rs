@@ -1,0 +1,92 @@
+//! From evidence to a verdict: first what is checked with every window, then, at a look, the rule.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Config, ConfigError, Evidence, Verdict, classic,
+    config::RuleKind,
+    fast,
+    guarded::{self, Levels},
+    verdict::{Decision, Finding, Metric, Pace, list},
+};
+
+/// When a verdict is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Between looks, with every window: only what needs no look.
+    Window,
+    /// A look, numbered from 1; the plan says how many there are and when.
+    Look(u32),
+}
+
+/// A configuration made ready: the levels of the looks are worked out once.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    config: Config,
+    levels: Levels,
+}
+
+impl Rule {
+    /// Checks the configuration and works out the levels of the looks.
+    ///
+    /// # Errors
+    /// If a setting makes no sense.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let levels = Levels::new(&config);
+        Ok(Self { config, levels })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Decides. The same arguments give the same verdict.
+    #[must_use]
+    pub fn verdict(&self, evidence: &Evidence, check: Check, seed: u64) -> Verdict {
+        let mut reasons = fast::check(&self.config, evidence);
+        let (decision, sentence) = if reasons.iter().any(|r| r.finding == Finding::Fail) {
+            (Decision::RollBack, format!("Rolled back: {}.", list(&reasons, Finding::Fail)))
+        } else {
+            match check {
+                Check::Window => (Decision::Hold, "Holding: nothing to act on between looks.".to_owned()),
+                Check::Look(look) => {
+                    let (decision, sentence, more) = match self.config.rule {
+                        RuleKind::Guarded => guarded::decide(&self.config, &self.levels, evidence, look, seed),
+                        RuleKind::Classic => classic::decide(&self.config, evidence, look),
+                    };
+                    let probes = reasons.iter().find(|r| r.metric == Metric::Probes && r.finding == Finding::TooLittle);
+                    let blocked =
+                        probes.filter(|_| matches!(decision, Decision::Promote { .. })).map(|r| r.sentence.clone());
+                    reasons.extend(more);
+                    match blocked {
+                        Some(why) if look >= self.config.plan.looks => (Decision::Pause, format!("Paused: {why}.")),
+                        Some(why) => (Decision::Hold, format!("Holding: {why}.")),
+                        None => (decision, sentence),
+                    }
+                }
+            }
+        };
+        Verdict {
+            decision,
+            sentence,
+            reasons,
+            rule: self.config.rule,
+            check,
+            candidate_percent: evidence.candidate_percent,
+            windows: u32::try_from(evidence.windows()).unwrap_or(u32::MAX),
+            seed,
+        }
+    }
+}
+
+impl Decision {
+    /// Whether the candidate gets more traffic.
+    #[must_use]
+    pub const fn is_promotion(self) -> bool {
+        matches!(self, Self::Promote { pace: Pace::NextStep | Pace::Full })
+    }
+}
