@@ -155,7 +155,7 @@ impl Default for Guarded {
             rollback_spending: Spending::Pocock,
             resamples: 400,
             min_block: 4,
-            correlation: 0.5,
+            correlation: 0.6,
             min_requests: 200,
             min_tail: 10,
             split_alpha: 0.001,

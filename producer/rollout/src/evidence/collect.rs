@@ -81,7 +81,7 @@ impl Collector {
             return Err(Rejected::Invalid { worker: report.worker, message: error.message });
         }
         let window = self.windows.entry((report.start_ms, candidate, report.lane, report.worker)).or_default();
-        let size = |w: &WindowCounts| (w.requests, w.texts, w.busy_us, w.failed(), w.tokens, w.batches);
+        let size = |w: &WindowCounts| (w.requests, w.texts, w.busy_us, w.failed(), w.tokens, w.batches, w.batch_texts);
         if size(&report.counts) > size(window) {
             *window = report.counts;
         }

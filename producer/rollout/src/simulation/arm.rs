@@ -18,7 +18,9 @@ const COMMON_DRIFT: f64 = 0.15;
 const SLOWEST_TENTH: f64 = 1.2816;
 
 pub(super) struct Generator {
-    per_window: f64,
+    requests: Option<Poisson<f64>>,
+    /// Requests in a batch beyond the first.
+    companions: Option<Poisson<f64>>,
     quality: Quality,
     scenario: Scenario,
     drift: f64,
@@ -27,11 +29,8 @@ pub(super) struct Generator {
 
 impl Generator {
     pub(super) fn new(per_window: f64, quality: Quality, scenario: &Scenario, seed: u64) -> Self {
-        Self { per_window, quality, scenario: scenario.clone(), drift: 0.0, rng: Pcg64::seed_from_u64(seed) }
-    }
-
-    fn poisson(&mut self, mean: f64) -> u64 {
-        if mean > 0.0 { Poisson::new(mean).map_or(0.0, |p| p.sample(&mut self.rng)) as u64 } else { 0 }
+        let (requests, companions) = (Poisson::new(per_window).ok(), Poisson::new(scenario.batch - 1.0).ok());
+        Self { requests, companions, quality, scenario: scenario.clone(), drift: 0.0, rng: Pcg64::seed_from_u64(seed) }
     }
 
     pub(super) fn window(&mut self, at: usize, common: f64) -> WindowCounts {
@@ -42,16 +41,17 @@ impl Generator {
         // Exponential with mean 1: some windows are bad, most are not.
         let badness: f64 = self.rng.sample(Exp1);
         let error_rate = if at < self.quality.errors_from { self.scenario.error_rate } else { self.quality.error_rate };
-        let failing = (error_rate / 2.0 * if error_rate < 0.05 { badness } else { 1.0 }).min(1.0);
+        let error_rate = (error_rate * if error_rate < 0.05 { badness } else { 1.0 }).min(1.0);
+        // A request fails with its batch or by itself, both equally likely.
+        let failing = 1.0 - (1.0 - error_rate).sqrt();
 
         let mut window = WindowCounts::default();
-        let mut left = self.poisson(self.per_window);
+        let mut left = self.requests.map_or(0.0, |p| p.sample(&mut self.rng)) as u64;
         let mut latencies: Vec<(u64, u64)> = Vec::new();
         while left > 0 {
-            let size = (1 + self.poisson(self.scenario.batch - 1.0)).min(left);
+            let size = (1 + self.companions.map_or(0.0, |p| p.sample(&mut self.rng)) as u64).min(left);
             left -= size;
             window.requests += size;
-            // Half of the failures take their batch with them.
             let failed = if self.rng.random_bool(failing) {
                 size
             } else {
