@@ -19,7 +19,7 @@ const TRIES: usize = 5;
 /// Ports that the server listens on: master, volume, filer, S3; HTTP and gRPC each.
 const PORTS: usize = 8;
 
-/// A running S3 server. Killed, with its store, when dropped. Buckets come into being when they are first written to.
+/// A running S3 server. Killed, with its store, when dropped.
 #[derive(Debug)]
 pub struct S3Server {
     child: Child,
@@ -44,6 +44,13 @@ impl S3Server {
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[6])
+    }
+
+    /// Makes a bucket: to the file server behind it, that is a folder.
+    pub fn make_bucket(&self, name: &str) {
+        let filer = format!("127.0.0.1:{}", self.ports[4]);
+        let answer = ask(&filer, &format!("POST /buckets/{name}/")).expect("the file server answers");
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
 
     /// Settings to reach it, or a relay in front of it, by the names of the usual environment variables.
@@ -128,14 +135,16 @@ fn free_ports() -> [u16; PORTS] {
 }
 
 fn is_healthy(address: &str) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream
-            .write_all(format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        std::io::Result::Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    ask(address, "GET /healthz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// The answer to a request without a body.
+fn ask(address: &str, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

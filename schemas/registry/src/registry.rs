@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use embed_schemas::{
     CurrentPointer, ModelMetadata, Slug,
-    model::{CURRENT_FILE, METADATA_FILE, MODELS_DIR, current_path, version_path},
+    model::{CURRENT_FILE, FileRef, METADATA_FILE, MODELS_DIR, current_path, version_path},
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::{GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path as ObjectPath};
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     RegistryError,
     layout::{check_metadata, check_version},
-    store,
+    store, verify,
 };
 
 /// How many small requests are under way at once.
@@ -208,6 +208,20 @@ impl Registry {
         self.get(path).await?.bytes().await.map_err(|error| self.store_error(path, error))
     }
 
+    /// The content of a file of a version, verified: what is returned is what was verified. Nothing is cached.
+    ///
+    /// # Errors
+    /// If it is missing, the store fails, or it is not what the metadata says.
+    pub async fn read_verified(&self, model: &Slug, version: &str, file: &FileRef) -> Result<Bytes, RegistryError> {
+        let content = self.read(&version_path(model, version, &file.file)).await?;
+        verify(file, &content).map_err(|source| RegistryError::Integrity {
+            model: model.clone(),
+            version: version.to_owned(),
+            source,
+        })?;
+        Ok(content)
+    }
+
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.inner.store
     }
@@ -253,7 +267,10 @@ impl Registry {
     async fn unknown_version(&self, model: &Slug, version: &str) -> Result<RegistryError, RegistryError> {
         let known = self.versions(model).await?;
         if known.is_empty() {
-            return Ok(self.unknown_model(model, self.all_models().await?));
+            let models = self.all_models().await?;
+            if !models.contains(model) {
+                return Ok(self.unknown_model(model, models));
+            }
         }
         Ok(RegistryError::UnknownVersion {
             location: self.location().to_owned(),

@@ -33,7 +33,7 @@ impl Setup {
     async fn new(graph_bytes: usize) -> Self {
         let server = S3Server::start();
         let version = Version::new(MODEL, "v1", &[&content(1, graph_bytes)]);
-        let direct = made(&server, "bucket").await;
+        let direct = made(&server, "bucket");
         direct.publish(version.path(), &()).await.unwrap();
         direct.promote(&slug(MODEL), "v1", "ann", support::WHEN).await.unwrap();
         let relay = Relay::start(server.address());
@@ -164,7 +164,7 @@ async fn damage_is_found() {
 #[tokio::test]
 async fn the_cache_is_bounded() {
     let server = S3Server::start();
-    let registry = made(&server, "bucket").await;
+    let registry = made(&server, "bucket");
     let model = slug(MODEL);
     let graph = |n: u8| content(n, 100_000);
     let versions: Vec<Version> = (0..5).map(|n| Version::new(MODEL, &format!("v{n}"), &[&graph(n)])).collect();

@@ -9,23 +9,23 @@ use support::{Version, at, bucket, content, made, raw, slug};
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_for_every_registry() {
     let server = S3Server::start();
-    support::publishing(&made(&server, "publishing").await).await;
-    support::promoting(&made(&server, "promoting").await).await;
+    support::publishing(&made(&server, "publishing")).await;
+    support::promoting(&made(&server, "promoting")).await;
 
     let store = raw(&server, "resuming");
     let delete = async |path: &str| store.delete(&at(path)).await.unwrap();
     let put = async |path: &str, bytes: Vec<u8>| drop(store.put(&at(path), bytes.into()).await.unwrap());
-    support::resuming(&made(&server, "resuming").await, delete, put).await;
+    support::resuming(&made(&server, "resuming"), delete, put).await;
 
     let store = raw(&server, "collecting");
     let put = async |path: &str, bytes: Vec<u8>| drop(store.put(&at(path), bytes.into()).await.unwrap());
-    support::collecting(&made(&server, "collecting").await, put).await;
+    support::collecting(&made(&server, "collecting"), put).await;
 
     let error = bucket(&server.address(), "nowhere").models().await.unwrap_err();
     assert!(error.to_string().contains("no such bucket") && !error.retryable(), "{error}");
 
     // Large enough for several parts.
-    let registry = made(&server, "parts").await;
+    let registry = made(&server, "parts");
     let large = content(9, 40 << 20);
     let version = Version::new("large", "v1", &[&large]);
     registry.publish(version.path(), &()).await.unwrap();

@@ -14,7 +14,6 @@ mod planner_cost;
 mod progress;
 mod report;
 mod stats;
-mod table;
 mod texts;
 
 use std::{

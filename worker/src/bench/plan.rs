@@ -68,7 +68,7 @@ pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Resu
     );
     let mut parts = Vec::new();
     for model in models {
-        let version = registry.current_version(&model).await?;
+        let version = registry.current(&model).await?.version;
         let metadata = registry.metadata(&model, &version).await?;
         for artefact in artefacts(&metadata, &args.precisions)? {
             let shapes = shapes(args, metadata.max_seq_length as usize);

@@ -111,7 +111,7 @@ pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result
 async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected, SelectError> {
     let model = Slug::from_name(&config.model)?;
     let version = match config.version.as_str() {
-        CURRENT => registry.current_version(&model).await?,
+        CURRENT => registry.current(&model).await?.version,
         version => version.to_owned(),
     };
     let metadata = registry.metadata(&model, &version).await?;

@@ -2,9 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use embed_schemas::model::version_path;
-
-use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, verify, verify_golden};
+use super::{GoldenError, Registry, RegistryError, Selected, verify_golden};
 use crate::{
     batch::Measured,
     engine::{Engine, EngineError, Input, OnnxModel, library},
@@ -29,19 +27,9 @@ pub struct LoadedVersion<E> {
 /// A version could not be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The registry failed, or lacks a file.
+    /// The registry failed, or lacks a file, or a file is damaged.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// A file is damaged.
-    #[error("{model} {version}: {source}")]
-    Integrity {
-        /// The model.
-        model: String,
-        /// The version.
-        version: String,
-        /// What differs.
-        source: IntegrityError,
-    },
     /// The tokenizer cannot be read.
     #[error(transparent)]
     Tokenizer(#[from] TokenizeError),
@@ -69,15 +57,8 @@ pub async fn load(
     let metadata = &selected.metadata;
     let mut files = Vec::new();
     for file in [&selected.artefact.file, &metadata.tokenizer, &metadata.golden] {
-        let path = version_path(&selected.model, &metadata.version, &file.file);
-        let content = registry.read(&path).await?;
         // What was verified is what is loaded: the file is not read a second time.
-        verify(file, &content).map_err(|source| LoadError::Integrity {
-            model: selected.model.to_string(),
-            version: metadata.version.clone(),
-            source,
-        })?;
-        files.push(content);
+        files.push(registry.read_verified(&selected.model, &metadata.version, file).await?);
     }
     let [graph, tokenizer, golden] = &files[..] else { unreachable!("three files were read") };
     let environment = library::environment(library).map_err(EngineError::from)?;

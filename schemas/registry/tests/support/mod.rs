@@ -11,7 +11,7 @@ use std::{
 use embed_registry::{Keep, Progress, Registry, RegistryError, RegistryOptions, Step};
 use embed_schemas::{ModelMetadata, Slug, model::FileRef};
 use embed_testkit::S3Server;
-use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder};
+use object_store::{ObjectStore, aws::AmazonS3Builder};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -44,9 +44,9 @@ pub fn at(path: &str) -> object_store::path::Path {
     object_store::path::Path::from(format!("some/prefix/{path}"))
 }
 
-/// A registry in a new bucket: the server makes one when something is written.
-pub async fn made(server: &S3Server, name: &str) -> Registry {
-    raw(server, name).put(&at("README"), b"models".to_vec().into()).await.unwrap();
+/// A registry in a new bucket.
+pub fn made(server: &S3Server, name: &str) -> Registry {
+    server.make_bucket(name);
     bucket(&server.address(), name)
 }
 
