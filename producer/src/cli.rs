@@ -42,8 +42,8 @@ pub(crate) struct DevArgs {
     /// Where the server keeps its streams, configuration and log
     #[arg(long, default_value = ".embed-dev", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// The registry of models, a folder [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "DIR")]
+    /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
+    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The server's port, 0 for any
     #[arg(long, default_value_t = 4222)]
@@ -61,8 +61,8 @@ pub(crate) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
-    /// The registry of models, a folder [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "DIR")]
+    /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
+    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// Only compare; exit with 1 if anything differs
     #[arg(long)]

@@ -113,9 +113,12 @@ pub enum Error {
         /// What the server says.
         reason: String,
     },
-    /// The registry cannot be used.
+    /// The registry holds nothing that can be used.
     #[error("{0}")]
     Registry(String),
+    /// The registry cannot be read.
+    #[error(transparent)]
+    RegistryAccess(#[from] embed_registry::RegistryError),
     /// A job's id is unusable.
     #[error("the id of this job is unusable: {0}")]
     JobId(#[from] embed_schemas::job_id::JobIdError),
@@ -175,7 +178,7 @@ impl Error {
             Self::Nats { .. } => "nats",
             Self::Rejected { .. } => "rejected",
             Self::Provision { .. } => "provision",
-            Self::Registry(_) => "registry",
+            Self::Registry(_) | Self::RegistryAccess(_) => "registry",
             Self::JobId(_) => ErrorCode::InvalidRequest.as_str(),
             Self::File { .. } => "file",
             Self::Backfill(_) => "backfill",
@@ -194,6 +197,7 @@ impl Error {
             | Self::Nats { .. }
             | Self::Stalled { .. } => true,
             Self::Wire(error) => error.retryable,
+            Self::RegistryAccess(error) => error.retryable(),
             _ => false,
         }
     }

@@ -1,16 +1,7 @@
 //! Which models a registry holds, as far as a producer needs to know: names, versions, precisions.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
-
-use embed_schemas::{
-    CurrentPointer, ModelMetadata, Slug,
-    model::{METADATA_FILE, MODELS_DIR, current_path, version_path},
-};
-use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem};
-use serde::de::DeserializeOwned;
+use embed_registry::{Registry, RegistryError};
+use embed_schemas::{ModelMetadata, Slug, model::MODELS_DIR};
 
 use crate::Error;
 
@@ -35,98 +26,50 @@ impl RegisteredModel {
     }
 }
 
-/// The folder of a registry given as `file://…` or as a path.
+/// The models of a registry, in the order of their slugs. A model of which no version is current is not one yet.
 ///
 /// # Errors
-/// [`Error::Registry`] for any other scheme.
-pub fn folder(registry: &str) -> Result<PathBuf, Error> {
-    match registry.split_once("://") {
-        None => Ok(PathBuf::from(registry)),
-        Some(("file", path)) => Ok(PathBuf::from(path)),
-        Some((scheme, _)) => Err(Error::Registry(format!(
-            "{registry}: this command reads registries in folders (a path, or file://…), not {scheme}://; \
-             copy the registry's models/*/current.json and metadata.json into a folder"
-        ))),
+/// If there is no model, if a file is missing or broken, or if a model's slug is not that of its folder and name.
+pub async fn list(location: &str) -> Result<Vec<RegisteredModel>, Error> {
+    let registry = match Registry::open(location) {
+        Err(RegistryError::Location { reason, .. }) if reason.contains("no such folder") => return Err(none(location)),
+        other => other?,
+    };
+    let mut models = Vec::new();
+    for model in registry.models().await? {
+        let version = registry.current(&model).await?.version;
+        models.push(RegisteredModel { metadata: registry.metadata(&model, &version).await? });
     }
+    if models.is_empty() { Err(none(location)) } else { Ok(models) }
 }
 
-/// The models of a registry, in the order of their slugs.
+/// The same registry, for a process that may run in another folder.
 ///
 /// # Errors
-/// [`Error::Registry`], naming the path and the fix, if there is no model, if a file is missing or broken, or if a
-/// model's slug is not that of its folder and name.
-pub async fn list(registry: &str) -> Result<Vec<RegisteredModel>, Error> {
-    let root = folder(registry)?;
-    let none = || {
-        Error::Registry(format!(
-            "no model in the registry {}: run `make setup`, or import one with `embed-models import`",
-            root.join(MODELS_DIR).display()
-        ))
+/// If the current folder is not known.
+pub fn absolute(location: &str) -> Result<String, Error> {
+    let path = match location.split_once("://") {
+        Some(("file", path)) => path,
+        Some(_) => return Ok(location.to_owned()),
+        None => location,
     };
-    if !root.join(MODELS_DIR).is_dir() {
-        return Err(none());
-    }
-    let store = LocalFileSystem::new_with_prefix(&root)
-        .map_err(|error| Error::Registry(format!("{}: {error}", root.display())))?;
-    let listed = store
-        .list_with_delimiter(Some(&MODELS_DIR.into()))
-        .await
-        .map_err(|error| Error::Registry(format!("{}: {error}", root.display())))?;
-    let mut models = BTreeMap::new();
-    for prefix in listed.common_prefixes {
-        let folder = prefix.filename().unwrap_or_default().to_owned();
-        let Ok(slug) = folder.parse::<Slug>() else {
-            return Err(Error::Registry(format!(
-                "{}: {folder:?} is not a slug; a model's folder is called after the slug of its name",
-                root.join(MODELS_DIR).display()
-            )));
-        };
-        // A folder without a pointer is a model that has not been published yet.
-        let Some(pointer) = read::<CurrentPointer>(&store, &root, &current_path(&slug)).await? else { continue };
-        let path = version_path(&slug, &pointer.version, METADATA_FILE);
-        let metadata: ModelMetadata = read(&store, &root, &path).await?.ok_or_else(|| {
-            Error::Registry(format!(
-                "{}: missing, but {} points to it",
-                root.join(&path).display(),
-                current_path(&slug)
-            ))
-        })?;
-        check_slug(&metadata, &slug, &root.join(&path))?;
-        models.insert(slug, RegisteredModel { metadata });
-    }
-    if models.is_empty() {
-        return Err(none());
-    }
-    Ok(models.into_values().collect())
+    let path = std::path::absolute(path).map_err(Error::file(path))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Error::Registry(format!("{}: the path is not UTF-8", path.display())))
 }
 
-/// Two models whose names share a slug would share subjects; each must live in the folder of its own slug.
-fn check_slug(metadata: &ModelMetadata, folder: &Slug, path: &Path) -> Result<(), Error> {
-    let named = Slug::from_name(&metadata.model_name)
-        .map_err(|error| Error::Registry(format!("{}: model_name: {error}", path.display())))?;
-    if &metadata.slug != folder || &named != folder {
-        return Err(Error::Registry(format!(
-            "{}: the folder is {folder}, slug is {}, and the slug of the name {:?} is {named}; all three must agree",
-            path.display(),
-            metadata.slug,
-            metadata.model_name
-        )));
-    }
-    Ok(())
-}
-
-async fn read<T: DeserializeOwned>(store: &LocalFileSystem, root: &Path, path: &str) -> Result<Option<T>, Error> {
-    let broken = |reason: String| Error::Registry(format!("{}: {reason}", root.join(path).display()));
-    let bytes = match store.get(&path.into()).await {
-        Ok(found) => found.bytes().await.map_err(|error| broken(error.to_string()))?,
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(broken(error.to_string())),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| broken(error.to_string()))
+fn none(location: &str) -> Error {
+    Error::Registry(format!(
+        "no model in the registry {location} (below {MODELS_DIR}): run `make setup`, or import one with `embed-models import`"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use embed_schemas::model::METADATA_FILE;
     use serde_json::json;
 
     use super::*;
@@ -162,8 +105,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let error = list(root.path().to_str().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("models") && error.contains("make setup"), "{error}");
-        let error = list("s3://bucket").await.unwrap_err().to_string();
-        assert!(error.contains("s3://"), "{error}");
+        let error = list("ftp://host").await.unwrap_err().to_string();
+        assert!(error.contains("ftp"), "{error}");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     intake::Discovery,
-    model::{self, LoadError, Registry, RegistryError, SelectError, Selected},
+    model::{self, LoadError, RegistryError, SelectError, Selected, Source},
     nats::{self, Connection},
     publish::Publisher,
     serving::{Loader, Manager, ManagerParts, Pipeline, cores},
@@ -96,16 +96,16 @@ pub struct ReadyVariant {
     pub version: String,
 }
 
-/// Opens the configured registry.
+/// Opens the configured registry, and the cache of its files.
 ///
 /// # Errors
 /// If none is configured, or it cannot be opened.
-pub fn open_registry(config: &Config) -> Result<Registry, RunError> {
+pub fn open_source(config: &Config) -> Result<Source, RunError> {
     let location = config
         .registry
         .as_deref()
         .ok_or_else(|| RunError::Config("registry: not set; pass --registry, or set EMBED_REGISTRY".to_owned()))?;
-    Ok(Registry::open(location)?)
+    Ok(Source::open(location, &config.models)?)
 }
 
 /// Serves until `shutdown` completes, then drains. `on_ready` is called once, when the worker has passed its self-test.
@@ -121,13 +121,13 @@ pub async fn run(
     let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
     let metrics_url = format!("http://{}", listener.local_addr()?);
     let metrics = telemetry::install()?;
-    let registry = open_registry(&config)?;
-    let selected = model::select(&registry, &config.variant).await?;
+    let source = open_source(&config)?;
+    let selected = model::select(&source, &config.variant).await?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
     let connection = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
     let (panics, mut panicked) = mpsc::unbounded_channel();
-    let mut parts = Parts::start(&config, registry, selected, &worker_id, &connection, panics).await?;
+    let mut parts = Parts::start(&config, source, selected, &worker_id, &connection, panics).await?;
     let health = Arc::clone(&parts.health);
     let http = tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics));
     let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
@@ -177,7 +177,7 @@ struct Parts {
 impl Parts {
     async fn start(
         config: &Config,
-        registry: Registry,
+        source: Source,
         selected: Vec<Selected>,
         worker_id: &str,
         connection: &Connection,
@@ -197,7 +197,7 @@ impl Parts {
         let publishing = tokio::spawn(publisher.clone().run(jobs));
         let parts = ManagerParts {
             config: config.clone(),
-            loader: Loader::new(registry, config),
+            loader: Loader::new(source, config),
             worker_id: worker_id.to_owned(),
             connection: connection.clone(),
             publisher,

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
 use figment::value::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,7 @@ use crate::{
     config::{Config, VariantConfig, load},
     engine::library,
     model,
+    models::{self, ModelsArgs},
     serving::{Loader, cores},
     telemetry::{LogFormat, start_logging},
 };
@@ -39,6 +40,8 @@ enum Command {
     Check(Box<RunArgs>),
     /// Measure the engine and the batching alone, without NATS
     Bench(Box<BenchArgs>),
+    /// The versions in the model registry: list, publish, verify, make current
+    Models(ModelsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -46,7 +49,7 @@ struct RunArgs {
     /// Configuration file, TOML
     #[arg(long, short = 'c', env = "EMBED_WORKER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Model registry: file:///... or a path
+    /// Model registry: a path, file://, s3://, gs:// or az://
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     registry: Option<String>,
     /// Serve this model (again for more); all of the registry if left out. NAME defaults to the precision
@@ -78,6 +81,7 @@ impl Cli {
             Command::Run(args) => args.run(false),
             Command::Check(args) => args.run(true),
             Command::Bench(args) => run_bench(&args),
+            Command::Models(args) => run_models(&args),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -159,10 +163,18 @@ fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench::run(args))
 }
 
+fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {
+    if args.registry().is_none() {
+        let message = "--registry <URL> is missing; name it, or set EMBED_REGISTRY";
+        Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(models::run(args))
+}
+
 async fn check_models(config: &Config) -> anyhow::Result<()> {
-    let registry = app::open_registry(config)?;
-    let selected = model::select(&registry, &config.variant).await?;
-    let loader = Loader::new(registry, config);
+    let source = app::open_source(config)?;
+    let selected = model::select(&source, &config.variant).await?;
+    let loader = Loader::new(source, config);
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;

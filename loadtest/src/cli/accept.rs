@@ -41,7 +41,7 @@ const ONLINE_RUN_MS: f64 = 40.0;
 
 #[derive(Debug, Args)]
 pub(super) struct AcceptArgs {
-    /// Model registry: file:///... or a path
+    /// Model registry: a path, file://, s3://, gs:// or az://
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     registry: String,
     /// How long each measurement under load takes

@@ -1,16 +1,20 @@
-//! For tests: a real nats-server and real daemons, on free ports, in temporary folders, gone when dropped.
+//! For tests: a real nats-server, a real S3 server, and real daemons, on free ports, in temporary folders, gone when dropped.
 //!
 //! Everything here panics when something goes wrong: in a test, that is the message.
 
 mod daemon;
 mod nats_server;
 mod paths;
+mod relay;
+mod s3_server;
 
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use nats_server::NatsServer;
-pub use paths::{nats_server_binary, registry, repository, sibling_binary};
+pub use paths::{nats_server_binary, registry, repository, s3_server_binary, sibling_binary};
+pub use relay::Relay;
+pub use s3_server::S3Server;
 
 /// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.
 pub const PATIENCE: Duration = Duration::from_secs(120);

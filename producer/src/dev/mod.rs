@@ -27,7 +27,7 @@ use crate::{
 pub struct Options {
     /// Where the server keeps its streams, its configuration and its log. Made if missing.
     pub data_dir: PathBuf,
-    /// The registry, as a path or `file://…`.
+    /// The registry: a path, `file://…`, `s3://…`, `gs://…` or `az://…`.
     pub registry: String,
     /// The server's port on 127.0.0.1; 0 for any.
     pub port: u16,
@@ -76,8 +76,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     tokio::pin!(shutdown);
     let (server_program, worker_program) = (find(NATS_SERVER)?, find(EMBED_WORKER)?);
-    let root = absolute(&registry::folder(&options.registry)?)?;
-    let models = registry::list(&root.to_string_lossy()).await?;
+    let root = registry::absolute(&options.registry)?;
+    let models = registry::list(&root).await?;
     let variants = models
         .iter()
         .map(|model| {

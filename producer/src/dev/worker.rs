@@ -42,7 +42,7 @@ pub(super) struct Worker {
 }
 
 /// Starts a worker and waits until it is ready. Its log goes to our standard error.
-pub(super) async fn start(program: &Path, url: &str, registry: &Path, more: &[String]) -> Result<Worker, Error> {
+pub(super) async fn start(program: &Path, url: &str, registry: &str, more: &[String]) -> Result<Worker, Error> {
     let mut command = Command::new(program);
     command.args(["run", "--server", url, "--registry"]).arg(registry);
     command.args(["--metrics-addr", "127.0.0.1:0", "--json"]).args(more);

@@ -11,7 +11,7 @@ use super::texts::Mix;
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model registry: file:///... or a path
+    /// Model registry: a path, file://, s3://, gs:// or az://
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(super) registry: Option<String>,
     /// Measure this model (again for more); all of the registry if left out

@@ -5,8 +5,8 @@ use embed_report::{Axis, Block, Page, Plot, PlotKind, Section, Series, Verdict, 
 use super::{
     mix::{MixRow, Order},
     report::{Report, Subject},
-    table::Table,
 };
+use crate::table::Table;
 
 /// The page of a bench.
 pub(super) fn page(report: &Report) -> Page {

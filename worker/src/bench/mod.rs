@@ -14,7 +14,6 @@ mod planner_cost;
 mod progress;
 mod report;
 mod stats;
-mod table;
 mod texts;
 
 use std::{
@@ -58,9 +57,9 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
         // Before the measuring: a folder that cannot be made is better known now.
         fs::create_dir_all(folder).with_context(|| format!("--out {}", folder.display()))?;
     }
-    let registry = app::open_registry(&config)?;
-    let parts = plan::parts(&registry, args).await?;
-    let loader = Loader::new(registry, &config);
+    let source = app::open_source(&config)?;
+    let parts = plan::parts(&source, args).await?;
+    let loader = Loader::new(source, &config);
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),

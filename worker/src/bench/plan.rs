@@ -4,8 +4,8 @@ use embed_schemas::{Artefact, ModelMetadata, Precision, Slug, model::GraphForm};
 
 use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
 use crate::{
-    config::VariantConfig,
-    model::{Registry, Selected},
+    config::{CURRENT, VariantConfig},
+    model::{Selected, Source},
 };
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
@@ -60,9 +60,9 @@ pub(super) fn order_size(mix: Mix, order: Order, args: &BenchArgs, runners: usiz
 ///
 /// # Errors
 /// If the registry lacks one of them.
-pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
+pub(super) async fn parts(source: &Source, args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
     let models = match args.models.as_slice() {
-        [] => registry.models().await?,
+        [] => source.models().await?,
         names => names.iter().map(|name| Slug::from_name(name)).collect::<Result<_, _>>()?,
     };
     anyhow::ensure!(
@@ -71,8 +71,7 @@ pub(super) async fn parts(registry: &Registry, args: &BenchArgs) -> anyhow::Resu
     );
     let mut parts = Vec::new();
     for model in models {
-        let version = registry.current(&model).await?.version;
-        let metadata = registry.metadata(&model, &version).await?;
+        let metadata = source.metadata(&model, CURRENT).await?;
         for artefact in artefacts(&metadata, &args.precisions)? {
             let shapes = shapes(args, metadata.max_seq_length as usize);
             let selected = Selected {

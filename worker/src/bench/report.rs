@@ -11,8 +11,8 @@ use super::{
     matrix::Cell,
     mix::{ARRIVAL_BATCH, MixRow},
     planner_cost::PlannerCost,
-    table::Table,
 };
+use crate::table::Table;
 
 /// The format's name and version.
 pub(super) const SCHEMA: &str = "akidb-embed/bench/1";

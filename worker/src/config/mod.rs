@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where models come from: `file:///…` or a path.
+    /// Where models come from: a path, `file://…`, `s3://bucket/prefix`, `gs://…` or `az://…`.
     pub registry: Option<String>,
     /// The NATS connection.
     pub nats: ConnectSettings,

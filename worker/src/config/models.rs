@@ -1,6 +1,6 @@
 //! What is served, and what of it is loaded.
 
-use std::time::Duration;
+use std::{env, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use embed_schemas::Precision;
@@ -126,6 +126,11 @@ pub struct ModelsConfig {
     /// Most bytes of weights that are loaded, such as `2 GiB`. Beyond it, variants that are not pinned are loaded when they
     /// are asked for, and the least recently used make room. No bound if left out: everything is loaded at start.
     pub memory_budget: Option<ByteSize>,
+    /// Where copies of the registry's files are kept, shared by the workers of one machine. A registry that is a folder needs
+    /// none. Left out: `akidb-embed` in the user's folder for caches (`$XDG_CACHE_HOME`, or `~/.cache`).
+    pub cache_dir: Option<PathBuf>,
+    /// Most bytes of copies. Beyond it, those go that were used the longest ago and that nobody uses.
+    pub cache_size: ByteSize,
     /// How long the version before is kept loaded after a swap, so that going back takes no time.
     #[serde(with = "humantime_serde")]
     pub keep_previous: Duration,
@@ -134,8 +139,24 @@ pub struct ModelsConfig {
     pub refresh: Duration,
 }
 
+impl ModelsConfig {
+    /// The folder for copies of the registry's files.
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
+        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let user = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        self.cache_dir.clone().unwrap_or_else(|| user().unwrap_or_else(env::temp_dir).join("akidb-embed"))
+    }
+}
+
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { memory_budget: None, keep_previous: Duration::from_secs(600), refresh: Duration::from_secs(30) }
+        Self {
+            memory_budget: None,
+            cache_dir: None,
+            cache_size: ByteSize::gib(20),
+            keep_previous: Duration::from_secs(600),
+            refresh: Duration::from_secs(30),
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use embed_schemas::{Artefact, ModelMetadata, Slug, model::GraphForm, slug::SlugError};
 
-use super::{Registry, RegistryError};
-use crate::config::{CURRENT, VariantConfig};
+use super::{RegistryError, Source};
+use crate::config::VariantConfig;
 
 /// A variant, resolved to a version and a graph.
 #[derive(Debug, Clone)]
@@ -72,10 +72,10 @@ pub enum SelectError {
 ///
 /// # Errors
 /// If something is missing or contradictory; the message says what and the fix.
-pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result<Vec<Selected>, SelectError> {
+pub async fn select(source: &Source, configured: &[VariantConfig]) -> Result<Vec<Selected>, SelectError> {
     let mut variants = configured.to_vec();
     if variants.is_empty() {
-        variants.extend(registry.models().await?.into_iter().map(|model| VariantConfig::of(model.into())));
+        variants.extend(source.models().await?.into_iter().map(|model| VariantConfig::of(model.into())));
     }
     if variants.is_empty() {
         return Err(SelectError::NoModel);
@@ -83,7 +83,7 @@ pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result
     let mut selected: Vec<Selected> = Vec::new();
     let mut claims: BTreeMap<Slug, Vec<(usize, Option<bool>)>> = BTreeMap::new();
     for config in &variants {
-        let one = resolve(registry, config).await?;
+        let one = resolve(source, config).await?;
         if selected.iter().any(|other| other.model == one.model && other.variant == one.variant) {
             return Err(SelectError::Twice { model: one.model, variant: one.variant });
         }
@@ -108,20 +108,16 @@ pub async fn select(registry: &Registry, configured: &[VariantConfig]) -> Result
 ///
 /// # Errors
 /// If the model, the version or the precision is missing.
-pub async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Selected, SelectError> {
+pub async fn resolve(source: &Source, config: &VariantConfig) -> Result<Selected, SelectError> {
     let model = Slug::from_name(&config.model)?;
-    let version = match config.version.as_str() {
-        CURRENT => registry.current(&model).await?.version,
-        version => version.to_owned(),
-    };
-    let metadata = registry.metadata(&model, &version).await?;
+    let metadata = source.metadata(&model, &config.version).await?;
     // The other forms are for other providers.
     let fits = |artefact: &&Artefact| {
         artefact.form == GraphForm::Contrib && config.precision.is_none_or(|wanted| artefact.precision == wanted)
     };
     let artefact = metadata.artefacts.iter().find(fits).cloned().ok_or_else(|| SelectError::Precision {
         model: model.clone(),
-        version: version.clone(),
+        version: metadata.version.clone(),
         wanted: config.precision.map(|p| p.to_string()).unwrap_or_default(),
         known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
     })?;
@@ -134,9 +130,9 @@ pub async fn resolve(registry: &Registry, config: &VariantConfig) -> Result<Sele
 
 /// The version that a model's pointer named before it was moved the last time, for a variant that follows the pointer.
 /// `None` if there is none, or it cannot be found out.
-pub async fn previous_of_current(registry: &Registry, config: &VariantConfig) -> Option<Selected> {
+pub async fn previous_of_current(source: &Source, config: &VariantConfig) -> Option<Selected> {
     let model = Slug::from_name(&config.model).ok()?;
-    let pointer = registry.current(&model).await.ok()?;
+    let pointer = source.registry().current(&model).await.ok()?;
     let before = pointer.history.last()?.from.clone()?;
-    resolve(registry, &VariantConfig { version: before, ..config.clone() }).await.ok()
+    resolve(source, &VariantConfig { version: before, ..config.clone() }).await.ok()
 }

@@ -3,9 +3,8 @@
 use std::{io, path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use embed_schemas::model::{FileRef, version_path};
 
-use super::{GoldenError, IntegrityError, Registry, RegistryError, Selected, Shelf, verify, verify_golden};
+use super::{GoldenError, RegistryError, Selected, Shelf, verify_golden};
 use crate::{
     batch::Measured,
     engine::{Engine, EngineError, Input, OnnxModel, Stopwatch, library},
@@ -30,19 +29,9 @@ pub struct LoadedVersion<E> {
 /// A version could not be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The registry failed, or lacks a file.
+    /// The registry failed, or lacks a file, or a file is damaged.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// A file is damaged.
-    #[error("{model} {version}: {source}")]
-    Integrity {
-        /// The model.
-        model: String,
-        /// The version.
-        version: String,
-        /// What differs.
-        source: IntegrityError,
-    },
     /// The tokenizer cannot be read.
     #[error(transparent)]
     Tokenizer(#[from] TokenizeError),
@@ -69,27 +58,9 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// If one is missing or not what the metadata says.
-    pub async fn read(registry: &Registry, selected: &Selected) -> Result<Self, LoadError> {
-        let metadata = &selected.metadata;
-        let verified = async |file: &FileRef| {
-            let path = version_path(&selected.model, &metadata.version, &file.file);
-            let content = registry.read(&path).await?;
-            verify(file, &content).map_err(|source| LoadError::Integrity {
-                model: selected.model.to_string(),
-                version: metadata.version.clone(),
-                source,
-            })?;
-            Ok::<_, LoadError>(content)
-        };
-        Ok(Self {
-            graph: verified(&selected.artefact.file).await?,
-            tokenizer: verified(&metadata.tokenizer).await?,
-            golden: verified(&metadata.golden).await?,
-        })
+    /// Puts them together, verified.
+    pub(super) const fn new(graph: Bytes, tokenizer: Bytes, golden: Bytes) -> Self {
+        Self { graph, tokenizer, golden }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::{
     config::{Config, EngineConfig},
     engine::{OnnxModel, give_way},
-    model::{self, Files, LoadError, LoadedVersion, Registry, Selected, Shelf},
+    model::{self, Files, LoadError, LoadedVersion, Selected, Shelf, Source},
 };
 
 /// By how much the priority of loading is lowered while others are served: they must hardly notice it.
@@ -16,22 +16,22 @@ const NICE: u8 = 19;
 /// Loads versions.
 #[derive(Debug, Clone)]
 pub struct Loader {
-    registry: Registry,
+    source: Source,
     engine: EngineConfig,
     max_text_bytes: usize,
     shelf: Arc<Shelf>,
 }
 
 impl Loader {
-    /// A loader of versions from this registry.
-    pub fn new(registry: Registry, config: &Config) -> Self {
+    /// A loader of versions from there.
+    pub fn new(source: Source, config: &Config) -> Self {
         let (engine, max_text_bytes) = (config.engine.clone(), config.tokenize.max_text_bytes);
-        Self { registry, engine, max_text_bytes, shelf: Arc::default() }
+        Self { source, engine, max_text_bytes, shelf: Arc::default() }
     }
 
-    /// The registry.
-    pub const fn registry(&self) -> &Registry {
-        &self.registry
+    /// Where versions come from.
+    pub const fn source(&self) -> &Source {
+        &self.source
     }
 
     /// From the registry to engines for `runners` threads that are verified and warm. `aside`: at the lowest priority,
@@ -45,7 +45,7 @@ impl Loader {
         runners: usize,
         aside: bool,
     ) -> Result<LoadedVersion<OnnxModel>, LoadError> {
-        let files = Files::read(&self.registry, selected).await?;
+        let files = self.source.files(selected).await?;
         let (this, selected) = (self.clone(), selected.clone());
         let (done, result) = oneshot::channel();
         // Not on the runtime's threads: those take in and answer calls.

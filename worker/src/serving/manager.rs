@@ -207,7 +207,7 @@ impl Manager {
             Some(member) => Arc::clone(&member.served),
             None => self.served(wanted),
         };
-        let selected = resolve(self.parts.loader.registry(), &wanted.config).await;
+        let selected = resolve(self.parts.loader.source(), &wanted.config).await;
         match selected {
             Ok(selected) => {
                 let described = describe_wanted(&wanted.config.version, &selected.metadata.version);
@@ -242,7 +242,7 @@ impl Manager {
             let Some(one) = wanted.iter().find(|one| one.model == variant.model && one.variant == variant.name) else {
                 continue;
             };
-            match resolve(self.parts.loader.registry(), &one.config).await {
+            match resolve(self.parts.loader.source(), &one.config).await {
                 Ok(selected) => self.load(&member.served, one, selected, false).await,
                 Err(error) => self.resolve_failed(&member.served, &one.config.version, &error),
             }

@@ -105,7 +105,7 @@ impl Manager {
         if wanted.config.version != CURRENT {
             return Err(error);
         }
-        let Some(before) = previous_of_current(self.parts.loader.registry(), &wanted.config).await else {
+        let Some(before) = previous_of_current(self.parts.loader.source(), &wanted.config).await else {
             return Err(error);
         };
         tracing::error!(

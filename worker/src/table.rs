@@ -4,29 +4,32 @@ use std::fmt::Write;
 
 /// A table of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Table {
-    /// What it shows.
-    pub(super) title: String,
+pub(crate) struct Table {
+    /// What it shows; may be empty.
+    pub(crate) title: String,
     /// The columns' names.
-    pub(super) head: Vec<String>,
+    pub(crate) head: Vec<String>,
     /// The cells, row by row.
-    pub(super) rows: Vec<Vec<String>>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table without rows.
-    pub(super) fn new(title: &str, head: &[&str]) -> Self {
+    pub(crate) fn new(title: &str, head: &[&str]) -> Self {
         Self { title: title.to_owned(), head: head.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new() }
     }
 
     /// Adds a row.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// The table with its columns aligned: numbers to the right, names to the left.
-    pub(super) fn aligned(&self) -> String {
-        let mut out = format!("{}\n", self.title);
+    pub(crate) fn aligned(&self) -> String {
+        let mut out = match self.title.as_str() {
+            "" => String::new(),
+            title => format!("{title}\n"),
+        };
         let lines = || std::iter::once(&self.head).chain(&self.rows);
         let columns: Vec<(usize, bool)> = (0..self.head.len())
             .map(|column| {
