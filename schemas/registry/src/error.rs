@@ -95,7 +95,7 @@ pub enum RegistryError {
         /// The version.
         version: String,
         /// What differs.
-        source: IntegrityError,
+        source: Box<IntegrityError>,
     },
     /// A folder that was to be published is not a version.
     #[error("{}: {reason}", .path.display())]
@@ -208,7 +208,7 @@ pub enum RegistryError {
         /// The file.
         path: PathBuf,
         /// What differs.
-        source: IntegrityError,
+        source: Box<IntegrityError>,
     },
     /// A local file cannot be read or written.
     #[error("{}: {source}", .path.display())]
@@ -247,6 +247,11 @@ impl RegistryError {
     #[must_use]
     pub const fn is_store(&self) -> bool {
         matches!(self, Self::Store { .. } | Self::NoAnswer { .. })
+    }
+
+    pub(crate) fn integrity(model: &Slug, version: &str) -> impl FnOnce(IntegrityError) -> Self {
+        let (model, version) = (model.clone(), version.to_owned());
+        move |source| Self::Integrity { model, version, source: Box::new(source) }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

@@ -246,11 +246,10 @@ impl Local {
                 return Err(RegistryError::NotAVersion { path, reason });
             }
             progress.begin(Step::Verify, &file.file, file.bytes);
-            sum_local(&path, progress).await?.check(file).map_err(|source| RegistryError::Integrity {
-                model: self.metadata.slug.clone(),
-                version: self.metadata.version.clone(),
-                source,
-            })?;
+            sum_local(&path, progress)
+                .await?
+                .check(file)
+                .map_err(RegistryError::integrity(&self.metadata.slug, &self.metadata.version))?;
         }
         Ok(())
     }

@@ -214,11 +214,7 @@ impl Registry {
     /// If it is missing, the store fails, or it is not what the metadata says.
     pub async fn read_verified(&self, model: &Slug, version: &str, file: &FileRef) -> Result<Bytes, RegistryError> {
         let content = self.read(&version_path(model, version, &file.file)).await?;
-        verify(file, &content).map_err(|source| RegistryError::Integrity {
-            model: model.clone(),
-            version: version.to_owned(),
-            source,
-        })?;
+        verify(file, &content).map_err(RegistryError::integrity(model, version))?;
         Ok(content)
     }
 

@@ -125,8 +125,8 @@ fn retry(options: &RegistryOptions) -> RetryConfig {
             max_backoff: Duration::from_secs(5),
             base: 2.,
         },
-        // The time is the bound.
-        max_retries: usize::MAX,
+        // The time is the bound; nothing is tried this often in it.
+        max_retries: 10_000,
         retry_timeout: options.retry_for,
     }
 }

@@ -115,9 +115,5 @@ async fn read_part(local: &mut tokio::fs::File, path: &Path, sum: &mut Sum) -> R
 }
 
 fn check(sum: Sum, upload: &Upload<'_>) -> Result<(), RegistryError> {
-    sum.check(upload.file).map_err(|source| RegistryError::Integrity {
-        model: upload.model.clone(),
-        version: upload.version.to_owned(),
-        source,
-    })
+    sum.check(upload.file).map_err(RegistryError::integrity(upload.model, upload.version))
 }

@@ -111,12 +111,12 @@ async fn a_line_that_breaks() {
     let current = VersionSpec::Current;
     let resolved = setup.cache.resolve(&setup.registry, &model, &current).await.unwrap();
     assert!(!resolved.from_cache());
-    assert_eq!(setup.cache.models(&setup.registry).await.unwrap().0, [model.clone()]);
+    assert_eq!(setup.cache.models(&setup.registry).await.unwrap().0, std::slice::from_ref(&model));
     setup.relay.go_down();
     let again = Cache::open(setup.folder.path().to_owned(), PLENTY).unwrap();
     let registry = bucket(setup.relay.address(), "bucket");
     let (models, why) = again.models(&registry).await.unwrap();
-    assert!(models == [model.clone()] && why.is_some());
+    assert!(models == std::slice::from_ref(&model) && why.is_some());
     let resolved = again.resolve(&registry, &model, &current).await.unwrap();
     assert_eq!(resolved.metadata, setup.version.metadata);
     let why = resolved.stale.unwrap();

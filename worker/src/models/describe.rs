@@ -136,7 +136,7 @@ fn text(shown: &Shown<'_>) -> String {
     }
     let moves = if moves.rows.is_empty() { String::new() } else { moves.aligned() };
     let about = table.aligned();
-    format!("{}{}{moves}", about.trim_start_matches(['\n', ' ']), files.aligned())
+    format!("{}{}{moves}", about.trim_start_matches('\n'), files.aligned())
 }
 
 fn file_row(file: &FileRef, precision: &str) -> [String; 4] {

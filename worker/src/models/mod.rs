@@ -5,7 +5,7 @@ mod describe;
 mod output;
 mod progress;
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use embed_registry::{Keep, Registry};
@@ -123,8 +123,10 @@ impl Who {
         self.who.clone().unwrap_or_else(|| {
             let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
-            let unknown = || "unknown".to_owned();
-            format!("{}@{}", user.unwrap_or_else(unknown), host.unwrap_or_else(|_| unknown()).trim())
+            // Services often have no user name in their environment.
+            let uid =
+                || std::fs::metadata("/proc/self").map_or_else(|_| "?".to_owned(), |own| format!("uid-{}", own.uid()));
+            format!("{}@{}", user.unwrap_or_else(uid), host.as_deref().unwrap_or("?").trim())
         })
     }
 }

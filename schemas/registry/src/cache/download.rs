@@ -84,8 +84,7 @@ impl Cache {
             }
             Failure::Content(source) => {
                 discard()?;
-                let (model, version) = (metadata.slug.clone(), metadata.version.clone());
-                Err(RegistryError::Integrity { model, version, source })
+                Err(RegistryError::integrity(&metadata.slug, &metadata.version)(source))
             }
             Failure::Disk(error) => {
                 discard()?;

@@ -200,14 +200,12 @@ impl LocalVersion {
         let (content, verified) = read.map_err(RegistryError::io(&path))?;
         match (verified, &self.place) {
             (Ok(()), _) => Ok(content.into()),
-            (Err(source), Place::Registry { .. }) => Err(RegistryError::Integrity {
-                model: self.metadata.slug.clone(),
-                version: self.metadata.version.clone(),
-                source,
-            }),
+            (Err(source), Place::Registry { .. }) => {
+                Err(RegistryError::integrity(&self.metadata.slug, &self.metadata.version)(source))
+            }
             (Err(source), Place::Cache { .. }) => {
                 fs::remove_file(&path).or_else(unless_gone).map_err(RegistryError::io(&path))?;
-                Err(RegistryError::DamagedCopy { path, source })
+                Err(RegistryError::DamagedCopy { path, source: Box::new(source) })
             }
         }
     }
@@ -221,11 +219,7 @@ fn in_place(registry: &Registry, root: &Path, metadata: &ModelMetadata, file: &F
         }
         _ => RegistryError::Io { path: root.join(&path), source: error },
     })?;
-    integrity::check_size(file, found.len()).map_err(|source| RegistryError::Integrity {
-        model: metadata.slug.clone(),
-        version: metadata.version.clone(),
-        source,
-    })
+    integrity::check_size(file, found.len()).map_err(RegistryError::integrity(&metadata.slug, &metadata.version))
 }
 
 fn unless_gone(error: std::io::Error) -> std::io::Result<()> {

@@ -143,7 +143,7 @@ pub async fn publishing(registry: &Registry) {
     let published = registry.publish(v1.path(), &()).await.unwrap();
     assert!(!published.already);
     assert_eq!((published.uploaded.len(), published.resumed.len()), (3, 0));
-    assert_eq!(registry.all_models().await.unwrap(), [model.clone()]);
+    assert_eq!(registry.all_models().await.unwrap(), std::slice::from_ref(&model));
     assert!(registry.models().await.unwrap().is_empty(), "it is not current yet");
     let error = registry.current(&model).await.unwrap_err();
     assert!(matches!(error, RegistryError::NoCurrent { .. }), "{error}");
