@@ -16,6 +16,8 @@ use embed_producer::{
 use embed_schemas::{EmbedRequest, Lane, Outcome, Slug};
 use tokio::task::JoinSet;
 
+use crate::scenario::End;
+
 /// Texts in a job.
 pub const TEXTS_PER_JOB: usize = 64;
 /// For the outcome of one job.
@@ -77,7 +79,7 @@ impl BulkTally {
     }
 }
 
-/// Keeps the window full from `start` on, for `warm_up` and then `duration`. Then waits for what is in flight, so that
+/// Keeps the window full from `start` on, for `warm_up` and then until the end. Then waits for what is in flight, so that
 /// nothing is left for the next run.
 ///
 /// # Errors
@@ -87,16 +89,15 @@ pub async fn run(
     load: BulkLoad,
     start: Instant,
     warm_up: Duration,
-    duration: Duration,
+    end: &End,
 ) -> Result<BulkTally, Error> {
     let next = Arc::new(AtomicUsize::new(0));
-    let end = warm_up + duration;
     let mut lanes = JoinSet::new();
     for _ in 0..load.window {
-        let (client, load, next) = (client.clone(), load.clone(), next.clone());
+        let (client, load, next, end) = (client.clone(), load.clone(), next.clone(), end.clone());
         lanes.spawn(async move {
             let mut all = Vec::new();
-            while start.elapsed() < end {
+            while !end.is_over(start, warm_up) {
                 let first = next.fetch_add(TEXTS_PER_JOB, Ordering::Relaxed);
                 let texts = (first..first + TEXTS_PER_JOB).map(|n| load.texts[n % load.texts.len()].clone());
                 let outcome = job(&client, &load, texts.collect()).await;
@@ -112,10 +113,12 @@ pub async fn run(
             Ok(all)
         });
     }
-    let mut tally = BulkTally::new(duration);
+    let mut all = Vec::new();
     while let Some(lane) = lanes.join_next().await {
-        lane.expect("lanes do not panic")?.into_iter().for_each(|done| tally.count(done, warm_up));
+        all.extend(lane.expect("lanes do not panic")?);
     }
+    let mut tally = BulkTally::new(end.length(start, warm_up));
+    all.into_iter().for_each(|done| tally.count(done, warm_up));
     Ok(tally)
 }
 

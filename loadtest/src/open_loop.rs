@@ -3,7 +3,10 @@
 //! A latency counts from the moment at which the call was *meant* to leave. A generator that is held up, or that waited
 //! for slow answers, would otherwise leave out just the calls that suffered most (coordinated omission).
 
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use async_nats::Client;
 use tokio::{
@@ -13,20 +16,19 @@ use tokio::{
 
 use crate::{
     call::{Load, call},
-    pacing::Schedule,
     tally::{Done, Outcome, Tally},
 };
 
-/// Runs a schedule to its end and waits for the last answer. `progress` hears of every call that is done.
+/// Runs a schedule to its end and waits for the last answer. `on_done` hears of every call that is done.
 ///
 /// # Errors
 /// If the system refuses the pacing thread.
 pub async fn run(
     client: Client,
-    schedule: Schedule,
+    schedule: impl Iterator<Item = Duration> + Send + 'static,
     load: Load,
     start: Instant,
-    progress: impl Fn(),
+    mut on_done: impl FnMut(&Done),
 ) -> std::io::Result<Tally> {
     let (due, mut calls) = mpsc::unbounded_channel();
     let (started, _ended) = oneshot::channel::<()>();
@@ -36,7 +38,7 @@ pub async fn run(
     let mut tally = Tally::new(load.warm_up, load.slo);
     let mut count = |done: &Done| {
         tally.count(done);
-        progress();
+        on_done(done);
     };
     let mut under_way = JoinSet::new();
     let mut next = 0;
@@ -68,7 +70,12 @@ pub async fn run(
     Ok(tally)
 }
 
-fn pace(schedule: Schedule, start: Instant, due: &mpsc::UnboundedSender<Instant>, ended: &oneshot::Sender<()>) {
+fn pace(
+    schedule: impl Iterator<Item = Duration>,
+    start: Instant,
+    due: &mpsc::UnboundedSender<Instant>,
+    ended: &oneshot::Sender<()>,
+) {
     for moment in schedule {
         let intended = start + moment;
         thread::sleep(intended.saturating_duration_since(Instant::now()));

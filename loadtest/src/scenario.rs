@@ -1,6 +1,9 @@
 //! Online calls, bulk jobs and watched processes, all at once.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use embed_producer::Client;
 
@@ -10,8 +13,46 @@ use crate::{
     memory::{self, Process},
     open_loop,
     pacing::Schedule,
-    tally::Tally,
+    tally::{Done, Tally},
 };
+
+/// When a run ends: after a time, or when somebody says so.
+#[derive(Debug, Clone)]
+pub struct End {
+    after: Duration,
+    called: Arc<OnceLock<Instant>>,
+}
+
+impl End {
+    /// After so long, the warm-up not counted.
+    #[must_use]
+    pub fn after(duration: Duration) -> Self {
+        Self { after: duration, called: Arc::default() }
+    }
+
+    /// When [`End::call`] is called.
+    #[must_use]
+    pub fn when_called() -> Self {
+        Self::after(Duration::MAX)
+    }
+
+    /// Ends the run now. The first call counts.
+    pub fn call(&self) {
+        let _ = self.called.set(Instant::now());
+    }
+
+    /// Whether it is over, for a run that began at `start` with a warm-up.
+    #[must_use]
+    pub fn is_over(&self, start: Instant, warm_up: Duration) -> bool {
+        self.called.get().is_some() || start.elapsed() >= self.after.saturating_add(warm_up)
+    }
+
+    /// How long it was, the warm-up not counted.
+    #[must_use]
+    pub fn length(&self, start: Instant, warm_up: Duration) -> Duration {
+        self.called.get().map_or(self.after, |at| at.saturating_duration_since(start + warm_up))
+    }
+}
 
 /// What to do.
 #[derive(Debug)]
@@ -24,8 +65,8 @@ pub struct Scenario {
     pub bulk: Option<BulkLoad>,
     /// Whose memory to look at.
     pub processes: Vec<Process>,
-    /// How long it takes, without the warm-up.
-    pub duration: Duration,
+    /// When it ends.
+    pub end: End,
 }
 
 /// What was seen.
@@ -42,23 +83,43 @@ pub struct Observed {
 }
 
 impl Scenario {
-    /// Plays it. `progress` hears of every call that is done.
+    /// Plays it from `start` on. `on_done` hears of every call that is done.
     ///
     /// # Errors
     /// If no stream takes bulk jobs for the model, or the system refuses a thread.
-    pub async fn play(self, client: &Client, progress: impl Fn()) -> anyhow::Result<Observed> {
-        let Self { schedule, load, bulk, processes, duration } = self;
-        let start = Instant::now();
+    pub async fn play(self, client: &Client, start: Instant, on_done: impl FnMut(&Done)) -> anyhow::Result<Observed> {
+        let Self { schedule, load, bulk, processes, end } = self;
         let warm_up = load.warm_up;
-        let calls = async { Ok(open_loop::run(client.nats().clone(), schedule, load, start, progress).await?) };
+        let over = end.clone();
+        let schedule = schedule.take_while(move |_| over.called.get().is_none());
+        let calls = async { Ok(open_loop::run(client.nats().clone(), schedule, load, start, on_done).await?) };
         let jobs = async {
             match bulk {
-                Some(bulk) => anyhow::Ok(Some(bulk::run(client, bulk, start, warm_up, duration).await?)),
+                Some(bulk) => anyhow::Ok(Some(bulk::run(client, bulk, start, warm_up, &end).await?)),
                 None => Ok(None),
             }
         };
-        let watching = async { Ok(memory::watch(processes, start, warm_up + duration).await) };
+        let watching = async { Ok(memory::watch(processes, start, warm_up, &end).await) };
         let (tally, bulk, processes) = tokio::try_join!(calls, jobs, watching)?;
-        Ok(Observed { tally, bulk, processes, duration })
+        Ok(Observed { tally, bulk, processes, duration: end.length(start, warm_up) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_after_its_time_or_when_called() {
+        let (start, warm_up) = (Instant::now(), Duration::from_secs(1000));
+        assert!(
+            !End::after(Duration::ZERO).is_over(start, warm_up)
+                && End::after(Duration::ZERO).is_over(start, Duration::ZERO)
+        );
+        let end = End::when_called();
+        assert!(!end.is_over(start, warm_up));
+        end.clone().call();
+        assert!(end.is_over(start, warm_up));
+        assert_eq!(end.length(start, warm_up), Duration::ZERO, "it was called in the warm-up");
     }
 }

@@ -72,8 +72,6 @@ impl Tally {
     /// Counts calls that are due after `warm_up`; good are those answered within `slo`.
     #[must_use]
     pub fn new(warm_up: Duration, slo: Duration) -> Self {
-        let histogram = |most| Histogram::new_with_max(most, 3).expect("these bounds are valid");
-        let latencies = || histogram(LONGEST.as_micros() as u64);
         Self {
             warm_up,
             slo,
@@ -133,6 +131,15 @@ impl Second {
         let rank = (quantile * sorted.len() as f64).ceil().max(1.0) as usize;
         Some(f64::from(*sorted.get(rank.min(sorted.len()).checked_sub(1)?)?) / 1000.0)
     }
+}
+
+/// For latencies in microseconds.
+pub(crate) fn latencies() -> Histogram<u64> {
+    histogram(LONGEST.as_micros() as u64)
+}
+
+fn histogram(most: u64) -> Histogram<u64> {
+    Histogram::new_with_max(most, 3).expect("these bounds are valid")
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use embed_connect::ConnectSettings;
-use embed_schemas::{Encoding, JobId, Lane, Slug};
+use embed_schemas::{Encoding, JobId, Lane, Precision, Slug, serving::CURRENT_VERSION};
 
 /// The model that is asked if none is named.
 const DEFAULT_MODEL: &str = "all-minilm-l6-v2";
@@ -26,7 +26,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole local stack: NATS server, streams, and a worker for the registry's models
     Dev(DevArgs),
-    /// Make the streams and consumers for the registry's models; safe to repeat
+    /// Make the streams, buckets and consumers for the registry's models; safe to repeat
     Init(InitArgs),
     /// Ask a worker for the vectors of texts, and wait for them
     Ask(AskArgs),
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Embed a file of JSON lines into another, through the queue
     #[command(subcommand)]
     Backfill(BackfillCommand),
+    /// Which versions workers serve, and which they are to serve
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +118,9 @@ pub(crate) struct AskArgs {
     /// Number format of the vectors: f32, f16, i8, u1, float or base64
     #[arg(long)]
     pub(crate) encoding: Option<Encoding>,
+    /// Take vectors of this embedding space only, and fail for any other
+    #[arg(long, value_name = "SPACE")]
+    pub(crate) space: Option<String>,
     /// How long to wait for the whole answer
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
@@ -142,6 +148,9 @@ pub(crate) struct PublishArgs {
     /// Wait for the results and print them
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Take vectors of this embedding space only, and fail for any other
+    #[arg(long, requires = "wait", value_name = "SPACE")]
+    pub(crate) space: Option<String>,
     /// How long to keep trying to publish, and then to wait
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
@@ -177,6 +186,9 @@ pub(crate) struct BackfillRunArgs {
     /// The field that holds the row's id; rows without one get their number
     #[arg(long, default_value = "id", value_name = "NAME")]
     pub(crate) id_field: String,
+    /// Take vectors of this embedding space only, and stop at any other [default: that of the first]
+    #[arg(long, value_name = "SPACE")]
+    pub(crate) space: Option<String>,
     /// Rows in one job
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub(crate) chunk: u16,
@@ -207,6 +219,75 @@ pub(crate) struct PaceArgs {
     /// Leave the results in their stream until they expire
     #[arg(long)]
     pub(crate) keep_results: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// Show which version of each variant each worker serves
+    List,
+    /// Have all workers serve a variant, or another version of one
+    Serve(ServeArgs),
+    /// Have workers serve a variant no longer, beyond what their configuration says
+    Unserve {
+        #[command(flatten)]
+        target: VariantArgs,
+        /// The variant that takes what is sent without one from now on, if this one does
+        #[arg(long, value_parser = parse_name, value_name = "NAME")]
+        default: Option<Slug>,
+    },
+    /// Have all workers look at the registry now, as after a promotion
+    Refresh {
+        /// Only for this model, by name or slug
+        #[arg(value_parser = parse_name)]
+        model: Option<Slug>,
+    },
+}
+
+/// One variant of a model.
+#[derive(Debug, Args)]
+pub(crate) struct VariantArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Slug,
+    /// The variant
+    #[arg(value_parser = parse_name)]
+    pub(crate) variant: Slug,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) target: VariantArgs,
+    /// A version of the registry, or `current` to follow its pointer
+    #[arg(long, default_value = CURRENT_VERSION)]
+    pub(crate) version: String,
+    /// fp32, fp16, int8 or fp8 [default: the version's first]
+    #[arg(long, value_parser = parse_precision)]
+    pub(crate) precision: Option<Precision>,
+    /// Let it take what is sent to the model without a variant
+    #[arg(long)]
+    pub(crate) default: bool,
+    /// Keep it loaded, whatever else needs memory
+    #[arg(long)]
+    pub(crate) pinned: bool,
+    /// Who wants it, for others to see
+    #[arg(long, env = "USER", default_value = "unknown", value_name = "NAME")]
+    pub(crate) who: String,
+    /// Wait until every worker that answers serves it; exit with 1 if one cannot
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait
+    #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+}
+
+fn parse_precision(text: &str) -> Result<Precision, String> {
+    use serde::{
+        Deserialize,
+        de::{IntoDeserializer, value::Error},
+    };
+    let read = |text: &str| Precision::deserialize(IntoDeserializer::<Error>::into_deserializer(text));
+    read(text).map_err(|_| "use fp32, fp16, int8 or fp8".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -270,6 +351,12 @@ mod tests {
         let Command::Ask(ask) = cli.command else { panic!("not ask") };
         assert_eq!(ask.model.model.as_str(), "bge-small-v1-5");
         assert!(cli.json);
+    }
+
+    #[test]
+    fn precisions_have_names() {
+        assert_eq!(parse_precision("int8"), Ok(Precision::Int8));
+        assert!(parse_precision("int4").unwrap_err().contains("int8"));
     }
 
     #[test]

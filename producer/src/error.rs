@@ -89,6 +89,34 @@ pub enum Error {
         /// Variant and version of the part that differs.
         second: String,
     },
+    /// Vectors came from another embedding space than the one that was asked for.
+    #[error(
+        "expected space {expected}, and {from} has {found}: vectors of two spaces cannot be compared. Choose a variant of \
+         the expected space with --variant; or, if the new one is wanted, embed everything anew and ask for it with \
+         --space {found}"
+    )]
+    OtherSpace {
+        /// The space that was asked for.
+        expected: String,
+        /// The space of the vectors.
+        found: String,
+        /// Variant, version and model that made them.
+        from: String,
+    },
+    /// There is no bucket to write to.
+    #[error("there is no bucket {bucket}: run `embed init` against this server")]
+    NoBucket {
+        /// The bucket.
+        bucket: String,
+    },
+    /// A variant that was to be served is not, on some workers.
+    #[error("{target} does not go live: {}", .reasons.join("; "))]
+    NotLive {
+        /// The variant.
+        target: String,
+        /// For each worker, why.
+        reasons: Vec<String>,
+    },
     /// The connection is gone, or NATS does not answer as it should. Trying again can help.
     #[error("{what}: {reason}")]
     Nats {
@@ -175,6 +203,9 @@ impl Error {
             Self::Wire(error) => error.code.as_str(),
             Self::BadAnswer { .. } => "bad_answer",
             Self::MixedSpaces { .. } => "mixed_spaces",
+            Self::OtherSpace { .. } => "other_space",
+            Self::NoBucket { .. } => "no_bucket",
+            Self::NotLive { .. } => "not_live",
             Self::Nats { .. } => "nats",
             Self::Rejected { .. } => "rejected",
             Self::Provision { .. } => "provision",

@@ -22,6 +22,7 @@ pub mod backfill;
 pub mod client;
 pub mod dev;
 pub mod error;
+pub mod models;
 pub mod nats;
 pub mod provision;
 pub mod registry;

@@ -55,6 +55,7 @@ impl Files {
             prompt: None,
             truncate: true,
             dimensions: None,
+            space: None,
             text_field: "text".into(),
             id_field: "id".into(),
             chunk,
@@ -287,6 +288,30 @@ async fn one_file_holds_one_space() {
     let _worker = Worker::jobs(&client, 1, Arc::new(answer));
     let error = Files::new(10).run(&client, 5, &pace()).await.unwrap_err().to_string();
     assert!(error.contains("two embedding spaces"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_space_than_asked_for_stops_at_the_first_row() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    let right = Arc::new(AtomicBool::new(false));
+    let answer = {
+        let right = right.clone();
+        move |r: &EmbedRequest| Some(embed_in(if right.load(Ordering::SeqCst) { "old" } else { "new" }, r))
+    };
+    let _worker = Worker::jobs(&client, 1, Arc::new(answer));
+    let files = Files::new(10);
+    let parameters = Parameters { space: Some("old".into()), ..files.parameters(2) };
+    let one = Pace { window: 1, ..pace() };
+    let never = std::future::pending();
+    let error = backfill::run(&client, parameters, &files.output, false, &one, never, |_| {}).await.unwrap_err();
+    assert!(matches!(&error, Error::OtherSpace { expected, .. } if expected == "old"), "{error}");
+    assert!(rows(&files.output).is_empty());
+    assert_eq!(backfill::status(&files.output).unwrap().space.as_deref(), Some("old"));
+    // The state keeps it: with the right variant in place the run goes on, past what is stored of the wrong one.
+    right.store(true, Ordering::SeqCst);
+    assert_eq!(files.resume(&client).await.unwrap().stored, 10);
+    assert_complete(&files, 10);
 }
 
 #[tokio::test]

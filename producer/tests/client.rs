@@ -142,6 +142,36 @@ async fn two_spaces_are_not_one_result() {
 }
 
 #[tokio::test]
+async fn vectors_of_another_space_are_refused() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    let _calls = Worker::calls(&client, slug("m"), Arc::new(|r| Some(embed_in("new", r)))).await;
+    let _jobs = Worker::jobs(&client, 1, Arc::new(|r| Some(embed_in("new", r))));
+    let ask = async |space: &str| {
+        let options = CallOptions { space: Some(space.to_owned()), ..options() };
+        client.embed(&slug("m"), EmbedRequest::new(["a"]), &options).await
+    };
+    assert_eq!(ask("new").await.unwrap().space, "new");
+    let error = ask("old").await.unwrap_err();
+    assert!(
+        matches!(&error, Error::OtherSpace { expected, found, .. } if expected == "old" && found == "new"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("fp32 v1 of m") && !error.retryable(), "{error}");
+
+    // Heard or read from the stream, a stored result is held to the same.
+    let jobs = client.jobs(EmbedRequest::new(["a"])).unwrap();
+    let id = jobs[0].id.clone().unwrap();
+    let mut results = client.results(&slug("m"), vec![id.clone()], Some("old")).await.unwrap();
+    client.publish_job(&slug("m"), Lane::Job, &jobs[0], &PublishOptions::default()).await.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, results.next()).await.unwrap().unwrap();
+    assert!(matches!(heard, Err(Error::OtherSpace { .. })), "{heard:?}");
+    let expect = async |space: &str| client.expect(&slug("m"), id.clone()).await.unwrap().in_space(Some(space.into()));
+    assert!(matches!(expect("old").await.wait(PATIENCE).await, Err(Error::OtherSpace { .. })));
+    assert!(expect("new").await.wait(PATIENCE).await.is_ok());
+}
+
+#[tokio::test]
 async fn publishing_without_a_stream_fails_at_once() {
     let server = Server::start();
     let client = server.client().await;
@@ -220,7 +250,7 @@ async fn a_result_that_was_stored_before_is_found() {
 
     // What is no outcome is not taken for one, and does not end the waiting.
     let ids: Vec<JobId> = ["early", "late"].map(|id| id.parse().unwrap()).into();
-    let mut results = client.results(&slug("m"), ids).await.unwrap();
+    let mut results = client.results(&slug("m"), ids, None).await.unwrap();
     let late = subjects::result(&slug("m"), &"late".parse().unwrap());
     assert_eq!(results.next().await.unwrap().unwrap().0.as_str(), "early");
     let feed = async {
@@ -253,7 +283,8 @@ async fn published_jobs_are_answered() {
     let _worker = Worker::jobs(&client, 1, Arc::new(|r| Some(embed(r))));
     let mut inbox = client.nats().subscribe("copies").await.unwrap();
     let jobs = client.jobs(EmbedRequest::new(["abcd"])).unwrap();
-    let mut results = client.results(&slug("m"), jobs.iter().filter_map(|job| job.id.clone()).collect()).await.unwrap();
+    let mut results =
+        client.results(&slug("m"), jobs.iter().filter_map(|job| job.id.clone()).collect(), None).await.unwrap();
     let options = PublishOptions { reply_to: Some("copies".into()), ..PublishOptions::default() };
     client.publish_job(&slug("m"), Lane::Job, &jobs[0], &options).await.unwrap();
     let (id, outcome) = tokio::time::timeout(PATIENCE, results.next()).await.unwrap().unwrap().unwrap();

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 
 use embed_connect::ConnectSettings;
 use embed_producer::{Client, provision};
-use embed_schemas::streams::StreamSettings;
+use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use serde_json::Value;
 use support::{
     Server,
@@ -97,6 +97,42 @@ async fn texts_are_asked_for_published_and_backfilled() {
     assert_eq!((&summary["rows"], &summary["failed"]), (&2.into(), &1.into()));
     let answer = run(&["backfill", "status", &path("out")]).await;
     assert!(stdout(&answer).contains("finished") && stdout(&answer).contains("1 failed"), "{}", stdout(&answer));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_spaces_are_warned_of_and_one_can_be_asked_for() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    // The space of a job is that of its first text.
+    let answer = |r: &EmbedRequest| Some(worker::embed_in(&r.texts[0], r));
+    let _calls = Worker::calls(&client, slug("m"), Arc::new(answer)).await;
+    let _jobs = Worker::jobs(&client, 1, Arc::new(answer));
+    let url = server.url();
+    let run = async |arguments: Vec<String>| {
+        let arguments = ["-s".to_owned(), url.clone()].into_iter().chain(arguments).collect::<Vec<_>>();
+        let run = move || output(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    let command = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    // More texts than a job holds: three jobs, of two spaces.
+    let texts = |n: usize| (0..n).map(|n| if n < 256 { "a".to_owned() } else { "b".to_owned() });
+    let publish = command("publish -m m --wait --timeout 60s");
+    let several = run(publish.iter().cloned().chain(texts(520)).collect()).await;
+    assert_eq!(several.status.code(), Some(0), "{}", stderr(&several));
+    let warnings: Vec<_> =
+        stderr(&several).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("two embedding spaces"), "{warnings:?}");
+    let one = run(publish.iter().cloned().chain(texts(256)).collect()).await;
+    assert_eq!((one.status.code(), stderr(&one).as_str()), (Some(0), ""));
+
+    let answer = run(command("ask -m m --space a a")).await;
+    assert_eq!(answer.status.code(), Some(0), "{}", stderr(&answer));
+    for line in ["ask -m m --space a b", "publish -m m --wait --timeout 60s --space a b"] {
+        let answer = run(command(&format!("--json {line}"))).await;
+        let error: Value = serde_json::from_slice(&answer.stderr).unwrap();
+        assert_eq!((answer.status.code(), &error["error"]["code"]), (Some(1), &"other_space".into()), "{line}");
+        assert!(error["error"]["message"].as_str().unwrap().contains("--space b"), "{error}");
+    }
 }
 
 /// The registry's model has its streams, with the default variant that a worker would choose.

@@ -3,7 +3,8 @@
 mod support;
 
 use embed_producer::provision::{ModelVariants, apply, check};
-use embed_schemas::streams::StreamSettings;
+use embed_schemas::{serving::MODELS_BUCKET, streams::StreamSettings};
+use futures::StreamExt;
 use support::{Server, model_m, slug};
 
 #[tokio::test]
@@ -12,11 +13,14 @@ async fn applying_twice_changes_nothing() {
     let client = server.client().await;
     let settings = StreamSettings::default();
     let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 5, "{missing:?}");
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 6, "{missing:?}");
     let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!(made.created, ["EMBED_m", "EMBED_RESULTS_m", "EMBED_DEAD", "EMBED_m/fp32-job", "EMBED_m/fp32-bulk"]);
+    assert_eq!(
+        made.created,
+        ["KV_embed_models", "EMBED_m", "EMBED_RESULTS_m", "EMBED_DEAD", "EMBED_m/fp32-job", "EMBED_m/fp32-bulk"]
+    );
     let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 5), "{again:?}");
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 6), "{again:?}");
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
 }
 
@@ -48,6 +52,31 @@ async fn another_variant_can_become_the_default() {
     assert_eq!(report.created, ["EMBED_m/int8-job", "EMBED_m/int8-bulk"]);
     assert!(report.updated.iter().all(|d| d.field == "filter_subjects") && report.updated.len() == 2, "{report:?}");
     assert_eq!(check(client.nats(), &models, &StreamSettings::default()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_bucket_is_one_for_any_client() {
+    let server = Server::start();
+    let client = server.client().await;
+    let context = async_nats::jetstream::new(client.nats().clone());
+    // One that somebody made by hand keeps what is in it, and gets the history.
+    let config = async_nats::jetstream::kv::Config { bucket: MODELS_BUCKET.into(), ..Default::default() };
+    let store = context.create_key_value(config).await.unwrap();
+    store.put("m.a", "{}".into()).await.unwrap();
+    let settings = StreamSettings::default();
+    let report = apply(client.nats(), &[], &settings).await.unwrap();
+    assert!(
+        report.updated.iter().any(|d| d.name == "KV_embed_models" && d.field == "max_msgs_per_subject"),
+        "{report:?}"
+    );
+    assert_eq!(check(client.nats(), &[], &settings).await.unwrap(), []);
+    let store = context.get_key_value(MODELS_BUCKET).await.unwrap();
+    for n in 0..9 {
+        store.put("m.a", format!("{{\"version\":\"v{n}\"}}").into()).await.unwrap();
+    }
+    assert_eq!(store.history("m.a").await.unwrap().count().await, 5);
+    store.purge("m.a").await.unwrap();
+    assert_eq!(store.get("m.a").await.unwrap(), None);
 }
 
 #[tokio::test]

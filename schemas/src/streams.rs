@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::{Lane, Slug, subjects};
+use crate::{Lane, Slug, serving::MODELS_BUCKET, subjects};
 
 /// The stream of a model's jobs and backfill chunks.
 #[must_use]
@@ -20,6 +20,12 @@ pub fn results_stream(model: &Slug) -> String {
 
 /// The stream of dead letters of all models.
 pub const DEAD_STREAM: &str = "EMBED_DEAD";
+
+/// The stream that holds a key-value bucket.
+#[must_use]
+pub fn bucket_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
 
 /// The durable consumer of one variant and lane.
 #[must_use]
@@ -96,6 +102,10 @@ pub struct StreamSpec {
     pub duplicate_window: u64,
     /// Whether single messages can be read without a consumer.
     pub allow_direct: bool,
+    /// Whether a message may replace all before it on its subject, as the purge of a key does.
+    pub allow_rollup_hdrs: bool,
+    /// Whether the server refuses to delete single messages.
+    pub deny_delete: bool,
     /// -1: no limit.
     pub max_msgs: i64,
     /// -1: the server's limit.
@@ -130,10 +140,9 @@ pub struct ConsumerSpec {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The three streams that serve one model. The stream of dead letters is the same for all models.
-#[must_use]
-pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
-    let base = |name: String, description: String, subjects: Vec<String>| StreamSpec {
+/// What is the same for all streams.
+fn stream(name: String, description: String, subjects: Vec<String>, settings: &StreamSettings) -> StreamSpec {
+    StreamSpec {
         name,
         description,
         subjects,
@@ -147,10 +156,34 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
         max_age: 0,
         duplicate_window: 120 * SECOND,
         allow_direct: true,
+        allow_rollup_hdrs: false,
+        deny_delete: false,
         max_msgs: -1,
         max_msg_size: -1,
         max_consumers: -1,
-    };
+    }
+}
+
+/// The buckets that all models share, as the streams that hold them.
+#[must_use]
+pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {
+    vec![bucket(MODELS_BUCKET, "Variants that workers are to serve", 5, settings)]
+}
+
+/// A key-value bucket that remembers so many values of each key, as NATS's clients make it.
+fn bucket(name: &str, description: &str, history: i64, settings: &StreamSettings) -> StreamSpec {
+    StreamSpec {
+        max_msgs_per_subject: history,
+        allow_rollup_hdrs: true,
+        deny_delete: true,
+        ..stream(bucket_stream(name), description.to_owned(), vec![format!("$KV.{name}.>")], settings)
+    }
+}
+
+/// The three streams that serve one model. The stream of dead letters is the same for all models.
+#[must_use]
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
+    let base = |name, description, subjects| stream(name, description, subjects, settings);
     let job_subjects = Lane::STORED
         .into_iter()
         .flat_map(|lane| {
@@ -220,6 +253,13 @@ mod tests {
         for stream in streams(&model, &StreamSettings::default()) {
             assert!(stream.subjects.iter().all(|s| !s.starts_with("embed.rpc")), "{:?}", stream.subjects);
         }
+    }
+
+    #[test]
+    fn a_bucket_keeps_a_history_of_each_key() {
+        let [models] = &buckets(&StreamSettings { replicas: 3, ..StreamSettings::default() })[..] else { panic!() };
+        assert_eq!((models.name.as_str(), models.subjects[0].as_str()), ("KV_embed_models", "$KV.embed_models.>"));
+        assert_eq!((models.max_msgs_per_subject, models.num_replicas), (5, 3));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod overload;
 mod run;
 mod session;
 mod soak;
+mod swap;
 mod target;
 
 use std::{
@@ -41,6 +42,8 @@ enum Command {
     Soak(soak::SoakArgs),
     /// More online calls than can be answered; exits with 1 if goodput falls or refusals are slow
     Overload(overload::OverloadArgs),
+    /// What swaps of a model's version cost the callers; exits with 1 if any call fails, or if they notice too much
+    Swap(swap::SwapArgs),
 }
 
 impl Cli {
@@ -53,6 +56,7 @@ impl Cli {
             Command::Compare(args) => args.run(json),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),
+            Command::Swap(args) => args.run(&nats, json),
         };
         match passed {
             Ok(true) => ExitCode::SUCCESS,

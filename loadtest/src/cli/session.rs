@@ -3,7 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use embed_connect::ConnectSettings;
@@ -14,7 +14,7 @@ use super::target::Target;
 use crate::{
     pattern::Profile,
     report::{Document, Quantiles},
-    scenario::{Observed, Scenario},
+    scenario::{End, Observed, Scenario},
 };
 
 /// A generator that is later than this says so.
@@ -51,9 +51,9 @@ impl Session {
             load: target.load.clone(),
             bulk: bulk.then(|| target.bulk.clone()),
             processes: target.processes.clone(),
-            duration,
+            end: End::after(duration),
         };
-        let observed = self.wait_for(scenario.play(&self.client, || bar.inc(1)));
+        let observed = self.wait_for(scenario.play(&self.client, Instant::now(), |_| bar.inc(1)));
         bar.finish_and_clear();
         observed
     }
@@ -88,7 +88,16 @@ pub(super) fn notes(what: &str, observed: &Observed) -> Vec<String> {
 }
 
 fn progress_bar(calls: u64) -> ProgressBar {
+    bar(calls, "{bar:40} {pos}/{len} calls  {per_sec}")
+}
+
+/// For runs that end with their last swap.
+pub(super) fn swap_bar(swaps: u64) -> ProgressBar {
+    bar(swaps, "{bar:40} {pos}/{len} swaps  {elapsed}")
+}
+
+fn bar(length: u64, template: &str) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {per_sec}").expect("the template is valid");
-    ProgressBar::with_draw_target(Some(calls), target).with_style(style)
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    ProgressBar::with_draw_target(Some(length), target).with_style(style)
 }

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::scenario::End;
+
 /// How often memory is looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -47,11 +49,11 @@ impl Process {
     }
 }
 
-/// Samples processes from `start` until `whole` has passed.
-pub async fn watch(mut processes: Vec<Process>, start: Instant, whole: Duration) -> Vec<Process> {
+/// Samples processes from `start` on, until the end.
+pub async fn watch(mut processes: Vec<Process>, start: Instant, warm_up: Duration, end: &End) -> Vec<Process> {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    while !processes.is_empty() && start.elapsed() <= whole {
+    while !processes.is_empty() && !end.is_over(start, warm_up) {
         for process in processes.iter_mut().filter(|process| process.alive) {
             match resident(process.id) {
                 Some(megabytes) => process.samples.push((start.elapsed().as_secs_f64(), megabytes)),

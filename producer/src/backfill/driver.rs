@@ -57,6 +57,7 @@ pub(super) async fn drive(
         id: state.id.clone(),
         model: parameters.model.clone(),
         variant: parameters.variant.clone(),
+        space: state.space.clone(),
         template: parameters.template(),
         outcomes: watch::Sender::new(0),
         // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole

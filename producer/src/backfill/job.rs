@@ -34,6 +34,8 @@ pub(super) struct Jobs {
     pub(super) id: JobId,
     pub(super) model: Slug,
     pub(super) variant: Option<Slug>,
+    /// The only embedding space whose vectors are of use, if it is known already.
+    pub(super) space: Option<String>,
     /// A job without texts and id.
     pub(super) template: EmbedRequest,
     /// Counts outcomes: the sign of life that the driver looks at.
@@ -137,10 +139,14 @@ impl Jobs {
 
     /// Publishes one job and waits for its outcome.
     async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
-        let mut expected = self.client.expect(&self.model, id).await?;
+        let mut expected = self.client.expect(&self.model, id).await?.in_space(self.space.clone());
         let mut found = None;
         if self.lookups.load(Ordering::Relaxed) > 0 {
-            found = expected.stored().await?;
+            found = expected.stored().await.map_err(|error| match error {
+                // It was stored before we were stopped; what is computed now may be of the right space again.
+                Error::OtherSpace { from, .. } => Error::BadAnswer { reason: "of another space".into(), from },
+                other => other,
+            })?;
             if found.is_none() {
                 // Saturating: several jobs look at once.
                 let _ = self.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));

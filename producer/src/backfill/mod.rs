@@ -51,6 +51,9 @@ pub struct Parameters {
     pub truncate: bool,
     /// A smaller number of dimensions.
     pub dimensions: Option<u32>,
+    /// The only embedding space whose vectors are of use. That of the first vectors if `None`.
+    #[serde(default)]
+    pub space: Option<String>,
     /// The field that holds the text.
     pub text_field: String,
     /// The field that holds the row's id.
@@ -118,7 +121,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// [`Error::Backfill`] if the output exists (unless `force`), if a backfill into it is unfinished or running, or if
-/// results come from two embedding spaces; [`Error::Stalled`]; [`Error::NoStream`]; [`Error::File`]. What was written by
+/// results come from two embedding spaces; [`Error::OtherSpace`] if they come from another than asked for; [`Error::Stalled`]; [`Error::NoStream`]; [`Error::File`]. What was written by
 /// then is recorded and can be resumed.
 pub async fn run(
     client: &Client,

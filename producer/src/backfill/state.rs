@@ -47,7 +47,7 @@ pub struct State {
     pub stored: u64,
     /// Rows that have an error.
     pub failed: u64,
-    /// The embedding space of the vectors, once there are some.
+    /// The embedding space of the vectors: the one that was asked for, or that of the first.
     pub space: Option<String>,
     /// Whether the whole input is done.
     pub finished: bool,
@@ -70,13 +70,13 @@ impl State {
         Self {
             format: FORMAT,
             id,
+            space: parameters.space.clone(),
             parameters,
             input_size,
             done: Position::default(),
             output_bytes: 0,
             stored: 0,
             failed: 0,
-            space: None,
             finished: false,
         }
     }
@@ -145,6 +145,7 @@ mod tests {
             prompt: None,
             truncate: true,
             dimensions: None,
+            space: None,
             text_field: "text".into(),
             id_field: "id".into(),
             chunk: 64,
@@ -164,6 +165,12 @@ mod tests {
         assert_eq!(State::find(&output).unwrap(), Some(state));
         let files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(files, ["out.jsonl.backfill.json"]);
+    }
+
+    #[test]
+    fn a_space_that_is_asked_for_holds_from_the_first_row() {
+        let parameters = Parameters { space: Some("s".into()), ..state().parameters };
+        assert_eq!(State::new("a".parse().unwrap(), parameters, 10).space.as_deref(), Some("s"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Backoff, Client,
-    combine::combine,
+    combine::{check_space, combine},
     ids::part_id,
     split::{MessageBudget, split, without_texts},
 };
@@ -28,13 +28,15 @@ const CALLS_IN_FLIGHT: usize = 8;
 pub struct CallOptions {
     /// The variant; left to the route if `None`.
     pub variant: Option<Slug>,
+    /// The only embedding space whose vectors are of use; any if `None`.
+    pub space: Option<String>,
     /// For the whole request, retries included.
     pub timeout: Duration,
 }
 
 impl Default for CallOptions {
     fn default() -> Self {
-        Self { variant: None, timeout: Duration::from_secs(10) }
+        Self { variant: None, space: None, timeout: Duration::from_secs(10) }
     }
 }
 
@@ -55,7 +57,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::UnknownModel`] at once if no worker serves the model; [`Error::PayloadTooLarge`] for a text that no message
-    /// can hold; [`Error::Wire`] with what the worker says; [`Error::Timeout`].
+    /// can hold; [`Error::OtherSpace`] for vectors of another space than the one that was asked for; [`Error::Wire`] with
+    /// what the worker says; [`Error::Timeout`].
     pub async fn embed(
         &self,
         model: &Slug,
@@ -151,7 +154,10 @@ impl Call<'_> {
             Outcome::Result(result) if result.items.len() != request.texts.len() => {
                 Err(bad(format!("{} rows for {} texts", result.items.len(), request.texts.len())))
             }
-            Outcome::Result(result) => Ok(result),
+            Outcome::Result(result) => {
+                check_space(self.options.space.as_deref(), &result)?;
+                Ok(result)
+            }
         }
     }
 }

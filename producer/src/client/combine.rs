@@ -1,4 +1,4 @@
-//! Putting the answers to the parts of one request together. Pure.
+//! Putting the answers to the parts of one request together, and what must not be put together. Pure.
 
 use embed_schemas::{EmbedResult, Timing};
 
@@ -28,6 +28,18 @@ pub(super) fn combine(mut parts: Vec<EmbedResult>) -> Result<EmbedResult, Error>
     }
     first.vectors = vectors.into();
     Ok(first)
+}
+
+/// Refuses vectors of another space than the expected one, if one is expected.
+pub(super) fn check_space(expected: Option<&str>, result: &EmbedResult) -> Result<(), Error> {
+    match expected {
+        Some(expected) if expected != result.space => Err(Error::OtherSpace {
+            expected: expected.to_owned(),
+            found: result.space.clone(),
+            from: format!("{} {} of {}", result.variant, result.version, result.model),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn longest(a: Timing, b: Timing) -> Timing {
@@ -67,6 +79,14 @@ mod tests {
         assert_eq!(&all.vectors[..], [1, 2, 3]);
         assert_eq!(all.items.iter().map(|item| item.tokens).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(all.timing.infer_us, 2);
+    }
+
+    #[test]
+    fn another_space_is_refused_by_name() {
+        let result = part(&[1], "t");
+        assert!(check_space(None, &result).is_ok() && check_space(Some("t"), &result).is_ok());
+        let error = check_space(Some("s"), &result).unwrap_err().to_string();
+        assert!(error.contains("v v1 of m") && error.contains("expected space s"), "{error}");
     }
 
     #[test]

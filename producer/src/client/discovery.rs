@@ -2,16 +2,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
-use embed_schemas::{Lane, Slug, subjects};
+use embed_schemas::{
+    Lane, Slug,
+    serving::{VariantStatus, statuses},
+    subjects,
+};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::Client;
-use crate::Error;
+use crate::{Error, nats};
 
-/// How long workers have to answer.
-const WINDOW: Duration = Duration::from_millis(300);
+/// How long the first answer may take: a busy worker, or one that is far away.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Nobody knows how many workers there are. When none has answered for so long, all have.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// A model that at least one worker serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,11 +29,30 @@ pub struct ServedModel {
     pub variants: Vec<Slug>,
 }
 
+/// A worker, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub id: String,
+    /// What it serves, by model and variant.
+    pub variants: BTreeMap<(Slug, Slug), VariantStatus>,
+}
+
 /// The answer to `$SRV.INFO`, as far as it matters here.
 #[derive(Deserialize)]
 struct Info {
     #[serde(default)]
+    id: String,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
     endpoints: Vec<Endpoint>,
+}
+
+impl From<Info> for WorkerInfo {
+    fn from(info: Info) -> Self {
+        Self { variants: statuses(&info.metadata), id: info.id }
+    }
 }
 
 #[derive(Deserialize)]
@@ -35,30 +61,60 @@ struct Endpoint {
 }
 
 impl Client {
-    /// Asks all workers what they serve. Takes 300 milliseconds, less if there is none.
+    /// Asks all workers which models can be asked for. Takes 300 milliseconds, less if there is no worker, more if workers
+    /// are slow to answer.
     ///
     /// # Errors
     /// If the connection is gone.
     pub async fn served(&self) -> Result<Vec<ServedModel>, Error> {
+        let infos = self.infos().await?;
+        Ok(models_of(infos.iter().flat_map(|info| &info.endpoints).map(|endpoint| endpoint.subject.as_str())))
+    }
+
+    /// Asks all workers which versions of which variants they serve, in the order of their ids. Takes as long as
+    /// [`Client::served`].
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
+        let mut workers: Vec<WorkerInfo> = self.infos().await?.into_iter().map(Into::into).collect();
+        workers.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(workers)
+    }
+
+    /// Asks one worker, by its id, and waits no longer than for its answer. `None` if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Nats`] if it does not answer; [`Error::BadAnswer`].
+    pub async fn worker(&self, id: &str) -> Result<Option<WorkerInfo>, Error> {
+        let subject = format!("$SRV.INFO.{}.{id}", subjects::SERVICE_NAME);
+        match nats::request(&self.nats, subject, HeaderMap::new(), Bytes::new(), FIRST_ANSWER).await {
+            Ok(answer) => {
+                let bad =
+                    |error: serde_json::Error| Error::BadAnswer { from: id.to_owned(), reason: error.to_string() };
+                serde_json::from_slice::<Info>(&answer.payload).map(|info| Some(info.into())).map_err(bad)
+            }
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+            Err(error) => Err(Error::nats(format!("cannot ask worker {id} what it serves"), error)),
+        }
+    }
+
+    async fn infos(&self) -> Result<Vec<Info>, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask which models are served", error);
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
         let subject = format!("$SRV.INFO.{}", subjects::SERVICE_NAME);
         self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
         let mut found = Vec::new();
-        let collect = async {
-            while let Some(answer) = answers.next().await {
-                if answer.status.is_some() {
-                    break; // nobody listens
-                }
-                if let Ok(info) = serde_json::from_slice::<Info>(&answer.payload) {
-                    found.extend(info.endpoints.into_iter().map(|endpoint| endpoint.subject));
-                }
+        let mut patience = FIRST_ANSWER;
+        while let Ok(Some(answer)) = tokio::time::timeout(patience, answers.next()).await {
+            if answer.status.is_some() {
+                break; // nobody listens
             }
-        };
-        // The end of the window is the usual end: nobody knows how many workers there are.
-        let _ = tokio::time::timeout(WINDOW, collect).await;
-        Ok(models_of(found.iter().map(String::as_str)))
+            found.extend(serde_json::from_slice::<Info>(&answer.payload));
+            patience = SILENCE;
+        }
+        Ok(found)
     }
 
     /// The error for a model that nobody serves, with what is served instead.

@@ -15,7 +15,7 @@ use embed_connect::ConnectSettings;
 
 pub(crate) use backoff::Backoff;
 pub use call::CallOptions;
-pub use discovery::ServedModel;
+pub use discovery::{ServedModel, WorkerInfo};
 pub use ids::{new_id, part_id};
 pub use publish::{PublishOptions, Published};
 pub use results::{DEFAULT_POLL, Expected};

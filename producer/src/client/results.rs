@@ -12,7 +12,7 @@ use embed_schemas::{JobId, Outcome, Slug, streams, subjects, wire};
 use futures::{Stream, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 
-use super::Client;
+use super::{Client, combine::check_space};
 use crate::{
     Error,
     nats::{self, api},
@@ -30,6 +30,8 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Expected {
     client: Client,
     id: JobId,
+    /// The only embedding space whose vectors are of use.
+    space: Option<String>,
     subject: String,
     stream: String,
     heard: Subscriber,
@@ -47,7 +49,8 @@ impl Client {
             .subscribe(subject.clone())
             .await
             .map_err(|error| Error::nats(format!("cannot listen on {subject}"), error))?;
-        Ok(Expected { client: self.clone(), id, subject, stream: streams::results_stream(model), heard })
+        let stream = streams::results_stream(model);
+        Ok(Expected { client: self.clone(), id, space: None, subject, stream, heard })
     }
 
     /// The outcome of one job, waited for.
@@ -59,7 +62,8 @@ impl Client {
     }
 
     /// The outcomes of several jobs, as they come. The stream ends after the last; it waits as long as it is polled.
-    /// Everything is listened for when this returns, so jobs may be published after it.
+    /// Everything is listened for when this returns, so jobs may be published after it. With a `space`, vectors of any other
+    /// are an [`Error::OtherSpace`].
     ///
     /// # Errors
     /// If the connection is closed. The stream's own errors are those of [`Client::result`].
@@ -67,10 +71,11 @@ impl Client {
         &self,
         model: &Slug,
         ids: Vec<JobId>,
+        space: Option<&str>,
     ) -> Result<impl Stream<Item = Result<(JobId, Outcome), Error>> + use<>, Error> {
         let waiting = FuturesUnordered::new();
         for id in ids {
-            let mut expected = self.expect(model, id).await?;
+            let mut expected = self.expect(model, id).await?.in_space(space.map(str::to_owned));
             waiting.push(async move {
                 let outcome = expected.outcome(DEFAULT_POLL).await?;
                 Ok((expected.id, outcome))
@@ -101,6 +106,12 @@ impl Expected {
         &self.id
     }
 
+    /// Refuses vectors of another space with [`Error::OtherSpace`].
+    #[must_use]
+    pub fn in_space(self, space: Option<String>) -> Self {
+        Self { space, ..self }
+    }
+
     /// Waits for the outcome.
     ///
     /// # Errors
@@ -118,7 +129,13 @@ impl Expected {
 
     /// Waits without a limit, looking into the stream every `poll`.
     pub(crate) async fn outcome(&mut self, poll: Duration) -> Result<Outcome, Error> {
-        let Self { client, id, subject, stream, heard } = self;
+        let outcome = self.any_outcome(poll).await?;
+        self.check(&outcome)?;
+        Ok(outcome)
+    }
+
+    async fn any_outcome(&mut self, poll: Duration) -> Result<Outcome, Error> {
+        let Self { client, id, subject, stream, heard, .. } = self;
         let look = async {
             let mut looks = tokio::time::interval(poll);
             looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -149,9 +166,18 @@ impl Expected {
     /// Looks into the stream. `None` if nothing is there, or if the server does not answer now.
     ///
     /// # Errors
-    /// [`Error::BadAnswer`] if what is stored cannot be read.
+    /// [`Error::BadAnswer`] if what is stored cannot be read, [`Error::OtherSpace`] if it is of no use.
     pub(crate) async fn stored(&self) -> Result<Option<Outcome>, Error> {
-        stored(&self.client, &self.stream, &self.subject).await
+        let outcome = stored(&self.client, &self.stream, &self.subject).await?;
+        outcome.iter().try_for_each(|outcome| self.check(outcome))?;
+        Ok(outcome)
+    }
+
+    fn check(&self, outcome: &Outcome) -> Result<(), Error> {
+        match outcome {
+            Outcome::Result(result) => check_space(self.space.as_deref(), result),
+            Outcome::Failure(_) => Ok(()),
+        }
     }
 
     /// Why nothing came, as far as one look can tell.

@@ -31,6 +31,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 prompt: args.model.prompt,
                 truncate: !args.model.no_truncate,
                 dimensions: args.model.dimensions,
+                space: args.space,
                 text_field: args.text_field,
                 id_field: args.id_field,
                 chunk: usize::from(args.chunk),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use embed_connect::ConnectSettings;
 use embed_producer::{
-    Error, nats,
+    Client, Error, models, nats,
     provision::{self, ModelVariants},
     registry::{self, RegisteredModel},
 };
@@ -15,10 +15,13 @@ use super::{Status, print};
 use crate::cli::InitArgs;
 
 pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
-    let models = registry::list(&super::registry(args.registry.clone())?).await?;
-    let variants = variants(&models, &args.variant)?;
+    let registered = registry::list(&super::registry(args.registry.clone())?).await?;
+    let variants = variants(&registered, &args.variant)?;
     let settings = settings(&args);
     let client = nats::connect(connect, "embed init").await?;
+    // Workers serve the variants of the bucket too, and need their consumers.
+    let desired = models::desired(&Client::new(client.clone())).await?;
+    let variants = provision::with_desired(variants, &desired);
     if args.check {
         let differences = provision::check(&client, &variants, &settings).await?;
         if json {
@@ -28,7 +31,7 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
                 print::line(difference)?;
             }
             if differences.is_empty() {
-                print::line("all streams and consumers are as they should be")?;
+                print::line("all streams, buckets and consumers are as they should be")?;
             }
         }
         return Ok(if differences.is_empty() { Status::Done } else { Status::Unsuccessful });

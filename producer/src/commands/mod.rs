@@ -4,8 +4,11 @@ mod ask;
 mod backfill;
 mod dev;
 mod init;
+mod models;
 mod print;
 mod publish;
+mod spaces;
+mod table;
 
 use std::process::ExitCode;
 
@@ -50,6 +53,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Ask(args) => ask::run(args, &connect, json).await,
         Command::Publish(args) => publish::run(args, &connect, json).await,
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
+        Command::Models(command) => models::run(command, &connect, json).await,
     }
 }
 

@@ -44,6 +44,17 @@ pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Tells of something that is no failure yet, on standard error, as one line.
+pub(super) fn warning(code: &str, message: &str, json: bool) {
+    let mut stderr = std::io::stderr().lock();
+    // Nobody may be reading; that is no reason to stop.
+    let _ = if json {
+        writeln!(stderr, "{}", json!({ "warning": {"code": code, "message": message} }))
+    } else {
+        writeln!(stderr, "warning: {message}")
+    };
+}
+
 /// One line for each text of a result.
 pub(super) fn vectors(result: &EmbedResult, texts: &[String]) -> anyhow::Result<()> {
     for (row, text) in texts.iter().enumerate() {

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Status, print};
+use super::{Status, print, spaces::Spaces};
 use crate::cli::PublishArgs;
 
 pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
@@ -30,7 +30,7 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
     })?;
     let ids: Vec<JobId> = jobs.iter().filter_map(|job| job.id.clone()).collect();
     // Listening begins before the first job is sent, so that no result is missed.
-    let results = if args.wait { Some(client.results(&model, ids).await?) } else { None };
+    let results = if args.wait { Some(client.results(&model, ids, args.space.as_deref()).await?) } else { None };
 
     let options = PublishOptions {
         variant: args.model.variant,
@@ -55,11 +55,17 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         jobs.into_iter().filter_map(|job| job.id.map(|id| (id, job.texts))).collect();
     let deadline = Instant::now() + args.timeout;
     let mut status = Status::Done;
+    let mut spaces = Spaces::default();
     while !texts.is_empty() {
         match tokio::time::timeout_at(deadline, results.next()).await {
             Ok(Some(outcome)) => {
                 let (id, outcome) = outcome?;
                 let texts = texts.remove(&id).unwrap_or_default();
+                if let Outcome::Result(result) = &outcome
+                    && let Some(warning) = spaces.see(result)
+                {
+                    print::warning("mixed_spaces", &warning, json);
+                }
                 if !show_outcome(&id, &outcome, &texts, json)? {
                     status = Status::Unsuccessful;
                 }

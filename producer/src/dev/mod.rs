@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use worker::Served;
 
 use crate::{
-    Error,
+    Client, Error, models,
     provision::{self, ModelVariants},
     registry,
 };
@@ -77,8 +77,8 @@ pub async fn run(
     tokio::pin!(shutdown);
     let (server_program, worker_program) = (find(NATS_SERVER)?, find(EMBED_WORKER)?);
     let root = registry::absolute(&options.registry)?;
-    let models = registry::list(&root).await?;
-    let variants = models
+    let registered = registry::list(&root).await?;
+    let variants = registered
         .iter()
         .map(|model| {
             let variant = model
@@ -97,6 +97,9 @@ pub async fn run(
     };
     let (client, url) = (server.client.clone(), server.url.clone());
     let prepare = async {
+        // What was wanted of the stack when it last ran still is.
+        let desired = models::desired(&Client::new(client.clone())).await?;
+        let variants = provision::with_desired(variants, &desired);
         provision::apply(&client, &variants, &options.streams).await?;
         worker::start(&worker_program, &url, &root, &options.worker_args).await.map(Some)
     };

@@ -1,19 +1,22 @@
-//! Streams and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
+//! Streams, buckets and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
 
 mod compare;
+mod variants;
 
 use std::time::Duration;
 
 use async_nats::Client;
 use embed_schemas::{
     Slug,
-    streams::{self, StreamSettings},
+    streams::{self, StreamSettings, StreamSpec},
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use compare::Difference;
+pub(crate) use variants::Consumers;
+pub use variants::with_desired;
 
 use crate::{
     Error,
@@ -37,7 +40,7 @@ pub struct ModelVariants {
 /// What [`apply`] did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Report {
-    /// Streams and consumers that were made, consumers as `stream/consumer`.
+    /// Streams and consumers that were made, consumers as `stream/consumer`, buckets as the streams that hold them.
     pub created: Vec<String>,
     /// Fields that were changed.
     pub updated: Vec<Difference>,
@@ -53,25 +56,28 @@ pub struct Report {
 pub async fn apply(client: &Client, models: &[ModelVariants], settings: &StreamSettings) -> Result<Report, Error> {
     let mut report = Report::default();
     for object in objects(models, settings) {
-        match object.read(client).await? {
-            None => {
-                object.write(client, "create", object.wanted.clone(), "cannot create").await?;
-                report.created.push(object.name());
-            }
-            Some(found) => {
-                let differences = compare::differences(&object.name(), &object.wanted, &found);
-                if differences.is_empty() {
-                    report.unchanged.push(object.name());
-                    continue;
-                }
-                let fields = differences.iter().map(|d| d.field.as_str()).collect::<Vec<_>>().join(", ");
-                let merged = compare::overlay(&object.wanted, &found);
-                object.write(client, "update", merged, &format!("cannot update {fields} of")).await?;
-                report.updated.extend(differences);
-            }
-        }
+        ensure(client, object, &mut report).await?;
     }
     Ok(report)
+}
+
+/// Makes one thing, or updates it, and notes what was done.
+async fn ensure(client: &Client, object: Object, report: &mut Report) -> Result<(), Error> {
+    let Some(found) = object.read(client).await? else {
+        object.write(client, "create", object.wanted.clone(), "cannot create").await?;
+        report.created.push(object.name());
+        return Ok(());
+    };
+    let differences = compare::differences(&object.name(), &object.wanted, &found);
+    if differences.is_empty() {
+        report.unchanged.push(object.name());
+        return Ok(());
+    }
+    let fields = differences.iter().map(|d| d.field.as_str()).collect::<Vec<_>>().join(", ");
+    let merged = compare::overlay(&object.wanted, &found);
+    object.write(client, "update", merged, &format!("cannot update {fields} of")).await?;
+    report.updated.extend(differences);
+    Ok(())
 }
 
 /// Compares without changing anything. Empty if all is as it should be.
@@ -108,23 +114,27 @@ struct Object {
 /// In an order in which they can be made. A work queue refuses two consumers of one subject, so the bare subjects must
 /// leave a former default before the new one takes them: the default comes last.
 fn objects(models: &[ModelVariants], settings: &StreamSettings) -> Vec<Object> {
-    let mut out: Vec<Object> = Vec::new();
+    let stream = |spec: StreamSpec| Object { stream: spec.name.clone(), consumer: None, wanted: as_map(&spec) };
+    let mut out: Vec<Object> = streams::buckets(settings).into_iter().map(stream).collect();
     for ModelVariants { model, variants } in models {
         for spec in streams::streams(model, settings) {
             if !out.iter().any(|o| o.consumer.is_none() && o.stream == spec.name) {
-                out.push(Object { stream: spec.name.clone(), consumer: None, wanted: as_map(&spec) });
+                out.push(stream(spec));
             }
         }
         for (i, variant) in variants.iter().enumerate().rev() {
-            for spec in streams::consumers(model, variant, i == 0, settings) {
-                let mut wanted = as_map(&spec);
-                wanted.insert("name".to_owned(), spec.durable_name.clone().into());
-                let stream = streams::jobs_stream(model);
-                out.push(Object { stream, consumer: Some(spec.durable_name), wanted });
-            }
+            out.extend(consumers(model, variant, i == 0, settings));
         }
     }
     out
+}
+
+fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &StreamSettings) -> [Object; 2] {
+    streams::consumers(model, variant, is_default, settings).map(|spec| {
+        let mut wanted = as_map(&spec);
+        wanted.insert("name".to_owned(), spec.durable_name.clone().into());
+        Object { stream: streams::jobs_stream(model), consumer: Some(spec.durable_name), wanted }
+    })
 }
 
 fn as_map(spec: &impl Serialize) -> Map<String, Value> {

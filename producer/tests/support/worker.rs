@@ -12,7 +12,7 @@ use async_nats::{HeaderMap, jetstream};
 use embed_producer::Client;
 use embed_schemas::{
     EmbedFailure, EmbedRequest, EmbedResult, Encoding, Format, Item, Lane, Outcome, Slug, Timing, WireError, headers,
-    streams, subjects, wire,
+    serving, streams, subjects, wire,
 };
 use futures::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
@@ -103,6 +103,25 @@ impl Worker {
             }
         });
         Self { taken, _tasks: vec![AbortOnDropHandle::new(task)] }
+    }
+
+    /// Serves nothing, and says of its variants what it is told to: by `<model>.<variant>`, statuses.
+    pub async fn says(client: &Client, id: &str, statuses: Arc<dyn Fn() -> serde_json::Value + Send + Sync>) -> Self {
+        let (nats, id) = (client.nats().clone(), id.to_owned());
+        let mut infos = nats.subscribe(format!("$SRV.INFO.{}", subjects::SERVICE_NAME)).await.unwrap();
+        client.nats().request("$JS.API.INFO", "".into()).await.unwrap();
+        let task = tokio::spawn(async move {
+            while let Some(info) = infos.next().await {
+                let statuses = statuses();
+                let entries = statuses.as_object().unwrap().iter();
+                let metadata: serde_json::Map<_, _> = entries
+                    .map(|(key, status)| (format!("{}{key}", serving::STATUS_PREFIX), status.to_string().into()))
+                    .collect();
+                let body = serde_json::json!({"name": "embed-worker", "id": id, "metadata": metadata});
+                nats.publish(info.reply.unwrap(), body.to_string().into()).await.unwrap();
+            }
+        });
+        Self { taken: Arc::default(), _tasks: vec![AbortOnDropHandle::new(task)] }
     }
 
     pub fn taken(&self) -> u64 {

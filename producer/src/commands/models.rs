@@ -1,0 +1,89 @@
+//! `embed models`
+
+mod list;
+mod progress;
+
+use std::time::SystemTime;
+
+use embed_connect::ConnectSettings;
+use embed_producer::{
+    Client,
+    models::{self, Serve},
+};
+use embed_schemas::serving::DesiredVariant;
+use serde_json::json;
+
+use super::{Status, print};
+use crate::cli::{ModelsCommand, ServeArgs};
+
+pub(super) async fn run(command: ModelsCommand, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    let client = Client::connect(connect).await?;
+    match command {
+        ModelsCommand::List => {
+            let (workers, desired) = tokio::try_join!(client.workers(), models::desired(&client))?;
+            if json {
+                print::json_line(&list::json(&workers, &desired))?;
+            } else {
+                list::lines(&workers, &desired, SystemTime::now()).iter().try_for_each(print::line)?;
+            }
+        }
+        ModelsCommand::Serve(args) => serve(&client, args, json).await?,
+        ModelsCommand::Unserve { target, default } => {
+            let wanted = models::unserve(&client, &target.model, &target.variant, default.as_ref()).await?;
+            if json {
+                print::json_line(&json!({"model": target.model, "variant": target.variant, "was_wanted": wanted}))?;
+            } else if wanted {
+                let (model, variant) = (&target.model, &target.variant);
+                print::line(format_args!("{model}: {variant} is not wanted any more"))?;
+            } else {
+                print::line(format_args!("{}: {} was not wanted anyway", target.model, target.variant))?;
+            }
+        }
+        ModelsCommand::Refresh { model } => {
+            models::refresh(&client, model.as_ref()).await?;
+            let workers = client.workers().await?.len();
+            if json {
+                print::json_line(&json!({ "workers": workers }))?;
+            } else {
+                print::line(format_args!("{workers} workers have been asked to look at the registry"))?;
+            }
+        }
+    }
+    Ok(Status::Done)
+}
+
+async fn serve(client: &Client, args: ServeArgs, json: bool) -> anyhow::Result<()> {
+    let (model, variant) = (args.target.model, args.target.variant);
+    let desired = DesiredVariant {
+        version: args.version,
+        precision: args.precision,
+        default: args.default.then_some(true),
+        pinned: args.pinned,
+        who: args.who,
+        when: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+    };
+    let serve = Serve { model, variant, desired };
+    let serving = models::serve(client, &serve).await?;
+    let Serve { model, variant, .. } = &serve;
+    if !json {
+        serving.consumers.created.iter().try_for_each(|name| print::line(format_args!("created    {name}")))?;
+        print::line(format_args!("{model}: {variant} is wanted at version {}", serving.desired.version))?;
+    }
+    let mut workers = None;
+    if args.wait {
+        let mut meter = progress::Meter::new();
+        let done = serving.wait(client, args.timeout, |workers| meter.show(workers)).await;
+        meter.end();
+        workers = Some(done?);
+    }
+    if json {
+        let answer = json!({
+            "model": model, "variant": variant, "desired": serving.desired, "consumers": serving.consumers,
+            "workers": workers,
+        });
+        print::json_line(&answer)?;
+    } else {
+        workers.iter().flatten().try_for_each(|one| print::line(progress::describe(one)))?;
+    }
+    Ok(())
+}
