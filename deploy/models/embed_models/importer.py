@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from embed_models.arithmetic import Arithmetic
+from embed_models.attention import ContribAttention
 from embed_models.checkpoint import read_checkpoint
 from embed_models.golden import TEXTS, golden_json
-from embed_models.graph import ContribAttention, build_graph, serialize
+from embed_models.graph import build_graph, serialize
 from embed_models.inference import TextEncoder
 from embed_models.metadata import Artefact, FileRef, Metadata, Pooling
 from embed_models.registry import GOLDEN, METADATA, TOKENIZER, Registry
@@ -61,7 +63,7 @@ def import_model(request: ImportRequest, report: Callable[[str], None]) -> Metad
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with registry.staging(model_slug, request.version) as staged:
         model_path = staged / f"{PRECISION}.onnx"
-        model = build_graph(config, checkpoint.tensors, checkpoint.pooling, ContribAttention)
+        model = build_graph(config, Arithmetic(checkpoint.tensors), checkpoint.pooling)
         model_path.write_bytes(serialize(model))
         nodes, size = len(model.graph.node), model_path.stat().st_size
         report(

@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from embed_models.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS
+from embed_models.attention import ATTENTION_MASK
+from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.tokenizer import load_tokenizer
 
 
