@@ -36,9 +36,12 @@ class Arithmetic:
     def array(self, key: str) -> NDArray[np.floating]:
         return self.tensors[key].astype(self.dtype)
 
-    def words(self, b: OnnxBuilder, ids: str) -> str:
+    def word_table(self, b: OnnxBuilder) -> str:
+        """Store the word embeddings, [vocabulary, hidden]."""
+        return b.initializer("embeddings/word.weight", self.array(f"{WORD_EMBEDDINGS}.weight"))
+
+    def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
         """Look the word embeddings up: [batch, seq] -> [batch, seq, hidden]."""
-        table = b.initializer("embeddings/word.weight", self.array(f"{WORD_EMBEDDINGS}.weight"))
         return b.node("Gather", table, ids, name="embeddings/word")
 
     def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
@@ -70,7 +73,7 @@ class Arithmetic:
             b.initializer(f"{name}/qkv.weight", weight),
             self.fused_bias(b, name, keys),
             mask,
-            name=name,
+            name=f"{name}/attention",
             domain=MICROSOFT_DOMAIN,
             num_heads=heads,
         )

@@ -62,7 +62,7 @@ class ContribAttention(AttentionForm):
     def attention(self, layer: int, hidden: str, mask: str) -> str:
         return self.arithmetic.fused_attention(
             self.builder,
-            f"layer{layer}/attention",
+            f"layer{layer}",
             f"layer{layer}/attention_input",
             hidden,
             self.keys(layer),

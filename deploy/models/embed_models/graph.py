@@ -63,6 +63,7 @@ class _BertGraph:
     def embeddings(self) -> tuple[str, str]:
         """Return the embedded tokens, and the sliced position table on the way to them."""
         b = self.builder
+        words = self.arithmetic.word_table(b)
         # A text is a single segment, so its token type is always 0 and that row is a constant.
         tensors = self.arithmetic.tensors
         table = (
@@ -78,7 +79,7 @@ class _BertGraph:
             b.constant([0]),
             name="embeddings/position",
         )
-        word = self.arithmetic.words(b, INPUT_IDS)
+        word = self.arithmetic.words(b, words, INPUT_IDS)
         total = b.node("Add", word, positions, name="embeddings/add")
         return self.layer_norm("embeddings/norm", total, "embeddings.LayerNorm"), positions
 
