@@ -4,7 +4,6 @@
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from embed_models.metadata import Metadata, Pooling
@@ -12,6 +11,7 @@ from embed_models.model import Model, Report, from_checkpoint
 from embed_models.onnx_import import from_onnx
 from embed_models.registry import METADATA, Registry
 from embed_models.sources import resolve_source
+from embed_models.timestamp import timestamp
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,3 @@ def publish_staged(
         moved = registry.set_current(model.slug, version, who=request.who, when=now)
         verb = "now points" if moved else "already points"
         report(f"current.json of {model.slug} {verb} at {version}")
-
-
-def timestamp() -> str:
-    """Return the time now, RFC 3339."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

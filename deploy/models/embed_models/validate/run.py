@@ -133,7 +133,8 @@ def validate_version(
 
 def check_files(directory: Path, metadata: Metadata) -> None:
     """Refuse a directory whose files are not those that its metadata describes."""
-    for file in (metadata.tokenizer, metadata.golden, *metadata.artefacts):
+    files: list[FileRef | Artefact] = [metadata.tokenizer, metadata.golden, *metadata.artefacts]
+    for file in files:
         path = directory / file.file
         if not path.is_file():
             raise ValidationError(f"{path} is missing, but metadata.json lists it; make it again")
