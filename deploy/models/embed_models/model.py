@@ -112,6 +112,9 @@ def model_of(
     )
     if not checkpoint.sentence.normalizes:
         report("the checkpoint does not normalise its vectors; the imported model does")
+    for setting in ("padding", "truncation"):
+        if checkpoint.tokenizer.get(setting):
+            report(f"tokenizer.json asks for {setting}; switched off, since the worker does that")
     tokenizer = registry_tokenizer(checkpoint)
     space = space_fingerprint(config, checkpoint.tensors, checkpoint.pooling, tokenizer)
     report(f"embedding space {space}")

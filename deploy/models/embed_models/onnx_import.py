@@ -24,6 +24,8 @@ from embed_models.tokenizer import normalised_tokenizer
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - the name of an input
 # Ranks of outputs: [batch, seq, hidden] has to be pooled, [batch, hidden] is.
 _TOKENS, _POOLED = 3, 2
+# From then on axes are inputs, as in what is added.
+_LEAST_OPSET = 13
 # What BERT has; the graph itself does not tell.
 _USUAL_LENGTH = 512
 
@@ -81,7 +83,13 @@ def from_onnx(
 
 
 def _fix_inputs(model: onnx.ModelProto, path: Path) -> None:
-    names = [value.name for value in model.graph.input]
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
+    if opset < _LEAST_OPSET:
+        raise CheckpointError(
+            f"{path} is of opset {opset}; export it again with opset {_LEAST_OPSET} or later"
+        )
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in initializers]
     if INPUT_IDS not in names or ATTENTION_MASK not in names:
         raise CheckpointError(
             f"{path} has the inputs {', '.join(names)}; it needs {INPUT_IDS} and {ATTENTION_MASK}"

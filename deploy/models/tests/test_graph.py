@@ -12,6 +12,7 @@ from numpy_bert import encode
 from tiny_bert import BERT_CONFIG, random_tensors
 
 from embed_models.arithmetic import Arithmetic
+from embed_models.attention import AttentionForm, ContribAttention, PlainAttention
 from embed_models.graph import build_graph, serialize
 from embed_models.metadata import Pooling
 
@@ -90,3 +91,25 @@ def test_runtime_still_applies_its_fusions(tmp_path: Path) -> None:
     assert operators.count("BiasGelu") == BERT_CONFIG.num_hidden_layers
     # This one stops when the sliced position table has no declared shape.
     assert operators.count("SkipLayerNormalization") == 2 * BERT_CONFIG.num_hidden_layers
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_plain_form_matches_the_numpy_reference(pooling: Pooling) -> None:
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS), pooling, PlainAttention)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain for entry in model.opset_import} == {""}
+    together = run(serialize(model), SEQUENCES)
+    for row, sequence in enumerate(SEQUENCES):
+        expected = encode(BERT_CONFIG, TENSORS, sequence, pooling)
+        np.testing.assert_allclose(together[row], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [ContribAttention, PlainAttention])
+def test_half_precision(form: type[AttentionForm]) -> None:
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS, np.float16), "mean", form)
+    stored = {tensor.data_type for tensor in model.graph.initializer if tensor.dims}
+    assert onnx.TensorProto.FLOAT not in stored
+    vectors = run(serialize(model), SEQUENCES)
+    for row, sequence in enumerate(SEQUENCES):
+        expected = encode(BERT_CONFIG, TENSORS, sequence, "mean")
+        assert float(vectors[row] @ expected) > 0.9999

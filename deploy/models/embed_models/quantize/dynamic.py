@@ -25,6 +25,8 @@ def write_dynamic(source: Path, out: Path) -> None:
         out,
         per_channel=True,
         weight_type=QuantType.QInt8,
+        # The library cannot infer types behind operators of ONNX Runtime.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         op_types_to_quantize=["MatMul", "Attention"],
         nodes_to_quantize=[node.name for node in nodes if node.op_type in ("MatMul", "Attention")],
     )

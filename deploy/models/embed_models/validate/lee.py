@@ -45,7 +45,7 @@ def lee_documents() -> LeeDocuments | None:
     }
     if len(found) != 2:
         return None
-    documents = found[_DOCUMENTS].read_text(encoding="utf-8").splitlines()
+    documents = found[_DOCUMENTS].read_text(encoding="latin-1").splitlines()
     return LeeDocuments(
         documents=tuple(line for line in documents if line.strip()),
         ratings=np.loadtxt(found[_RATINGS]),
