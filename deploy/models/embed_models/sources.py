@@ -9,13 +9,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
-
 from embed_models.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
@@ -69,6 +62,10 @@ def resolve_source(source: str, *, model_name: str | None, model_id: str | None)
 
 def hub_directory(model_id: str) -> Path:
     """Download a checkpoint from the hub, or find it in the hub's local cache."""
+    # Here, because loading the client takes longer than most imports.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

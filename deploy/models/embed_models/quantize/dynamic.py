@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 DESCRIPTION: dict[str, Any] = {
     "method": "dynamic quantization",
@@ -19,6 +18,9 @@ DESCRIPTION: dict[str, Any] = {
 
 def write_dynamic(source: Path, out: Path) -> None:
     """Quantize the linear layers of a float32 graph; its word embeddings stay as they are."""
+    # Here, because it takes long to load and is rarely wanted.
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     nodes = onnx.load(source, load_external_data=False).graph.node
     quantize_dynamic(
         source,

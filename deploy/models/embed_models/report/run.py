@@ -14,7 +14,6 @@ from embed_models.errors import RegistryError
 from embed_models.metadata import Artefact, Metadata
 from embed_models.recipe import Recipe
 from embed_models.registry import METADATA, Registry
-from embed_models.report import plots
 from embed_models.validate.thresholds import missed
 
 MARKDOWN, HTML = "report.md", "report.html"
@@ -49,6 +48,9 @@ def write_overview(registry: Registry, out: Path) -> int:
 
 
 def _write(directory: Path, title: str, sections: Sequence[Section]) -> None:
+    # Here, because the plotting library takes long to load, and most commands plot nothing.
+    from embed_models.report import plots
+
     environment = Environment(
         loader=PackageLoader("embed_models.report"),
         autoescape=select_autoescape(["html"]),
