@@ -14,6 +14,7 @@ from embed_models.quantize.numerics import E4M3, S8, U8, Format
 
 REFERENCE = "fp32"
 CPU_INT8 = "int8"
+TENSORRT_INT8 = "int8-tensorrt"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Recipe:
     prompts: Mapping[str, str]
     strengths: Mapping[str, tuple[float, ...]]
     most_excluded: int
+    # Mean cosine below which layers are left out, where it is not the threshold.
+    targets: Mapping[str, float]
     architecture: BertConfig
     thresholds: Mapping[str, Thresholds]
     teacher: Teacher | None
@@ -185,6 +187,8 @@ def _artefacts(names: list[Any], origin: str) -> tuple[str, ...]:
 
 def _quantization(raw: _Table) -> dict[str, Any]:
     most = raw.take("most_excluded", int)
+    wanted = raw.table("targets")
+    targets = {name: wanted.take(name, float) for name in wanted.keys()}  # noqa: SIM118
     table = raw.table("strengths")
     strengths = {}
     for name in table.keys():  # noqa: SIM118 - not a dict
@@ -196,7 +200,7 @@ def _quantization(raw: _Table) -> dict[str, Any]:
             )
         strengths[name] = tuple(float(value) for value in values)
     raw.finish()
-    return {"most_excluded": most, "strengths": strengths}
+    return {"most_excluded": most, "strengths": strengths, "targets": targets}
 
 
 def _architecture(raw: _Table) -> BertConfig:

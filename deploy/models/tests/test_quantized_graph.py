@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tiny_bert import BERT_CONFIG, random_sequences, tiny_checkpoint
 
@@ -50,13 +51,13 @@ def graph_of(
     return quantized_graph(CHECKPOINT, plan, kind, kind.dtype)
 
 
-def least_cosine(model: onnx.ModelProto) -> float:
+def cosines_of(model: onnx.ModelProto) -> NDArray[np.float64]:
     exact = build_graph(CHECKPOINT.config, Arithmetic(CHECKPOINT.tensors), "mean")
     vectors = [
         embed_sequences(cpu_session(serialize(graph), threads=1), HELD_OUT)
         for graph in (model, exact)
     ]
-    return float(cosines(*vectors).min())
+    return cosines(*vectors)
 
 
 @pytest.mark.parametrize("strength", [None, 0.5, 0.85])
@@ -64,9 +65,12 @@ def least_cosine(model: onnx.ModelProto) -> float:
 def test_close_to_the_exact_graph(
     name: str, strength: float | None, calibration: Calibration
 ) -> None:
-    # FP8 has three bits of mantissa, and this network has no redundancy.
-    least = 0.98 if name == "fp8-tensorrt" else 0.99
-    assert least_cosine(graph_of(name, calibration, strength=strength)) > least
+    found = cosines_of(graph_of(name, calibration, strength=strength))
+    if name == "fp8-tensorrt":
+        # FP8 has three bits of mantissa, and this network no redundancy to make up for it.
+        assert found.mean() > 0.99
+    else:
+        assert found.min() > 0.99
 
 
 def test_bias_correction_removes_the_mean_error(calibration: Calibration) -> None:
@@ -86,10 +90,10 @@ def test_layers_left_out_stay_exact(calibration: Calibration) -> None:
     everything = frozenset(linear_layers(CHECKPOINT.config))
     model = graph_of("int8", calibration, excluded=everything)
     assert not {"QuantizeLinear", "QAttention"} & {node.op_type for node in model.graph.node}
-    assert least_cosine(model) > 0.9999
+    assert cosines_of(model).min() > 0.9999
     one = graph_of("int8", calibration, excluded=frozenset({"layer0/attention_input"}))
     assert [n.op_type for n in one.graph.node if n.domain].count("Attention") == 1
-    assert least_cosine(one) > 0.99
+    assert cosines_of(one).min() > 0.99
 
 
 @pytest.mark.parametrize("name", ["int8-tensorrt", "fp8-tensorrt"])

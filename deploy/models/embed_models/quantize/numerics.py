@@ -15,7 +15,10 @@ Floats = NDArray[np.float32]
 # A scale below float16's least normal number would lose bits where graphs compute in float16.
 LEAST_SCALE = np.float32(6.2e-5)
 
-_WEIGHT_CLIPS = np.linspace(0.6, 1.0, 9)
+_INTEGER_WEIGHT_CLIPS = np.linspace(0.6, 1.0, 9)
+# FP8 gains nothing by clipping. But where the numbers of a channel fall between two powers of two
+# decides how they round, and a scale that is up to twice as large moves them.
+_FLOAT_WEIGHT_CLIPS = np.linspace(1.0, 1.9, 10)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Format:
     high: float
     asymmetric: bool
     # Shares of the observed range that are tried for activations. Clipping costs the outliers and
-    # gains resolution for all others; a floating-point format has nothing to gain.
+    # gains resolution for all others; in a floating-point format it only moves what is rounded.
     clips: tuple[float, ...]
 
     def fake(self, values: Floats, scale: Floats | np.float32, zero_point: int = 0) -> Floats:
@@ -74,7 +77,7 @@ E4M3 = Format(
     low=-448,
     high=448,
     asymmetric=False,
-    clips=(1.0,),
+    clips=(1.0, 1.15, 1.3, 1.45, 1.6, 1.75, 1.9),
 )
 
 
@@ -92,8 +95,8 @@ class QuantizedWeight:
 def quantize_weight(weight: Floats, fmt: Format) -> QuantizedWeight:
     """Quantize [in, out] with the scale per output channel that has the least squared error."""
     largest = np.abs(weight).max(axis=0)
-    # The largest magnitude maps onto the largest FP8 number: there is no resolution to be gained.
-    clips = _WEIGHT_CLIPS if fmt.weight_dtype == np.int8 else np.ones(1)
+    integers = fmt.weight_dtype == np.int8
+    clips = _INTEGER_WEIGHT_CLIPS if integers else _FLOAT_WEIGHT_CLIPS
     best = _scale(largest / fmt.weight_top)
     least = np.full(largest.shape, np.inf)
     for clip in clips:
@@ -102,7 +105,7 @@ def quantize_weight(weight: Floats, fmt: Format) -> QuantizedWeight:
         best = np.where(error < least, scales, best)
         least = np.minimum(error, least)
     steps = np.clip(weight / best, -fmt.weight_top, fmt.weight_top)
-    values = np.rint(steps) if fmt.weight_dtype == np.int8 else steps
+    values = np.rint(steps) if integers else steps
     return QuantizedWeight(values.astype(fmt.weight_dtype), best.astype(np.float32))
 
 

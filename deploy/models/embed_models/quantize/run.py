@@ -72,7 +72,7 @@ def quantize_version(
             found = search.run(
                 kind,
                 recipe.strengths.get(kind.name, ()),
-                target=recipe.thresholds[kind.name].mean_cosine,
+                target=recipe.targets.get(kind.name, recipe.thresholds[kind.name].mean_cosine),
                 most_excluded=recipe.most_excluded,
                 report=report,
             )
@@ -93,7 +93,7 @@ def quantize_version(
 
 
 def tokenize(metadata: Metadata, directory: Path, texts: Texts) -> list[list[int]]:
-    """Tokenize calibration texts as a worker would."""
+    """Tokenize calibration texts as a worker would, and the empty text before them."""
     if len(texts.items) < LEAST_TEXTS:
         raise CorpusError(
             f"{texts.name} has {len(texts.items)} texts; calibration needs at least {LEAST_TEXTS}, "
@@ -101,7 +101,8 @@ def tokenize(metadata: Metadata, directory: Path, texts: Texts) -> list[list[int
         )
     tokenizer = load_tokenizer((directory / metadata.tokenizer.file).read_text(encoding="utf-8"))
     tokenizer.enable_truncation(metadata.max_seq_length)
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts.items))]
+    # Nothing but special tokens has activations like no other text, and anybody may send it.
+    return [encoding.ids for encoding in tokenizer.encode_batch(["", *texts.items])]
 
 
 def _describe(
@@ -118,7 +119,7 @@ def _describe(
         "gelu": "tanh approximation" if kind.name == CPU_INT8 else "exact",
         "calibration_dataset": settings.texts.name,
         "calibration_sha256": settings.texts.sha256,
-        "calibration_texts": calibration.texts,
+        "calibration_texts": len(settings.texts.items),
         "calibration_tokens": calibration.tokens,
         "smoothing_strength": plan.strength or 0.0,
         "bias_correction": True,

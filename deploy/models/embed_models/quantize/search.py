@@ -16,7 +16,7 @@ from embed_models.checkpoint import Checkpoint
 from embed_models.errors import RecipeError
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import cpu_session, embed_sequences
-from embed_models.kinds import CPU_INT8, Kind
+from embed_models.kinds import CPU_INT8, TENSORRT_INT8, Kind
 from embed_models.quantize.arithmetic import ContribInt8, QdqArithmetic
 from embed_models.quantize.calibration import Calibration
 from embed_models.quantize.plan import Plan, make_plan
@@ -88,8 +88,8 @@ class Search:
         plan, best = max(tried, key=lambda result: result[1].mean_cosine)
         trials = [trial for _, trial in tried]
         reason = f"strength {best.strength} has the highest mean cosine of {len(trials)} tried"
-        # TensorRT is given every layer in 8 bits: one that is left out costs it two conversions.
-        allowed = most_excluded if kind.name == CPU_INT8 else 0
+        # TensorRT's INT8 is complete by contract: its users count on every product being integer.
+        allowed = 0 if kind.name == TENSORRT_INT8 else most_excluded
         while target is not None and best.mean_cosine < target and len(best.excluded) < allowed:
             worst = max(plan.sites, key=lambda site: plan.sites[site].activation.relative_error)
             excluded = frozenset({*best.excluded, worst})
