@@ -161,16 +161,35 @@ def test_is_reproducible(calibration: Calibration) -> None:
 def test_search_tries_leaving_layers_out_only_below_the_target(calibration: Calibration) -> None:
     search = Search(CHECKPOINT, calibration, random_sequences(50, seed=3), threads=1)
     said: list[str] = []
-    easy = search.run(KINDS["int8"], [0.0, 0.5], target=0.5, most_excluded=4, report=said.append)
+    easy = search.run(
+        KINDS["int8"], [0.0, 0.5], target=0.5, least=None, most_excluded=4, report=said.append
+    )
     assert not easy.plan.excluded
     assert [trial.strength for trial in easy.trials] == [0.0, 0.5]
     best = max(trial.mean_cosine for trial in easy.trials)
-    hard = search.run(KINDS["int8"], [0.0, 0.5], target=1.0, most_excluded=2, report=said.append)
+    hard = search.run(
+        KINDS["int8"], [0.0, 0.5], target=1.0, least=None, most_excluded=2, report=said.append
+    )
     assert 1 <= len(hard.plan.excluded) <= 2
     assert max(trial.mean_cosine for trial in hard.trials) > best
     assert "stayed in floating point" in hard.reason
     # TensorRT gets every layer in 8 bits.
     whole = search.run(
-        KINDS["int8-tensorrt"], [0.5], target=1.0, most_excluded=2, report=said.append
+        KINDS["int8-tensorrt"], [0.5], target=1.0, least=None, most_excluded=2, report=said.append
     )
     assert not whole.plan.excluded
+
+
+def test_search_prefers_settings_without_a_very_bad_text(calibration: Calibration) -> None:
+    search = Search(CHECKPOINT, calibration, random_sequences(50, seed=3), threads=1)
+    kind, strengths = KINDS["int8"], [0.0, 0.3, 0.5, 0.7, 0.9]
+    everything = search.run(
+        kind, strengths, target=None, least=None, most_excluded=0, report=lambda _line: None
+    )
+    least = sorted(trial.min_cosine for trial in everything.trials)[-1]
+    picky = search.run(
+        kind, strengths, target=None, least=least, most_excluded=0, report=lambda _line: None
+    )
+    chosen = next(t for t in picky.trials if t.strength == (picky.plan.strength or 0.0))
+    assert chosen.min_cosine == least
+    assert "1 of 5 tried whose worst text has at least" in picky.reason

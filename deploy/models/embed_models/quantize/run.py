@@ -18,7 +18,7 @@ from embed_models.quantize import dynamic
 from embed_models.quantize.calibration import Calibration, calibrate
 from embed_models.quantize.numerics import U8, Format
 from embed_models.quantize.search import Found, Search, quantized_graph
-from embed_models.recipe import Recipe
+from embed_models.recipe import Recipe, Thresholds
 from embed_models.tokenizer import load_tokenizer
 
 Report = Callable[[str], None]
@@ -26,6 +26,8 @@ Report = Callable[[str], None]
 # Fewer would leave the ranges of rare words to chance.
 LEAST_TEXTS = 16
 USUAL_TEXTS = 10_000
+# What the worst text of a few has to have above the threshold for the worst of many.
+_MARGIN = 0.005
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def quantize_version(
                 kind,
                 recipe.strengths.get(kind.name, ()),
                 target=recipe.targets.get(kind.name, recipe.thresholds[kind.name].mean_cosine),
+                least=_least_cosine(recipe.thresholds[kind.name]),
                 most_excluded=recipe.most_excluded,
                 report=report,
             )
@@ -90,6 +93,12 @@ def quantize_version(
         report(f"wrote {kind.file}: {kind.form.name} form, {artefact.bytes} bytes")
     ordered = [artefacts[kind.file] for kind in KINDS.values() if kind.file in artefacts]
     return dataclasses.replace(metadata, artefacts=ordered)
+
+
+def _least_cosine(thresholds: Thresholds) -> float | None:
+    wanted = (thresholds.min_cosine, thresholds.golden_cosine)
+    known = [value for value in wanted if value is not None]
+    return max(known) + _MARGIN if known else None
 
 
 def tokenize(metadata: Metadata, directory: Path, texts: Texts) -> list[list[int]]:

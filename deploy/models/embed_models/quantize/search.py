@@ -78,16 +78,24 @@ class Search:
         strengths: Sequence[float],
         *,
         target: float | None,
+        least: float | None,
         most_excluded: int,
         report: Callable[[str], None],
     ) -> Found:
-        """Try all strengths; then leave layers out of the best, as long as it misses `target`."""
+        """Try all strengths; then leave layers out of the best, as long as it misses `target`.
+
+        The best has the highest mean cosine of those whose worst text has at least `least`.
+        """
         if not strengths:
             raise RecipeError(f"the recipe has no quantization.strengths for {kind.name}")
         tried = [self._try(kind, strength, frozenset(), report) for strength in strengths]
-        plan, best = max(tried, key=lambda result: result[1].mean_cosine)
+        safe = [result for result in tried if least is None or result[1].min_cosine >= least]
+        plan, best = max(safe or tried, key=lambda result: result[1].mean_cosine)
         trials = [trial for _, trial in tried]
-        reason = f"strength {best.strength} has the highest mean cosine of {len(trials)} tried"
+        reason = f"strength {best.strength} has the highest mean cosine of the {len(safe)}"
+        reason += f" of {len(trials)} tried whose worst text has at least {least}"
+        if least is None or not safe:
+            reason = f"strength {best.strength} has the highest mean cosine of {len(trials)} tried"
         # TensorRT's INT8 is complete by contract: its users count on every product being integer.
         allowed = 0 if kind.name == TENSORRT_INT8 else most_excluded
         while target is not None and best.mean_cosine < target and len(best.excluded) < allowed:
