@@ -130,7 +130,8 @@ def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     assert (version / "recipe.toml").read_text(encoding="utf-8") == RECIPE
     said = capsys.readouterr().err
     assert "tokenizer.json asks for padding; switched off" in said
-    assert "calibrated, texts: 120 of 120" in said
+    # One more than there are: the empty text.
+    assert "calibrated, texts: 121 of 121" in said
 
     page = (version / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
