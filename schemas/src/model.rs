@@ -64,6 +64,12 @@ pub struct ModelMetadata {
     pub license: Option<String>,
     /// When the version was made, RFC 3339.
     pub created_at: String,
+    /// Whether the weights are random: such a version serves to measure speed, and its vectors mean nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub random_weights: bool,
+    /// The recipe of the model whose vectors this one was trained to, if it is a distilled one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
 }
 
 /// How token states become one vector.

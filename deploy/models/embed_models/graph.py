@@ -1,101 +1,46 @@
 """Builds the ONNX graph of a BERT sentence encoder: token ids in, one unit vector per text out.
 
-A graph form is a way to write self-attention; everything else is common to all forms. `contrib`
-uses the fused Attention of ONNX Runtime (domain com.microsoft), which its CPU and CUDA providers
-run. Further forms are further subclasses of `AttentionForm`.
-
-Every form expects sequences that are padded on the right.
+Two things vary: the form (`attention`), which is a way to write self-attention, and the arithmetic
+(`arithmetic`), which is a way to store and multiply weights. What is here is common to all.
 """
-
-from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from embed_models.checkpoint import BertConfig, Tensors
+from embed_models.arithmetic import Arithmetic
+from embed_models.attention import ATTENTION_MASK, AttentionForm, ContribAttention
+from embed_models.checkpoint import BertConfig
 from embed_models.errors import CheckpointError
 from embed_models.metadata import Pooling
 from embed_models.onnx_builder import OnnxBuilder
 
 # The first opset in which Q/DQ nodes can carry FP8; the forms for all precisions share it.
 OPSET = 19
-MICROSOFT_DOMAIN = "com.microsoft"
 
 INPUT_IDS = "input_ids"
-ATTENTION_MASK = "attention_mask"
 EMBEDDING = "embedding"
 
 _PROTOBUF_LIMIT = 2**31
 
 
-class AttentionForm(ABC):
-    """Writes self-attention into the graph; the output projection is not part of it."""
-
-    name: ClassVar[str]
-    extra_opsets: ClassVar[dict[str, int]]
-
-    def __init__(self, builder: OnnxBuilder, config: BertConfig, tensors: Tensors) -> None:
-        self.builder = builder
-        self.config = config
-        self.tensors = tensors
-
-    @abstractmethod
-    def mask(self) -> str:
-        """Turn `attention_mask` into what `attention` needs; called once per graph."""
-
-    @abstractmethod
-    def attention(self, layer: int, hidden: str, mask: str) -> str:
-        """Add the attention of one layer, from [batch, seq, hidden] to the same shape."""
-
-
-class ContribAttention(AttentionForm):
-    """One com.microsoft Attention per layer, with the three projections packed into one matrix."""
-
-    name = "contrib"
-    extra_opsets: ClassVar[dict[str, int]] = {MICROSOFT_DOMAIN: 1}
-
-    def mask(self) -> str:
-        # The operator takes the number of valid tokens of each row instead of a mask.
-        as_int32 = self.builder.node(
-            "Cast", ATTENTION_MASK, name="mask/int32", to=TensorProto.INT32
-        )
-        return self.builder.node(
-            "ReduceSum", as_int32, self.builder.constant([1]), name="mask/length", keepdims=0
-        )
-
-    def attention(self, layer: int, hidden: str, mask: str) -> str:
-        prefix = f"encoder.layer.{layer}.attention.self."
-        projections = [prefix + name for name in ("query", "key", "value")]
-        weight = np.concatenate([self.tensors[f"{p}.weight"].T for p in projections], axis=1)
-        bias = np.concatenate([self.tensors[f"{p}.bias"] for p in projections])
-        return self.builder.node(
-            "Attention",
-            hidden,
-            self.builder.initializer(f"layer{layer}/qkv.weight", weight),
-            self.builder.initializer(f"layer{layer}/qkv.bias", bias),
-            mask,
-            name=f"layer{layer}/attention",
-            domain=MICROSOFT_DOMAIN,
-            num_heads=self.config.num_attention_heads,
-        )
-
-
 class _BertGraph:
     """The parts that are the same in every form."""
 
-    def __init__(self, config: BertConfig, tensors: Tensors, form: type[AttentionForm]) -> None:
+    def __init__(
+        self, config: BertConfig, arithmetic: Arithmetic, form: type[AttentionForm]
+    ) -> None:
         self.config = config
-        self.tensors = tensors
+        self.arithmetic = arithmetic
         self.builder = OnnxBuilder()
-        self.form = form(self.builder, config, tensors)
+        self.form = form(self.builder, config, arithmetic)
 
     def build(self, pooling: Pooling) -> onnx.ModelProto:
         hidden, positions = self.embeddings()
         mask = self.form.mask()
         for layer in range(self.config.num_hidden_layers):
             hidden = self.layer(layer, hidden, mask)
+        hidden = self.arithmetic.to_float32(self.builder, hidden)
         self.normalise(self.mean_pool(hidden) if pooling == "mean" else self.cls_pool(hidden))
         size = self.config.hidden_size
         tokens = ["batch", "seq"]
@@ -108,7 +53,9 @@ class _BertGraph:
             outputs=[helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", size])],
             # Shape inference cannot see through a slice whose end is computed, and ONNX Runtime
             # then leaves out the fusions that need the shapes behind it.
-            value_info=[helper.make_tensor_value_info(positions, TensorProto.FLOAT, ["seq", size])],
+            value_info=[
+                helper.make_tensor_value_info(positions, self.arithmetic.onnx_type, ["seq", size])
+            ],
             opsets={"": OPSET} | self.form.extra_opsets,
             producer="embed-models",
         )
@@ -116,14 +63,13 @@ class _BertGraph:
     def embeddings(self) -> tuple[str, str]:
         """Return the embedded tokens, and the sliced position table on the way to them."""
         b = self.builder
-        words = b.initializer(
-            "embeddings/word.weight", self.tensors["embeddings.word_embeddings.weight"]
-        )
+        words = self.arithmetic.word_table(b)
         # A text is a single segment, so its token type is always 0 and that row is a constant.
+        tensors = self.arithmetic.tensors
         table = (
-            self.tensors["embeddings.position_embeddings.weight"]
-            + self.tensors["embeddings.token_type_embeddings.weight"][0]
-        )
+            tensors["embeddings.position_embeddings.weight"]
+            + tensors["embeddings.token_type_embeddings.weight"][0]
+        ).astype(self.arithmetic.dtype)
         seq = b.node("Shape", INPUT_IDS, name="embeddings/seq", start=1, end=2)
         positions = b.node(
             "Slice",
@@ -133,54 +79,38 @@ class _BertGraph:
             b.constant([0]),
             name="embeddings/position",
         )
-        word = b.node("Gather", words, INPUT_IDS, name="embeddings/word")
+        word = self.arithmetic.words(b, words, INPUT_IDS)
         total = b.node("Add", word, positions, name="embeddings/add")
         return self.layer_norm("embeddings/norm", total, "embeddings.LayerNorm"), positions
 
     def layer(self, index: int, hidden: str, mask: str) -> str:
         b, name, key = self.builder, f"layer{index}", f"encoder.layer.{index}"
         attended = self.form.attention(index, hidden, mask)
-        projected = self.linear(
-            f"{name}/attention_output", attended, f"{key}.attention.output.dense"
-        )
+        projected = self.linear(f"{name}/attention_output", attended, f"{key}.attention.output")
         residual = b.node("Add", projected, hidden, name=f"{name}/attention_residual")
         hidden = self.layer_norm(
             f"{name}/attention_norm", residual, f"{key}.attention.output.LayerNorm"
         )
-        inner = self.gelu(name, self.linear(f"{name}/inner", hidden, f"{key}.intermediate.dense"))
-        outer = self.linear(f"{name}/outer", inner, f"{key}.output.dense")
+        inner = self.linear(f"{name}/inner", hidden, f"{key}.intermediate")
+        inner = self.arithmetic.gelu(b, name, inner)
+        outer = self.linear(f"{name}/outer", inner, f"{key}.output")
         residual = b.node("Add", outer, hidden, name=f"{name}/residual")
         return self.layer_norm(f"{name}/norm", residual, f"{key}.output.LayerNorm")
 
     def linear(self, name: str, value: str, key: str) -> str:
-        b = self.builder
-        weight = b.initializer(f"{name}.weight", self.tensors[f"{key}.weight"].T)
-        bias = b.initializer(f"{name}.bias", self.tensors[f"{key}.bias"])
-        product = b.node("MatMul", value, weight, name=f"{name}/matmul")
-        return b.node("Add", product, bias, name=f"{name}/add")
+        return self.arithmetic.linear(self.builder, name, name, value, f"{key}.dense")
 
     def layer_norm(self, name: str, value: str, key: str) -> str:
         b = self.builder
         return b.node(
             "LayerNormalization",
             value,
-            b.initializer(f"{name}.weight", self.tensors[f"{key}.weight"]),
-            b.initializer(f"{name}.bias", self.tensors[f"{key}.bias"]),
+            b.initializer(f"{name}.weight", self.arithmetic.array(f"{key}.weight")),
+            b.initializer(f"{name}.bias", self.arithmetic.array(f"{key}.bias")),
             name=name,
             axis=-1,
             epsilon=self.config.layer_norm_eps,
         )
-
-    def gelu(self, name: str, value: str) -> str:
-        # Spelled out, because Gelu is an operator only from opset 20 on; runtimes fuse it.
-        b = self.builder
-        scaled = b.node(
-            "Div", value, b.constant(np.sqrt(2.0), np.float32), name=f"{name}/gelu/scale"
-        )
-        erf = b.node("Erf", scaled, name=f"{name}/gelu/erf")
-        shifted = b.node("Add", erf, b.constant(1.0, np.float32), name=f"{name}/gelu/shift")
-        product = b.node("Mul", value, shifted, name=f"{name}/gelu/product")
-        return b.node("Mul", product, b.constant(0.5, np.float32), name=f"{name}/gelu/half")
 
     def mean_pool(self, hidden: str) -> str:
         b = self.builder
@@ -207,12 +137,12 @@ class _BertGraph:
 
 def build_graph(
     config: BertConfig,
-    tensors: Tensors,
+    arithmetic: Arithmetic,
     pooling: Pooling,
     form: type[AttentionForm] = ContribAttention,
 ) -> onnx.ModelProto:
     """Build the model; the same input always gives the same bytes."""
-    return _BertGraph(config, tensors, form).build(pooling)
+    return _BertGraph(config, arithmetic, form).build(pooling)
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

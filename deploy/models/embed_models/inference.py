@@ -1,17 +1,24 @@
-"""Embeds texts with a graph and a tokenizer of the registry, one text per run.
+"""Runs graphs on the CPU: with the settings that a worker uses, and one text at a time.
 
-This is the reference for what a worker has to compute: same tokens, same truncation, no padding.
+`TextEncoder` is the reference for what a worker has to compute: same tokens, same truncation, no
+padding.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from embed_models.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS
+from embed_models.attention import ATTENTION_MASK
+from embed_models.batches import pad, sorted_batches
+from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.tokenizer import load_tokenizer
+
+_ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,50 @@ class TextEncoder:
             tokens=len(encoding.ids),
             truncated=bool(encoding.overflowing),
         )
+
+
+def cpu_session(model: Path | bytes, *, threads: int, as_written: bool = False) -> Any:
+    """Open a graph as a worker does on the CPU (worker/src/engine/onnx.rs has the same settings).
+
+    `as_written` runs Q/DQ nodes one by one instead of replacing them by integer kernels: what a
+    graph for TensorRT means, at the pace of float32.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["SkipLayerNormFusion"],
+    )
+
+
+def run_batch(session: Any, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Embed token sequences in one run, padded to the longest: [rows, dimension]."""
+    ids, mask = pad(sequences)
+    (vectors,) = session.run([EMBEDDING], {INPUT_IDS: ids, ATTENTION_MASK: mask})
+    return np.asarray(vectors, np.float32)
+
+
+def embed_sequences(
+    session: Any,
+    sequences: Sequence[Sequence[int]],
+    progress: Callable[[int], None] = lambda _done: None,
+) -> NDArray[np.float32]:
+    """Embed any number of token sequences, in batches of similar length: [rows, dimension]."""
+    vectors: NDArray[np.float32] | None = None
+    done = 0
+    for batch in sorted_batches(sequences):
+        rows = run_batch(session, [sequences[index] for index in batch])
+        if vectors is None:
+            vectors = np.zeros((len(sequences), rows.shape[1]), np.float32)
+        vectors[batch] = rows
+        done += len(batch)
+        progress(done)
+    return np.zeros((0, 0), np.float32) if vectors is None else vectors

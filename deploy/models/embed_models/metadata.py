@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from embed_models.errors import RegistryError
+
 Pooling = Literal["mean", "cls"]
 
 
@@ -66,6 +68,30 @@ class Metadata:
     artefacts: list[Artefact]
     license: str | None
     created_at: str
+    # The weights are random: the architecture is right, the vectors mean nothing.
+    random_weights: bool = False
+    # The recipe of the model whose vectors this one was trained to.
+    teacher: str | None = None
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        fields = dataclasses.asdict(self)
+        # Rare; left out, they keep a plain import what it has always been.
+        for name in ("random_weights", "teacher"):
+            if not fields[name]:
+                del fields[name]
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Metadata":
+        """Read a metadata.json that this package has written."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            refs = {name: FileRef(**raw[name]) for name in ("tokenizer", "golden")}
+            artefacts = [Artefact(**artefact) for artefact in raw["artefacts"]]
+            return cls(**raw | refs | {"artefacts": artefacts})
+        except FileNotFoundError:
+            raise RegistryError(
+                f"{path.parent} has no {path.name}; give the directory of a version"
+            ) from None
+        except (ValueError, TypeError, LookupError) as error:
+            raise RegistryError(f"{path} is no metadata of a version ({error!r})") from error

@@ -14,7 +14,9 @@ IR_VERSION = 10
 class OnnxBuilder:
     """Builds a graph node by node; every method returns the name of the value it adds."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        # Keeps the names of what is added to a graph of others apart from theirs.
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -30,7 +32,7 @@ class OnnxBuilder:
         array = np.asarray(values, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"const_{len(self._constants)}"
+            name = f"{self._prefix}const_{len(self._constants)}"
             self._constants[key] = self.initializer(name, array)
         return self._constants[key]
 
@@ -44,12 +46,18 @@ class OnnxBuilder:
         **attributes: Any,
     ) -> str:
         """Add a node with one output, which is named after the node unless `output` is given."""
+        name = self._prefix + name
         output = output or f"{name}_out"
         node = helper.make_node(
             op_type, list(inputs), [output], name=name, domain=domain, **attributes
         )
         self._nodes.append(node)
         return output
+
+    def extend(self, graph: onnx.GraphProto) -> None:
+        """Append everything to a graph that exists."""
+        graph.node.extend(self._nodes)
+        graph.initializer.extend(self._initializers)
 
     def model(
         self,

@@ -64,6 +64,11 @@ class Registry:
                     "give one of them another --name"
                 )
 
+    def current_versions(self) -> list[Path]:
+        """Return the directories that the pointers of all models point at."""
+        pointers = sorted(self._root.glob(f"models/*/{CURRENT}"))
+        return [pointer.parent / _read_json(pointer)["version"] for pointer in pointers]
+
     @contextmanager
     def staging(self, slug: str, version: str) -> Iterator[Path]:
         """Yield an empty directory to write a version into; it goes away unless published."""

@@ -1,7 +1,8 @@
 """Finds the checkpoint directory that a SOURCE on the command line stands for.
 
-A source is a directory, or `package:NAME` for a checkpoint inside an installed Python package. The
-package is only looked at through its list of files: importing it could pull in torch.
+A source is a directory, `package:NAME` for a checkpoint inside an installed Python package, or
+`hub:OWNER/NAME` for one on the Hugging Face hub. A package is only looked at through its list of
+files: importing it could pull in torch.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from pathlib import Path
 from embed_models.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
+HUB_PREFIX = "hub:"
+
+# What an import reads; other formats of the weights can be several times as large.
+_HUB_FILES = ["*.json", "model.safetensors", "README.md", "*/config.json"]
 
 # Distribution name -> (model name, model id); a package's own name says little about its model.
 _KNOWN_PACKAGES = {
@@ -33,12 +38,17 @@ def resolve_source(source: str, *, model_name: str | None, model_id: str | None)
         package = source.removeprefix(PACKAGE_PREFIX)
         directory = package_model_directory(package)
         default_name, default_id = _KNOWN_PACKAGES.get(package, (package, package))
+    elif source.startswith(HUB_PREFIX):
+        default_id = source.removeprefix(HUB_PREFIX)
+        directory = hub_directory(default_id)
+        default_name = default_id.rsplit("/", 1)[-1]
     else:
         directory = Path(source)
         if not directory.is_dir():
             raise CheckpointError(
                 f"{source} is not a directory; "
-                f"give a checkpoint directory or {PACKAGE_PREFIX}NAME for an installed package"
+                f"give a checkpoint directory, {PACKAGE_PREFIX}NAME for an installed package, "
+                f"or {HUB_PREFIX}OWNER/NAME for a model on the Hugging Face hub"
             )
         default_name = default_id = directory.resolve().name
     if model_id is not None:
@@ -48,6 +58,22 @@ def resolve_source(source: str, *, model_name: str | None, model_id: str | None)
         model_name=model_name or default_name,
         model_id=model_id or default_id,
     )
+
+
+def hub_directory(model_id: str) -> Path:
+    """Download a checkpoint from the hub, or find it in the hub's local cache."""
+    # Here, because loading the client takes longer than most imports.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{model_id} cannot be had from the Hugging Face hub ({str(error).splitlines()[0]}); "
+            "check the name and the network, or give the directory of a copy. For trying out "
+            "speed and plumbing, `embed-models twin` makes a model of the same shape"
+        ) from error
 
 
 def package_model_directory(package: str) -> Path:

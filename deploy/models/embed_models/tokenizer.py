@@ -15,8 +15,7 @@ from embed_models.errors import CheckpointError
 
 def registry_tokenizer(checkpoint: Checkpoint) -> str:
     """Return the text of the registry's tokenizer.json, having checked that it fits the model."""
-    normalised = checkpoint.tokenizer | {"truncation": None, "padding": None}
-    text = json.dumps(normalised, ensure_ascii=False, separators=(",", ":")) + "\n"
+    text = _without_truncation_and_padding(checkpoint.tokenizer)
     tokenizer = load_tokenizer(text)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     largest = max(vocabulary.values(), default=-1)
@@ -33,6 +32,19 @@ def registry_tokenizer(checkpoint: Checkpoint) -> str:
     return text
 
 
+def normalised_tokenizer(text: str, origin: str) -> str:
+    """Return the registry's form of any tokenizer.json; `origin` is what errors call it."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{origin} is not valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{origin} holds no JSON object; give a tokenizer.json")
+    normalised = _without_truncation_and_padding(raw)
+    load_tokenizer(normalised)
+    return normalised
+
+
 def load_tokenizer(text: str) -> Tokenizer:
     """Load the text of a tokenizer.json."""
     try:
@@ -42,6 +54,11 @@ def load_tokenizer(text: str) -> Tokenizer:
             f"tokenizer.json cannot be loaded ({error}); "
             "save it again with a current version of the tokenizers library"
         ) from error
+
+
+def _without_truncation_and_padding(tokenizer: dict[str, Any]) -> str:
+    normalised = tokenizer | {"truncation": None, "padding": None}
+    return json.dumps(normalised, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _lowercases(tokenizer: dict[str, Any]) -> bool:

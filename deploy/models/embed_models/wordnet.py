@@ -7,7 +7,7 @@ The sample prefers example sentences, which read like what people write, to defi
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from embed_models.errors import EmbedModelsError
@@ -30,13 +30,18 @@ _UNSUITABLE = re.compile(
 )
 
 
-def sample_items(directory: Path, *, count: int, seed: int) -> list[str]:
-    """Return `count` distinct texts; the same arguments always give the same texts."""
+def sample_items(
+    directory: Path, *, count: int, seed: int, accept: Callable[[str], bool] = lambda _gloss: True
+) -> list[str]:
+    """Return `count` distinct texts from the glosses that `accept` lets through.
+
+    The same arguments always give the same texts.
+    """
     sentences: dict[str, str] = {}
     definitions: dict[str, str] = {}
     for gloss in _glosses(directory):
         definition, examples = split_gloss(gloss)
-        if _UNSUITABLE.search(gloss):
+        if _UNSUITABLE.search(gloss) or not accept(gloss):
             continue
         _collect(sentences, examples, SENTENCE_WORDS)
         _collect(definitions, [definition], DEFINITION_WORDS)

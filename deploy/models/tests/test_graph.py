@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from numpy_bert import encode
 from tiny_bert import BERT_CONFIG, random_tensors
 
+from embed_models.arithmetic import Arithmetic
+from embed_models.attention import AttentionForm, ContribAttention, PlainAttention
 from embed_models.graph import build_graph, serialize
 from embed_models.metadata import Pooling
 
@@ -32,7 +34,7 @@ def run(content: bytes, sequences: tuple[list[int], ...]) -> NDArray[np.float32]
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_matches_the_numpy_reference(pooling: Pooling) -> None:
-    content = serialize(build_graph(BERT_CONFIG, TENSORS, pooling))
+    content = serialize(build_graph(BERT_CONFIG, Arithmetic(TENSORS), pooling))
     for sequence in SEQUENCES:
         expected = encode(BERT_CONFIG, TENSORS, sequence, pooling)
         np.testing.assert_allclose(run(content, (sequence,))[0], expected, rtol=0, atol=1e-5)
@@ -40,19 +42,19 @@ def test_matches_the_numpy_reference(pooling: Pooling) -> None:
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_padding_changes_no_vector(pooling: Pooling) -> None:
-    content = serialize(build_graph(BERT_CONFIG, TENSORS, pooling))
+    content = serialize(build_graph(BERT_CONFIG, Arithmetic(TENSORS), pooling))
     together = run(content, SEQUENCES)
     for row, sequence in enumerate(SEQUENCES):
         np.testing.assert_allclose(together[row], run(content, (sequence,))[0], rtol=0, atol=1e-6)
 
 
 def test_is_reproducible() -> None:
-    first = serialize(build_graph(BERT_CONFIG, TENSORS, "mean"))
-    assert first == serialize(build_graph(BERT_CONFIG, random_tensors(), "mean"))
+    first = serialize(build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean"))
+    assert first == serialize(build_graph(BERT_CONFIG, Arithmetic(random_tensors()), "mean"))
 
 
 def test_interface() -> None:
-    model = build_graph(BERT_CONFIG, TENSORS, "mean")
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean")
     onnx.checker.check_model(model)
 
     def describe(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
@@ -74,7 +76,7 @@ def test_interface() -> None:
 
 
 def test_only_attention_is_no_standard_operator() -> None:
-    model = build_graph(BERT_CONFIG, TENSORS, "mean")
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean")
     special = [node.op_type for node in model.graph.node if node.domain]
     assert special == ["Attention"] * BERT_CONFIG.num_hidden_layers
 
@@ -83,9 +85,31 @@ def test_runtime_still_applies_its_fusions(tmp_path: Path) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    content = serialize(build_graph(BERT_CONFIG, TENSORS, "mean"))
+    content = serialize(build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean"))
     ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert operators.count("BiasGelu") == BERT_CONFIG.num_hidden_layers
     # This one stops when the sliced position table has no declared shape.
     assert operators.count("SkipLayerNormalization") == 2 * BERT_CONFIG.num_hidden_layers
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_plain_form_matches_the_numpy_reference(pooling: Pooling) -> None:
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS), pooling, PlainAttention)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain for entry in model.opset_import} == {""}
+    together = run(serialize(model), SEQUENCES)
+    for row, sequence in enumerate(SEQUENCES):
+        expected = encode(BERT_CONFIG, TENSORS, sequence, pooling)
+        np.testing.assert_allclose(together[row], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [ContribAttention, PlainAttention])
+def test_half_precision(form: type[AttentionForm]) -> None:
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS, np.float16), "mean", form)
+    stored = {tensor.data_type for tensor in model.graph.initializer if tensor.dims}
+    assert onnx.TensorProto.FLOAT not in stored
+    vectors = run(serialize(model), SEQUENCES)
+    for row, sequence in enumerate(SEQUENCES):
+        expected = encode(BERT_CONFIG, TENSORS, sequence, "mean")
+        assert float(vectors[row] @ expected) > 0.9999

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from embed_models.checkpoint import BertConfig, Tensors
+from embed_models.checkpoint import BertConfig, Checkpoint, Tensors
+from embed_models.sentence_config import SentenceConfig
 
 CONFIG: dict[str, Any] = {
     "model_type": "bert",
@@ -133,3 +134,22 @@ def write_checkpoint(directory: Path, *, prefix: str = "", tensors: Tensors | No
     save_file(
         {prefix + name: tensor for name, tensor in stored.items()}, directory / "model.safetensors"
     )
+
+
+def tiny_checkpoint() -> Checkpoint:
+    """Return the checkpoint without any files."""
+    return Checkpoint(
+        config=BERT_CONFIG,
+        tensors=random_tensors(),
+        tokenizer=tokenizer_json(),
+        pooling="mean",
+        max_seq_length=24,
+        sentence=SentenceConfig("mean", 24, False, {}, normalizes=True),
+        license="mit",
+    )
+
+
+def random_sequences(count: int, seed: int = 0) -> list[list[int]]:
+    """Return token sequences of 3 to 24 tokens, from [CLS] to [SEP]."""
+    random = np.random.default_rng(seed)
+    return [[2, *random.integers(4, 64, random.integers(1, 23)).tolist(), 3] for _ in range(count)]

@@ -1,0 +1,125 @@
+"""How the weights of a graph are stored and its linear algebra is written.
+
+`Arithmetic` is the exact one, in float32 or float16; the subclasses in `quantize` write the same
+layers in 8 bits. The shape of the network is not decided here but in `graph`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from onnx import TensorProto, helper
+
+from embed_models.checkpoint import Tensors
+from embed_models.onnx_builder import OnnxBuilder
+
+MICROSOFT_DOMAIN = "com.microsoft"
+WORD_EMBEDDINGS = "embeddings.word_embeddings"
+
+
+class Arithmetic:
+    """Floating-point arithmetic in one type, weights and activations alike.
+
+    Linear layers are named by the prefix of their tensors, such as `encoder.layer.0.output.dense`,
+    and read a *site*: an activation that one or more linear layers take as input.
+    """
+
+    def __init__(self, tensors: Tensors, dtype: DTypeLike = np.float32) -> None:
+        self.tensors = tensors
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def onnx_type(self) -> int:
+        """The ONNX element type of activations."""
+        return int(helper.np_dtype_to_tensor_dtype(self.dtype))
+
+    def array(self, key: str) -> NDArray[np.floating]:
+        return self.tensors[key].astype(self.dtype)
+
+    def word_table(self, b: OnnxBuilder) -> str:
+        """Store the word embeddings, [vocabulary, hidden]."""
+        return b.initializer("embeddings/word.weight", self.array(f"{WORD_EMBEDDINGS}.weight"))
+
+    def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
+        """Look the word embeddings up: [batch, seq] -> [batch, seq, hidden]."""
+        return b.node("Gather", table, ids, name="embeddings/word")
+
+    def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
+        """Multiply by a weight matrix and add its bias: [batch, seq, in] -> [batch, seq, out]."""
+        del site  # an exact product needs to know nothing about its input
+        weight = b.initializer(f"{name}.weight", self.array(f"{key}.weight").T)
+        return self.add_bias(b, name, b.node("MatMul", value, weight, name=f"{name}/matmul"), key)
+
+    def add_bias(self, b: OnnxBuilder, name: str, product: str, key: str) -> str:
+        bias = b.initializer(f"{name}.bias", self.array(f"{key}.bias"))
+        return b.node("Add", product, bias, name=f"{name}/add")
+
+    def fused_attention(
+        self,
+        b: OnnxBuilder,
+        name: str,
+        site: str,
+        hidden: str,
+        keys: Sequence[str],
+        mask: str,
+        heads: int,
+    ) -> str:
+        """Write com.microsoft Attention; `keys` name the query, key and value projections."""
+        del site
+        weight = np.concatenate([self.array(f"{key}.weight").T for key in keys], axis=1)
+        return b.node(
+            "Attention",
+            hidden,
+            b.initializer(f"{name}/qkv.weight", weight),
+            self.fused_bias(b, name, keys),
+            mask,
+            name=f"{name}/attention",
+            domain=MICROSOFT_DOMAIN,
+            num_heads=heads,
+        )
+
+    def fused_bias(self, b: OnnxBuilder, name: str, keys: Sequence[str]) -> str:
+        bias = np.concatenate([self.array(f"{key}.bias") for key in keys])
+        return b.initializer(f"{name}/qkv.bias", bias)
+
+    def gelu(self, b: OnnxBuilder, name: str, value: str) -> str:
+        # Spelled out, because Gelu is an operator only from opset 20 on; runtimes fuse it.
+        def constant(number: float) -> str:
+            return b.constant(number, self.dtype)
+
+        scaled = b.node("Div", value, constant(np.sqrt(2.0)), name=f"{name}/gelu/scale")
+        erf = b.node("Erf", scaled, name=f"{name}/gelu/erf")
+        shifted = b.node("Add", erf, constant(1.0), name=f"{name}/gelu/shift")
+        product = b.node("Mul", value, shifted, name=f"{name}/gelu/product")
+        return b.node("Mul", product, constant(0.5), name=f"{name}/gelu/half")
+
+    def to_float32(self, b: OnnxBuilder, value: str) -> str:
+        """Cast what the encoder yields, so that pooling never adds up halves."""
+        if self.dtype == np.float32:
+            return value
+        return b.node("Cast", value, name="pool/float32", to=TensorProto.FLOAT)
+
+
+class SiteRecorder(Arithmetic):
+    """Exact arithmetic that remembers which tensor of the graph each site is."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        super().__init__(tensors)
+        self.sites: dict[str, str] = {}
+
+    def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
+        self.sites[site] = value
+        return super().linear(b, name, site, value, key)
+
+    def fused_attention(
+        self,
+        b: OnnxBuilder,
+        name: str,
+        site: str,
+        hidden: str,
+        keys: Sequence[str],
+        mask: str,
+        heads: int,
+    ) -> str:
+        self.sites[site] = hidden
+        return super().fused_attention(b, name, site, hidden, keys, mask, heads)

@@ -1,0 +1,112 @@
+"""The graph forms: ways to write self-attention.
+
+`contrib` uses the fused Attention of ONNX Runtime (domain com.microsoft), which its CPU and CUDA
+providers run. `plain` has standard operators only, for TensorRT.
+
+Every form expects sequences that are padded on the right.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from onnx import TensorProto
+
+from embed_models.arithmetic import MICROSOFT_DOMAIN, Arithmetic
+from embed_models.checkpoint import BertConfig
+from embed_models.onnx_builder import OnnxBuilder
+
+ATTENTION_MASK = "attention_mask"
+
+PROJECTIONS = ("query", "key", "value")
+
+
+class AttentionForm(ABC):
+    """Writes self-attention into the graph; the output projection is not part of it."""
+
+    name: ClassVar[str]
+    extra_opsets: ClassVar[dict[str, int]]
+
+    def __init__(self, builder: OnnxBuilder, config: BertConfig, arithmetic: Arithmetic) -> None:
+        self.builder = builder
+        self.config = config
+        self.arithmetic = arithmetic
+
+    @abstractmethod
+    def mask(self) -> str:
+        """Turn `attention_mask` into what `attention` needs; called once per graph."""
+
+    @abstractmethod
+    def attention(self, layer: int, hidden: str, mask: str) -> str:
+        """Add the attention of one layer, from [batch, seq, hidden] to the same shape."""
+
+    def keys(self, layer: int) -> list[str]:
+        return [f"encoder.layer.{layer}.attention.self.{name}" for name in PROJECTIONS]
+
+
+class ContribAttention(AttentionForm):
+    """One com.microsoft Attention per layer, with the three projections packed into one matrix."""
+
+    name = "contrib"
+    extra_opsets: ClassVar[dict[str, int]] = {MICROSOFT_DOMAIN: 1}
+
+    def mask(self) -> str:
+        # The operator takes the number of valid tokens of each row instead of a mask.
+        as_int32 = self.builder.node(
+            "Cast", ATTENTION_MASK, name="mask/int32", to=TensorProto.INT32
+        )
+        return self.builder.node(
+            "ReduceSum", as_int32, self.builder.constant([1]), name="mask/length", keepdims=0
+        )
+
+    def attention(self, layer: int, hidden: str, mask: str) -> str:
+        return self.arithmetic.fused_attention(
+            self.builder,
+            f"layer{layer}",
+            f"layer{layer}/attention_input",
+            hidden,
+            self.keys(layer),
+            mask,
+            self.config.num_attention_heads,
+        )
+
+
+class PlainAttention(AttentionForm):
+    """Attention of standard operators, in the order in which TensorRT looks for it."""
+
+    name = "plain"
+    extra_opsets: ClassVar[dict[str, int]] = {}
+
+    def mask(self) -> str:
+        b, dtype = self.builder, self.arithmetic.dtype
+        valid = b.node("Cast", ATTENTION_MASK, name="mask/cast", to=self.arithmetic.onnx_type)
+        padding = b.node("Sub", b.constant(1.0, dtype), valid, name="mask/padding")
+        # Far below any score, and within the range of float16.
+        bias = b.node("Mul", padding, b.constant(-10000.0, dtype), name="mask/scores")
+        return b.node("Unsqueeze", bias, b.constant([1, 2]), name="mask/bias")
+
+    def attention(self, layer: int, hidden: str, mask: str) -> str:
+        b, dtype = self.builder, self.arithmetic.dtype
+        size, heads = self.config.hidden_size, self.config.num_attention_heads
+        name = f"layer{layer}"
+        split = b.constant([0, 0, heads, size // heads])
+
+        def project(part: str, key: str, order: list[int]) -> str:
+            linear = self.arithmetic.linear(
+                b, f"{name}/{part}", f"{name}/attention_input", hidden, key
+            )
+            by_head = b.node("Reshape", linear, split, name=f"{name}/{part}/heads")
+            return b.node("Transpose", by_head, name=f"{name}/{part}/transpose", perm=order)
+
+        query, key, value = self.keys(layer)
+        q = project("query", query, [0, 2, 1, 3])
+        k = project("key", key, [0, 2, 3, 1])
+        v = project("value", value, [0, 2, 1, 3])
+        scores = b.node("MatMul", q, k, name=f"{name}/scores")
+        root = b.constant(np.sqrt(size // heads), dtype)
+        scores = b.node("Div", scores, root, name=f"{name}/scaled")
+        scores = b.node("Add", scores, mask, name=f"{name}/masked")
+        weights = b.node("Softmax", scores, name=f"{name}/softmax", axis=-1)
+        context = b.node("MatMul", weights, v, name=f"{name}/context")
+        context = b.node("Transpose", context, name=f"{name}/merge", perm=[0, 2, 1, 3])
+        return b.node("Reshape", context, b.constant([0, 0, size]), name=f"{name}/attention")

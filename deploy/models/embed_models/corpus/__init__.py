@@ -1,0 +1,1 @@
+"""Text to calibrate and to validate with: how it was chosen, and how it is read."""

@@ -1,0 +1,52 @@
+"""The kinds of artefacts: a precision in a graph form, each one file of a version.
+
+A worker takes the first artefact of the precision that it was told to serve, so the graphs for the
+CPU and CUDA come before those for TensorRT.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from embed_models.attention import AttentionForm, ContribAttention, PlainAttention
+from embed_models.quantize.numerics import E4M3, S8, U8, Format
+
+REFERENCE = "fp32"
+CPU_INT8 = "int8"
+TENSORRT_INT8 = "int8-tensorrt"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What distinguishes an artefact; `fmt` is None where nothing is quantized."""
+
+    name: str
+    precision: str
+    form: type[AttentionForm]
+    # The type of all that is not in 8 bits.
+    dtype: DTypeLike
+    fmt: Format | None = None
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.onnx"
+
+    @property
+    def for_cpu(self) -> bool:
+        """Whether its speed on a CPU says anything: the other graphs are made for GPUs."""
+        return self.name in (REFERENCE, CPU_INT8)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("fp32", "fp32", ContribAttention, np.float32),
+        Kind("fp16", "fp16", ContribAttention, np.float16),
+        Kind("int8", "int8", ContribAttention, np.float32, U8),
+        Kind("fp32-tensorrt", "fp32", PlainAttention, np.float32),
+        Kind("fp16-tensorrt", "fp16", PlainAttention, np.float16),
+        Kind("int8-tensorrt", "int8", PlainAttention, np.float16, S8),
+        Kind("fp8-tensorrt", "fp8", PlainAttention, np.float16, E4M3),
+    )
+}

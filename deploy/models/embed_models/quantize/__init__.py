@@ -1,0 +1,1 @@
+"""Post-training quantization: calibrate once, then write any 8-bit graph from the statistics."""

@@ -1,0 +1,214 @@
+"""Validates a version: embeds held-out text with each artefact and compares with float32."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_models.attention import PlainAttention
+from embed_models.corpus.load import HeldOut
+from embed_models.errors import ValidationError
+from embed_models.golden import decode_vector
+from embed_models.inference import cpu_session, embed_sequences
+from embed_models.kinds import KINDS, REFERENCE
+from embed_models.metadata import Artefact, FileRef, Metadata
+from embed_models.progress import tenths
+from embed_models.tokenizer import load_tokenizer
+from embed_models.validate import speed
+from embed_models.validate.agreement import agreement, cosines
+from embed_models.validate.invariance import batch_difference
+from embed_models.validate.lee import LeeDocuments, lee_documents
+from embed_models.validate.retrieval import Retrieval, retrieve
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What one graph makes of the held-out text."""
+
+    held_out: NDArray[np.float32]
+    golden: NDArray[np.float32]
+    lee: NDArray[np.float32] | None
+    retrieval: Retrieval
+    batch_difference: float
+
+
+class Validator:
+    """Embeds the same texts with one graph after the other."""
+
+    def __init__(
+        self, directory: Path, metadata: Metadata, held_out: HeldOut, *, threads: int
+    ) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._held_out = held_out
+        path = directory / metadata.tokenizer.file
+        tokenizer = load_tokenizer(path.read_text(encoding="utf-8"))
+        tokenizer.enable_truncation(metadata.max_seq_length)
+
+        def ids(texts: Sequence[str]) -> list[list[int]]:
+            return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+        # Queries get their prompt, as a caller would ask for it.
+        prompt = metadata.prompts.get("query", "")
+        self._sequences = ids(
+            [
+                *held_out.sentences,
+                *(prompt + query for query in held_out.queries),
+                *held_out.documents,
+            ]
+        )
+        golden = json.loads((directory / metadata.golden.file).read_text(encoding="utf-8"))
+        self._golden = ids([item["text"] for item in golden["items"]])
+        self.golden_vectors = np.stack(
+            [decode_vector(item["vector_f32_base64"]) for item in golden["items"]]
+        )
+        self.lee: LeeDocuments | None = lee_documents()
+        self._lee = ids(self.lee.documents) if self.lee else []
+
+    def embed(self, graph: Path | bytes, name: str, *, as_written: bool, report: Report) -> Vectors:
+        """Embed everything with one graph."""
+        session = cpu_session(graph, threads=self._threads, as_written=as_written)
+        progress = tenths(report, f"{name}: embedded, texts", len(self._sequences))
+        vectors = embed_sequences(session, self._sequences, progress)
+        first = len(self._held_out.sentences)
+        second = first + len(self._held_out.queries)
+        return Vectors(
+            held_out=vectors,
+            # One by one, as a worker does before it serves a version.
+            golden=np.concatenate([embed_sequences(session, [ids]) for ids in self._golden]),
+            lee=embed_sequences(session, self._lee) if self._lee else None,
+            retrieval=retrieve(vectors[first:second], vectors[second:]),
+            batch_difference=batch_difference(session, self._sequences[:: max(1, first // 16)]),
+        )
+
+
+def validate_version(
+    directory: Path,
+    metadata: Metadata,
+    held_out: HeldOut,
+    *,
+    threads: int,
+    vocabulary: int,
+    report: Report,
+    teacher: bytes | None = None,
+) -> Metadata:
+    """Return the metadata with `validation` and `performance` as measured now."""
+    if metadata.random_weights:
+        raise ValidationError(
+            f"{metadata.model_name} has random weights: its vectors mean nothing, so there is "
+            "nothing to validate. It serves to try out speed and plumbing"
+        )
+    check_files(directory, metadata)
+    validator = Validator(directory, metadata, held_out, threads=threads)
+    reference: Vectors | None = None
+    validated: list[Artefact] = []
+    for artefact in metadata.artefacts:
+        name = artefact.file.removesuffix(".onnx")
+        as_written = artefact.form == PlainAttention.name and artefact.quantization is not None
+        vectors = validator.embed(
+            directory / artefact.file, name, as_written=as_written, report=report
+        )
+        reference = reference or vectors
+        result = _compare(vectors, reference, validator, held_out)
+        result["size_ratio"] = round(artefact.bytes / metadata.artefacts[0].bytes, 4)
+        validated.append(dataclasses.replace(artefact, validation=result))
+        report(
+            f"{name}: cosine mean {result['cosine_similarity_vs_fp32']:.5f}, "
+            f"min {result['cosine_min']:.4f}, recall@1 {result['recall_at_1']:.3f}, "
+            f"top-10 overlap {result['top10_overlap']:.3f}: {result['verdict']}"
+        )
+    if teacher is not None and reference is not None:
+        taught = validator.embed(teacher, "teacher", as_written=False, report=report)
+        validated[0] = _with_teacher(validated[0], reference, taught)
+    measured = _with_speed(directory, validated, vocabulary, teacher, report)
+    return dataclasses.replace(metadata, artefacts=measured)
+
+
+def check_files(directory: Path, metadata: Metadata) -> None:
+    """Refuse a directory whose files are not those that its metadata describes."""
+    files: list[FileRef | Artefact] = [metadata.tokenizer, metadata.golden, *metadata.artefacts]
+    for file in files:
+        path = directory / file.file
+        if not path.is_file():
+            raise ValidationError(f"{path} is missing, but metadata.json lists it; make it again")
+        if FileRef.of(path).sha256 != file.sha256:
+            raise ValidationError(
+                f"{path} is not the file that metadata.json describes (its SHA-256 differs); "
+                "make the version again"
+            )
+
+
+def _compare(
+    vectors: Vectors, reference: Vectors, validator: Validator, held_out: HeldOut
+) -> dict[str, Any]:
+    found, wanted = vectors.retrieval, reference.retrieval
+    result = agreement(vectors.held_out, reference.held_out).to_json()
+    result |= {
+        "golden_cosine_min": round(
+            float(cosines(vectors.golden, validator.golden_vectors).min()), 6
+        ),
+        "recall_at_1": round(found.recall_at_1, 4),
+        "recall_at_10": round(found.recall_at_10, 4),
+        "mrr_at_10": round(found.mrr_at_10, 4),
+        "recall_at_1_ratio": round(found.recall_at_1 / max(wanted.recall_at_1, 1e-9), 4),
+        "top10_overlap": round(found.overlap(wanted), 4),
+        "batch_difference": float(f"{vectors.batch_difference:.3g}"),
+        "test_dataset": held_out.name,
+        "test_sha256": held_out.sha256,
+        "test_texts": len(vectors.held_out),
+        "test_queries": len(held_out.queries),
+    }
+    if validator.lee and vectors.lee is not None:
+        result["human_similarity_pearson"] = round(validator.lee.correlation(vectors.lee), 4)
+    return result
+
+
+def _with_teacher(artefact: Artefact, mine: Vectors, teacher: Vectors) -> Artefact:
+    close = agreement(mine.held_out, teacher.held_out)
+    ratio = mine.retrieval.recall_at_1 / max(teacher.retrieval.recall_at_1, 1e-9)
+    comparison = {
+        "cosine_similarity_vs_teacher": round(close.mean, 6),
+        "cosine_min_vs_teacher": round(close.minimum, 6),
+        "teacher_recall_at_1": round(teacher.retrieval.recall_at_1, 4),
+        "recall_at_1_ratio_to_teacher": round(ratio, 4),
+        "top10_overlap_with_teacher": round(mine.retrieval.overlap(teacher.retrieval), 4),
+    }
+    return dataclasses.replace(artefact, validation=(artefact.validation or {}) | comparison)
+
+
+def _with_speed(
+    directory: Path,
+    artefacts: Sequence[Artefact],
+    vocabulary: int,
+    teacher: bytes | None,
+    report: Report,
+) -> list[Artefact]:
+    graphs: dict[str, Path | bytes] = {
+        artefact.file: directory / artefact.file
+        for artefact in artefacts
+        if any(kind.for_cpu and kind.file == artefact.file for kind in KINDS.values())
+    }
+    if teacher is not None:
+        graphs["teacher"] = teacher
+    speeds = speed.measure(graphs, vocabulary=vocabulary, report=report)
+    exact = speeds[KINDS[REFERENCE].file][speed.JUDGED].texts_per_cpu_second
+    measured = []
+    for artefact in artefacts:
+        performance = None
+        if artefact.file in speeds:
+            performance = speed.to_json(speeds[artefact.file])
+            mine = speeds[artefact.file][speed.JUDGED].texts_per_cpu_second
+            performance["speedup_vs_fp32"] = round(mine / exact, 2)
+            performance["integer_instructions"] = speed.has_integer_instructions()
+            if teacher is not None:
+                base = speeds["teacher"][speed.JUDGED].texts_per_cpu_second
+                performance["speedup_vs_teacher_fp32"] = round(mine / base, 2)
+        measured.append(dataclasses.replace(artefact, performance=performance))
+    return measured

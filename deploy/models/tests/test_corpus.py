@@ -1,0 +1,108 @@
+"""Files of texts: what is read, what is refused, and that the frozen sets share nothing."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from embed_models.corpus.debian import packages
+from embed_models.corpus.freeze import freeze, is_held_out
+from embed_models.corpus.load import CALIBRATION, HELD_OUT, data_dir, read_held_out, read_texts
+from embed_models.errors import CorpusError
+
+
+def test_the_frozen_sets() -> None:
+    calibration = read_texts(data_dir() / CALIBRATION)
+    held_out = read_held_out(data_dir() / HELD_OUT)
+    assert len(calibration.items) == len(set(calibration.items)) == 10_000
+    assert len(held_out.sentences) == len(held_out.queries) == len(held_out.documents) == 1000
+    known = {text.casefold() for text in calibration.items}
+    for text in (*held_out.sentences, *held_out.queries, *held_out.documents):
+        assert text.casefold() not in known
+
+
+def test_plain_lines_and_json_lines(tmp_path: Path) -> None:
+    plain = tmp_path / "texts.txt"
+    plain.write_text("first text\n\nsecond text\n", encoding="utf-8")
+    assert read_texts(plain).items == ("first text", "second text")
+    packed = tmp_path / "texts.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "one", "id": 1}\n'))
+    assert read_texts(packed).items == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.txt", b"", "empty.txt has no texts; calibration needs some"),
+        ("blank.txt", b"\n  \n", "has no texts"),
+        ("bad.jsonl", b'{"text": 1}\n', "bad.jsonl:1: not an object with a string `text`"),
+        ("bad.jsonl", b'{"text": "a"}\nnope\n', "bad.jsonl:2: not JSON"),
+        ("bad.jsonl", b'{"text": "  "}\n', "bad.jsonl:1: `text` is empty"),
+        ("bad.txt.gz", b"not gzip", "cannot be read"),
+        ("bad.txt", b"\xff\xfe", "has to be UTF-8"),
+    ],
+)
+def test_refused_files(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=words):
+        read_texts(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="does not exist"):
+        read_texts(tmp_path / "none.txt")
+
+
+def test_queries_need_their_documents(tmp_path: Path) -> None:
+    path = tmp_path / "held-out.jsonl"
+    path.write_text('{"kind": "query", "text": "where?"}\n', encoding="utf-8")
+    with pytest.raises(CorpusError, match="1 rows of the kind `query` and 0 of the kind"):
+        read_held_out(path)
+
+
+STANZA = """Package: {name}
+Description-md5: 0
+Description-en: {synopsis}
+ {description}
+ .
+ Second paragraph.
+ .
+ Third paragraph, which is one too many.
+"""
+
+
+def translation(tmp_path: Path, *entries: tuple[str, str, str]) -> Path:
+    path = tmp_path / "Translation-en"
+    stanzas = (STANZA.format(name=n, synopsis=s, description=d) for n, s, d in entries)
+    path.write_text("\n".join(stanzas), encoding="utf-8")
+    return path
+
+
+def test_packages_that_can_be_told_apart(tmp_path: Path) -> None:
+    long = "It does a number of things that take more than a hundred and twenty characters to tell "
+    long += "and are worth telling at that length, "
+    path = translation(
+        tmp_path,
+        ("good", "does things for people", long + "of the first, and then some more."),
+        ("libgood1", "does things for people, shared library", long + "of the first, and then!"),
+        ("short", "does nothing of much use", "Too short."),
+        ("dummy", "a transitional package for good", "Another text. " + long),
+        ("same", "does things for people", "Yet another text. " + long),
+        ("quote", "finds its own words easily", "Finds its own words easily. " + long),
+    )
+    (only,) = packages(path)
+    assert only.synopsis == "does things for people"
+    assert only.description.endswith("Second paragraph.")
+
+
+def test_freezing_needs_enough_packages(tmp_path: Path) -> None:
+    path = translation(tmp_path)
+    with pytest.raises(CorpusError, match="too few distinct packages"):
+        freeze(tmp_path, path, tmp_path / "out", seed=1)
+
+
+def test_a_quarter_is_held_out() -> None:
+    share = sum(is_held_out(json.dumps(number)) for number in range(4000)) / 4000
+    assert 0.22 < share < 0.28
