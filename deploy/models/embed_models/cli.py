@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from embed_models.distill import commands as distill
 from embed_models.errors import EmbedModelsError, UsageError
 from embed_models.importer import ImportRequest, import_model
 from embed_models.registry import Registry, check_version
@@ -132,4 +133,6 @@ def _parser() -> argparse.ArgumentParser:
     sampler.add_argument("--count", type=_positive, default=2000, help="default: %(default)s")
     sampler.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     sampler.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    distill.add_commands(commands, _report)
     return parser
