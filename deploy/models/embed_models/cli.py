@@ -14,6 +14,7 @@ from types import FrameType
 
 from embed_models import version as steps
 from embed_models.corpus.freeze import freeze
+from embed_models.distill import commands as distill
 from embed_models.errors import EmbedModelsError, UsageError, ValidationError
 from embed_models.importer import ImportRequest, import_model
 from embed_models.recipe import Recipe, load_recipe, recipe_names
@@ -235,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     _add_samplers(command)
+    distill.add_commands(commands, _report)
     return parser
 
 

@@ -1,0 +1,106 @@
+"""Divides the collections into training texts and held-out texts, and writes both.
+
+What is held out stays out in every form: training texts lose each paragraph that also stands in a
+held-out text, and are dropped when nothing else is left.
+"""
+
+import json
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_models.distill.split import is_held_out, normalise
+from embed_models.distill.texts import Group, Text, questions
+from embed_models.errors import EmbedModelsError
+
+TRAIN, HELD_OUT = "train.jsonl.xz", "held-out.jsonl.xz"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text of the corpus; texts with the same `group` number belong together."""
+
+    kind: str
+    text: str
+    group: int
+
+
+def divide(groups: Iterable[Group], reserved: Iterable[str]) -> tuple[list[Row], list[Row]]:
+    """Return (training rows, held-out rows), both without repeated texts.
+
+    Groups with a text among `reserved` are held out whatever their digest says.
+    """
+    unwanted = {normalise(text) for text in reserved}
+    everything = list(groups)
+    held = [
+        is_held_out(group.key) or any(normalise(text.text) in unwanted for text in group.texts)
+        for group in everything
+    ]
+    held_out = list(_rows(_only(everything, held, wanted=True)))
+    unwanted.update(
+        normalise(part) for row in held_out for part in (row.text, *row.text.split("\n"))
+    )
+    training = _rows(
+        Group(group.key, kept)
+        for group in _only(everything, held, wanted=False)
+        if (kept := tuple(_without(group, unwanted)))
+    )
+    return list(training), held_out
+
+
+def read_reserved(path: Path) -> Iterator[str]:
+    """Yield the texts of a JSON Lines file with `text` in each row."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yield str(json.loads(line)["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EmbedModelsError(
+                f'{path}, line {number}: expected a JSON object with a "text"'
+            ) from error
+
+
+def write_corpus(
+    directory: Path, training: list[Row], held_out: list[Row], report: Callable[[str], None]
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, rows in ((TRAIN, training), (HELD_OUT, held_out)):
+        unfinished = directory / f".{name}"
+        with lzma.open(unfinished, "wt", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
+        unfinished.replace(directory / name)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in _count(rows).most_common())
+        report(f"wrote {len(rows)} texts to {directory / name}: {kinds}")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what `write_corpus` wrote."""
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        return [Row(**json.loads(line)) for line in file]
+
+
+def _only(groups: list[Group], held: list[bool], *, wanted: bool) -> Iterator[Group]:
+    return (group for group, flag in zip(groups, held, strict=True) if flag is wanted)
+
+
+def _without(group: Group, unwanted: set[str]) -> Iterator[Text]:
+    for text in group.texts:
+        kept = [part for part in text.text.split("\n") if normalise(part) not in unwanted]
+        if kept and normalise(text.text) not in unwanted:
+            yield Text(text.kind, "\n".join(kept))
+
+
+def _rows(groups: Iterable[Group]) -> Iterator[Row]:
+    seen: set[str] = set()
+    for number, group in enumerate(groups):
+        for text in (*group.texts, *questions(group)):
+            key = normalise(text.text)
+            if key and key not in seen:
+                seen.add(key)
+                yield Row(text.kind, text.text, number)
+
+
+def _count(rows: Iterable[Row]) -> Counter[str]:
+    return Counter(row.kind for row in rows)

@@ -1,0 +1,77 @@
+"""Measures the student's vectors against the teacher's; what the training and `compare` report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_models.distill.corpus import Row
+from embed_models.distill.texts import RETRIEVAL_PAIRS
+
+Vectors = NDArray[np.float32]
+
+# Left out of what is measured: they only repeat other kinds, or are of little interest.
+_UNMEASURED = {"question", "wordnet-entry"}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out texts of one kind, with the numbers of their groups."""
+
+    texts: list[str]
+    groups: list[int]
+
+
+def choose(rows: list[Row], count: int) -> dict[str, HeldOut]:
+    """Return about `count` of the rows by kind, in whole groups spread over all of them."""
+    rows = [row for row in rows if row.kind not in _UNMEASURED]
+    every = -(-len(rows) // count)
+    kinds: dict[str, HeldOut] = {}
+    for row in rows:
+        if row.group % every == 0:
+            kind = kinds.setdefault(row.kind, HeldOut([], []))
+            kind.texts.append(row.text)
+            kind.groups.append(row.group)
+    return kinds
+
+
+def compare(
+    student: Mapping[str, Vectors], teacher: Mapping[str, Vectors], texts: Mapping[str, HeldOut]
+) -> dict[str, float]:
+    """Return cosines and recalls for unit vectors by kind, [texts, dimension].
+
+    `cosine_mean`, `cosine_p01` (1st percentile) and `cosine_min` are over all texts,
+    `cosine_<kind>` is the mean of a kind. `recall1_<kind>` is the student's recall@1, and
+    `..._of_teacher` that figure over the teacher's own.
+    """
+    of_kind = {kind: (student[kind] * teacher[kind]).sum(-1) for kind in teacher}
+    everything = np.concatenate(list(of_kind.values()))
+    measured = {
+        "cosine_mean": everything.mean(),
+        "cosine_p01": np.quantile(everything, 0.01),
+        "cosine_min": everything.min(),
+        **{f"cosine_{kind}": cosine.mean() for kind, cosine in of_kind.items()},
+    }
+    reference = recalls(teacher, texts)
+    for kind, recall in recalls(student, texts).items():
+        measured[f"recall1_{kind}"] = recall
+        if reference[kind] > 0:
+            measured[f"recall1_{kind}_of_teacher"] = recall / reference[kind]
+    return {name: round(float(value), 5) for name, value in measured.items()}
+
+
+def recalls(vectors: Mapping[str, Vectors], texts: Mapping[str, HeldOut]) -> dict[str, float]:
+    """Return recall@1 by kind of query, which has to find the document of its own group."""
+    result = {}
+    for query_kind, document_kind in RETRIEVAL_PAIRS:
+        if query_kind not in texts or document_kind not in texts:
+            continue
+        queries, documents = texts[query_kind], texts[document_kind]
+        row_of_group = {group: row for row, group in enumerate(documents.groups)}
+        asked = [row for row, group in enumerate(queries.groups) if group in row_of_group]
+        if asked:
+            wanted = np.array([row_of_group[queries.groups[row]] for row in asked])
+            found = (vectors[query_kind][asked] @ vectors[document_kind].T).argmax(-1)
+            result[query_kind] = float((found == wanted).mean())
+    return result

@@ -1,0 +1,72 @@
+"""What the training minimises: the distance between the student's vectors and the teacher's."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+from torch import Tensor
+
+# Rows of a batch that are compared with each other.
+_COMPARED = 2048
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How much each part counts."""
+
+    similarity: float
+    states: float
+    temperature: float = 0.05
+
+
+def objective(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    mask: Tensor,
+    weighting: Weighting,
+) -> dict[str, Tensor]:
+    """Return the parts of the loss and their weighted sum, `loss`.
+
+    `mse` is the squared error summed over the dimensions, which for unit vectors is
+    2 (1 - cosine). `similarity` compares how the texts of the batch resemble each other,
+    `states` the tokens' last hidden states.
+    """
+    vectors, states = student
+    wanted, wanted_states = teacher
+    parts = {"mse": (vectors - wanted).square().sum(-1).mean()}
+    parts["similarity"] = 0.5 * (
+        _divergence(vectors, vectors, wanted, weighting.temperature)
+        + _divergence(vectors, wanted, wanted, weighting.temperature)
+    )
+    parts["states"] = _states_error(states, wanted_states, mask)
+    parts["loss"] = (
+        parts["mse"]
+        + weighting.similarity * parts["similarity"]
+        + weighting.states * parts["states"]
+    )
+    return parts
+
+
+def _divergence(queries: Tensor, keys: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the neighbours' distributions, a text itself left out."""
+    count = min(len(wanted), _COMPARED)
+    queries, keys, wanted = queries[:count], keys[:count], wanted[:count]
+    itself = torch.eye(count, dtype=torch.bool, device=wanted.device)
+
+    def distribution(first: Tensor, second: Tensor) -> Tensor:
+        similarity = first @ second.T / temperature
+        return F.log_softmax(similarity.masked_fill(itself, -1e4), dim=-1)
+
+    return F.kl_div(
+        distribution(queries, keys),
+        distribution(wanted, wanted),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def _states_error(states: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.unsqueeze(-1).float()
+    difference = (states.float() - wanted.float()).square() * weight
+    scale = (wanted.float().square() * weight).sum()
+    return difference.sum() / scale

@@ -1,0 +1,29 @@
+"""Decides which texts the student is never trained on.
+
+The decision is made for groups, so that texts which belong together (a synopsis and its
+description, a definition and its example sentences, the paragraphs of an article) fall on the same
+side, and by a digest of the group's key, so that it depends on nothing but the text itself.
+"""
+
+import hashlib
+
+# One group in ten. Changing either value moves texts across the split, so that figures measured on
+# what was held out before no longer count: retrain then.
+SALT = "akidb-embed held-out 1"
+HELD_OUT_BELOW = 26  # of the 256 values of the digest's first byte
+
+
+def normalise(text: str) -> str:
+    """Return the form in which two texts count as the same: one space, no upper case."""
+    return " ".join(text.split()).casefold()
+
+
+def is_held_out(key: str) -> bool:
+    """Tell whether the group of this key is kept out of training.
+
+    The key is, before normalisation: for a synset of WordNet its whole gloss (what stands behind
+    the `|`), for a Debian package the first paragraph of its long description, for an article of
+    Wikipedia its title, for any other document its text.
+    """
+    digest = hashlib.sha256(f"{SALT}\n{normalise(key)}".encode()).digest()
+    return digest[0] < HELD_OUT_BELOW

@@ -1,0 +1,147 @@
+"""Puts the student together: the teacher's embeddings, and the layers kept in the repository.
+
+Only the layers were trained, so only they are stored; the embeddings, three quarters of the
+student, come from the teacher's own package. The result is an ordinary checkpoint directory.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from embed_models.checkpoint import BertConfig, Tensors, read_config, read_tensors
+from embed_models.errors import CheckpointError
+from embed_models.json_files import read_object
+from embed_models.sources import resolve_source
+
+LAYERS = Path(__file__).parents[2] / "distilled" / "layers.safetensors"
+
+# Keys of the metadata in the file of the layers.
+TEACHER_KEY, EMBEDDINGS_KEY = "teacher", "teacher_embeddings_sha256"
+
+_EMBEDDINGS, _LAYER = "embeddings.", "encoder.layer."
+_LAYER_NUMBER = re.compile(r"encoder\.layer\.(\d+)\.")
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+_CARD = """\
+---
+language: en
+license: apache-2.0
+---
+
+# Distilled {layers}-layer student of {teacher}
+
+The embeddings are the teacher's; the layers were trained to reproduce its vectors, and come from
+akidb-embed, where deploy/models/distilled/README.md says how and how well they do.
+"""
+
+
+def build_student(teacher: str, layers: Path, out: Path) -> Path:
+    """Write the student's checkpoint directory to `out`, which must not exist, and return it.
+
+    `teacher` is a SOURCE as `import` takes it. The same inputs always give the same bytes.
+    """
+    source = resolve_source(teacher, model_name=None, model_id=None)
+    if out.exists():
+        raise CheckpointError(f"{out} exists; give a directory that does not, or remove it")
+    teacher_config = read_config(source.directory / "config.json")
+    embeddings = {
+        name: tensor
+        for name, tensor in read_tensors(
+            source.directory / "model.safetensors", teacher_config
+        ).items()
+        if name.startswith(_EMBEDDINGS)
+    }
+    trained, about = _read_layers(layers, teacher_config)
+    if about[EMBEDDINGS_KEY] != embeddings_digest(embeddings):
+        raise CheckpointError(
+            f"{layers} was trained on the embeddings of {about[TEACHER_KEY]}, "
+            f"and those of {teacher} differ; give that model as the teacher"
+        )
+    count = _count_layers(trained)
+    config = read_object(source.directory / "config.json") | {"num_hidden_layers": count}
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        staged = Path(temporary) / out.name
+        staged.mkdir()
+        content = save(embeddings | trained, metadata={"format": "pt"})
+        (staged / "model.safetensors").write_bytes(content)
+        (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        card = _CARD.format(layers=count, teacher=about[TEACHER_KEY])
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        for name in _COPIED:
+            if (source.directory / name).is_file():
+                (staged / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source.directory / name, staged / name)
+        staged.rename(out)
+    return out
+
+
+def save_layers(tensors: Tensors, path: Path, *, teacher: str, embeddings: Tensors) -> None:
+    """Store trained layers (`encoder.layer.0...`) as float16, with whose embeddings they need."""
+    halves: dict[str, NDArray[np.float16]] = {}
+    for name, tensor in sorted(tensors.items()):
+        with np.errstate(over="ignore"):
+            halves[name] = tensor.astype(np.float16)
+        if not np.isfinite(halves[name]).all():
+            raise CheckpointError(f"{name} has values that float16 cannot hold")
+    about = {TEACHER_KEY: teacher, EMBEDDINGS_KEY: embeddings_digest(embeddings)}
+    path.write_bytes(save(halves, metadata=about))
+
+
+def embeddings_digest(tensors: Tensors) -> str:
+    """Return the SHA-256 of a model's embedding tables and their LayerNorm, rounded to float16.
+
+    Rounded, so that it does not change when a checkpoint is stored in half precision.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(name for name in tensors if name.startswith(_EMBEDDINGS)):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name], dtype="<f2").tobytes())
+    return digest.hexdigest()
+
+
+def _count_layers(tensors: Tensors) -> int:
+    numbers = [int(match[1]) for name in tensors if (match := _LAYER_NUMBER.match(name))]
+    return 1 + max(numbers, default=0)
+
+
+def _read_layers(path: Path, teacher: BertConfig) -> tuple[Tensors, dict[str, str]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+            tensors = {
+                name: file.get_tensor(name).astype(np.float32) for name in sorted(file.keys())
+            }
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); take it from the repository, "
+            "or give another file with --layers"
+        ) from error
+    expected = replace(teacher, num_hidden_layers=_count_layers(tensors)).tensor_shapes()
+    shapes = {name: shape for name, shape in expected.items() if name.startswith(_LAYER)}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != shapes or not {TEACHER_KEY, EMBEDDINGS_KEY} <= about.keys():
+        odd = min((name for name, _ in found.items() ^ shapes.items()), default="its metadata")
+        raise CheckpointError(
+            f"{path} holds no trained layers for this teacher: {odd} does not fit; "
+            "give the file that the training wrote"
+        )
+    return tensors, about

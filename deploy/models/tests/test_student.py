@@ -1,0 +1,160 @@
+"""The student: put together from small parts, and the real one from the stored layers."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_bert import random_tensors, write_checkpoint
+
+from embed_models.checkpoint import Tensors, read_checkpoint
+from embed_models.cli import main
+from embed_models.distill.commands import TEACHER
+from embed_models.distill.student import LAYERS, build_student, save_layers
+from embed_models.errors import CheckpointError
+from embed_models.inference import TextEncoder
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "wordnet" / "sentences.jsonl"
+README, LOG = LAYERS.parent / "README.md", LAYERS.parent / "log.jsonl"
+
+# What README.md promises for held-out text, and what the texts below are held to.
+PROMISED_COSINE = 0.96
+
+
+def trained_layers() -> Tensors:
+    """Return one layer, as a training would leave it."""
+    tensors = random_tensors(seed=1)
+    return {name: t for name, t in tensors.items() if name.startswith("encoder.layer.0.")}
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    path = tmp_path / "layers.safetensors"
+    save_layers(trained_layers(), path, teacher="tiny", embeddings=random_tensors())
+    return path
+
+
+def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
+    out = build_student(str(checkpoint_dir), layers, tmp_path / "new" / "student")
+    student = read_checkpoint(out)
+    assert student.config.num_hidden_layers == 1
+    assert student.pooling == "mean"
+    assert student.max_seq_length == 24
+    assert student.license == "apache-2.0"
+    teacher, trained = random_tensors(), trained_layers()
+    for name, tensor in student.tensors.items():
+        if name.startswith("embeddings."):
+            np.testing.assert_array_equal(tensor, teacher[name], err_msg=name)
+        else:
+            wanted = trained[name].astype(np.float16).astype(np.float32)
+            np.testing.assert_array_equal(tensor, wanted, err_msg=name)
+    assert [path.name for path in out.parent.iterdir()] == ["student"]
+
+
+def test_same_bytes_every_time(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
+    first = build_student(str(checkpoint_dir), layers, tmp_path / "first")
+    second = build_student(str(checkpoint_dir), layers, tmp_path / "second")
+    files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_another_teacher_is_refused(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
+    write_checkpoint(checkpoint_dir, tensors=random_tensors(seed=7))
+    with pytest.raises(CheckpointError, match="embeddings of tiny"):
+        build_student(str(checkpoint_dir), layers, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_existing_directory_is_kept(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    with pytest.raises(CheckpointError, match="exists"):
+        build_student(str(checkpoint_dir), layers, tmp_path / "student")
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "incomplete", "another shape", "not ours"])
+def test_bad_layers(checkpoint_dir: Path, layers: Path, tmp_path: Path, damage: str) -> None:
+    tensors, teacher = trained_layers(), random_tensors()
+    name = "encoder.layer.0.output.dense.bias"
+    expected = re.escape(name)
+    if damage == "missing":
+        layers.unlink()
+        expected = "take it from the repository"
+    elif damage == "broken":
+        layers.write_bytes(layers.read_bytes()[:-1])
+        expected = "take it from the repository"
+    else:
+        if damage == "incomplete":
+            del tensors[name]
+        elif damage == "another shape":
+            tensors[name] = tensors[name][1:]
+        else:
+            tensors = {"head": tensors[name]}
+            expected = "holds no trained layers"
+        save_layers(tensors, layers, teacher="tiny", embeddings=teacher)
+    with pytest.raises(CheckpointError, match=expected):
+        build_student(str(checkpoint_dir), layers, tmp_path / "student")
+
+
+def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
+    tensors = trained_layers()
+    tensors["encoder.layer.0.output.dense.bias"][0] = 1e6
+    with pytest.raises(CheckpointError, match=r"output\.dense\.bias"):
+        save_layers(tensors, tmp_path / "layers", teacher="tiny", embeddings=random_tensors())
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("student")
+    student = directory / "all-MiniLM-L3-distilled"
+    assert main(["student", "--out", str(student)]) == 0
+    for source in (str(student), TEACHER):
+        assert main(["import", source, "--registry", str(directory / "registry")]) == 0
+    return directory / "registry" / "models"
+
+
+def test_stored_file() -> None:
+    digest = hashlib.sha256(LAYERS.read_bytes()).hexdigest()
+    assert digest in README.read_text(encoding="utf-8")
+    tensors = load_file(LAYERS)
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float16)}
+    assert sum(tensor.size for tensor in tensors.values()) == 3 * 1_774_464
+
+
+def test_log_is_that_of_the_file() -> None:
+    entries = [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
+    assert entries[0]["event"] == "start"
+    assert entries[-1]["cosine_mean"] >= PROMISED_COSINE
+
+
+def test_held_out_cosine(registry: Path) -> None:
+    teacher = encoder(registry / "all-minilm-l6-v2" / "v1.0.0")
+    student = encoder(registry / "all-minilm-l3-distilled" / "v1.0.0")
+    cosines = np.array(
+        [
+            float(teacher.embed(text).vector @ student.embed(text).vector)
+            for text in held_out_texts()
+        ]
+    )
+    assert cosines.mean() >= PROMISED_COSINE
+    # Not the minimum: README.md names the sentence that it gets wrong.
+    assert np.quantile(cosines, 0.01) >= 0.85
+
+
+def held_out_texts() -> list[str]:
+    """Return sentences, which were reserved by name, and passages made of several of them."""
+    sentences = [json.loads(line)["text"] for line in SAMPLE.read_text("utf-8").splitlines()]
+    passages = [". ".join(sentences[begin : begin + 8]) for begin in range(1000, 1240, 8)]
+    return sentences[:300] + passages
+
+
+def encoder(version: Path) -> TextEncoder:
+    metadata: dict[str, Any] = json.loads((version / "metadata.json").read_text(encoding="utf-8"))
+    return TextEncoder(
+        version / "fp32.onnx", version / "tokenizer.json", metadata["max_seq_length"]
+    )
