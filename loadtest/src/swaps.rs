@@ -18,6 +18,8 @@ use crate::{
 
 /// How often workers are asked whether they have followed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What a swap leaves behind is not over with it: the version before is freed, caches fill anew.
+const AFTERMATH: Duration = Duration::from_secs(3);
 /// For one swap.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -38,6 +40,8 @@ pub struct Plan {
     pub rollbacks: usize,
     /// Before each swap.
     pub pause: Duration,
+    /// Before the first and after the last: without swaps, for comparison.
+    pub quiet: Duration,
 }
 
 /// One swap. Moments are from the start of the run.
@@ -124,6 +128,7 @@ impl Plan {
     ) -> anyhow::Result<Vec<Swap>> {
         let workers = self.workers(client).await?;
         let mut swaps: Vec<Swap> = Vec::new();
+        tokio::time::sleep(self.quiet).await;
         for n in 0..self.swaps + self.rollbacks {
             let rollback = n >= self.swaps;
             let current = self.pointer.current()?;
@@ -138,8 +143,7 @@ impl Plan {
             on_swap(&swap);
             swaps.push(swap);
         }
-        // What a swap leaves behind belongs to it as well.
-        tokio::time::sleep(self.pause).await;
+        tokio::time::sleep(AFTERMATH + self.quiet).await;
         Ok(swaps)
     }
 
@@ -188,30 +192,63 @@ fn following<'a>(versions: &'a [String], current: &str) -> &'a str {
     &versions[next % versions.len()]
 }
 
-/// Latencies, microseconds, by what went on meanwhile.
+/// Calls by what went on meanwhile.
 #[derive(Debug)]
-pub struct Latencies {
-    /// While a version was being loaded, or went live.
-    pub during: Histogram<u64>,
-    /// While nothing of the kind went on.
-    pub between: Histogram<u64>,
+pub struct Phases {
+    /// While a version was being loaded, until it was live.
+    pub during: Phase,
+    /// Between swaps, and while a version went live that had been kept warm.
+    pub between: Phase,
+    /// Before the first swap and after the last, when nothing of the kind went on.
+    pub without: Phase,
 }
 
-impl Latencies {
-    /// Sorts calls that were due after the warm-up. A refusal is no latency, and is counted elsewhere.
+/// Some of the calls.
+#[derive(Debug)]
+pub struct Phase {
+    /// Latencies of those that were not refused, microseconds.
+    pub latency: Histogram<u64>,
+    /// All of them.
+    pub calls: u64,
+    /// Those that were not answered with vectors.
+    pub errors: u64,
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self { latency: latencies(), calls: 0, errors: 0 }
+    }
+}
+
+impl Phase {
+    fn count(&mut self, done: &Done) {
+        self.calls += 1;
+        self.errors += u64::from(!matches!(done.outcome, Outcome::Answered(_)));
+        if done.outcome != Outcome::Refused {
+            self.latency.saturating_record(u64::try_from(done.latency.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl Phases {
+    /// Sorts calls that were due after the warm-up. Swaps are in their order.
     #[must_use]
     pub fn of(calls: &[Done], swaps: &[Swap], warm_up: Duration) -> Self {
-        let mut sorted = Self { during: latencies(), between: latencies() };
-        for done in calls.iter().filter(|done| done.due >= warm_up && done.outcome != Outcome::Refused) {
-            let micros = u64::try_from(done.latency.as_micros()).unwrap_or(u64::MAX);
-            let mut met = swaps.iter().filter(|swap| swap.meets(done)).peekable();
-            if met.peek().is_none() {
-                sorted.between.saturating_record(micros);
-            } else if met.any(|swap| !swap.kept) {
-                sorted.during.saturating_record(micros);
-            }
+        let [mut during, mut between, mut without] = std::array::from_fn(|_| Phase::default());
+        let first = swaps.first().map_or(f64::INFINITY, |swap| swap.promoted);
+        let last = swaps.last().map_or(f64::NEG_INFINITY, |swap| swap.live + AFTERMATH.as_secs_f64());
+        for done in calls.iter().filter(|done| done.due >= warm_up) {
+            let (due, over) = (done.due.as_secs_f64(), (done.due + done.latency).as_secs_f64());
+            let phase = if swaps.iter().any(|swap| !swap.kept && swap.meets(done)) {
+                &mut during
+            } else if over < first || due > last {
+                &mut without
+            } else {
+                &mut between
+            };
+            phase.count(done);
         }
-        sorted
+        Self { during, between, without }
     }
 }
 
@@ -233,10 +270,16 @@ mod tests {
     #[test]
     fn calls_are_during_a_swap_if_they_meet_it() {
         let swaps = [swap(false, 2.0, 3.0), swap(true, 4.0, 4.1)];
-        let calls = [done(500, 10), done(1500, 400), done(1900, 150), done(2500, 1), done(3050, 1), done(4050, 1)];
-        let sorted = Latencies::of(&calls, &swaps, Duration::from_secs(1));
-        assert_eq!((sorted.during.len(), sorted.between.len()), (2, 2), "one in the warm-up, one with what was kept");
-        assert!(sorted.between.max() >= 400_000 && sorted.during.max() >= 150_000);
+        let refused = Done { outcome: Outcome::Refused, ..done(3500, 1) };
+        let calls = [
+            [done(500, 10), done(1500, 400), done(1900, 150), done(2500, 1)],
+            [done(3050, 1), done(4050, 1), refused, done(7200, 1)],
+        ];
+        let phases = Phases::of(&calls.concat(), &swaps, Duration::from_secs(1));
+        let counts = [&phases.during, &phases.between, &phases.without].map(|phase| (phase.calls, phase.errors));
+        assert_eq!(counts, [(2, 0), (3, 1), (2, 0)], "one was in the warm-up");
+        assert_eq!(phases.between.latency.len(), 2, "a refusal has no latency");
+        assert!(phases.without.latency.max() >= 400_000 && phases.during.latency.max() >= 150_000);
     }
 
     #[test]
@@ -247,13 +290,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_call_is_in_one_of_both_or_beside_what_was_kept(
-            calls in prop::collection::vec((0u64..10_000, 0u64..500), 0..50),
+        fn every_call_is_in_one_phase(
+            calls in prop::collection::vec((0u64..20_000, 0u64..500), 0..50),
             at in 0.0f64..10.0,
+            kept: bool,
         ) {
             let calls: Vec<_> = calls.into_iter().map(|(due, latency)| done(due, latency)).collect();
-            let sorted = Latencies::of(&calls, &[swap(false, at, at + 1.0)], Duration::ZERO);
-            prop_assert_eq!(sorted.during.len() + sorted.between.len(), calls.len() as u64);
+            let phases = Phases::of(&calls, &[swap(kept, at, at + 1.0)], Duration::ZERO);
+            prop_assert_eq!(phases.during.calls + phases.between.calls + phases.without.calls, calls.len() as u64);
+            prop_assert!(!kept || phases.during.calls == 0);
         }
     }
 }

@@ -107,7 +107,7 @@ fn the_cost_of_swaps_is_measured() {
     let measure = |more: &[&str]| {
         let mut command = std::process::Command::new(sibling_binary("embed-loadtest"));
         command.args(["swap", "--json", "--server", &url, "--warm-up", "0.2", "--timeout", "60", "--rate", "10"]);
-        command.args(["--pause", "0.2", "--registry"]).arg(&registry).args(more).output().unwrap()
+        command.args(["--pause", "0.2", "--quiet", "2", "--registry"]).arg(&registry).args(more).output().unwrap()
     };
     let out = folder.path().join("out");
     let output =
@@ -121,7 +121,10 @@ fn the_cost_of_swaps_is_measured() {
     assert_eq!(told, [("v1.0.1", false), old, new, old, new]);
     assert!(swaps.iter().all(|swap| swap["live"].as_f64() >= swap["promoted"].as_f64()));
     assert_eq!((&report["answered"], &report["errors"]), (&report["due"], &serde_json::json!({})), "{report}");
-    assert!(report["calls_between_swaps"].as_u64().unwrap() > 0 && report["due"].as_u64().unwrap() > 0);
+    let calls = |phase: &str| report["phases"][phase]["calls"].as_u64().unwrap();
+    assert!(calls("without swaps") > 0, "{report}");
+    let all: u64 = ["during swaps", "between swaps", "without swaps"].into_iter().map(calls).sum();
+    assert_eq!(report["due"], all, "every call is in one phase");
     assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("From promotion to live"));
     // The pointer is where it was, and knows where it has been.
     let pointer = fs::read(registry.join("models").join(MODEL).join("current.json")).unwrap();
