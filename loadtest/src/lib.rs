@@ -8,7 +8,7 @@
 //! | `bulk` | keeps bulk jobs in flight |
 //! | `memory` | looks at the memory of processes, and whether it grows |
 //! | `scenario` | all of that at once |
-//! | `swaps`, `pointer` | other versions of a model take the place of the one that is live, meanwhile |
+//! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
 //! | `cli` | the command line |
@@ -22,7 +22,6 @@ pub mod memory;
 pub mod open_loop;
 pub mod pacing;
 pub mod pattern;
-pub mod pointer;
 pub mod report;
 pub mod scenario;
 pub mod swaps;

@@ -1,9 +1,10 @@
 //! Other versions of a model take the place of the one that is live, one after the other, and what callers notice of it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use embed_producer::{Client, client::WorkerInfo, models};
+use embed_registry::Registry;
 use embed_schemas::{
     Slug,
     serving::{CURRENT_VERSION, VariantStatus},
@@ -11,10 +12,7 @@ use embed_schemas::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{
-    pointer::Pointer,
-    tally::{Done, Outcome, latencies},
-};
+use crate::tally::{Done, Outcome, latencies};
 
 /// How often workers are asked whether they have followed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -27,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where the pointer is moved.
-    pub pointer: Pointer,
+    pub registry: Registry,
     /// The model.
     pub model: Slug,
     /// The variant that is watched; the default one if `None`.
@@ -101,6 +99,16 @@ impl Plan {
         worker.variants.iter().find(|(key, status)| wanted(key, status)).map(|(_, status)| status)
     }
 
+    async fn current(&self) -> anyhow::Result<String> {
+        Ok(self.registry.current(&self.model).await?.version)
+    }
+
+    async fn promote(&self, version: &str) -> anyhow::Result<()> {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        self.registry.promote(&self.model, version, "embed-loadtest", &now).await?;
+        Ok(())
+    }
+
     /// Makes the swaps, then the rollbacks, and points back at the version that was current before.
     ///
     /// # Errors
@@ -111,10 +119,10 @@ impl Plan {
         start: Instant,
         mut on_swap: impl FnMut(&Swap),
     ) -> anyhow::Result<Vec<Swap>> {
-        let first = self.pointer.current()?;
+        let first = self.current().await?;
         let swaps = self.drive(client, start, &mut on_swap).await;
-        if self.pointer.current()? != first {
-            self.pointer.promote(&first)?;
+        if self.current().await? != first {
+            self.promote(&first).await?;
             models::refresh(client, Some(&self.model)).await?;
         }
         swaps
@@ -131,7 +139,7 @@ impl Plan {
         tokio::time::sleep(self.quiet).await;
         for n in 0..self.swaps + self.rollbacks {
             let rollback = n >= self.swaps;
-            let current = self.pointer.current()?;
+            let current = self.current().await?;
             let next = match swaps.len().checked_sub(2) {
                 Some(before) if rollback => swaps[before].version.clone(),
                 _ => following(&self.versions, &current).to_owned(),
@@ -161,7 +169,7 @@ impl Plan {
             kept &= status.previous.as_deref() == Some(version);
         }
         let promoted = start.elapsed();
-        self.pointer.promote(version)?;
+        self.promote(version).await?;
         models::refresh(client, Some(&self.model)).await?;
         for id in workers {
             loop {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use clap::Args;
 use embed_connect::ConnectSettings;
+use embed_registry::Registry;
 use embed_report::{Axis, Plot, PlotKind, Series, Verdict, significant};
 use embed_schemas::Slug;
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use super::{
 };
 use crate::{
     pattern::Profile,
-    pointer::Pointer,
     report::{Better, Document, Figure, Group, Named, Quantiles, call_plots, figures, memory_plot, summary},
     scenario::{End, Observed, Scenario},
     swaps::{Phase, Phases, Plan, Swap},
@@ -31,7 +31,7 @@ const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Args)]
 pub(super) struct SwapArgs {
-    /// The workers' model registry, a folder: its pointer is moved, and put back in the end
+    /// The workers' model registry: its pointer is moved, and put back in the end
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     registry: String,
     /// The versions that go live in turn [default: all of the model]
@@ -71,12 +71,12 @@ impl SwapArgs {
         ensure!(self.rate > 0.0 && self.rate.is_finite(), "--rate: must be above 0");
         ensure!(self.swaps > 0, "--swaps: must be above 0");
         let target = self.target.prepare(self.bulk)?;
-        let plan = self.plan(&target)?;
+        let session = Session::open(nats)?;
+        let plan = session.wait_for(self.plan(&target))?;
         let target = target.with(json!({
             "rate, calls/s": self.rate, "bulk": self.bulk, "versions": plan.versions.join(", "), "swaps": self.swaps,
             "rollbacks": self.rollbacks, "pause, s": self.pause.as_secs_f64(), "quiet, s": self.quiet.as_secs_f64(),
         }));
-        let session = Session::open(nats)?;
         session.wait_for(plan.workers(&session.client))?;
         let beside = if self.bulk { " beside bulk jobs" } else { "" };
         let title = format!("Swap test: {} swaps under {} calls/s{beside}", self.swaps, self.rate);
@@ -114,10 +114,10 @@ impl SwapArgs {
         finish(&document, self.target.out.as_deref(), json)
     }
 
-    fn plan(&self, target: &Target) -> anyhow::Result<Plan> {
+    async fn plan(&self, target: &Target) -> anyhow::Result<Plan> {
         let model: Slug = target.bulk.model.clone();
-        let pointer = Pointer::open(&self.registry, &model)?;
-        let there = pointer.versions()?;
+        let registry = Registry::open(&self.registry)?;
+        let there = registry.versions(&model).await?;
         let versions = if self.versions.is_empty() { there.clone() } else { self.versions.clone() };
         for version in &versions {
             ensure!(
@@ -129,7 +129,7 @@ impl SwapArgs {
         ensure!(versions.len() >= 2, "--versions: {model} has one version only, {}", versions.join(", "));
         let variant = target.bulk.variant.clone();
         let (swaps, rollbacks, pause, quiet) = (self.swaps, self.rollbacks, self.pause, self.quiet);
-        Ok(Plan { pointer, model, variant, versions, swaps, rollbacks, pause, quiet })
+        Ok(Plan { registry, model, variant, versions, swaps, rollbacks, pause, quiet })
     }
 
     /// Calls all the time; swaps after the warm-up.
