@@ -47,7 +47,7 @@ fn a_variant_is_served_asked_and_given_up() {
     // A version that does not exist leaves the one that is live, and the reason comes back.
     let missing = run(&stack, &format!("models serve {MODEL} canary --version v9 --wait"));
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
-    assert!(missing.status.code() == Some(1) && said.contains("v9/metadata.json"), "{said}");
+    assert!(missing.status.code() == Some(1) && said.contains("has no version v9"), "{said}");
     let canary = listed(&stack, "canary");
     assert_eq!((&canary["live"]["version"], &canary["failed"]["version"]), (&"v1.0.0".into(), &"v9".into()));
 

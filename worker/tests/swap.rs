@@ -184,7 +184,7 @@ async fn versions_that_must_not_go_live() {
     registry.derive("v2-missing", |folder, _| fs::remove_file(folder.join("fp32.onnx")).unwrap());
     stays(&stack, &registry, "v2-missing", &["v2-missing/fp32.onnx"]).await;
 
-    stays(&stack, &registry, "v2-nowhere", &["v2-nowhere/metadata.json"]).await;
+    stays(&stack, &registry, "v2-nowhere", &["has no version v2-nowhere"]).await;
 
     // And back: the failure is forgotten.
     registry.promote(model().as_str(), FIRST);

@@ -5,6 +5,7 @@ mod onnx;
 mod priority;
 mod runner;
 mod shared_session;
+mod slots;
 mod stopwatch;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 pub use onnx::{OnnxModel, WeakModel};
 pub use priority::give_way;
 pub use runner::{RunStats, Runners, Work};
+pub use slots::{Slot, Slots};
 pub use stopwatch::Stopwatch;
 
 /// A padded batch, row-major.

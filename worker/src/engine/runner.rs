@@ -10,7 +10,7 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Engine, EngineError, Input, Vectors, priority};
+use super::{Engine, EngineError, Input, Slots, Vectors, priority};
 use crate::batch::{Batch, BatchQueue, Entry, Measured, Reason};
 
 /// What a text is to a runner.
@@ -57,26 +57,29 @@ pub struct Runners {
 impl Runners {
     /// Starts one thread for each engine. They end when the queue is closed and empty.
     ///
-    /// `nice` lowers the threads' priority. `observe` hears of every run; `on_panic` is called if a runner dies, since nobody else would notice.
+    /// `slots` bounds the runs at one time, together with whoever else has it. `nice` lowers the threads' priority. `observe` hears of every run; `on_panic` is called if a runner dies, since nobody else would notice.
     ///
     /// # Errors
     /// If the system refuses a thread.
     pub fn start<E: Engine + 'static, T: Work>(
         engines: Vec<E>,
         queue: &Arc<BatchQueue<T>>,
+        slots: &Arc<Slots>,
         nice: u8,
         observe: impl Fn(&RunStats) + Clone + Send + 'static,
         on_panic: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let mut threads = Vec::with_capacity(engines.len());
         for (i, mut engine) in engines.into_iter().enumerate() {
-            let (queue, observe, on_panic) = (Arc::clone(queue), observe.clone(), on_panic.clone());
+            let (queue, slots) = (Arc::clone(queue), Arc::clone(slots));
+            let (observe, on_panic) = (observe.clone(), on_panic.clone());
             let body = move || {
                 priority::give_way(nice);
                 let mut input = Input::default();
                 let work = AssertUnwindSafe(|| {
                     while let Some(batch) = queue.next(|expired| expired.into_iter().for_each(|e| e.payload.expired()))
                     {
+                        let _slot = slots.take(batch.entries[0].lane == Lane::Rpc);
                         run(&mut engine, &mut input, batch, &queue, &observe);
                     }
                 });
@@ -208,6 +211,10 @@ mod tests {
         }
     }
 
+    fn slots() -> Arc<Slots> {
+        Arc::new(Slots::new(2))
+    }
+
     fn queue() -> Arc<BatchQueue<Text>> {
         Arc::new(BatchQueue::new(&BatchConfig::default(), CostTable::new(&[])))
     }
@@ -224,7 +231,7 @@ mod tests {
         for id in 10..20 {
             push(&queue, id, &sender);
         }
-        let runners = Runners::start(vec![Fake, Fake], &queue, 0, |_| (), |_| ()).unwrap();
+        let runners = Runners::start(vec![Fake, Fake], &queue, &slots(), 0, |_| (), |_| ()).unwrap();
         let mut got: Vec<_> = results.iter().take(10).collect();
         got.sort_by_key(|(id, _)| *id);
         for (id, result) in got {
@@ -246,7 +253,7 @@ mod tests {
         }
         queue.drain();
         let (runs, stats) = mpsc::channel();
-        let runners = Runners::start(vec![Fake], &queue, 0, move |s| runs.send(*s).unwrap(), |_| ()).unwrap();
+        let runners = Runners::start(vec![Fake], &queue, &slots(), 0, move |s| runs.send(*s).unwrap(), |_| ()).unwrap();
         let mut got: Vec<_> = results.iter().take(4).map(|(_, result)| result.unwrap()).collect();
         got.sort_by(f32::total_cmp);
         assert_eq!(got, [10.0, 10.0, 10.0, 12.0]);
@@ -261,7 +268,8 @@ mod tests {
         let (sender, _results) = mpsc::channel();
         let (panics, reported) = mpsc::channel();
         let queue = queue();
-        let runners = Runners::start(vec![Fake], &queue, 0, |_| (), move |panic| panics.send(panic).unwrap()).unwrap();
+        let runners =
+            Runners::start(vec![Fake], &queue, &slots(), 0, |_| (), move |panic| panics.send(panic).unwrap()).unwrap();
         push(&queue, 99, &sender);
         assert!(reported.recv().unwrap().contains("id 99"));
         runners.join();

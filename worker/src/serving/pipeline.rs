@@ -67,7 +67,7 @@ impl Pipeline {
         let queue = Arc::new(BatchQueue::new(&config.batch, CostTable::new(&measured)));
         let observed = Arc::clone(&variant);
         let observe = move |stats: &RunStats| observed.ran(stats);
-        let runners = Runners::start(engines, &queue, config.engine.nice, observe, on_panic)?;
+        let runners = Runners::start(engines, &queue, variant.slots(), config.engine.nice, observe, on_panic)?;
         let threads = match config.tokenize.threads {
             0 => cores().div_ceil(4),
             n => n,

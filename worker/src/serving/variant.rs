@@ -11,7 +11,12 @@ use std::{
 use embed_schemas::{ErrorCode, JobId, Lane, Slug, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{config::LimitsConfig, engine::RunStats, pace::Pace, telemetry::VariantMetrics};
+use crate::{
+    config::LimitsConfig,
+    engine::{RunStats, Slots},
+    pace::Pace,
+    telemetry::VariantMetrics,
+};
 
 /// A caller that is turned away is not told to come back earlier than this.
 const LEAST_RETRY: Duration = Duration::from_millis(10);
@@ -32,6 +37,7 @@ pub struct Variant {
     /// How often a job is tried.
     pub max_deliveries: u64,
     pace: Pace,
+    slots: Arc<Slots>,
     id_prefix: String,
     ids_made: AtomicU64,
 }
@@ -49,6 +55,7 @@ impl Variant {
             rpc_max_wait: limits.rpc_max_wait,
             max_deliveries: limits.max_deliveries,
             pace: Pace::new(runners),
+            slots: Arc::new(Slots::new(runners)),
             id_prefix,
             ids_made: AtomicU64::new(0),
         }
@@ -57,6 +64,11 @@ impl Variant {
     /// Permits for texts of this lane: one for each text that is in the worker.
     pub const fn admission(&self, lane: Lane) -> &Arc<Semaphore> {
         &self.admission[lane.index()]
+    }
+
+    /// Room for runs, shared by all its versions.
+    pub const fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
     /// Whether the online calls that are in the worker leave no time for another. Asked before a call is read: refusing

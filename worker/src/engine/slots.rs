@@ -1,0 +1,117 @@
+//! How many batches run at the same time, over all engines of a variant: while one version takes the place of another, both
+//! have work, and the cores are there only once. Runs side by side beyond that would each take longer, and what is learnt
+//! from their times would be wrong.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Room for a number of runs. Online calls come first.
+#[derive(Debug)]
+pub struct Slots {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    /// Online runs that wait.
+    online: usize,
+}
+
+/// Room for one run, until it is dropped.
+#[derive(Debug)]
+pub struct Slot<'a>(&'a Slots);
+
+impl Slots {
+    /// Room for so many runs.
+    #[must_use]
+    pub const fn new(runs: usize) -> Self {
+        Self { state: Mutex::new(State { free: runs, online: 0 }), changed: Condvar::new() }
+    }
+
+    /// Waits for room for a run.
+    pub fn take(&self, online: bool) -> Slot<'_> {
+        let mut state = self.lock();
+        state.online += usize::from(online);
+        while state.free == 0 || (!online && state.online > 0) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.online -= usize::from(online);
+        state.free -= 1;
+        if online && state.free > 0 {
+            // Others may have waited for this one to go first.
+            self.changed.notify_all();
+        }
+        Slot(self)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A number is never half-changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.lock().free += 1;
+        // Which of those who wait may go depends on what they have.
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_there_is_room_for() {
+        let (slots, running) = (Slots::new(2), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let (slots, running) = (&slots, &running);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let _slot = slots.take(n % 2 == 0);
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
+                        thread::yield_now();
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn online_calls_come_first() {
+        let slots = Arc::new(Slots::new(1));
+        let (order, went) = mpsc::channel();
+        let first = slots.take(false);
+        let start = |online| {
+            let (slots, order) = (Arc::clone(&slots), order.clone());
+            thread::spawn(move || {
+                let _slot = slots.take(online);
+                order.send(online).unwrap();
+            })
+        };
+        let bulk = start(false);
+        let call = start(true);
+        // The call waits; the other may not even have come yet.
+        while slots.lock().online == 0 {
+            thread::yield_now();
+        }
+        drop(first);
+        assert!(went.recv().unwrap());
+        assert!(!went.recv().unwrap());
+        bulk.join().unwrap();
+        call.join().unwrap();
+    }
+}
