@@ -374,7 +374,7 @@ def test_validate_needs_something_to_hold_a_version_to(
 
 def test_no_source(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     target = ["--registry", str(bench.registry)]
-    assert main(["build", "distilled-minilm-l3-v2", *target]) == 1
+    assert main(["build", str(bench.recipe), *target]) == 1
     assert "give the directory of its checkpoint with --source" in error_of(capsys)
 
 
