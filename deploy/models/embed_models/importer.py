@@ -10,7 +10,7 @@ from embed_models.metadata import Metadata, Pooling
 from embed_models.model import Model, Report, from_checkpoint
 from embed_models.onnx_import import from_onnx
 from embed_models.registry import METADATA, Registry
-from embed_models.sources import resolve_source
+from embed_models.sources import open_source
 from embed_models.timestamp import timestamp
 
 
@@ -48,16 +48,16 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
             output=request.output,
         )
     else:
-        source = resolve_source(
+        with open_source(
             request.source, model_name=request.model_name, model_id=request.model_id
-        )
-        model = from_checkpoint(
-            source,
-            report,
-            pooling=request.pooling,
-            max_seq_length=request.max_seq_length,
-            license_name=request.license,
-        )
+        ) as source:
+            model = from_checkpoint(
+                source,
+                report,
+                pooling=request.pooling,
+                max_seq_length=request.max_seq_length,
+                license_name=request.license,
+            )
     registry = request.registry
     registry.check_name(model.slug, model.name)
     now = timestamp()

@@ -15,7 +15,7 @@ from embed_models.metadata import Artefact, FileRef, Metadata, Pooling
 from embed_models.recipe import Recipe
 from embed_models.registry import GOLDEN, TOKENIZER
 from embed_models.slug import slug
-from embed_models.sources import Source, resolve_source
+from embed_models.sources import Source, open_source
 from embed_models.space import space_fingerprint
 from embed_models.tokenizer import registry_tokenizer
 
@@ -146,15 +146,15 @@ def from_recipe(recipe: Recipe, source: str | None, report: Report) -> Model:
             f"the recipe of {recipe.name} names no source; "
             "give the directory of its checkpoint with --source"
         )
-    found = resolve_source(wanted, model_name=recipe.name, model_id=recipe.model_id)
-    checkpoint = read_checkpoint(
-        found.directory, pooling=recipe.pooling, max_seq_length=recipe.max_seq_length
-    )
+    with open_source(wanted, model_name=recipe.name, model_id=recipe.model_id) as found:
+        checkpoint = read_checkpoint(
+            found.directory, pooling=recipe.pooling, max_seq_length=recipe.max_seq_length
+        )
     for field in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"):
         has, should = getattr(checkpoint.config, field), getattr(recipe.architecture, field)
         if has != should:
             raise CheckpointError(
-                f"{found.directory} has {field} {has}, but the recipe of {recipe.name} says "
+                f"{wanted} has {field} {has}, but the recipe of {recipe.name} says "
                 f"{should}; it is the checkpoint of another model"
             )
     return model_of(

@@ -1,10 +1,14 @@
 """Finds the checkpoint directory that a SOURCE on the command line stands for.
 
 A source is a directory, `package:NAME` for a checkpoint inside an installed Python package, or
-`hub:OWNER/NAME` for one on the Hugging Face hub. A package is only looked at through its list of
-files: importing it could pull in torch.
+`hub:OWNER/NAME` for one on the Hugging Face hub, or `student:TEACHER` for the distilled student of
+another source. A package is only looked at through its list of files: importing it could pull in
+torch.
 """
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +17,13 @@ from embed_models.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hub:"
+STUDENT_PREFIX = "student:"
 
 # What an import reads; other formats of the weights can be several times as large.
 _HUB_FILES = ["*.json", "model.safetensors", "README.md", "*/config.json"]
+
+_STUDENT_NAME = "distilled-MiniLM-L3-v2"
+_STUDENT_ID = f"akidb-embed/{_STUDENT_NAME}"
 
 # Distribution name -> (model name, model id); a package's own name says little about its model.
 _KNOWN_PACKAGES = {
@@ -32,8 +40,30 @@ class Source:
     model_id: str
 
 
+@contextmanager
+def open_source(source: str, *, model_name: str | None, model_id: str | None) -> Iterator[Source]:
+    """Yield the directory and the names for SOURCE; names that the caller gave win.
+
+    A student's directory exists only as long as this is open.
+    """
+    if not source.startswith(STUDENT_PREFIX):
+        yield resolve_source(source, model_name=model_name, model_id=model_id)
+        return
+    # Here, because it resolves its teacher with this module.
+    from embed_models.distill.student import LAYERS, build_student
+
+    with tempfile.TemporaryDirectory(prefix="embed-models-") as temporary:
+        out = Path(temporary) / _STUDENT_NAME
+        build_student(source.removeprefix(STUDENT_PREFIX), LAYERS, out)
+        yield Source(
+            directory=out,
+            model_name=model_name or (model_id or _STUDENT_ID).rsplit("/", 1)[-1],
+            model_id=model_id or _STUDENT_ID,
+        )
+
+
 def resolve_source(source: str, *, model_name: str | None, model_id: str | None) -> Source:
-    """Return the directory and the names for SOURCE; names that the caller gave win."""
+    """Return the directory and the names for a SOURCE that is there already."""
     if source.startswith(PACKAGE_PREFIX):
         package = source.removeprefix(PACKAGE_PREFIX)
         directory = package_model_directory(package)
@@ -48,7 +78,8 @@ def resolve_source(source: str, *, model_name: str | None, model_id: str | None)
             raise CheckpointError(
                 f"{source} is not a directory; "
                 f"give a checkpoint directory, {PACKAGE_PREFIX}NAME for an installed package, "
-                f"or {HUB_PREFIX}OWNER/NAME for a model on the Hugging Face hub"
+                f"{HUB_PREFIX}OWNER/NAME for a model on the Hugging Face hub, "
+                f"or {STUDENT_PREFIX}SOURCE for the distilled student of one of these"
             )
         default_name = default_id = directory.resolve().name
     if model_id is not None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from embed_models.errors import EmbedModelsError
@@ -30,25 +31,34 @@ _UNSUITABLE = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Item:
+    """A definition or an example sentence, and the whole gloss that it is a part of."""
+
+    text: str
+    gloss: str
+
+
 def sample_items(
     directory: Path, *, count: int, seed: int, accept: Callable[[str], bool] = lambda _gloss: True
-) -> list[str]:
+) -> list[Item]:
     """Return `count` distinct texts from the glosses that `accept` lets through.
 
-    The same arguments always give the same texts.
+    A gloss is what stands behind the `|` of a line, as it is. The same arguments always give the
+    same texts.
     """
-    sentences: dict[str, str] = {}
-    definitions: dict[str, str] = {}
+    sentences: dict[str, Item] = {}
+    definitions: dict[str, Item] = {}
     for gloss in _glosses(directory):
         definition, examples = split_gloss(gloss)
         if _UNSUITABLE.search(gloss) or not accept(gloss):
             continue
-        _collect(sentences, examples, SENTENCE_WORDS)
-        _collect(definitions, [definition], DEFINITION_WORDS)
+        _collect(sentences, gloss, examples, SENTENCE_WORDS)
+        _collect(definitions, gloss, [definition], DEFINITION_WORDS)
 
     wanted_sentences = count * SENTENCE_SHARE[0] // SENTENCE_SHARE[1]
     chosen = _ranked(sentences.values(), seed)[:wanted_sentences]
-    others = [text for key, text in definitions.items() if key not in sentences]
+    others = [item for key, item in definitions.items() if key not in sentences]
     chosen += _ranked(others, seed)[: count - len(chosen)]
     if len(chosen) < count:
         raise EmbedModelsError(
@@ -59,11 +69,11 @@ def sample_items(
     return _ranked(chosen, seed + 1)
 
 
-def write_jsonl(texts: Iterable[str], path: Path) -> None:
+def write_jsonl(items: Iterable[Item], path: Path) -> None:
     """Write one row per text, with ids that tell their order."""
     rows = (
-        json.dumps({"id": f"wn-{number:05}", "text": text}, ensure_ascii=False)
-        for number, text in enumerate(texts, start=1)
+        json.dumps({"id": f"wn-{number:05}", "text": item.text}, ensure_ascii=False)
+        for number, item in enumerate(items, start=1)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
@@ -94,12 +104,14 @@ def _glosses(directory: Path) -> Iterator[str]:
                     yield line.partition("|")[2]
 
 
-def _collect(texts: dict[str, str], candidates: Iterable[str], least_words: int) -> None:
+def _collect(
+    items: dict[str, Item], gloss: str, candidates: Iterable[str], least_words: int
+) -> None:
     for text in candidates:
         if len(text.split()) >= least_words:
-            texts.setdefault(text.casefold(), text)
+            items.setdefault(text.casefold(), Item(text, gloss))
 
 
-def _ranked(texts: Iterable[str], seed: int) -> list[str]:
+def _ranked(items: Iterable[Item], seed: int) -> list[Item]:
     # Ordered by digest and not by `random`, whose algorithms may change with the Python version.
-    return sorted(texts, key=lambda text: hashlib.sha256(f"{seed}:{text}".encode()).digest())
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.text}".encode()).digest())

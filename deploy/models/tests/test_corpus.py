@@ -8,18 +8,44 @@ import pytest
 
 from embed_models.corpus.debian import packages
 from embed_models.corpus.freeze import freeze, is_held_out
-from embed_models.corpus.load import CALIBRATION, HELD_OUT, data_dir, read_held_out, read_texts
+from embed_models.corpus.load import (
+    CALIBRATION,
+    HELD_OUT,
+    data_dir,
+    read_held_out,
+    read_rows,
+    read_texts,
+)
+from embed_models.distill.split import is_held_out as is_unknown_to_student
+from embed_models.distill.texts import read_debian
 from embed_models.errors import CorpusError
+from embed_models.wordnet import split_gloss
 
 
 def test_the_frozen_sets() -> None:
     calibration = read_texts(data_dir() / CALIBRATION)
     held_out = read_held_out(data_dir() / HELD_OUT)
     assert len(calibration.items) == len(set(calibration.items)) == 10_000
-    assert len(held_out.sentences) == len(held_out.queries) == len(held_out.documents) == 1000
+    assert len(held_out.sentences) == 1000
+    assert len(held_out.queries) == len(held_out.documents) == 700
     known = {text.casefold() for text in calibration.items}
     for text in (*held_out.sentences, *held_out.queries, *held_out.documents):
         assert text.casefold() not in known
+
+
+def test_held_out_texts_are_held_out_by_both_splits() -> None:
+    for row in read_rows(data_dir() / HELD_OUT):
+        text = row["text"]
+        if row["kind"] == "sentence":
+            definition, examples = split_gloss(row["gloss"])
+            assert text in (definition, *examples)
+            assert is_held_out(row["gloss"]), text
+            assert is_unknown_to_student(row["gloss"]), text
+        else:
+            if row["kind"] == "document":
+                assert text.startswith(row["opening"].removeprefix(". "))
+            assert is_held_out(row["family"]), text
+            assert is_unknown_to_student(row["opening"]), text
 
 
 def test_plain_lines_and_json_lines(tmp_path: Path) -> None:
@@ -95,6 +121,19 @@ def test_packages_that_can_be_told_apart(tmp_path: Path) -> None:
     (only,) = packages(path)
     assert only.synopsis == "does things for people"
     assert only.description.endswith("Second paragraph.")
+    assert only.opening == long + "of the first, and then some more."
+
+
+def test_a_package_has_the_key_that_the_training_gave_it(tmp_path: Path) -> None:
+    text = "An empty paragraph may stand before the first one that says something. " * 3
+    path = translation(
+        tmp_path,
+        ("odd", "opens with an empty paragraph", f".\n {text}"),
+        ("even", "opens with words of some kind", "Nothing but that. " + text),
+    )
+    keys = [group.key for group in read_debian(path)]
+    assert [package.opening for package in packages(path)] == keys
+    assert keys[0].startswith(". An empty")
 
 
 def test_freezing_needs_enough_packages(tmp_path: Path) -> None:

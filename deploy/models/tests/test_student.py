@@ -17,9 +17,16 @@ from embed_models.distill.commands import TEACHER
 from embed_models.distill.student import LAYERS, build_student, save_layers
 from embed_models.errors import CheckpointError
 from embed_models.inference import TextEncoder
+from embed_models.model import from_recipe
+from embed_models.recipe import load_recipe
+from embed_models.slug import slug
+from embed_models.sources import open_source
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "wordnet" / "sentences.jsonl"
 README, LOG = LAYERS.parent / "README.md", LAYERS.parent / "log.jsonl"
+
+STUDENT = f"student:{TEACHER}"
+RECIPE = load_recipe("distilled-minilm-l3-v2")
 
 # What README.md promises for held-out text, and what the texts below are held to.
 PROMISED_COSINE = 0.96
@@ -111,9 +118,7 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("student")
-    student = directory / "all-MiniLM-L3-distilled"
-    assert main(["student", "--out", str(student)]) == 0
-    for source in (str(student), TEACHER):
+    for source in (STUDENT, TEACHER):
         assert main(["import", source, "--registry", str(directory / "registry")]) == 0
     return directory / "registry" / "models"
 
@@ -132,9 +137,36 @@ def test_log_is_that_of_the_file() -> None:
     assert entries[-1]["cosine_mean"] >= PROMISED_COSINE
 
 
+def test_recipe_puts_the_student_together(registry: Path, tmp_path: Path) -> None:
+    assert RECIPE.source == STUDENT
+    lines: list[str] = []
+    built = from_recipe(RECIPE, None, lines.append)
+    # By the recipe, by `import`, and by way of a directory: one name, one space, one graph.
+    version = registry / built.slug / "v1.0.0"
+    metadata = json.loads((version / "metadata.json").read_text("utf-8"))
+    assert (metadata["model_name"], metadata["model_id"]) == (RECIPE.name, RECIPE.model_id)
+    assert metadata["space"] == built.space
+    assert built.space[:23] in README.read_text(encoding="utf-8")
+    assert (version / "fp32.onnx").read_bytes() == built.graph
+    out = tmp_path / RECIPE.name
+    assert main(["student", "--out", str(out)]) == 0
+    assert from_recipe(RECIPE, str(out), lines.append).graph == built.graph
+
+
+def test_the_directory_of_a_student_is_temporary() -> None:
+    with open_source(STUDENT, model_name=None, model_id=None) as source:
+        assert (source.directory / "model.safetensors").is_file()
+    assert not source.directory.exists()
+
+
+def test_a_student_needs_its_teacher(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["import", "student:nowhere", "--registry", str(tmp_path)]) == 1
+    assert "nowhere is not a directory" in capsys.readouterr().err
+
+
 def test_held_out_cosine(registry: Path) -> None:
     teacher = encoder(registry / "all-minilm-l6-v2" / "v1.0.0")
-    student = encoder(registry / "all-minilm-l3-distilled" / "v1.0.0")
+    student = encoder(registry / slug(RECIPE.name) / "v1.0.0")
     cosines = np.array(
         [
             float(teacher.embed(text).vector @ student.embed(text).vector)

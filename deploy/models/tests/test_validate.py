@@ -6,10 +6,29 @@ import pytest
 from embed_models.validate.agreement import agreement, cosines
 from embed_models.validate.lee import lee_documents
 from embed_models.validate.retrieval import retrieve
+from embed_models.validate.speed import Speed
 
 
 def unit(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
+
+
+def speed(*rounds: float) -> Speed:
+    return Speed(
+        texts_per_second=0.0,
+        texts_per_cpu_second=float(np.median(rounds)),
+        latency_p50_ms=0.0,
+        latency_p95_ms=0.0,
+        rounds=rounds,
+    )
+
+
+def test_speeds_are_compared_round_by_round() -> None:
+    # The machine becomes ten times as slow in between, and one round is disturbed.
+    slow, fast = speed(100, 100, 10, 10, 10), speed(250, 250, 25, 25, 5)
+    assert fast.ratio_to(slow) == pytest.approx(2.5)
+    # Medians of their own would hide a change that only meets one of them less evenly.
+    assert speed(200, 20, 22).ratio_to(speed(100, 10, 100)) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,18 @@ def test_split_gloss(gloss: str, expected: tuple[str, list[str]]) -> None:
 
 
 def test_sample(dictionary: Path) -> None:
-    texts = sample_items(dictionary, count=50, seed=1)
+    items = sample_items(dictionary, count=50, seed=1)
+    for item in items:
+        definition, examples = split_gloss(item.gloss)
+        assert item.text in (definition, *examples)
+    texts = [item.text for item in items]
     sentences = [text for text in texts if text.startswith(("here is", "Seen"))]
     assert len(sentences) == 30
     assert len(texts) == len({text.casefold() for text in texts}) == 50
     assert "too short" not in texts
     assert not any("licence" in text or "  " in text for text in texts)
-    assert sample_items(dictionary, count=50, seed=1) == texts
-    assert set(sample_items(dictionary, count=50, seed=2)) != set(texts)
+    assert sample_items(dictionary, count=50, seed=1) == items
+    assert set(sample_items(dictionary, count=50, seed=2)) != set(items)
 
 
 def test_unsuitable_glosses_are_left_out(dictionary: Path) -> None:
@@ -57,7 +61,7 @@ def test_unsuitable_glosses_are_left_out(dictionary: Path) -> None:
         file.write(
             '1 | (offensive) a slur that nobody has to read; "an example that belongs to it"\n'
         )
-    everything = sample_items(dictionary, count=81, seed=1)
+    everything = [item.text for item in sample_items(dictionary, count=81, seed=1)]
     assert not any("slur" in text or "belongs to it" in text for text in everything)
 
 

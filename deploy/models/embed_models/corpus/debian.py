@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_models.distill.texts import debian_paragraphs
 from embed_models.errors import CorpusError
 
 # What a description has to have to be worth finding, in characters and words.
@@ -22,6 +23,8 @@ class Package:
 
     family: str
     synopsis: str
+    # Its first paragraph as the student's training counts, by which `distill.split` decides.
+    opening: str
     description: str
 
 
@@ -63,7 +66,12 @@ def _parse(stanza: str) -> Package | None:
         or synopsis.casefold() in description.casefold()
     ):
         return None
-    return Package(family=_family(name[1]), synopsis=synopsis, description=description)
+    return Package(
+        family=_family(name[1]),
+        synopsis=synopsis,
+        opening=debian_paragraphs(body[2])[0],
+        description=description,
+    )
 
 
 def _family(name: str) -> str:

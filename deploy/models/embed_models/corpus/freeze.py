@@ -1,6 +1,8 @@
 """Chooses the texts of deploy/models/data, so that calibration and held-out text share nothing.
 
-Everything is decided by digests: the same sources and the same seed give the same files.
+What is held out is new to the distilled student as well: it takes both splits, the one of this
+module and that of the student's training. Everything is decided by digests: the same sources and
+the same seed give the same files.
 """
 
 import hashlib
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from embed_models.corpus.debian import Package, packages
 from embed_models.corpus.load import CALIBRATION, HELD_OUT, write_rows
+from embed_models.distill.split import is_held_out as is_unknown_to_student
 from embed_models.errors import CorpusError
 from embed_models.wordnet import sample_items
 
@@ -17,34 +20,45 @@ CALIBRATION_SENTENCES = 5000
 CALIBRATION_DESCRIPTIONS = 3500
 CALIBRATION_SYNOPSES = 1500
 HELD_OUT_SENTENCES = 1000
-HELD_OUT_PAIRS = 1000
+HELD_OUT_PAIRS = 700
 
 
 def freeze(wordnet: Path, translation: Path, out: Path, *, seed: int) -> dict[str, int]:
     """Write both files and return how many rows each has."""
     chosen = _ranked(list(packages(translation)), seed)
-    known = [package for package in chosen if is_held_out(package.family)]
+    known = [
+        package
+        for package in chosen
+        if is_held_out(package.family) and is_unknown_to_student(package.opening)
+    ]
     rest = [package for package in chosen if not is_held_out(package.family)]
     if len(known) < HELD_OUT_PAIRS or len(rest) < CALIBRATION_DESCRIPTIONS + CALIBRATION_SYNOPSES:
         raise CorpusError(f"{translation} has too few distinct packages; give that of all of main")
     described, named = rest[:CALIBRATION_DESCRIPTIONS], rest[CALIBRATION_DESCRIPTIONS:]
 
+    glosses = sample_items(
+        wordnet,
+        count=CALIBRATION_SENTENCES,
+        seed=seed,
+        accept=lambda gloss: not is_held_out(gloss),
+    )
     calibration = [
-        *sample_items(
-            wordnet,
-            count=CALIBRATION_SENTENCES,
-            seed=seed,
-            accept=lambda gloss: not is_held_out(gloss),
-        ),
+        *(item.text for item in glosses),
         *(package.description for package in described),
         *(package.synopsis for package in named[:CALIBRATION_SYNOPSES]),
     ]
-    sentences = sample_items(wordnet, count=HELD_OUT_SENTENCES, seed=seed, accept=is_held_out)
+    sentences = sample_items(
+        wordnet,
+        count=HELD_OUT_SENTENCES,
+        seed=seed,
+        accept=lambda gloss: is_held_out(gloss) and is_unknown_to_student(gloss),
+    )
     pairs = known[:HELD_OUT_PAIRS]
+    # With what the splits went by, so that anybody can check them without the sources.
     held_out = [
-        *({"kind": "sentence", "text": text} for text in sentences),
-        *({"kind": "query", "text": package.synopsis} for package in pairs),
-        *({"kind": "document", "text": package.description} for package in pairs),
+        *({"kind": "sentence", "text": item.text, "gloss": item.gloss} for item in sentences),
+        *(_row("query", package.synopsis, package) for package in pairs),
+        *(_row("document", package.description, package) for package in pairs),
     ]
     # Mixed, so that any first part of the file is a sample of the whole.
     order = sorted(calibration, key=lambda text: _digest(f"{seed}:{text}"))
@@ -55,8 +69,12 @@ def freeze(wordnet: Path, translation: Path, out: Path, *, seed: int) -> dict[st
 
 
 def is_held_out(key: str) -> bool:
-    """Say on which side of the split a synset or a family of packages lies: one in four."""
+    """Say whether a gloss or a family of packages is kept out of calibration: one in four."""
     return _digest(f"held-out:{key}")[0] < 64
+
+
+def _row(kind: str, text: str, package: Package) -> dict[str, str]:
+    return {"kind": kind, "text": text, "family": package.family, "opening": package.opening}
 
 
 def _ranked(items: Sequence[Package], seed: int) -> list[Package]:

@@ -55,7 +55,7 @@ def data_dir() -> Path:
 
 def read_texts(path: Path) -> Texts:
     """Read calibration texts; rows that are empty are an error, as they are in an API call."""
-    rows = _rows(path)
+    rows = read_rows(path)
     items = tuple(row["text"] for row in rows)
     if not items:
         raise CorpusError(f"{path} has no texts; calibration needs some, 10,000 are usual")
@@ -64,7 +64,7 @@ def read_texts(path: Path) -> Texts:
 
 def read_held_out(path: Path) -> HeldOut:
     """Read texts to validate with."""
-    rows = _rows(path)
+    rows = read_rows(path)
     kinds = {
         kind: tuple(row["text"] for row in rows if row.get("kind") == kind)
         for kind in ("sentence", "query", "document")
@@ -90,7 +90,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     path.write_bytes(gzip.compress(content.encode(), compresslevel=9, mtime=0))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a file of texts with all that they say; each has a `text`."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -16,9 +16,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from embed_models.attention import ATTENTION_MASK
 from embed_models.distill.corpus import HELD_OUT, read_rows
 from embed_models.distill.evaluation import choose, compare
-from embed_models.graph import ATTENTION_MASK, EMBEDDING, INPUT_IDS
+from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.inference import TextEncoder
 
 # (texts, tokens) of the batches that are timed.

@@ -67,11 +67,7 @@ def read_debian(path: Path) -> Iterator[Group]:
         if not found:
             continue
         synopsis, *lines = entry.strip().split("\n")
-        paragraphs = [
-            " ".join(paragraph.split())
-            for paragraph in "\n".join(lines).split("\n .\n")
-            if paragraph.strip()
-        ]
+        paragraphs = debian_paragraphs("\n".join(lines))
         if paragraphs:
             yield Group(
                 key=paragraphs[0],
@@ -80,6 +76,16 @@ def read_debian(path: Path) -> Iterator[Group]:
                     Text("debian-description", "\n".join(paragraphs)),
                 ),
             )
+
+
+def debian_paragraphs(description: str) -> list[str]:
+    """Return the paragraphs of a long description, of which the first is the group's key.
+
+    An empty one at the beginning leaves its full stop in the first: to change that would move
+    packages across the split.
+    """
+    paragraphs = description.rstrip().split("\n .\n")
+    return [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
 
 
 def read_dictd(path: Path) -> Iterator[Group]:

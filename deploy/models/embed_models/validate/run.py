@@ -126,7 +126,7 @@ def validate_version(
         )
     if teacher is not None and reference is not None:
         taught = validator.embed(teacher, "teacher", as_written=False, report=report)
-        validated[0] = _with_teacher(validated[0], reference, taught)
+        validated[0] = _with_teacher(validated[0], reference, taught, report)
     measured = _with_speed(directory, validated, vocabulary, teacher, report)
     return dataclasses.replace(metadata, artefacts=measured)
 
@@ -170,7 +170,7 @@ def _compare(
     return result
 
 
-def _with_teacher(artefact: Artefact, mine: Vectors, teacher: Vectors) -> Artefact:
+def _with_teacher(artefact: Artefact, mine: Vectors, teacher: Vectors, report: Report) -> Artefact:
     close = agreement(mine.held_out, teacher.held_out)
     ratio = mine.retrieval.recall_at_1 / max(teacher.retrieval.recall_at_1, 1e-9)
     comparison = {
@@ -180,6 +180,10 @@ def _with_teacher(artefact: Artefact, mine: Vectors, teacher: Vectors) -> Artefa
         "recall_at_1_ratio_to_teacher": round(ratio, 4),
         "top10_overlap_with_teacher": round(mine.retrieval.overlap(teacher.retrieval), 4),
     }
+    report(
+        f"against the teacher: cosine mean {close.mean:.4f}, min {close.minimum:.4f}, recall@1 "
+        f"{mine.retrieval.recall_at_1:.3f} of {teacher.retrieval.recall_at_1:.3f} ({ratio:.1%})"
+    )
     return dataclasses.replace(artefact, validation=(artefact.validation or {}) | comparison)
 
 
@@ -198,17 +202,19 @@ def _with_speed(
     if teacher is not None:
         graphs["teacher"] = teacher
     speeds = speed.measure(graphs, vocabulary=vocabulary, report=report)
-    exact = speeds[KINDS[REFERENCE].file][speed.JUDGED].texts_per_cpu_second
+    exact = speeds[KINDS[REFERENCE].file][speed.JUDGED]
     measured = []
     for artefact in artefacts:
         performance = None
         if artefact.file in speeds:
             performance = speed.to_json(speeds[artefact.file])
-            mine = speeds[artefact.file][speed.JUDGED].texts_per_cpu_second
-            performance["speedup_vs_fp32"] = round(mine / exact, 2)
+            mine = speeds[artefact.file][speed.JUDGED]
+            performance["speedup_vs_fp32"] = round(mine.ratio_to(exact), 2)
             performance["integer_instructions"] = speed.has_integer_instructions()
             if teacher is not None:
-                base = speeds["teacher"][speed.JUDGED].texts_per_cpu_second
-                performance["speedup_vs_teacher_fp32"] = round(mine / base, 2)
+                taught = speeds["teacher"][speed.JUDGED]
+                performance["speedup_vs_teacher_fp32"] = round(mine.ratio_to(taught), 2)
+            of = ", ".join(f"{k} {v}" for k, v in performance.items() if k.startswith("speedup"))
+            report(f"{artefact.file}: {of}, in CPU time, round by round")
         measured.append(dataclasses.replace(artefact, performance=performance))
     return measured

@@ -1,13 +1,14 @@
 """Measures graphs on the CPU as a worker runs them: one session, one thread a run, a few callers.
 
-Graphs that are to be compared are measured in turns, so that a change of the machine's load meets
-all of them. Ratios are made of CPU time, which other processes disturb far less than the clock.
+Graphs that are to be compared are measured in turns, and compared round by round, so that a change
+of the machine's load meets all of them. Ratios are made of CPU time, which other processes disturb
+far less than the clock.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from embed_models.inference import cpu_session
 SHAPES = ((1, 32), (8, 32), (4, 128))
 # The one that thresholds speak of.
 JUDGED = (8, 32)
-_ROUNDS = 5
-_SECONDS = 0.5
+# Short, so that what is compared ran within a second or two, and an odd number: the median is one.
+_ROUNDS = 11
+_SECONDS = 0.25
 _CALLERS = min(2, os.cpu_count() or 1)
 
 
@@ -35,6 +37,12 @@ class Speed:
     texts_per_cpu_second: float
     latency_p50_ms: float
     latency_p95_ms: float
+    # Texts per second of CPU time in each round.
+    rounds: Sequence[float]
+
+    def ratio_to(self, other: "Speed") -> float:
+        """Return how many times as fast this graph is as one that ran in the same rounds."""
+        return float(np.median(np.divide(self.rounds, other.rounds)))
 
 
 def measure(
@@ -145,4 +153,5 @@ def _summary(rounds: list[_Round], texts: int) -> Speed:
         texts_per_cpu_second=float(np.median(cpu)),
         latency_p50_ms=float(np.percentile(latencies, 50)),
         latency_p95_ms=float(np.percentile(latencies, 95)),
+        rounds=cpu,
     )
