@@ -1,6 +1,7 @@
 //! Engines: padded token ids in, vectors out. Knows no lanes, jobs or NATS.
 
 pub mod library;
+mod memory;
 mod onnx;
 mod priority;
 mod runner;
@@ -10,6 +11,7 @@ mod stopwatch;
 
 use std::sync::Arc;
 
+pub use memory::give_back as give_back_memory;
 pub use onnx::{OnnxModel, WeakModel};
 pub use priority::give_way;
 pub use runner::{RunStats, Runners, Work};

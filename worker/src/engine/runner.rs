@@ -10,7 +10,7 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Engine, EngineError, Input, Slots, Vectors, priority};
+use super::{Engine, EngineError, Input, Slots, Vectors, memory, priority};
 use crate::batch::{Batch, BatchQueue, Entry, Measured, Reason};
 
 /// What a text is to a runner.
@@ -88,6 +88,8 @@ impl Runners {
                     let message = message.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
                     on_panic(message.unwrap_or_else(|| "unknown panic".to_owned()));
                 }
+                drop(engine);
+                memory::give_back();
             };
             threads.push(std::thread::Builder::new().name(format!("engine-{i}")).spawn(body)?);
         }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     config::{Config, EngineConfig},
-    engine::{OnnxModel, give_way},
+    engine::{OnnxModel, give_back_memory, give_way},
     model::{self, Files, LoadError, LoadedVersion, Selected, Shelf, Source},
 };
 
@@ -55,8 +55,11 @@ impl Loader {
                 if aside {
                     give_way(NICE);
                 }
+                let result = this.prepare(&files, &selected, runners);
+                drop(files);
+                give_back_memory();
                 // Whoever asked may be gone, because the worker stops.
-                let _ = done.send(this.prepare(&files, &selected, runners));
+                let _ = done.send(result);
             })
             .map_err(LoadError::Thread)?;
         result.await.unwrap_or(Err(LoadError::Died))
