@@ -126,9 +126,10 @@ impl Manager {
         served
     }
 
-    pub(super) fn is_pinned(&self, model: &Slug, variant: &Slug) -> bool {
-        let wanted = overlay(&self.base, &self.bucket);
-        wanted.iter().any(|one| one.config.pinned && one.model == *model && one.variant == *variant)
+    /// The variants that stay loaded.
+    pub(super) fn pinned(&self) -> Vec<(Slug, Slug)> {
+        let pinned = overlay(&self.base, &self.bucket).into_iter().filter(|one| one.config.pinned);
+        pinned.map(|one| (one.model, one.variant)).collect()
     }
 
     pub(super) fn runners(&self, config: &VariantConfig) -> usize {
@@ -194,7 +195,10 @@ impl Manager {
             if !wanted.iter().any(|one| one.model == *model && one.variant == *name) {
                 tracing::info!(%model, variant = %name, "not wanted any more: finishing what it has");
                 self.lineup.remove(model, name);
-                self.kept.remove(&(model.clone(), name.clone()));
+                let key = (model.clone(), name.clone());
+                self.kept.remove(&key);
+                // Or it would be due to be tried again for ever, and never be.
+                self.attempts.forget(&key);
                 let deadline = self.parts.config.worker.drain_timeout;
                 tokio::spawn(async move { member.retire(deadline).await });
             }

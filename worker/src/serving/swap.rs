@@ -10,7 +10,7 @@ use embed_schemas::{Slug, metrics as names};
 use metrics::{counter, gauge, histogram};
 
 use super::{
-    Manager, Pipeline, Served, Variant, Version,
+    Manager, Pipeline, Served, Version,
     memory::{Loaded, make_room},
     wanted::Wanted,
 };
@@ -65,7 +65,7 @@ impl Attempts {
         self.0.insert(variant, Attempt { what, times: times + 1, again: Instant::now() + delay });
     }
 
-    fn forget(&mut self, variant: &(Slug, Slug)) {
+    pub(super) fn forget(&mut self, variant: &(Slug, Slug)) {
         self.0.remove(variant);
     }
 }
@@ -267,15 +267,14 @@ impl Manager {
             let kept: Vec<_> = self.kept.keys().cloned().collect();
             kept.iter().for_each(|key| self.drop_kept(key));
         }
-        let members = self.lineup.members();
+        let (members, stay) = (self.lineup.members(), self.pinned());
         let loaded: Vec<_> = members
             .iter()
             .enumerate()
             .filter_map(|(i, member)| {
                 let live = member.served.peek()?;
                 let own = Arc::ptr_eq(&member.served, served);
-                let Variant { model, name, .. } = &*member.served.variant;
-                let pinned = own || self.is_pinned(model, name);
+                let pinned = own || stay.contains(&key(&member.served));
                 let bytes = live.version.artefact.file.bytes;
                 Some(Loaded { what: i, bytes, last_used: member.served.last_used(), pinned })
             })
