@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::{Lane, Slug, subjects};
+use crate::{Lane, Slug, routes::ROUTES_BUCKET, subjects};
 
 /// The stream of a model's jobs and backfill chunks.
 #[must_use]
@@ -102,6 +102,10 @@ pub struct StreamSpec {
     pub max_msg_size: i32,
     /// -1: no limit.
     pub max_consumers: i32,
+    /// Whether one message may take the place of all earlier ones, as key-value buckets need it.
+    pub allow_rollup_hdrs: bool,
+    /// Whether single messages may not be deleted.
+    pub deny_delete: bool,
 }
 
 /// A durable pull consumer, as in `$JS.API.CONSUMER.CREATE`.
@@ -130,10 +134,9 @@ pub struct ConsumerSpec {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The three streams that serve one model. The stream of dead letters is the same for all models.
-#[must_use]
-pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
-    let base = |name: String, description: String, subjects: Vec<String>| StreamSpec {
+/// A stream that keeps everything.
+fn plain(name: String, description: String, subjects: Vec<String>, settings: &StreamSettings) -> StreamSpec {
+    StreamSpec {
         name,
         description,
         subjects,
@@ -150,7 +153,27 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
         max_msgs: -1,
         max_msg_size: -1,
         max_consumers: -1,
+        allow_rollup_hdrs: false,
+        deny_delete: false,
+    }
+}
+
+/// The key-value buckets, as the streams that they are. They are the same for all models.
+#[must_use]
+pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {
+    let bucket = |name: &str, description: &str, history: i64| StreamSpec {
+        max_msgs_per_subject: history,
+        allow_rollup_hdrs: true,
+        deny_delete: true,
+        ..plain(format!("KV_{name}"), description.to_owned(), vec![format!("$KV.{name}.>")], settings)
     };
+    vec![bucket(ROUTES_BUCKET, "How traffic is split between the variants of a model, and who changed it", 64)]
+}
+
+/// The three streams that serve one model. The stream of dead letters is the same for all models.
+#[must_use]
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
+    let base = |name, description, subjects| plain(name, description, subjects, settings);
     let job_subjects = Lane::STORED
         .into_iter()
         .flat_map(|lane| {

@@ -1,6 +1,7 @@
 //! Streams and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
 
 mod compare;
+mod variants;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use compare::Difference;
+pub use variants::variants;
 
 use crate::{
     Error,
@@ -123,6 +125,9 @@ fn objects(models: &[ModelVariants], settings: &StreamSettings) -> Vec<Object> {
                 out.push(Object { stream, consumer: Some(spec.durable_name), wanted });
             }
         }
+    }
+    for spec in streams::buckets(settings) {
+        out.push(Object { stream: spec.name.clone(), consumer: None, wanted: as_map(&spec) });
     }
     out
 }
