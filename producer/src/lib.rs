@@ -25,6 +25,7 @@ pub mod error;
 pub mod nats;
 pub mod provision;
 pub mod registry;
+pub mod route;
 
 pub use client::Client;
 pub use error::Error;

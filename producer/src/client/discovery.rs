@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use embed_schemas::{Lane, Slug, subjects};
+use embed_schemas::{
+    Lane, Slug,
+    serving::{self, VariantStatus},
+    subjects,
+};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +31,8 @@ pub struct ServedModel {
 struct Info {
     #[serde(default)]
     endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +46,27 @@ impl Client {
     /// # Errors
     /// If the connection is gone.
     pub async fn served(&self) -> Result<Vec<ServedModel>, Error> {
+        let infos = self.infos().await?;
+        let endpoints = infos.iter().flat_map(|info| &info.endpoints);
+        Ok(models_of(endpoints.map(|endpoint| endpoint.subject.as_str())))
+    }
+
+    /// Asks all workers how their variants stand: by model and variant, one status for each worker that has it. Takes 300
+    /// milliseconds, less if there is no worker.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn statuses(&self) -> Result<BTreeMap<(Slug, Slug), Vec<VariantStatus>>, Error> {
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for info in self.infos().await? {
+            for (variant, status) in serving::statuses(&info.metadata) {
+                all.entry(variant).or_default().push(status);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn infos(&self) -> Result<Vec<Info>, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask which models are served", error);
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
@@ -51,14 +78,12 @@ impl Client {
                 if answer.status.is_some() {
                     break; // nobody listens
                 }
-                if let Ok(info) = serde_json::from_slice::<Info>(&answer.payload) {
-                    found.extend(info.endpoints.into_iter().map(|endpoint| endpoint.subject));
-                }
+                found.extend(serde_json::from_slice::<Info>(&answer.payload));
             }
         };
         // The end of the window is the usual end: nobody knows how many workers there are.
         let _ = tokio::time::timeout(WINDOW, collect).await;
-        Ok(models_of(found.iter().map(String::as_str)))
+        Ok(found)
     }
 
     /// The error for a model that nobody serves, with what is served instead.

@@ -6,6 +6,7 @@ mod dev;
 mod init;
 mod print;
 mod publish;
+mod route;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Ask(args) => ask::run(args, &connect, json).await,
         Command::Publish(args) => publish::run(args, &connect, json).await,
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
+        Command::Route(args) => route::run(*args, &connect, json).await,
     }
 }
 
