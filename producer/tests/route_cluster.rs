@@ -50,8 +50,13 @@ async fn every_server_is_changed_and_one_that_is_down_is_known_and_caught_up() {
     assert!(text.contains(&format!("server {name}: NO ANSWER")) && text.contains("not in effect everywhere"), "{text}");
 
     nodes[down].restart();
-    until("it is back", async || router.sync(false, "test", &[]).await.is_ok_and(|report| report.is_as_wanted())).await;
-    let report = router.actual().await.unwrap();
+    let mut report = None;
+    until("it is back", async || {
+        report = router.sync(false, "test", &[]).await.ok().filter(embed_producer::route::Report::is_as_wanted);
+        report.is_some()
+    })
+    .await;
+    let report = report.unwrap();
     assert!(report.servers.iter().all(|server| describe(&server.holds[&m]) == "a=50 b=50"));
     assert_eq!(report.routes[&m].record.problem, None);
 }

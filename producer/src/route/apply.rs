@@ -29,7 +29,7 @@ impl Router {
         let mut round = 1;
         loop {
             let routes = self.store.all().await?;
-            let roll_call = self.system.roll_call().await?;
+            let roll_call = self.roll_call().await?;
             let refusals = self.put(&routes, &roll_call).await?;
             let report = self.look_until_applied(&routes, &roll_call, &refusals).await?;
             let now = self.store.all().await?;
@@ -38,6 +38,10 @@ impl Router {
             }
             round += 1;
         }
+    }
+
+    pub(super) async fn roll_call(&self) -> Result<RollCall, RouteError> {
+        self.system.roll_call(&self.store.servers().await?).await
     }
 
     /// Gives the servers what is wanted. Returns what those say that refuse it, by name.

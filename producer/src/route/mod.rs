@@ -103,7 +103,7 @@ impl Router {
     /// If the bucket or the system account cannot be asked. A server that cannot is part of the answer.
     pub async fn actual(&self) -> Result<Report, RouteError> {
         let routes = self.store.all().await?;
-        let roll_call = self.system.roll_call().await?;
+        let roll_call = self.roll_call().await?;
         self.look(routes, &roll_call, &std::collections::BTreeMap::new()).await
     }
 

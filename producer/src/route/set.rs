@@ -193,7 +193,7 @@ impl Router {
 
     async fn check_overlap(&self, model: &Slug, change: &Change) -> Result<(), RouteError> {
         let sources: Vec<_> = change.lanes.iter().map(|lane| subjects::bare(*lane, model)).collect();
-        for server in self.system.roll_call().await?.present {
+        for server in self.roll_call().await?.present {
             let Ok(held) = self.system.held(&server, &self.account).await else { continue };
             if let Some(other) = mapping::overlapping(&sources, &held.mappings).first() {
                 return Err(RouteError::Overlap {

@@ -57,16 +57,17 @@ impl System {
         Self { client }
     }
 
-    /// Asks which servers there are.
-    pub(super) async fn roll_call(&self) -> Result<RollCall, RouteError> {
+    /// Asks which servers there are. Waits for those that are known, by name, and for as many as any server knows of: one
+    /// that has just started may know of itself alone.
+    pub(super) async fn roll_call(&self, known: &[String]) -> Result<RollCall, RouteError> {
         let what = "cannot ask the servers through the system account";
-        let mut expected = usize::MAX;
+        let mut expected = 1;
         let mut present: Vec<Server> = Vec::new();
         self.scatter("$SYS.REQ.SERVER.PING", Bytes::new(), what, |answer| {
             present.extend(server_of(&answer));
             let active = answer["statsz"]["active_servers"].as_u64().and_then(|n| usize::try_from(n).ok());
-            expected = active.unwrap_or(usize::MAX);
-            present.len() < expected
+            expected = expected.max(active.unwrap_or(usize::MAX));
+            present.len() < expected || known.iter().any(|name| present.iter().all(|server| server.name != *name))
         })
         .await?;
         present.sort();
