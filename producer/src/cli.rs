@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod route;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     /// Which versions workers serve, and which they are to serve
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Split the traffic of a model between its variants
+    Route(Box<route::RouteArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +61,10 @@ pub(crate) struct DevArgs {
     /// Time after which a job that a worker holds is given to another
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) ack_wait: Duration,
+    /// A variant of a model, and the version that it serves [default: current]; may be repeated. The first of a model is its
+    /// default [default: one for each model, called after its first precision]
+    #[arg(long, value_parser = parse_served, value_name = "MODEL=NAME[@VERSION]")]
+    pub(crate) variant: Vec<(Slug, Slug, Option<String>)>,
     /// Passed on to `embed-worker run`; may be repeated
     #[arg(long, allow_hyphen_values = true, value_name = "ARG")]
     pub(crate) worker_arg: Vec<String>,
@@ -301,6 +309,15 @@ fn parse_name(text: &str) -> Result<Slug, String> {
 fn parse_variant(text: &str) -> Result<(Slug, Slug), String> {
     let (model, name) = text.split_once('=').ok_or("write it as MODEL=NAME, such as all-minilm-l6-v2=int8")?;
     Ok((parse_name(model)?, name.parse().map_err(|error: embed_schemas::slug::SlugError| error.to_string())?))
+}
+
+fn parse_served(text: &str) -> Result<(Slug, Slug, Option<String>), String> {
+    let (variant, version) = match text.split_once('@') {
+        Some((variant, version)) => (variant, Some(version.to_owned())),
+        None => (text, None),
+    };
+    let (model, name) = parse_variant(variant)?;
+    Ok((model, name, version))
 }
 
 fn parse_lane(text: &str) -> Result<Lane, String> {

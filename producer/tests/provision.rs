@@ -13,14 +13,20 @@ async fn applying_twice_changes_nothing() {
     let client = server.client().await;
     let settings = StreamSettings::default();
     let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 6, "{missing:?}");
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 7, "{missing:?}");
     let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!(
-        made.created,
-        ["KV_embed_models", "EMBED_m", "EMBED_RESULTS_m", "EMBED_DEAD", "EMBED_m/fp32-job", "EMBED_m/fp32-bulk"]
-    );
+    let names = [
+        "KV_embed_models",
+        "KV_embed_routes",
+        "EMBED_m",
+        "EMBED_RESULTS_m",
+        "EMBED_DEAD",
+        "EMBED_m/fp32-job",
+        "EMBED_m/fp32-bulk",
+    ];
+    assert_eq!(made.created, names);
     let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 6), "{again:?}");
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 7), "{again:?}");
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
 }
 

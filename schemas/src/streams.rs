@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::{Lane, Slug, serving::MODELS_BUCKET, subjects};
+use crate::{Lane, Slug, routes::ROUTES_BUCKET, serving::MODELS_BUCKET, subjects};
 
 /// The stream of a model's jobs and backfill chunks.
 #[must_use]
@@ -167,7 +167,10 @@ fn stream(name: String, description: String, subjects: Vec<String>, settings: &S
 /// The buckets that all models share, as the streams that hold them.
 #[must_use]
 pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {
-    vec![bucket(MODELS_BUCKET, "Variants that workers are to serve", 5, settings)]
+    vec![
+        bucket(MODELS_BUCKET, "Variants that workers are to serve", 5, settings),
+        bucket(ROUTES_BUCKET, "How traffic is split between the variants of a model, and who changed it", 64, settings),
+    ]
 }
 
 /// A key-value bucket that remembers so many values of each key, as NATS's clients make it.

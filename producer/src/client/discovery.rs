@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use embed_schemas::{
     Lane, Slug,
-    serving::{VariantStatus, statuses},
+    serving::{self, VariantStatus},
     subjects,
 };
 use futures::StreamExt;
@@ -51,7 +51,7 @@ struct Info {
 
 impl From<Info> for WorkerInfo {
     fn from(info: Info) -> Self {
-        Self { variants: statuses(&info.metadata), id: info.id }
+        Self { variants: serving::statuses(&info.metadata), id: info.id }
     }
 }
 
@@ -97,6 +97,21 @@ impl Client {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
             Err(error) => Err(Error::nats(format!("cannot ask worker {id} what it serves"), error)),
         }
+    }
+
+    /// How the variants stand on all workers: by model and variant, one status for each worker that has it. Takes as long as
+    /// [`Client::served`].
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn statuses(&self) -> Result<BTreeMap<(Slug, Slug), Vec<VariantStatus>>, Error> {
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for worker in self.workers().await? {
+            for (variant, status) in worker.variants {
+                all.entry(variant).or_default().push(status);
+            }
+        }
+        Ok(all)
     }
 
     async fn infos(&self) -> Result<Vec<Info>, Error> {

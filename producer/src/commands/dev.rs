@@ -12,6 +12,7 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
         registry: registry(args.registry)?,
         port: args.port,
         max_payload: args.max_payload,
+        variants: args.variant,
         streams: StreamSettings { ack_wait_ms: super::init::milliseconds(args.ack_wait), ..StreamSettings::default() },
         worker_args: args.worker_arg,
     };
@@ -25,14 +26,22 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
 }
 
 fn welcome(ready: &Ready) -> String {
-    let Ready { nats_url, metrics_url, models, .. } = ready;
+    let Ready { nats_url, metrics_url, models, route_config, .. } = ready;
     let served = models.iter().map(|s| format!("{} ({} {})", s.model, s.variant, s.version)).collect::<Vec<_>>();
     let model = models.first().map_or("MODEL", |served| served.model.as_str());
     // What is the default already needs no option.
     let server = if nats_url.ends_with(":4222") { String::new() } else { format!(" -s {nats_url}") };
+    let here = std::env::current_dir().is_ok_and(|here| route_config == &here.join(".embed-dev/route.toml"));
+    let routes = if here { String::new() } else { format!(" --route-config {}", route_config.display()) };
+    let variants: Vec<_> = models.iter().filter(|s| s.model == model).map(|s| s.variant.as_str()).collect();
+    let split = match variants.as_slice() {
+        [first, second, ..] => format!("embed route{routes} set {model} {first}=90 {second}=10\n  "),
+        _ => String::new(),
+    };
     format!(
         "Ready. Serving {}.\n\n  \
          embed ask{server} -m {model} \"hello\"\n  \
+         {split}\
          nats req{server} embed.rpc.{model} '{{\"texts\":[\"hello\"]}}'\n  \
          curl {metrics_url}/metrics\n\n\
          Ctrl-C drains and stops everything.",

@@ -3,12 +3,8 @@
 use std::time::Duration;
 
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client, Error, models, nats,
-    provision::{self, ModelVariants},
-    registry::{self, RegisteredModel},
-};
-use embed_schemas::{Slug, streams::StreamSettings};
+use embed_producer::{Client, models, nats, provision, registry};
+use embed_schemas::streams::StreamSettings;
 use serde_json::json;
 
 use super::{Status, print};
@@ -16,7 +12,7 @@ use crate::cli::InitArgs;
 
 pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
     let registered = registry::list(&super::registry(args.registry.clone())?).await?;
-    let variants = variants(&registered, &args.variant)?;
+    let variants = provision::variants(&registered, &args.variant)?;
     let settings = settings(&args);
     let client = nats::connect(connect, "embed init").await?;
     // Workers serve the variants of the bucket too, and need their consumers.
@@ -71,34 +67,4 @@ fn settings(args: &InitArgs) -> StreamSettings {
 /// Whole milliseconds.
 pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The variants of each registered model: those that were named, in their order, else its default.
-fn variants(models: &[RegisteredModel], named: &[(Slug, Slug)]) -> Result<Vec<ModelVariants>, Error> {
-    for (model, variant) in named {
-        if !models.iter().any(|m| m.slug() == model) {
-            let known = models.iter().map(|m| m.slug().as_str()).collect::<Vec<_>>().join(", ");
-            return Err(Error::Settings(format!(
-                "--variant {model}={variant}: the registry has no model {model}; it has {known}"
-            )));
-        }
-    }
-    models
-        .iter()
-        .map(|model| {
-            let mut variants: Vec<Slug> = Vec::new();
-            for (_, variant) in named.iter().filter(|(m, _)| m == model.slug()) {
-                if !variants.contains(variant) {
-                    variants.push(variant.clone());
-                }
-            }
-            if variants.is_empty() {
-                variants.extend(model.default_variant());
-            }
-            if variants.is_empty() {
-                return Err(Error::Registry(format!("model {}: its metadata lists no artefact", model.slug())));
-            }
-            Ok(ModelVariants { model: model.slug().clone(), variants })
-        })
-        .collect()
 }

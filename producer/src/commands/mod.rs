@@ -7,6 +7,7 @@ mod init;
 mod models;
 mod print;
 mod publish;
+mod route;
 mod spaces;
 mod table;
 
@@ -54,6 +55,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Publish(args) => publish::run(args, &connect, json).await,
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
         Command::Models(command) => models::run(command, &connect, json).await,
+        Command::Route(args) => route::run(*args, &connect, json).await,
     }
 }
 

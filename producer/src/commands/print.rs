@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use embed_producer::Error;
+use embed_producer::{Error, route::RouteError};
 use embed_schemas::EmbedResult;
 use serde::Serialize;
 use serde_json::json;
@@ -31,11 +31,11 @@ pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Reports an error on standard error, as one line.
 pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
-    let ours = error.downcast_ref::<Error>();
+    let ours = error.downcast_ref::<Error>().map(|error| (error.code(), error.retryable()));
+    let ours = ours.or_else(|| error.downcast_ref::<RouteError>().map(|error| (error.code(), error.retryable())));
     let mut stderr = std::io::stderr().lock();
     let _ = if json {
-        let code = ours.map_or("failed", Error::code);
-        let retryable = ours.is_some_and(Error::retryable);
+        let (code, retryable) = ours.unwrap_or(("failed", false));
         let error = json!({"code": code, "message": format!("{error:#}"), "retryable": retryable});
         writeln!(stderr, "{}", json!({ "error": error }))
     } else {

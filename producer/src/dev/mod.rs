@@ -2,6 +2,7 @@
 
 pub mod binaries;
 mod child;
+mod config;
 mod server;
 mod worker;
 
@@ -11,16 +12,12 @@ use std::{
 };
 
 use binaries::{EMBED_WORKER, NATS_SERVER, find};
-use embed_schemas::streams::StreamSettings;
+use embed_schemas::{Slug, streams::StreamSettings};
 use serde::Serialize;
 
 pub use worker::Served;
 
-use crate::{
-    Client, Error, models,
-    provision::{self, ModelVariants},
-    registry,
-};
+use crate::{Client, Error, models, provision, registry};
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +30,9 @@ pub struct Options {
     pub port: u16,
     /// Bytes that a message may have.
     pub max_payload: u32,
+    /// Variants by model, and the version that each serves; the first of a model is its default. A model that has none here
+    /// is served as one variant, called after its first precision.
+    pub variants: Vec<(Slug, Slug, Option<String>)>,
     /// How streams and consumers are made.
     pub streams: StreamSettings,
     /// More arguments for `embed-worker run`.
@@ -44,8 +44,12 @@ pub struct Options {
 pub struct Ready {
     /// The server.
     pub nats_url: String,
+    /// The server's monitoring.
+    pub monitor_url: String,
     /// The worker's metrics and health.
     pub metrics_url: String,
+    /// What `embed route` has to know: pass it with `--route-config`, unless it is in `.embed-dev` where you are.
+    pub route_config: PathBuf,
     /// What the worker serves.
     pub models: Vec<Served>,
     /// The processes.
@@ -78,19 +82,14 @@ pub async fn run(
     let (server_program, worker_program) = (find(NATS_SERVER)?, find(EMBED_WORKER)?);
     let root = registry::absolute(&options.registry)?;
     let registered = registry::list(&root).await?;
-    let variants = registered
-        .iter()
-        .map(|model| {
-            let variant = model
-                .default_variant()
-                .ok_or_else(|| Error::Registry(format!("model {}: its metadata lists no artefact", model.slug())))?;
-            Ok(ModelVariants { model: model.slug().clone(), variants: vec![variant] })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let named: Vec<_> = options.variants.iter().map(|(model, variant, _)| (model.clone(), variant.clone())).collect();
+    let variants = provision::variants(&registered, &named)?;
 
     std::fs::create_dir_all(&options.data_dir).map_err(Error::file(&options.data_dir))?;
     let data_dir = absolute(&options.data_dir)?;
     let _lock = lock(&data_dir)?;
+    let mut worker_args = config::worker(options, &registered, &variants, &data_dir)?;
+    worker_args.extend(options.worker_args.iter().cloned());
     let mut server = tokio::select! {
         server = server::start(&server_program, &data_dir, options.port, options.max_payload) => server?,
         () = &mut shutdown => return Ok(()),
@@ -101,7 +100,7 @@ pub async fn run(
         let desired = models::desired(&Client::new(client.clone())).await?;
         let variants = provision::with_desired(variants, &desired);
         provision::apply(&client, &variants, &options.streams).await?;
-        worker::start(&worker_program, &url, &root, &options.worker_args).await.map(Some)
+        worker::start(&worker_program, &url, &root, &worker_args).await.map(Some)
     };
     let prepared = tokio::select! {
         prepared = prepare => prepared,
@@ -119,8 +118,11 @@ pub async fn run(
             return Err(error);
         }
     };
+    server::warn_of_routes(&server, &worker.ready.variants).await;
     on_ready(&Ready {
         nats_url: server.url.clone(),
+        monitor_url: server.monitor_url.clone(),
+        route_config: server.route_config.clone(),
         metrics_url: worker.ready.metrics_url.clone(),
         models: worker.ready.variants.clone(),
         pids: Pids { nats_server: server.process.id(), worker: worker.process.id() },

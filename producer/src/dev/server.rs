@@ -1,7 +1,10 @@
 //! The NATS server of the local stack.
 
 use std::{
+    collections::BTreeSet,
+    io::Write,
     net::TcpListener,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,8 +13,17 @@ use embed_connect::ConnectSettings;
 use serde::Deserialize;
 use tokio::{process::Command, time::Instant};
 
-use super::child::Process;
-use crate::{Error, nats};
+use super::{
+    Served,
+    child::Process,
+    config::{self, MAPPINGS_FILE, SYSTEM_USER, ServerConfig},
+};
+use crate::{
+    Client, Error,
+    client::new_id,
+    nats,
+    route::{DEV_FILE, RouteSettings, Router},
+};
 
 /// From start to the first answer. It includes reading what the store holds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +35,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Server {
     pub(super) process: Process,
     pub(super) url: String,
+    pub(super) monitor_url: String,
+    /// What `embed route` has to know.
+    pub(super) route_config: PathBuf,
     pub(super) client: async_nats::Client,
 }
 
@@ -37,7 +52,14 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
     let ports_dir = data_dir.join("ports");
     clear(&ports_dir)?;
     let config = data_dir.join("nats-server.conf");
-    std::fs::write(&config, configuration(data_dir, &ports_dir, port, max_payload)).map_err(Error::file(&config))?;
+    let mappings = data_dir.join(MAPPINGS_FILE);
+    if !mappings.exists() {
+        std::fs::write(&mappings, "").map_err(Error::file(&mappings))?;
+    }
+    let password = new_id();
+    let system_password = password.as_str();
+    let text = config::server(&ServerConfig { data_dir, ports_dir: &ports_dir, port, max_payload, system_password });
+    write_private(&config, &text).map_err(Error::file(&config))?;
     let log = data_dir.join("nats-server.log");
     let log_file = std::fs::File::create(&log).map_err(Error::file(&log))?;
 
@@ -49,10 +71,10 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
     let deadline = Instant::now() + START_TIMEOUT;
     let attempt = async {
         loop {
-            if let Some(url) = read_port(&ports_dir) {
+            if let Some((url, monitor_url)) = read_ports(&ports_dir) {
                 let settings = ConnectSettings { server: Some(url.clone()), ..ConnectSettings::default() };
                 match nats::connect(&settings, "embed dev").await {
-                    Ok(client) => return Ok((url, client)),
+                    Ok(client) => return Ok((url, monitor_url, client)),
                     Err(error) if Instant::now() >= deadline => return Err(error),
                     Err(_) => {}
                 }
@@ -62,11 +84,12 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let (url, client) = tokio::select! {
+    let (url, monitor_url, client) = tokio::select! {
         result = attempt => result?,
         how = process.ended() => return Err(Error::Dev(format!("{how}: {}", last_error(&log)))),
     };
-    Ok(Server { process, url, client })
+    let route_config = remember_routes(data_dir, &url, password.as_str())?;
+    Ok(Server { process, url, monitor_url, route_config, client })
 }
 
 impl Server {
@@ -75,20 +98,51 @@ impl Server {
     }
 }
 
-fn configuration(data_dir: &Path, ports_dir: &Path, port: u16, max_payload: u32) -> String {
-    // The configuration's own escapes are JSON's, as far as paths need them.
-    let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy()).to_string();
-    let port = if port == 0 { "-1".to_owned() } else { port.to_string() };
-    format!(
-        "# Written by `embed dev` at every start.\n\
-         server_name: embed-dev\n\
-         listen: \"127.0.0.1:{port}\"\n\
-         max_payload: {max_payload}\n\
-         ports_file_dir: {}\n\
-         jetstream {{ store_dir: {} }}\n",
-        quoted(ports_dir),
-        quoted(&data_dir.join("nats")),
-    )
+/// Says what `embed route` has to know, for as long as this server runs.
+fn remember_routes(data_dir: &Path, url: &str, password: &str) -> Result<PathBuf, Error> {
+    let path = data_dir.join(DEV_FILE);
+    let settings = RouteSettings {
+        server: Some(url.to_owned()),
+        sys_user: Some(SYSTEM_USER.to_owned()),
+        sys_password: Some(password.to_owned()),
+        mappings_files: vec![data_dir.join(MAPPINGS_FILE)],
+        ..RouteSettings::default()
+    };
+    settings.write(&path).map_err(|error| Error::Dev(error.to_string()))?;
+    Ok(path)
+}
+
+/// Routes outlive the stack that they were made for: says so if they lead to what nobody serves now.
+pub(super) async fn warn_of_routes(server: &Server, served: &[Served]) {
+    let look = async {
+        let settings = RouteSettings::read(&server.route_config)?;
+        let connect = ConnectSettings { server: Some(server.url.clone()), ..ConnectSettings::default() };
+        Router::connect(&Client::new(server.client.clone()), &connect, &settings).await?.actual().await
+    };
+    let report = match look.await {
+        Ok(report) => report,
+        Err(error) => return tracing::warn!(%error, "the routes cannot be looked at"),
+    };
+    for (model, entry) in &report.routes {
+        let variants: BTreeSet<_> = entry.record.lanes.values().flat_map(|weights| weights.variants()).collect();
+        for variant in variants {
+            if !served.iter().any(|s| s.model == model.as_str() && s.variant == variant.as_str()) {
+                tracing::warn!(
+                    "the route of {model} leads to variant {variant}, which is not served: start with --variant \
+                     {model}={variant}, or run `embed route clear {model}`"
+                );
+            }
+        }
+    }
+    for problem in report.unfinished().chain(report.trouble()) {
+        tracing::warn!("{problem}: see `embed route show`");
+    }
+}
+
+/// For its owner alone: a password stands in it.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// A file of an earlier run would name a port that is gone.
@@ -101,15 +155,16 @@ fn clear(folder: &Path) -> Result<(), Error> {
 }
 
 /// The server writes `<program>_<pid>.ports` once it listens. `None` while there is none, or only half of one.
-fn read_port(folder: &Path) -> Option<String> {
+fn read_ports(folder: &Path) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Ports {
         nats: Vec<String>,
+        monitoring: Vec<String>,
     }
     let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     let file: PathBuf = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "ports"))?;
     let ports: Ports = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    ports.nats.into_iter().next()
+    Some((ports.nats.into_iter().next()?, ports.monitoring.into_iter().next()?))
 }
 
 /// The last thing that the server complained of.
@@ -119,17 +174,5 @@ fn last_error(log: &Path) -> String {
     match text.lines().rfind(complaint).or_else(|| text.lines().last()) {
         Some(line) => line.to_owned(),
         None => format!("see {}", log.display()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_configuration_quotes_paths() {
-        let text = configuration(Path::new("/a b\"c"), Path::new("/p"), 0, 9);
-        assert!(text.contains("listen: \"127.0.0.1:-1\""), "{text}");
-        assert!(text.contains(r#"store_dir: "/a b\"c/nats""#), "{text}");
     }
 }

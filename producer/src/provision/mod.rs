@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 pub use compare::Difference;
 pub(crate) use variants::Consumers;
-pub use variants::with_desired;
+pub use variants::{variants, with_desired};
 
 use crate::{
     Error,

@@ -1,4 +1,4 @@
-//! The consumers of variants that come and go while workers run.
+//! Which variants models have, and the consumers of those that come and go while workers run.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,43 @@ use embed_schemas::{
 use serde_json::{Value, json};
 
 use super::{ModelVariants, Report, call_when_ready, consumers, ensure};
-use crate::{Error, nats::api::STREAM_NOT_FOUND};
+use crate::{Error, nats::api::STREAM_NOT_FOUND, registry::RegisteredModel};
 
 const MILLISECOND: u64 = 1_000_000;
+
+/// The variants of each registered model: those that were named, in their order, else its default.
+///
+/// # Errors
+/// [`Error::Settings`] if a variant of a model is named that the registry does not have, [`Error::Registry`] if a model has no
+/// artefact.
+pub fn variants(models: &[RegisteredModel], named: &[(Slug, Slug)]) -> Result<Vec<ModelVariants>, Error> {
+    for (model, variant) in named {
+        if !models.iter().any(|m| m.slug() == model) {
+            let known = models.iter().map(|m| m.slug().as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::Settings(format!(
+                "--variant {model}={variant}: the registry has no model {model}; it has {known}"
+            )));
+        }
+    }
+    models
+        .iter()
+        .map(|model| {
+            let mut variants: Vec<Slug> = Vec::new();
+            for (_, variant) in named.iter().filter(|(m, _)| m == model.slug()) {
+                if !variants.contains(variant) {
+                    variants.push(variant.clone());
+                }
+            }
+            if variants.is_empty() {
+                variants.extend(model.default_variant());
+            }
+            if variants.is_empty() {
+                return Err(Error::Registry(format!("model {}: its metadata lists no artefact", model.slug())));
+            }
+            Ok(ModelVariants { model: model.slug().clone(), variants })
+        })
+        .collect()
+}
 
 /// Adds the variants of the bucket `embed_models`. One that says `default` there comes first, as workers see it.
 #[must_use]

@@ -1,0 +1,106 @@
+//! The command line of `embed route`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use embed_producer::route::RouteSettings;
+use embed_schemas::{Lane, Slug};
+
+use super::parse_name;
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteArgs {
+    /// File with the settings below [default: .embed-dev/route.toml for the server of that stack, or
+    /// ~/.config/embed/route.toml]
+    #[arg(long, env = "EMBED_ROUTE_CONFIG", value_name = "FILE")]
+    pub(crate) route_config: Option<PathBuf>,
+    /// Keep the settings below in that file
+    #[arg(long)]
+    pub(crate) remember: bool,
+    #[command(flatten)]
+    pub(crate) settings: RouteSettings,
+    #[command(subcommand)]
+    pub(crate) command: RouteCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Split the traffic of MODEL: embed route set MODEL fp32=95 int8=5
+    Set(SetArgs),
+    /// Send everything of MODEL to its default variant again
+    Clear(ClearArgs),
+    /// Show what is wanted, and what each server holds; exit with 1 if they differ
+    Show(ShowArgs),
+    /// Finish or undo what was left unfinished, and repair servers that hold something else
+    Sync(SyncArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Slug,
+    /// Variants and their shares in whole percent, 100 in all
+    #[arg(required_unless_present = "all_to", conflicts_with = "all_to", value_name = "VARIANT=PERCENT")]
+    pub(crate) weights: Vec<String>,
+    /// Everything to this variant, at once, on every server where it can be done
+    #[arg(long, value_parser = parse_name, value_name = "VARIANT")]
+    pub(crate) all_to: Option<Slug>,
+    /// Set it although a variant is not served, or the variants are in different embedding spaces
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClearArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Slug,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    /// Only this lane: rpc, job or bulk; may be repeated [default: all]
+    #[arg(long, value_name = "LANE")]
+    pub(crate) lane: Vec<Lane>,
+    /// Who wants it [default: user@host]
+    #[arg(long, env = "EMBED_WHO", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Write the change down and print the file of mappings, for those who distribute it by other means; `embed route sync`
+    /// finishes it
+    #[arg(long)]
+    pub(crate) render: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Only this model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Option<Slug>,
+    /// How its route came to be
+    #[arg(long, requires = "model")]
+    pub(crate) history: bool,
+    /// Print the file of mappings as it should be
+    #[arg(long, conflicts_with = "history")]
+    pub(crate) render: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncArgs {
+    /// Take back what was left unfinished, instead of finishing it
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// A server that is gone for good, by name; may be repeated
+    #[arg(long, value_name = "SERVER")]
+    pub(crate) forget: Vec<String>,
+    /// Who wants it [default: user@host]
+    #[arg(long, env = "EMBED_WHO", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+}

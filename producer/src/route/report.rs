@@ -1,0 +1,231 @@
+//! What is wanted against what each server holds. Pure.
+
+use std::collections::BTreeMap;
+
+use embed_schemas::{
+    Lane, RouteState, Slug,
+    routes::{Lanes, RouteRecord, describe},
+};
+use serde::Serialize;
+
+use super::{
+    mapping::{self, MappingDifference, Mappings},
+    store::{Entry, Routes},
+    system::{Held, RollCall},
+};
+
+/// How a server stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// It holds what is wanted.
+    AsWanted,
+    /// It holds something else: see [`ServerView::differences`].
+    Differs,
+    /// It has refused to take what is wanted, or cannot say what it holds: see [`ServerView::problem`].
+    Refused,
+    /// It does not answer: it is down, or cut off.
+    Silent,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServerView {
+    /// Its name.
+    pub name: String,
+    /// Its id; nothing if it does not answer.
+    pub id: Option<String>,
+    /// How it stands.
+    pub state: ServerState,
+    /// When it last read its configuration or the account's claims, RFC 3339.
+    pub since: Option<String>,
+    /// The shares that it holds, by model and lane.
+    pub holds: BTreeMap<Slug, Lanes>,
+    /// What it holds that is not as wanted.
+    pub differences: Vec<MappingDifference>,
+    /// What it says, in its words: the file and the line, if it has refused one.
+    pub problem: Option<String>,
+}
+
+/// Everything that is known of routes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The account.
+    pub account: String,
+    /// What is wanted, by model.
+    pub routes: BTreeMap<Slug, Entry>,
+    /// The servers, by name.
+    pub servers: Vec<ServerView>,
+}
+
+impl Report {
+    /// Puts together what was found. `known` are the servers that have been there before, `refusals` what servers said when
+    /// they were to take something.
+    pub(super) fn new(
+        account: &str,
+        routes: Routes,
+        roll_call: &RollCall,
+        held: &[Result<Held, String>],
+        known: &[String],
+        refusals: &BTreeMap<String, String>,
+    ) -> Self {
+        let wanted = wanted(&routes);
+        let mut servers: Vec<ServerView> = Vec::new();
+        for (server, held) in roll_call.present.iter().zip(held) {
+            let (mappings, since, unreadable) = match held {
+                Ok(held) => (held.mappings.clone(), held.since.clone(), None),
+                Err(problem) => (Mappings::new(), None, Some(problem.clone())),
+            };
+            let problem = refusals.get(&server.name).cloned().or(unreadable);
+            let differences = mapping::differences(&wanted, &mappings);
+            let state = match (&problem, differences.is_empty()) {
+                (Some(_), _) => ServerState::Refused,
+                (None, true) => ServerState::AsWanted,
+                (None, false) => ServerState::Differs,
+            };
+            let (name, id) = (server.name.clone(), Some(server.id.clone()));
+            servers.push(ServerView { name, id, state, since, holds: shares(&mappings), differences, problem });
+        }
+        for name in known.iter().chain(&roll_call.missing) {
+            if servers.iter().all(|server| server.name != *name) {
+                servers.push(ServerView {
+                    name: name.clone(),
+                    id: None,
+                    state: ServerState::Silent,
+                    since: None,
+                    holds: BTreeMap::new(),
+                    differences: Vec::new(),
+                    problem: Some("it does not answer".to_owned()),
+                });
+            }
+        }
+        servers.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { account: account.to_owned(), routes, servers }
+    }
+
+    /// Only what concerns one model.
+    #[must_use]
+    pub fn of(mut self, model: &Slug) -> Self {
+        self.routes.retain(|m, _| m == model);
+        for server in &mut self.servers {
+            server.holds.retain(|m, _| m == model);
+            server.differences.retain(|d| concerns(d, model));
+            if server.state == ServerState::Differs && server.differences.is_empty() {
+                server.state = ServerState::AsWanted;
+            }
+        }
+        self
+    }
+
+    /// Whether every server that answers holds what is wanted.
+    #[must_use]
+    pub fn is_applied(&self) -> bool {
+        self.servers.iter().all(|s| matches!(s.state, ServerState::AsWanted | ServerState::Silent))
+    }
+
+    /// Whether all servers answer and hold what is wanted, and no change is left unfinished.
+    #[must_use]
+    pub fn is_as_wanted(&self) -> bool {
+        self.servers.iter().all(|server| server.state == ServerState::AsWanted)
+            && self.routes.values().all(|entry| entry.record.state == RouteState::Applied)
+    }
+
+    /// The servers that do not hold what is wanted, each with its reason.
+    pub fn trouble(&self) -> impl Iterator<Item = String> {
+        self.servers.iter().filter_map(|server| {
+            let name = &server.name;
+            match (server.state, &server.problem) {
+                (ServerState::AsWanted, _) => None,
+                (_, Some(problem)) => Some(format!("server {name}: {problem}")),
+                (_, None) => {
+                    let list: Vec<_> = server.differences.iter().map(ToString::to_string).collect();
+                    Some(format!("server {name} holds {}", list.join("; ")))
+                }
+            }
+        })
+    }
+
+    /// Changes that were begun and not finished, as sentences.
+    pub fn unfinished(&self) -> impl Iterator<Item = String> {
+        let open = self.routes.iter().filter(|(_, entry)| entry.record.state != RouteState::Applied);
+        open.map(|(model, entry)| {
+            let RouteRecord { lanes, from, who, when, state, problem, .. } = &entry.record;
+            let how = match state {
+                RouteState::Incomplete => "is not in effect everywhere",
+                _ => "was begun and not finished",
+            };
+            let problem = problem.as_ref().map(|p| format!(" ({p})")).unwrap_or_default();
+            format!(
+                "{model}: the change from {} to {} by {who} at {when} {how}{problem}; `embed route sync` finishes it, \
+                 `embed route sync --undo` takes it back",
+                describe(from),
+                describe(lanes)
+            )
+        })
+    }
+}
+
+/// The mappings that all routes together make.
+pub(super) fn wanted(routes: &Routes) -> Mappings {
+    mapping::of_routes(routes.iter().map(|(model, entry)| (model, &entry.record.lanes)))
+}
+
+fn shares(mappings: &Mappings) -> BTreeMap<Slug, Lanes> {
+    let mut held: BTreeMap<Slug, Lanes> = BTreeMap::new();
+    let targets = mappings.keys().filter_map(|source| embed_schemas::subjects::parse(source));
+    for target in targets.filter(|target| target.variant.is_none()) {
+        let lane: Lane = target.lane;
+        if let Some(weights) = mapping::shares(mappings, lane, &target.model) {
+            held.entry(target.model).or_default().insert(lane, weights);
+        }
+    }
+    held
+}
+
+fn concerns(difference: &MappingDifference, model: &Slug) -> bool {
+    embed_schemas::subjects::parse(&difference.source).is_some_and(|target| target.model == *model)
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_schemas::Weights;
+
+    use super::*;
+    use crate::route::system::Server;
+
+    #[test]
+    fn every_server_that_ever_was_is_accounted_for() {
+        let m: Slug = "m".parse().unwrap();
+        let record = RouteRecord {
+            lanes: Lanes::from([(Lane::Rpc, Weights::parse(&["a=95", "b=5"]).unwrap())]),
+            from: Lanes::new(),
+            state: RouteState::Applying,
+            who: "me".into(),
+            when: "then".into(),
+            note: None,
+            problem: None,
+        };
+        let routes = Routes::from([(m.clone(), Entry { revision: 1, record })]);
+        let good = Held { mappings: wanted(&routes), since: None };
+        let bad = Held { mappings: Mappings::new(), since: None };
+        let server = |name: &str| Server { name: name.into(), id: format!("N{name}") };
+        let roll_call =
+            RollCall { present: vec![server("n1"), server("n2"), server("n3")], missing: vec!["n5".into()] };
+        let refusals = BTreeMap::from([("n3".to_owned(), "x.conf:1:2: no".to_owned())]);
+        let held = [Ok(good.clone()), Ok(bad.clone()), Ok(bad)];
+        let known = ["n1".to_owned(), "n4".to_owned()];
+        let report = Report::new("$G", routes, &roll_call, &held, &known, &refusals);
+        use ServerState::{AsWanted, Differs, Refused, Silent};
+        let states: Vec<_> = report.servers.iter().map(|s| (s.name.as_str(), s.state)).collect();
+        assert_eq!(states, [("n1", AsWanted), ("n2", Differs), ("n3", Refused), ("n4", Silent), ("n5", Silent)]);
+        assert_eq!(report.servers[0].holds[&m][&Lane::Rpc].to_string(), "a=95 b=5");
+        let trouble: Vec<_> = report.trouble().collect();
+        assert_eq!(trouble[0], "server n2 holds embed.rpc.m: not mapped, wanted: a=95 b=5");
+        assert_eq!(trouble[1], "server n3: x.conf:1:2: no");
+        assert!(!report.is_applied() && !report.is_as_wanted());
+        let unfinished: Vec<_> = report.unfinished().collect();
+        assert!(unfinished[0].contains("from default variant to rpc: a=95 b=5 by me"), "{unfinished:?}");
+        let other = report.of(&"x".parse().unwrap());
+        assert_eq!(other.servers[1].state, AsWanted, "nothing is wrong with that model");
+    }
+}

@@ -1,0 +1,189 @@
+//! Servers whose routes can be changed: with a system account and a file of mappings, alone or as a cluster.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use embed_connect::ConnectSettings;
+use embed_producer::{
+    Client,
+    provision::{self, ModelVariants},
+    route::{RouteSettings, Router},
+};
+use embed_schemas::streams::StreamSettings;
+use embed_testkit::{Daemon, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{slug, until};
+
+/// Accounts of a server without JWTs: who comes without credentials is in the global one.
+pub const ACCOUNTS: &str = r#"
+authorization { users: [ {user: "app", password: "app"} ] }
+no_auth_user: "app"
+accounts { $SYS { users: [ {user: "sys", password: "pw"} ] } }
+mappings { include "embed-mappings.conf" }
+include "other.conf"
+"#;
+
+/// A server of the test's own. Killed when dropped.
+pub struct Node {
+    pub name: String,
+    pub folder: TempDir,
+    pub url: String,
+    daemon: Option<Daemon>,
+}
+
+impl Node {
+    /// Starts a server with these lines of configuration.
+    pub fn start(name: &str, more: &str) -> Self {
+        let node = Self::prepare(name, more);
+        node.started()
+    }
+
+    fn prepare(name: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let text = format!(
+            "server_name: {name}\nlisten: \"127.0.0.1:-1\"\nports_file_dir: {path:?}\n\
+             jetstream {{ store_dir: {:?} }}\n{more}\n",
+            path.join("store")
+        );
+        std::fs::write(path.join("server.conf"), text).unwrap();
+        std::fs::write(path.join("embed-mappings.conf"), "").unwrap();
+        std::fs::write(path.join("other.conf"), "").unwrap();
+        Self { name: name.to_owned(), folder, url: String::new(), daemon: None }
+    }
+
+    fn launch(&mut self) {
+        let mut command = Command::new(embed_testkit::nats_server_binary());
+        self.daemon = Some(Daemon::spawn(command.arg("-c").arg(self.file("server.conf"))));
+    }
+
+    fn started(mut self) -> Self {
+        self.launch();
+        self.await_ports();
+        self
+    }
+
+    fn await_ports(&mut self) {
+        let daemon = self.daemon.as_mut().unwrap();
+        let file = self.folder.path().join(format!("nats-server_{}.ports", daemon.id()));
+        self.url = wait_for("nats-server to listen", || {
+            assert!(daemon.is_running(), "nats-server ended: {}", daemon.log());
+            let ports: Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+            Some(ports["nats"][0].as_str()?.to_owned())
+        });
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn mappings(&self) -> PathBuf {
+        self.file("embed-mappings.conf")
+    }
+
+    pub fn kill(&mut self) {
+        self.daemon.take().unwrap().kill();
+    }
+
+    pub fn restart(&mut self) {
+        self.launch();
+        self.await_ports();
+    }
+
+    pub fn signal(&self, signal: i32) {
+        self.daemon.as_ref().unwrap().signal(signal);
+    }
+
+    pub fn connect(&self) -> ConnectSettings {
+        ConnectSettings { server: Some(self.url.clone()), ..ConnectSettings::default() }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.connect()).await.unwrap()
+    }
+
+    /// Asks it something through the system account.
+    pub async fn system(&self, what: &str) -> Value {
+        let options = async_nats::ConnectOptions::with_user_and_password("sys".into(), "pw".into());
+        let system = options.connect(&self.url).await.unwrap();
+        let id = system.server_info().server_id;
+        let answer = system.request(format!("$SYS.REQ.SERVER.{id}.{what}"), "".into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    }
+}
+
+/// A server with model `m` and these variants, the first its default.
+pub async fn alone(variants: &[&str]) -> (Node, Client) {
+    let node = Node::start("n1", ACCOUNTS);
+    let client = node.client().await;
+    provision(&client, variants, 1).await;
+    (node, client)
+}
+
+pub async fn provision(client: &Client, variants: &[&str], replicas: usize) {
+    let model = ModelVariants { model: slug("m"), variants: variants.iter().map(|v| slug(v)).collect() };
+    let settings = StreamSettings { replicas, ..StreamSettings::default() };
+    provision::apply(client.nats(), &[model], &settings).await.unwrap();
+}
+
+/// Three servers that are one cluster, each with its file.
+pub async fn cluster() -> Vec<Node> {
+    // The listeners are held until all ports are known, so that they differ.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+    drop(listeners);
+    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    let mut nodes: Vec<_> = ports
+        .iter()
+        .enumerate()
+        .map(|(i, port)| {
+            let cluster =
+                format!("cluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}", routes.join(", "));
+            Node::prepare(&format!("n{}", i + 1), &format!("{ACCOUNTS}\n{cluster}"))
+        })
+        .collect();
+    nodes.iter_mut().for_each(Node::launch);
+    nodes.iter_mut().for_each(Node::await_ports);
+    // There is a leader, and it knows the others.
+    until("the cluster to be one", async || {
+        let mut known = 0;
+        for node in &nodes {
+            let meta = node.system("JSZ").await["data"]["meta_cluster"].take();
+            let replicas = meta["replicas"].as_array().map_or(0, Vec::len);
+            known = known.max(replicas);
+        }
+        known == 2
+    })
+    .await;
+    nodes
+}
+
+/// How `embed route` is told of these servers.
+pub fn settings(nodes: &[Node]) -> RouteSettings {
+    RouteSettings {
+        sys_user: Some("sys".into()),
+        sys_password: Some("pw".into()),
+        mappings_files: nodes.iter().map(Node::mappings).collect(),
+        ..RouteSettings::default()
+    }
+}
+
+pub async fn router(client: &Client, nodes: &[Node]) -> Router {
+    Router::connect(client, &nodes[0].connect(), &settings(nodes)).await.unwrap()
+}
+
+/// `embed route` on these servers, as a user runs it.
+pub fn command(nodes: &[Node], arguments: &[&str]) -> Command {
+    let mut command = super::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
+    command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
+    for node in nodes {
+        command.arg("--mappings-file").arg(node.mappings());
+    }
+    command.args(arguments).stdin(std::process::Stdio::null());
+    command
+}
