@@ -260,8 +260,9 @@ mod tests {
 
     #[test]
     fn a_bucket_keeps_a_history_of_each_key() {
-        let [models] = &buckets(&StreamSettings { replicas: 3, ..StreamSettings::default() })[..] else { panic!() };
-        assert_eq!((models.name.as_str(), models.subjects[0].as_str()), ("KV_embed_models", "$KV.embed_models.>"));
+        let all = buckets(&StreamSettings { replicas: 3, ..StreamSettings::default() });
+        let models = all.iter().find(|bucket| bucket.name == "KV_embed_models").unwrap();
+        assert_eq!(models.subjects, ["$KV.embed_models.>"]);
         assert_eq!((models.max_msgs_per_subject, models.num_replicas), (5, 3));
     }
 

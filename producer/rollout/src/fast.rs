@@ -26,15 +26,17 @@ pub(crate) fn check(config: &Config, evidence: &Evidence) -> Vec<Reason> {
 }
 
 fn probes(config: &Config, evidence: &Evidence) -> Option<Reason> {
-    let settings = &config.probes;
-    if !settings.required {
-        return None;
-    }
-    let windows = evidence.windows();
     let cosines = evidence.probes.as_deref().unwrap_or_default();
+    config.probes.required.then(|| agreement(config, cosines, evidence.windows()))
+}
+
+/// Whether both variants' vectors agree on the probes, whose cosines these are.
+#[must_use]
+pub fn agreement(config: &Config, cosines: &[f64], windows: usize) -> Reason {
+    let settings = &config.probes;
     if cosines.len() < settings.min_probes.max(1) {
         let sentence = format!("{} probes of both variants, {} are wanted", cosines.len(), settings.min_probes.max(1));
-        return Some(Reason::new(Metric::Probes, Finding::TooLittle, windows, sentence));
+        return Reason::new(Metric::Probes, Finding::TooLittle, windows, sentence);
     }
     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
     let min = cosines.iter().copied().fold(1.0, f64::min);
@@ -47,7 +49,7 @@ fn probes(config: &Config, evidence: &Evidence) -> Option<Reason> {
         cosines.len()
     );
     let finding = if agree { Finding::Pass } else { Finding::Fail };
-    Some(Reason::new(Metric::Probes, finding, windows, sentence).figures(1.0, mean, mean, settings.mean_cosine))
+    Reason::new(Metric::Probes, finding, windows, sentence).figures(1.0, mean, mean, settings.mean_cosine)
 }
 
 /// The error rates of the last `windows` windows. Compared with the baseline's of the same time, so that what hits both arms is nobody's

@@ -1,13 +1,16 @@
 //! Decides what becomes of a canary: promote, roll back, hold or pause.
 //!
-//! Everything here is pure. A verdict is a function of the configuration, the evidence, the number of the look and a
+//! Everything here is pure, the state machine of a rollout included. A verdict is a function of the configuration, the evidence, the number of the look and a
 //! seed, so that it can be replayed from its record. Where the evidence comes from, and what is done about a verdict,
 //! is not known here.
 //!
 //! ```text
 //! VariantStats ─► evidence ─► fast (every window) ───────────► verdict
-//!                        └──► guarded or classic (at looks) ──┘
+//!                        └──► guarded or classic (at looks) ──┤
+//! state ◄── machine ◄───────────────────────────────────────────┘
 //! ```
+//!
+//! `record` keeps what a verdict rests on, so that it can be made again.
 //!
 //! The statistics and their assumptions are explained in ARCHITECTURE.md, "How a rollout decides".
 
@@ -16,14 +19,20 @@ pub mod config;
 pub mod evidence;
 mod fast;
 mod guarded;
+mod machine;
 pub mod plan;
+pub mod record;
 mod rule;
 pub mod simulation;
 pub mod spending;
+pub mod state;
 mod student;
 pub mod verdict;
 
 pub use config::{Config, ConfigError};
 pub use evidence::{Arm, Collector, Evidence};
+pub use fast::agreement;
+pub use machine::{Moved, NotNow};
 pub use rule::{Check, Rule};
+pub use state::Rollout;
 pub use verdict::{Decision, Finding, Metric, Pace, Reason, Verdict};

@@ -3,6 +3,7 @@
 //! Requests get an inbox of their own: the client's shared one keeps an entry for every request that timed out.
 
 pub(crate) mod api;
+pub(crate) mod bucket;
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ pub enum ClaimsError {
         "the signing seed cannot be used: {0}; it must be that of the operator, or of one of its signing keys (SO…)"
     )]
     Seed(String),
-    /// The seed is that of another operator. A server would store what it signs, and drop the account at its next start.
+    /// The seed is that of another operator. Servers trust their own operators alone, so this is refused before anything is sent.
     #[error(
         "the signing seed is that of {key}, which the server does not trust: it trusts {trusted}, and the account's claims were \
          issued by {issuer}"

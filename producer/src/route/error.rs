@@ -29,9 +29,6 @@ pub enum RouteError {
         /// What the server, or the client, says.
         reason: String,
     },
-    /// The bucket of routes is missing.
-    #[error("the bucket {} does not exist: run `embed init` against this server", embed_schemas::routes::ROUTES_BUCKET)]
-    NoBucket,
     /// Somebody else's mapping matches the same subjects.
     #[error(
         "server {server} maps {source_subject}, which overlaps {subjects}: which of the two takes effect would be left to \
@@ -126,7 +123,6 @@ impl RouteError {
             Self::Claims(_) => "claims",
             Self::Settings(_) => "settings",
             Self::System { .. } => "system_account",
-            Self::NoBucket => "no_bucket",
             Self::Overlap { .. } => "overlap",
             Self::NotServed { .. } => "not_served",
             Self::Spaces { .. } => "mixed_spaces",
