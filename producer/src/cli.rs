@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod rollout;
 pub(crate) mod route;
 
 use std::{path::PathBuf, time::Duration};
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Models(ModelsCommand),
     /// Split the traffic of a model between its variants
     Route(Box<route::RouteArgs>),
+    /// Replace a variant by another, step by step, on evidence
+    Rollout(Box<rollout::RolloutArgs>),
 }
 
 #[derive(Debug, Args)]

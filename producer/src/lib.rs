@@ -26,6 +26,7 @@ pub mod models;
 pub mod nats;
 pub mod provision;
 pub mod registry;
+pub mod rollout;
 pub mod route;
 
 pub use client::Client;

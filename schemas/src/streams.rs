@@ -164,6 +164,26 @@ fn stream(name: String, description: String, subjects: Vec<String>, settings: &S
     }
 }
 
+/// Key-value bucket of rollouts: under a model's slug the last one, under `<model>.<id>.…` what its verdicts rest on.
+pub const ROLLOUTS_BUCKET: &str = "embed_rollouts";
+
+/// The stream that keeps what workers publish of each window for a day, so that a rollout misses nothing while its controller is
+/// away.
+pub const STATS_STREAM: &str = "EMBED_STATS";
+
+/// [`STATS_STREAM`].
+#[must_use]
+pub fn stats_stream(settings: &StreamSettings) -> StreamSpec {
+    let description = "Windows of statistics, by model and variant".to_owned();
+    StreamSpec {
+        // What is old is worth nothing; a worker must never be pushed back for its statistics.
+        discard: "old",
+        max_age: 24 * 3_600 * SECOND,
+        max_bytes: 512 << 20,
+        ..stream(STATS_STREAM.to_owned(), description, vec!["embed.stats.>".to_owned()], settings)
+    }
+}
+
 /// The buckets that all models share, as the streams that hold them.
 #[must_use]
 pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {

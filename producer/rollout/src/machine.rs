@@ -119,8 +119,8 @@ impl Rollout {
         self.phase = Phase::Moving { step, route_revision, reference };
     }
 
-    /// Somebody else has changed the route.
-    pub fn route_changed(&mut self, reason: impl Into<String>, now_ms: u64) {
+    /// Something that a person has to look at, such as a route that somebody else has changed.
+    pub fn interrupted(&mut self, reason: impl Into<String>, now_ms: u64) {
         if let Phase::Holding(stage) = &self.phase {
             self.pause_because(stage.step, Some(stage.clone()), reason.into(), now_ms);
         }

@@ -95,7 +95,7 @@ fn apply(rollout: &mut Rollout, input: Input, now: u64) {
         Input::Stuck => rollout.stuck("no", now),
         Input::Judged(decision) => rollout.judged(12, &verdict(decision), WindowCounts::default, now),
         Input::VersionChanged => rollout.version_changed("v9", now),
-        Input::RouteChanged => rollout.route_changed("them", now),
+        Input::RouteChanged => rollout.interrupted("them", now),
         Input::Lost => rollout.candidate_lost("gone", now),
         Input::RolledBack => rollout.rolled_back(now),
         Input::Pause => drop(rollout.pause("me", now)),

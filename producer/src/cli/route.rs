@@ -10,6 +10,15 @@ use super::parse_name;
 
 #[derive(Debug, Args)]
 pub(crate) struct RouteArgs {
+    #[command(flatten)]
+    pub(crate) access: RouteAccess,
+    #[command(subcommand)]
+    pub(crate) command: RouteCommand,
+}
+
+/// How routes get onto the servers.
+#[derive(Debug, Args)]
+pub(crate) struct RouteAccess {
     /// File with the settings below [default: .embed-dev/route.toml for the server of that stack, or
     /// ~/.config/embed/route.toml]
     #[arg(long, env = "EMBED_ROUTE_CONFIG", value_name = "FILE")]
@@ -19,8 +28,6 @@ pub(crate) struct RouteArgs {
     pub(crate) remember: bool,
     #[command(flatten)]
     pub(crate) settings: RouteSettings,
-    #[command(subcommand)]
-    pub(crate) command: RouteCommand,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod init;
 mod models;
 mod print;
 mod publish;
+mod rollout;
 mod route;
 mod spaces;
 mod table;
@@ -56,6 +57,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
         Command::Models(command) => models::run(command, &connect, json).await,
         Command::Route(args) => route::run(*args, &connect, json).await,
+        Command::Rollout(args) => rollout::run(*args, &connect, json).await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use embed_producer::{Error, route::RouteError};
+use embed_producer::{Error, rollout::RolloutError, route::RouteError};
 use embed_schemas::EmbedResult;
 use serde::Serialize;
 use serde_json::json;
@@ -33,6 +33,7 @@ pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
 pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
     let ours = error.downcast_ref::<Error>().map(|error| (error.code(), error.retryable()));
     let ours = ours.or_else(|| error.downcast_ref::<RouteError>().map(|error| (error.code(), error.retryable())));
+    let ours = ours.or_else(|| error.downcast_ref::<RolloutError>().map(|error| (error.code(), error.retryable())));
     let mut stderr = std::io::stderr().lock();
     let _ = if json {
         let (code, retryable) = ours.unwrap_or(("failed", false));

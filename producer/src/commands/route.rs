@@ -4,13 +4,13 @@ use anyhow::bail;
 use embed_connect::ConnectSettings;
 use embed_producer::{
     Client,
-    route::{Applied, Change, Entry, OnFailure, Report, RouteError, Router, ServerState},
+    route::{Applied, Change, Entry, OnFailure, Report, RouteError, RouteSettings, Router, ServerState},
 };
 use embed_schemas::{Lane, RouteState, Slug, Weights, routes::describe};
 use serde_json::json;
 
 use super::{Status, print};
-use crate::cli::route::{ChangeArgs, RouteArgs, RouteCommand, SetArgs, ShowArgs, SyncArgs};
+use crate::cli::route::{ChangeArgs, RouteAccess, RouteArgs, RouteCommand, SetArgs, ShowArgs, SyncArgs};
 
 pub(super) async fn run(args: RouteArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
     // A mistake in the shares is told before anything is connected to.
@@ -21,19 +21,7 @@ pub(super) async fn run(args: RouteArgs, connect: &ConnectSettings, json: bool) 
         }
         _ => None,
     };
-    let (settings, file) = args.settings.complete(args.route_config.as_deref(), connect)?;
-    if args.remember {
-        let Some(file) = &file else {
-            bail!("--remember: neither XDG_CONFIG_HOME nor HOME says where; use --route-config")
-        };
-        settings.write(file)?;
-        eprintln!("remembered in {}", file.display());
-    }
-    let mut connect = connect.clone();
-    if connect.context.is_none() {
-        connect.server = connect.server.or_else(|| settings.server.clone());
-    }
-    let client = Client::connect(&connect).await?;
+    let Connected { client, connect, settings } = connected(args.access, connect).await?;
     let router = Router::connect(&client, &connect, &settings).await?;
     match command {
         RouteCommand::Set(args) => {
@@ -53,6 +41,31 @@ pub(super) async fn run(args: RouteArgs, connect: &ConnectSettings, json: bool) 
         RouteCommand::Show(args) => show(&router, args, json).await,
         RouteCommand::Sync(args) => sync(&router, args, json).await,
     }
+}
+
+/// A connection, and how routes get onto its servers.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) connect: ConnectSettings,
+    pub(super) settings: RouteSettings,
+}
+
+/// Connects to the server that was named, or to the one that goes with the settings.
+pub(super) async fn connected(access: RouteAccess, connect: &ConnectSettings) -> anyhow::Result<Connected> {
+    let (settings, file) = access.settings.complete(access.route_config.as_deref(), connect)?;
+    if access.remember {
+        let Some(file) = &file else {
+            bail!("--remember: neither XDG_CONFIG_HOME nor HOME says where; use --route-config")
+        };
+        settings.write(file)?;
+        eprintln!("remembered in {}", file.display());
+    }
+    let mut connect = connect.clone();
+    if connect.context.is_none() {
+        connect.server = connect.server.or_else(|| settings.server.clone());
+    }
+    let client = Client::connect(&connect).await?;
+    Ok(Connected { client, connect, settings })
 }
 
 async fn change_route(
@@ -180,7 +193,8 @@ fn past(entry: &Entry) -> String {
     format!("[{} {} {state}: {from} -> {to}{note}{problem}]", record.when, record.who)
 }
 
-fn who(named: Option<String>) -> String {
+/// Who was named, or whoever runs this, as `user@host`.
+pub(super) fn who(named: Option<String>) -> String {
     named.unwrap_or_else(|| {
         let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));

@@ -115,7 +115,8 @@ struct Object {
 /// leave a former default before the new one takes them: the default comes last.
 fn objects(models: &[ModelVariants], settings: &StreamSettings) -> Vec<Object> {
     let stream = |spec: StreamSpec| Object { stream: spec.name.clone(), consumer: None, wanted: as_map(&spec) };
-    let mut out: Vec<Object> = streams::buckets(settings).into_iter().map(stream).collect();
+    let shared = streams::buckets(settings).into_iter().chain([streams::stats_stream(settings)]);
+    let mut out: Vec<Object> = shared.map(stream).collect();
     for ModelVariants { model, variants } in models {
         for spec in streams::streams(model, settings) {
             if !out.iter().any(|o| o.consumer.is_none() && o.stream == spec.name) {

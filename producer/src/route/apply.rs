@@ -142,7 +142,7 @@ impl Router {
     }
 
     /// Says what is missing if nothing can be put onto the servers, before anything is changed.
-    pub(super) async fn can_put(&self) -> Result<(), RouteError> {
+    pub(crate) async fn can_put(&self) -> Result<(), RouteError> {
         match &self.backend {
             Backend::Files(paths) if paths.is_empty() => Err(RouteError::Settings(
                 "nothing says where the servers' files of mappings are: name them with --mappings-file (and --remember), or, \

@@ -40,7 +40,7 @@ use std::path::PathBuf;
 
 use async_nats::HeaderMap;
 use embed_connect::ConnectSettings;
-use embed_schemas::Slug;
+use embed_schemas::{RouteRecord, Slug};
 use nkeys::KeyPair;
 use serde_json::Value;
 
@@ -53,6 +53,7 @@ pub use settings::{DEV_FILE, RouteSettings};
 pub use store::Entry;
 
 use crate::{Client, nats};
+pub(crate) use store::Store as RouteStore;
 use store::Store;
 use system::System;
 
@@ -105,6 +106,14 @@ impl Router {
         let routes = self.store.all().await?;
         let roll_call = self.roll_call().await?;
         self.look(routes, &roll_call, &std::collections::BTreeMap::new()).await
+    }
+
+    /// The route of a model as it is wanted now, with its revision; 0 and `None` if there never was one.
+    ///
+    /// # Errors
+    /// If the bucket cannot be read.
+    pub async fn current(&self, model: &Slug) -> Result<(u64, Option<RouteRecord>), RouteError> {
+        self.store.get(model).await
     }
 
     /// How the route of a model came to be, oldest first.

@@ -37,6 +37,8 @@ pub struct Change {
     pub force: bool,
     /// What to do if a server does not take it.
     pub on_failure: OnFailure,
+    /// Only if the route still has this revision (0: there never was one), see [`Router::current`].
+    pub only_after: Option<u64>,
 }
 
 impl Change {
@@ -50,6 +52,7 @@ impl Change {
             note: None,
             force: false,
             on_failure: OnFailure::default(),
+            only_after: None,
         }
     }
 
@@ -145,6 +148,9 @@ impl Router {
 
     async fn intend(&self, model: &Slug, change: &Change) -> Result<Intent, RouteError> {
         let (revision, before) = self.store.get(model).await?;
+        if change.only_after.is_some_and(|wanted| wanted != revision) {
+            return Err(self.superseded(model).await?);
+        }
         let from = before.map(in_effect).unwrap_or_default();
         let mut lanes = from.clone();
         for lane in &change.lanes {
@@ -165,14 +171,16 @@ impl Router {
         };
         match self.store.put(model, &record, revision).await? {
             Some(revision) => Ok(Intent { revision, record }),
-            None => {
-                let (who, to) = match self.store.get(model).await?.1 {
-                    Some(other) => (other.who, describe(&other.lanes)),
-                    None => ("somebody".to_owned(), "nothing".to_owned()),
-                };
-                Err(RouteError::Superseded { model: model.clone(), who, to })
-            }
+            None => Err(self.superseded(model).await?),
         }
+    }
+
+    async fn superseded(&self, model: &Slug) -> Result<RouteError, RouteError> {
+        let (who, to) = match self.store.get(model).await?.1 {
+            Some(other) => (other.who, describe(&other.lanes)),
+            None => ("somebody".to_owned(), "nothing".to_owned()),
+        };
+        Ok(RouteError::Superseded { model: model.clone(), who, to })
     }
 
     async fn check(&self, model: &Slug, change: &Change) -> Result<(), RouteError> {

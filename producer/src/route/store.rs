@@ -27,10 +27,10 @@ pub(super) type Routes = BTreeMap<Slug, Entry>;
 
 /// The bucket.
 #[derive(Debug, Clone)]
-pub(super) struct Store(Bucket);
+pub(crate) struct Store(Bucket);
 
 impl Store {
-    pub(super) const fn new(client: Client) -> Self {
+    pub(crate) const fn new(client: Client) -> Self {
         Self(Bucket::new(client, ROUTES_BUCKET))
     }
 
@@ -48,7 +48,7 @@ impl Store {
     }
 
     /// The route of a model, if there is one, and the key's last revision; 0 if there never was one.
-    pub(super) async fn get(&self, model: &Slug) -> Result<(u64, Option<RouteRecord>), RouteError> {
+    pub(crate) async fn get(&self, model: &Slug) -> Result<(u64, Option<RouteRecord>), RouteError> {
         Ok(self.0.get(model.as_str()).await?)
     }
 

@@ -1,0 +1,151 @@
+//! The command line of `embed rollout`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use embed_rollout::config::RuleKind;
+use embed_schemas::{Lane, Slug};
+
+use super::{parse_duration, parse_name, route::RouteAccess};
+
+#[derive(Debug, Args)]
+pub(crate) struct RolloutArgs {
+    #[command(flatten)]
+    pub(crate) access: RouteAccess,
+    #[command(subcommand)]
+    pub(crate) command: RolloutCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutCommand {
+    /// Give a variant a growing share of the traffic, as long as the evidence is for it
+    Start(Box<StartArgs>),
+    /// Carry rollouts on that were started elsewhere, or whose controller is gone
+    Run {
+        /// Only this model, until its rollout is over [default: all models, for ever]
+        #[arg(value_parser = parse_name)]
+        model: Option<Slug>,
+        #[command(flatten)]
+        controller: ControllerArgs,
+    },
+    /// Show how far rollouts have come, and why
+    Status {
+        /// Only this model, with everything that has happened
+        #[arg(value_parser = parse_name)]
+        model: Option<Slug>,
+    },
+    /// Leave the weights as they are until somebody says how it goes on
+    Pause(PersonArgs),
+    /// Begin a paused step anew
+    Resume(PersonArgs),
+    /// Go on to the next step without waiting for evidence
+    Promote {
+        #[command(flatten)]
+        person: PersonArgs,
+        /// To the last step at once
+        #[arg(long)]
+        full: bool,
+    },
+    /// Give all traffic back, now
+    Abort(PersonArgs),
+    /// Make every verdict again from its record, and write a page that shows what they rest on
+    Report(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Slug,
+    /// The variant that has the traffic
+    #[arg(long, value_parser = parse_name, value_name = "VARIANT")]
+    pub(crate) from: Slug,
+    /// The variant that is to have it
+    #[arg(long, value_parser = parse_name, value_name = "VARIANT")]
+    pub(crate) to: Slug,
+    /// Its share in percent, step by step [default: 5,25,50,100]
+    #[arg(long, value_delimiter = ',', value_name = "PERCENT,…")]
+    pub(crate) steps: Vec<f64>,
+    /// How long each step is held [default: 30m]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) hold: Option<Duration>,
+    /// Looks at the evidence of each step [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) looks: Option<u32>,
+    /// Time after a change of weights that is left out [default: 30s]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) settle: Option<Duration>,
+    /// `guarded`: no worse beyond doubt; `classic`: better by fixed thresholds [default: guarded]
+    #[arg(long, value_parser = parse_rule, value_name = "RULE")]
+    pub(crate) rule: Option<RuleKind>,
+    /// File with everything that can be set about the decisions, in TOML; what is given here comes on top
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only this lane: rpc, job or bulk; may be repeated [default: all]
+    #[arg(long, value_name = "LANE")]
+    pub(crate) lane: Vec<Lane>,
+    /// File of texts that both variants are probed with, one a line [default: 32 texts of this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) probes: Option<PathBuf>,
+    /// Go on although the variants' vectors cannot be compared
+    #[arg(long)]
+    pub(crate) across_spaces: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Who wants it [default: user@host]
+    #[arg(long, env = "EMBED_WHO", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Leave it to an `embed rollout run` elsewhere
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) controller: ControllerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    /// Without a sign of the controller that acts for so long, another takes over
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) lease: Duration,
+    /// How long to wait for the candidate to be ready, and for servers to take new weights
+    #[arg(long, default_value = "1m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) patience: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PersonArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name)]
+    pub(crate) model: Slug,
+    /// Who wants it [default: user@host]
+    #[arg(long, env = "EMBED_WHO", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The model, by name or slug
+    #[arg(value_parser = parse_name, required_unless_present = "record")]
+    pub(crate) model: Option<Slug>,
+    /// An earlier rollout of the model [default: the last]
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// A record that was saved; no server is needed then
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "id", "save"])]
+    pub(crate) record: Option<PathBuf>,
+    /// Save the record as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Where the page goes [default: rollout-ID.html]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+fn parse_rule(text: &str) -> Result<RuleKind, String> {
+    match text {
+        "guarded" => Ok(RuleKind::Guarded),
+        "classic" => Ok(RuleKind::Classic),
+        _ => Err("use guarded or classic".to_owned()),
+    }
+}

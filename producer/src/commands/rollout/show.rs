@@ -1,0 +1,111 @@
+//! What people get to see of rollouts.
+
+use embed_producer::rollout::Progress;
+use embed_rollout::{
+    Rollout,
+    record::Record,
+    state::{Event, Phase},
+};
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::super::{Status, print};
+
+pub(super) fn all(rollouts: &[Rollout], json: bool) -> anyhow::Result<Status> {
+    if json {
+        print::json_line(&json!({ "rollouts": rollouts }))?;
+    } else if rollouts.is_empty() {
+        print::line("no rollouts")?;
+    }
+    if !json {
+        rollouts.iter().map(line).try_for_each(print::line)?;
+    }
+    Ok(Status::Done)
+}
+
+/// A rollout with its history, and the last verdict with its reasons.
+pub(super) fn one(record: &Record, json: bool) -> anyhow::Result<Status> {
+    let rollout = &record.rollout;
+    let last = record.stages.iter().rev().find_map(|stage| stage.verdicts.last());
+    if json {
+        print::json_line(&json!({ "rollout": rollout, "verdict": last.map(|recorded| &recorded.verdict) }))?;
+        return Ok(Status::Done);
+    }
+    print::line(line(rollout))?;
+    for event in &rollout.history {
+        print::line(format_args!("  {}", happened(event)))?;
+    }
+    if let Some(recorded) = last {
+        print::line(format_args!("last verdict, {} UTC:", clock(recorded.when_ms)))?;
+        for text in recorded.verdict.to_string().trim_end().lines() {
+            print::line(format_args!("  {text}"))?;
+        }
+    }
+    Ok(Status::Done)
+}
+
+/// `all-minilm-l6-v2: fp32 -> int8, holding step 2 of 4 (25 %), window 14 of 360`
+pub(super) fn line(rollout: &Rollout) -> String {
+    let plan = &rollout.config.plan;
+    let step = |step: usize| format!("step {} of {} ({} %)", step + 1, plan.steps.len(), rollout.percent_of(step));
+    let state = match &rollout.phase {
+        Phase::Checking => "checking whether traffic may move".to_owned(),
+        Phase::Moving { step: at, .. } => format!("moving to {}", step(*at)),
+        Phase::Holding(stage) => {
+            format!("holding {}, window {} of {}", step(stage.step), stage.windows, plan.windows())
+        }
+        Phase::Paused { step: at, reason, .. } => format!("paused at {}: {reason}", step(*at)),
+        Phase::RollingBack { reason, .. } => format!("rolling back: {reason}"),
+        Phase::Ended { outcome, reason } => format!("{outcome}: {reason}"),
+    };
+    let next = match &rollout.phase {
+        Phase::Paused { .. } => ". `embed rollout resume`, `promote` or `abort` says how it goes on",
+        _ => "",
+    };
+    let alone = rollout.outcome().is_none() && rollout.may_act("", embed_now());
+    let alone = if alone { " (no controller acts: `embed rollout run` carries it on)" } else { "" };
+    format!("{}: {} -> {}, {state}{next}{alone}", rollout.model, rollout.from, rollout.to)
+}
+
+/// One line of progress, on standard error.
+pub(super) fn progress(progress: &Progress<'_>) {
+    match progress {
+        Progress::Event(rollout, event) => eprintln!("{} {}", rollout.model, happened(event)),
+        Progress::Windows { rollout, requests: [baseline, candidate], verdict } => {
+            let Some(stage) = rollout.stage() else { return };
+            let windows = format!("window {} of {}", stage.windows, rollout.config.plan.windows());
+            match verdict {
+                Some(verdict) => eprintln!(
+                    "{} {} UTC  {windows}, {baseline} + {candidate} requests. {}",
+                    rollout.model,
+                    clock(embed_now()),
+                    verdict.sentence
+                ),
+                None if stage.windows.is_multiple_of(12) => {
+                    eprintln!(
+                        "{} {} UTC  {windows}, {baseline} + {candidate} requests",
+                        rollout.model,
+                        clock(embed_now())
+                    );
+                }
+                None => (),
+            }
+        }
+        Progress::Waiting(rollout, text) => eprintln!("{} waiting: {text}", rollout.model),
+        Progress::Trouble(text) => eprintln!("warning: {text}"),
+    }
+}
+
+fn happened(event: &Event) -> String {
+    format!("{} UTC  {:>3} %  {}", clock(event.when_ms), event.percent, event.sentence)
+}
+
+fn clock(ms: u64) -> String {
+    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000) else { return ms.to_string() };
+    let (hour, minute, second) = time.to_hms();
+    format!("{} {hour:02}:{minute:02}:{second:02}", time.date())
+}
+
+fn embed_now() -> u64 {
+    u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
