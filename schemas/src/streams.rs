@@ -190,6 +190,7 @@ pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {
     vec![
         bucket(MODELS_BUCKET, "Variants that workers are to serve", 5, settings),
         bucket(ROUTES_BUCKET, "How traffic is split between the variants of a model, and who changed it", 64, settings),
+        bucket(ROLLOUTS_BUCKET, "Rollouts: how far they have come, and what their verdicts rest on", 1, settings),
     ]
 }
 

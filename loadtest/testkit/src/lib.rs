@@ -3,6 +3,7 @@
 //! Everything here panics when something goes wrong: in a test, that is the message.
 
 mod daemon;
+pub mod model_registry;
 mod nats_server;
 mod paths;
 mod relay;
@@ -11,6 +12,7 @@ mod s3_server;
 use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
+pub use model_registry::TestRegistry;
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, registry, repository, s3_server_binary, sibling_binary};
 pub use relay::Relay;

@@ -1,6 +1,8 @@
 //! A server with its streams, and a worker, each a process that can be killed on its own.
 #![allow(dead_code, reason = "a module of every test file, each of which uses its part")]
 
+pub(crate) mod canary;
+
 use std::process::Command;
 
 use embed_testkit::{Daemon, NatsServer, registry, sibling_binary};

@@ -3,10 +3,10 @@
 
 use embed_rollout::{Finding, Rollout, agreement};
 use embed_schemas::{
-    Slug, VariantStats,
+    Slug,
     serving::{VariantState, VariantStatus},
     streams::STATS_STREAM,
-    subjects,
+    subjects, wire,
 };
 use serde_json::json;
 
@@ -116,7 +116,7 @@ async fn windows(client: &Client, rollout: &Rollout) -> Result<Result<u32, Strin
     for variant in [&rollout.from, &rollout.to] {
         let query = json!({"last_by_subj": subjects::stats(&rollout.model, variant)});
         let found = bucket::message(client.nats(), STATS_STREAM, &query).await?;
-        let report = found.and_then(|found| serde_json::from_slice::<VariantStats>(&found.payload).ok());
+        let report = found.and_then(|found| wire::decode_stats(&found.payload).ok());
         let recent =
             report.filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms());
         match recent {

@@ -2,7 +2,7 @@
 
 use async_nats::Client;
 use embed_rollout::evidence::{Collector, Rejected};
-use embed_schemas::{Slug, VariantStats, streams::STATS_STREAM};
+use embed_schemas::{Slug, VariantStats, streams::STATS_STREAM, wire};
 use serde_json::json;
 
 use crate::{Error, nats::bucket};
@@ -35,7 +35,7 @@ impl Reader {
                 return Ok(None);
             };
             self.next = found.sequence + 1;
-            match serde_json::from_slice(&found.payload) {
+            match wire::decode_stats(&found.payload) {
                 Ok(report) => return Ok(Some(report)),
                 // From another release, or from somebody who may publish what he likes: nothing to wait for.
                 Err(error) => {

@@ -2,7 +2,7 @@
 
 use embed_producer::rollout::Progress;
 use embed_rollout::{
-    Rollout,
+    Decision, Rollout,
     record::Record,
     state::{Event, Phase},
 };
@@ -54,7 +54,7 @@ pub(super) fn line(rollout: &Rollout) -> String {
         Phase::Holding(stage) => {
             format!("holding {}, window {} of {}", step(stage.step), stage.windows, plan.windows())
         }
-        Phase::Paused { step: at, reason, .. } => format!("paused at {}: {reason}", step(*at)),
+        Phase::Paused { step: at, reason, .. } => format!("paused at {}: {}", step(*at), reason.trim_end_matches('.')),
         Phase::RollingBack { reason, .. } => format!("rolling back: {reason}"),
         Phase::Ended { outcome, reason } => format!("{outcome}: {reason}"),
     };
@@ -75,20 +75,21 @@ pub(super) fn progress(progress: &Progress<'_>) {
             let Some(stage) = rollout.stage() else { return };
             let windows = format!("window {} of {}", stage.windows, rollout.config.plan.windows());
             match verdict {
-                Some(verdict) => eprintln!(
+                // Any other decision is told as what has happened.
+                Some(verdict) if verdict.decision == Decision::Hold => eprintln!(
                     "{} {} UTC  {windows}, {baseline} + {candidate} requests. {}",
                     rollout.model,
                     clock(embed_now()),
                     verdict.sentence
                 ),
-                None if stage.windows.is_multiple_of(12) => {
+                None if stage.windows.is_multiple_of(12) && matches!(rollout.phase, Phase::Holding(_)) => {
                     eprintln!(
                         "{} {} UTC  {windows}, {baseline} + {candidate} requests",
                         rollout.model,
                         clock(embed_now())
                     );
                 }
-                None => (),
+                _ => (),
             }
         }
         Progress::Waiting(rollout, text) => eprintln!("{} waiting: {text}", rollout.model),

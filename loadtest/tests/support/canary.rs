@@ -1,0 +1,213 @@
+//! Two variants on workers of their own, behind a server whose routes can be changed, and traffic for whichever the route says.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use embed_connect::ConnectSettings;
+use embed_producer::{Client, client::CallOptions};
+use embed_schemas::{EmbedRequest, Slug};
+use embed_testkit::{Daemon, sibling_binary, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const MODEL: &str = "all-minilm-l6-v2";
+
+/// Short holds, and few requests asked for: what is slow here is slow by a factor, and what errs errs half of the time.
+const DECISIONS: &str = r#"
+[plan]
+hold = "6s"
+window = "500ms"
+looks = 2
+settle = "500ms"
+
+[guarded]
+metrics = ["p50", "p95", "errors"]
+errors = 0.2
+min_requests = 20
+min_tail = 1
+min_block = 1
+correlation = 0.0
+"#;
+
+/// The stack. The baseline is the variant `fp32`, the candidate `canary`.
+pub(crate) struct Canary {
+    pub(crate) dev: Daemon,
+    pub(crate) ready: Value,
+    /// `None` once it is dead.
+    pub(crate) candidate: Option<Daemon>,
+    folder: TempDir,
+}
+
+impl Canary {
+    /// Starts it. `registry` and `environment` are the candidate's worker's.
+    pub(crate) fn start(registry: &Path, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(sibling_binary("embed"));
+        command.args(["dev", "--json", "--port", "0", "--data-dir"]).arg(folder.path().join("dev"));
+        command.args(["--variant", &format!("{MODEL}=fp32")]).env("EMBED_REGISTRY", embed_testkit::registry());
+        let dev = Daemon::spawn(worker_settings(&mut command));
+        let ready = dev.json_line();
+        let this = Self { dev, ready, candidate: None, folder };
+        let both = ["--variant", &format!("{MODEL}=fp32"), "--variant", &format!("{MODEL}=canary")];
+        let init = this.embed(&["init"]).args(both).env("EMBED_REGISTRY", embed_testkit::registry()).output().unwrap();
+        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+        let candidate = this.worker(registry, environment);
+        Self { candidate: Some(candidate), ..this }
+    }
+
+    /// A worker that serves the candidate, and nothing else.
+    fn worker(&self, registry: &Path, environment: &[(&str, &str)]) -> Daemon {
+        let config = self.folder.path().join("candidate.toml");
+        std::fs::write(&config, format!("[[variant]]\nmodel = \"{MODEL}\"\nname = \"canary\"\ndefault = false\n"))
+            .unwrap();
+        let mut command = Command::new(sibling_binary("embed-worker"));
+        command.args(["run", "--json", "--metrics-addr", "127.0.0.1:0", "--config"]).arg(config);
+        command.args(["--server", self.ready["nats_url"].as_str().unwrap()]).env("EMBED_REGISTRY", registry);
+        let worker = Daemon::spawn(worker_settings(&mut command).envs(environment.iter().copied()));
+        worker.json_line();
+        worker
+    }
+
+    /// The command `embed` on this server.
+    pub(crate) fn embed(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(sibling_binary("embed"));
+        command.args(arguments).env("NATS_URL", self.ready["nats_url"].as_str().unwrap());
+        command
+    }
+
+    /// `embed rollout …` or `embed route …`.
+    pub(crate) fn routing(&self, what: &str, arguments: &[&str]) -> Command {
+        let mut command = self.embed(&[what, "--route-config", self.ready["route_config"].as_str().unwrap()]);
+        command.args(arguments);
+        command
+    }
+
+    /// The arguments of `embed rollout start` from `fp32` to `canary`.
+    pub(crate) fn start_arguments(&self, steps: &str) -> Vec<String> {
+        let config = self.folder.path().join("decisions.toml");
+        std::fs::write(&config, DECISIONS).unwrap();
+        let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=1s", "--patience=60s", "--json", "--config"];
+        let mut arguments = vec!["start".to_owned(), MODEL.to_owned(), format!("--steps={steps}")];
+        arguments.extend(rest.map(str::to_owned));
+        arguments.push(config.to_string_lossy().into_owned());
+        arguments
+    }
+
+    /// Runs a rollout to its end, which must come by itself.
+    pub(crate) fn roll_out(&self, steps: &str) -> Output {
+        let arguments = self.start_arguments(steps);
+        self.routing("rollout", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap()
+    }
+
+    /// The last rollout, with its last verdict.
+    pub(crate) fn status(&self) -> Value {
+        let output = self.routing("rollout", &["status", MODEL, "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Waits until the rollout is so, and returns it.
+    pub(crate) fn status_when(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, || {
+            std::thread::sleep(Duration::from_millis(200));
+            Some(self.status()).filter(|status| wanted(&status["rollout"]))
+        })
+    }
+
+    /// What the route says now, and whether every server holds it.
+    pub(crate) fn route(&self) -> Value {
+        let output = self.routing("route", &["show", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub(crate) fn baseline_pid(&self) -> i32 {
+        i32::try_from(self.ready["pids"]["worker"].as_i64().unwrap()).unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn worker_settings(command: &mut Command) -> &mut Command {
+    command
+        .env("NATS_SERVER_BIN", embed_testkit::nats_server_binary())
+        .env("EMBED_WORKER__WORKER__STATS_WINDOW", "500ms")
+        .env("EMBED_WORKER__MODELS__REFRESH", "1s")
+        // On a busy machine a call may wait long, and is to be answered all the same.
+        .env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m")
+}
+
+/// Something that goes on until it is dropped.
+pub(crate) struct Background {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    fn start(run: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        Self { stop, thread: Some(thread::spawn(move || run(&stopped))) }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || ended.is_none_or(|ended| ended.is_ok()));
+    }
+}
+
+/// A process that gets only a part of the time: stopped, and going on, in turn. It is real work that takes longer then.
+pub(crate) fn slowed(pid: i32) -> Background {
+    Background::start(move |stop| {
+        let signal = |signal| {
+            // SAFETY: `kill` takes two numbers; the process is a child of this test, or of one, and is running.
+            unsafe { libc::kill(pid, signal) };
+        };
+        while !stop.load(Ordering::SeqCst) {
+            signal(libc::SIGSTOP);
+            thread::sleep(Duration::from_millis(60));
+            signal(libc::SIGCONT);
+            thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+/// Online calls that name no variant, one after the other on each of four lines. Counts those that were answered.
+pub(crate) fn traffic(canary: &Canary, texts: &[String]) -> (Background, Arc<AtomicU64>) {
+    let url = canary.ready["nats_url"].as_str().unwrap().to_owned();
+    let (texts, answered) = (texts.to_vec(), Arc::new(AtomicU64::new(0)));
+    let count = answered.clone();
+    let traffic = Background::start(move |stop| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let settings = ConnectSettings { server: Some(url), ..ConnectSettings::default() };
+            let client = Client::connect(&settings).await.unwrap();
+            let model: Slug = MODEL.parse().unwrap();
+            let line = async |line: usize| {
+                let mut next = line;
+                while !stop.load(Ordering::SeqCst) {
+                    let request = EmbedRequest::new([texts[next % texts.len()].as_str()]);
+                    next += 1;
+                    let options = CallOptions { timeout: Duration::from_secs(5), ..CallOptions::default() };
+                    // A candidate may fail; that is what is being found out.
+                    if client.embed(&model, request, &options).await.is_ok() {
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            };
+            tokio::join!(line(0), line(1), line(2), line(3));
+        });
+    });
+    (traffic, answered)
+}
