@@ -1,5 +1,6 @@
 //! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine.
 
+mod bert;
 mod pool;
 mod tokenizer;
 
