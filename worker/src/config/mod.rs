@@ -99,7 +99,8 @@ impl Default for EngineConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeConfig {
-    /// Threads. 0: one for every four cores, at least one.
+    /// Threads, of each variant. 0: one for every four cores, at least one; one for each core if the model's tokenizer is left
+    /// to the library, which is many times slower.
     pub threads: usize,
     /// Most bytes of one text. A longer one is an error of that text: it would be cut to a small part anyway.
     pub max_text_bytes: usize,

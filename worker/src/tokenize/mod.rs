@@ -4,5 +4,5 @@ mod bert;
 mod pool;
 mod tokenizer;
 
-pub use pool::{Pool, Sink, Task};
+pub use pool::{Outcome, Pool, Sink, Task};
 pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

@@ -1,8 +1,7 @@
 //! What the normalizer and the pre-tokenizer make of a character.
 //!
 //! Both treat every character by itself, so the library is asked once for each and the answer kept: a page of 256 characters
-//! at a time, when the first of them is met. There are 4,352 pages, of 3 KiB each at most; a text in one language needs a
-//! handful.
+//! at a time, when the first of them is met. All 4,352 pages would take about 9 MB; texts in one language need a handful.
 //!
 //! There is one exception to "by itself". Where accents are stripped, the text is decomposed first, which sorts neighbouring
 //! combining marks. That changes nothing if all of them are removed afterwards. The few that are not are

@@ -1,7 +1,7 @@
 //! WordPiece: a word to the ids of its pieces, longest piece first.
 //!
 //! Nothing is cached: the vocabulary itself, in tables by content, is fast enough for words that it has whole (most of them)
-//! and for those that it has not. So memory does not grow with what is asked: about 2 MB for 30,000 pieces.
+//! and for those that it has not. So memory does not grow with what is asked: 2.5 MB for the 30,522 pieces of BERT.
 
 use std::collections::HashMap;
 
