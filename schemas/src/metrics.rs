@@ -66,3 +66,28 @@ pub const MODEL_SWAPS_TOTAL: &str = "akidb_model_swaps_total";
 pub const MODEL_LOAD_SECONDS: &str = "akidb_model_load_seconds";
 /// Gauge: 1 if the worker is ready, else 0.
 pub const READY: &str = "akidb_ready";
+
+/// Label: a device, by its number in NVML's order (that of the PCI bus).
+pub const DEVICE: &str = "device";
+/// Label: a device's own, unchanging name.
+pub const UUID: &str = "uuid";
+/// Label: what a device is called by its maker.
+pub const PRODUCT: &str = "product";
+
+/// Gauge: 1 for each device that is watched, with its product and UUID.
+pub const GPU_INFO: &str = "akidb_gpu_info";
+/// Gauge: share of the last moments in which the device computed, 0 to 1.
+pub const GPU_UTILIZATION_RATIO: &str = "akidb_gpu_utilization_ratio";
+/// Gauge, bytes: the device's memory in use, of all processes.
+pub const GPU_MEMORY_USED_BYTES: &str = "akidb_gpu_memory_used_bytes";
+/// Gauge, bytes: the device's memory.
+pub const GPU_MEMORY_TOTAL_BYTES: &str = "akidb_gpu_memory_total_bytes";
+/// Gauge, watts: what the device draws.
+pub const GPU_POWER_WATTS: &str = "akidb_gpu_power_watts";
+/// Gauge, degrees Celsius: the device's temperature.
+pub const GPU_TEMPERATURE_CELSIUS: &str = "akidb_gpu_temperature_celsius";
+/// Gauge: 1 while the device's clocks are held down, label `reason`; else 0.
+pub const GPU_THROTTLED: &str = "akidb_gpu_throttled";
+/// Gauge, in the currency of `telemetry.gpu_price_per_hour`: what the watched devices cost for a million embedded texts, over
+/// the last minutes.
+pub const GPU_COST_PER_MILLION_TEXTS: &str = "akidb_gpu_cost_per_million_texts";

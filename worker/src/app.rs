@@ -121,6 +121,7 @@ pub async fn run(
     let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
     let metrics_url = format!("http://{}", listener.local_addr()?);
     let metrics = telemetry::install()?;
+    let _gpus = telemetry::GpuWatch::start(&config.telemetry, config.wants_devices(), telemetry::texts_embedded)?;
     let source = open_source(&config)?;
     let selected = model::select(&source, &config.variant).await?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);

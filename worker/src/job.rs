@@ -86,15 +86,19 @@ impl Job {
         self.ask.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Notes what the tokenizer found, and hands out the text for the batch.
-    pub fn tokenized(self: &Arc<Self>, index: usize, tokens: Tokens) -> Text {
+    /// Notes what the tokenizer found in some texts, and hands them out for the batch, in their order.
+    pub fn tokenized(self: &Arc<Self>, texts: Vec<(usize, Tokens)>) -> Vec<Text> {
+        let since = Instant::now();
         let mut state = self.lock();
-        let item = &mut state.texts[index].item;
-        item.tokens = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
-        item.truncated = tokens.truncated;
         let timing = &mut state.timing;
-        timing.tokenize_us = timing.tokenize_us.max(micros(self.ask.received.elapsed()));
-        Text { job: Arc::clone(self), index, ids: tokens.ids, since: Instant::now() }
+        timing.tokenize_us = timing.tokenize_us.max(micros(since.saturating_duration_since(self.ask.received)));
+        let text = |(index, tokens): (usize, Tokens)| {
+            let item = &mut state.texts[index].item;
+            item.tokens = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
+            item.truncated = tokens.truncated;
+            Text { job: Arc::clone(self), index, ids: tokens.ids, since }
+        };
+        texts.into_iter().map(text).collect()
     }
 
     /// One text failed.

@@ -74,10 +74,25 @@ fn mixes_are_run_in_every_order_and_written_to_a_folder() {
             assert_eq!(list(arm, "rounds").len(), 1);
         }
     }
+    assert_eq!(list(&report, "tokenizing").len(), 2);
     let written: Value = serde_json::from_slice(&fs::read(out.join("bench.json")).unwrap()).unwrap();
     assert_eq!(written, report);
     let page = fs::read_to_string(out.join("bench.html")).unwrap();
     assert!(page.contains("all-minilm-l6-v2 fp32") && page.contains("<svg"), "{page}");
+}
+
+#[test]
+fn tokenizing_is_measured_without_an_engine() {
+    let mixes = ["--tokenize", "--tokenize-threads", "1,2", "--mix", "mixed", "--mix-texts", "100"];
+    let report = bench_json(&mixes);
+    assert!(list(&report, "matrix").is_empty() && list(&report, "mixes").is_empty());
+    let [row] = &list(&report, "tokenizing")[..] else { panic!("{report}") };
+    assert_eq!((&row["model"], &row["mix"]), (&"all-minilm-l6-v2".into(), &"mixed".into()));
+    assert_positive(row, &["mean_tokens", "texts_per_second", "library_texts_per_second"]);
+    assert!(row["slow_because"].is_null(), "{row}");
+    let pools = list(row, "pools");
+    assert_eq!(pools.iter().map(|pool| pool["threads"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    pools.iter().for_each(|pool| assert_positive(pool, &["texts_per_second"]));
 }
 
 #[test]

@@ -47,10 +47,12 @@ impl<T> BatchQueue<T> {
         self.state.lock().expect("the planner does not panic")
     }
 
-    /// Takes a text in and wakes a free runner, if there is one.
-    pub fn push(&self, entry: Entry<T>) {
+    /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
+    pub fn push(&self, entries: impl IntoIterator<Item = Entry<T>>) {
         let mut state = self.lock();
-        state.planner.push(entry);
+        for entry in entries {
+            state.planner.push(entry);
+        }
         let free = state.free > 0;
         drop(state);
         if free {

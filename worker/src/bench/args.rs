@@ -7,6 +7,7 @@ use embed_schemas::Precision;
 use serde::{Deserialize, de::IntoDeserializer};
 
 use super::texts::Mix;
+use crate::serving::cores;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -47,6 +48,12 @@ pub struct BenchArgs {
     /// How often the orders of a mix take turns; the median counts
     #[arg(long, default_value = "3", value_parser = at_least::<1>)]
     pub(super) mix_rounds: usize,
+    /// Measure tokenizing alone, without an engine
+    #[arg(long)]
+    pub(super) tokenize: bool,
+    /// Tokenizer threads at the same time [default: one for each core]
+    #[arg(long, value_delimiter = ',', value_parser = at_least::<1>)]
+    pub(super) tokenize_threads: Vec<usize>,
     /// Write bench.json and bench.html into this folder
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
@@ -62,6 +69,11 @@ impl BenchArgs {
         let asked = if self.mixes.is_empty() { default } else { &self.mixes };
         let named = asked.iter().copied().filter(|mix| *mix != Mix::None);
         named.chain(self.texts.as_ref().map(|_| Mix::File)).collect()
+    }
+
+    /// How many tokenizer threads to measure.
+    pub(super) fn tokenize_threads(&self) -> Vec<usize> {
+        if self.tokenize_threads.is_empty() { vec![cores()] } else { self.tokenize_threads.clone() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `embed-worker bench`: how fast the engine is alone, without NATS and without tokenizing, and what becomes of that
-//! when texts have different lengths. It is what end-to-end throughput is to be compared with.
+//! when texts have different lengths. It is what end-to-end throughput is to be compared with. And how fast texts are
+//! tokenized, so how many cores an engine needs beside it.
 
 mod args;
 mod batches;
@@ -15,10 +16,12 @@ mod progress;
 mod report;
 mod stats;
 mod texts;
+mod tokenizing;
 
 use std::{
     fs,
     io::{self, Write},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -36,6 +39,7 @@ use crate::{
     batch::CostTable,
     config::{Config, load},
     serving::{Loader, cores},
+    tokenize::TextTokenizer,
 };
 
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
@@ -67,11 +71,19 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
         machine: Machine::look(config.engine.library.as_deref()),
         matrix: Vec::new(),
         mixes: Vec::new(),
+        tokenizing: Vec::new(),
         planner: planner_cost::measure(&config.batch, SEED),
     };
-    let mut progress = Progress::new(parts.iter().map(|part| part.size(args, config.engine.runners)).sum());
+    let sizes = parts.iter().map(|part| if args.tokenize { 0 } else { part.size(args, config.engine.runners) });
+    let mut progress = Progress::new(sizes.sum());
     for part in &parts {
-        measure(part, args, &config, &loader, &mut progress, &mut report).await?;
+        if args.tokenize {
+            let files = loader.source().files(&part.selected).await?;
+            let tokenizer = Arc::new(files.tokenizer(&part.selected.metadata, config.tokenize.max_text_bytes)?);
+            measure_tokenizing(part, args, &tokenizer, &mut progress, &mut report)?;
+        } else {
+            measure(part, args, &config, &loader, &mut progress, &mut report).await?;
+        }
     }
     progress.finish();
     write(args, &report)
@@ -116,13 +128,34 @@ async fn measure(
     for mix in &part.mixes {
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{subject}: {name}"));
-        let texts = texts::tokenized(*mix, args, &loaded.tokenizer, SEED)?;
+        let texts = texts::tokenized(&texts::of(*mix, args, &loaded.tokenizer, SEED)?, &loaded.tokenizer)?;
         let on_done = |order| {
             progress.done(plan::order_size(*mix, order, args, engine.runners));
             progress.begin(&format!("{subject}: {name}"));
         };
         let planning = mix::Planning { config: &config.batch, costs: &costs };
         report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, args.mix_rounds, on_done)?);
+    }
+    measure_tokenizing(part, args, &loaded.tokenizer, progress, report)
+}
+
+/// Measures a model's tokenizer, if that has not been done for another of its graphs.
+fn measure_tokenizing(
+    part: &Part,
+    args: &BenchArgs,
+    tokenizer: &Arc<TextTokenizer>,
+    progress: &mut Progress,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let model = &part.selected.model;
+    if report.tokenizing.iter().any(|row| row.model == *model) {
+        return Ok(());
+    }
+    for mix in &part.mixes {
+        let Some(name) = mix.name() else { continue };
+        progress.begin(&format!("{model}: tokenizing {name}"));
+        let texts = texts::of(*mix, args, tokenizer, SEED)?;
+        report.tokenizing.push(tokenizing::measure(model, name, tokenizer, &texts, &args.tokenize_threads())?);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::{
     matrix::Cell,
     mix::{ARRIVAL_BATCH, MixRow},
     planner_cost::PlannerCost,
+    tokenizing::TokenizeRow,
 };
 use crate::table::Table;
 
@@ -79,6 +80,8 @@ pub(super) struct Report {
     pub(super) matrix: Vec<Cell>,
     /// Texts of many lengths.
     pub(super) mixes: Vec<MixRow>,
+    /// Tokenizing without an engine.
+    pub(super) tokenizing: Vec<TokenizeRow>,
     /// The planner without an engine.
     pub(super) planner: Vec<PlannerCost>,
 }
@@ -114,9 +117,9 @@ impl Report {
         .into()
     }
 
-    /// The matrix, the mixes and the planner's cost; what was not measured is left out.
+    /// The matrix, the mixes, tokenizing and the planner's cost; what was not measured is left out.
     pub(super) fn tables(&self) -> Vec<Table> {
-        let tables = [self.matrix_table(), self.mix_table(), self.planner_table()];
+        let tables = [self.matrix_table(), self.mix_table(), self.tokenize_table(), self.planner_table()];
         tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
     }
 
@@ -163,6 +166,32 @@ impl Report {
             }
         }
         table
+    }
+
+    fn tokenize_table(&self) -> Table {
+        let title = "Tokenizing: one thread, by the worker and by the library alone; several threads; threads that the engine needs";
+        let head = ["model", "mix", "tokens", "texts/s", "library", "ratio", "threads: texts/s", "for the engine"];
+        let mut table = Table::new(title, &head);
+        for row in &self.tokenizing {
+            let pools = row.pools.iter().map(|pool| format!("{}: {}", pool.threads, number(pool.texts_per_second)));
+            table.row([
+                row.model.to_string(),
+                row.mix.to_owned(),
+                number(row.mean_tokens),
+                number(row.texts_per_second),
+                number(row.library_texts_per_second),
+                format!("{:.1} x", row.texts_per_second / row.library_texts_per_second),
+                pools.collect::<Vec<_>>().join(", "),
+                self.fastest(row).map_or_else(|| "-".to_owned(), |speed| number(row.threads_for(speed))),
+            ]);
+        }
+        table
+    }
+
+    /// The most texts a second that an engine took of a model and mix, of all graphs and orders.
+    fn fastest(&self, of: &TokenizeRow) -> Option<f64> {
+        let rows = self.mixes.iter().filter(|row| row.subject.model == of.model && row.mix == of.mix);
+        rows.flat_map(|row| &row.arms).map(|arm| arm.texts_per_second).max_by(f64::total_cmp)
     }
 
     fn planner_table(&self) -> Table {

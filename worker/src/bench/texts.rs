@@ -75,19 +75,14 @@ fn read(path: &Path) -> anyhow::Result<Vec<String>> {
     content.lines().enumerate().map(row).collect()
 }
 
-/// The token ids of `count` texts of a mix.
+/// The texts of a mix.
 ///
 /// # Errors
-/// If the tokenizer fails on a text, or the file of texts cannot be read.
-pub(super) fn tokenized(
-    mix: Mix,
-    args: &BenchArgs,
-    tokenizer: &TextTokenizer,
-    seed: u64,
-) -> anyhow::Result<Vec<Vec<u32>>> {
+/// If the tokenizer fails, or the file of texts cannot be read or has none.
+pub(super) fn of(mix: Mix, args: &BenchArgs, tokenizer: &TextTokenizer, seed: u64) -> anyhow::Result<Vec<String>> {
     let count = args.mix_texts;
     let sample = sample();
-    let texts = match mix {
+    Ok(match mix {
         Mix::None => Vec::new(),
         Mix::File => args.texts.as_deref().map_or_else(|| Ok(Vec::new()), read)?,
         Mix::Sentences => sample.into_iter().cycle().take(count).collect(),
@@ -100,7 +95,14 @@ pub(super) fn tokenized(
             let tokens = |word: &str| *known.entry(word.to_owned()).or_insert_with(|| count_tokens(word));
             lengths::texts(&sentences, &lengths::lengths(count, seed), special, tokens, seed)
         }
-    };
+    })
+}
+
+/// The token ids of texts.
+///
+/// # Errors
+/// If the tokenizer fails on a text.
+pub(super) fn tokenized(texts: &[String], tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>, WireError> {
     texts.iter().map(|text| Ok(tokenizer.encode(None, text, true)?.ids)).collect()
 }
 

@@ -3,6 +3,7 @@
 mod batch;
 pub mod load;
 mod models;
+mod telemetry;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,6 +11,7 @@ pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 use embed_connect::ConnectSettings;
 pub use models::{CURRENT, ModelsConfig, Provider, VariantConfig, VariantLimits};
 use serde::{Deserialize, Serialize};
+pub use telemetry::TelemetryConfig;
 
 /// The worker's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Which versions are loaded.
     pub models: ModelsConfig,
+    /// What is measured beside the work.
+    pub telemetry: TelemetryConfig,
     /// What to serve. Empty: every model of the registry, in its first artefact's precision.
     pub variant: Vec<VariantConfig>,
 }
@@ -99,7 +103,8 @@ impl Default for EngineConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeConfig {
-    /// Threads. 0: one for every four cores, at least one.
+    /// Threads, of each variant. 0: one for every four cores, at least one; one for each core if the model's tokenizer is left
+    /// to the library, which is many times slower.
     pub threads: usize,
     /// Most bytes of one text. A longer one is an error of that text: it would be cut to a small part anyway.
     pub max_text_bytes: usize,
@@ -178,6 +183,7 @@ impl Config {
             }
         }
         self.limits.validate("limits")?;
+        self.telemetry.validate()?;
         for variant in &self.variant {
             variant.limits.over(&self.limits).validate("variant.limits")?;
             if variant.providers.is_empty() {
@@ -209,5 +215,11 @@ impl Config {
             return Err(format!("worker.id: {id:?} must be made of letters, digits, `-` and `_`"));
         }
         Ok(())
+    }
+
+    /// Whether a variant is to run on anything but the processor.
+    #[must_use]
+    pub fn wants_devices(&self) -> bool {
+        self.variant.iter().flat_map(|variant| &variant.providers).any(|provider| *provider != Provider::Cpu)
     }
 }

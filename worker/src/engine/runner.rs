@@ -223,7 +223,7 @@ mod tests {
 
     fn push(queue: &BatchQueue<Text>, id: u32, results: &mpsc::Sender<(u32, Result<f32, String>)>) {
         let payload = Text(vec![id, 0], results.clone());
-        queue.push(Entry { lane: Lane::Bulk, length: 2, arrival: Instant::now(), deadline: None, payload });
+        queue.push([Entry { lane: Lane::Bulk, length: 2, arrival: Instant::now(), deadline: None, payload }]);
     }
 
     #[test]

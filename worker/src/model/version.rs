@@ -3,6 +3,7 @@
 use std::{io, path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use embed_schemas::ModelMetadata;
 
 use super::{GoldenError, RegistryError, Selected, Shelf, verify_golden};
 use crate::{
@@ -62,6 +63,14 @@ impl Files {
     pub(super) const fn new(graph: Bytes, tokenizer: Bytes, golden: Bytes) -> Self {
         Self { graph, tokenizer, golden }
     }
+
+    /// The tokenizer alone.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn tokenizer(&self, metadata: &ModelMetadata, max_text_bytes: usize) -> Result<TextTokenizer, TokenizeError> {
+        TextTokenizer::new(&self.tokenizer, metadata, max_text_bytes)
+    }
 }
 
 /// Makes a version ready. Takes from a fraction of a second to minutes, on the calling thread.
@@ -81,7 +90,7 @@ pub fn prepare(
     let metadata = &selected.metadata;
     let environment = library::environment(library).map_err(EngineError::from)?;
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
-    let tokenizer = shelf.tokenizer(key, || TextTokenizer::new(&files.tokenizer, metadata, max_text_bytes))?;
+    let tokenizer = shelf.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
     let load = || OnnxModel::load(&environment, &files.graph, metadata, threads);
     let mut engine = shelf.model(&selected.artefact.file.sha256, threads, load)?;
     // The largest run once, so that no request pays for the first allocations.

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use embed_schemas::{EmbedRequest, Format, Lane, WireError};
+use embed_schemas::{EmbedRequest, Format, Lane};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Variant, Version};
@@ -16,7 +16,7 @@ use crate::{
     job::{Ask, Job, Text},
     model::LoadedVersion,
     publish::Reply,
-    tokenize::{Pool, Sink, Task, Tokens},
+    tokenize::{Outcome, Pool, Sink, Task},
 };
 
 /// The threads that serve one version of a variant. Every job that is in them holds them: when the last is done, and nobody
@@ -42,10 +42,16 @@ impl Sink<Arc<Job>> for IntoBatches {
         job.expired()
     }
 
-    fn accept(&self, job: &Arc<Job>, index: usize, tokens: Result<Tokens, WireError>) {
-        match tokens {
-            Ok(tokens) => self.0.push(job.tokenized(index, tokens).into_entry()),
-            Err(error) => job.text_failed(index, error),
+    fn accept(&self, job: &Arc<Job>, outcomes: Vec<Outcome>) {
+        let mut texts = Vec::with_capacity(outcomes.len());
+        for Outcome { index, tokens } in outcomes {
+            match tokens {
+                Ok(tokens) => texts.push((index, tokens)),
+                Err(error) => job.text_failed(index, error),
+            }
+        }
+        if !texts.is_empty() {
+            self.0.push(job.tokenized(texts).into_iter().map(Text::into_entry));
         }
     }
 }
@@ -69,6 +75,7 @@ impl Pipeline {
         let observe = move |stats: &RunStats| observed.ran(stats);
         let runners = Runners::start(engines, &queue, variant.slots(), config.engine.nice, observe, on_panic)?;
         let threads = match config.tokenize.threads {
+            0 if tokenizer.slow_because().is_some() => cores(),
             0 => cores().div_ceil(4),
             n => n,
         };

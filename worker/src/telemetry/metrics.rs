@@ -1,6 +1,9 @@
 //! All metrics: handles are made once per variant, so that the hot path looks nothing up.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use embed_schemas::{ErrorCode, Lane, Outcome, Slug, metrics as names};
 use metrics::{
@@ -20,6 +23,14 @@ const SHARES: &[f64] = &[0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
 /// So often, recorded values are counted into their buckets. Until then each is kept on its own, and if nobody fetches
 /// the metrics, that is for ever.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Texts embedded by this process, as in the counter, which cannot be read.
+static EMBEDDED: AtomicU64 = AtomicU64::new(0);
+
+/// How many texts this process has embedded.
+pub fn texts_embedded() -> u64 {
+    EMBEDDED.load(Ordering::Relaxed)
+}
 
 /// Makes this process's metrics recordable, and keeps them small. Once per process, in a runtime.
 ///
@@ -85,6 +96,14 @@ fn describe() {
         (PROVIDER_IN_USE, "1 for the execution provider that a variant runs on"),
         (MODEL_INFO, "1 for the version that is live, 0 for those that were"),
         (READY, "1 if the worker is ready"),
+        (GPU_INFO, "1 for each GPU that is watched"),
+        (GPU_UTILIZATION_RATIO, "Share of the last moments in which the GPU computed"),
+        (GPU_MEMORY_USED_BYTES, "Memory of the GPU in use, of all processes"),
+        (GPU_MEMORY_TOTAL_BYTES, "Memory of the GPU"),
+        (GPU_POWER_WATTS, "What the GPU draws"),
+        (GPU_TEMPERATURE_CELSIUS, "The GPU's temperature"),
+        (GPU_THROTTLED, "1 while the GPU's clocks are held down, by reason"),
+        (GPU_COST_PER_MILLION_TEXTS, "What the watched GPUs cost for a million embedded texts, over the last minutes"),
     ] {
         describe_gauge!(name, Unit::Count, text);
     }
@@ -202,6 +221,7 @@ impl VariantMetrics {
     pub fn run(&self, stats: &RunStats) {
         let padded = (stats.rows * stats.width).max(1);
         self.texts.increment(stats.texts as u64);
+        EMBEDDED.fetch_add(stats.texts as u64, Ordering::Relaxed);
         self.tokens.increment(stats.tokens as u64);
         self.batch_size.record(stats.texts as f64);
         self.batch_tokens.record(padded as f64);

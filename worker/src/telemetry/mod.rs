@@ -1,6 +1,7 @@
 //! What an operator sees: metrics, health, logs.
 
 mod endpoint_stats;
+mod gpu;
 mod health;
 mod http;
 mod logging;
@@ -9,9 +10,10 @@ mod statistics;
 mod window;
 
 pub use endpoint_stats::EndpointStats;
+pub use gpu::GpuWatch;
 pub use health::{Health, Readiness};
 pub use http::serve;
 pub use logging::{LogFormat, start as start_logging};
-pub use metrics::{VariantMetrics, install, update_gauges};
+pub use metrics::{VariantMetrics, install, texts_embedded, update_gauges};
 pub use statistics::publish as publish_statistics;
 pub use window::Window;

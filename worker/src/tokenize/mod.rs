@@ -1,7 +1,8 @@
 //! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine.
 
+mod bert;
 mod pool;
 mod tokenizer;
 
-pub use pool::{Pool, Sink, Task};
+pub use pool::{Outcome, Pool, Sink, Task};
 pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

@@ -20,13 +20,26 @@ pub struct Task<J> {
     pub truncate: bool,
 }
 
+/// What became of a text.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its position in the job.
+    pub index: usize,
+    /// Its tokens.
+    pub tokens: Result<Tokens, WireError>,
+}
+
 /// Where tokens go.
 pub trait Sink<J>: Send + Sync + 'static {
     /// Whether nobody needs this job any more, so that its texts need not be tokenized.
     fn expired(&self, job: &J) -> bool;
-    /// The outcome of one text.
-    fn accept(&self, job: &J, index: usize, tokens: Result<Tokens, WireError>);
+    /// The outcomes of some texts of a job, in their order; a job is handed over in one piece or in several.
+    fn accept(&self, job: &J, outcomes: Vec<Outcome>);
 }
+
+/// After so much text, what is tokenized is handed over: for each text alone, the locks on the way would take as long as the
+/// tokenizing, and for a large job as a whole, the engine would wait for its last text.
+const HAND_OVER_BYTES: usize = 8 * 1024;
 
 /// An online call with no more text than this is tokenized where it is taken in: that takes about as long as waking
 /// another thread, and saves waiting for it.
@@ -67,7 +80,7 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
     /// Takes a job. Never waits.
     pub fn submit(&self, lane: Lane, task: Task<J>) {
         if lane == Lane::Rpc && task.texts.iter().map(String::len).sum::<usize>() <= SHORT_BYTES {
-            return self.here.tokenize(&task);
+            return self.here.tokenize(&task, false);
         }
         let channel = if lane == Lane::Rpc { &self.online } else { &self.stored };
         // The threads end only after the senders are gone, so somebody receives.
@@ -91,38 +104,40 @@ impl<J, S: Sink<J>> Thread<J, S> {
             let never = crossbeam_channel::never();
             select_biased! {
                 recv(if online_open { &self.online } else { &never }) -> task => match task {
-                    Ok(task) => self.tokenize(&task),
+                    Ok(task) => self.tokenize(&task, false),
                     Err(_) => online_open = false,
                 },
                 recv(if stored_open { &self.stored } else { &never }) -> task => match task {
-                    Ok(task) => self.tokenize_giving_way(&task),
+                    Ok(task) => self.tokenize(&task, true),
                     Err(_) => stored_open = false,
                 },
             }
         }
     }
 
-    fn tokenize(&self, task: &Task<J>) {
-        for index in 0..task.texts.len() {
-            self.tokenize_one(task, index);
-        }
-    }
-
-    fn tokenize_giving_way(&self, task: &Task<J>) {
-        for index in 0..task.texts.len() {
-            while let Ok(online) = self.online.try_recv() {
-                self.tokenize(&online);
+    fn tokenize(&self, task: &Task<J>, giving_way: bool) {
+        let mut outcomes = Vec::with_capacity(task.texts.len());
+        let mut bytes = 0;
+        for (index, text) in task.texts.iter().enumerate() {
+            if giving_way {
+                while let Ok(online) = self.online.try_recv() {
+                    self.tokenize(&online, false);
+                }
             }
-            self.tokenize_one(task, index);
+            let tokens = if self.sink.expired(&task.job) {
+                Err(WireError::deadline_exceeded())
+            } else {
+                self.tokenizer.encode(task.prompt.as_deref(), text, task.truncate)
+            };
+            outcomes.push(Outcome { index, tokens });
+            bytes += text.len();
+            if bytes >= HAND_OVER_BYTES {
+                bytes = 0;
+                self.sink.accept(&task.job, std::mem::take(&mut outcomes));
+            }
         }
-    }
-
-    fn tokenize_one(&self, task: &Task<J>, index: usize) {
-        let tokens = if self.sink.expired(&task.job) {
-            Err(WireError::deadline_exceeded())
-        } else {
-            self.tokenizer.encode(task.prompt.as_deref(), &task.texts[index], task.truncate)
-        };
-        self.sink.accept(&task.job, index, tokens);
+        if !outcomes.is_empty() {
+            self.sink.accept(&task.job, outcomes);
+        }
     }
 }

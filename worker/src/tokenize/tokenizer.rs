@@ -3,10 +3,14 @@
 use embed_schemas::{ErrorCode, ModelMetadata, WireError};
 use tokenizers::Tokenizer;
 
+use super::bert::Bert;
+
 /// Turns texts of one model into token ids. Shared by all threads.
 #[derive(Debug)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    library: Tokenizer,
+    /// Gives the same ids sooner, where it can. `Err`: why there is none.
+    bert: Result<Bert, String>,
     max_tokens: usize,
     max_bytes: usize,
 }
@@ -33,11 +37,25 @@ impl TextTokenizer {
     /// # Errors
     /// If the file is not a tokenizer that this version of `tokenizers` can read.
     pub fn new(json: &[u8], metadata: &ModelMetadata, max_bytes: usize) -> Result<Self, TokenizeError> {
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| TokenizeError(e.to_string()))?;
+        let mut library = Tokenizer::from_bytes(json).map_err(|e| TokenizeError(e.to_string()))?;
         // Truncation is done here, so that a result can say that it happened; padding is the batch's business.
-        tokenizer.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
-        tokenizer.with_padding(None);
-        Ok(Self { tokenizer, max_tokens: metadata.max_seq_length as usize, max_bytes })
+        library.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
+        library.with_padding(None);
+        let bert = Bert::new(&library);
+        if let Err(reason) = &bert {
+            tracing::info!(
+                model = metadata.slug.as_str(),
+                reason,
+                "tokenizing at the library's speed, about 20 times slower"
+            );
+        }
+        Ok(Self { library, bert, max_tokens: metadata.max_seq_length as usize, max_bytes })
+    }
+
+    /// Why texts are left to the library, if they all are.
+    #[must_use]
+    pub fn slow_because(&self) -> Option<&str> {
+        self.bert.as_ref().err().map(String::as_str)
     }
 
     /// The ids of `prompt` followed by `text`.
@@ -45,6 +63,31 @@ impl TextTokenizer {
     /// # Errors
     /// [`ErrorCode::TextTooLarge`]; [`ErrorCode::TextTooLong`] if `truncate` is false and the text has to be cut.
     pub fn encode(&self, prompt: Option<&str>, text: &str, truncate: bool) -> Result<Tokens, WireError> {
+        // What is to be refused is counted to its end, since the refusal says how many tokens there are.
+        let enough = truncate.then_some(self.max_tokens);
+        self.encode_with(prompt, text, truncate, |input| match &self.bert {
+            Ok(bert) => bert.encode(input, enough),
+            Err(_) => None,
+        })
+    }
+
+    /// The same by the library alone: what [`TextTokenizer::encode`] is measured against.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_by_library(&self, prompt: Option<&str>, text: &str, truncate: bool) -> Result<Tokens, WireError> {
+        self.encode_with(prompt, text, truncate, |_| None)
+    }
+
+    /// `shortcut` gives the ids of a prompt and text, and of what is longer than the model takes at least one more than that
+    /// many; or `None`, for the library to do it.
+    fn encode_with(
+        &self,
+        prompt: Option<&str>,
+        text: &str,
+        truncate: bool,
+        shortcut: impl Fn(&str) -> Option<Vec<u32>>,
+    ) -> Result<Tokens, WireError> {
         if text.len() > self.max_bytes {
             return Err(WireError::new(
                 ErrorCode::TextTooLarge,
@@ -64,11 +107,10 @@ impl TextTokenizer {
             }
             None => text,
         };
-        let encoding = self
-            .tokenizer
-            .encode_fast(input, true)
-            .map_err(|e| WireError::new(ErrorCode::EngineFailed, format!("the text could not be tokenized: {e}")))?;
-        let mut ids = encoding.get_ids().to_vec();
+        let mut ids = match shortcut(input) {
+            Some(ids) => ids,
+            None => self.library_ids(input)?,
+        };
         let truncated = ids.len() > self.max_tokens;
         if truncated {
             if !truncate {
@@ -89,5 +131,13 @@ impl TextTokenizer {
             }
         }
         Ok(Tokens { ids, truncated })
+    }
+
+    fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
+        let encoding = self
+            .library
+            .encode_fast(input, true)
+            .map_err(|e| WireError::new(ErrorCode::EngineFailed, format!("the text could not be tokenized: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
 }
