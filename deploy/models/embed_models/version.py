@@ -39,9 +39,9 @@ RECIPE = "recipe.toml"
 
 # Random weights need no more than plausible ranges.
 _TWIN_TEXTS = 200
-# Room for the artefacts, relative to the float32 weights: half, quarter, a float16 and two 8-bit
-# graphs, and as much again for the reports and what the file system takes.
-_ROOM = 4
+# Room for the artefacts, relative to the float32 weights: three graphs of half, three of a quarter
+# or a little more, and as much again for the reports and what the file system takes.
+_ROOM = 5
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ size_ratio = 9.0
 size_ratio = 9.0
 """
 )
-FILES = ["fp32", "fp16", "int8", "fp16-tensorrt", "int8-tensorrt", "fp8-tensorrt"]
+FILES = ["fp32", "fp16", "int8", "fp16-packed", "fp16-tensorrt", "int8-tensorrt", "fp8-tensorrt"]
 
 
 class Workbench:
@@ -117,6 +117,8 @@ def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
         validation = artefact["validation"]
         assert validation["test_texts"] == 100
         assert validation["cosine_similarity_vs_fp32"] > 0.981
+        packed = artefact["form"] == "packed"
+        assert ("structure only" in validation.get("packing", "")) == packed
         quantized = artefact["precision"] in ("int8", "fp8")
         assert (artefact["quantization"] is not None) == quantized
         if quantized:
