@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from embed_models import version as steps
+from embed_models.attention import PlainAttention
 from embed_models.corpus.freeze import freeze
 from embed_models.distill import commands as distill
 from embed_models.errors import EmbedModelsError, UsageError, ValidationError
@@ -25,6 +26,7 @@ from embed_models.registry import METADATA, Registry, check_version
 from embed_models.report.run import write_overview, write_report
 from embed_models.twin import TwinSettings
 from embed_models.validate import gpu
+from embed_models.validate.tensorrt import refuse_for_tensorrt
 from embed_models.wordnet import sample_items, write_jsonl
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -130,6 +132,19 @@ def _validate(options: argparse.Namespace) -> None:
     if missed:
         raise ValidationError("below the recipe's thresholds:\n  " + "\n  ".join(missed))
     _report("all thresholds of the recipe are met")
+
+
+def _check_tensorrt(options: argparse.Namespace) -> None:
+    graphs = [options.directory]
+    if options.directory.is_dir():
+        metadata = Metadata.read(options.directory / METADATA)
+        plain = [a for a in metadata.artefacts if a.form == PlainAttention.name]
+        graphs = [options.directory / artefact.file for artefact in plain]
+    if not graphs:
+        raise ValidationError(f"{options.directory} has no graph for TensorRT")
+    for graph in graphs:
+        refuse_for_tensorrt(graph)
+        _report(f"{graph.name}: nothing that TensorRT would refuse")
 
 
 def _check_gpu(options: argparse.Namespace) -> None:
@@ -264,6 +279,11 @@ def _parser() -> argparse.ArgumentParser:
     validate = command("validate", _validate, "measure a version; exit code 1 below its thresholds")
     _add_directory(validate)
     _add_validating(validate)
+
+    tensorrt = command(
+        "check-tensorrt", _check_tensorrt, "look in graphs for what TensorRT would refuse"
+    )
+    tensorrt.add_argument("directory", type=Path, metavar="DIR|FILE.onnx", help="a version")
 
     check = command(
         "check-gpu", _check_gpu, "run a version on this machine's GPU and compare with the CPU"

@@ -25,6 +25,7 @@ from embed_models.validate.agreement import agreement, cosines
 from embed_models.validate.invariance import batch_difference
 from embed_models.validate.lee import LeeDocuments, lee_documents
 from embed_models.validate.retrieval import Retrieval, retrieve
+from embed_models.validate.tensorrt import refuse_for_tensorrt
 
 Report = Callable[[str], None]
 
@@ -117,6 +118,8 @@ def validate_version(
         packed = artefact.form == PackedAttention.name
         if packed:
             graph = _unpacked(directory, artefact, metadata)
+        if artefact.form == PlainAttention.name:
+            refuse_for_tensorrt(directory / artefact.file)
         vectors = validator.embed(graph, name, as_written=as_written, report=report)
         reference = reference or vectors
         result = _compare(vectors, reference, validator, held_out)
