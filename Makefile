@@ -9,6 +9,7 @@ MODELS_REGISTRY := build/models-registry
 TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CARGO    ?= cargo
+SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
@@ -27,7 +28,7 @@ help:
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
-	@echo "make lint    formatting and linters, Rust and Python"
+	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts"
 	@echo "make clean   what was built here"
 
 # --- setup ------------------------------------------------------------------------------------------------------
@@ -85,6 +86,8 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
+	$(VENV)/bin/hadolint deploy/docker/Dockerfile
+	$(VENV)/bin/shellcheck $(SCRIPTS)
 
 fmt:
 	$(CARGO) fmt --all
