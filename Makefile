@@ -81,11 +81,15 @@ test-rust: setup build
 
 test-models: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -c $(MODELS)/pyproject.toml --rootdir loadtest/gpu loadtest/gpu
 
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
+	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu
+	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu
+	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 
