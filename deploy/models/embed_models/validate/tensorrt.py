@@ -33,8 +33,8 @@ OPERATORS = frozenset(
         *("QuantizeLinear", "DequantizeLinear"),
     }
 )
-# LayerNormalization is an operator since 17, FP8 a type since 19; the parser of TensorRT 10.0 ends
-# at 20, and ours need not be newer.
+# LayerNormalization is an operator since 17, FP8 a type since 19, which is what our graphs are
+# written in; what is newer than 20 was not looked at.
 OLDEST_OPSET, FP8_OPSET, NEWEST_OPSET = 17, 19, 20
 
 _TYPES = {
