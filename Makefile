@@ -9,6 +9,7 @@ MODELS_REGISTRY := build/models-registry
 TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CARGO    ?= cargo
+SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
@@ -27,7 +28,7 @@ help:
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
-	@echo "make lint    formatting and linters, Rust and Python"
+	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts"
 	@echo "make clean   what was built here"
 
 # --- setup ------------------------------------------------------------------------------------------------------
@@ -80,11 +81,17 @@ test-rust: setup build
 
 test-models: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -c $(MODELS)/pyproject.toml --rootdir loadtest/gpu loadtest/gpu
 
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
+	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu
+	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu
+	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
+	$(VENV)/bin/hadolint deploy/docker/Dockerfile
+	$(VENV)/bin/shellcheck $(SCRIPTS)
 
 fmt:
 	$(CARGO) fmt --all

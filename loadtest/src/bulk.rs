@@ -18,8 +18,6 @@ use tokio::task::JoinSet;
 
 use crate::scenario::End;
 
-/// Texts in a job.
-pub const TEXTS_PER_JOB: usize = 64;
 /// For the outcome of one job.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// After a job that could not be published.
@@ -34,6 +32,8 @@ pub struct BulkLoad {
     pub variant: Option<Slug>,
     /// The texts, in turn.
     pub texts: Arc<[String]>,
+    /// Texts in a job.
+    pub texts_per_job: usize,
     /// Jobs in flight.
     pub window: usize,
 }
@@ -98,8 +98,8 @@ pub async fn run(
         lanes.spawn(async move {
             let mut all = Vec::new();
             while !end.is_over(start, warm_up) {
-                let first = next.fetch_add(TEXTS_PER_JOB, Ordering::Relaxed);
-                let texts = (first..first + TEXTS_PER_JOB).map(|n| load.texts[n % load.texts.len()].clone());
+                let first = next.fetch_add(load.texts_per_job, Ordering::Relaxed);
+                let texts = (first..first + load.texts_per_job).map(|n| load.texts[n % load.texts.len()].clone());
                 let outcome = job(&client, &load, texts.collect()).await;
                 let at = start.elapsed();
                 if let Err(error @ Error::NoStream { .. }) = outcome {

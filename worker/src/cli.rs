@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
@@ -21,7 +22,7 @@ use crate::{
     model,
     models::{self, ModelsArgs},
     serving::{Loader, cores},
-    telemetry::{LogFormat, start_logging},
+    telemetry::{LogFormat, probe, start_logging},
 };
 
 /// Embeds texts that arrive on NATS subjects.
@@ -38,6 +39,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Check the configuration, the registry and every model, without serving
     Check(Box<RunArgs>),
+    /// Ask a running worker whether it is ready; exits with 1 and the reasons if not
+    Health(HealthArgs),
     /// Measure the engine and the batching alone, without NATS
     Bench(Box<BenchArgs>),
     /// The versions in the model registry: list, publish, verify, make current
@@ -74,12 +77,29 @@ struct RunArgs {
     nats: ConnectSettings,
 }
 
+#[derive(Debug, Args)]
+struct HealthArgs {
+    /// Configuration file of the worker, TOML
+    #[arg(long, short = 'c', env = "EMBED_WORKER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where it serves metrics and health [default: http.addr of the configuration]
+    #[arg(long, value_name = "ADDR")]
+    metrics_addr: Option<SocketAddr>,
+    /// Only whether it is alive, as while it loads its models
+    #[arg(long)]
+    alive: bool,
+    /// How long to wait for the answer
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    timeout: Duration,
+}
+
 impl Cli {
     /// Runs the command. 0: done; 1: failed, with the reason on standard error.
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Run(args) => args.run(false),
             Command::Check(args) => args.run(true),
+            Command::Health(args) => args.run(),
             Command::Bench(args) => run_bench(&args),
             Command::Models(args) => run_models(&args),
         };
@@ -155,6 +175,18 @@ impl RunArgs {
                 Ok(VariantConfig { name: name.map(str::to_owned), ..VariantConfig::of(model.to_owned()) })
             })
             .collect::<anyhow::Result<_>>()?;
+        Ok(())
+    }
+}
+
+impl HealthArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let addr = match self.metrics_addr {
+            Some(addr) => addr,
+            None => load::load(self.config.as_deref(), &[])?.config.http.addr,
+        };
+        let path = if self.alive { "/healthz" } else { "/readyz" };
+        writeln!(io::stdout(), "{}", probe(addr, path, self.timeout)?)?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::{collections::HashSet, fs, process::Command, time::Duration};
 
 use async_nats::HeaderMap;
 use embed_schemas::{
@@ -39,6 +39,7 @@ async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
     let address = ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
     assert_eq!(http_get(&address, "/readyz").await, (200, "ready\n".to_owned()));
     assert_eq!(http_get(&address, "/healthz").await.0, 200);
+    assert_eq!(health(&address, &[]), (Some(0), "ready\n".to_owned()));
 
     nats.kill();
     loop {
@@ -49,6 +50,10 @@ async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
         }
     }
     assert_eq!(http_get(&address, "/healthz").await.0, 200, "it is alive all the same");
+    let (code, reason) = health(&address, &[]);
+    assert_eq!(code, Some(1), "{reason}");
+    assert!(reason.contains("not ready: ") && reason.contains("call to itself through NATS failed"), "{reason}");
+    assert_eq!(health(&address, &["--alive"]), (Some(0), "ok\n".to_owned()));
     nats.restart();
     while http_get(&address, "/readyz").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -59,6 +64,13 @@ async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
         assert!(metrics.contains(name), "{name} is missing");
     }
     assert!(worker.is_running());
+}
+
+/// What a container's health check does: its status, and what it said on either output.
+fn health(address: &str, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    let output = command.arg("health").args(more).env("EMBED_WORKER__HTTP__ADDR", address).output().unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

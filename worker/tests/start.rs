@@ -76,6 +76,12 @@ fn on_a_port_in_use() {
 }
 
 #[test]
+fn health_of_a_worker_that_does_not_run() {
+    let output = run(&["health", "--metrics-addr", "127.0.0.1:1"], &registry());
+    assert_fails(&output, &["no worker answers at 127.0.0.1:1", "http.addr"]);
+}
+
+#[test]
 fn without_its_model() {
     let nats = NatsServer::start();
     let output = run_on(&nats, &registry(), &["--variant", "bge-small-en-v1.5"]);

@@ -66,17 +66,22 @@ class Arithmetic:
     ) -> str:
         """Write com.microsoft Attention; `keys` name the query, key and value projections."""
         del site
-        weight = np.concatenate([self.array(f"{key}.weight").T for key in keys], axis=1)
+        weight, bias = self.fused_projections(b, name, keys)
         return b.node(
             "Attention",
             hidden,
-            b.initializer(f"{name}/qkv.weight", weight),
-            self.fused_bias(b, name, keys),
+            weight,
+            bias,
             mask,
             name=f"{name}/attention",
             domain=MICROSOFT_DOMAIN,
             num_heads=heads,
         )
+
+    def fused_projections(self, b: OnnxBuilder, name: str, keys: Sequence[str]) -> tuple[str, str]:
+        """Store the projections that `keys` name as one: weight, [hidden, 3 hidden], and bias."""
+        weight = np.concatenate([self.array(f"{key}.weight").T for key in keys], axis=1)
+        return b.initializer(f"{name}/qkv.weight", weight), self.fused_bias(b, name, keys)
 
     def fused_bias(self, b: OnnxBuilder, name: str, keys: Sequence[str]) -> str:
         bias = np.concatenate([self.array(f"{key}.bias") for key in keys])

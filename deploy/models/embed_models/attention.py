@@ -1,7 +1,9 @@
 """The graph forms: ways to write self-attention.
 
 `contrib` uses the fused Attention of ONNX Runtime (domain com.microsoft), which its CPU and CUDA
-providers run. `plain` has standard operators only, for TensorRT.
+providers run. `packed` takes the padding out before the first layer and puts it back behind the
+last, with operators that only the CUDA provider has. `plain` has standard operators only, for
+TensorRT.
 
 Every form expects sequences that are padded on the right.
 """
@@ -40,6 +42,15 @@ class AttentionForm(ABC):
     def attention(self, layer: int, hidden: str, mask: str) -> str:
         """Add the attention of one layer, from [batch, seq, hidden] to the same shape."""
 
+    def enter(self, hidden: str, mask: str) -> str:
+        """Bring the embedded tokens into the shape that the layers work on."""
+        del mask
+        return hidden
+
+    def leave(self, hidden: str) -> str:
+        """Bring what the last layer yields back to [batch, seq, hidden]."""
+        return hidden
+
     def keys(self, layer: int) -> list[str]:
         return [f"encoder.layer.{layer}.attention.self.{name}" for name in PROJECTIONS]
 
@@ -68,6 +79,52 @@ class ContribAttention(AttentionForm):
             self.keys(layer),
             mask,
             self.config.num_attention_heads,
+        )
+
+
+class PackedAttention(ContribAttention):
+    """No padding is computed: the layers work on [tokens, hidden], texts one after the other.
+
+    What `onnxruntime.transformers.convert_to_packing_mode` makes of the contrib form.
+    """
+
+    name = "packed"
+
+    def __init__(self, builder: OnnxBuilder, config: BertConfig, arithmetic: Arithmetic) -> None:
+        super().__init__(builder, config, arithmetic)
+        self._offsets = self._cumulated = ""
+
+    def enter(self, hidden: str, mask: str) -> str:
+        # Where each token came from, and where in the row of tokens each text begins.
+        packed, self._offsets, self._cumulated, _ = self.builder.node_with_outputs(
+            "RemovePadding",
+            hidden,
+            mask,
+            name="packing/remove",
+            outputs=[f"packing/{part}" for part in ("tokens", "offsets", "cumulated", "longest")],
+            domain=MICROSOFT_DOMAIN,
+        )
+        return packed
+
+    def leave(self, hidden: str) -> str:
+        return self.builder.node(
+            "RestorePadding", hidden, self._offsets, name="packing/restore", domain=MICROSOFT_DOMAIN
+        )
+
+    def attention(self, layer: int, hidden: str, mask: str) -> str:
+        del mask
+        b, name = self.builder, f"layer{layer}"
+        weight, bias = self.arithmetic.fused_projections(b, name, self.keys(layer))
+        return b.node(
+            "PackedAttention",
+            hidden,
+            weight,
+            bias,
+            self._offsets,
+            self._cumulated,
+            name=f"{name}/attention",
+            domain=MICROSOFT_DOMAIN,
+            num_heads=self.config.num_attention_heads,
         )
 
 

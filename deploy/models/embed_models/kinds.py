@@ -1,15 +1,20 @@
 """The kinds of artefacts: a precision in a graph form, each one file of a version.
 
 A worker takes the first artefact of the precision that it was told to serve, so the graphs for the
-CPU and CUDA come before those for TensorRT.
+CPU and CUDA come before those that one provider alone can run.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import DTypeLike
 
-from embed_models.attention import AttentionForm, ContribAttention, PlainAttention
+from embed_models.arithmetic import Arithmetic
+from embed_models.attention import AttentionForm, ContribAttention, PackedAttention, PlainAttention
+from embed_models.checkpoint import Checkpoint
+from embed_models.fused import build_fused_graph
+from embed_models.graph import build_graph
 from embed_models.quantize.numerics import E4M3, S8, U8, Format
 
 REFERENCE = "fp32"
@@ -27,6 +32,8 @@ class Kind:
     # The type of all that is not in 8 bits.
     dtype: DTypeLike
     fmt: Format | None = None
+    # Written in the large operators of GPUs; what a CPU is to run as well is left in parts.
+    fused: bool = False
 
     @property
     def file(self) -> str:
@@ -37,13 +44,26 @@ class Kind:
         """Whether its speed on a CPU says anything: the other graphs are made for GPUs."""
         return self.name in (REFERENCE, CPU_INT8)
 
+    @property
+    def packed(self) -> bool:
+        """Whether the graph has operators that a CPU cannot run at all."""
+        return self.form is PackedAttention
+
+    def exact_graph(self, checkpoint: Checkpoint) -> onnx.ModelProto:
+        """Build the graph of a kind that is not quantized."""
+        build = build_fused_graph if self.fused else build_graph
+        arithmetic = Arithmetic(checkpoint.tensors, self.dtype)
+        return build(checkpoint.config, arithmetic, checkpoint.pooling, self.form)
+
 
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("fp32", "fp32", ContribAttention, np.float32),
-        Kind("fp16", "fp16", ContribAttention, np.float16),
+        Kind("fp16", "fp16", ContribAttention, np.float16, fused=True),
         Kind("int8", "int8", ContribAttention, np.float32, U8),
+        Kind("fp32-packed", "fp32", PackedAttention, np.float32, fused=True),
+        Kind("fp16-packed", "fp16", PackedAttention, np.float16, fused=True),
         Kind("fp32-tensorrt", "fp32", PlainAttention, np.float32),
         Kind("fp16-tensorrt", "fp16", PlainAttention, np.float16),
         Kind("int8-tensorrt", "int8", PlainAttention, np.float16, S8),

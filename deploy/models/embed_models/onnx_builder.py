@@ -46,13 +46,26 @@ class OnnxBuilder:
         **attributes: Any,
     ) -> str:
         """Add a node with one output, which is named after the node unless `output` is given."""
-        name = self._prefix + name
-        output = output or f"{name}_out"
+        outputs = [output or f"{self._prefix}{name}_out"]
+        return self.node_with_outputs(
+            op_type, *inputs, name=name, outputs=outputs, domain=domain, **attributes
+        )[0]
+
+    def node_with_outputs(
+        self,
+        op_type: str,
+        *inputs: str,
+        name: str,
+        outputs: list[str],
+        domain: str = "",
+        **attributes: Any,
+    ) -> list[str]:
+        """Add a node whose outputs have the names that are given."""
         node = helper.make_node(
-            op_type, list(inputs), [output], name=name, domain=domain, **attributes
+            op_type, list(inputs), outputs, name=self._prefix + name, domain=domain, **attributes
         )
         self._nodes.append(node)
-        return output
+        return outputs
 
     def extend(self, graph: onnx.GraphProto) -> None:
         """Append everything to a graph that exists."""

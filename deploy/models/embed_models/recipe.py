@@ -109,7 +109,7 @@ def parse_recipe(text: str, origin: str) -> Recipe:
         license=raw.take("license", str, optional=True),
         pooling=_pooling(raw),
         max_seq_length=raw.take("max_seq_length", int),
-        artefacts=_artefacts(raw.take("artefacts", list), origin),
+        artefacts=artefacts(raw.take("artefacts", list), origin),
         prompts=raw.take("prompts", dict, optional=True) or {},
         **_quantization(raw.table("quantization")),
         architecture=_architecture(raw.table("architecture")),
@@ -175,7 +175,8 @@ def _pooling(raw: _Table) -> Pooling:
     return value
 
 
-def _artefacts(names: list[Any], origin: str) -> tuple[str, ...]:
+def artefacts(names: list[Any], origin: str) -> tuple[str, ...]:
+    """Return the names of kinds in the order in which a version lists them."""
     for name in names:
         if name not in KINDS:
             raise RecipeError(f"{origin}: `artefacts` names {name!r}; known are {', '.join(KINDS)}")

@@ -5,6 +5,8 @@ around it works. Its vectors mean nothing, and its metadata says so.
 """
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -37,14 +39,25 @@ def random_tensors(config: BertConfig, seed: int) -> Tensors:
     return tensors
 
 
-def twin_model(recipe: Recipe, seed: int, report: Report) -> Model:
+@dataclass(frozen=True)
+class TwinSettings:
+    """What the caller decides about a twin."""
+
+    seed: int = 0
+    # None: that of a package, which has to be installed.
+    tokenizer: Path | None = None
+
+
+def twin_model(recipe: Recipe, settings: TwinSettings, report: Report) -> Model:
     """Make the twin of a recipe's model; the same seed gives the same weights."""
     report(f"making a twin of {recipe.name} with random weights; its vectors mean nothing")
-    directory = package_model_directory(_TOKENIZER_PACKAGE)
+    seed, tokenizer = settings.seed, settings.tokenizer
+    if tokenizer is None:
+        tokenizer = package_model_directory(_TOKENIZER_PACKAGE) / "tokenizer.json"
     checkpoint = Checkpoint(
         config=recipe.architecture,
         tensors=random_tensors(recipe.architecture, seed),
-        tokenizer=read_object(directory / "tokenizer.json"),
+        tokenizer=read_object(tokenizer),
         pooling=recipe.pooling,
         max_seq_length=recipe.max_seq_length,
         sentence=SentenceConfig(

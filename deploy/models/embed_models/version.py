@@ -28,7 +28,7 @@ from embed_models.recipe import Recipe, load_recipe, parse_recipe
 from embed_models.registry import METADATA, Registry
 from embed_models.report.run import write_report
 from embed_models.timestamp import timestamp
-from embed_models.twin import twin_model
+from embed_models.twin import TwinSettings, twin_model
 from embed_models.validate.run import check_files, validate_version
 from embed_models.validate.thresholds import missed
 
@@ -39,9 +39,9 @@ RECIPE = "recipe.toml"
 
 # Random weights need no more than plausible ranges.
 _TWIN_TEXTS = 200
-# Room for the artefacts, relative to the float32 weights: half, quarter, a float16 and two 8-bit
-# graphs, and as much again for the reports and what the file system takes.
-_ROOM = 4
+# Room for the artefacts, relative to the float32 weights: three graphs of half, three of a quarter
+# or a little more, and as much again for the reports and what the file system takes.
+_ROOM = 5
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def build(
 
 
 def make_twin(
-    recipe: Recipe, seed: int, target: Target, options: Options, report: Report
+    recipe: Recipe, settings: TwinSettings, target: Target, options: Options, report: Report
 ) -> Metadata:
     """Publish a model of the recipe's shape with random weights, marked as such."""
-    return _make(recipe, twin_model(recipe, seed, report), target, options, report)
+    return _make(recipe, twin_model(recipe, settings, report), target, options, report)
 
 
 def quantize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_recipe import GOOD
-from tiny_bert import CONFIG, WORDS, write_json
+from tiny_bert import CONFIG, WORDS, tokenizer_json, write_json
 
 from embed_models import version as steps
 from embed_models.cli import main
@@ -38,7 +38,7 @@ size_ratio = 9.0
 size_ratio = 9.0
 """
 )
-FILES = ["fp32", "fp16", "int8", "fp16-tensorrt", "int8-tensorrt", "fp8-tensorrt"]
+FILES = ["fp32", "fp16", "int8", "fp16-packed", "fp16-tensorrt", "int8-tensorrt", "fp8-tensorrt"]
 
 
 class Workbench:
@@ -117,6 +117,8 @@ def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
         validation = artefact["validation"]
         assert validation["test_texts"] == 100
         assert validation["cosine_similarity_vs_fp32"] > 0.981
+        packed = artefact["form"] == "packed"
+        assert ("structure only" in validation.get("packing", "")) == packed
         quantized = artefact["precision"] in ("int8", "fp8")
         assert (artefact["quantization"] is not None) == quantized
         if quantized:
@@ -361,6 +363,21 @@ def test_twin(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["validate", str(version), *bench.measured]) == 1
     assert "has random weights: its vectors mean nothing" in error_of(capsys)
+
+
+def test_a_twin_of_some_artefacts_is_not_calibrated(
+    bench: Workbench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(bench.root / "tokenizer.json", tokenizer_json())
+    start = ["twin", str(bench.recipe), "--registry", str(bench.registry)]
+    start += ["--tokenizer", str(bench.root / "tokenizer.json")]
+    assert main([*start, "--artefacts", "fp16-packed,fp32,fp16", *bench.texts]) == 0
+    assert "calibrated" not in capsys.readouterr().err
+    version = bench.registry / "models" / "tiny-twin" / "v1.1.0"
+    files = [artefact["file"] for artefact in metadata_of(version)["artefacts"]]
+    assert files == ["fp32.onnx", "fp16.onnx", "fp16-packed.onnx"]
+    assert main([*start, "--artefacts", "fp16", "--version", "v2"]) == 1
+    assert "--artefacts: `artefacts` lacks fp32" in error_of(capsys)
 
 
 def test_validate_needs_something_to_hold_a_version_to(

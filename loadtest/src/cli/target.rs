@@ -52,6 +52,9 @@ pub(super) struct TargetArgs {
     /// Bulk jobs in flight, where there are any
     #[arg(long, default_value_t = 32)]
     bulk_window: usize,
+    /// Texts in a bulk job
+    #[arg(long, default_value_t = 64)]
+    bulk_texts: usize,
     /// Watch the memory of these processes
     #[arg(long, num_args = 1.., value_name = "PID")]
     pub(super) pid: Vec<u32>,
@@ -80,6 +83,7 @@ impl TargetArgs {
         ensure!((1..=MAX_TEXTS).contains(&self.texts_per_call), "--texts-per-call: 1 to {MAX_TEXTS}");
         ensure!(self.slo_ms > 0.0 && self.slo_ms.is_finite(), "--slo-ms: must be above 0");
         ensure!(self.bulk_window > 0, "--bulk-window: must be above 0");
+        ensure!((1..=MAX_TEXTS).contains(&self.bulk_texts), "--bulk-texts: 1 to {MAX_TEXTS}");
         // It takes some time until as many bulk jobs are done as are taken.
         let warm_up = self.warm_up.unwrap_or(Duration::from_secs(if beside_bulk { 5 } else { 1 }));
         let model = Slug::from_name(&self.model)?;
@@ -107,7 +111,13 @@ impl TargetArgs {
             slo: Duration::from_secs_f64(self.slo_ms / 1000.0),
             most_in_flight: self.most_in_flight,
         };
-        let bulk = BulkLoad { model, variant: self.variant.clone(), texts: Arc::from(texts), window: self.bulk_window };
+        let bulk = BulkLoad {
+            model,
+            variant: self.variant.clone(),
+            texts: Arc::from(texts),
+            texts_per_job: self.bulk_texts,
+            window: self.bulk_window,
+        };
         let processes = self.pid.iter().map(|id| Process::find(*id).map_err(anyhow::Error::msg));
         Ok(Target {
             load,

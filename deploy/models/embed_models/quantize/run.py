@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embed_models.arithmetic import Arithmetic
 from embed_models.checkpoint import Checkpoint
 from embed_models.corpus.load import Texts
 from embed_models.errors import CorpusError
-from embed_models.graph import build_graph, serialize
+from embed_models.graph import serialize
 from embed_models.kinds import CPU_INT8, KINDS, REFERENCE, Kind
 from embed_models.metadata import Artefact, Metadata
 from embed_models.progress import tenths
@@ -84,9 +83,7 @@ def quantize_version(
             path.write_bytes(serialize(model))
             description = _describe(kind, kind.fmt, found, calibration, settings)
         else:
-            arithmetic = Arithmetic(checkpoint.tensors, kind.dtype)
-            model = build_graph(checkpoint.config, arithmetic, checkpoint.pooling, kind.form)
-            path.write_bytes(serialize(model))
+            path.write_bytes(serialize(kind.exact_graph(checkpoint)))
             description = None
         artefact = Artefact.of(path, precision=kind.precision, form=kind.form.name)
         artefacts[kind.file] = dataclasses.replace(artefact, quantization=description)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed_models.attention import PlainAttention
+from embed_models.attention import PackedAttention, PlainAttention
 from embed_models.corpus.load import HeldOut
 from embed_models.errors import ValidationError
 from embed_models.golden import decode_vector
 from embed_models.inference import cpu_session, embed_sequences
 from embed_models.kinds import KINDS, REFERENCE
 from embed_models.metadata import Artefact, FileRef, Metadata
+from embed_models.packing import STRUCTURE_ONLY, check_packed, unpack
 from embed_models.progress import tenths
 from embed_models.tokenizer import load_tokenizer
 from embed_models.validate import speed
@@ -24,6 +25,7 @@ from embed_models.validate.agreement import agreement, cosines
 from embed_models.validate.invariance import batch_difference
 from embed_models.validate.lee import LeeDocuments, lee_documents
 from embed_models.validate.retrieval import Retrieval, retrieve
+from embed_models.validate.tensorrt import refuse_for_tensorrt
 
 Report = Callable[[str], None]
 
@@ -112,11 +114,17 @@ def validate_version(
     for artefact in metadata.artefacts:
         name = artefact.file.removesuffix(".onnx")
         as_written = artefact.form == PlainAttention.name and artefact.quantization is not None
-        vectors = validator.embed(
-            directory / artefact.file, name, as_written=as_written, report=report
-        )
+        graph: Path | bytes = directory / artefact.file
+        packed = artefact.form == PackedAttention.name
+        if packed:
+            graph = _unpacked(directory, artefact, metadata)
+        if artefact.form == PlainAttention.name:
+            refuse_for_tensorrt(directory / artefact.file)
+        vectors = validator.embed(graph, name, as_written=as_written, report=report)
         reference = reference or vectors
         result = _compare(vectors, reference, validator, held_out)
+        if packed:
+            result["packing"] = STRUCTURE_ONLY
         result["size_ratio"] = round(artefact.bytes / metadata.artefacts[0].bytes, 4)
         validated.append(dataclasses.replace(artefact, validation=result))
         report(
@@ -129,6 +137,14 @@ def validate_version(
         validated[0] = _with_teacher(validated[0], reference, taught, report)
     measured = _with_speed(directory, validated, vocabulary, teacher, report)
     return dataclasses.replace(metadata, artefacts=measured)
+
+
+def _unpacked(directory: Path, artefact: Artefact, metadata: Metadata) -> bytes:
+    """Check a packed graph as far as a CPU goes, and return it with its packing taken out."""
+    content = (directory / artefact.file).read_bytes()
+    exact = (directory / metadata.artefacts[0].file).read_bytes()
+    check_packed(content, exact, artefact.file)
+    return unpack(content, artefact.file)
 
 
 def check_files(directory: Path, metadata: Metadata) -> None:

@@ -1,0 +1,152 @@
+"""What can be known of a packed graph without a GPU.
+
+No other provider than CUDA has its operators, so a packed graph cannot run here. What can be
+checked is that it is sound by ONNX Runtime's own rules, that its weights are those of the graph
+that it was made from, and that with its packing taken out it computes the same vectors. What
+remains is left to `embed-models check-gpu`.
+"""
+
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from embed_models.arithmetic import MICROSOFT_DOMAIN
+from embed_models.attention import ATTENTION_MASK
+from embed_models.errors import ValidationError
+from embed_models.graph import EMBEDDING, INPUT_IDS, serialize
+
+STRUCTURE_ONLY = "structure only; run `embed-models check-gpu` on a GPU machine"
+
+_REMOVE, _RESTORE, _ATTENTION = "RemovePadding", "RestorePadding", "PackedAttention"
+_ERRORS_ONLY = 3
+
+
+def unpack(content: bytes, name: str) -> bytes:
+    """Take the packing out of a graph, so that a CPU can run what is left.
+
+    Refuses a graph that is not packed as it should be; `name` is what errors call it.
+    """
+    model = onnx.load_from_string(content)
+    remove, restore, attentions = _packing_nodes(model, name)
+    _check_order(model, remove, restore, name)
+    tokens, offsets, cumulated = remove.output[:3]
+    lengths = remove.input[1]
+    renamed = {tokens: remove.input[0], restore.output[0]: restore.input[0]}
+    nodes = []
+    for node in model.graph.node:
+        if node is remove or node is restore:
+            continue
+        if node.op_type == _ATTENTION:
+            if list(node.input[3:5]) != [offsets, cumulated]:
+                raise ValidationError(f"{name}: {node.name} does not take what {_REMOVE} yields")
+            node.op_type = "Attention"
+            del node.input[3:]
+            node.input.append(lengths)
+        for index, value in enumerate(node.input):
+            node.input[index] = renamed.get(value, value)
+        nodes.append(node)
+    if len(nodes) != len(model.graph.node) - 2 or not attentions:
+        raise ValidationError(f"{name} could not be unpacked")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    # A second use of what only the removed operators yielded is found here.
+    unpacked = serialize(model)
+    try:
+        ort.InferenceSession(unpacked, _quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValidationError(f"{name} does not hold together: {error}") from error
+    return unpacked
+
+
+def check_packed(content: bytes, exact: bytes, name: str) -> None:
+    """Refuse a packed graph that does not hold the weights of `exact`, or is not sound."""
+    model, reference = onnx.load_from_string(content), onnx.load_from_string(exact)
+    _check_interface(model, reference, name)
+    _check_weights(model, reference, name)
+    try:
+        ort.InferenceSession(content, _quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # Types and shapes are checked first, and kernels looked for only then.
+        if type(error).__name__ != "NotImplemented" or _REMOVE not in str(error):
+            raise ValidationError(f"{name} is no valid graph: {error}") from error
+    else:
+        raise ValidationError(f"{name} runs on a CPU, so it is not packed")
+
+
+def _packing_nodes(
+    model: onnx.ModelProto, name: str
+) -> tuple[onnx.NodeProto, onnx.NodeProto, list[onnx.NodeProto]]:
+    by_type: dict[str, list[onnx.NodeProto]] = {_REMOVE: [], _RESTORE: [], _ATTENTION: []}
+    for node in model.graph.node:
+        if node.op_type in by_type:
+            if node.domain != MICROSOFT_DOMAIN:
+                raise ValidationError(f"{name}: {node.op_type} is not of {MICROSOFT_DOMAIN}")
+            by_type[node.op_type].append(node)
+        elif node.op_type in ("Attention", "MultiHeadAttention", "Softmax"):
+            raise ValidationError(f"{name}: {node.name} is attention that is not packed")
+    counts = {kind: len(nodes) for kind, nodes in by_type.items()}
+    if counts[_REMOVE] != 1 or counts[_RESTORE] != 1 or not counts[_ATTENTION]:
+        raise ValidationError(
+            f"{name} has {counts}; it has to have one {_REMOVE}, one {_RESTORE} and a "
+            f"{_ATTENTION} for each layer"
+        )
+    return by_type[_REMOVE][0], by_type[_RESTORE][0], by_type[_ATTENTION]
+
+
+def _check_order(
+    model: onnx.ModelProto, remove: onnx.NodeProto, restore: onnx.NodeProto, name: str
+) -> None:
+    """Everything between removing and restoring depends on the tokens; pooling comes behind."""
+    if list(restore.input)[1] != remove.output[1]:
+        raise ValidationError(f"{name}: {_RESTORE} does not take the offsets of {_REMOVE}")
+    # What goes into RemovePadding is padded too, and so is whatever the mask is made into.
+    packed, padded = {remove.output[0]}, {restore.output[0], remove.input[0], ATTENTION_MASK}
+    for node in model.graph.node:
+        if node is remove or node is restore:
+            continue
+        takes_packed = bool(packed & set(node.input))
+        if takes_packed and padded & set(node.input):
+            raise ValidationError(f"{name}: {node.name} mixes packed and padded values")
+        if takes_packed:
+            packed |= set(node.output)
+        if padded & set(node.input):
+            padded |= set(node.output)
+    if restore.input[0] not in packed or EMBEDDING in packed:
+        raise ValidationError(f"{name}: the layers do not lie between {_REMOVE} and {_RESTORE}")
+    if EMBEDDING not in padded:
+        raise ValidationError(f"{name}: the vectors do not come from behind {_RESTORE}")
+
+
+def _check_interface(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> None:
+    ours, theirs = ([*m.graph.input, *m.graph.output] for m in (model, exact))
+    if ours != theirs:
+        raise ValidationError(
+            f"{name}: inputs and outputs have to be {INPUT_IDS}, {ATTENTION_MASK} and {EMBEDDING} "
+            "as in the float32 graph"
+        )
+
+
+def _check_weights(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> None:
+    """Weights are those of the float32 graph by name and, rounded to the graph's type, by value."""
+    wanted = {tensor.name: tensor for tensor in exact.graph.initializer if _is_weight(tensor)}
+    found = {tensor.name: tensor for tensor in model.graph.initializer if _is_weight(tensor)}
+    if set(wanted) != set(found):
+        odd = sorted(set(wanted) ^ set(found))[0]
+        raise ValidationError(f"{name}: the weights differ from those of the float32 graph: {odd}")
+    for key, tensor in found.items():
+        values = numpy_helper.to_array(tensor)
+        exact_values = numpy_helper.to_array(wanted[key]).astype(values.dtype)
+        if values.shape != exact_values.shape or values.tobytes() != exact_values.tobytes():
+            raise ValidationError(f"{name}: {key} is not the rounded weight of the float32 graph")
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return tensor.name.endswith((".weight", ".bias"))
+
+
+def _quiet() -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    return options

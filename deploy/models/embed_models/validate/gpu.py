@@ -1,0 +1,234 @@
+"""Runs a version's graphs on a GPU and compares them with its float32 graph on the CPU.
+
+The other checks of this package need no GPU and so cannot know what CUDA's kernels compute, which
+of a graph's nodes they take, and whether the packed graph runs at all.
+"""
+
+import json
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from embed_models.attention import ATTENTION_MASK, PlainAttention
+from embed_models.batches import pad
+from embed_models.errors import ValidationError
+from embed_models.graph import EMBEDDING, INPUT_IDS
+from embed_models.inference import cpu_session, embed_sequences, run_batch
+from embed_models.metadata import Metadata
+from embed_models.tokenizer import load_tokenizer
+from embed_models.validate.agreement import cosines
+from embed_models.validate.run import check_files
+
+Report = Callable[[str], None]
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+# The least cosine to the float32 vector that any text may have. Below it something is wrong with
+# the kernel or the graph; rounding alone stays far above.
+_LEAST_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98, "fp8": 0.98}
+# What a batch may change of a component: kernels are chosen by shape.
+_MOST_DIFFERENCE = 1e-2
+# Texts and tokens of each run that is timed.
+SHAPES = ((1, 16), (64, 128), (256, 128), (512, 64))
+_ERRORS_ONLY = 3
+
+
+@dataclass
+class Outcome:
+    """What one artefact did on the device."""
+
+    file: str
+    precision: str
+    form: str
+    verdict: str = "fail"
+    # Why the verdict is fail.
+    reason: str | None = None
+    cosine_min: float | None = None
+    cosine_mean: float | None = None
+    largest_difference: float | None = None
+    batch_difference: float | None = None
+    # Nodes by provider, and operators of the graph as it is run.
+    nodes: dict[str, int] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+    # Texts per second by shape, from memory to memory, the median of some runs.
+    texts_per_second: dict[str, float] = field(default_factory=dict)
+
+
+def require_cuda() -> None:
+    """Refuse to go on where ONNX Runtime has no CUDA provider."""
+    if hasattr(ort, "preload_dlls"):
+        # CUDA's and cuDNN's libraries are often those of Python packages, which nothing else finds.
+        ort.preload_dlls()
+    if CUDA not in ort.get_available_providers():
+        raise ValidationError(
+            f"onnxruntime {ort.__version__} has no {CUDA}; install onnxruntime-gpu instead of "
+            "onnxruntime, on a machine with an NVIDIA GPU"
+        )
+
+
+def check_gpu(
+    directory: Path,
+    metadata: Metadata,
+    report: Report,
+    *,
+    providers: Sequence[Any] = (CUDA,),
+    speed: bool = True,
+) -> dict[str, Any]:
+    """Check every artefact that CUDA can run; returns what was found, to be written as JSON."""
+    check_files(directory, metadata)
+    sequences = _sequences(directory, metadata)
+    reference = embed_sequences(
+        cpu_session(directory / metadata.artefacts[0].file, threads=1), sequences
+    )
+    outcomes = []
+    for artefact in metadata.artefacts:
+        if artefact.form == PlainAttention.name or artefact.quantization is not None:
+            continue  # for TensorRT, and for the CPU
+        outcome = Outcome(artefact.file, artefact.precision, artefact.form)
+        try:
+            _run(outcome, directory / artefact.file, sequences, reference, providers)
+            if speed:
+                outcome.texts_per_second = _speed(directory / artefact.file, providers)
+        except Exception as error:  # whatever the runtime raises is the finding
+            outcome.verdict, outcome.reason = "fail", f"{type(error).__name__}: {error}"
+        report(_sentence(outcome))
+        outcomes.append(outcome)
+    return {
+        "model": metadata.model_name,
+        "version": metadata.version,
+        "random_weights": metadata.random_weights,
+        "verdict": "pass" if all(o.verdict == "pass" for o in outcomes) else "fail",
+        "texts": len(sequences),
+        "onnxruntime": ort.__version__,
+        "providers": [p if isinstance(p, str) else p[0] for p in providers],
+        "machine": platform.platform(),
+        "artefacts": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _sequences(directory: Path, metadata: Metadata) -> list[list[int]]:
+    """Tokenize the golden texts, which have every length up to the model's limit."""
+    tokenizer = load_tokenizer((directory / metadata.tokenizer.file).read_text(encoding="utf-8"))
+    tokenizer.enable_truncation(metadata.max_seq_length)
+    golden = json.loads((directory / metadata.golden.file).read_text(encoding="utf-8"))
+    return [tokenizer.encode(item["text"]).ids for item in golden["items"]]
+
+
+def _session(
+    graph: Path, providers: Sequence[Any], *, optimized: Path | None = None, profile: str = ""
+) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    session = ort.InferenceSession(graph, options, providers=list(providers))
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != wanted:
+        raise ValidationError(f"the session runs on {session.get_providers()[0]}, not on {wanted}")
+    return session
+
+
+def _run(
+    outcome: Outcome,
+    graph: Path,
+    sequences: list[list[int]],
+    reference: NDArray[np.float32],
+    providers: Sequence[Any],
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="embed-models-") as temporary:
+        place = Path(temporary)
+        session = _session(
+            graph, providers, optimized=place / "optimized.onnx", profile=str(place / "profile")
+        )
+        # All in one run, padded to the longest, and each on its own.
+        together = run_batch(session, sequences)
+        outcome.nodes = _nodes(Path(session.end_profiling()))
+        outcome.operators = _operators(place / "optimized.onnx")
+    alone = np.concatenate([run_batch(session, [sequence]) for sequence in sequences])
+    near = np.concatenate([cosines(alone, reference), cosines(together, reference)])
+    outcome.cosine_min, outcome.cosine_mean = float(near.min()), float(near.mean())
+    outcome.largest_difference = float(np.abs(alone - reference).max())
+    outcome.batch_difference = float(np.abs(alone - together).max())
+    least = _LEAST_COSINE[outcome.precision]
+    # Written so that NaN fails.
+    if not outcome.cosine_min >= least:
+        outcome.reason = f"the least cosine to float32 is {outcome.cosine_min:.6f}, below {least}"
+    elif not outcome.batch_difference <= _MOST_DIFFERENCE:
+        outcome.reason = (
+            f"batch-mates change a component by {outcome.batch_difference:.4f}, "
+            f"more than {_MOST_DIFFERENCE}"
+        )
+    else:
+        outcome.verdict = "pass"
+
+
+def _nodes(profile: Path) -> dict[str, int]:
+    """Count the nodes that ran, by provider."""
+    events = json.loads(profile.read_text(encoding="utf-8"))
+    seen = {
+        (event["name"], event["args"]["provider"])
+        for event in events
+        if event.get("cat") == "Node" and event.get("args", {}).get("provider")
+    }
+    return dict(Counter(provider for _, provider in seen))
+
+
+def _operators(optimized: Path) -> dict[str, int]:
+    graph = onnx.load(optimized, load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())
+
+
+def _speed(graph: Path, providers: Sequence[Any], seconds: float = 0.5) -> dict[str, float]:
+    session = _session(graph, providers)
+    random = np.random.default_rng(0)
+    # Which words they are makes no difference to the speed.
+    speeds = {}
+    for texts, tokens in SHAPES:
+        batch = [random.integers(0, 1000, tokens).tolist() for _ in range(texts)]
+        speeds[f"{texts}x{tokens}"] = texts / _median(session, batch, seconds)
+    lengths = np.clip(random.lognormal(3.45, 0.75, 1024), 3, 256).astype(int)
+    mixed = sorted((random.integers(0, 1000, n).tolist() for n in lengths), key=len)
+    taken = [_median(session, mixed[i : i + 256], seconds / 4) for i in range(0, 1024, 256)]
+    speeds["mixed, sorted into 256s"] = len(mixed) / sum(taken)
+    return {shape: round(value, 1) for shape, value in speeds.items()}
+
+
+def _median(session: Any, batch: Sequence[Sequence[int]], seconds: float) -> float:
+    ids, mask = pad(batch)
+    feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
+    for _ in range(3):
+        session.run([EMBEDDING], feeds)
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 3:
+        start = time.perf_counter()
+        session.run([EMBEDDING], feeds)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def _sentence(outcome: Outcome) -> str:
+    if outcome.cosine_min is None:
+        return f"{outcome.file}: fail: {outcome.reason}"
+    nodes = ", ".join(f"{count} on {name}" for name, count in outcome.nodes.items())
+    speeds = ", ".join(
+        f"{shape} {value:.0f}/s" for shape, value in outcome.texts_per_second.items()
+    )
+    ending = f": {outcome.reason}" if outcome.reason else ""
+    return (
+        f"{outcome.file}: cosine min {outcome.cosine_min:.6f}, mean {outcome.cosine_mean:.6f}, "
+        f"batch-mates {outcome.batch_difference:.1e}; nodes: {nodes}"
+        f"{'; ' + speeds if speeds else ''}: {outcome.verdict}{ending}"
+    )

@@ -1,0 +1,234 @@
+"""Reads what `run.sh` measured, and holds it against what is wanted.
+
+Nothing is measured here, and nothing is filled in: what was not measured is not there, and ratios
+are of two figures of the same run.
+"""
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+SMALL, LARGE = "all-minilm-l6-v2", "uae-large-v1"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure with what it has to reach; `value` is None where it was not measured."""
+
+    name: str
+    value: float | None
+    unit: str
+    bound: float
+    # Otherwise at most.
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it was reached; None if it was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+class Results:
+    """What lies in the folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.engine: list[Row] = []
+        self.mixes: list[Row] = []
+        self.machine: Row = {}
+        for path in sorted(folder.glob("engine-*/bench.json")):
+            bench = self.read(path)
+            self.machine = bench.get("machine", {})
+            # Where texts of a file were run, the one cell of the matrix only fills a place.
+            if not path.parent.name.endswith("-mixed"):
+                self.engine += bench["matrix"]
+            self.mixes += bench["mixes"]
+        self.calls = [self.call(path) for path in sorted(folder.glob("rpc-*/report.json"))]
+        self.calls.sort(key=lambda row: row["rate"])
+        self.bulk = [self.stored(path) for path in sorted(folder.glob("bulk-*/report.json"))]
+        self.peers = [self.read(path) for path in sorted(folder.glob("peer-*.json"))]
+        self.checks = [self.read(path) for path in sorted(folder.glob("check-*.json"))]
+
+    @staticmethod
+    def read(path: Path) -> Row:
+        """Read a file of JSON."""
+        value: Row = json.loads(path.read_text(encoding="utf-8"))
+        return value
+
+    def lines(self, name: str) -> list[str]:
+        """Return the lines of a file of text, none if it is not there."""
+        path = self.folder / name
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+    def call(self, path: Path) -> Row:
+        """Take the latencies of online calls out of a report."""
+        report = self.read(path)
+        return {
+            "rate": report["parameters"]["rate, calls/s"],
+            "due": report["due"],
+            "answered": report["answered"],
+            "generator_late_ms": report["generator_late_ms"]["p99"],
+            **{key: report["latency_ms"][key] for key in ("p50", "p95", "p99")},
+            **self.beside(path.parent),
+        }
+
+    def stored(self, path: Path) -> Row:
+        """Take the throughput of bulk jobs out of a report."""
+        report = self.read(path)
+        _, *model, texts = path.parent.name.split("-")
+        figures = {
+            f"{group['name']}, {figure['name']}": figure["value"]
+            for group in report["figures"]
+            for figure in group["figures"]
+        }
+        stored = [value for name, value in figures.items() if name.endswith("bulk, stored")]
+        return {
+            "model": "-".join(model),
+            "texts": texts,
+            "texts_per_second": stored[0] if stored else None,
+            "notes": report["notes"],
+            **self.beside(path.parent),
+        }
+
+    @staticmethod
+    def beside(folder: Path) -> Row:
+        """Return what GPU and cores did meanwhile, as far as it is known."""
+        found: Row = {}
+        path = folder / "gpu.csv"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        rows = list(csv.reader(text.splitlines()))
+        samples = [[float(value) for value in row] for row in rows if len(row) == 3]
+        if samples:
+            # The first and the last belong to starting and stopping.
+            inner = samples[len(samples) // 3 : -1] or samples
+            found["gpu_utilisation_percent"] = round(mean(row[0] for row in inner), 1)
+            found["gpu_memory_mb"] = max(row[1] for row in samples)
+            found["gpu_power_watts"] = round(mean(row[2] for row in inner), 1)
+        path = folder / "cores.json"
+        if path.is_file():
+            cores = json.loads(path.read_text(encoding="utf-8"))
+            for name in ("worker", "nats"):
+                taken = cores[f"{name}_ticks"] / 100 / max(cores["seconds"], 1)
+                found[f"{name}_cores"] = round(taken, 2)
+        return found
+
+    def alone(self, model: str, *, length: int | None = None) -> float | None:
+        """Return the engine's best throughput alone: at one length, or on the mixed texts."""
+        if length is not None:
+            rates = [
+                row["texts_per_second"]
+                for row in self.engine
+                if base(row["model"]) == model
+                and row["precision"] == "fp16"
+                and row["length"] == length
+            ]
+        else:
+            rates = [
+                arm["texts_per_second"]
+                for row in self.mixes
+                if base(row["model"]) == model
+                for arm in row["arms"]
+            ]
+        return max(rates, default=None)
+
+    def through_nats(self, model: str, texts: str) -> float | None:
+        """Return the bulk throughput of a model."""
+        rates = [r for r in self.bulk if (r["model"], r["texts"]) == (model, texts)]
+        return rates[0]["texts_per_second"] if rates else None
+
+    def peer(self, model: str) -> float | None:
+        """Return the throughput of the peer."""
+        rates = [row["texts_per_second"] for row in self.peers if row["recipe"] == model]
+        return rates[0] if rates else None
+
+    def latency(self, rate: float, quantile: str) -> float | None:
+        """Return a latency at a rate of calls, if all of them were answered."""
+        rows = [row for row in self.calls if row["rate"] == rate and row["due"] == row["answered"]]
+        return rows[0][quantile] if rows else None
+
+    def utilisation(self) -> float | None:
+        """Return the highest utilisation of the GPU under bulk."""
+        return max(
+            (r["gpu_utilisation_percent"] for r in self.bulk if "gpu_power_watts" in r),
+            default=None,
+        )
+
+    def targets(self) -> list[Target]:
+        """Return what is wanted of an H100, with what was measured."""
+        alone, bulk = self.alone, self.through_nats
+        small, large = "MiniLM", "BERT-large (UAE-Large's shape)"
+        return [
+            Target(
+                f"engine alone, {small}, 128 tokens", alone(SMALL, length=128), "texts/s", 82_000
+            ),
+            Target(f"engine alone, {small}, mixed lengths", alone(SMALL), "texts/s", 145_000),
+            Target(f"engine alone, {large}, mixed lengths", alone(LARGE), "texts/s", 16_000),
+            Target(
+                f"through JetStream / engine alone, {large}, mixed",
+                ratio(bulk(LARGE, "mixed"), alone(LARGE)),
+                "",
+                0.95,
+            ),
+            Target(
+                f"through JetStream / engine alone, {small}, 128 tokens",
+                ratio(bulk(SMALL, "full"), alone(SMALL, length=128)),
+                "",
+                0.60,
+            ),
+            Target(
+                f"through JetStream / engine alone, {small}, mixed",
+                ratio(bulk(SMALL, "mixed"), alone(SMALL)),
+                "",
+                0.60,
+            ),
+            Target(
+                f"through JetStream / sentence-transformers, {small}, mixed",
+                ratio(bulk(SMALL, "mixed"), self.peer(SMALL)),
+                "x",
+                3.0,
+            ),
+            Target(
+                f"through JetStream / sentence-transformers, {large}, mixed",
+                ratio(bulk(LARGE, "mixed"), self.peer(LARGE)),
+                "x",
+                1.3,
+            ),
+            Target("calls, 250/s, p95", self.latency(250, "p95"), "ms", 3, at_least=False),
+            Target("calls, 250/s, p99", self.latency(250, "p99"), "ms", 5, at_least=False),
+            Target("calls, 5,000/s, p99", self.latency(5000, "p99"), "ms", 10, at_least=False),
+            Target("utilisation of the GPU under bulk", self.utilisation(), "%", 80),
+        ]
+
+    def to_json(self) -> Row:
+        """Return everything."""
+        targets = [asdict(target) | {"met": target.met} for target in self.targets()]
+        return {
+            "schema": "akidb-embed/gpu/1",
+            "device": self.lines("device.csv"),
+            "versions": self.lines("versions.txt"),
+            "machine": self.machine,
+            "targets": targets,
+            "checks": self.checks,
+            "engine": self.engine,
+            "mixes": self.mixes,
+            "bulk": self.bulk,
+            "calls": self.calls,
+            "peers": self.peers,
+        }
+
+
+def base(slug: str) -> str:
+    """Return the model that a twin has the shape of."""
+    return slug.removesuffix("-twin")
+
+
+def ratio(value: float | None, by: float | None) -> float | None:
+    """Return a quotient, None where one of the two was not measured."""
+    return value / by if value is not None and by else None

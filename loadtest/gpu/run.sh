@@ -1,0 +1,244 @@
+#!/usr/bin/env bash
+# Measures the worker on a machine with an NVIDIA GPU: the engine alone, online calls and bulk through NATS, and
+# sentence-transformers on the same texts. README.md beside this file says how; `summarize.py` makes the page.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Usage: run.sh --registry DIR [--registry DIR …] --out DIR [options]
+
+  --registry DIR    models with FP32, FP16 and packed graphs; of each model the real one is taken, or else its twin
+  --out DIR         where everything goes that was measured
+  --phases LIST     of check,engine,bulk,rpc,peer (default: all)
+  --provider NAME   what the worker has to run on (default: cuda)
+  --precision NAME  what is served, and compared with the peer (default: fp16)
+  --device N        which GPU (default: 0)
+  --count N         texts of mixed lengths (default: 100000; a fifth of them for the large model)
+  --rates LIST      online calls a second (default: 250,1000,5000,20000)
+  --window N        bulk jobs in flight; a third of them for the large model (default: 96)
+  --job N           texts in a bulk job (default: 256)
+  --seconds N       how long each measurement through NATS takes (default: 6)
+  --small           only the small model (MiniLM)
+  --python PYTHON   with torch, sentence-transformers, tokenizers; for `check` with onnxruntime-gpu (default: python3)
+  --worker-cores L  pin worker and server to these cores, such as 0-11, and what asks them to --load-cores
+  --load-cores L    see above
+
+Needed on the PATH, or in folders that EMBED_BIN_DIR names: embed, embed-worker, embed-loadtest, nats-server.
+TEXT
+}
+
+registry=() out='' phases=check,engine,bulk,rpc,peer provider=cuda precision=fp16 device=0 count=100000
+rates=250,1000,5000,20000 seconds=6 window=96 job=256 small='' python=python3 worker_cores='' load_cores=''
+while [[ $# -gt 0 ]]; do
+    case $1 in
+    -h | --help) usage && exit 0 ;;
+    --small) small=yes && shift ;;
+    --registry | --out | --phases | --provider | --precision | --device | --count | --rates | --seconds | --window | --job | \
+        --python | \
+        --worker-cores | --load-cores)
+        [[ $# -ge 2 ]] || { echo "run.sh: $1 needs a value" >&2 && exit 2; }
+        name=${1#--} && name=${name//-/_}
+        if [[ $name == registry ]]; then registry+=("$(realpath "$2")"); else printf -v "$name" '%s' "$2"; fi
+        shift 2
+        ;;
+    *) echo "run.sh: unknown option $1; see --help" >&2 && exit 2 ;;
+    esac
+done
+[[ ${#registry[@]} -gt 0 && -n $out ]] || { usage >&2 && exit 2; }
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+PATH=${EMBED_BIN_DIR:+$EMBED_BIN_DIR:}$PATH
+for command in embed embed-worker embed-loadtest nats-server "$python"; do
+    command -v "$command" >/dev/null || { echo "run.sh: $command is not on the PATH" >&2 && exit 2; }
+done
+mkdir -p "$out" && out=$(realpath "$out")
+chosen() { [[ ,$phases, == *,$1,* ]]; }
+begin=$SECONDS
+say() { printf '[%3d s] %s\n' $((SECONDS - begin)) "$*" >&2; }
+
+# place SLUG: prints the registry that has the model, and the slug there: its own, or its twin's.
+place() {
+    local slug folder
+    for slug in "$1" "$1-twin"; do
+        for folder in "${registry[@]}"; do
+            [[ -f $folder/models/$slug/current.json ]] && printf '%s %s\n' "$folder" "$slug" && return 0
+        done
+    done
+    return 1
+}
+minilm=all-minilm-l6-v2 large=uae-large-v1
+models=("$minilm" distilled-minilm-l3-v2 bge-small-en-v1-5 bert-base-uncased "$large")
+served=("$minilm" "$large")
+[[ -n $small ]] && models=("$minilm") served=("$minilm")
+
+# --- The machine and the texts ------------------------------------------------------------------------------------
+
+{
+    nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,compute_cap --format=csv,noheader || echo none
+} >"$out/device.csv" 2>/dev/null
+{
+    nats-server --version
+    embed-worker --version
+    git -C "$root" rev-parse HEAD 2>/dev/null || true
+} >"$out/versions.txt"
+read -r folder slug < <(place "$minilm") || { echo "run.sh: no registry has $minilm or its twin" >&2 && exit 2; }
+tokenizer=("$folder/models/$slug"/*/tokenizer.json)
+"$python" "$here/texts.py" --tokenizer "${tokenizer[0]}" --out "$out/texts" --count "$count" >&2
+head -n $((count / 5)) "$out/texts/mixed.jsonl" >"$out/texts/mixed-large.jsonl"
+
+# texts_of MODEL: the texts of mixed lengths that a model of its size gets through in seconds.
+texts_of() { [[ $1 == "$large" ]] && echo "$out/texts/mixed-large.jsonl" || echo "$out/texts/mixed.jsonl"; }
+
+# --- The graphs are right on this GPU ------------------------------------------------------------------------------
+
+failed=0
+if chosen check; then
+    for model in "${served[@]}"; do
+        read -r folder slug < <(place "$model") || continue
+        version=$(sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' "$folder/models/$slug/current.json" | head -n 1)
+        say "check-gpu: $slug"
+        PYTHONPATH=$root/deploy/models${PYTHONPATH:+:$PYTHONPATH} "$python" -m embed_models check-gpu "$folder/models/$slug/$version" \
+            --device "$device" --no-speed --out "$out/check-$model.json" >&2 || failed=1
+    done
+fi
+
+# --- The engine alone ---------------------------------------------------------------------------------------------
+
+bench() {
+    local name=$1 && shift
+    say "engine: $name"
+    embed-worker bench --provider "$provider" --out "$out/engine-$name" "$@" >"$out/engine-$name.txt" || failed=1
+}
+if chosen engine; then
+    [[ $provider == cpu ]] && on=() || on=(--device "$device")
+    for model in "${models[@]}"; do
+        read -r folder slug < <(place "$model") || { say "no registry has $model; left out" && continue; }
+        bench "$model" --registry "$folder" --model "$slug" "${on[@]}" --precision fp32 --precision "$precision" \
+            --batch 1,64,256,1024 --length 32,128 --seconds-per-cell 0.3 --mix none
+    done
+    for model in "${served[@]}"; do
+        read -r folder slug < <(place "$model") || continue
+        bench "$model-mixed" --registry "$folder" --model "$slug" "${on[@]}" --precision "$precision" \
+            --batch 1 --length 32 --seconds-per-cell 0.1 --texts "$(texts_of "$model")" --mix-rounds 2
+    done
+fi
+
+# --- Through NATS -------------------------------------------------------------------------------------------------
+
+nats_pid='' worker_pid='' sampler_pid=''
+stop() {
+    local pid
+    # A process that ends by a signal says so by its status, which is no failure here.
+    for pid in $sampler_pid $worker_pid $nats_pid; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    nats_pid='' worker_pid='' sampler_pid=''
+    return 0
+}
+trap stop EXIT
+
+pin_worker=() pin_load=()
+[[ -n $worker_cores ]] && pin_worker=(taskset -c "$worker_cores")
+[[ -n $load_cores ]] && pin_load=(taskset -c "$load_cores")
+
+# serve MODEL: starts a server and a worker that serves nothing else, and sets url.
+serve() {
+    local folder slug dir=$out/serve-$1
+    read -r folder slug < <(place "$1") || return 1
+    rm -rf "$dir" && mkdir -p "$dir"
+    echo 'max_payload: 8MB' >"$dir/nats.conf"
+    "${pin_worker[@]}" nats-server --addr 127.0.0.1 --port -1 --ports_file_dir "$dir" --jetstream \
+        --store_dir "$dir/nats" -c "$dir/nats.conf" >"$dir/nats.log" 2>&1 &
+    nats_pid=$!
+    # The port is in a file that the server names after its process, which need not be ours.
+    until grep -qs nats:// "$dir"/nats-server_*.ports; do kill -0 "$nats_pid" && sleep 0.1; done
+    url=$(grep -ho 'nats://[0-9.:]*' "$dir"/nats-server_*.ports | head -n 1)
+    embed init --registry "$folder" --server "$url" --variant "$slug=$precision" >"$dir/init.log" 2>&1
+    cat >"$dir/worker.toml" <<TOML
+[engine]
+providers = ["$provider"]
+strict = true
+devices = [$device]
+
+[[variant]]
+model = "$slug"
+name = "$precision"
+precision = "$precision"
+default = true
+TOML
+    "${pin_worker[@]}" embed-worker run --config "$dir/worker.toml" --registry "$folder" --server "$url" --json \
+        --metrics-addr 127.0.0.1:0 >"$dir/ready.json" 2>"$dir/worker.log" &
+    worker_pid=$!
+    until grep -qs metrics_url "$dir/ready.json"; do
+        kill -0 "$worker_pid" 2>/dev/null || { tail -n 3 "$dir/worker.log" >&2 && worker_pid='' && return 1; }
+        sleep 0.1
+    done
+    say "serving $slug"
+}
+
+# Processor time that a process has taken, in hundredths of a second.
+ticks() {
+    local fields
+    read -r -a fields < <(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) || return 0
+    echo $((fields[11] + fields[12]))
+}
+
+# load NAME MODEL OPTIONS…: runs embed-loadtest with its report in $out/NAME; beside it, what GPU and cores did meanwhile.
+load() {
+    local name=$1 model=$2 && shift 2
+    say "$name"
+    mkdir -p "$out/$name"
+    nvidia-smi -i "$device" --query-gpu=utilization.gpu,memory.used,power.draw --format=csv,noheader,nounits -lms 200 \
+        >"$out/$name/gpu.csv" 2>/dev/null &
+    sampler_pid=$!
+    local since=$SECONDS worker nats
+    worker=$(ticks "$worker_pid") nats=$(ticks "$nats_pid")
+    local folder slug
+    read -r folder slug < <(place "$model")
+    "${pin_load[@]}" embed-loadtest run --server "$url" --model "$slug" --pid "$worker_pid" "$nats_pid" \
+        --out "$out/$name" "$@" >"$out/$name/report.txt" 2>&1 || say "$name: $(grep -m 1 -i 'answered\|error' "$out/$name/report.txt")"
+    printf '{"seconds": %d, "worker_ticks": %d, "nats_ticks": %d}\n' $((SECONDS - since)) \
+        $(($(ticks "$worker_pid") - worker)) $(($(ticks "$nats_pid") - nats)) >"$out/$name/cores.json"
+    kill "$sampler_pid" 2>/dev/null || true
+    wait "$sampler_pid" 2>/dev/null || true
+    sampler_pid=''
+}
+
+if chosen bulk || chosen rpc; then
+    for model in "${served[@]}"; do
+        serve "$model" || { say "$model is not served" && failed=1 && stop && continue; }
+        if chosen rpc && [[ $model == "$minilm" ]]; then
+            for rate in ${rates//,/ }; do
+                load "rpc-$rate" "$model" --rate "$rate" --duration "$seconds" --slo-ms 10
+            done
+        fi
+        if chosen bulk; then
+            # A rate at which no call falls into the measurement: bulk alone.
+            bulk=(--pattern mixed --rate 0.000001 --duration $((seconds + 2)) --warm-up 3 --bulk-texts "$job")
+            [[ $model == "$large" ]] && bulk+=(--bulk-window $(((window + 2) / 3))) || bulk+=(--bulk-window "$window")
+            load "bulk-$model-mixed" "$model" "${bulk[@]}" --texts "$(texts_of "$model")"
+            if [[ $model == "$minilm" ]]; then
+                load "bulk-$model-full" "$model" "${bulk[@]}" --texts "$out/texts/full.jsonl"
+            fi
+        fi
+        stop
+    done
+fi
+
+# --- The peer -----------------------------------------------------------------------------------------------------
+
+if chosen peer; then
+    for model in "${served[@]}"; do
+        say "sentence-transformers: $model"
+        [[ $provider == cpu ]] && torch=cpu || torch=cuda:$device
+        "$python" "$here/sentence_transformers_fp16.py" --recipe "$model" --tokenizer "${tokenizer[0]}" --device "$torch" \
+            --texts "$(texts_of "$model")" --out "$out/peer-$model.json" >"$out/peer-$model.txt" 2>&1 ||
+            { failed=1 && tail -n 3 "$out/peer-$model.txt" >&2; }
+    done
+fi
+
+rm -rf "$out"/serve-*/nats "$out/texts"
+"$python" "$here/summarize.py" "$out"
+say "done: $out/README.md, $out/results.json, $out/index.html"
+exit "$failed"

@@ -1,0 +1,177 @@
+"""Makes one result out of what `run.sh` measured: `results.json`, a table, and a page."""
+
+import argparse
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from results import Results
+
+
+def number(value: Any) -> str:
+    """Write a figure for people."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, head and rows of each table that has rows."""
+    words = {True: "met", False: "MISSED", None: "-"}
+    targets = [
+        [
+            target.name,
+            f"{number(target.value)} {target.unit if target.value is not None else ''}".strip(),
+            f"{'at least' if target.at_least else 'at most'} {number(target.bound)}",
+            words[target.met],
+        ]
+        for target in results.targets()
+    ]
+    checks = [
+        [check["model"], a["file"], number(a["cosine_min"]), a["verdict"], a["reason"] or ""]
+        for check in results.checks
+        for a in check["artefacts"]
+    ]
+    cell_keys = ("model", "precision", "form", "batch", "length", "texts_per_second")
+    cells = [
+        [*(row[key] for key in cell_keys), row["p50_ms"], row["p95_ms"]] for row in results.engine
+    ]
+    arm_keys = ("order", "texts_per_second", "real_share", "packed_share")
+    mixes = [
+        [*(row[key] for key in ("model", "precision", "texts")), *(arm[key] for key in arm_keys)]
+        for row in results.mixes
+        for arm in row["arms"]
+    ]
+    load = ("worker_cores", "nats_cores", "gpu_utilisation_percent")
+    bulk = [
+        [row["model"], row["texts"], row["texts_per_second"], *(row.get(key) for key in load)]
+        for row in results.bulk
+    ]
+    calls = [
+        [
+            row["rate"],
+            f"{row['answered']} of {row['due']}",
+            *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms", *load)),
+        ]
+        for row in results.calls
+    ]
+    peers = [
+        [
+            *(row[key] for key in ("recipe", "texts", "texts_per_second")),
+            *(row["best"][key] for key in ("batch_size", "attention")),
+            "yes" if row["compiled"] else "no",
+        ]
+        for row in results.peers
+    ]
+    under_load = ["worker, cores", "nats-server, cores", "GPU, %"]
+    all_tables: list[tuple[str, list[str], list[list[Any]]]] = [
+        ("What is wanted", ["figure", "measured", "wanted", ""], targets),
+        (
+            "Graphs on this GPU against float32 on the CPU",
+            ["model", "graph", "cosine, min", "verdict", ""],
+            checks,
+        ),
+        (
+            "The engine alone, all texts of one length",
+            ["model", "precision", "form", "batch", "tokens", "texts/s", "p50 ms", "p95 ms"],
+            cells,
+        ),
+        (
+            "The engine alone, mixed lengths",
+            ["model", "precision", "texts", "order", "texts/s", "real tokens", "packed runs"],
+            mixes,
+        ),
+        ("Bulk through JetStream", ["model", "texts", "texts/s", *under_load], bulk),
+        (
+            "Online calls through NATS",
+            [
+                "calls/s",
+                "answered",
+                "p50 ms",
+                "p95 ms",
+                "p99 ms",
+                "generator late, p99 ms",
+                *under_load,
+            ],
+            calls,
+        ),
+        (
+            "sentence-transformers, FP16",
+            ["model", "texts", "texts/s", "batch", "attention", "compiled"],
+            peers,
+        ),
+    ]
+    return [
+        (title, head, [[number(value) for value in row] for row in rows])
+        for title, head, rows in all_tables
+        if rows
+    ]
+
+
+def markdown(results: Results) -> str:
+    """Write everything as Markdown."""
+    parts = ["# Measured on a GPU", ""]
+    parts += [
+        f"- {line}" for line in (*results.lines("device.csv"), *results.lines("versions.txt"))
+    ]
+    parts += [f"- {key}: {value}" for key, value in results.machine.items()]
+    parts += [
+        "",
+        "Models whose name ends in `-twin` have random weights in the shape of the real one: their "
+        "speed counts, their vectors mean nothing. Made by `loadtest/gpu/run.sh`; all ratios are "
+        "of this run.",
+        "",
+    ]
+    for title, head, rows in tables(results):
+        parts += [f"## {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        parts += ["| " + " | ".join(row) + " |" for row in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def page(results: Results) -> str:
+    """Write everything as one page of HTML that needs nothing else."""
+    style = (
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;"
+        "padding:.3rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}"
+    )
+    parts = [f"<!doctype html><meta charset=utf-8><title>GPU</title><style>{style}</style>"]
+    parts.append("<h1>Measured on a GPU</h1><ul>")
+    lines = [*results.lines("device.csv"), *results.lines("versions.txt")]
+    lines += [f"{key}: {value}" for key, value in results.machine.items()]
+    parts += [f"<li>{html.escape(line)}</li>" for line in lines]
+    parts.append(
+        "</ul><p>Models that end in -twin have random weights in the shape of the real one.</p>"
+    )
+    for title, head, rows in tables(results):
+        parts.append(f"<h2>{html.escape(title)}</h2><table><tr>")
+        parts += [f"<th>{html.escape(name)}</th>" for name in head]
+        parts.append("</tr>")
+        for row in rows:
+            cells = "".join(f"<td>{html.escape(value)}</td>" for value in row)
+            parts.append(f"<tr>{cells}</tr>")
+        parts.append("</table>")
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Summarize one folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `run.sh --out` wrote to")
+    folder: Path = parser.parse_args().folder
+    results = Results(folder)
+    text = json.dumps(results.to_json(), indent=1) + "\n"
+    (folder / "results.json").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(markdown(results), encoding="utf-8")
+    (folder / "index.html").write_text(page(results), encoding="utf-8")
+    print(markdown(results).split("\n## ", 2)[1])
+
+
+if __name__ == "__main__":
+    main()

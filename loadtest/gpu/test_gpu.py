@@ -1,0 +1,105 @@
+"""The texts are as long as they should be, and the summary says what was measured and no more."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from results import LARGE, SMALL, Results
+from texts import FULL, LONGEST, SHORTEST, SPECIAL, lengths, text_of
+
+HERE = Path(__file__).parent
+
+
+def test_lengths_have_the_mean_and_the_bounds() -> None:
+    chosen = lengths(20_000, random.Random(1))
+    assert 40 < sum(chosen) / len(chosen) < 43
+    assert (min(chosen), max(chosen)) == (SHORTEST, LONGEST)
+    assert chosen == lengths(20_000, random.Random(1))
+
+
+@pytest.mark.parametrize("tokens", [SHORTEST, 17, FULL, LONGEST])
+def test_texts_have_their_length(tokens: int) -> None:
+    words = [("antidisestablishment", 6), ("a", 1), ("heron", 2)]
+    sizes = dict(words)
+    for start in range(3):
+        text = text_of(words, tokens, start)
+        assert SPECIAL + sum(sizes[word] for word in text.split()) == tokens
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def engine_row(model: str, rate: float, **more: Any) -> dict[str, Any]:
+    row = {"model": model, "precision": "fp16", "form": "contrib", "texts_per_second": rate}
+    return row | {"batch": 256, "length": 128, "p50_ms": 3.0, "p95_ms": 4.0} | more
+
+
+def loadtest(**more: Any) -> dict[str, Any]:
+    latency = {"p50": 1.0, "p95": 2.0, "p99": 4.5}
+    report = {"due": 10, "answered": 10, "generator_late_ms": latency, "latency_ms": latency}
+    return report | {"parameters": {"rate, calls/s": 250.0}, "figures": [], "notes": []} | more
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    arms = [
+        {"order": order, "texts_per_second": rate, "real_share": 0.9, "packed_share": 0.5}
+        for order, rate in (("sorted", 150_000.0), ("planner", 140_000.0), ("arrival", 40_000.0))
+    ]
+    matrix = [engine_row(SMALL, 83_000.0), engine_row(f"{LARGE}-twin", 5_000.0)]
+    mixes = [engine_row(SMALL, 0.0, texts=9, arms=arms)]
+    write(
+        tmp_path / "engine-a" / "bench.json",
+        {"machine": {"cpu": "some"}, "matrix": matrix, "mixes": mixes},
+    )
+    bulk = [{"name": "bulk", "figures": [{"name": "stored", "value": 75_000.0}]}]
+    write(tmp_path / f"bulk-{SMALL}-mixed" / "report.json", loadtest(figures=bulk))
+    gpu = "".join(f"{use}, 1000, 300.5\n" for use in (0, 50, 90, 94, 0))
+    (tmp_path / f"bulk-{SMALL}-mixed" / "gpu.csv").write_text(gpu)
+    cores = {"seconds": 10, "worker_ticks": 9_000, "nats_ticks": 500}
+    write(tmp_path / f"bulk-{SMALL}-mixed" / "cores.json", cores)
+    write(tmp_path / "rpc-250" / "report.json", loadtest())
+    failed = loadtest(parameters={"rate, calls/s": 5000.0}, answered=9)
+    write(tmp_path / "rpc-5000" / "report.json", failed)
+    peer = {"recipe": SMALL, "texts": 9, "texts_per_second": 30_000.0, "compiled": False}
+    best = {"batch_size": 512, "attention": "sdpa"}
+    write(tmp_path / f"peer-{SMALL}.json", peer | {"best": best})
+    (tmp_path / "device.csv").write_text("NVIDIA Something\n")
+    return tmp_path
+
+
+def test_targets_are_ratios_of_what_was_measured(folder: Path) -> None:
+    targets = {target.name: target for target in Results(folder).targets()}
+    values = {name: target.value for name, target in targets.items()}
+    assert values["engine alone, MiniLM, 128 tokens"] == 83_000
+    assert values["engine alone, MiniLM, mixed lengths"] == 150_000
+    assert values["through JetStream / engine alone, MiniLM, mixed"] == 0.5
+    assert values["through JetStream / sentence-transformers, MiniLM, mixed"] == 2.5
+    assert targets["through JetStream / sentence-transformers, MiniLM, mixed"].met is False
+    assert targets["calls, 250/s, p99"].met is True
+    # Of what was not measured, and of calls that were not all answered, nothing is said.
+    assert targets["engine alone, BERT-large (UAE-Large's shape), mixed lengths"].met is None
+    assert targets["calls, 5,000/s, p99"].met is None
+    # Without the first third and the last sample.
+    assert values["utilisation of the GPU under bulk"] == pytest.approx((50 + 90 + 94) / 3, abs=0.1)
+
+
+def test_summary(folder: Path) -> None:
+    subprocess.run([sys.executable, HERE / "summarize.py", folder], check=True, capture_output=True)  # noqa: S603
+    found = json.loads((folder / "results.json").read_text())
+    assert found["bulk"][0]["worker_cores"] == 9.0
+    assert found["device"] == ["NVIDIA Something"]
+    table = (folder / "README.md").read_text()
+    assert "| engine alone, MiniLM, 128 tokens | 83,000 texts/s | at least 82,000 | met |" in table
+    assert "| calls, 5,000/s, p99 | not measured | at most 10 | - |" in table
+    assert "<td>uae-large-v1-twin</td>" in (folder / "index.html").read_text()
+
+
+def test_an_empty_folder_has_nothing_measured(tmp_path: Path) -> None:
+    assert {target.met for target in Results(tmp_path).targets()} == {None}
