@@ -122,7 +122,7 @@ pub async fn run(
     let metrics_url = format!("http://{}", listener.local_addr()?);
     let metrics = telemetry::install()?;
     let source = open_source(&config)?;
-    let selected = model::select(&source, &config.variant).await?;
+    let selected = model::select(&source, &config).await?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
     let connection = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 

@@ -173,14 +173,14 @@ fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {
 
 async fn check_models(config: &Config) -> anyhow::Result<()> {
     let source = app::open_source(config)?;
-    let selected = model::select(&source, &config.variant).await?;
+    let selected = model::select(&source, config).await?;
     let loader = Loader::new(source, config);
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
     for one in &selected {
-        loader.load(one, 1, false).await?;
+        loader.load(one, false).await?;
         writeln!(
             out,
             "ok            {} {} {}: version {}, {} dimensions, {}",

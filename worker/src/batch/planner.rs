@@ -5,10 +5,11 @@ use std::time::Instant;
 use embed_schemas::Lane;
 
 use super::{
-    cost::{CostTable, Measured},
+    cost_table::{CostTable, Measured},
     lane_queue::LaneQueue,
     policy::{Policy, Situation},
     recent::Recent,
+    shapes::{Form, Shape},
 };
 use crate::config::BatchConfig;
 
@@ -34,6 +35,8 @@ pub struct Batch<T> {
     pub entries: Vec<Entry<T>>,
     /// Tokens of the longest text: the width of the padded batch.
     pub width: usize,
+    /// How to lay it out.
+    pub form: Form,
     /// Why it starts now.
     pub reason: Reason,
 }
@@ -152,8 +155,8 @@ impl<T> Planner<T> {
         self.lanes[lane.index()].oldest_arrival()
     }
 
-    /// What a free engine is to do at `now`. `others` is the number of other engines that are free: what waits is
-    /// shared with them.
+    /// What a free engine is to do at `now`. `others` is the number of other devices, or cores, that are free: what waits
+    /// is shared with them.
     pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {
         let mut expired = Vec::new();
         loop {
@@ -163,9 +166,11 @@ impl<T> Planner<T> {
             };
             let entries = self.gather(lane, now, others, &mut expired);
             // All that was gathered may have expired: then choose again.
-            if let Some(width) = entries.iter().map(|entry| entry.length).max() {
+            if !entries.is_empty() {
                 self.served_aged = reason == Reason::Aged;
-                return Step { expired, action: Action::Run(Batch { entries, width, reason }) };
+                let shape = Shape::of(entries.iter().map(|entry| entry.length));
+                let form = self.costs.cheapest(&shape).0;
+                return Step { expired, action: Action::Run(Batch { entries, width: shape.width, form, reason }) };
             }
         }
     }
@@ -224,11 +229,7 @@ impl<T> Planner<T> {
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.
         bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));
-        let keys = if bounds.by_arrival {
-            queue.first(bounds.texts)
-        } else {
-            queue.best_run(&bounds, |rows, width| self.costs.micros(rows, width))
-        };
+        let keys = if bounds.by_arrival { queue.first(bounds.texts) } else { queue.best_run(&bounds, &self.costs) };
         let mut batch = Vec::with_capacity(keys.len());
         for entry in keys.into_iter().filter_map(|key| queue.take(key)) {
             if entry.deadline.is_some_and(|deadline| now >= deadline) {

@@ -7,21 +7,25 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Action, Batch, CostTable, Entry, Measured, Planner};
+use super::{Action, Batch, CostTable, Entry, Measured, Planner, seats::Seats};
 use crate::config::BatchConfig;
+
+/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Unit(pub usize);
 
 /// A queue of texts that hands out batches.
 #[derive(Debug)]
 pub struct BatchQueue<T> {
     state: Mutex<State<T>>,
-    changed: Condvar,
+    /// One for each unit, so that a free one is woken before one that already has work.
+    changed: Vec<Condvar>,
 }
 
 #[derive(Debug)]
 struct State<T> {
     planner: Planner<T>,
-    /// Runners that wait for a batch.
-    free: usize,
+    seats: Seats,
     closed: bool,
 }
 
@@ -35,11 +39,13 @@ pub struct Depth {
 }
 
 impl<T> BatchQueue<T> {
-    /// An empty queue.
+    /// An empty queue for runners of these units, each of which has to be named once for every runner.
     #[must_use]
-    pub fn new(config: &BatchConfig, costs: CostTable) -> Self {
-        let state = State { planner: Planner::new(config, costs), free: 0, closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+    pub fn new(config: &BatchConfig, costs: CostTable, runners: &[Unit]) -> Self {
+        let seats = Seats::new(runners);
+        let changed = (0..seats.units()).map(|_| Condvar::new()).collect();
+        let state = State { planner: Planner::new(config, costs), seats, closed: false };
+        Self { state: Mutex::new(state), changed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -51,21 +57,27 @@ impl<T> BatchQueue<T> {
     pub fn push(&self, entry: Entry<T>) {
         let mut state = self.lock();
         state.planner.push(entry);
-        let free = state.free > 0;
-        drop(state);
-        if free {
-            self.changed.notify_one();
+        self.wake(&mut state);
+    }
+
+    fn wake(&self, state: &mut State<T>) {
+        if let Some(Unit(unit)) = state.seats.call() {
+            self.changed[unit].notify_one();
         }
     }
 
-    /// The next batch, as soon as there is one. `None` once the queue is closed and empty.
+    fn wake_all(&self) {
+        self.changed.iter().for_each(Condvar::notify_all);
+    }
+
+    /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty.
     ///
     /// `on_expired` gets the texts that were dropped because their deadline had passed; it runs outside the lock.
-    pub fn next(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<Batch<T>> {
+    pub fn next(&self, unit: Unit, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<Batch<T>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let others = state.free;
+            let others = state.seats.free_beside(unit);
             let step = state.planner.next(now, others);
             if !step.expired.is_empty() {
                 drop(state);
@@ -79,9 +91,9 @@ impl<T> BatchQueue<T> {
             }
             let wait = match step.action {
                 Action::Run(batch) => {
-                    if others > 0 && !state.planner.is_empty() {
+                    if !state.planner.is_empty() {
                         // What is left is for another runner.
-                        self.changed.notify_one();
+                        self.wake(&mut state);
                     }
                     return Some(batch);
                 }
@@ -89,12 +101,13 @@ impl<T> BatchQueue<T> {
                 Action::Idle => None,
                 Action::WaitUntil(when) => Some(when.saturating_duration_since(now)),
             };
-            state.free += 1;
+            state.seats.sit(unit);
+            let changed = &self.changed[unit.0];
             state = match wait {
-                None => self.changed.wait(state).expect("the planner does not panic"),
-                Some(wait) => self.changed.wait_timeout(state, wait).expect("the planner does not panic").0,
+                None => changed.wait(state).expect("the planner does not panic"),
+                Some(wait) => changed.wait_timeout(state, wait).expect("the planner does not panic").0,
             };
-            state.free -= 1;
+            state.seats.rise(unit);
         }
     }
 
@@ -106,7 +119,7 @@ impl<T> BatchQueue<T> {
     /// From now on nothing waits for company.
     pub fn drain(&self) {
         self.lock().planner.drain();
-        self.changed.notify_all();
+        self.wake_all();
     }
 
     /// Lets [`BatchQueue::next`] end when nothing is left.
@@ -115,7 +128,7 @@ impl<T> BatchQueue<T> {
         state.planner.drain();
         state.closed = true;
         drop(state);
-        self.changed.notify_all();
+        self.wake_all();
     }
 
     /// How much waits in a lane.

@@ -23,19 +23,19 @@ use std::{
 
 use anyhow::Context;
 pub use args::BenchArgs;
+use embed_schemas::model::GraphForm;
 
 use self::{
-    feed::WINDOW,
     machine::Machine,
     plan::Part,
     progress::Progress,
-    report::{Parameters, Report, SCHEMA},
+    report::{Parameters, Report, SCHEMA, Subject},
 };
 use crate::{
     app,
-    batch::CostTable,
     config::{Config, load},
-    serving::{Loader, cores},
+    engine::EngineError,
+    serving::Loader,
 };
 
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
@@ -47,29 +47,24 @@ const SEED: u64 = 1;
 /// If something that is asked for is not there, a run fails, or the report cannot be written.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut config = load::load(None, &[])?.config;
-    config.registry = args.registry.clone().or(config.registry);
-    config.engine.runners = match args.runners.unwrap_or(config.engine.runners) {
-        0 => cores(),
-        runners => runners,
-    };
-    config.engine.threads_per_runner = args.threads_per_runner.unwrap_or(config.engine.threads_per_runner);
+    let on_device = args.apply(&mut config).on_device();
     if let Some(folder) = &args.out {
         // Before the measuring: a folder that cannot be made is better known now.
         fs::create_dir_all(folder).with_context(|| format!("--out {}", folder.display()))?;
     }
     let source = app::open_source(&config)?;
-    let parts = plan::parts(&source, args).await?;
+    let parts = plan::parts(&source, args, &config.engine).await?;
     let loader = Loader::new(source, &config);
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),
-        parameters: parameters(args, &config),
+        parameters: parameters(args, &config, on_device),
         machine: Machine::look(config.engine.library.as_deref()),
         matrix: Vec::new(),
         mixes: Vec::new(),
         planner: planner_cost::measure(&config.batch, SEED),
     };
-    let mut progress = Progress::new(parts.iter().map(|part| part.size(args, config.engine.runners)).sum());
+    let mut progress = Progress::new(parts.iter().map(|part| part.size(args, runners(&config, on_device))).sum());
     for part in &parts {
         measure(part, args, &config, &loader, &mut progress, &mut report).await?;
     }
@@ -77,17 +72,25 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     write(args, &report)
 }
 
-fn parameters(args: &BenchArgs, config: &Config) -> Parameters {
+/// Batches at the same time, on each device if there are any.
+const fn runners(config: &Config, on_device: bool) -> usize {
+    if on_device { config.engine.device.runners } else { config.engine.runners }
+}
+
+fn parameters(args: &BenchArgs, config: &Config, on_device: bool) -> Parameters {
+    let runners = runners(config, on_device);
     Parameters {
-        runners: config.engine.runners,
+        runners,
+        devices: on_device.then(|| config.engine.devices.clone()),
+        sessions: on_device.then(|| config.engine.device.sessions(runners)),
         threads_per_runner: config.engine.threads_per_runner,
         seconds_per_cell: args.seconds_per_cell.as_secs_f64(),
-        batch: args.batch.clone(),
+        batch: args.batch(on_device),
         length: args.length.clone(),
         mix_rounds: args.mix_rounds,
         max_tokens: config.batch.max_tokens,
         max_texts: config.batch.max_texts,
-        window: WINDOW,
+        window: config.limits.bulk_texts,
         seed: SEED,
     }
 }
@@ -102,26 +105,36 @@ async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let subject = part.subject();
-    let engine = &config.engine;
+    let on_device = part.provider().on_device();
     progress.begin(&format!("{subject}: loading"));
-    let loaded = loader.load(&part.selected, engine.runners, false).await?;
+    let loaded = loader.load(&part.selected, false).await?;
     let mut engines = loaded.engines;
     let ids = texts::ids(&loaded.tokenizer)?;
-    for shape in &part.shapes {
-        progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
-        report.matrix.push(matrix::measure(&mut engines, &ids, &subject, *shape, args.seconds_per_cell, SEED)?);
-        progress.done(plan::shape_size(*shape, args));
+    let packed = loaded.running.packed.then(|| Subject { form: GraphForm::Packed, ..subject.clone() });
+    for subject in [&subject].into_iter().chain(&packed) {
+        for shape in &part.shapes {
+            progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
+            match matrix::measure(&mut engines, &ids, subject, *shape, args.seconds_per_cell, SEED) {
+                Ok(cell) => report.matrix.push(cell),
+                // Larger cells may come, and smaller ones: those that fit count.
+                Err(EngineError::OutOfMemory(_)) => progress.note(&format!(
+                    "{subject}: {} x {} tokens: more memory than the device has; left out",
+                    shape.0, shape.1
+                )),
+                Err(error) => return Err(error.into()),
+            }
+            progress.done(plan::shape_size(*shape, args));
+        }
     }
-    let costs = CostTable::new(&loaded.measured);
     for mix in &part.mixes {
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{subject}: {name}"));
-        let texts = texts::tokenized(*mix, args, &loaded.tokenizer, SEED)?;
+        let texts = texts::tokenized(*mix, args, args.mix_texts(on_device), &loaded.tokenizer, SEED)?;
         let on_done = |order| {
-            progress.done(plan::order_size(*mix, order, args, engine.runners));
+            progress.done(plan::order_size(*mix, order, args.mix_texts(on_device), runners(config, on_device)));
             progress.begin(&format!("{subject}: {name}"));
         };
-        let planning = mix::Planning { config: &config.batch, costs: &costs };
+        let planning = mix::Planning { config: &config.batch, costs: &loaded.costs, window: config.limits.bulk_texts };
         report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, args.mix_rounds, on_done)?);
     }
     Ok(())

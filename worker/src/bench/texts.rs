@@ -82,10 +82,10 @@ fn read(path: &Path) -> anyhow::Result<Vec<String>> {
 pub(super) fn tokenized(
     mix: Mix,
     args: &BenchArgs,
+    count: usize,
     tokenizer: &TextTokenizer,
     seed: u64,
 ) -> anyhow::Result<Vec<Vec<u32>>> {
-    let count = args.mix_texts;
     let sample = sample();
     let texts = match mix {
         Mix::None => Vec::new(),

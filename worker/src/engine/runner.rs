@@ -11,7 +11,7 @@ use std::{
 use embed_schemas::Lane;
 
 use super::{Engine, EngineError, Input, Slots, Vectors, memory, priority};
-use crate::batch::{Batch, BatchQueue, Entry, Measured, Reason};
+use crate::batch::{Batch, BatchQueue, Entry, Form, Measured, Reason, Shape};
 
 /// What a text is to a runner.
 pub trait Work: Send + 'static {
@@ -36,6 +36,8 @@ pub struct RunStats {
     pub width: usize,
     /// Tokens of the rows, without padding.
     pub tokens: usize,
+    /// How it was laid out.
+    pub form: Form,
     /// When the engine started.
     pub started: Instant,
     /// Time in the engine.
@@ -77,8 +79,9 @@ impl Runners {
                 priority::give_way(nice);
                 let mut input = Input::default();
                 let work = AssertUnwindSafe(|| {
-                    while let Some(batch) = queue.next(|expired| expired.into_iter().for_each(|e| e.payload.expired()))
-                    {
+                    let on_expired =
+                        |expired: Vec<Entry<T>>| expired.into_iter().for_each(|entry| entry.payload.expired());
+                    while let Some(batch) = queue.next(engine.unit(), on_expired) {
                         let _slot = slots.take(batch.entries[0].lane == Lane::Rpc);
                         run(&mut engine, &mut input, batch, &queue, &observe);
                     }
@@ -115,13 +118,16 @@ fn run<T: Work>(
     let entries = batch.entries;
     let (rows, row_of) = distinct(&entries);
     input.fill(rows.iter().map(|entry| entries[*entry].payload.ids()));
+    input.form = batch.form;
+    let shape = Shape::of(rows.iter().map(|entry| entries[*entry].length));
     let started = Instant::now();
     let result = engine.embed(input);
     let stats = RunStats {
         texts: entries.len(),
         rows: rows.len(),
         width: batch.width,
-        tokens: rows.iter().map(|entry| entries[*entry].length).sum(),
+        tokens: shape.tokens,
+        form: batch.form,
         started,
         took: started.elapsed(),
         lane: entries[0].lane,
@@ -130,7 +136,7 @@ fn run<T: Work>(
     };
     match result {
         Ok(vectors) => {
-            let run = Measured { rows: stats.rows, width: stats.width, took: stats.took };
+            let run = Measured { shape, form: stats.form, took: stats.took };
             queue.ran(run, entries.iter().map(|entry| (entry.lane, entry.arrival)));
             observe(&stats);
             for (row, entry) in row_of.into_iter().zip(entries) {
@@ -141,7 +147,7 @@ fn run<T: Work>(
         Err(error) if entries.len() > 1 => {
             tracing::warn!(%error, texts = entries.len(), "a batch failed; running its texts one by one");
             for entry in entries {
-                run(engine, input, single(entry, batch.reason), queue, observe);
+                run(engine, input, single(entry, batch.form, batch.reason), queue, observe);
             }
         }
         Err(error) => {
@@ -165,8 +171,8 @@ fn distinct<T: Work>(entries: &[Entry<T>]) -> (Vec<usize>, Vec<usize>) {
     (rows, row_of)
 }
 
-fn single<T>(entry: Entry<T>, reason: Reason) -> Batch<T> {
-    Batch { width: entry.length, entries: vec![entry], reason }
+fn single<T>(entry: Entry<T>, form: Form, reason: Reason) -> Batch<T> {
+    Batch { width: entry.length, entries: vec![entry], form, reason }
 }
 
 #[cfg(test)]
@@ -174,14 +180,21 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::{batch::CostTable, config::BatchConfig};
+    use crate::{
+        batch::{CostTable, Unit},
+        config::BatchConfig,
+    };
 
     /// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99.
-    struct Fake;
+    struct Fake(usize);
 
     impl Engine for Fake {
         fn dimension(&self) -> usize {
             1
+        }
+
+        fn unit(&self) -> Unit {
+            Unit(self.0)
         }
 
         fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
@@ -218,7 +231,7 @@ mod tests {
     }
 
     fn queue() -> Arc<BatchQueue<Text>> {
-        Arc::new(BatchQueue::new(&BatchConfig::default(), CostTable::new(&[])))
+        Arc::new(BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]))
     }
 
     fn push(queue: &BatchQueue<Text>, id: u32, results: &mpsc::Sender<(u32, Result<f32, String>)>) {
@@ -233,7 +246,7 @@ mod tests {
         for id in 10..20 {
             push(&queue, id, &sender);
         }
-        let runners = Runners::start(vec![Fake, Fake], &queue, &slots(), 0, |_| (), |_| ()).unwrap();
+        let runners = Runners::start(vec![Fake(0), Fake(1)], &queue, &slots(), 0, |_| (), |_| ()).unwrap();
         let mut got: Vec<_> = results.iter().take(10).collect();
         got.sort_by_key(|(id, _)| *id);
         for (id, result) in got {
@@ -255,7 +268,8 @@ mod tests {
         }
         queue.drain();
         let (runs, stats) = mpsc::channel();
-        let runners = Runners::start(vec![Fake], &queue, &slots(), 0, move |s| runs.send(*s).unwrap(), |_| ()).unwrap();
+        let runners =
+            Runners::start(vec![Fake(0)], &queue, &slots(), 0, move |s| runs.send(*s).unwrap(), |_| ()).unwrap();
         let mut got: Vec<_> = results.iter().take(4).map(|(_, result)| result.unwrap()).collect();
         got.sort_by(f32::total_cmp);
         assert_eq!(got, [10.0, 10.0, 10.0, 12.0]);
@@ -271,7 +285,8 @@ mod tests {
         let (panics, reported) = mpsc::channel();
         let queue = queue();
         let runners =
-            Runners::start(vec![Fake], &queue, &slots(), 0, |_| (), move |panic| panics.send(panic).unwrap()).unwrap();
+            Runners::start(vec![Fake(0)], &queue, &slots(), 0, |_| (), move |panic| panics.send(panic).unwrap())
+                .unwrap();
         push(&queue, 99, &sender);
         assert!(reported.recv().unwrap().contains("id 99"));
         runners.join();

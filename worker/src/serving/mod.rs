@@ -18,7 +18,9 @@ mod watch;
 pub use lineup::{Lineup, Member};
 pub use loader::Loader;
 pub use manager::{Manager, ManagerParts};
-pub use pipeline::{Pipeline, cores};
+pub use pipeline::Pipeline;
+
+pub use crate::engine::cores;
 pub use served::Served;
 pub use variant::{Variant, result_too_large};
 pub use version::Version;

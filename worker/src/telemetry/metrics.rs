@@ -227,5 +227,6 @@ pub fn update_gauges(pipeline: &Pipeline) {
         gauge!(names::QUEUE_OLDEST_AGE_SECONDS, &labels).set(depth.oldest.as_secs_f64());
         gauge!(names::IN_FLIGHT_TEXTS, &labels).set(variant.in_flight(lane) as f64);
     }
-    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, pipeline.version.provider)).set(1.0);
+    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, pipeline.version.running.provider.as_str()))
+        .set(1.0);
 }
