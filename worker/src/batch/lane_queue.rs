@@ -90,6 +90,12 @@ impl<T> LaneQueue<T> {
         self.by_length.remove(&key)
     }
 
+    /// Takes everything out.
+    pub(super) fn take_all(&mut self) -> Vec<Entry<T>> {
+        self.arrivals.clear();
+        std::mem::take(&mut self.by_length).into_values().collect()
+    }
+
     /// The first texts, in order of arrival.
     pub(super) fn first(&mut self, count: usize) -> Vec<Key> {
         if self.oldest().is_none() {

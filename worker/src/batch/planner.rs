@@ -103,6 +103,8 @@ pub struct Planner<T> {
     /// lane takes at most every other batch from the others.
     served_aged: bool,
     draining: bool,
+    /// Most tokens of a batch in memory, after one for which there was too little.
+    most_tokens: usize,
 }
 
 impl<T> Planner<T> {
@@ -117,6 +119,7 @@ impl<T> Planner<T> {
             latency: [Recent::new(), Recent::new(), Recent::new()],
             served_aged: false,
             draining: false,
+            most_tokens: usize::MAX,
         }
     }
 
@@ -131,6 +134,19 @@ impl<T> Planner<T> {
         for (lane, arrival) in texts {
             self.latency[lane.index()].record(now, now.saturating_duration_since(arrival));
         }
+    }
+
+    /// Notes that there was too little memory for a run: from now on, none is more than half as large. Returns the tokens,
+    /// padding included, that are the most now.
+    pub fn too_large(&mut self, run: &Shape) -> usize {
+        let half = self.costs.tokens_in_memory(run.rows, run.width) / 2;
+        self.most_tokens = self.most_tokens.min(half.max(1));
+        self.most_tokens
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> Vec<Entry<T>> {
+        self.lanes.iter_mut().flat_map(LaneQueue::take_all).collect()
     }
 
     /// From now on nothing waits for company.
@@ -226,6 +242,7 @@ impl<T> Planner<T> {
     /// Takes the texts of the next batch out of the lane. Expired ones are set aside.
     fn gather(&mut self, lane: Lane, now: Instant, others: usize, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
         let mut bounds = self.policy.bounds(&self.situation(lane, now));
+        bounds.tokens = bounds.tokens.min(self.most_tokens);
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.
         bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));

@@ -7,7 +7,7 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Action, Batch, CostTable, Entry, Measured, Planner, seats::Seats};
+use super::{Action, Batch, CostTable, Entry, Measured, Planner, Shape, seats::Seats};
 use crate::config::BatchConfig;
 
 /// What computes: a device, or on the CPU a core. Runners of one unit share its time.
@@ -27,6 +27,9 @@ struct State<T> {
     planner: Planner<T>,
     seats: Seats,
     closed: bool,
+    halted: bool,
+    /// What came to nothing when the queue was halted. Whoever it belongs to can still give it back, as long as it is here.
+    kept: Vec<Entry<T>>,
 }
 
 /// How much waits in a lane.
@@ -44,7 +47,8 @@ impl<T> BatchQueue<T> {
     pub fn new(config: &BatchConfig, costs: CostTable, runners: &[Unit]) -> Self {
         let seats = Seats::new(runners);
         let changed = (0..seats.units()).map(|_| Condvar::new()).collect();
-        let state = State { planner: Planner::new(config, costs), seats, closed: false };
+        let state =
+            State { planner: Planner::new(config, costs), seats, closed: false, halted: false, kept: Vec::new() };
         Self { state: Mutex::new(state), changed }
     }
 
@@ -56,6 +60,10 @@ impl<T> BatchQueue<T> {
     /// Takes a text in and wakes a free runner, if there is one.
     pub fn push(&self, entry: Entry<T>) {
         let mut state = self.lock();
+        if state.halted {
+            state.kept.push(entry);
+            return;
+        }
         state.planner.push(entry);
         self.wake(&mut state);
     }
@@ -76,6 +84,9 @@ impl<T> BatchQueue<T> {
     pub fn next(&self, unit: Unit, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<Batch<T>> {
         let mut state = self.lock();
         loop {
+            if state.halted {
+                return None;
+            }
             let now = Instant::now();
             let others = state.seats.free_beside(unit);
             let step = state.planner.next(now, others);
@@ -114,6 +125,24 @@ impl<T> BatchQueue<T> {
     /// Notes what a run took, with the lanes and arrivals of its texts.
     pub fn ran(&self, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) {
         self.lock().planner.ran(Instant::now(), run, texts);
+    }
+
+    /// Notes that a device had too little memory for a run. Returns the tokens, padding included, that are the most now.
+    pub fn too_large(&self, run: &Shape) -> usize {
+        self.lock().planner.too_large(run)
+    }
+
+    /// Stops handing out batches, for good. Returns the online calls among `entries` and all that wait; what is stored
+    /// elsewhere is kept, to be given back.
+    pub fn halt(&self, entries: Vec<Entry<T>>) -> Vec<Entry<T>> {
+        let mut state = self.lock();
+        state.halted = true;
+        let waiting = state.planner.take_all();
+        let (calls, stored) = entries.into_iter().chain(waiting).partition(|entry| entry.lane == Lane::Rpc);
+        state.kept.extend::<Vec<_>>(stored);
+        drop(state);
+        self.wake_all();
+        calls
     }
 
     /// From now on nothing waits for company.

@@ -288,6 +288,7 @@ mod tests {
     use crate::{batch::Unit, config::Provider, engine::Vectors};
 
     /// Counts the tokens that are no padding.
+    #[derive(Debug)]
     struct Counting(usize);
 
     impl Engine for Counting {

@@ -19,6 +19,7 @@ mod texts;
 use std::{
     fs,
     io::{self, Write},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -33,9 +34,9 @@ use self::{
 };
 use crate::{
     app,
-    config::{Config, load},
-    engine::EngineError,
-    serving::Loader,
+    config::{Config, Devices, load},
+    engine::{EngineError, driver},
+    serving::{Activities, Loader, OnnxRuntime},
 };
 
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
@@ -54,12 +55,12 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let source = app::open_source(&config)?;
     let parts = plan::parts(&source, args, &config.engine).await?;
-    let loader = Loader::new(source, &config);
+    let loader = Loader::new(source, Arc::new(OnnxRuntime::new(&config)), Activities::default());
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),
         parameters: parameters(args, &config, on_device),
-        machine: Machine::look(config.engine.library.as_deref()),
+        machine: Machine::look(config.engine.library.as_deref(), &devices(&config, on_device)),
         matrix: Vec::new(),
         mixes: Vec::new(),
         planner: planner_cost::measure(&config.batch, SEED),
@@ -70,6 +71,15 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     progress.finish();
     write(args, &report)
+}
+
+/// The devices that are used, as far as they can be told.
+fn devices(config: &Config, on_device: bool) -> Vec<u32> {
+    match &config.engine.devices {
+        _ if !on_device => Vec::new(),
+        Devices::These(devices) => devices.clone(),
+        Devices::All(_) => (0..driver::devices().unwrap_or_default()).collect(),
+    }
 }
 
 /// Batches at the same time, on each device if there are any.

@@ -124,6 +124,7 @@ impl Report {
             ("processor", format!("{}, {} cores", machine.cpu, machine.cores)),
             ("kernel", machine.kernel.clone()),
             ("load average before", load),
+            ("devices", if machine.devices.is_empty() { "none".to_owned() } else { machine.devices.join(", ") }),
             ("ONNX Runtime", machine.onnxruntime.clone()),
             ("embed-worker", self.program.to_owned()),
             ("runners", runners),

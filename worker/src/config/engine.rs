@@ -73,6 +73,9 @@ impl EngineConfig {
             }
         }
         self.device.validate()?;
+        if !self.tensorrt.widths.is_sorted_by(|a, b| a < b) || self.tensorrt.widths.contains(&0) {
+            return Err("engine.tensorrt.widths: must rise, from 1 on, such as `[64, 256]`".into());
+        }
         if self.tensorrt.optimization_level.is_some_and(|level| level > 5) {
             return Err("engine.tensorrt.optimization_level: must be 0 to 5".into());
         }
@@ -104,6 +107,9 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// All providers.
+    pub const ALL: [Self; 4] = [Self::Tensorrt, Self::TensorrtRtx, Self::Cuda, Self::Cpu];
+
     /// The provider's name, as in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -25,6 +25,8 @@ impl Default for CudaConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TensorrtConfig {
+    /// Ranges of widths, by their upper bounds: for each, and for what is wider, an engine is built and holds the weights.
+    pub widths: Vec<usize>,
     /// Most memory that a kernel may use while it runs, and while it is chosen. TensorRT's own default if left out.
     pub workspace: Option<ByteSize>,
     /// Streams beside the main one, for kernels that can run side by side. TensorRT decides if left out.
@@ -35,7 +37,7 @@ pub struct TensorrtConfig {
     pub dla_core: Option<u32>,
     /// Whether built engines and timings of kernels are kept, on disk and in the registry: building takes minutes.
     pub cache: bool,
-    /// Where they are kept on disk. Left out: beside the cache of the registry's files.
+    /// Where they are kept on disk. Left out: `engines` in the folder for copies of the registry's files.
     pub cache_dir: Option<PathBuf>,
     /// Whether engines that were built here are put into the registry, for other machines with the same kind of device.
     pub share_cache: bool,
@@ -44,6 +46,7 @@ pub struct TensorrtConfig {
 impl Default for TensorrtConfig {
     fn default() -> Self {
         Self {
+            widths: vec![64, 256],
             workspace: None,
             auxiliary_streams: None,
             optimization_level: None,

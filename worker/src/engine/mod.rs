@@ -14,6 +14,7 @@ mod shared_session;
 mod slots;
 mod staging;
 mod stopwatch;
+pub mod tensorrt;
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub use memory::give_back as give_back_memory;
 pub use onnx::{OnnxEngine, OnnxModel, WeakModel};
 pub use priority::give_way;
 pub use providers::Place;
-pub use runner::{RunStats, Runners, Work};
+pub use runner::{RunStats, RunnerEvent, Runners, Work};
 pub use slots::{Slot, Slots};
 pub use stopwatch::Stopwatch;
 
@@ -77,7 +78,7 @@ impl Input {
 pub type Vectors = Arc<[f32]>;
 
 /// Runs a model. One engine belongs to one thread.
-pub trait Engine: Send {
+pub trait Engine: std::fmt::Debug + Send {
     /// Components of a vector.
     fn dimension(&self) -> usize;
 

@@ -92,6 +92,13 @@ impl OnnxModel {
     }
 }
 
+/// The graph for a width.
+fn graph_for(graphs: &[(usize, OnnxModel)], width: usize) -> &OnnxModel {
+    let fits = graphs.iter().find(|(widest, _)| width <= *widest);
+    // What is wider than all of them is refused by the widest, with a message.
+    &fits.unwrap_or(&graphs[graphs.len() - 1]).1
+}
+
 /// What is particular to a provider.
 fn tuned(builder: SessionBuilder, config: &EngineConfig, provider: Provider) -> Result<SessionBuilder, EngineError> {
     if provider.on_device() {
@@ -136,7 +143,8 @@ impl WeakModel {
 pub struct OnnxEngine {
     /// Before the models: it comes from their sessions.
     staging: Option<Staging>,
-    padded: OnnxModel,
+    /// By the widest batch that each takes, rising.
+    padded: Vec<(usize, OnnxModel)>,
     packed: Option<OnnxModel>,
     padding: Padding,
     unit: Unit,
@@ -145,34 +153,39 @@ pub struct OnnxEngine {
 impl OnnxEngine {
     /// An engine on the CPU. Units tell the cores apart.
     #[must_use]
-    pub const fn on_cpu(model: OnnxModel, padding: Padding, unit: Unit) -> Self {
-        Self { staging: None, padded: model, packed: None, padding, unit }
+    pub fn on_cpu(model: OnnxModel, padding: Padding, unit: Unit) -> Self {
+        Self { staging: None, padded: vec![(usize::MAX, model)], packed: None, padding, unit }
     }
 
-    /// An engine on a device, with a graph without padding if there is one. Batches are padded to the shapes of `padding`.
+    /// An engine on a device: graphs by the widest batch that each takes, of which there is one at least, and one without padding if
+    /// there is any. Batches are padded to the shapes of `padding`.
     #[must_use]
-    pub fn on_device(padded: OnnxModel, packed: Option<OnnxModel>, padding: Padding, unit: Unit, pinned: bool) -> Self {
-        let place = padded.place;
-        let staging = if pinned { Staging::pinned(&padded.session, place.device) } else { Ok(Staging::pageable()) };
+    pub fn on_device(
+        padded: Vec<(usize, OnnxModel)>,
+        packed: Option<OnnxModel>,
+        padding: Padding,
+        unit: Unit,
+        pinned: bool,
+    ) -> Self {
+        let (place, session) = (padded[0].1.place, &padded[0].1.session);
+        let staging = if pinned { Staging::pinned(session, place.device) } else { Ok(Staging::pageable()) };
         let staging = staging.unwrap_or_else(|error| {
             tracing::warn!(%error, provider = %place.provider, device = place.device, "no page-locked memory: copies take longer");
             Staging::pageable()
         });
         Self { staging: Some(staging), padded, packed, padding, unit }
     }
-}
 
-impl OnnxEngine {
     /// Nodes of its graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
     #[must_use]
     pub fn nodes_elsewhere(&self) -> Option<usize> {
-        self.padded.nodes_elsewhere()
+        self.padded[0].1.nodes_elsewhere()
     }
 }
 
 impl Engine for OnnxEngine {
     fn dimension(&self) -> usize {
-        self.padded.dimension
+        self.padded[0].1.dimension
     }
 
     fn unit(&self) -> Unit {
@@ -186,7 +199,7 @@ impl Engine for OnnxEngine {
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
         let model = match (input.form, &self.packed) {
             (Form::Packed, Some(packed)) => packed,
-            _ => &self.padded,
+            _ => graph_for(&self.padded, self.padding.of(input.rows, input.width).1),
         };
         let expected = input.rows * model.dimension;
         let Some(staging) = &mut self.staging else {

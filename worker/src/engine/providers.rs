@@ -94,7 +94,8 @@ fn attach<P: ExecutionProvider>(provider: &P, builder: &mut SessionBuilder) -> R
     if !P::is_available().map_err(|e| e.to_string())? {
         return Err(format!("this ONNX Runtime was built without {}", P::NAME));
     }
-    provider.register(builder).map_err(|e| e.to_string())
+    // It may have line breaks.
+    provider.register(builder).map_err(|e| e.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// Adds to what ONNX Runtime said why the provider's library cannot be loaded: often it only says that it cannot.

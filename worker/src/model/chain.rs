@@ -52,7 +52,7 @@ const fn instead(provider: Provider, wanted: Precision) -> [Precision; 4] {
 }
 
 /// The chain of a variant: what each provider runs, and which have nothing to run. The first provider runs the precision
-/// that is wanted, or the version's first; those behind it the nearest one that suits them.
+/// that is wanted, or the version's first, or the first that it has; those behind it the nearest one that suits them.
 pub(super) fn chain(
     providers: &[Provider],
     wanted: Option<Precision>,
@@ -64,7 +64,10 @@ pub(super) fn chain(
     for (i, provider) in providers.iter().enumerate() {
         let of_form = || artefacts.iter().filter(|one| one.form == form(*provider));
         let graph = match wanted {
-            None => of_form().next(),
+            None => {
+                let first = artefacts.first().map(|one| one.precision);
+                of_form().find(|one| Some(one.precision) == first).or_else(|| of_form().next())
+            }
             Some(precision) if i == 0 => of_form().find(|one| one.precision == precision),
             Some(precision) => {
                 let exact = instead(*provider, precision).into_iter();

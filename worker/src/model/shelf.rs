@@ -13,12 +13,12 @@ use crate::{
 /// A tokenizer is shared by versions with the same file and the same bounds.
 type TokenizerKey = (String, u32, usize);
 
-/// A session: its graph, where it runs, and which one it is of those that run there.
+/// A session: its graph, where it runs, and which one it is of those that run there: of which set, for which widths.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) sha256: String,
     pub(super) place: Place,
-    pub(super) number: usize,
+    pub(super) number: (usize, usize),
 }
 
 /// Graphs and tokenizers that somebody uses, by their SHA-256.

@@ -1,30 +1,29 @@
 //! From files to engines that are ready: verify, load, warm up, reproduce the golden vectors.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{fmt::Write, io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use embed_schemas::Artefact;
-use ort::environment::Environment;
+use embed_schemas::{Artefact, Precision};
 
 use super::{
-    GoldenError, Link, RegistryError, Selected, Shelf, Skipped,
+    EngineCache, GoldenError, Link, RegistryError, Selected, Shelf, Skipped,
     golden::Tolerance,
-    shelf::SessionKey,
+    sessions::{OnDevices, Sessions},
     verify_golden,
-    warm_up::{self, Largest},
 };
 use crate::{
-    batch::{CostTable, Form, Padding, Unit},
-    config::{Devices, EngineConfig, Provider},
-    engine::{Engine, EngineError, OnnxEngine, OnnxModel, Place, cores, driver, library, providers::Options},
+    batch::{CostTable, Form, Unit},
+    config::{EngineConfig, Provider},
+    engine::{Engine, EngineError, OnnxEngine, library},
+    serving::Activity,
     tokenize::{TextTokenizer, TokenizeError},
 };
 
 /// A version that is loaded and verified.
 #[derive(Debug)]
-pub struct LoadedVersion<E> {
+pub struct LoadedVersion {
     /// One engine for each runner.
-    pub engines: Vec<E>,
+    pub engines: Vec<Box<dyn Engine>>,
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
     /// What runs cost, for the planner.
@@ -50,6 +49,28 @@ pub struct Running {
     pub skipped: Vec<Skipped>,
     /// Most texts and most tokens of a batch, if it is not for `[batch]` to say.
     pub most: Option<(usize, usize)>,
+}
+
+impl Running {
+    /// In one line, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut line = format!("{} in {}", self.provider, self.artefact.precision);
+        if !self.devices.is_empty() {
+            let _ = write!(line, ", devices {:?}", self.devices);
+        }
+        if self.packed {
+            line += ", padded or packed";
+        }
+        match self.nodes_elsewhere {
+            Some(0) => line += "; all nodes of the graph run there",
+            Some(nodes) => {
+                let _ = write!(line, "; {nodes} nodes of the graph run on another provider");
+            }
+            None => line += "; ONNX Runtime does not tell whether all nodes of the graph run there",
+        }
+        line
+    }
 }
 
 /// A version could not be made ready.
@@ -91,29 +112,56 @@ pub struct Files {
     pub(super) golden: Bytes,
 }
 
+impl Files {
+    /// The tokenizer's file.
+    #[must_use]
+    pub fn tokenizer(&self) -> &[u8] {
+        &self.tokenizer
+    }
+}
+
+/// What a version is made ready with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// How graphs are run.
+    pub config: &'a EngineConfig,
+    /// Most bytes of a text.
+    pub max_text_bytes: usize,
+    /// Where engines are kept, one for each profile. Empty if they are not.
+    pub engines: &'a [EngineCache],
+    /// What is loaded already.
+    pub shelf: &'a Shelf,
+    /// Hears of what is being done.
+    pub activity: &'a Activity,
+}
+
 /// Makes a version ready on one provider. Takes from a fraction of a second to minutes, on the calling thread.
 ///
 /// # Errors
 /// At the first step that fails; nothing is served then.
-pub fn prepare(
-    files: &Files,
-    selected: &Selected,
-    link: &Link,
-    config: &EngineConfig,
-    max_text_bytes: usize,
-    shelf: &Shelf,
-) -> Result<LoadedVersion<OnnxEngine>, LoadError> {
+pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_>) -> Result<LoadedVersion, LoadError> {
+    let Setup { config, max_text_bytes, shelf, .. } = *setup;
     let started = Instant::now();
     let metadata = &selected.metadata;
+    if link.provider == Provider::Cuda && matches!(link.graph.precision, Precision::Int8 | Precision::Fp8) {
+        tracing::warn!(
+            model = %selected.model,
+            variant = %selected.variant,
+            precision = %link.graph.precision,
+            "the CUDA provider computes this precision no faster than FP16, and often slower; \
+             use `precision = \"fp16\"` there, or TensorRT"
+        );
+    }
     let environment = library::environment(config.library.as_deref()).map_err(EngineError::from)?;
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shelf.tokenizer(key, || TextTokenizer::new(&files.tokenizer, metadata, max_text_bytes))?;
-    let sessions = Sessions { environment: &environment, files, selected, link, config, shelf };
-    let (mut engines, costs, devices) = if link.provider.on_device() {
-        sessions.on_devices()?
+    let sessions = Sessions { environment: &environment, files, selected, link, setup };
+    let (mut engines, costs, devices, most) = if link.provider.on_device() {
+        let OnDevices { engines, costs, devices, max_tokens } = sessions.on_devices()?;
+        (engines, costs, devices, Some((config.device.max_texts, max_tokens)))
     } else {
         let (engines, costs) = sessions.on_cpu()?;
-        (engines, costs, Vec::new())
+        (engines, costs, Vec::new(), None)
     };
     let tolerance = Tolerance::of(link.graph.precision, link.provider, config);
     let mut verified = None;
@@ -136,7 +184,7 @@ pub fn prepare(
         packed: link.packed.is_some(),
         nodes_elsewhere: engines.first().and_then(OnnxEngine::nodes_elsewhere),
         skipped: Vec::new(),
-        most: link.provider.on_device().then_some((config.device.max_texts, config.device.max_tokens)),
+        most,
     };
     tracing::info!(
         model = %selected.model,
@@ -151,79 +199,6 @@ pub fn prepare(
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );
+    let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
     Ok(LoadedVersion { engines, tokenizer, costs, running })
-}
-
-/// What sessions are made of.
-struct Sessions<'a> {
-    environment: &'a Environment,
-    files: &'a Files,
-    selected: &'a Selected,
-    link: &'a Link,
-    config: &'a EngineConfig,
-    shelf: &'a Shelf,
-}
-
-impl Sessions<'_> {
-    fn load(&self, graph: &Bytes, artefact: &Artefact, device: u32, number: usize) -> Result<OnnxModel, EngineError> {
-        let place = Place { provider: self.link.provider, device };
-        let load =
-            || OnnxModel::load(self.environment, graph, &self.selected.metadata, self.config, place, &Options::new());
-        self.shelf.model(SessionKey { sha256: artefact.file.sha256.clone(), place, number }, load)
-    }
-
-    /// Side by side on the same weights, one for each core.
-    fn on_cpu(&self) -> Result<(Vec<OnnxEngine>, CostTable), LoadError> {
-        let runners = match (self.selected.config.instances, self.config.runners) {
-            (0, 0) => cores(),
-            (0, n) | (n, _) => n,
-        };
-        let model = self.load(&self.files.graph, &self.link.graph, 0, 0)?;
-        let mut engines: Vec<_> =
-            (0..runners).map(|core| OnnxEngine::on_cpu(model.clone(), Padding::default(), Unit(core))).collect();
-        let longest = self.selected.metadata.max_seq_length as usize;
-        let measured = warm_up::on_cpu(&mut engines[0], longest, self.config.threads_per_runner == 1)?;
-        Ok((engines, CostTable::new(&measured, Padding::default())))
-    }
-
-    /// On every device several that share its sessions.
-    fn on_devices(&self) -> Result<(Vec<OnnxEngine>, CostTable, Vec<u32>), LoadError> {
-        let (link, device) = (self.link, &self.config.device);
-        let devices = match &self.config.devices {
-            Devices::These(devices) => devices.clone(),
-            Devices::All(_) => {
-                let count = driver::devices();
-                let provider = link.provider.as_str();
-                (0..count.map_err(|reason| EngineError::Provider { provider, reason })?).collect()
-            }
-        };
-        let runners = if self.selected.config.instances > 0 { self.selected.config.instances } else { device.runners };
-        let longest = self.selected.metadata.max_seq_length as usize;
-        let padding = Padding::new(device.widths.clone(), device.rows.clone(), longest);
-        let largest = Largest { texts: device.max_texts, tokens: device.max_tokens, width: longest };
-        let (mut engines, mut measured) = (Vec::new(), Vec::new());
-        for (unit, number) in devices.iter().enumerate() {
-            let sessions = device.sessions(runners);
-            let mut models = Vec::with_capacity(sessions);
-            for session in 0..sessions {
-                let padded = self.load(&self.files.graph, &link.graph, *number, session)?;
-                let packed = match (&self.files.packed, &link.packed) {
-                    (Some(graph), Some(artefact)) => Some(self.load(graph, artefact, *number, session)?),
-                    _ => None,
-                };
-                models.push((padded, packed));
-            }
-            for runner in 0..runners {
-                let (padded, packed) = models[runner % sessions].clone();
-                let mut engine = OnnxEngine::on_device(padded, packed, padding.clone(), Unit(unit), device.pinned);
-                if unit == 0 && runner == 0 {
-                    measured = warm_up::on_device(&mut engine, largest)?;
-                } else {
-                    warm_up::settle(&mut engine, largest, Form::Padded)?;
-                }
-                engines.push(engine);
-            }
-        }
-        Ok((engines, CostTable::new(&measured, padding), devices))
-    }
 }

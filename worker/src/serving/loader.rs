@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::{Activities, Backend};
 use crate::{
-    config::{Config, EngineConfig, Provider},
-    engine::{EngineError, OnnxEngine, Place, give_back_memory, give_way, library, providers},
-    model::{self, Link, LoadError, LoadedVersion, Selected, Shelf, Skipped, Source},
+    engine::{EngineError, give_back_memory, give_way},
+    model::{Link, LoadError, LoadedVersion, Selected, Skipped, Source, engine_cache},
 };
 
 /// By how much the priority of loading is lowered while others are served: they must hardly notice it.
@@ -17,16 +17,14 @@ const NICE: u8 = 19;
 #[derive(Debug, Clone)]
 pub struct Loader {
     source: Source,
-    engine: EngineConfig,
-    max_text_bytes: usize,
-    shelf: Arc<Shelf>,
+    backend: Arc<dyn Backend>,
+    activities: Activities,
 }
 
 impl Loader {
-    /// A loader of versions from there.
-    pub fn new(source: Source, config: &Config) -> Self {
-        let (engine, max_text_bytes) = (config.engine.clone(), config.tokenize.max_text_bytes);
-        Self { source, engine, max_text_bytes, shelf: Arc::default() }
+    /// A loader of versions from there. What it does is told to `activities`.
+    pub const fn new(source: Source, backend: Arc<dyn Backend>, activities: Activities) -> Self {
+        Self { source, backend, activities }
     }
 
     /// Where versions come from.
@@ -39,7 +37,7 @@ impl Loader {
     ///
     /// # Errors
     /// If the registry fails, or no provider can run it.
-    pub async fn load(&self, selected: &Selected, aside: bool) -> Result<LoadedVersion<OnnxEngine>, LoadError> {
+    pub async fn load(&self, selected: &Selected, aside: bool) -> Result<LoadedVersion, LoadError> {
         let mut skipped = selected.skipped.clone();
         for (i, link) in selected.chain.iter().enumerate() {
             let error = match self.load_on(selected, link, aside).await {
@@ -62,35 +60,26 @@ impl Loader {
         Err(LoadError::Chain(skipped.into_iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect()))
     }
 
-    async fn load_on(
-        &self,
-        selected: &Selected,
-        link: &Link,
-        aside: bool,
-    ) -> Result<LoadedVersion<OnnxEngine>, LoadError> {
-        if link.provider.on_device() {
-            // Before its graph is fetched in vain.
-            let (engine, provider) = (self.engine.clone(), link.provider);
-            on_a_thread(aside, move || probe(&engine, provider)).await?;
-        }
+    async fn load_on(&self, selected: &Selected, link: &Link, aside: bool) -> Result<LoadedVersion, LoadError> {
+        let (model, variant, provider) = (&selected.model, &selected.variant, link.provider);
+        let activity = self.activities.begin(format!("{model} {variant}: loading for {provider}"));
+        // Before its graph is fetched in vain.
+        let backend = Arc::clone(&self.backend);
+        on_a_thread(aside, move || backend.probe(provider)).await?;
         let files = self.source.files(selected, link).await?;
-        let (this, selected, link) = (self.clone(), selected.clone(), link.clone());
-        on_a_thread(aside, move || {
-            let result = model::prepare(&files, &selected, &link, &this.engine, this.max_text_bytes, &this.shelf);
+        let caches = self.backend.engine_caches(selected, link);
+        engine_cache::fetch(&self.source, selected, link, &caches, &activity).await;
+        let (backend, one, its) = (Arc::clone(&self.backend), selected.clone(), link.clone());
+        let (loaded, activity) = on_a_thread(aside, move || {
+            let result = backend.prepare(&files, &one, &its, &activity);
             drop(files);
             give_back_memory();
-            result
+            Ok((result?, activity))
         })
-        .await
+        .await?;
+        engine_cache::share(&self.source, selected, link, &caches, &activity).await;
+        Ok(loaded)
     }
-}
-
-/// Whether the provider's library can be loaded here.
-fn probe(engine: &EngineConfig, provider: Provider) -> Result<(), LoadError> {
-    let environment = library::environment(engine.library.as_deref()).map_err(EngineError::from)?;
-    let place = Place { provider, device: 0 };
-    let failed = |reason| EngineError::Provider { provider: provider.as_str(), reason };
-    Ok(providers::probe(&environment, engine, place).map_err(failed)?)
 }
 
 /// Not on the runtime's threads: those take in and answer calls.

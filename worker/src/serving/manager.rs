@@ -31,6 +31,8 @@ use crate::{
 pub struct ManagerParts {
     /// The worker's configuration.
     pub config: Config,
+    /// What is served, as soon as it is.
+    pub lineup: Lineup,
     /// Where versions come from.
     pub loader: Loader,
     /// The worker's id.
@@ -68,8 +70,8 @@ impl Manager {
     pub async fn start(parts: ManagerParts, selected: Vec<Selected>) -> Result<Self, RunError> {
         let watch = Watch::start(&parts.connection.client).await?;
         let mut manager = Self {
+            lineup: parts.lineup.clone(),
             parts,
-            lineup: Lineup::default(),
             demand: Arc::default(),
             base: Vec::new(),
             bucket: Bucket::new(),

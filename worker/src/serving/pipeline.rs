@@ -12,7 +12,7 @@ use super::{Variant, Version};
 use crate::{
     batch::{BatchQueue, Depth},
     config::Config,
-    engine::{Engine, RunStats, Runners, cores},
+    engine::{Engine, RunnerEvent, Runners, cores},
     job::{Ask, Job, Text},
     model::LoadedVersion,
     publish::Reply,
@@ -52,17 +52,17 @@ impl Sink<Arc<Job>> for IntoBatches {
 }
 
 impl Pipeline {
-    /// Starts the threads. `finished` gets every job whose texts are done; `on_panic` hears of an engine thread's death.
+    /// Starts the threads. `finished` gets every job whose texts are done; `on_death` hears why an engine cannot go on.
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub fn start<E: Engine + 'static>(
+    pub fn start(
         variant: Arc<Variant>,
         version: Version,
-        loaded: LoadedVersion<E>,
+        loaded: LoadedVersion,
         config: &Config,
         finished: mpsc::UnboundedSender<Arc<Job>>,
-        on_panic: impl Fn(String) + Clone + Send + 'static,
+        on_death: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let LoadedVersion { engines, tokenizer, costs, running } = loaded;
         let mut batch = config.batch.clone();
@@ -74,8 +74,11 @@ impl Pipeline {
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();
         let queue = Arc::new(BatchQueue::new(&batch, costs, &units));
         let observed = Arc::clone(&variant);
-        let observe = move |stats: &RunStats| observed.ran(stats);
-        let runners = Runners::start(engines, &queue, variant.slots(), nice, observe, on_panic)?;
+        let observe = move |event: RunnerEvent<'_>| match event {
+            RunnerEvent::Ran(stats) => observed.ran(stats),
+            RunnerEvent::OutOfMemory { most_tokens } => observed.metrics.out_of_memory(most_tokens),
+        };
+        let runners = Runners::start(engines, &queue, variant.slots(), nice, observe, on_death)?;
         let threads = match config.tokenize.threads {
             0 => cores().div_ceil(4),
             n => n,

@@ -183,6 +183,18 @@ impl Manager {
             // If nobody listens, the worker is stopping already.
             let _ = panics.send(panic);
         };
+        let running = &loaded.running;
+        if !running.skipped.is_empty() {
+            let [model, variant] = labels(&key(served));
+            let on = (names::PROVIDER, running.provider.to_string());
+            counter!(names::PROVIDER_FALLBACKS_TOTAL, &[model, variant, on]).increment(1);
+            let skipped: Vec<_> =
+                running.skipped.iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect();
+            tracing::error!(
+                model = %selected.model, variant = %selected.variant, provider = %running.provider, precision = %running.artefact.precision,
+                ?skipped, "fell back to another execution provider; set `strict` to make this an error"
+            );
+        }
         let version = Version::new(selected, loaded.running.clone());
         let variant = Arc::clone(&served.variant);
         histogram!(names::MODEL_LOAD_SECONDS, &labels(&key(served))).record(started.elapsed());

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use embed_schemas::{
     Artefact, EmbedRequest, ErrorCode, Format, ModelMetadata, WireError,
-    serving::{CURRENT_VERSION, LiveVersion},
+    serving::{CURRENT_VERSION, LiveVersion, SkippedProvider},
 };
 
 use super::result_too_large;
-use crate::model::{Running, Selected};
+use crate::model::{Running, Selected, Skipped};
 
 /// A version that is loaded.
 #[derive(Debug)]
@@ -49,6 +49,9 @@ impl Version {
             provider: self.running.provider.to_string(),
             space: self.metadata.space.clone(),
             since: humantime::format_rfc3339_seconds(self.since).to_string(),
+            devices: self.running.devices.clone(),
+            skipped: self.running.skipped.iter().map(skipped).collect(),
+            nodes_elsewhere: self.running.nodes_elsewhere.and_then(|nodes| u32::try_from(nodes).ok()),
         }
     }
 
@@ -99,6 +102,10 @@ impl Version {
             names => format!("it has {}", names.join(", ")),
         }
     }
+}
+
+fn skipped(skipped: &Skipped) -> SkippedProvider {
+    SkippedProvider { provider: skipped.provider.to_string(), reason: skipped.reason.clone() }
 }
 
 /// What a person reads of a version that is wanted: `current (v1.0.0)`, or `v1.0.0`.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
 
+pub mod fake;
 pub mod registry;
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
