@@ -271,6 +271,11 @@ impl Parts {
         self.discovery.abort();
         self.statistics.abort();
         let members = self.manager.lineup().members();
+        if !engines_alive {
+            // What arrives meanwhile goes back at once, and what waits below is only what is in the worker.
+            let stop = join_all(members.iter().map(|member| member.stop()));
+            let _ = timeout(FLUSH_TIMEOUT, stop).await;
+        }
         let finish = async {
             join_all(members.iter().map(|member| member.stop())).await;
             join_all(members.iter().map(|member| member.idle())).await;

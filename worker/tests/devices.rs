@@ -12,7 +12,6 @@ use async_nats::{Client, jetstream};
 use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, streams, subjects};
 use embed_testkit::PATIENCE;
 use embed_worker::config::Provider;
-use futures::StreamExt;
 use support::{
     fake::{Devices, FakeWorker, server},
     http_get, model,
@@ -36,14 +35,17 @@ async fn publish(client: &Client, id: &str, texts: Vec<String>) -> JobId {
 
 /// The stored results of jobs, once they are there. All of their texts must have a vector.
 async fn results(client: &Client, ids: &[JobId]) {
+    let stream = jetstream::new(client.clone()).get_stream_no_info(streams::results_stream(&model())).await.unwrap();
     for id in ids {
-        let mut messages = client.subscribe(subjects::result(&model(), id)).await.unwrap();
-        let context = jetstream::new(client.clone());
-        let stream = context.get_stream_no_info(streams::results_stream(&model())).await.unwrap();
-        let payload = match stream.direct_get_last_for_subject(subjects::result(&model(), id)).await {
-            Ok(message) => message.payload,
-            Err(_) => tokio::time::timeout(PATIENCE, messages.next()).await.expect("a result in time").unwrap().payload,
+        let stored = async {
+            loop {
+                match stream.direct_get_last_for_subject(subjects::result(&model(), id)).await {
+                    Ok(message) => break message.payload,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                }
+            }
         };
+        let payload = tokio::time::timeout(PATIENCE, stored).await.expect("a result in time");
         let Outcome::Result(result) = embed_schemas::wire::decode_outcome(&payload).unwrap() else {
             panic!("{id} failed");
         };
@@ -124,8 +126,14 @@ async fn a_lost_device_ends_the_worker_and_loses_nothing() {
     let mut worker = FakeWorker::start(&nats, &devices, ON_CUDA);
     worker.ready().await;
     results(&client, &jobs(&client, "before", 2, 64).await).await;
-    devices.lost.store(true, Ordering::SeqCst);
+    // All jobs are in the worker when it happens.
+    devices.held.store(true, Ordering::SeqCst);
     let ids = jobs(&client, "lost", 10, 64).await;
+    while worker.metric("akidb_in_flight_texts", "bulk").await < 640.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    devices.lost.store(true, Ordering::SeqCst);
+    devices.held.store(false, Ordering::SeqCst);
     let error = worker.end().await.unwrap_err().to_string();
     assert!(error.contains("the device is lost") && error.contains("illegal memory access"), "{error}");
     // The server waits 30 s for an acknowledgement: what comes earlier was given back.

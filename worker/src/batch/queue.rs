@@ -167,3 +167,46 @@ impl<T> BatchQueue<T> {
         Depth { texts: state.planner.len(lane), oldest }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
+    /// would never end.
+    #[test]
+    fn no_text_waits_while_runners_of_several_devices_sleep() {
+        const ROUNDS: usize = 3_000;
+        let units = [0, 0, 1, 1, 2, 2].map(Unit);
+        let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
+        thread::scope(|scope| {
+            let runners = units.map(|unit| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    while let Some(batch) = queue.next(unit, |_| ()) {
+                        batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
+                    }
+                })
+            });
+            let callers = [Lane::Rpc, Lane::Job, Lane::Bulk].map(|lane| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    let (done, taken) = mpsc::channel();
+                    for round in 0..ROUNDS {
+                        let texts = 1 + round % 4;
+                        for text in 0..texts {
+                            let (length, arrival) = (1 + (round + text) % 9, Instant::now());
+                            queue.push(Entry { lane, length, arrival, deadline: None, payload: done.clone() });
+                        }
+                        taken.iter().take(texts).for_each(drop);
+                    }
+                })
+            });
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            queue.close();
+            runners.into_iter().for_each(|runner| runner.join().unwrap());
+        });
+    }
+}

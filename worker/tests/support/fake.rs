@@ -41,6 +41,8 @@ pub struct Devices {
     pub memory: AtomicUsize,
     /// Whether nothing runs on them any more.
     pub lost: AtomicBool,
+    /// Whether runs do not go on.
+    pub held: AtomicBool,
     /// Whether CUDA's devices can be used at all.
     pub cuda: bool,
     /// How long a run takes.
@@ -66,6 +68,7 @@ impl Default for Devices {
             runners: 2,
             memory: AtomicUsize::new(usize::MAX),
             lost: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             cuda: true,
             run: Duration::ZERO,
             loading: Mutex::new(None),
@@ -100,6 +103,9 @@ impl Engine for FakeEngine {
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
         let devices = &self.devices;
+        while devices.held.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
         if devices.lost.load(Ordering::SeqCst) {
             return Err(EngineError::DeviceLost(
                 "CUDA failure 700: an illegal memory access was encountered".to_owned(),
