@@ -19,6 +19,8 @@ pub const STAGE: &str = "stage";
 pub const VERSION: &str = "version";
 /// Label: the number format of a graph.
 pub const PRECISION: &str = "precision";
+/// Label: how a batch was laid out (`padded`, `packed`).
+pub const FORM: &str = "form";
 /// Label: how something ended.
 pub const OUTCOME: &str = "outcome";
 
@@ -58,6 +60,18 @@ pub const DEAD_LETTERS_TOTAL: &str = "akidb_dead_letters_total";
 pub const DUPLICATE_RESULTS_TOTAL: &str = "akidb_duplicate_results_total";
 /// Gauge: 1 for the provider that a variant runs on.
 pub const PROVIDER_IN_USE: &str = "akidb_provider_in_use";
+/// Gauge: 1 for a provider that was to run a variant before the one that does, and cannot.
+pub const PROVIDER_SKIPPED: &str = "akidb_provider_skipped";
+/// Counter: versions that went live on another provider than the first of their chain, label `provider`: the one they run on.
+pub const PROVIDER_FALLBACKS_TOTAL: &str = "akidb_provider_fallbacks_total";
+/// Gauge: nodes of the live graph that another provider runs than the one in use.
+pub const NODES_ELSEWHERE: &str = "akidb_nodes_elsewhere";
+/// Counter: batches by their layout, label `form`.
+pub const BATCH_FORM_TOTAL: &str = "akidb_batch_form_total";
+/// Counter: runs for which a device had too little memory; they are halved and tried again.
+pub const OUT_OF_MEMORY_TOTAL: &str = "akidb_out_of_memory_total";
+/// Gauge: most tokens of a batch, after what a device had no memory for.
+pub const BATCH_TOKENS_LIMIT: &str = "akidb_batch_tokens_limit";
 /// Gauge: 1 for the version that is live, with its precision and provider; 0 for those that were.
 pub const MODEL_INFO: &str = "akidb_model_info";
 /// Counter: versions that went live, or failed to, label `outcome`.

@@ -123,6 +123,24 @@ pub struct LiveVersion {
     pub space: String,
     /// Since when, RFC 3339.
     pub since: String,
+    /// The devices that it runs on, by number. Left out on the CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<u32>,
+    /// Providers that were to be tried before this one, and why they do not run it. Left out if it runs where it should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedProvider>,
+    /// Nodes of the graph that another provider runs. Left out if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes_elsewhere: Option<u32>,
+}
+
+/// An execution provider that does not run a variant although it was to be tried first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SkippedProvider {
+    /// The provider.
+    pub provider: String,
+    /// Why not, for a person.
+    pub reason: String,
 }
 
 /// A version that could not go live.

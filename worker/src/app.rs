@@ -20,12 +20,15 @@ use crate::{
     model::{self, LoadError, RegistryError, SelectError, Selected, Source},
     nats::{self, Connection},
     publish::Publisher,
-    serving::{Loader, Manager, ManagerParts, Pipeline, cores},
+    serving::{Activities, Backend, Lineup, Loader, Manager, ManagerParts, OnnxRuntime, Pipeline, cores},
     telemetry::{self, Health},
 };
 
 /// How long the last messages may take to leave, after everything else is done.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long answers may take to leave, after an engine cannot go on.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The worker could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +72,8 @@ pub enum RunError {
     /// Metrics cannot be recorded.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// An engine thread died.
-    #[error("an engine thread died: {0}; the worker stops, so that its jobs go to others")]
+    /// An engine cannot go on: its thread died, or its device is lost.
+    #[error("an engine cannot go on: {0}; the worker stops, so that its jobs go to others")]
     Engine(String),
 }
 
@@ -117,31 +120,58 @@ pub async fn run(
     on_ready: impl FnOnce(&Ready),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let backend = Arc::new(OnnxRuntime::new(&config));
+    run_with(config, backend, on_ready, shutdown).await
+}
+
+/// The same with engines of another make.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    backend: Arc<dyn Backend>,
+    on_ready: impl FnOnce(&Ready),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    tokio::pin!(shutdown);
     let addr = config.http.addr;
     let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
     let metrics_url = format!("http://{}", listener.local_addr()?);
     let metrics = telemetry::install()?;
     let _gpus = telemetry::GpuWatch::start(&config.telemetry, config.wants_devices(), telemetry::texts_embedded)?;
     let source = open_source(&config)?;
-    let selected = model::select(&source, &config.variant).await?;
+    let selected = model::select(&source, &config).await?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
     let connection = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
     let (panics, mut panicked) = mpsc::unbounded_channel();
-    let mut parts = Parts::start(&config, source, selected, &worker_id, &connection, panics).await?;
-    let health = Arc::clone(&parts.health);
-    let http = tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics));
+    let activities = Activities::default();
+    let loader = Loader::new(source, backend, activities.clone());
+    let (client, patience) = (connection.client.clone(), config.http.ready_timeout);
+    let health = Arc::new(Health::new(worker_id.clone(), client, Lineup::default(), activities, patience));
+    // Loading can take minutes: whoever asks meanwhile is told what it waits for.
+    let http = AbortOnDrop(tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics)));
+    let start = Parts::start(&config, loader, selected, &worker_id, &connection, Arc::clone(&health), panics);
+    let mut parts = tokio::select! {
+        parts = start => parts?,
+        () = &mut shutdown => {
+            tracing::info!("stopped before anything was served");
+            return Ok(());
+        }
+    };
+    health.started();
     let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
 
     let outcome = tokio::select! {
-        () = shutdown => Ok(()),
+        () = &mut shutdown => Ok(()),
         Some(panic) = panicked.recv() => Err(RunError::Engine(panic)),
         () = serve(&health, || on_ready(&ready)) => unreachable!("it serves for ever"),
         () = parts.manager.run() => unreachable!("it follows what is wanted for ever"),
     };
     drop(health);
     parts.drain(&config, &connection, outcome.is_ok()).await;
-    http.abort();
+    drop(http);
     outcome
 }
 
@@ -164,6 +194,15 @@ async fn serve(health: &Health, on_ready: impl FnOnce()) {
     std::future::pending::<()>().await;
 }
 
+/// A task that ends with whoever has it.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Everything that runs.
 struct Parts {
     manager: Manager,
@@ -178,10 +217,11 @@ struct Parts {
 impl Parts {
     async fn start(
         config: &Config,
-        source: Source,
+        loader: Loader,
         selected: Vec<Selected>,
         worker_id: &str,
         connection: &Connection,
+        health: Arc<Health>,
         panics: mpsc::UnboundedSender<String>,
     ) -> Result<Self, RunError> {
         tracing::info!(
@@ -198,7 +238,8 @@ impl Parts {
         let publishing = tokio::spawn(publisher.clone().run(jobs));
         let parts = ManagerParts {
             config: config.clone(),
-            loader: Loader::new(source, config),
+            lineup: health.lineup().clone(),
+            loader,
             worker_id: worker_id.to_owned(),
             connection: connection.clone(),
             publisher,
@@ -209,13 +250,8 @@ impl Parts {
         let lineup = manager.lineup().clone();
         let client = connection.client.clone();
         let discovery = Discovery::new(client.clone(), worker_id.to_owned(), lineup.clone());
-        let statistics = telemetry::publish_statistics(
-            client.clone(),
-            worker_id.to_owned(),
-            lineup.clone(),
-            config.worker.stats_window,
-        );
-        let health = Arc::new(Health::new(worker_id.to_owned(), client, lineup, config.http.ready_timeout));
+        let statistics =
+            telemetry::publish_statistics(client, worker_id.to_owned(), lineup.clone(), config.worker.stats_window);
         let (discovery, statistics) = (tokio::spawn(discovery.serve()), tokio::spawn(statistics));
         Ok(Self { manager, health, give_up, publishing, discovery, statistics })
     }
@@ -236,12 +272,18 @@ impl Parts {
         self.discovery.abort();
         self.statistics.abort();
         let members = self.manager.lineup().members();
+        if !engines_alive {
+            // What arrives meanwhile goes back at once, and what waits below is only what is in the worker.
+            let stop = join_all(members.iter().map(|member| member.stop()));
+            let _ = timeout(FLUSH_TIMEOUT, stop).await;
+        }
         let finish = async {
             join_all(members.iter().map(|member| member.stop())).await;
             join_all(members.iter().map(|member| member.idle())).await;
         };
         let reporting = join_all(members.iter().map(|member| member.report()));
-        let deadline = if engines_alive { config.worker.drain_timeout } else { Duration::ZERO };
+        // Without an engine nothing more is computed, but callers can still be told.
+        let deadline = if engines_alive { config.worker.drain_timeout } else { ANSWER_TIMEOUT };
         let finished = tokio::select! {
             result = timeout(deadline, finish) => result.is_ok(),
             _ = reporting => unreachable!("it reports for ever"),

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use crate::{
     engine::library,
     model,
     models::{self, ModelsArgs},
-    serving::{Loader, cores},
+    serving::{Activities, Loader, OnnxRuntime, cores},
     telemetry::{LogFormat, probe, start_logging},
 };
 
@@ -205,14 +206,14 @@ fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {
 
 async fn check_models(config: &Config) -> anyhow::Result<()> {
     let source = app::open_source(config)?;
-    let selected = model::select(&source, &config.variant).await?;
-    let loader = Loader::new(source, config);
+    let selected = model::select(&source, config).await?;
+    let loader = Loader::new(source, Arc::new(OnnxRuntime::new(config)), Activities::default());
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
     for one in &selected {
-        loader.load(one, 1, false).await?;
+        let running = loader.load(one, false).await?.running;
         writeln!(
             out,
             "ok            {} {} {}: version {}, {} dimensions, {}",
@@ -223,6 +224,10 @@ async fn check_models(config: &Config) -> anyhow::Result<()> {
             one.metadata.dimension,
             one.metadata.space
         )?;
+        writeln!(out, "              runs on {}", running.describe())?;
+        for skipped in &running.skipped {
+            writeln!(out, "              not on {}: {}", skipped.provider, skipped.reason)?;
+        }
     }
     Ok(())
 }

@@ -11,14 +11,19 @@ const MEMORY: u64 = 16;
 /// The average time that a text of an online call takes in an engine, over all engines side by side.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    engines: u64,
+    engines: AtomicU64,
     /// Nanoseconds a text, in one engine; 0 until something was observed.
     per_text: AtomicU64,
 }
 
 impl Pace {
     pub(crate) fn new(engines: usize) -> Self {
-        Self { engines: engines.max(1) as u64, per_text: AtomicU64::new(0) }
+        Self { engines: AtomicU64::new(engines.max(1) as u64), per_text: AtomicU64::new(0) }
+    }
+
+    /// From now on, so many engines. What was observed holds only if it is the same kind of engine.
+    pub(crate) fn resize(&self, engines: usize) {
+        self.engines.store(engines.max(1) as u64, Ordering::Relaxed);
     }
 
     /// Notes a run. Two at the same moment may count as one: it is an average.
@@ -36,7 +41,9 @@ impl Pace {
 
     /// How long the engines have to do with so many texts. Zero while nothing is known.
     pub(crate) fn time_for(&self, texts: usize) -> Duration {
-        Duration::from_nanos(self.per_text.load(Ordering::Relaxed).saturating_mul(texts as u64) / self.engines)
+        Duration::from_nanos(
+            self.per_text.load(Ordering::Relaxed).saturating_mul(texts as u64) / self.engines.load(Ordering::Relaxed),
+        )
     }
 }
 

@@ -102,7 +102,16 @@ mod tests {
 
     fn live(version: &str) -> Option<LiveVersion> {
         let [provider, space, since] = ["cpu", "s", "2026-01-01T00:00:00Z"].map(str::to_owned);
-        Some(LiveVersion { version: version.to_owned(), precision: Precision::Fp32, provider, space, since })
+        Some(LiveVersion {
+            version: version.to_owned(),
+            precision: Precision::Fp32,
+            provider,
+            space,
+            since,
+            devices: Vec::new(),
+            skipped: Vec::new(),
+            nodes_elsewhere: None,
+        })
     }
 
     fn status(wanted: &str, live: Option<LiveVersion>) -> VariantStatus {

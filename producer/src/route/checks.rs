@@ -121,6 +121,9 @@ mod tests {
 
     fn status(state: VariantState, space: Option<&str>) -> VariantStatus {
         let live = space.map(|space| LiveVersion {
+            devices: Vec::new(),
+            nodes_elsewhere: None,
+            skipped: Vec::new(),
             version: "v1".into(),
             precision: Precision::Fp32,
             provider: "cpu".into(),

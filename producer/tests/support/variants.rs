@@ -66,6 +66,9 @@ impl Calls {
 async fn tell(client: &Client, variants: &[(&str, &str)]) -> AbortOnDropHandle<()> {
     let status = |(i, (variant, space)): (usize, &(&str, &str))| {
         let live = LiveVersion {
+            devices: Vec::new(),
+            nodes_elsewhere: None,
+            skipped: Vec::new(),
             version: "v1".into(),
             precision: Precision::Fp32,
             provider: "cpu".into(),

@@ -59,6 +59,7 @@ impl Registry {
         for model in self.all_models().await? {
             self.gc_versions(&model, keep, dry_run, &mut garbage).await?;
             self.gc_uploads(&model, keep, dry_run, now, &mut garbage).await?;
+            self.gc_engines(&model, dry_run, &mut garbage).await?;
             if let Some(folder) = self.folder() {
                 gc_partials(&folder.join(MODELS_DIR).join(model.as_str()), &model, keep, dry_run, now, &mut garbage)?;
             }

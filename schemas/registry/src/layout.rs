@@ -26,7 +26,7 @@ pub fn check_version(version: &str) -> Result<(), String> {
     ))
 }
 
-fn is_name(name: &str, longest: usize) -> bool {
+pub(crate) fn is_name(name: &str, longest: usize) -> bool {
     name.len() <= longest
         && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

@@ -5,11 +5,13 @@
 //! models/<slug>/<version>/metadata.json     written last: a version is there when this file is
 //! models/<slug>/<version>/<files>           as the metadata lists them, with size and SHA-256
 //! models/<slug>/<version>/.upload.json      while a version is being published: whose content it is
+//! engines/<slug>/…                          what was compiled from graphs for one kind of device, see `engines`
 //! ```
 //!
 //! Everything beyond the files of one folder, such as what a version is used for, is for the callers to know.
 
 pub mod cache;
+mod engines;
 mod error;
 mod gc;
 pub mod integrity;
@@ -24,6 +26,7 @@ mod upload;
 mod verify;
 
 pub use cache::{Cache, LocalVersion, Resolved, VersionSpec};
+pub use engines::EngineKey;
 pub use error::RegistryError;
 pub use gc::{Garbage, Keep};
 pub use integrity::{IntegrityError, verify};

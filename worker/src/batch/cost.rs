@@ -1,23 +1,25 @@
-//! What a run costs: rows x padded width -> time. Measured at warm-up, kept current from what runs really take.
+//! What a run of a shape costs: a model fitted to measured runs, kept current from what runs really take.
 
 use std::time::Duration;
 
+use super::shapes::Shape;
+
 /// Buckets of rows: powers of two.
-const ROW_BUCKETS: usize = 11;
-/// Buckets of width: half powers of two.
+const ROW_BUCKETS: usize = 13;
+/// Buckets of tokens a row: half powers of two.
 const WIDTH_BUCKETS: usize = 24;
 /// Weight of a new observation.
 const FRESH: f64 = 0.1;
 /// A run that took this many times as long as expected was held up by something else; it counts as this much.
 const OUTLIER: f64 = 2.0;
 
-/// Estimates run times.
+/// Estimates run times of one graph.
 ///
 /// The base is a model with three parts: what every run costs (the weights pass through the caches once), what a token
 /// costs, and what a pair of tokens of one row costs (attention). On top, each bucket of shapes has a correction that
 /// follows what runs of that shape really take.
 #[derive(Debug, Clone)]
-pub struct CostTable {
+pub(super) struct CostModel {
     /// Microseconds a run, a token, a pair of tokens.
     base: [f64; 3],
     /// Observed over modelled, by bucket; `None` where nothing was observed.
@@ -26,70 +28,57 @@ pub struct CostTable {
     drift: f64,
 }
 
-/// A run that was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// Texts.
-    pub rows: usize,
-    /// Tokens of each, padding included.
-    pub width: usize,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl CostTable {
-    /// A table from measured runs: the model that has the least relative error over them. Without any, a guess that the
-    /// first runs correct.
-    #[must_use]
-    pub fn new(measured: &[Measured]) -> Self {
+impl CostModel {
+    /// From measured runs: the model that has the least relative error over them. Without any, a guess that the first
+    /// runs correct.
+    pub(super) fn new(measured: &[(Shape, Duration)]) -> Self {
         let base = fit(measured).unwrap_or([2_000.0, 200.0, 0.0]);
         Self { base, corrections: [[None; WIDTH_BUCKETS]; ROW_BUCKETS], drift: 1.0 }
     }
 
     /// Microseconds that a run of this shape is expected to take.
-    #[must_use]
-    pub fn micros(&self, rows: usize, width: usize) -> f64 {
-        let (row, column) = bucket(rows, width);
-        self.model(rows, width) * self.corrections[row][column].unwrap_or(self.drift)
+    pub(super) fn micros(&self, shape: &Shape) -> f64 {
+        let (row, column) = bucket(shape);
+        self.model(shape) * self.corrections[row][column].unwrap_or(self.drift)
     }
 
     /// Notes what a run took.
-    pub fn record(&mut self, run: Measured) {
-        let ratio = micros(run.took) / self.model(run.rows, run.width);
-        let (row, column) = bucket(run.rows, run.width);
+    pub(super) fn record(&mut self, shape: &Shape, took: Duration) {
+        let ratio = micros(took) / self.model(shape);
+        let (row, column) = bucket(shape);
         let cell = self.corrections[row][column].get_or_insert(self.drift);
         *cell += FRESH * (ratio.min(*cell * OUTLIER) - *cell);
         self.drift += FRESH * FRESH * (ratio.min(self.drift * OUTLIER) - self.drift);
     }
 
-    fn model(&self, rows: usize, width: usize) -> f64 {
-        let features = features(rows, width);
+    fn model(&self, shape: &Shape) -> f64 {
+        let features = features(shape);
         (0..3).map(|i| self.base[i] * features[i]).sum::<f64>().max(1.0)
     }
 }
 
-fn features(rows: usize, width: usize) -> [f64; 3] {
-    let (rows, width) = (rows as f64, width as f64);
-    [1.0, rows * width, rows * width * width]
+fn features(shape: &Shape) -> [f64; 3] {
+    [1.0, shape.tokens as f64, shape.pairs as f64]
 }
 
 fn micros(took: Duration) -> f64 {
     took.as_secs_f64() * 1e6
 }
 
-fn bucket(rows: usize, width: usize) -> (usize, usize) {
-    let row = rows.max(1).ilog2() as usize;
-    let column = (2.0 * (width.max(1) as f64).log2()) as usize;
+fn bucket(shape: &Shape) -> (usize, usize) {
+    let rows = shape.rows.max(1);
+    let row = rows.ilog2() as usize;
+    let column = (2.0 * ((shape.tokens as f64 / rows as f64).max(1.0)).log2()) as usize;
     (row.min(ROW_BUCKETS - 1), column.min(WIDTH_BUCKETS - 1))
 }
 
 /// Least squares of the relative error with no part negative: of all sets of parts, the best whose solution is.
-fn fit(measured: &[Measured]) -> Option<[f64; 3]> {
+fn fit(measured: &[(Shape, Duration)]) -> Option<[f64; 3]> {
     let error = |base: &[f64; 3]| -> f64 {
-        let relative = |run: &Measured| {
-            let features = features(run.rows, run.width);
+        let relative = |(shape, took): &(Shape, Duration)| {
+            let features = features(shape);
             let expected: f64 = (0..3).map(|i| base[i] * features[i]).sum();
-            (expected / micros(run.took) - 1.0).powi(2)
+            (expected / micros(*took) - 1.0).powi(2)
         };
         measured.iter().map(relative).sum()
     };
@@ -100,10 +89,10 @@ fn fit(measured: &[Measured]) -> Option<[f64; 3]> {
 }
 
 /// The normal equations over the parts that are used, by Gaussian elimination.
-fn solve(measured: &[Measured], used: impl Fn(usize) -> bool) -> Option<[f64; 3]> {
+fn solve(measured: &[(Shape, Duration)], used: impl Fn(usize) -> bool) -> Option<[f64; 3]> {
     let mut equations = [[0.0; 4]; 3];
-    for run in measured.iter().filter(|run| !run.took.is_zero()) {
-        let features = features(run.rows, run.width).map(|feature| feature / micros(run.took));
+    for (shape, took) in measured.iter().filter(|(_, took)| !took.is_zero()) {
+        let features = features(shape).map(|feature| feature / micros(*took));
         for i in (0..3).filter(|i| used(*i)) {
             for j in (0..3).filter(|j| used(*j)) {
                 equations[i][j] += features[i] * features[j];
@@ -141,8 +130,8 @@ mod tests {
 
     use super::*;
 
-    fn run(rows: usize, width: usize, micros: f64) -> Measured {
-        Measured { rows, width, took: Duration::from_secs_f64(micros / 1e6) }
+    fn run(rows: usize, width: usize, micros: f64) -> (Shape, Duration) {
+        (Shape::full(rows, width), Duration::from_secs_f64(micros / 1e6))
     }
 
     fn shapes() -> impl Iterator<Item = (usize, usize)> {
@@ -155,12 +144,12 @@ mod tests {
             fixed in 100.0..5000.0, token in 1.0..300.0, pair in 0.0..1.0, rows in 1usize..100, width in 2usize..512,
         ) {
             let cost = |rows: usize, width: usize| {
-                let [one, tokens, pairs] = features(rows, width);
+                let [one, tokens, pairs] = features(&Shape::full(rows, width));
                 fixed * one + token * tokens + pair * pairs
             };
             let measured: Vec<_> = shapes().map(|(rows, width)| run(rows, width, cost(rows, width))).collect();
-            let table = CostTable::new(&measured);
-            prop_assert!((table.micros(rows, width) / cost(rows, width) - 1.0).abs() < 0.01);
+            let table = CostModel::new(&measured);
+            prop_assert!((table.micros(&Shape::full(rows, width)) / cost(rows, width) - 1.0).abs() < 0.01);
         }
 
         #[test]
@@ -168,22 +157,23 @@ mod tests {
             times in prop::collection::vec(0.0..1e6, 5), rows in 1usize..5000, width in 1usize..5000,
         ) {
             let measured: Vec<_> = shapes().zip(times).map(|((rows, width), time)| run(rows, width, time)).collect();
-            let mut table = CostTable::new(&measured);
-            prop_assert!(table.micros(rows, width) >= 0.0 && table.micros(rows, width).is_finite());
-            table.record(run(rows, width, 123.0));
-            prop_assert!(table.micros(rows, width).is_finite());
+            let mut table = CostModel::new(&measured);
+            prop_assert!(table.micros(&Shape::full(rows, width)) >= 0.0 && table.micros(&Shape::full(rows, width)).is_finite());
+            let (shape, took) = run(rows, width, 123.0);
+            table.record(&shape, took);
+            prop_assert!(table.micros(&Shape::full(rows, width)).is_finite());
         }
     }
 
     #[test]
     fn what_runs_really_take_is_followed_and_outliers_are_not() {
-        let mut table = CostTable::new(&shapes().map(|(r, w)| run(r, w, 100.0 * (r * w) as f64)).collect::<Vec<_>>());
+        let mut table = CostModel::new(&shapes().map(|(r, w)| run(r, w, 100.0 * (r * w) as f64)).collect::<Vec<_>>());
         for _ in 0..100 {
-            table.record(run(8, 32, 50.0 * 256.0));
+            table.record(&Shape::full(8, 32), Duration::from_micros(50 * 256));
         }
-        assert!((table.micros(8, 32) / (50.0 * 256.0) - 1.0).abs() < 0.02);
-        table.record(run(8, 32, 1e9));
-        assert!(table.micros(8, 32) < 60.0 * 256.0, "one run that was held up changes little");
-        assert!(table.micros(64, 16) < 100.0 * 1024.0, "other shapes follow slowly");
+        assert!((table.micros(&Shape::full(8, 32)) / (50.0 * 256.0) - 1.0).abs() < 0.02);
+        table.record(&Shape::full(8, 32), Duration::from_secs(1000));
+        assert!(table.micros(&Shape::full(8, 32)) < 60.0 * 256.0, "one run that was held up changes little");
+        assert!(table.micros(&Shape::full(64, 16)) < 100.0 * 1024.0, "other shapes follow slowly");
     }
 }

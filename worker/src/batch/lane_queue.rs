@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Entry, policy::Bounds};
+use super::{CostTable, Entry, Shape, policy::Bounds};
 
 /// Averages over arrivals follow the last few hundred milliseconds.
 const ARRIVALS_OVER: Duration = Duration::from_millis(200);
@@ -90,6 +90,12 @@ impl<T> LaneQueue<T> {
         self.by_length.remove(&key)
     }
 
+    /// Takes everything out.
+    pub(super) fn take_all(&mut self) -> Vec<Entry<T>> {
+        self.arrivals.clear();
+        std::mem::take(&mut self.by_length).into_values().collect()
+    }
+
     /// The first texts, in order of arrival.
     pub(super) fn first(&mut self, count: usize) -> Vec<Key> {
         if self.oldest().is_none() {
@@ -102,41 +108,46 @@ impl<T> LaneQueue<T> {
     ///
     /// Texts join in order of their distance in length. Of all the runs that arise that way within the bounds, the one
     /// is taken that gets the most real tokens through in a microsecond; a larger one must be worth `GAIN` more, since
-    /// whoever comes next waits for it. `micros` tells what a run costs.
-    pub(super) fn best_run(&mut self, bounds: &Bounds, micros: impl Fn(usize, usize) -> f64) -> Vec<Key> {
+    /// whoever comes next waits for it.
+    pub(super) fn best_run(&mut self, bounds: &Bounds, costs: &CostTable) -> Vec<Key> {
         const GAIN: f64 = 1.002;
         let Some(anchor) = self.oldest() else { return Vec::new() };
         let longest = bounds.time.map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e6);
         let (mut low, mut high) = (anchor, anchor);
         let mut keys = vec![anchor];
-        let mut tokens = anchor.length;
-        let mut best = (1, tokens as f64 / micros(1, anchor.length));
-        let fits = |rows: usize, width: usize| {
-            rows <= bounds.texts && rows * width <= bounds.tokens && micros(rows, width) <= longest
+        let mut shape = Shape::full(1, anchor.length);
+        let mut best = (1, shape.tokens as f64 / costs.micros(&shape));
+        // The run with this text as well, and what it costs.
+        let fit = |shape: &Shape, key: Key| {
+            let shape = shape.with(key.length);
+            if shape.rows > bounds.texts || costs.tokens_in_memory(shape.rows, shape.width) > bounds.tokens {
+                return None;
+            }
+            let micros = costs.micros(&shape);
+            (micros <= longest).then_some((key, shape, micros))
         };
         loop {
-            let rows = keys.len() + 1;
             let (shorter, longer) = self.neighbours(low, high);
-            let shorter = shorter.filter(|_| fits(rows, high.length));
-            let longer = longer.filter(|key| fits(rows, key.length));
-            let next =
-                match (shorter, longer) {
-                    (Some(shorter), Some(longer)) => {
-                        if anchor.length - shorter.length <= longer.length - anchor.length { shorter } else { longer }
-                    }
-                    (Some(key), None) | (None, Some(key)) => key,
-                    (None, None) => break,
-                };
-            if next < low {
-                low = next;
+            // The nearest first; the other one only if that does not fit.
+            let (near, far) = match (shorter, longer) {
+                (Some(shorter), Some(longer)) if anchor.length - shorter.length > longer.length - anchor.length => {
+                    (Some(longer), Some(shorter))
+                }
+                (Some(shorter), longer) => (Some(shorter), longer),
+                (None, longer) => (longer, None),
+            };
+            let next = near.and_then(|key| fit(&shape, key)).or_else(|| fit(&shape, far?));
+            let Some((key, grown, micros)) = next else { break };
+            if key < low {
+                low = key;
             } else {
-                high = next;
+                high = key;
             }
-            keys.push(next);
-            tokens += next.length;
-            let rate = tokens as f64 / micros(rows, high.length);
+            keys.push(key);
+            shape = grown;
+            let rate = shape.tokens as f64 / micros;
             if rate > best.1 * GAIN {
-                best = (rows, rate);
+                best = (shape.rows, rate);
             }
         }
         keys.truncate(best.0);

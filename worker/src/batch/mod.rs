@@ -4,12 +4,16 @@
 //! engine, or what time it is. What it batches is any `T`.
 
 mod cost;
+mod cost_table;
 mod lane_queue;
 mod planner;
 mod policy;
 mod queue;
 mod recent;
+mod seats;
+mod shapes;
 
-pub use cost::{CostTable, Measured};
+pub use cost_table::{CostTable, Measured};
 pub use planner::{Action, Batch, Entry, Planner, Reason, Step};
-pub use queue::{BatchQueue, Depth};
+pub use queue::{BatchQueue, Depth, Unit};
+pub use shapes::{Form, Padding, Shape};

@@ -5,10 +5,11 @@ use std::time::Instant;
 use embed_schemas::Lane;
 
 use super::{
-    cost::{CostTable, Measured},
+    cost_table::{CostTable, Measured},
     lane_queue::LaneQueue,
     policy::{Policy, Situation},
     recent::Recent,
+    shapes::{Form, Shape},
 };
 use crate::config::BatchConfig;
 
@@ -34,6 +35,8 @@ pub struct Batch<T> {
     pub entries: Vec<Entry<T>>,
     /// Tokens of the longest text: the width of the padded batch.
     pub width: usize,
+    /// How to lay it out.
+    pub form: Form,
     /// Why it starts now.
     pub reason: Reason,
 }
@@ -100,6 +103,8 @@ pub struct Planner<T> {
     /// lane takes at most every other batch from the others.
     served_aged: bool,
     draining: bool,
+    /// Most tokens of a batch in memory, after one for which there was too little.
+    most_tokens: usize,
 }
 
 impl<T> Planner<T> {
@@ -114,6 +119,7 @@ impl<T> Planner<T> {
             latency: [Recent::new(), Recent::new(), Recent::new()],
             served_aged: false,
             draining: false,
+            most_tokens: usize::MAX,
         }
     }
 
@@ -128,6 +134,19 @@ impl<T> Planner<T> {
         for (lane, arrival) in texts {
             self.latency[lane.index()].record(now, now.saturating_duration_since(arrival));
         }
+    }
+
+    /// Notes that there was too little memory for a run: from now on, none is more than half as large. Returns the tokens,
+    /// padding included, that are the most now.
+    pub fn too_large(&mut self, run: &Shape) -> usize {
+        let half = self.costs.tokens_in_memory(run.rows, run.width) / 2;
+        self.most_tokens = self.most_tokens.min(half.max(1));
+        self.most_tokens
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> Vec<Entry<T>> {
+        self.lanes.iter_mut().flat_map(LaneQueue::take_all).collect()
     }
 
     /// From now on nothing waits for company.
@@ -152,8 +171,8 @@ impl<T> Planner<T> {
         self.lanes[lane.index()].oldest_arrival()
     }
 
-    /// What a free engine is to do at `now`. `others` is the number of other engines that are free: what waits is
-    /// shared with them.
+    /// What a free engine is to do at `now`. `others` is the number of other devices, or cores, that are free: what waits
+    /// is shared with them.
     pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {
         let mut expired = Vec::new();
         loop {
@@ -163,9 +182,11 @@ impl<T> Planner<T> {
             };
             let entries = self.gather(lane, now, others, &mut expired);
             // All that was gathered may have expired: then choose again.
-            if let Some(width) = entries.iter().map(|entry| entry.length).max() {
+            if !entries.is_empty() {
                 self.served_aged = reason == Reason::Aged;
-                return Step { expired, action: Action::Run(Batch { entries, width, reason }) };
+                let shape = Shape::of(entries.iter().map(|entry| entry.length));
+                let form = self.costs.cheapest(&shape).0;
+                return Step { expired, action: Action::Run(Batch { entries, width: shape.width, form, reason }) };
             }
         }
     }
@@ -221,14 +242,11 @@ impl<T> Planner<T> {
     /// Takes the texts of the next batch out of the lane. Expired ones are set aside.
     fn gather(&mut self, lane: Lane, now: Instant, others: usize, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
         let mut bounds = self.policy.bounds(&self.situation(lane, now));
+        bounds.tokens = bounds.tokens.min(self.most_tokens);
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.
         bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));
-        let keys = if bounds.by_arrival {
-            queue.first(bounds.texts)
-        } else {
-            queue.best_run(&bounds, |rows, width| self.costs.micros(rows, width))
-        };
+        let keys = if bounds.by_arrival { queue.first(bounds.texts) } else { queue.best_run(&bounds, &self.costs) };
         let mut batch = Vec::with_capacity(keys.len());
         for entry in keys.into_iter().filter_map(|key| queue.take(key)) {
             if entry.deadline.is_some_and(|deadline| now >= deadline) {

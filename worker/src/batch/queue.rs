@@ -7,22 +7,29 @@ use std::{
 
 use embed_schemas::Lane;
 
-use super::{Action, Batch, CostTable, Entry, Measured, Planner};
+use super::{Action, Batch, CostTable, Entry, Measured, Planner, Shape, seats::Seats};
 use crate::config::BatchConfig;
+
+/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Unit(pub usize);
 
 /// A queue of texts that hands out batches.
 #[derive(Debug)]
 pub struct BatchQueue<T> {
     state: Mutex<State<T>>,
-    changed: Condvar,
+    /// One for each unit, so that a free one is woken before one that already has work.
+    changed: Vec<Condvar>,
 }
 
 #[derive(Debug)]
 struct State<T> {
     planner: Planner<T>,
-    /// Runners that wait for a batch.
-    free: usize,
+    seats: Seats,
     closed: bool,
+    halted: bool,
+    /// What came to nothing when the queue was halted. Whoever it belongs to can still give it back, as long as it is here.
+    kept: Vec<Entry<T>>,
 }
 
 /// How much waits in a lane.
@@ -35,11 +42,14 @@ pub struct Depth {
 }
 
 impl<T> BatchQueue<T> {
-    /// An empty queue.
+    /// An empty queue for runners of these units, each of which has to be named once for every runner.
     #[must_use]
-    pub fn new(config: &BatchConfig, costs: CostTable) -> Self {
-        let state = State { planner: Planner::new(config, costs), free: 0, closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+    pub fn new(config: &BatchConfig, costs: CostTable, runners: &[Unit]) -> Self {
+        let seats = Seats::new(runners);
+        let changed = (0..seats.units()).map(|_| Condvar::new()).collect();
+        let state =
+            State { planner: Planner::new(config, costs), seats, closed: false, halted: false, kept: Vec::new() };
+        Self { state: Mutex::new(state), changed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -50,24 +60,37 @@ impl<T> BatchQueue<T> {
     /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
     pub fn push(&self, entries: impl IntoIterator<Item = Entry<T>>) {
         let mut state = self.lock();
+        if state.halted {
+            state.kept.extend(entries);
+            return;
+        }
         for entry in entries {
             state.planner.push(entry);
         }
-        let free = state.free > 0;
-        drop(state);
-        if free {
-            self.changed.notify_one();
+        self.wake(&mut state);
+    }
+
+    fn wake(&self, state: &mut State<T>) {
+        if let Some(Unit(unit)) = state.seats.call() {
+            self.changed[unit].notify_one();
         }
     }
 
-    /// The next batch, as soon as there is one. `None` once the queue is closed and empty.
+    fn wake_all(&self) {
+        self.changed.iter().for_each(Condvar::notify_all);
+    }
+
+    /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty.
     ///
     /// `on_expired` gets the texts that were dropped because their deadline had passed; it runs outside the lock.
-    pub fn next(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<Batch<T>> {
+    pub fn next(&self, unit: Unit, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<Batch<T>> {
         let mut state = self.lock();
         loop {
+            if state.halted {
+                return None;
+            }
             let now = Instant::now();
-            let others = state.free;
+            let others = state.seats.free_beside(unit);
             let step = state.planner.next(now, others);
             if !step.expired.is_empty() {
                 drop(state);
@@ -81,9 +104,9 @@ impl<T> BatchQueue<T> {
             }
             let wait = match step.action {
                 Action::Run(batch) => {
-                    if others > 0 && !state.planner.is_empty() {
+                    if !state.planner.is_empty() {
                         // What is left is for another runner.
-                        self.changed.notify_one();
+                        self.wake(&mut state);
                     }
                     return Some(batch);
                 }
@@ -91,12 +114,13 @@ impl<T> BatchQueue<T> {
                 Action::Idle => None,
                 Action::WaitUntil(when) => Some(when.saturating_duration_since(now)),
             };
-            state.free += 1;
+            state.seats.sit(unit);
+            let changed = &self.changed[unit.0];
             state = match wait {
-                None => self.changed.wait(state).expect("the planner does not panic"),
-                Some(wait) => self.changed.wait_timeout(state, wait).expect("the planner does not panic").0,
+                None => changed.wait(state).expect("the planner does not panic"),
+                Some(wait) => changed.wait_timeout(state, wait).expect("the planner does not panic").0,
             };
-            state.free -= 1;
+            state.seats.rise(unit);
         }
     }
 
@@ -105,10 +129,28 @@ impl<T> BatchQueue<T> {
         self.lock().planner.ran(Instant::now(), run, texts);
     }
 
+    /// Notes that a device had too little memory for a run. Returns the tokens, padding included, that are the most now.
+    pub fn too_large(&self, run: &Shape) -> usize {
+        self.lock().planner.too_large(run)
+    }
+
+    /// Stops handing out batches, for good. Returns the online calls among `entries` and all that wait; what is stored
+    /// elsewhere is kept, to be given back.
+    pub fn halt(&self, entries: Vec<Entry<T>>) -> Vec<Entry<T>> {
+        let mut state = self.lock();
+        state.halted = true;
+        let waiting = state.planner.take_all();
+        let (calls, stored) = entries.into_iter().chain(waiting).partition(|entry| entry.lane == Lane::Rpc);
+        state.kept.extend::<Vec<_>>(stored);
+        drop(state);
+        self.wake_all();
+        calls
+    }
+
     /// From now on nothing waits for company.
     pub fn drain(&self) {
         self.lock().planner.drain();
-        self.changed.notify_all();
+        self.wake_all();
     }
 
     /// Lets [`BatchQueue::next`] end when nothing is left.
@@ -117,7 +159,7 @@ impl<T> BatchQueue<T> {
         state.planner.drain();
         state.closed = true;
         drop(state);
-        self.changed.notify_all();
+        self.wake_all();
     }
 
     /// How much waits in a lane.
@@ -125,5 +167,48 @@ impl<T> BatchQueue<T> {
         let mut state = self.lock();
         let oldest = state.planner.oldest_arrival(lane).map(|arrival| arrival.elapsed()).unwrap_or_default();
         Depth { texts: state.planner.len(lane), oldest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
+    /// would never end.
+    #[test]
+    fn no_text_waits_while_runners_of_several_devices_sleep() {
+        const ROUNDS: usize = 3_000;
+        let units = [0, 0, 1, 1, 2, 2].map(Unit);
+        let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
+        thread::scope(|scope| {
+            let runners = units.map(|unit| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    while let Some(batch) = queue.next(unit, |_| ()) {
+                        batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
+                    }
+                })
+            });
+            let callers = [Lane::Rpc, Lane::Job, Lane::Bulk].map(|lane| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    let (done, taken) = mpsc::channel();
+                    for round in 0..ROUNDS {
+                        let texts = 1 + round % 4;
+                        for text in 0..texts {
+                            let (length, arrival) = (1 + (round + text) % 9, Instant::now());
+                            queue.push([Entry { lane, length, arrival, deadline: None, payload: done.clone() }]);
+                        }
+                        taken.iter().take(texts).for_each(drop);
+                    }
+                })
+            });
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            queue.close();
+            runners.into_iter().for_each(|runner| runner.join().unwrap());
+        });
     }
 }

@@ -6,24 +6,23 @@ use embed_schemas::Lane;
 
 use super::batches::Group;
 use crate::{
-    batch::{Action, Batch, CostTable, Entry, Measured, Planner},
+    batch::{Action, Batch, CostTable, Entry, Form, Measured, Planner},
     config::BatchConfig,
 };
-
-/// Texts that wait at a time, as with the default of `limits.bulk_texts`.
-pub(super) const WINDOW: usize = 1024;
 
 /// Texts on their way through a planner, known by their positions.
 #[derive(Debug)]
 pub(super) struct Feed<'a> {
     planner: Planner<usize>,
+    /// Texts that wait at a time, as `limits.bulk_texts` says.
+    window: usize,
     rest: std::iter::Enumerate<std::slice::Iter<'a, usize>>,
 }
 
 impl<'a> Feed<'a> {
     /// Texts of these lengths, in the order in which they arrive.
-    pub(super) fn new(config: &BatchConfig, costs: CostTable, lengths: &'a [usize]) -> Self {
-        Self { planner: Planner::new(config, costs), rest: lengths.iter().enumerate() }
+    pub(super) fn new(config: &BatchConfig, costs: CostTable, window: usize, lengths: &'a [usize]) -> Self {
+        Self { planner: Planner::new(config, costs), window, rest: lengths.iter().enumerate() }
     }
 
     /// Notes what a run took, as the worker does.
@@ -32,9 +31,9 @@ impl<'a> Feed<'a> {
     }
 
     /// Fills the window and takes a batch. `None` once all texts are taken.
-    pub(super) fn take(&mut self) -> Option<Group> {
+    pub(super) fn take(&mut self) -> Option<(Group, Form)> {
         let now = Instant::now();
-        while self.planner.len(Lane::Bulk) < WINDOW {
+        while self.planner.len(Lane::Bulk) < self.window {
             match self.rest.next() {
                 Some((text, length)) => self.planner.push(entry(text, *length, now)),
                 None => {
@@ -44,7 +43,7 @@ impl<'a> Feed<'a> {
             }
         }
         let batch = next(&mut self.planner, now)?;
-        Some(batch.entries.into_iter().map(|entry| entry.payload).collect())
+        Some((batch.entries.into_iter().map(|entry| entry.payload).collect(), batch.form))
     }
 }
 
@@ -72,8 +71,8 @@ mod tests {
     #[test]
     fn every_text_is_taken_once() {
         let lengths: Vec<usize> = (0..3000).map(|i| 3 + i * 7 % 200).collect();
-        let mut feed = Feed::new(&BatchConfig::default(), CostTable::new(&[]), &lengths);
-        let mut all: Vec<usize> = std::iter::from_fn(|| feed.take()).flatten().collect();
+        let mut feed = Feed::new(&BatchConfig::default(), CostTable::default(), 1024, &lengths);
+        let mut all: Vec<usize> = std::iter::from_fn(|| feed.take()).flat_map(|(group, _)| group).collect();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..lengths.len()));
     }
@@ -82,7 +81,7 @@ mod tests {
     fn it_does_not_wait_for_company() {
         let config = BatchConfig { policy: BatchPolicy::Fixed, ..BatchConfig::default() };
         let now = Instant::now();
-        let mut planner = Planner::new(&config, CostTable::new(&[]));
+        let mut planner = Planner::new(&config, CostTable::default());
         assert!(next(&mut planner, now).is_none());
         planner.push(entry(0, 5, now));
         assert_eq!(next(&mut planner, now).unwrap().entries.len(), 1);

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::{engine::library, serving::cores};
+use crate::{
+    engine::{driver, library},
+    serving::cores,
+};
 
 /// Facts without which a figure means nothing.
 #[derive(Debug, Clone, Serialize)]
@@ -17,13 +20,15 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     /// The load average of the last minute before the start: where it is not near 0, others used the machine too.
     pub(super) load_average: Option<f64>,
+    /// The devices that graphs run on: name and architecture. Empty on the CPU.
+    pub(super) devices: Vec<String>,
     /// The ONNX Runtime library's file name, which holds its version.
     pub(super) onnxruntime: String,
 }
 
 impl Machine {
     /// Looks at this machine. What it does not tell is `unknown`.
-    pub(super) fn look(configured_library: Option<&Path>) -> Self {
+    pub(super) fn look(configured_library: Option<&Path>, devices: &[u32]) -> Self {
         let library = library::find(configured_library).ok().map(|path| fs::canonicalize(&path).unwrap_or(path));
         let name = library.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let unknown = || "unknown".to_owned();
@@ -32,9 +37,15 @@ impl Machine {
             cores: cores(),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
             load_average: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
+            devices: devices.iter().map(|device| device_name(*device)).collect(),
             onnxruntime: name.unwrap_or_else(unknown),
         }
     }
+}
+
+fn device_name(device: u32) -> String {
+    let name = driver::name(device).and_then(|name| Ok(format!("{name} ({})", driver::architecture(device)?)));
+    name.unwrap_or_else(|reason| format!("device {device}, unknown: {reason}"))
 }
 
 fn read(path: &str) -> Option<String> {

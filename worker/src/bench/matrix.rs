@@ -5,11 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_schemas::model::GraphForm;
 use fastrand::Rng;
 use serde::Serialize;
 
 use super::{report::Subject, stats::quantile_ms};
-use crate::engine::{Engine, EngineError, Input};
+use crate::{
+    batch::Form,
+    engine::{Engine, EngineError, Input},
+};
 
 /// The figures of one shape.
 #[derive(Debug, Clone, Serialize)]
@@ -75,7 +79,8 @@ pub(super) fn measure<E: Engine>(
     let all_warm = Barrier::new(engines.len());
     let outcomes: Vec<Result<Vec<Duration>, EngineError>> = std::thread::scope(|scope| {
         let start = |(i, engine)| {
-            let input = ids.batch(batch, length, &mut Rng::with_seed(seed.wrapping_add(i)));
+            let mut input = ids.batch(batch, length, &mut Rng::with_seed(seed.wrapping_add(i)));
+            input.form = if subject.form == GraphForm::Packed { Form::Packed } else { Form::Padded };
             let all_warm = &all_warm;
             scope.spawn(move || run(engine, &input, all_warm, time))
         };

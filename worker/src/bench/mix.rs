@@ -17,7 +17,7 @@ use super::{
     stats::median,
 };
 use crate::{
-    batch::{CostTable, Measured},
+    batch::{CostTable, Form, Measured, Shape},
     config::BatchConfig,
     engine::{Engine, EngineError, Input},
 };
@@ -64,8 +64,10 @@ pub(super) struct Arm {
     pub(super) rounds: Vec<f64>,
     /// Runs of a round.
     pub(super) batches: usize,
-    /// Share of the tokens that is not padding.
+    /// Share of the tokens that were computed which is not padding.
     pub(super) real_share: f64,
+    /// Share of the batches that ran packed.
+    pub(super) packed_share: f64,
 }
 
 /// The figures of one mix.
@@ -149,12 +151,14 @@ fn arm(order: Order, tallies: &[Tally], texts: usize, tokens: usize) -> Arm {
     let rounds: Vec<f64> = tallies.iter().map(|tally| texts as f64 / tally.took.as_secs_f64()).collect();
     let texts_per_second = median(&rounds);
     // The planner's batches differ a little from round to round.
+    let (batches, packed) = tallies.iter().fold((0, 0), |(all, packed), one| (all + one.batches, packed + one.packed));
     let padded: usize = tallies.iter().map(|tally| tally.padded).sum();
     Arm {
         order,
         texts_per_second,
         tokens_per_second: texts_per_second * tokens as f64 / texts as f64,
-        batches: tallies.iter().map(|tally| tally.batches).sum::<usize>() / tallies.len(),
+        batches: batches / tallies.len(),
+        packed_share: packed as f64 / batches.max(1) as f64,
         real_share: (tokens * tallies.len()) as f64 / padded as f64,
         rounds,
     }
@@ -172,10 +176,16 @@ fn run_order<E: Engine>(
         Order::Sorted => batches::sorted(lengths, max_texts, max_tokens),
         Order::Arrival => batches::arrival(lengths.len(), ARRIVAL_BATCH),
         Order::Planner => {
-            let feed = Feed::new(planning.config, planning.costs.clone(), lengths);
+            let feed = Feed::new(planning.config, planning.costs.clone(), planning.window, lengths);
             return run_all(engines, texts, &Mutex::new(feed));
         }
     };
+    // In the form that is cheaper as far as can be told beforehand.
+    let with_form = |group: Group| {
+        let shape = Shape::of(group.iter().map(|text| lengths[*text]));
+        (group, planning.costs.cheapest(&shape).0)
+    };
+    let groups = groups.into_iter().map(with_form).collect();
     run_all(engines, texts, &Prepared { groups, next: AtomicUsize::new(0) })
 }
 
@@ -186,12 +196,14 @@ pub(super) struct Planning<'a> {
     pub(super) config: &'a BatchConfig,
     /// What runs cost, as measured when the engines were loaded.
     pub(super) costs: &'a CostTable,
+    /// Texts that wait in it.
+    pub(super) window: usize,
 }
 
 /// Where runners get their texts.
 trait Source: Sync {
     /// The next batch; `None` when there is none left.
-    fn take(&self) -> Option<Group>;
+    fn take(&self) -> Option<(Group, Form)>;
 
     /// A batch has been run.
     fn ran(&self, _: Measured) {}
@@ -199,18 +211,18 @@ trait Source: Sync {
 
 /// Batches that were put together beforehand.
 struct Prepared {
-    groups: Vec<Group>,
+    groups: Vec<(Group, Form)>,
     next: AtomicUsize,
 }
 
 impl Source for Prepared {
-    fn take(&self) -> Option<Group> {
+    fn take(&self) -> Option<(Group, Form)> {
         self.groups.get(self.next.fetch_add(1, Ordering::Relaxed)).cloned()
     }
 }
 
 impl Source for Mutex<Feed<'_>> {
-    fn take(&self) -> Option<Group> {
+    fn take(&self) -> Option<(Group, Form)> {
         // A panic of another runner under the lock ends the measurement anyway.
         self.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -225,7 +237,9 @@ impl Source for Mutex<Feed<'_>> {
 struct Tally {
     took: Duration,
     batches: usize,
-    /// Tokens that were run, padding included.
+    /// Those that ran packed.
+    packed: usize,
+    /// Tokens that were computed, with the padding of those that have some.
     padded: usize,
 }
 
@@ -241,6 +255,7 @@ fn run_all<E: Engine>(engines: &mut [E], texts: &[Vec<u32>], source: &impl Sourc
     for tally in tallies {
         let tally = tally?;
         all.batches += tally.batches;
+        all.packed += tally.packed;
         all.padded += tally.padded;
     }
     Ok(all)
@@ -248,13 +263,17 @@ fn run_all<E: Engine>(engines: &mut [E], texts: &[Vec<u32>], source: &impl Sourc
 
 fn run(engine: &mut impl Engine, texts: &[Vec<u32>], source: &impl Source) -> Result<Tally, EngineError> {
     let (mut input, mut tally) = (Input::default(), Tally::default());
-    while let Some(group) = source.take() {
+    while let Some((group, form)) = source.take() {
         input.fill(group.iter().map(|text| texts[*text].as_slice()));
+        input.form = form;
         let started = Instant::now();
         engine.embed(&input)?;
-        source.ran(Measured { rows: input.rows, width: input.width, took: started.elapsed() });
+        let took = started.elapsed();
+        let shape = Shape::of(group.iter().map(|text| texts[*text].len()));
+        source.ran(Measured { shape, form, took });
         tally.batches += 1;
-        tally.padded += input.rows * input.width;
+        tally.packed += usize::from(form == Form::Packed);
+        tally.padded += if form == Form::Packed { shape.tokens } else { input.rows * input.width };
     }
     Ok(tally)
 }
@@ -266,14 +285,19 @@ mod tests {
     use embed_schemas::{Precision, Slug};
 
     use super::*;
-    use crate::engine::Vectors;
+    use crate::{batch::Unit, config::Provider, engine::Vectors};
 
     /// Counts the tokens that are no padding.
+    #[derive(Debug)]
     struct Counting(usize);
 
     impl Engine for Counting {
         fn dimension(&self) -> usize {
             1
+        }
+
+        fn unit(&self) -> Unit {
+            Unit(0)
         }
 
         fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
@@ -287,7 +311,13 @@ mod tests {
 
     fn subject() -> Subject {
         let model = Slug::from_name("m").unwrap();
-        Subject { model, version: "v1".into(), precision: Precision::Fp32, form: Default::default() }
+        Subject {
+            model,
+            version: "v1".into(),
+            precision: Precision::Fp32,
+            form: Default::default(),
+            provider: Provider::Cpu,
+        }
     }
 
     #[test]
@@ -295,7 +325,7 @@ mod tests {
         let texts: Vec<Vec<u32>> = (0..500).map(|i| vec![1; 3 + i * 7 % 200]).collect();
         let tokens: usize = texts.iter().map(Vec::len).sum();
         let (mut engines, mut runs) = ([Counting(0), Counting(0)], 0);
-        let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::new(&[]) };
+        let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
         let row = measure(&mut engines, &subject(), "test", &texts, &planning, 2, |_| runs += 1).unwrap();
         assert_eq!((engines[0].0 + engines[1].0, runs), (3 * 2 * tokens, 3 * 2));
         let orders: Vec<&str> = row.arms.iter().map(|arm| arm.order.as_str()).collect();
@@ -312,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_failed_run_ends_the_measurement() {
-        let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::new(&[]) };
+        let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
         let error = measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &planning, 1, |_| ()).unwrap_err();
         assert!(error.to_string().contains("unlucky"));
     }

@@ -26,19 +26,19 @@ use std::{
 
 use anyhow::Context;
 pub use args::BenchArgs;
+use embed_schemas::model::GraphForm;
 
 use self::{
-    feed::WINDOW,
     machine::Machine,
     plan::Part,
     progress::Progress,
-    report::{Parameters, Report, SCHEMA},
+    report::{Parameters, Report, SCHEMA, Subject},
 };
 use crate::{
     app,
-    batch::CostTable,
-    config::{Config, load},
-    serving::{Loader, cores},
+    config::{Config, Devices, load},
+    engine::{EngineError, driver},
+    serving::{Activities, Loader, OnnxRuntime},
     tokenize::TextTokenizer,
 };
 
@@ -51,34 +51,31 @@ const SEED: u64 = 1;
 /// If something that is asked for is not there, a run fails, or the report cannot be written.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut config = load::load(None, &[])?.config;
-    config.registry = args.registry.clone().or(config.registry);
-    config.engine.runners = match args.runners.unwrap_or(config.engine.runners) {
-        0 => cores(),
-        runners => runners,
-    };
-    config.engine.threads_per_runner = args.threads_per_runner.unwrap_or(config.engine.threads_per_runner);
+    let on_device = args.apply(&mut config).on_device();
     if let Some(folder) = &args.out {
         // Before the measuring: a folder that cannot be made is better known now.
         fs::create_dir_all(folder).with_context(|| format!("--out {}", folder.display()))?;
     }
     let source = app::open_source(&config)?;
-    let parts = plan::parts(&source, args).await?;
-    let loader = Loader::new(source, &config);
+    let parts = plan::parts(&source, args, &config.engine).await?;
+    let loader = Loader::new(source, Arc::new(OnnxRuntime::new(&config)), Activities::default());
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),
-        parameters: parameters(args, &config),
-        machine: Machine::look(config.engine.library.as_deref()),
+        parameters: parameters(args, &config, on_device),
+        machine: Machine::look(config.engine.library.as_deref(), &devices(&config, on_device)),
         matrix: Vec::new(),
         mixes: Vec::new(),
         tokenizing: Vec::new(),
         planner: planner_cost::measure(&config.batch, SEED),
     };
-    let sizes = parts.iter().map(|part| if args.tokenize { 0 } else { part.size(args, config.engine.runners) });
+    let workers = runners(&config, on_device);
+    let sizes = parts.iter().map(|part| if args.tokenize { 0 } else { part.size(args, workers) });
     let mut progress = Progress::new(sizes.sum());
     for part in &parts {
         if args.tokenize {
-            let files = loader.source().files(&part.selected).await?;
+            let link = part.selected.chain.first().context("no provider can run it")?;
+            let files = loader.source().files(&part.selected, link).await?;
             let tokenizer = Arc::new(files.tokenizer(&part.selected.metadata, config.tokenize.max_text_bytes)?);
             measure_tokenizing(part, args, &tokenizer, &mut progress, &mut report)?;
         } else {
@@ -89,17 +86,34 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     write(args, &report)
 }
 
-fn parameters(args: &BenchArgs, config: &Config) -> Parameters {
+/// The devices that are used, as far as they can be told.
+fn devices(config: &Config, on_device: bool) -> Vec<u32> {
+    match &config.engine.devices {
+        _ if !on_device => Vec::new(),
+        Devices::These(devices) => devices.clone(),
+        Devices::All(_) => (0..driver::devices().unwrap_or_default()).collect(),
+    }
+}
+
+/// Batches at the same time, on each device if there are any.
+const fn runners(config: &Config, on_device: bool) -> usize {
+    if on_device { config.engine.device.runners } else { config.engine.runners }
+}
+
+fn parameters(args: &BenchArgs, config: &Config, on_device: bool) -> Parameters {
+    let runners = runners(config, on_device);
     Parameters {
-        runners: config.engine.runners,
+        runners,
+        devices: on_device.then(|| config.engine.devices.clone()),
+        sessions: on_device.then(|| config.engine.device.sessions(runners)),
         threads_per_runner: config.engine.threads_per_runner,
         seconds_per_cell: args.seconds_per_cell.as_secs_f64(),
-        batch: args.batch.clone(),
+        batch: args.batch(on_device),
         length: args.length.clone(),
         mix_rounds: args.mix_rounds,
         max_tokens: config.batch.max_tokens,
         max_texts: config.batch.max_texts,
-        window: WINDOW,
+        window: config.limits.bulk_texts,
         seed: SEED,
     }
 }
@@ -114,26 +128,37 @@ async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let subject = part.subject();
-    let engine = &config.engine;
+    let on_device = part.provider().on_device();
     progress.begin(&format!("{subject}: loading"));
-    let loaded = loader.load(&part.selected, engine.runners, false).await?;
+    let loaded = loader.load(&part.selected, false).await?;
     let mut engines = loaded.engines;
     let ids = texts::ids(&loaded.tokenizer)?;
-    for shape in &part.shapes {
-        progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
-        report.matrix.push(matrix::measure(&mut engines, &ids, &subject, *shape, args.seconds_per_cell, SEED)?);
-        progress.done(plan::shape_size(*shape, args));
+    let packed = loaded.running.packed.then(|| Subject { form: GraphForm::Packed, ..subject.clone() });
+    for subject in [&subject].into_iter().chain(&packed) {
+        for shape in &part.shapes {
+            progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
+            match matrix::measure(&mut engines, &ids, subject, *shape, args.seconds_per_cell, SEED) {
+                Ok(cell) => report.matrix.push(cell),
+                // Larger cells may come, and smaller ones: those that fit count.
+                Err(EngineError::OutOfMemory(_)) => progress.note(&format!(
+                    "{subject}: {} x {} tokens: more memory than the device has; left out",
+                    shape.0, shape.1
+                )),
+                Err(error) => return Err(error.into()),
+            }
+            progress.done(plan::shape_size(*shape, args));
+        }
     }
-    let costs = CostTable::new(&loaded.measured);
     for mix in &part.mixes {
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{subject}: {name}"));
-        let texts = texts::tokenized(&texts::of(*mix, args, &loaded.tokenizer, SEED)?, &loaded.tokenizer)?;
+        let count = args.mix_texts(on_device);
+        let texts = texts::tokenized(&texts::of(*mix, args, count, &loaded.tokenizer, SEED)?, &loaded.tokenizer)?;
         let on_done = |order| {
-            progress.done(plan::order_size(*mix, order, args, engine.runners));
+            progress.done(plan::order_size(*mix, order, args.mix_texts(on_device), runners(config, on_device)));
             progress.begin(&format!("{subject}: {name}"));
         };
-        let planning = mix::Planning { config: &config.batch, costs: &costs };
+        let planning = mix::Planning { config: &config.batch, costs: &loaded.costs, window: config.limits.bulk_texts };
         report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, args.mix_rounds, on_done)?);
     }
     measure_tokenizing(part, args, &loaded.tokenizer, progress, report)
@@ -154,7 +179,7 @@ fn measure_tokenizing(
     for mix in &part.mixes {
         let Some(name) = mix.name() else { continue };
         progress.begin(&format!("{model}: tokenizing {name}"));
-        let texts = texts::of(*mix, args, tokenizer, SEED)?;
+        let texts = texts::of(*mix, args, args.mix_texts(part.provider().on_device()), tokenizer, SEED)?;
         report.tokenizing.push(tokenizing::measure(model, name, tokenizer, &texts, &args.tokenize_threads())?);
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! What a bench will do, and about how long each part takes.
 
-use embed_schemas::{Artefact, ModelMetadata, Precision, Slug, model::GraphForm};
+use embed_schemas::{ModelMetadata, Precision, Slug};
 
 use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
 use crate::{
-    config::{CURRENT, VariantConfig},
-    model::{Selected, Source},
+    config::{CURRENT, EngineConfig, Provider, VariantConfig},
+    model::{self, Selected, Source},
 };
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
@@ -28,15 +28,22 @@ impl Part {
         Subject {
             model: self.selected.model.clone(),
             version: self.selected.metadata.version.clone(),
-            precision: self.selected.artefact.precision,
-            form: self.selected.artefact.form,
+            precision: self.selected.artefact().precision,
+            form: self.selected.artefact().form,
+            provider: self.provider(),
         }
+    }
+
+    /// What runs it.
+    pub(super) fn provider(&self) -> Provider {
+        self.selected.chain[0].provider
     }
 
     /// The size of all of it.
     pub(super) fn size(&self, args: &BenchArgs, runners: usize) -> u64 {
         let shapes: u64 = self.shapes.iter().map(|shape| shape_size(*shape, args)).sum();
-        let round = |mix: &Mix| Order::ALL.map(|order| order_size(*mix, order, args, runners)).iter().sum::<u64>();
+        let texts = args.mix_texts(self.provider().on_device());
+        let round = |mix: &Mix| Order::ALL.map(|order| order_size(*mix, order, texts, runners)).iter().sum::<u64>();
         shapes + args.mix_rounds as u64 * self.mixes.iter().map(round).sum::<u64>()
     }
 }
@@ -48,19 +55,19 @@ pub(super) fn shape_size((batch, length): (usize, usize), args: &BenchArgs) -> u
 }
 
 /// Milliseconds of all texts of a mix in this order, about.
-pub(super) fn order_size(mix: Mix, order: Order, args: &BenchArgs, runners: usize) -> u64 {
+pub(super) fn order_size(mix: Mix, order: Order, texts: usize, runners: usize) -> u64 {
     let padding = match order {
         Order::Sorted | Order::Planner => 1,
         Order::Arrival => 4,
     };
-    ((padding * args.mix_texts * mix.about_tokens()) as f64 * MS_PER_TOKEN) as u64 / runners as u64
+    ((padding * texts * mix.about_tokens()) as f64 * MS_PER_TOKEN) as u64 / runners as u64
 }
 
 /// Finds the graphs that are asked for.
 ///
 /// # Errors
 /// If the registry lacks one of them.
-pub(super) async fn parts(source: &Source, args: &BenchArgs) -> anyhow::Result<Vec<Part>> {
+pub(super) async fn parts(source: &Source, args: &BenchArgs, engine: &EngineConfig) -> anyhow::Result<Vec<Part>> {
     let models = match args.models.as_slice() {
         [] => source.models().await?,
         names => names.iter().map(|name| Slug::from_name(name)).collect::<Result<_, _>>()?,
@@ -72,40 +79,35 @@ pub(super) async fn parts(source: &Source, args: &BenchArgs) -> anyhow::Result<V
     let mut parts = Vec::new();
     for model in models {
         let metadata = source.metadata(&model, CURRENT).await?;
-        for artefact in artefacts(&metadata, &args.precisions)? {
-            let shapes = shapes(args, metadata.max_seq_length as usize);
-            let selected = Selected {
-                model: model.clone(),
-                variant: artefact.precision.variant(),
-                is_default: false,
-                metadata: metadata.clone(),
-                artefact,
-                config: VariantConfig::of(model.to_string()),
-            };
+        let provider = engine.providers[0];
+        for precision in precisions(&metadata, provider, &args.precisions)? {
+            let shapes = shapes(args, provider.on_device(), metadata.max_seq_length as usize);
+            let config = VariantConfig { precision: Some(precision), ..VariantConfig::of(model.to_string()) };
+            let selected = model::graphs(model.clone(), metadata.clone(), &config, engine)?;
             parts.push(Part { selected, shapes, mixes: args.mixes() });
         }
     }
     Ok(parts)
 }
 
-fn artefacts(metadata: &ModelMetadata, wanted: &[Precision]) -> anyhow::Result<Vec<Artefact>> {
-    let known = || metadata.artefacts.iter().map(|artefact| artefact.precision);
-    if let Some(missing) = wanted.iter().find(|wanted| known().all(|known| known != **wanted)) {
-        let known: Vec<String> = known().map(|precision| precision.to_string()).collect();
+/// The precisions that a provider has graphs for, as far as they are wanted.
+fn precisions(metadata: &ModelMetadata, provider: Provider, wanted: &[Precision]) -> anyhow::Result<Vec<Precision>> {
+    let of_form = metadata.artefacts.iter().filter(|artefact| artefact.form == model::form(provider));
+    let known: Vec<Precision> = of_form.map(|artefact| artefact.precision).collect();
+    if let Some(missing) = wanted.iter().find(|wanted| !known.contains(wanted)) {
+        let names: Vec<String> = known.iter().map(ToString::to_string).collect();
         anyhow::bail!(
-            "--precision {missing}: {} {} has {}; name another, or other models with --model",
+            "--precision {missing}: {} {} has {} for {provider}; name another, or other models with --model",
             metadata.slug,
             metadata.version,
-            known.join(", ")
+            if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
         );
     }
-    let fits = |artefact: &&Artefact| {
-        artefact.form == GraphForm::Contrib && (wanted.is_empty() || wanted.contains(&artefact.precision))
-    };
-    Ok(metadata.artefacts.iter().filter(fits).cloned().collect())
+    Ok(known.into_iter().filter(|one| wanted.is_empty() || wanted.contains(one)).collect())
 }
 
-fn shapes(args: &BenchArgs, longest: usize) -> Vec<(usize, usize)> {
+fn shapes(args: &BenchArgs, on_device: bool, longest: usize) -> Vec<(usize, usize)> {
     let lengths: Vec<usize> = args.length.iter().copied().filter(|length| *length <= longest).collect();
-    args.batch.iter().flat_map(|batch| lengths.iter().map(|length| (*batch, *length))).collect()
+    let batches = args.batch(on_device);
+    batches.iter().flat_map(|batch| lengths.iter().map(|length| (*batch, *length))).collect()
 }

@@ -36,7 +36,7 @@ fn measure_one(config: &BatchConfig, waiting: usize, seed: u64) -> PlannerCost {
     let lengths = lengths::lengths(waiting, seed);
     let mut arrivals = (0..).zip(lengths.iter().copied().cycle());
     let now = Instant::now();
-    let mut planner = Planner::new(config, CostTable::new(&[]));
+    let mut planner = Planner::new(config, CostTable::default());
     let mut push = |planner: &mut Planner<usize>, count: usize| {
         for (text, length) in arrivals.by_ref().take(count) {
             planner.push(feed::entry(text, length, now));

@@ -42,6 +42,14 @@ impl Progress {
         }
     }
 
+    /// Something to know that is not about how far it is.
+    pub(super) fn note(&self, what: &str) {
+        self.bar.suspend(|| {
+            // Nobody may be reading; that is no reason to stop.
+            let _ = writeln!(io::stderr(), "{what}");
+        });
+    }
+
     /// Work of this size is done.
     pub(super) fn done(&mut self, size: u64) {
         self.bar.inc(size);

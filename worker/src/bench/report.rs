@@ -13,7 +13,10 @@ use super::{
     planner_cost::PlannerCost,
     tokenizing::TokenizeRow,
 };
-use crate::table::Table;
+use crate::{
+    config::{Devices, Provider},
+    table::Table,
+};
 
 /// The format's name and version.
 pub(super) const SCHEMA: &str = "akidb-embed/bench/1";
@@ -32,19 +35,29 @@ pub(super) struct Subject {
     pub(super) precision: Precision,
     /// The graph's operators.
     pub(super) form: GraphForm,
+    /// What runs it.
+    pub(super) provider: Provider,
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.model, self.precision)
+        write!(f, "{} {}", self.model, self.precision)?;
+        if self.provider.on_device() {
+            write!(f, " on {}", self.provider)?;
+        }
+        if self.form == GraphForm::Packed { f.write_str(", packed") } else { Ok(()) }
     }
 }
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Parameters {
-    /// Batches that ran at the same time.
+    /// Batches that ran at the same time, on each device if there are any.
     pub(super) runners: usize,
+    /// The devices, as configured.
+    pub(super) devices: Option<Devices>,
+    /// Sessions on each, which its runners shared.
+    pub(super) sessions: Option<usize>,
     /// Threads of each.
     pub(super) threads_per_runner: usize,
     /// Least time of a cell of the matrix.
@@ -103,14 +116,21 @@ impl Report {
     pub(super) fn facts(&self) -> Vec<(String, String)> {
         let Self { machine, parameters, .. } = self;
         let threads = parameters.threads_per_runner;
+        let runners = match (&parameters.devices, parameters.sessions) {
+            (Some(devices), Some(sessions)) => {
+                format!("{} on each of the devices {devices}, {sessions} session(s) each", parameters.runners)
+            }
+            _ => format!("{} with {threads} thread(s) each", parameters.runners),
+        };
         let load = machine.load_average.map_or_else(|| "unknown".to_owned(), |load| format!("{load:.2}"));
         [
             ("processor", format!("{}, {} cores", machine.cpu, machine.cores)),
             ("kernel", machine.kernel.clone()),
             ("load average before", load),
+            ("devices", if machine.devices.is_empty() { "none".to_owned() } else { machine.devices.join(", ") }),
             ("ONNX Runtime", machine.onnxruntime.clone()),
             ("embed-worker", self.program.to_owned()),
-            ("runners", format!("{} with {threads} thread(s) each", parameters.runners)),
+            ("runners", runners),
             ("budget of a batch", format!("{} tokens, {} texts", parameters.max_tokens, parameters.max_texts)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -124,12 +144,13 @@ impl Report {
     }
 
     fn matrix_table(&self) -> Table {
-        let head = ["model", "precision", "batch", "length", "texts/s", "tokens/s", "p50 ms", "p95 ms", "runs"];
+        let head = ["model", "precision", "form", "batch", "length", "texts/s", "tokens/s", "p50 ms", "p95 ms", "runs"];
         let mut table = Table::new("Full batches of one length", &head);
         for cell in &self.matrix {
             table.row([
                 cell.subject.model.to_string(),
                 cell.subject.precision.to_string(),
+                if cell.subject.form == GraphForm::Packed { "packed" } else { "padded" }.to_owned(),
                 cell.batch.to_string(),
                 cell.length.to_string(),
                 number(cell.texts_per_second),
@@ -147,7 +168,19 @@ impl Report {
             "Texts of many lengths: sorted by length; through the planner, {} waiting; in order of arrival, {ARRIVAL_BATCH} a batch",
             self.parameters.window
         );
-        let head = ["model", "precision", "mix", "tokens", "order", "texts/s", "tokens/s", "real", "batches", "ratio"];
+        let head = [
+            "model",
+            "precision",
+            "mix",
+            "tokens",
+            "order",
+            "texts/s",
+            "tokens/s",
+            "real",
+            "batches",
+            "packed",
+            "ratio",
+        ];
         let mut table = Table::new(&title, &head);
         for row in &self.mixes {
             for arm in &row.arms {
@@ -161,6 +194,7 @@ impl Report {
                     number(arm.tokens_per_second),
                     format!("{:.0} %", arm.real_share * 100.0),
                     arm.batches.to_string(),
+                    format!("{:.0} %", arm.packed_share * 100.0),
                     row.ratio(arm.order),
                 ]);
             }

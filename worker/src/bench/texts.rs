@@ -79,8 +79,13 @@ fn read(path: &Path) -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// If the tokenizer fails, or the file of texts cannot be read or has none.
-pub(super) fn of(mix: Mix, args: &BenchArgs, tokenizer: &TextTokenizer, seed: u64) -> anyhow::Result<Vec<String>> {
-    let count = args.mix_texts;
+pub(super) fn of(
+    mix: Mix,
+    args: &BenchArgs,
+    count: usize,
+    tokenizer: &TextTokenizer,
+    seed: u64,
+) -> anyhow::Result<Vec<String>> {
     let sample = sample();
     Ok(match mix {
         Mix::None => Vec::new(),

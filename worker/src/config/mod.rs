@@ -1,15 +1,21 @@
 //! What can be configured, with the defaults. Where values come from is [`load`]'s business.
 
 mod batch;
+mod engine;
+mod limits;
 pub mod load;
 mod models;
+mod providers;
 mod telemetry;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 use embed_connect::ConnectSettings;
-pub use models::{CURRENT, ModelsConfig, Provider, VariantConfig, VariantLimits};
+pub use engine::{All, DeviceConfig, Devices, EngineConfig, Provider};
+pub use limits::LimitsConfig;
+pub use models::{CURRENT, ModelsConfig, VariantConfig, VariantLimits};
+pub use providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
 use serde::{Deserialize, Serialize};
 pub use telemetry::TelemetryConfig;
 
@@ -78,27 +84,6 @@ impl Default for HttpConfig {
     }
 }
 
-/// Inference, see [`crate::engine`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EngineConfig {
-    /// The ONNX Runtime library. Searched for if left out.
-    pub library: Option<PathBuf>,
-    /// Batches that run at the same time. 0: one for each core.
-    pub runners: usize,
-    /// Threads for one batch. One is best on the CPU: small batches side by side beat one that uses all cores.
-    pub threads_per_runner: usize,
-    /// By how much the priority of engine threads is lowered, 0 to 19, so that calls are taken in and answered at once
-    /// while all cores compute.
-    pub nice: u8,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self { library: None, runners: 0, threads_per_runner: 1, nice: 5 }
-    }
-}
-
 /// Tokenizing, see [`crate::tokenize`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -116,55 +101,6 @@ impl Default for TokenizeConfig {
     }
 }
 
-/// Bounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Texts of online calls in the worker, per variant. Beyond it, calls are answered `overloaded` at once.
-    pub rpc_texts: usize,
-    /// How long an online call may have to wait for those before it, as far as can be told when it comes. Beyond it, it
-    /// is answered `overloaded` at once: a late answer helps nobody, and makes all that follow late as well.
-    #[serde(with = "humantime_serde")]
-    pub rpc_max_wait: Duration,
-    /// Texts of jobs in the worker, per variant. Beyond it, no more are pulled.
-    pub job_texts: usize,
-    /// Texts of backfill chunks in the worker, per variant. Beyond it, no more are pulled.
-    pub bulk_texts: usize,
-    /// A job that was delivered more often than this becomes a dead letter: it is likely to harm whoever takes it.
-    pub max_deliveries: u64,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            rpc_texts: 1024,
-            rpc_max_wait: Duration::from_millis(50),
-            job_texts: 1024,
-            bulk_texts: 1024,
-            max_deliveries: 10,
-        }
-    }
-}
-
-impl LimitsConfig {
-    fn validate(&self, section: &str) -> Result<(), String> {
-        for (key, value) in
-            [("rpc_texts", self.rpc_texts), ("job_texts", self.job_texts), ("bulk_texts", self.bulk_texts)]
-        {
-            if value < embed_schemas::MAX_TEXTS {
-                return Err(format!(
-                    "{section}.{key}: {value} is less than one full request; set it to {} or more",
-                    embed_schemas::MAX_TEXTS
-                ));
-            }
-        }
-        if self.max_deliveries == 0 {
-            return Err(format!("{section}.max_deliveries: must be at least 1"));
-        }
-        Ok(())
-    }
-}
-
 impl Config {
     /// Checks what the types cannot say.
     ///
@@ -175,19 +111,19 @@ impl Config {
             ("batch.max_texts", self.batch.max_texts),
             ("batch.max_tokens", self.batch.max_tokens),
             ("batch.fixed.texts", self.batch.fixed.texts),
-            ("engine.threads_per_runner", self.engine.threads_per_runner),
             ("tokenize.max_text_bytes", self.tokenize.max_text_bytes),
         ] {
             if value == 0 {
                 return Err(format!("{key}: must be at least 1"));
             }
         }
+        self.engine.validate()?;
         self.limits.validate("limits")?;
         self.telemetry.validate()?;
         for variant in &self.variant {
             variant.limits.over(&self.limits).validate("variant.limits")?;
-            if variant.providers.is_empty() {
-                return Err("variant.providers: must name at least one, such as `cpu`".into());
+            if let Some(providers) = &variant.providers {
+                engine::check_chain("variant.providers", providers)?;
             }
         }
         if self.worker.stats_window < Duration::from_millis(100) {
@@ -220,6 +156,7 @@ impl Config {
     /// Whether a variant is to run on anything but the processor.
     #[must_use]
     pub fn wants_devices(&self) -> bool {
-        self.variant.iter().flat_map(|variant| &variant.providers).any(|provider| *provider != Provider::Cpu)
+        let chains = self.variant.iter().map(|variant| variant.chain(&self.engine));
+        chains.chain([&self.engine.providers[..]]).flatten().any(|provider| provider.on_device())
     }
 }

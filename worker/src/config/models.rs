@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use embed_schemas::Precision;
 use serde::{Deserialize, Serialize};
 
-use super::LimitsConfig;
+use super::{EngineConfig, LimitsConfig, Provider};
 
 /// One variant of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,13 +27,16 @@ pub struct VariantConfig {
     /// Left out: the only variant of the model, or else the first.
     #[serde(default)]
     pub default: Option<bool>,
-    /// Execution providers to try, in this order. This build has `cpu`.
-    #[serde(default = "cpu")]
-    pub providers: Vec<Provider>,
+    /// Execution providers to try, in this order. As `engine.providers` says if left out.
+    #[serde(default)]
+    pub providers: Option<Vec<Provider>>,
+    /// Whether falling back to another provider than the first is an error. As `engine.strict` says if left out.
+    #[serde(default)]
+    pub strict: Option<bool>,
     /// Whether it stays loaded, whatever else `models.memory_budget` has to hold.
     #[serde(default)]
     pub pinned: bool,
-    /// Batches that run at the same time. 0: as `engine.runners` says.
+    /// Batches that run at the same time; on devices, on each of them. 0: as `engine.runners` or `engine.device.runners` says.
     #[serde(default)]
     pub instances: usize,
     /// What differs from `[limits]` for this variant.
@@ -51,34 +54,20 @@ impl VariantConfig {
             version: current(),
             precision: None,
             default: None,
-            providers: cpu(),
+            providers: None,
+            strict: None,
             pinned: false,
             instances: 0,
             limits: VariantLimits::default(),
         }
     }
-}
 
-/// What runs a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// ONNX Runtime's kernels for the processor.
-    Cpu,
-}
-
-impl Provider {
-    /// The provider's name.
+    /// The execution providers to try, in this order. A chain that may not fall back has one.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-        }
+    pub fn chain<'a>(&'a self, engine: &'a EngineConfig) -> &'a [Provider] {
+        let chain = self.providers.as_deref().unwrap_or(&engine.providers);
+        if self.strict.unwrap_or(engine.strict) { &chain[..chain.len().min(1)] } else { chain }
     }
-}
-
-fn cpu() -> Vec<Provider> {
-    vec![Provider::Cpu]
 }
 
 /// Limits of one variant; what is left out is as in `[limits]`.

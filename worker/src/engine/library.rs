@@ -19,7 +19,7 @@ pub enum LibraryError {
     /// It is in none of the places.
     #[error(
         "the ONNX Runtime library ({STEM}) was not found. Looked at: {looked}. \
-         Install it (`pip install onnxruntime` in a virtual environment, or the system's package), or set {LIBRARY_VARIABLE}"
+         Install it (`pip install onnxruntime`, or `onnxruntime-gpu` for devices, in a virtual environment, or the system's package), or set {LIBRARY_VARIABLE}"
     )]
     NotFound {
         /// All places, in order.
@@ -89,6 +89,13 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
     folder.read_dir().ok()?.flatten().map(|entry| entry.path()).filter(versioned).max()
 }
 
+static LOADED: OnceLock<PathBuf> = OnceLock::new();
+
+/// The library that was opened, if one was.
+pub fn loaded() -> Option<PathBuf> {
+    LOADED.get().cloned()
+}
+
 /// Opens the library and starts ONNX Runtime, once per process; later calls get the same environment.
 ///
 /// # Errors
@@ -101,6 +108,7 @@ pub fn environment(configured: Option<&Path>) -> Result<Environment, LibraryErro
             let load = |reason: String| LibraryError::Load { path: path.clone(), reason };
             let environment = ort::init_from(&path).map_err(|e| load(e.to_string()))?;
             let environment = environment.with_name("embed-worker").with_telemetry(false).build();
+            let _ = LOADED.set(path.canonicalize().unwrap_or_else(|_| path.clone()));
             tracing::info!(library = %path.display(), "ONNX Runtime loaded");
             environment.map_err(|e| load(e.to_string()))
         })

@@ -1,22 +1,39 @@
 //! Engines: padded token ids in, vectors out. Knows no lanes, jobs or NATS.
 
+mod assignment;
+pub mod driver;
+mod fault;
 pub mod library;
 mod memory;
 mod onnx;
 mod priority;
+pub mod providers;
+mod rtx;
 mod runner;
 mod shared_session;
 mod slots;
+mod staging;
 mod stopwatch;
+pub mod tensorrt;
 
 use std::sync::Arc;
 
+pub use fault::Fault;
 pub use memory::give_back as give_back_memory;
-pub use onnx::{OnnxModel, WeakModel};
+pub use onnx::{OnnxEngine, OnnxModel, WeakModel};
 pub use priority::give_way;
-pub use runner::{RunStats, Runners, Work};
+pub use providers::Place;
+pub use runner::{RunStats, RunnerEvent, Runners, Work};
 pub use slots::{Slot, Slots};
 pub use stopwatch::Stopwatch;
+
+use crate::batch::{Form, Shape, Unit};
+
+/// Cores that this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// A padded batch, row-major.
 #[derive(Debug, Default)]
@@ -29,9 +46,17 @@ pub struct Input {
     pub ids: Vec<i64>,
     /// `rows` x `width`: 1 for a token, 0 for padding.
     pub mask: Vec<i64>,
+    /// How it is to be run.
+    pub form: Form,
 }
 
 impl Input {
+    /// What it amounts to.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape::of(self.mask.chunks(self.width.max(1)).map(|row| row.iter().filter(|bit| **bit == 1).count()))
+    }
+
     /// Fills the buffers, keeping their memory, with these rows padded to the longest.
     pub fn fill<'a>(&mut self, rows: impl ExactSizeIterator<Item = &'a [u32]> + Clone) {
         self.rows = rows.len();
@@ -53,15 +78,41 @@ impl Input {
 pub type Vectors = Arc<[f32]>;
 
 /// Runs a model. One engine belongs to one thread.
-pub trait Engine: Send {
+pub trait Engine: std::fmt::Debug + Send {
     /// Components of a vector.
     fn dimension(&self) -> usize;
+
+    /// What it computes on. Engines of one unit share its time.
+    fn unit(&self) -> Unit;
+
+    /// Whether it can run batches packed, without computing their padding.
+    fn packs(&self) -> bool {
+        false
+    }
 
     /// The vectors of a batch, in the order of its rows: `rows` x [`Engine::dimension`] numbers.
     ///
     /// # Errors
     /// If the run fails. The engine can be used again.
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError>;
+}
+
+impl Engine for Box<dyn Engine> {
+    fn dimension(&self) -> usize {
+        (**self).dimension()
+    }
+
+    fn unit(&self) -> Unit {
+        (**self).unit()
+    }
+
+    fn packs(&self) -> bool {
+        (**self).packs()
+    }
+
+    fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        (**self).embed(input)
+    }
 }
 
 /// A run, or the making of an engine, failed.
@@ -73,6 +124,20 @@ pub enum EngineError {
     /// ONNX Runtime refused the graph, or a run failed.
     #[error("ONNX Runtime: {0}")]
     Onnx(String),
+    /// The provider cannot be used on this machine.
+    #[error("{provider}: {reason}")]
+    Provider {
+        /// Its name.
+        provider: &'static str,
+        /// What ONNX Runtime, or the system, said.
+        reason: String,
+    },
+    /// The device has too little memory for this run.
+    #[error("the device is out of memory: {0}")]
+    OutOfMemory(String),
+    /// The device cannot be used any more.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// The graph is not an embedding graph.
     #[error("the graph is not an embedding graph: {0}")]
     Graph(String),
@@ -88,7 +153,12 @@ pub enum EngineError {
 
 impl<R> From<ort::Error<R>> for EngineError {
     fn from(error: ort::Error<R>) -> Self {
-        Self::Onnx(error.to_string())
+        let message = error.to_string();
+        match Fault::of(&message) {
+            Fault::OutOfMemory => Self::OutOfMemory(message),
+            Fault::DeviceLost => Self::DeviceLost(message),
+            Fault::Other => Self::Onnx(message),
+        }
     }
 }
 

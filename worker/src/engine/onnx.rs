@@ -1,4 +1,4 @@
-//! ONNX Runtime on the CPU.
+//! Graphs in ONNX Runtime, on the CPU or on a device.
 
 use std::{
     ffi::CStr,
@@ -8,11 +8,23 @@ use std::{
 use embed_schemas::ModelMetadata;
 use ort::{
     environment::Environment,
-    session::{Session, builder::GraphOptimizationLevel},
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::TensorRef,
 };
 
-use super::{Engine, EngineError, Input, Vectors, shared_session::SharedSession};
+use super::{
+    Engine, EngineError, Input, Place, Vectors, assignment,
+    providers::{self, Options},
+    shared_session::SharedSession,
+    staging::Staging,
+};
+use crate::{
+    batch::{Form, Padding, Unit},
+    config::{EngineConfig, Provider},
+};
 
 const IDS: &CStr = c"input_ids";
 const MASK: &CStr = c"attention_mask";
@@ -24,32 +36,35 @@ const OUTPUT: &CStr = c"embedding";
 pub struct OnnxModel {
     session: Arc<SharedSession>,
     dimension: usize,
+    place: Place,
+    elsewhere: Option<usize>,
 }
 
 impl OnnxModel {
-    /// Loads a graph from its bytes, which have been verified.
-    ///
-    /// `threads` is the number of threads that work on one batch.
+    /// Loads a graph from its bytes, which have been verified. `tensorrt` is what TensorRT is told about this graph.
     ///
     /// # Errors
-    /// If ONNX Runtime refuses the graph, or the graph does not have the inputs and the output of an embedding graph.
+    /// If the provider cannot be used, ONNX Runtime refuses the graph, or the graph does not have the inputs and the output of
+    /// an embedding graph.
     pub fn load(
         environment: &Environment,
         graph: &[u8],
         metadata: &ModelMetadata,
-        threads: usize,
+        config: &EngineConfig,
+        place: Place,
+        tensorrt: &Options,
     ) -> Result<Self, EngineError> {
-        let session = Session::builder(environment)?
+        let builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            // The fused kernel is slower on the CPU than the parts that it replaces.
-            .with_disabled_optimizers("SkipLayerNormFusion")?
-            .with_intra_threads(threads)?
+            .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
             .with_inter_threads(1)?
             // A worker without work must not burn a core.
             .with_intra_op_spinning(false)?
             // Batches come in many shapes; a plan for each would be kept for ever.
-            .with_memory_pattern(false)?
-            .commit_from_memory(graph)?;
+            .with_memory_pattern(false)?;
+        let builder = providers::register(builder, environment, config, place, tensorrt)
+            .map_err(|reason| EngineError::Provider { provider: place.provider.as_str(), reason })?;
+        let session = tuned(builder, config, place.provider)?.commit_from_memory(graph)?;
         for name in [IDS, MASK] {
             if !session.inputs().iter().any(|input| input.name().as_bytes() == name.to_bytes()) {
                 return Err(EngineError::Graph(format!("it has no input {name:?}")));
@@ -58,18 +73,51 @@ impl OnnxModel {
         if !session.outputs().iter().any(|output| output.name().as_bytes() == OUTPUT.to_bytes()) {
             return Err(EngineError::Graph(format!("it has no output {OUTPUT:?}")));
         }
-        // No provider was asked for, so the CPU's is the only one.
-        let session = Arc::new(SharedSession::on_cpu(session));
-        Ok(Self { session, dimension: metadata.dimension as usize })
+        let elsewhere = assignment::nodes(&session).map(|nodes| elsewhere(&nodes, place.provider));
+        let session = Arc::new(SharedSession::new(session));
+        Ok(Self { session, dimension: metadata.dimension as usize, place, elsewhere })
     }
-}
 
-impl OnnxModel {
+    /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
+    #[must_use]
+    pub const fn nodes_elsewhere(&self) -> Option<usize> {
+        self.elsewhere
+    }
+
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {
-        WeakModel { session: Arc::downgrade(&self.session), dimension: self.dimension }
+        let Self { session, dimension, place, elsewhere } = self;
+        WeakModel { session: Arc::downgrade(session), dimension: *dimension, place: *place, elsewhere: *elsewhere }
     }
+}
+
+/// The graph for a width.
+fn graph_for(graphs: &[(usize, OnnxModel)], width: usize) -> &OnnxModel {
+    let fits = graphs.iter().find(|(widest, _)| width <= *widest);
+    // What is wider than all of them is refused by the widest, with a message.
+    &fits.unwrap_or(&graphs[graphs.len() - 1]).1
+}
+
+/// What is particular to a provider.
+fn tuned(builder: SessionBuilder, config: &EngineConfig, provider: Provider) -> Result<SessionBuilder, EngineError> {
+    if provider.on_device() {
+        // What little is left to the CPU.
+        return Ok(builder.with_intra_threads(1)?);
+    }
+    // The fused kernel is slower on the CPU than the parts that it replaces.
+    Ok(builder.with_intra_threads(config.threads_per_runner)?.with_disabled_optimizers("SkipLayerNormFusion")?)
+}
+
+/// Nodes that are not where they should be.
+fn elsewhere(nodes: &std::collections::BTreeMap<String, usize>, provider: Provider) -> usize {
+    let wanted = match provider {
+        Provider::Cpu => "CPU",
+        Provider::Cuda => "CUDA",
+        Provider::Tensorrt => "Tensorrt",
+        Provider::TensorrtRtx => "NvTensorRTRTX",
+    };
+    nodes.iter().filter(|(name, _)| !name.starts_with(wanted)).map(|(_, count)| count).sum()
 }
 
 /// A model that is loaded as long as somebody else uses it.
@@ -77,31 +125,110 @@ impl OnnxModel {
 pub struct WeakModel {
     session: Weak<SharedSession>,
     dimension: usize,
+    place: Place,
+    elsewhere: Option<usize>,
 }
 
 impl WeakModel {
     /// The model, if it is still loaded.
     #[must_use]
     pub fn upgrade(&self) -> Option<OnnxModel> {
-        Some(OnnxModel { session: self.session.upgrade()?, dimension: self.dimension })
+        let Self { session, dimension, place, elsewhere } = self;
+        Some(OnnxModel { session: session.upgrade()?, dimension: *dimension, place: *place, elsewhere: *elsewhere })
     }
 }
 
-impl Engine for OnnxModel {
+/// What one runner has: graphs, which it shares with others, and memory of its own.
+#[derive(Debug)]
+pub struct OnnxEngine {
+    /// Before the models: it comes from their sessions.
+    staging: Option<Staging>,
+    /// By the widest batch that each takes, rising.
+    padded: Vec<(usize, OnnxModel)>,
+    packed: Option<OnnxModel>,
+    padding: Padding,
+    unit: Unit,
+}
+
+impl OnnxEngine {
+    /// An engine on the CPU. Units tell the cores apart.
+    #[must_use]
+    pub fn on_cpu(model: OnnxModel, padding: Padding, unit: Unit) -> Self {
+        Self { staging: None, padded: vec![(usize::MAX, model)], packed: None, padding, unit }
+    }
+
+    /// An engine on a device: graphs by the widest batch that each takes, of which there is one at least, and one without padding if
+    /// there is any. Batches are padded to the shapes of `padding`.
+    #[must_use]
+    pub fn on_device(
+        padded: Vec<(usize, OnnxModel)>,
+        packed: Option<OnnxModel>,
+        padding: Padding,
+        unit: Unit,
+        pinned: bool,
+    ) -> Self {
+        let (place, session) = (padded[0].1.place, &padded[0].1.session);
+        let staging = if pinned { Staging::pinned(session, place.device) } else { Ok(Staging::pageable()) };
+        let staging = staging.unwrap_or_else(|error| {
+            tracing::warn!(%error, provider = %place.provider, device = place.device, "no page-locked memory: copies take longer");
+            Staging::pageable()
+        });
+        Self { staging: Some(staging), padded, packed, padding, unit }
+    }
+
+    /// Nodes of its graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
+    #[must_use]
+    pub fn nodes_elsewhere(&self) -> Option<usize> {
+        self.padded[0].1.nodes_elsewhere()
+    }
+}
+
+impl Engine for OnnxEngine {
     fn dimension(&self) -> usize {
-        self.dimension
+        self.padded[0].1.dimension
+    }
+
+    fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    fn packs(&self) -> bool {
+        self.packed.is_some()
     }
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
-        let shape = [input.rows, input.width];
-        let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
-        let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
-        let output = self.session.run([(IDS, &ids), (MASK, &mask)], OUTPUT)?;
-        let (_, vectors) = output.try_extract_tensor::<f32>()?;
-        let expected = input.rows * self.dimension;
-        if vectors.len() != expected {
-            return Err(EngineError::Output { found: vectors.len(), expected });
-        }
-        Ok(vectors.into())
+        let model = match (input.form, &self.packed) {
+            (Form::Packed, Some(packed)) => packed,
+            _ => graph_for(&self.padded, self.padding.of(input.rows, input.width).1),
+        };
+        let expected = input.rows * model.dimension;
+        let Some(staging) = &mut self.staging else {
+            let shape = [input.rows, input.width];
+            let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
+            let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
+            let output = model.session.run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
+            let (_, vectors) = output.try_extract_tensor::<f32>()?;
+            if vectors.len() != expected {
+                return Err(EngineError::Output { found: vectors.len(), expected });
+            }
+            return Ok(vectors.into());
+        };
+        let shape = self.padding.of(input.rows, input.width);
+        let (ids, mask, vectors) = staging.fill(input, shape, model.dimension)?;
+        model.session.run_into([(IDS, &*ids), (MASK, &*mask)], OUTPUT, &*vectors)?;
+        Ok(staging.vectors(expected).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_elsewhere_are_counted() {
+        let nodes = [("CUDAExecutionProvider".to_owned(), 40), ("CPUExecutionProvider".to_owned(), 2)].into();
+        assert_eq!(elsewhere(&nodes, Provider::Cuda), 2);
+        assert_eq!(elsewhere(&nodes, Provider::Tensorrt), 42);
+        assert_eq!(elsewhere(&nodes, Provider::Cpu), 40);
     }
 }

@@ -13,7 +13,8 @@ pub struct Slots {
 
 #[derive(Debug)]
 struct State {
-    free: usize,
+    most: usize,
+    running: usize,
     /// Online runs that wait.
     online: usize,
 }
@@ -26,23 +27,29 @@ impl Slots {
     /// Room for so many runs.
     #[must_use]
     pub const fn new(runs: usize) -> Self {
-        Self { state: Mutex::new(State { free: runs, online: 0 }), changed: Condvar::new() }
+        Self { state: Mutex::new(State { most: runs, running: 0, online: 0 }), changed: Condvar::new() }
     }
 
     /// Waits for room for a run.
     pub fn take(&self, online: bool) -> Slot<'_> {
         let mut state = self.lock();
         state.online += usize::from(online);
-        while state.free == 0 || (!online && state.online > 0) {
+        while state.running >= state.most || (!online && state.online > 0) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.online -= usize::from(online);
-        state.free -= 1;
-        if online && state.free > 0 {
+        state.running += 1;
+        if online && state.running < state.most {
             // Others may have waited for this one to go first.
             self.changed.notify_all();
         }
         Slot(self)
+    }
+
+    /// From now on, room for so many runs.
+    pub fn resize(&self, runs: usize) {
+        self.lock().most = runs;
+        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -53,7 +60,7 @@ impl Slots {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.lock().free += 1;
+        self.0.lock().running -= 1;
         // Which of those who wait may go depends on what they have.
         self.0.changed.notify_all();
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use embed_schemas::{Artefact, ModelMetadata, Slug, model::GraphForm, slug::SlugError};
+use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
 
-use super::{RegistryError, Source};
-use crate::config::VariantConfig;
+use super::{Link, RegistryError, Skipped, Source, chain::chain};
+use crate::config::{Config, EngineConfig, VariantConfig};
 
 /// A variant, resolved to a version and a graph.
 #[derive(Debug, Clone)]
@@ -18,8 +18,10 @@ pub struct Selected {
     pub is_default: bool,
     /// The version's metadata.
     pub metadata: ModelMetadata,
-    /// The graph to run.
-    pub artefact: Artefact,
+    /// The providers to try, with the graph that each runs. There is at least one.
+    pub chain: Vec<Link>,
+    /// Providers that the version has no graph for.
+    pub skipped: Vec<Skipped>,
     /// What was configured.
     pub config: VariantConfig,
 }
@@ -68,12 +70,20 @@ pub enum SelectError {
     },
 }
 
+impl Selected {
+    /// The graph of the first provider of the chain.
+    #[must_use]
+    pub fn artefact(&self) -> &Artefact {
+        &self.chain[0].graph
+    }
+}
+
 /// Resolves the configured variants against the registry.
 ///
 /// # Errors
 /// If something is missing or contradictory; the message says what and the fix.
-pub async fn select(source: &Source, configured: &[VariantConfig]) -> Result<Vec<Selected>, SelectError> {
-    let mut variants = configured.to_vec();
+pub async fn select(source: &Source, config: &Config) -> Result<Vec<Selected>, SelectError> {
+    let mut variants = config.variant.clone();
     if variants.is_empty() {
         variants.extend(source.models().await?.into_iter().map(|model| VariantConfig::of(model.into())));
     }
@@ -82,12 +92,12 @@ pub async fn select(source: &Source, configured: &[VariantConfig]) -> Result<Vec
     }
     let mut selected: Vec<Selected> = Vec::new();
     let mut claims: BTreeMap<Slug, Vec<(usize, Option<bool>)>> = BTreeMap::new();
-    for config in &variants {
-        let one = resolve(source, config).await?;
+    for variant in &variants {
+        let one = resolve(source, variant, &config.engine).await?;
         if selected.iter().any(|other| other.model == one.model && other.variant == one.variant) {
             return Err(SelectError::Twice { model: one.model, variant: one.variant });
         }
-        claims.entry(one.model.clone()).or_default().push((selected.len(), config.default));
+        claims.entry(one.model.clone()).or_default().push((selected.len(), variant.default));
         selected.push(one);
     }
     for (model, claims) in claims {
@@ -108,31 +118,43 @@ pub async fn select(source: &Source, configured: &[VariantConfig]) -> Result<Vec
 ///
 /// # Errors
 /// If the model, the version or the precision is missing.
-pub async fn resolve(source: &Source, config: &VariantConfig) -> Result<Selected, SelectError> {
+pub async fn resolve(source: &Source, config: &VariantConfig, engine: &EngineConfig) -> Result<Selected, SelectError> {
     let model = Slug::from_name(&config.model)?;
     let metadata = source.metadata(&model, &config.version).await?;
-    // The other forms are for other providers.
-    let fits = |artefact: &&Artefact| {
-        artefact.form == GraphForm::Contrib && config.precision.is_none_or(|wanted| artefact.precision == wanted)
+    graphs(model, metadata, config, engine)
+}
+
+/// Chooses the graphs of a version that a variant runs, by provider.
+///
+/// # Errors
+/// If there is none.
+pub fn graphs(
+    model: Slug,
+    metadata: ModelMetadata,
+    config: &VariantConfig,
+    engine: &EngineConfig,
+) -> Result<Selected, SelectError> {
+    let (chain, skipped) = chain(config.chain(engine), config.precision, &metadata.artefacts, engine.cuda.packed);
+    let Some(first) = chain.first() else {
+        return Err(SelectError::Precision {
+            model: model.clone(),
+            version: metadata.version.clone(),
+            wanted: config.precision.map(|p| p.to_string()).unwrap_or_default(),
+            known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
+        });
     };
-    let artefact = metadata.artefacts.iter().find(fits).cloned().ok_or_else(|| SelectError::Precision {
-        model: model.clone(),
-        version: metadata.version.clone(),
-        wanted: config.precision.map(|p| p.to_string()).unwrap_or_default(),
-        known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
-    })?;
     let variant = match &config.name {
         Some(name) => Slug::from_name(name)?,
-        None => artefact.precision.variant(),
+        None => config.precision.unwrap_or(first.graph.precision).variant(),
     };
-    Ok(Selected { model, variant, is_default: false, metadata, artefact, config: config.clone() })
+    Ok(Selected { model, variant, is_default: false, metadata, chain, skipped, config: config.clone() })
 }
 
 /// The version that a model's pointer named before it was moved the last time, for a variant that follows the pointer.
 /// `None` if there is none, or it cannot be found out.
-pub async fn previous_of_current(source: &Source, config: &VariantConfig) -> Option<Selected> {
+pub async fn previous_of_current(source: &Source, config: &VariantConfig, engine: &EngineConfig) -> Option<Selected> {
     let model = Slug::from_name(&config.model).ok()?;
     let pointer = source.registry().current(&model).await.ok()?;
     let before = pointer.history.last()?.from.clone()?;
-    resolve(source, &VariantConfig { version: before, ..config.clone() }).await.ok()
+    resolve(source, &VariantConfig { version: before, ..config.clone() }, engine).await.ok()
 }

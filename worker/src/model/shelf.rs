@@ -6,31 +6,37 @@ use std::{
 };
 
 use crate::{
-    engine::{OnnxModel, WeakModel},
+    engine::{OnnxModel, Place, WeakModel},
     tokenize::TextTokenizer,
 };
 
 /// A tokenizer is shared by versions with the same file and the same bounds.
 type TokenizerKey = (String, u32, usize);
 
+/// A session: its graph, where it runs, and which one it is of those that run there: of which set, for which widths.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SessionKey {
+    pub(super) sha256: String,
+    pub(super) place: Place,
+    pub(super) number: (usize, usize),
+}
+
 /// Graphs and tokenizers that somebody uses, by their SHA-256.
 #[derive(Debug, Default)]
 pub struct Shelf {
-    models: Mutex<HashMap<(String, usize), WeakModel>>,
+    models: Mutex<HashMap<SessionKey, WeakModel>>,
     tokenizers: Mutex<HashMap<TokenizerKey, Weak<TextTokenizer>>>,
 }
 
 impl Shelf {
-    /// The model of this graph, loaded with `load` if nobody has it. Two who ask at the same time get the same.
+    /// The session, loaded with `load` if nobody has it. Two who ask at the same time get the same.
     pub(super) fn model<E>(
         &self,
-        sha256: &str,
-        threads: usize,
+        key: SessionKey,
         load: impl FnOnce() -> Result<OnnxModel, E>,
     ) -> Result<OnnxModel, E> {
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.retain(|_, model| model.upgrade().is_some());
-        let key = (sha256.to_owned(), threads);
         if let Some(model) = models.get(&key).and_then(WeakModel::upgrade) {
             return Ok(model);
         }

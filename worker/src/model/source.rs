@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use embed_registry::{Cache, Progress, Registry, RegistryError, Step, VersionSpec};
 use embed_schemas::{ModelMetadata, Slug};
 
-use super::{Files, LoadError, Selected};
+use super::{Files, Link, LoadError, Selected};
 use crate::config::ModelsConfig;
 
 /// A registry and its cache.
@@ -70,31 +70,39 @@ impl Source {
     ///
     /// # Errors
     /// If one is missing or not what the metadata says, or it can neither be fetched nor is it here already.
-    pub async fn files(&self, selected: &Selected) -> Result<Files, LoadError> {
+    pub async fn files(&self, selected: &Selected, link: &Link) -> Result<Files, LoadError> {
         let (model, metadata) = (&selected.model, &selected.metadata);
-        let wanted = [&selected.artefact.file, &metadata.tokenizer, &metadata.golden];
         let Some(cache) = &self.cache else {
             let read = async |file| self.registry.read_verified(model, &metadata.version, file).await;
-            let [graph, tokenizer, golden] = wanted;
-            return Ok(Files::new(read(graph).await?, read(tokenizer).await?, read(golden).await?));
+            let packed = match &link.packed {
+                Some(packed) => Some(read(&packed.file).await?),
+                None => None,
+            };
+            let (tokenizer, golden) = (read(&metadata.tokenizer).await?, read(&metadata.golden).await?);
+            return Ok(Files { graph: read(&link.graph.file).await?, packed, tokenizer, golden });
         };
-        match self.cached(cache, selected).await {
+        match self.cached(cache, selected, link).await {
             // The damaged copy is gone now: another can be fetched.
             Err(RegistryError::DamagedCopy { path, source }) => {
                 tracing::warn!(path = %path.display(), error = %source, "a copy in the cache is damaged; fetching another");
-                Ok(self.cached(cache, selected).await?)
+                Ok(self.cached(cache, selected, link).await?)
             }
             other => Ok(other?),
         }
     }
 
-    async fn cached(&self, cache: &Cache, selected: &Selected) -> Result<Files, RegistryError> {
+    async fn cached(&self, cache: &Cache, selected: &Selected, link: &Link) -> Result<Files, RegistryError> {
         let metadata = &selected.metadata;
-        let files = [selected.artefact.file.clone(), metadata.tokenizer.clone(), metadata.golden.clone()];
+        let mut files = vec![link.graph.file.clone(), metadata.tokenizer.clone(), metadata.golden.clone()];
+        files.extend(link.packed.as_ref().map(|packed| packed.file.clone()));
         let log = DownloadLog::default();
         let local = cache.fetch(&self.registry, &selected.model, &metadata.version, &files, &log).await?;
-        let [graph, tokenizer, golden] = &files;
-        Ok(Files::new(local.read(graph).await?, local.read(tokenizer).await?, local.read(golden).await?))
+        let packed = match &link.packed {
+            Some(packed) => Some(local.read(&packed.file).await?),
+            None => None,
+        };
+        let (tokenizer, golden) = (local.read(&metadata.tokenizer).await?, local.read(&metadata.golden).await?);
+        Ok(Files { graph: local.read(&link.graph.file).await?, packed, tokenizer, golden })
     }
 }
 

@@ -1,30 +1,76 @@
 //! From files to engines that are ready: verify, load, warm up, reproduce the golden vectors.
 
-use std::{io, path::Path, sync::Arc, time::Instant};
+use std::{fmt::Write, io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use embed_schemas::ModelMetadata;
+use embed_schemas::{Artefact, ModelMetadata, Precision};
 
-use super::{GoldenError, RegistryError, Selected, Shelf, verify_golden};
+use super::{
+    EngineCache, GoldenError, Link, RegistryError, Selected, Shelf, Skipped,
+    golden::Tolerance,
+    sessions::{OnDevices, Sessions},
+    verify_golden,
+};
 use crate::{
-    batch::Measured,
-    engine::{Engine, EngineError, Input, OnnxModel, Stopwatch, library},
+    batch::{CostTable, Form, Unit},
+    config::{EngineConfig, Provider},
+    engine::{Engine, EngineError, OnnxEngine, library},
+    serving::Activity,
     tokenize::{TextTokenizer, TokenizeError},
 };
 
-/// Shapes, rows and width, whose cost is measured: few, since starting must be quick, and chosen so that what a run, a
-/// token and a pair of tokens cost can be told apart.
-const MEASURED_SHAPES: [(usize, usize); 5] = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)];
-
 /// A version that is loaded and verified.
 #[derive(Debug)]
-pub struct LoadedVersion<E> {
+pub struct LoadedVersion {
     /// One engine for each runner.
-    pub engines: Vec<E>,
+    pub engines: Vec<Box<dyn Engine>>,
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
-    /// What some runs took, for the planner.
-    pub measured: Vec<Measured>,
+    /// What runs cost, for the planner.
+    pub costs: CostTable,
+    /// What it runs on.
+    pub running: Running,
+}
+
+/// What a version runs on.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// The execution provider.
+    pub provider: Provider,
+    /// The devices, by CUDA's numbers. Empty on the CPU.
+    pub devices: Vec<u32>,
+    /// The graph in use.
+    pub artefact: Artefact,
+    /// Whether there is one without padding as well.
+    pub packed: bool,
+    /// Nodes of the graph that another provider runs. `None` if ONNX Runtime does not tell.
+    pub nodes_elsewhere: Option<usize>,
+    /// Providers that were to be tried before, and why they do not run it.
+    pub skipped: Vec<Skipped>,
+    /// Most texts and most tokens of a batch, if it is not for `[batch]` to say.
+    pub most: Option<(usize, usize)>,
+}
+
+impl Running {
+    /// In one line, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut line = format!("{} in {}", self.provider, self.artefact.precision);
+        if !self.devices.is_empty() {
+            let _ = write!(line, ", devices {:?}", self.devices);
+        }
+        if self.packed {
+            line += ", padded or packed";
+        }
+        match self.nodes_elsewhere {
+            Some(0) => line += "; all nodes of the graph run there",
+            Some(nodes) => {
+                let _ = write!(line, "; {nodes} nodes of the graph run on another provider");
+            }
+            None => line += "; ONNX Runtime does not tell whether all nodes of the graph run there",
+        }
+        line
+    }
 }
 
 /// A version could not be made ready.
@@ -42,6 +88,9 @@ pub enum LoadError {
     /// The golden vectors are not reproduced.
     #[error(transparent)]
     Golden(#[from] GoldenError),
+    /// No provider of the chain can run it.
+    #[error("no provider of its chain can run it: {}", .0.join("; "))]
+    Chain(Vec<String>),
     /// The system gave no thread to load with.
     #[error("a thread to load with: {0}")]
     Thread(io::Error),
@@ -53,17 +102,17 @@ pub enum LoadError {
 /// The files of a version that serving needs, verified: what was verified is what is loaded.
 #[derive(Debug)]
 pub struct Files {
-    graph: Bytes,
-    tokenizer: Bytes,
-    golden: Bytes,
+    /// The graph.
+    pub(super) graph: Bytes,
+    /// The graph without padding.
+    pub(super) packed: Option<Bytes>,
+    /// The tokenizer.
+    pub(super) tokenizer: Bytes,
+    /// The golden texts.
+    pub(super) golden: Bytes,
 }
 
 impl Files {
-    /// Puts them together, verified.
-    pub(super) const fn new(graph: Bytes, tokenizer: Bytes, golden: Bytes) -> Self {
-        Self { graph, tokenizer, golden }
-    }
-
     /// The tokenizer alone.
     ///
     /// # Errors
@@ -73,53 +122,85 @@ impl Files {
     }
 }
 
-/// Makes a version ready. Takes from a fraction of a second to minutes, on the calling thread.
+/// What a version is made ready with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// How graphs are run.
+    pub config: &'a EngineConfig,
+    /// Most bytes of a text.
+    pub max_text_bytes: usize,
+    /// Where engines are kept, one for each profile. Empty if they are not.
+    pub engines: &'a [EngineCache],
+    /// What is loaded already.
+    pub shelf: &'a Shelf,
+    /// Hears of what is being done.
+    pub activity: &'a Activity,
+}
+
+/// Makes a version ready on one provider. Takes from a fraction of a second to minutes, on the calling thread.
 ///
 /// # Errors
 /// At the first step that fails; nothing is served then.
-pub fn prepare(
-    files: &Files,
-    selected: &Selected,
-    library: Option<&Path>,
-    runners: usize,
-    threads: usize,
-    max_text_bytes: usize,
-    shelf: &Shelf,
-) -> Result<LoadedVersion<OnnxModel>, LoadError> {
+pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_>) -> Result<LoadedVersion, LoadError> {
+    let Setup { config, max_text_bytes, shelf, .. } = *setup;
     let started = Instant::now();
     let metadata = &selected.metadata;
-    let environment = library::environment(library).map_err(EngineError::from)?;
+    if link.provider == Provider::Cuda && matches!(link.graph.precision, Precision::Int8 | Precision::Fp8) {
+        tracing::warn!(
+            model = %selected.model,
+            variant = %selected.variant,
+            precision = %link.graph.precision,
+            "the CUDA provider computes this precision no faster than FP16, and often slower; \
+             use `precision = \"fp16\"` there, or TensorRT"
+        );
+    }
+    let environment = library::environment(config.library.as_deref()).map_err(EngineError::from)?;
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shelf.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
-    let load = || OnnxModel::load(&environment, &files.graph, metadata, threads);
-    let mut engine = shelf.model(&selected.artefact.file.sha256, threads, load)?;
-    // The largest run once, so that no request pays for the first allocations.
-    time_run(&mut engine, 1, metadata.max_seq_length as usize, threads)?;
-    let mut measured = Vec::new();
-    for (rows, width) in MEASURED_SHAPES.into_iter().filter(|(_, w)| *w <= metadata.max_seq_length as usize) {
-        measured.push(time_run(&mut engine, rows, width, threads)?);
+    let sessions = Sessions { environment: &environment, files, selected, link, setup };
+    let (mut engines, costs, devices, most) = if link.provider.on_device() {
+        let OnDevices { engines, costs, devices, max_tokens } = sessions.on_devices()?;
+        (engines, costs, devices, Some((config.device.max_texts, max_tokens)))
+    } else {
+        let (engines, costs) = sessions.on_cpu()?;
+        (engines, costs, Vec::new(), None)
+    };
+    let tolerance = Tolerance::of(link.graph.precision, link.provider, config);
+    let mut verified = None;
+    for engine in &mut engines {
+        // Each device computes for itself, and each graph.
+        if verified.replace(engine.unit()) == Some(engine.unit())
+            || (!link.provider.on_device() && engine.unit() != Unit(0))
+        {
+            continue;
+        }
+        verify_golden(&files.golden, metadata, tolerance, Form::Padded, &tokenizer, engine)?;
+        if engine.packs() {
+            verify_golden(&files.golden, metadata, tolerance, Form::Packed, &tokenizer, engine)?;
+        }
     }
-    verify_golden(&files.golden, metadata, selected.artefact.precision, &tokenizer, &mut engine)?;
-    // Side by side on the same weights.
-    let engines = vec![engine; runners];
+    let running = Running {
+        provider: link.provider,
+        devices,
+        artefact: link.graph.clone(),
+        packed: link.packed.is_some(),
+        nodes_elsewhere: engines.first().and_then(OnnxEngine::nodes_elsewhere),
+        skipped: Vec::new(),
+        most,
+    };
     tracing::info!(
         model = %selected.model,
         variant = %selected.variant,
         version = %metadata.version,
-        precision = %selected.artefact.precision,
-        runners,
+        precision = %running.artefact.precision,
+        provider = %running.provider,
+        devices = ?running.devices,
+        packed = running.packed,
+        nodes_elsewhere = running.nodes_elsewhere,
+        runners = engines.len(),
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );
-    Ok(LoadedVersion { engines, tokenizer, measured })
-}
-
-fn time_run(engine: &mut impl Engine, rows: usize, width: usize, threads: usize) -> Result<Measured, EngineError> {
-    let mut input = Input::default();
-    // Any id of the vocabulary does; 1 is in every one.
-    let row = vec![1; width];
-    input.fill(std::iter::repeat_n(row.as_slice(), rows));
-    let stopwatch = Stopwatch::start(threads == 1);
-    engine.embed(&input)?;
-    Ok(Measured { rows, width, took: stopwatch.elapsed() })
+    let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
+    Ok(LoadedVersion { engines, tokenizer, costs, running })
 }

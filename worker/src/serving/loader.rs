@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::{Activities, Backend};
 use crate::{
-    config::{Config, EngineConfig},
-    engine::{OnnxModel, give_back_memory, give_way},
-    model::{self, Files, LoadError, LoadedVersion, Selected, Shelf, Source},
+    engine::{EngineError, give_back_memory, give_way},
+    model::{Link, LoadError, LoadedVersion, Selected, Skipped, Source, engine_cache},
 };
 
 /// By how much the priority of loading is lowered while others are served: they must hardly notice it.
@@ -17,16 +17,14 @@ const NICE: u8 = 19;
 #[derive(Debug, Clone)]
 pub struct Loader {
     source: Source,
-    engine: EngineConfig,
-    max_text_bytes: usize,
-    shelf: Arc<Shelf>,
+    backend: Arc<dyn Backend>,
+    activities: Activities,
 }
 
 impl Loader {
-    /// A loader of versions from there.
-    pub fn new(source: Source, config: &Config) -> Self {
-        let (engine, max_text_bytes) = (config.engine.clone(), config.tokenize.max_text_bytes);
-        Self { source, engine, max_text_bytes, shelf: Arc::default() }
+    /// A loader of versions from there. What it does is told to `activities`.
+    pub const fn new(source: Source, backend: Arc<dyn Backend>, activities: Activities) -> Self {
+        Self { source, backend, activities }
     }
 
     /// Where versions come from.
@@ -34,45 +32,69 @@ impl Loader {
         &self.source
     }
 
-    /// From the registry to engines for `runners` threads that are verified and warm. `aside`: at the lowest priority,
-    /// since others are being served meanwhile.
+    /// From the registry to engines that are verified and warm, on the first provider of the chain that can run it. `aside`:
+    /// at the lowest priority, since others are being served meanwhile.
     ///
     /// # Errors
-    /// At the first step that fails.
-    pub async fn load(
-        &self,
-        selected: &Selected,
-        runners: usize,
-        aside: bool,
-    ) -> Result<LoadedVersion<OnnxModel>, LoadError> {
-        let files = self.source.files(selected).await?;
-        let (this, selected) = (self.clone(), selected.clone());
-        let (done, result) = oneshot::channel();
-        // Not on the runtime's threads: those take in and answer calls.
-        std::thread::Builder::new()
-            .name("load".to_owned())
-            .spawn(move || {
-                if aside {
-                    give_way(NICE);
+    /// If the registry fails, or no provider can run it.
+    pub async fn load(&self, selected: &Selected, aside: bool) -> Result<LoadedVersion, LoadError> {
+        let mut skipped = selected.skipped.clone();
+        for (i, link) in selected.chain.iter().enumerate() {
+            let error = match self.load_on(selected, link, aside).await {
+                Ok(mut loaded) => {
+                    loaded.running.skipped = skipped;
+                    return Ok(loaded);
                 }
-                let result = this.prepare(&files, &selected, runners);
-                drop(files);
-                give_back_memory();
-                // Whoever asked may be gone, because the worker stops.
-                let _ = done.send(result);
-            })
-            .map_err(LoadError::Thread)?;
-        result.await.unwrap_or(Err(LoadError::Died))
+                // What is wrong with the registry is not the provider's fault.
+                Err(error @ LoadError::Registry(_)) => return Err(error),
+                Err(error) if i == 0 && selected.chain.len() == 1 && skipped.is_empty() => return Err(error),
+                Err(error) => error,
+            };
+            let reason = match error {
+                LoadError::Engine(EngineError::Provider { reason, .. }) => reason,
+                error => error.to_string(),
+            };
+            tracing::warn!(model = %selected.model, variant = %selected.variant, provider = %link.provider, reason, "a provider cannot run it");
+            skipped.push(Skipped { provider: link.provider, reason });
+        }
+        Err(LoadError::Chain(skipped.into_iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect()))
     }
 
-    fn prepare(
-        &self,
-        files: &Files,
-        selected: &Selected,
-        runners: usize,
-    ) -> Result<LoadedVersion<OnnxModel>, LoadError> {
-        let library = self.engine.library.as_deref();
-        let threads = self.engine.threads_per_runner;
-        model::prepare(files, selected, library, runners, threads, self.max_text_bytes, &self.shelf)
+    async fn load_on(&self, selected: &Selected, link: &Link, aside: bool) -> Result<LoadedVersion, LoadError> {
+        let (model, variant, provider) = (&selected.model, &selected.variant, link.provider);
+        let activity = self.activities.begin(format!("{model} {variant}: loading for {provider}"));
+        // Before its graph is fetched in vain.
+        let backend = Arc::clone(&self.backend);
+        on_a_thread(aside, move || backend.probe(provider)).await?;
+        let files = self.source.files(selected, link).await?;
+        let caches = self.backend.engine_caches(selected, link);
+        engine_cache::fetch(&self.source, selected, link, &caches, &activity).await;
+        let (backend, one, its) = (Arc::clone(&self.backend), selected.clone(), link.clone());
+        let (loaded, activity) = on_a_thread(aside, move || {
+            let result = backend.prepare(&files, &one, &its, &activity);
+            drop(files);
+            give_back_memory();
+            Ok((result?, activity))
+        })
+        .await?;
+        engine_cache::share(&self.source, selected, link, &caches, &activity).await;
+        Ok(loaded)
     }
+}
+
+/// Not on the runtime's threads: those take in and answer calls.
+async fn on_a_thread<T: Send + 'static>(
+    aside: bool,
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let (done, result) = oneshot::channel();
+    let body = move || {
+        if aside {
+            give_way(NICE);
+        }
+        // Whoever asked may be gone, because the worker stops.
+        let _ = done.send(work());
+    };
+    std::thread::Builder::new().name("load".to_owned()).spawn(body).map_err(LoadError::Thread)?;
+    result.await.unwrap_or(Err(LoadError::Died))
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Lineup, Loader, Member, Pipeline, Served, Variant, cores,
+    Lineup, Loader, Member, Pipeline, Served, Variant,
     lineup::Intake,
     swap::{Attempts, Kept},
     version::describe_wanted,
@@ -31,6 +31,8 @@ use crate::{
 pub struct ManagerParts {
     /// The worker's configuration.
     pub config: Config,
+    /// What is served, as soon as it is.
+    pub lineup: Lineup,
     /// Where versions come from.
     pub loader: Loader,
     /// The worker's id.
@@ -68,8 +70,8 @@ impl Manager {
     pub async fn start(parts: ManagerParts, selected: Vec<Selected>) -> Result<Self, RunError> {
         let watch = Watch::start(&parts.connection.client).await?;
         let mut manager = Self {
+            lineup: parts.lineup.clone(),
             parts,
-            lineup: Lineup::default(),
             demand: Arc::default(),
             base: Vec::new(),
             bucket: Bucket::new(),
@@ -117,10 +119,11 @@ impl Manager {
 
     fn served(&self, wanted: &Wanted) -> Arc<Served> {
         let config = &self.parts.config;
-        let limits = wanted.config.limits.over(&config.limits);
+        let first = wanted.config.chain(&config.engine).first();
+        let limits = wanted.config.limits.over(&config.limits).resolved(first.is_some_and(|one| one.on_device()));
         let prefix = format!("{}-{}", self.parts.worker_id, wanted.variant);
         let (model, name) = (wanted.model.clone(), wanted.variant.clone());
-        let variant = Variant::new(model, name, &limits, self.runners(&wanted.config), prefix);
+        let variant = Variant::new(model, name, &limits, prefix);
         let served = Arc::new(Served::new(Arc::new(variant), Arc::clone(&self.demand)));
         served.note(wanted.config.version.clone(), wanted.default);
         served
@@ -130,13 +133,6 @@ impl Manager {
     pub(super) fn pinned(&self) -> Vec<(Slug, Slug)> {
         let pinned = overlay(&self.base, &self.bucket).into_iter().filter(|one| one.config.pinned);
         pinned.map(|one| (one.model, one.variant)).collect()
-    }
-
-    pub(super) fn runners(&self, config: &VariantConfig) -> usize {
-        match (config.instances, self.parts.config.engine.runners) {
-            (0, 0) => cores(),
-            (0, n) | (n, _) => n,
-        }
     }
 
     /// Begins to take work in for a variant.
@@ -211,7 +207,7 @@ impl Manager {
             Some(member) => Arc::clone(&member.served),
             None => self.served(wanted),
         };
-        let selected = resolve(self.parts.loader.source(), &wanted.config).await;
+        let selected = resolve(self.parts.loader.source(), &wanted.config, &self.parts.config.engine).await;
         match selected {
             Ok(selected) => {
                 let described = describe_wanted(&wanted.config.version, &selected.metadata.version);
@@ -246,8 +242,8 @@ impl Manager {
             let Some(one) = wanted.iter().find(|one| one.model == variant.model && one.variant == variant.name) else {
                 continue;
             };
-            match resolve(self.parts.loader.source(), &one.config).await {
-                Ok(selected) => self.load(&member.served, one, selected, false).await,
+            match resolve(self.parts.loader.source(), &one.config, &self.parts.config.engine).await {
+                Ok(selected) => self.load(&member.served, selected, false).await,
                 Err(error) => self.resolve_failed(&member.served, &one.config.version, &error),
             }
         }

@@ -3,6 +3,8 @@
 //! A [`Variant`] is a name that traffic is sent to, and stays; a [`Pipeline`] is one loaded version of it, and is replaced.
 //! [`Served`] holds both. The [`Manager`] brings what is served to what is wanted.
 
+mod activity;
+mod backend;
 mod lineup;
 mod loader;
 mod manager;
@@ -15,10 +17,14 @@ mod version;
 mod wanted;
 mod watch;
 
+pub use activity::{Activities, Activity};
+pub use backend::{Backend, OnnxRuntime};
 pub use lineup::{Lineup, Member};
 pub use loader::Loader;
 pub use manager::{Manager, ManagerParts};
-pub use pipeline::{Pipeline, cores};
+pub use pipeline::Pipeline;
+
+pub use crate::engine::cores;
 pub use served::Served;
 pub use variant::{Variant, result_too_large};
 pub use version::Version;

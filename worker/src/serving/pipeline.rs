@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Variant, Version};
 use crate::{
-    batch::{BatchQueue, CostTable, Depth},
+    batch::{BatchQueue, Depth},
     config::Config,
-    engine::{Engine, RunStats, Runners},
+    engine::{Engine, RunnerEvent, Runners, cores},
     job::{Ask, Job, Text},
     model::LoadedVersion,
     publish::Reply,
@@ -30,6 +30,7 @@ pub struct Pipeline {
     pool: Pool<Arc<Job>, IntoBatches>,
     queue: Arc<BatchQueue<Text>>,
     runners: Mutex<Option<Runners>>,
+    engines: usize,
     finished: mpsc::UnboundedSender<Arc<Job>>,
 }
 
@@ -57,30 +58,40 @@ impl Sink<Arc<Job>> for IntoBatches {
 }
 
 impl Pipeline {
-    /// Starts the threads. `finished` gets every job whose texts are done; `on_panic` hears of an engine thread's death.
+    /// Starts the threads. `finished` gets every job whose texts are done; `on_death` hears why an engine cannot go on.
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub fn start<E: Engine + 'static>(
+    pub fn start(
         variant: Arc<Variant>,
         version: Version,
-        loaded: LoadedVersion<E>,
+        loaded: LoadedVersion,
         config: &Config,
         finished: mpsc::UnboundedSender<Arc<Job>>,
-        on_panic: impl Fn(String) + Clone + Send + 'static,
+        on_death: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let LoadedVersion { engines, tokenizer, measured } = loaded;
-        let queue = Arc::new(BatchQueue::new(&config.batch, CostTable::new(&measured)));
+        let LoadedVersion { engines, tokenizer, costs, running } = loaded;
+        let mut batch = config.batch.clone();
+        if let Some((texts, tokens)) = running.most {
+            (batch.max_texts, batch.max_tokens) = (texts, tokens);
+        }
+        // On a device, engine threads only wait.
+        let nice = if running.provider.on_device() { 0 } else { config.engine.nice };
+        let units: Vec<_> = engines.iter().map(Engine::unit).collect();
+        let queue = Arc::new(BatchQueue::new(&batch, costs, &units));
         let observed = Arc::clone(&variant);
-        let observe = move |stats: &RunStats| observed.ran(stats);
-        let runners = Runners::start(engines, &queue, variant.slots(), config.engine.nice, observe, on_panic)?;
+        let observe = move |event: RunnerEvent<'_>| match event {
+            RunnerEvent::Ran(stats) => observed.ran(stats),
+            RunnerEvent::OutOfMemory { most_tokens } => observed.metrics.out_of_memory(most_tokens),
+        };
+        let runners = Runners::start(engines, &queue, variant.slots(), nice, observe, on_death)?;
         let threads = match config.tokenize.threads {
             0 if tokenizer.slow_because().is_some() => cores(),
             0 => cores().div_ceil(4),
             n => n,
         };
         let pool = Pool::start(threads, &tokenizer, IntoBatches(Arc::clone(&queue)))?;
-        Ok(Self { variant, version, pool, queue, runners: Mutex::new(Some(runners)), finished })
+        Ok(Self { variant, version, pool, queue, runners: Mutex::new(Some(runners)), engines: units.len(), finished })
     }
 
     /// Takes a validated request in. `permit` covers its texts. Never blocks.
@@ -114,6 +125,11 @@ impl Pipeline {
         }
     }
 
+    /// Batches that it can run at the same time.
+    pub const fn engines(&self) -> usize {
+        self.engines
+    }
+
     /// What waits for a batch in this lane.
     pub fn depth(&self, lane: Lane) -> Depth {
         self.queue.depth(lane)
@@ -145,9 +161,4 @@ impl Drop for Pipeline {
         // them, so nobody waits here.
         self.queue.close();
     }
-}
-
-/// Cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

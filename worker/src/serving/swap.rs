@@ -75,7 +75,7 @@ fn key(served: &Served) -> (Slug, Slug) {
 }
 
 fn what(selected: &Selected) -> (String, String) {
-    (selected.metadata.version.clone(), selected.artefact.file.sha256.clone())
+    (selected.metadata.version.clone(), selected.artefact().file.sha256.clone())
 }
 
 impl Manager {
@@ -95,7 +95,7 @@ impl Manager {
             tracing::info!(model = %selected.model, variant = %selected.variant, "does not fit into models.memory_budget: loaded when it is asked for");
             return Ok(());
         }
-        let error = match self.pipeline(served, wanted, &selected, false).await {
+        let error = match self.pipeline(served, &selected, false).await {
             Ok(pipeline) => {
                 self.go_live(served, pipeline);
                 return Ok(());
@@ -105,7 +105,8 @@ impl Manager {
         if wanted.config.version != CURRENT {
             return Err(error);
         }
-        let Some(before) = previous_of_current(self.parts.loader.source(), &wanted.config).await else {
+        let previous = previous_of_current(self.parts.loader.source(), &wanted.config, &self.parts.config.engine).await;
+        let Some(before) = previous else {
             return Err(error);
         };
         tracing::error!(
@@ -113,7 +114,7 @@ impl Manager {
             instead = before.metadata.version, "the current version cannot be served; trying the one before it"
         );
         // The first error is the one that matters.
-        let Ok(pipeline) = self.pipeline(served, wanted, &before, false).await else { return Err(error) };
+        let Ok(pipeline) = self.pipeline(served, &before, false).await else { return Err(error) };
         self.go_live(served, pipeline);
         self.note_failure(served, &selected, error.to_string());
         Ok(())
@@ -124,7 +125,7 @@ impl Manager {
         let Some(live) = served.peek() else {
             // With a budget, only what is asked for is loaded, or what must always be there.
             if self.parts.config.models.memory_budget.is_none() || wanted.config.pinned {
-                self.load(served, wanted, selected, asked).await;
+                self.load(served, selected, asked).await;
             } else if asked || !self.attempts.too_early(&key(served), &what(&selected)) {
                 served.forget_failure();
                 self.attempts.forget(&key(served));
@@ -147,19 +148,19 @@ impl Manager {
                 if let Some(kept) = kept {
                     self.kept.insert(key(served), kept);
                 }
-                self.load(served, wanted, selected, asked).await;
+                self.load(served, selected, asked).await;
             }
         }
     }
 
     /// Loads a version and makes it live. If that fails, what was live stays, and the reason is told.
-    pub(super) async fn load(&mut self, served: &Arc<Served>, wanted: &Wanted, selected: Selected, asked: bool) {
+    pub(super) async fn load(&mut self, served: &Arc<Served>, selected: Selected, asked: bool) {
         if !asked && self.attempts.too_early(&key(served), &what(&selected)) {
             return;
         }
         served.loading();
         let result = match self.room_for(served, &selected) {
-            Ok(()) => self.pipeline(served, wanted, &selected, true).await.map_err(|error| error.to_string()),
+            Ok(()) => self.pipeline(served, &selected, true).await.map_err(|error| error.to_string()),
             Err(reason) => Err(reason),
         };
         match result {
@@ -169,16 +170,10 @@ impl Manager {
     }
 
     /// Loads a version: nothing is different until it goes live.
-    async fn pipeline(
-        &self,
-        served: &Served,
-        wanted: &Wanted,
-        selected: &Selected,
-        aside: bool,
-    ) -> Result<Arc<Pipeline>, RunError> {
+    async fn pipeline(&self, served: &Served, selected: &Selected, aside: bool) -> Result<Arc<Pipeline>, RunError> {
         let started = Instant::now();
-        let (parts, runners) = (&self.parts, self.runners(&wanted.config));
-        let loaded = parts.loader.load(selected, runners, aside).await.map_err(|source| RunError::Load {
+        let parts = &self.parts;
+        let loaded = parts.loader.load(selected, aside).await.map_err(|source| RunError::Load {
             model: selected.model.clone(),
             variant: selected.variant.clone(),
             source: Box::new(source),
@@ -188,7 +183,19 @@ impl Manager {
             // If nobody listens, the worker is stopping already.
             let _ = panics.send(panic);
         };
-        let version = Version::new(selected, wanted.config.providers[0].as_str());
+        let running = &loaded.running;
+        if !running.skipped.is_empty() {
+            let [model, variant] = labels(&key(served));
+            let on = (names::PROVIDER, running.provider.to_string());
+            counter!(names::PROVIDER_FALLBACKS_TOTAL, &[model, variant, on]).increment(1);
+            let skipped: Vec<_> =
+                running.skipped.iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect();
+            tracing::error!(
+                model = %selected.model, variant = %selected.variant, provider = %running.provider, precision = %running.artefact.precision,
+                ?skipped, "fell back to another execution provider; set `strict` to make this an error"
+            );
+        }
+        let version = Version::new(selected, loaded.running.clone());
         let variant = Arc::clone(&served.variant);
         histogram!(names::MODEL_LOAD_SECONDS, &labels(&key(served))).record(started.elapsed());
         Ok(Arc::new(Pipeline::start(variant, version, loaded, &parts.config, parts.finished.clone(), on_panic)?))
@@ -199,6 +206,7 @@ impl Manager {
         let (key, keep) = (key(served), self.parts.config.models.keep_previous);
         let version = pipeline.version.metadata.version.clone();
         set_info(&key, &pipeline, 1.0);
+        served.variant.resize(pipeline.engines());
         let before = served.put(Some(pipeline));
         served.forget_failure();
         self.attempts.forget(&key);
@@ -275,7 +283,7 @@ impl Manager {
                 let live = member.served.peek()?;
                 let own = Arc::ptr_eq(&member.served, served);
                 let pinned = own || stay.contains(&key(&member.served));
-                let bytes = live.version.artefact.file.bytes;
+                let bytes = live.version.artefact().file.bytes;
                 Some(Loaded { what: i, bytes, last_used: member.served.last_used(), pinned })
             })
             .collect();
@@ -301,14 +309,14 @@ impl Manager {
 /// Bytes of weights, each graph counted once.
 fn bytes_of<'a>(pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) -> u64 {
     let graphs: HashMap<_, _> =
-        pipelines.map(|p| &p.version.artefact.file).map(|file| (&file.sha256, file.bytes)).collect();
+        pipelines.map(|p| &p.version.artefact().file).map(|file| (&file.sha256, file.bytes)).collect();
     graphs.values().sum()
 }
 
 /// Bytes that this version would add.
 fn needed(loaded: &[Arc<Pipeline>], selected: &Selected) -> u64 {
-    let file = &selected.artefact.file;
-    let there = loaded.iter().any(|one| one.version.artefact.file.sha256 == file.sha256);
+    let file = &selected.artefact().file;
+    let there = loaded.iter().any(|one| one.version.artefact().file.sha256 == file.sha256);
     if there { 0 } else { file.bytes }
 }
 
@@ -323,8 +331,8 @@ fn set_info(key: &(Slug, Slug), pipeline: &Pipeline, value: f64) {
         model,
         variant,
         (names::VERSION, version.metadata.version.clone()),
-        (names::PRECISION, version.artefact.precision.to_string()),
-        (names::PROVIDER, version.provider.to_owned()),
+        (names::PRECISION, version.artefact().precision.to_string()),
+        (names::PROVIDER, version.running.provider.to_string()),
     ];
     gauge!(names::MODEL_INFO, &all).set(value);
 }

@@ -43,8 +43,8 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant with nothing in it. `id_prefix` is unique among all workers.
-    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig, runners: usize, id_prefix: String) -> Self {
+    /// A variant with nothing in it, and room for one run: until [`Variant::resize`] says how many engines serve it. `id_prefix` is unique among all workers.
+    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig, id_prefix: String) -> Self {
         let capacity = [limits.rpc_texts, limits.job_texts, limits.bulk_texts];
         Self {
             metrics: VariantMetrics::new(&model, &name),
@@ -54,8 +54,8 @@ impl Variant {
             capacity,
             rpc_max_wait: limits.rpc_max_wait,
             max_deliveries: limits.max_deliveries,
-            pace: Pace::new(runners),
-            slots: Arc::new(Slots::new(runners)),
+            pace: Pace::new(1),
+            slots: Arc::new(Slots::new(1)),
             id_prefix,
             ids_made: AtomicU64::new(0),
         }
@@ -69,6 +69,12 @@ impl Variant {
     /// Room for runs, shared by all its versions.
     pub const fn slots(&self) -> &Arc<Slots> {
         &self.slots
+    }
+
+    /// From now on, so many engines serve it.
+    pub fn resize(&self, engines: usize) {
+        self.slots.resize(engines);
+        self.pace.resize(engines);
     }
 
     /// Whether the online calls that are in the worker leave no time for another. Asked before a call is read: refusing

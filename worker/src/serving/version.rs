@@ -4,34 +4,39 @@ use std::time::SystemTime;
 
 use embed_schemas::{
     Artefact, EmbedRequest, ErrorCode, Format, ModelMetadata, WireError,
-    serving::{CURRENT_VERSION, LiveVersion},
+    serving::{CURRENT_VERSION, LiveVersion, SkippedProvider},
 };
 
 use super::result_too_large;
-use crate::model::Selected;
+use crate::model::{Running, Selected, Skipped};
 
 /// A version that is loaded.
 #[derive(Debug)]
 pub struct Version {
     /// What the registry says of it.
     pub metadata: ModelMetadata,
-    /// The graph in use.
-    pub artefact: Artefact,
-    /// The execution provider that it runs on.
-    pub provider: &'static str,
+    /// What it runs on.
+    pub running: Running,
+    /// The graph that was to be tried first.
+    wanted: Artefact,
     since: SystemTime,
 }
 
 impl Version {
     /// A version that was loaded now.
-    pub fn new(selected: &Selected, provider: &'static str) -> Self {
-        let (metadata, artefact) = (selected.metadata.clone(), selected.artefact.clone());
-        Self { metadata, artefact, provider, since: SystemTime::now() }
+    pub fn new(selected: &Selected, running: Running) -> Self {
+        let (metadata, wanted) = (selected.metadata.clone(), selected.artefact().clone());
+        Self { metadata, running, wanted, since: SystemTime::now() }
+    }
+
+    /// The graph in use.
+    pub const fn artefact(&self) -> &Artefact {
+        &self.running.artefact
     }
 
     /// Whether it is the one that was selected, file by file.
     pub fn is(&self, selected: &Selected) -> bool {
-        self.artefact.file == selected.artefact.file
+        self.wanted.file == selected.artefact().file
             && self.metadata.version == selected.metadata.version
             && self.metadata.tokenizer == selected.metadata.tokenizer
     }
@@ -40,10 +45,13 @@ impl Version {
     pub fn status(&self) -> LiveVersion {
         LiveVersion {
             version: self.metadata.version.clone(),
-            precision: self.artefact.precision,
-            provider: self.provider.to_owned(),
+            precision: self.artefact().precision,
+            provider: self.running.provider.to_string(),
             space: self.metadata.space.clone(),
             since: humantime::format_rfc3339_seconds(self.since).to_string(),
+            devices: self.running.devices.clone(),
+            skipped: self.running.skipped.iter().map(skipped).collect(),
+            nodes_elsewhere: self.running.nodes_elsewhere.and_then(|nodes| u32::try_from(nodes).ok()),
         }
     }
 
@@ -94,6 +102,10 @@ impl Version {
             names => format!("it has {}", names.join(", ")),
         }
     }
+}
+
+fn skipped(skipped: &Skipped) -> SkippedProvider {
+    SkippedProvider { provider: skipped.provider.to_string(), reason: skipped.reason.clone() }
 }
 
 /// What a person reads of a version that is wanted: `current (v1.0.0)`, or `v1.0.0`.

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     intake::PullStatus,
-    serving::{Lineup, Member, Variant},
+    serving::{Activities, Lineup, Member, Pipeline, Variant},
 };
 
 /// A test that was passed is not repeated within this time, however often it is asked for.
@@ -27,23 +27,33 @@ pub struct Health {
     worker: String,
     client: Client,
     lineup: Lineup,
+    activities: Activities,
     timeout: Duration,
+    started: AtomicBool,
     stopping: AtomicBool,
     /// When the worker last passed.
     last: Mutex<Option<Instant>>,
 }
 
-/// The result of a self-test: empty if ready, else what is missing.
+/// The result of a self-test.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Readiness {
-    /// Reasons, for a person.
+    /// What is missing, for a person. Empty if ready.
     pub reasons: Vec<String>,
+    /// What does not keep the worker from serving, and yet is not as it should be.
+    pub notes: Vec<String>,
 }
 
 impl Health {
-    /// Health of a worker that serves these variants.
-    pub fn new(worker: String, client: Client, lineup: Lineup, timeout: Duration) -> Self {
-        Self { worker, client, lineup, timeout, stopping: AtomicBool::new(false), last: Mutex::new(None) }
+    /// Health of a worker that is starting, and will serve these variants.
+    pub fn new(worker: String, client: Client, lineup: Lineup, activities: Activities, timeout: Duration) -> Self {
+        let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { worker, client, lineup, activities, timeout, started, stopping, last: Mutex::new(None) }
+    }
+
+    /// From now on, everything that is needed is loaded.
+    pub fn started(&self) {
+        self.started.store(true, Ordering::Relaxed);
     }
 
     /// From now on not ready.
@@ -61,11 +71,17 @@ impl Health {
     /// through NATS and the engine.
     pub async fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
-            return Readiness { reasons: vec!["the worker is stopping".to_owned()] };
+            return Readiness { reasons: vec!["the worker is stopping".to_owned()], notes: Vec::new() };
         }
+        if !self.started.load(Ordering::Relaxed) {
+            let mut reasons = vec!["the worker is starting".to_owned()];
+            reasons.extend(self.activities.describe());
+            return Readiness { reasons, notes: Vec::new() };
+        }
+        let notes = self.notes();
         let mut last = self.last.lock().await;
         if last.is_some_and(|when| when.elapsed() < REUSE) {
-            return Readiness::default();
+            return Readiness { reasons: Vec::new(), notes };
         }
         let mut reasons = Vec::new();
         for member in self.lineup.members().iter().filter(|member| member.required) {
@@ -84,10 +100,23 @@ impl Health {
                 reasons.push(format!("{} {}: {reason}", variant.model, variant.name));
             }
         }
-        let readiness = Readiness { reasons };
+        let readiness = Readiness { reasons, notes };
         gauge!(names::READY).set(if readiness.reasons.is_empty() { 1.0 } else { 0.0 });
         *last = readiness.reasons.is_empty().then(Instant::now);
         readiness
+    }
+
+    /// Variants that do not run where they should.
+    fn notes(&self) -> Vec<String> {
+        let note = |pipeline: Arc<Pipeline>| {
+            let running = &pipeline.version.running;
+            let skipped = running.skipped.iter().map(|one| format!("not on {}: {}", one.provider, one.reason));
+            let skipped = skipped.collect::<Vec<_>>().join("; ");
+            let Variant { model, name, .. } = &*pipeline.variant;
+            (!skipped.is_empty()).then(|| format!("{model} {name} runs on {}, {skipped}", running.provider))
+        };
+        let elsewhere = self.lineup.live().into_iter().filter_map(note);
+        elsewhere.chain(self.activities.describe()).collect()
     }
 
     async fn probe(&self, variant: &Variant) -> Result<(), String> {

@@ -12,7 +12,7 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
-use super::{Health, update_gauges};
+use super::{Health, Readiness, update_gauges};
 
 struct Shared {
     health: Arc<Health>,
@@ -41,10 +41,10 @@ async fn render(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let reasons = shared.health.readiness().await.reasons;
+    let Readiness { reasons, notes } = shared.health.readiness().await;
+    let lines = |lines: Vec<String>| lines.into_iter().map(|line| line + "\n").collect::<String>();
     if reasons.is_empty() {
-        return "ready\n".into_response();
+        return ("ready\n".to_owned() + &lines(notes)).into_response();
     }
-    let text: String = reasons.into_iter().map(|reason| reason + "\n").collect();
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, lines(reasons) + &lines(notes)).into_response()
 }

@@ -1,7 +1,10 @@
 //! All metrics: handles are made once per variant, so that the hot path looks nothing up.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,12 +15,19 @@ use metrics::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::Window;
-use crate::{batch::Reason, engine::RunStats, serving::Pipeline};
+use crate::{
+    batch::{Form, Reason},
+    config::Provider,
+    engine::RunStats,
+    serving::Pipeline,
+};
 
-const SECONDS: &[f64] =
-    &[0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
-const TOKENS: &[f64] = &[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const SECONDS: &[f64] = &[
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
+const TOKENS: &[f64] =
+    &[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 const SHARES: &[f64] = &[0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
 
 /// So often, recorded values are counted into their buckets. Until then each is kept on its own, and if nobody fetches
@@ -32,11 +42,28 @@ pub fn texts_embedded() -> u64 {
     EMBEDDED.load(Ordering::Relaxed)
 }
 
-/// Makes this process's metrics recordable, and keeps them small. Once per process, in a runtime.
+/// Makes this process's metrics recordable, and keeps them small. In a runtime; once in a process, later calls get the same.
 ///
 /// # Errors
-/// If there is a recorder already.
+/// If there is another recorder already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
+    static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let handle = match &*installed {
+        Some(handle) => handle.clone(),
+        None => installed.insert(install_once()?).clone(),
+    };
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}
+
+fn install_once() -> Result<PrometheusHandle, BuildError> {
     let buckets = [
         ("_seconds", SECONDS),
         (names::BATCH_SIZE, SIZES),
@@ -49,13 +76,6 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = builder.install_recorder()?;
     describe();
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
-            upkeep.run_upkeep();
-        }
-    });
     Ok(handle)
 }
 
@@ -86,6 +106,9 @@ fn describe() {
         (DEAD_LETTERS_TOTAL, "Jobs moved to the dead-letter stream, by code"),
         (DUPLICATE_RESULTS_TOTAL, "Results that were in the results stream already"),
         (MODEL_SWAPS_TOTAL, "Versions that went live, or failed to"),
+        (PROVIDER_FALLBACKS_TOTAL, "Versions that went live on another provider than the first of their chain"),
+        (BATCH_FORM_TOTAL, "Batches, by their layout"),
+        (OUT_OF_MEMORY_TOTAL, "Runs for which a device had too little memory"),
     ] {
         describe_counter!(name, Unit::Count, text);
     }
@@ -94,6 +117,9 @@ fn describe() {
         (QUEUE_OLDEST_AGE_SECONDS, "How long the oldest waiting text has waited"),
         (IN_FLIGHT_TEXTS, "Texts in the worker whose result is not yet out"),
         (PROVIDER_IN_USE, "1 for the execution provider that a variant runs on"),
+        (PROVIDER_SKIPPED, "1 for an execution provider that was to run a variant first, and cannot"),
+        (NODES_ELSEWHERE, "Nodes of the live graph that another provider runs"),
+        (BATCH_TOKENS_LIMIT, "Most tokens of a batch, after what a device had no memory for"),
         (MODEL_INFO, "1 for the version that is live, 0 for those that were"),
         (READY, "1 if the worker is ready"),
         (GPU_INFO, "1 for each GPU that is watched"),
@@ -219,7 +245,10 @@ impl VariantMetrics {
 
     /// A batch was run.
     pub fn run(&self, stats: &RunStats) {
-        let padded = (stats.rows * stats.width).max(1);
+        let padded = match stats.form {
+            Form::Padded => (stats.rows * stats.width).max(1),
+            Form::Packed => stats.tokens.max(1),
+        };
         self.texts.increment(stats.texts as u64);
         EMBEDDED.fetch_add(stats.texts as u64, Ordering::Relaxed);
         self.tokens.increment(stats.tokens as u64);
@@ -230,6 +259,13 @@ impl VariantMetrics {
         self.infer.record(stats.took);
         self.window.ran(stats);
         self.flushed(stats.reason);
+        counter!(names::BATCH_FORM_TOTAL, &self.with(names::FORM, stats.form.as_str())).increment(1);
+    }
+
+    /// A device had too little memory for a batch.
+    pub fn out_of_memory(&self, most_tokens: usize) {
+        counter!(names::OUT_OF_MEMORY_TOTAL, &self.labels).increment(1);
+        gauge!(names::BATCH_TOKENS_LIMIT, &self.labels).set(most_tokens as f64);
     }
 
     fn flushed(&self, reason: Reason) {
@@ -247,5 +283,14 @@ pub fn update_gauges(pipeline: &Pipeline) {
         gauge!(names::QUEUE_OLDEST_AGE_SECONDS, &labels).set(depth.oldest.as_secs_f64());
         gauge!(names::IN_FLIGHT_TEXTS, &labels).set(variant.in_flight(lane) as f64);
     }
-    gauge!(names::PROVIDER_IN_USE, &variant.metrics.with(names::PROVIDER, pipeline.version.provider)).set(1.0);
+    let running = &pipeline.version.running;
+    let on = |provider: &str| variant.metrics.with(names::PROVIDER, provider);
+    for provider in Provider::ALL {
+        let skipped = running.skipped.iter().any(|one| one.provider == provider);
+        gauge!(names::PROVIDER_IN_USE, &on(provider.as_str())).set(f64::from(u8::from(provider == running.provider)));
+        gauge!(names::PROVIDER_SKIPPED, &on(provider.as_str())).set(f64::from(u8::from(skipped)));
+    }
+    if let Some(nodes) = running.nodes_elsewhere {
+        gauge!(names::NODES_ELSEWHERE, &variant.metrics.labels).set(nodes as f64);
+    }
 }

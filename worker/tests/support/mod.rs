@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
 
+pub mod fake;
+
 pub use embed_testkit::model_registry as registry;
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};

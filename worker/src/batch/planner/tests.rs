@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::BatchPolicy;
+use crate::{batch::Padding, config::BatchPolicy};
 
 /// Small, so that bounds are reached.
 fn config() -> BatchConfig {
@@ -15,9 +15,9 @@ fn costs() -> CostTable {
     let cost = |rows: usize, width: usize| Duration::from_micros((1_000 + 100 * rows * width) as u64);
     let measured: Vec<_> = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)]
         .into_iter()
-        .map(|(rows, width)| Measured { rows, width, took: cost(rows, width) })
+        .map(|(rows, width)| Measured { shape: Shape::full(rows, width), form: Form::Padded, took: cost(rows, width) })
         .collect();
-    CostTable::new(&measured)
+    CostTable::new(&measured, Padding::default())
 }
 
 fn planner(config: &BatchConfig) -> Planner<u32> {
@@ -242,7 +242,7 @@ fn keeps_its_budget(
     if config.policy == BatchPolicy::Adaptive && rows > 1 {
         let online = last_call.is_some_and(|last| now - last < config.online_memory);
         let longest = if online { config.online_run } else { config.longest_run };
-        let expected = planner.costs.micros(rows, width);
+        let expected = planner.costs.micros(&Shape::full(rows, width));
         assert!(expected <= longest.as_secs_f64() * 1e6, "{rows} x {width}: {expected} us, online: {online}");
     }
 }
@@ -296,7 +296,7 @@ proptest! {
         for _ in 0..2_000 {
             planner.push(entry(Lane::Rpc, *calls.next().unwrap(), now, u32::MAX));
             let batch = run(planner.next(now, 0));
-            now += Duration::from_secs_f64(planner.costs.micros(batch.entries.len(), batch.width) / 1e6);
+            now += Duration::from_secs_f64(planner.costs.micros(&Shape::full(batch.entries.len(), batch.width)) / 1e6);
             if planner.len(Lane::Bulk) == 0 {
                 break;
             }

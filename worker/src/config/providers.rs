@@ -1,0 +1,71 @@
+//! What single providers can be told.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// The provider `cuda`: FP32 and FP16.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CudaConfig {
+    /// Whether products of FP32 numbers are computed in TF32: several times as fast, with 10 bits of the mantissa.
+    pub tf32: bool,
+    /// Whether graphs without padding are used where a version has them and a run is cheaper with them.
+    pub packed: bool,
+}
+
+impl Default for CudaConfig {
+    fn default() -> Self {
+        Self { tf32: false, packed: true }
+    }
+}
+
+/// The provider `tensorrt`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TensorrtConfig {
+    /// Ranges of widths, by their upper bounds: for each, and for what is wider, an engine is built and holds the weights.
+    pub widths: Vec<usize>,
+    /// Most memory that a kernel may use while it runs, and while it is chosen. TensorRT's own default if left out.
+    pub workspace: Option<ByteSize>,
+    /// Streams beside the main one, for kernels that can run side by side. TensorRT decides if left out.
+    pub auxiliary_streams: Option<i8>,
+    /// How hard to look for fast kernels, 0 to 5. TensorRT's own default if left out.
+    pub optimization_level: Option<u8>,
+    /// The DLA core to use, on devices that have some (Jetson). None if left out.
+    pub dla_core: Option<u32>,
+    /// Whether built engines and timings of kernels are kept, on disk and in the registry: building takes minutes.
+    pub cache: bool,
+    /// Where they are kept on disk. Left out: `engines` in the folder for copies of the registry's files.
+    pub cache_dir: Option<PathBuf>,
+    /// Whether engines that were built here are put into the registry, for other machines with the same kind of device.
+    pub share_cache: bool,
+}
+
+impl Default for TensorrtConfig {
+    fn default() -> Self {
+        Self {
+            widths: vec![64, 256],
+            workspace: None,
+            auxiliary_streams: None,
+            optimization_level: None,
+            dla_core: None,
+            cache: true,
+            cache_dir: None,
+            share_cache: true,
+        }
+    }
+}
+
+/// The provider `tensorrt-rtx`, a plug-in of its own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TensorrtRtxConfig {
+    /// The plug-in (`libonnxruntime_providers_nv_tensorrt_rtx.so`). Left out: looked for beside the ONNX Runtime library.
+    pub library: Option<PathBuf>,
+    /// Most memory that a kernel may use while it runs. The provider's own default if left out.
+    pub workspace: Option<ByteSize>,
+    /// Where compiled kernels are kept. They are compiled at each start if left out.
+    pub cache_dir: Option<PathBuf>,
+}

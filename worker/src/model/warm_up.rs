@@ -1,0 +1,102 @@
+//! The first runs of an engine: so that no request pays for first allocations, and the planner knows what runs cost.
+
+use std::time::Duration;
+
+use crate::{
+    batch::{Form, Measured},
+    engine::{Engine, EngineError, Input, Stopwatch},
+};
+
+/// Shapes, rows and width, whose cost is measured on the CPU: few, since starting must be quick, and chosen so that what a
+/// run, a token and a pair of tokens cost can be told apart.
+const ON_CPU: [(usize, usize); 5] = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)];
+/// The same on a device, where runs are large and small ones cost next to nothing.
+const ON_DEVICE: [(usize, usize); 10] =
+    [(1, 16), (1, 256), (8, 32), (32, 64), (64, 128), (128, 256), (512, 32), (512, 128), (1024, 32), (1024, 64)];
+
+/// Bounds of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Largest {
+    /// Texts.
+    pub(super) texts: usize,
+    /// Tokens, padding included.
+    pub(super) tokens: usize,
+    /// Tokens of one text.
+    pub(super) width: usize,
+}
+
+/// Runs on the CPU. `alone`: one thread does all the work of a run.
+pub(super) fn on_cpu(engine: &mut impl Engine, longest: usize, alone: bool) -> Result<Vec<Measured>, EngineError> {
+    // The largest run once.
+    time_run(engine, &full(1, longest), Form::Padded, alone)?;
+    let shapes = ON_CPU.into_iter().filter(|(_, width)| *width <= longest);
+    shapes.map(|(rows, width)| time_run(engine, &full(rows, width), Form::Padded, alone)).collect()
+}
+
+/// Runs on a device, in every form that the engine has.
+pub(super) fn on_device(engine: &mut impl Engine, largest: Largest) -> Result<Vec<Measured>, EngineError> {
+    let mut measured = Vec::new();
+    let forms = if engine.packs() { &[Form::Padded, Form::Packed][..] } else { &[Form::Padded] };
+    for form in forms {
+        settle(engine, largest, *form)?;
+        for (rows, width) in shapes(largest) {
+            let lengths = match form {
+                Form::Padded => full(rows, width),
+                Form::Packed => ragged(rows, width),
+            };
+            // The first run of a shape chooses kernels.
+            time_run(engine, &lengths, *form, false)?;
+            let runs = [time_run(engine, &lengths, *form, false)?, time_run(engine, &lengths, *form, false)?];
+            measured.extend(runs.into_iter().min_by_key(|run| run.took));
+        }
+    }
+    Ok(measured)
+}
+
+/// The largest run once, so that memory is there.
+pub(super) fn settle(engine: &mut impl Engine, largest: Largest, form: Form) -> Result<Duration, EngineError> {
+    let rows = (largest.tokens / largest.width.max(1)).clamp(1, largest.texts);
+    Ok(time_run(engine, &full(rows, largest.width), form, false)?.took)
+}
+
+/// The shapes to measure within these bounds: at least one.
+fn shapes(largest: Largest) -> Vec<(usize, usize)> {
+    let within = |(rows, width): &(usize, usize)| {
+        *rows <= largest.texts && *width <= largest.width && (*rows == 1 || rows * width <= largest.tokens)
+    };
+    let shapes: Vec<_> = ON_DEVICE.into_iter().filter(within).collect();
+    if shapes.is_empty() { vec![(1, largest.width.max(1))] } else { shapes }
+}
+
+fn full(rows: usize, width: usize) -> Vec<usize> {
+    vec![width; rows]
+}
+
+/// Rows of which every other is half as long.
+fn ragged(rows: usize, width: usize) -> Vec<usize> {
+    (0..rows).map(|row| if row % 2 == 0 { width } else { width.div_ceil(2) }).collect()
+}
+
+fn time_run(engine: &mut impl Engine, lengths: &[usize], form: Form, alone: bool) -> Result<Measured, EngineError> {
+    let mut input = Input::default();
+    // Any id of the vocabulary does; 1 is in every one.
+    let longest = vec![1; lengths.iter().copied().max().unwrap_or_default()];
+    input.fill(lengths.iter().map(|length| &longest[..*length]));
+    input.form = form;
+    let stopwatch = Stopwatch::start(alone);
+    engine.embed(&input)?;
+    Ok(Measured { shape: input.shape(), form, took: stopwatch.elapsed() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_stay_within_the_bounds() {
+        let of = |texts, tokens, width| shapes(Largest { texts, tokens, width });
+        assert_eq!(of(1024, 65_536, 512), ON_DEVICE);
+        assert_eq!(of(64, 1024, 128), [(1, 16), (8, 32)]);
+        assert_eq!(of(64, 1024, 8), [(1, 8)]);
+    }
+}
