@@ -146,6 +146,9 @@ impl Puller {
         loop {
             let room = self.wait_for_room(stop).await?;
             let messages = ((room as f64 / texts_per_message).ceil() as usize).clamp(1, MOST_MESSAGES);
+            // Only what happens from here on makes the request stale. What had happened before would drop it as soon as it is
+            // made, with jobs that are already on their way to it and would wait for `ack_wait`.
+            connected.mark_unchanged();
             let mut batch = match consumer.batch().max_messages(messages).expires(PULL_EXPIRES).messages().await {
                 Ok(batch) => batch,
                 Err(error) => return Some(format!("pulling: {error}")),
