@@ -42,6 +42,11 @@ impl CostModel {
         self.model(shape) * self.corrections[row][column].unwrap_or(self.drift)
     }
 
+    /// Microseconds of such a run as it was measured alone, before others ran beside it.
+    pub(super) fn alone(&self, shape: &Shape) -> f64 {
+        self.model(shape)
+    }
+
     /// Notes what a run took.
     pub(super) fn record(&mut self, shape: &Shape, took: Duration) {
         let ratio = micros(took) / self.model(shape);

@@ -86,7 +86,9 @@ impl Staging {
     pub(super) fn pinned(session: &SharedSession, device: u32) -> ort::Result<Self> {
         let device = i32::try_from(device).unwrap_or(i32::MAX);
         let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, MemoryType::CPUInput)?;
-        Ok(Self::new(Allocator::new(session.session(), info.clone())?, info))
+        // Tensors are described as ordinary memory of the host, which this is: what is described as the device's page-locked memory,
+        // ONNX Runtime (1.31) takes for the device's own, and fails to copy. The driver sees by the address that it is page-locked.
+        Ok(Self::new(Allocator::new(session.session(), info)?, MemoryInfo::default()))
     }
 
     /// Ordinary memory, which the driver copies from.
