@@ -1,7 +1,7 @@
 //! What is in the registry: `list`, `show`, `verify`.
 
 use embed_registry::{Registry, RegistryError};
-use embed_schemas::{CurrentPointer, ModelMetadata, Slug, model::FileRef};
+use embed_schemas::{CurrentPointer, ModelMetadata, Precision, Slug, model::FileRef};
 use serde::Serialize;
 
 use super::{
@@ -77,7 +77,7 @@ async fn describe(registry: &Registry, model: Slug) -> Result<Model, RegistryErr
         since: last.map(|last| last.when.clone()),
         by: last.map(|last| last.who.clone()),
         current: pointer.as_ref().map(|pointer| pointer.version.clone()),
-        precisions: metadata.iter().flat_map(|m| &m.artefacts).map(|graph| graph.precision.to_string()).collect(),
+        precisions: metadata.as_ref().map(precisions).unwrap_or_default(),
         model,
         versions,
         problem,
@@ -192,4 +192,15 @@ async fn find(registry: &Registry, wanted: &str) -> anyhow::Result<(Slug, String
         None => registry.current(&model).await?.version,
     };
     Ok((model, version))
+}
+
+/// The precisions of a version, each once: one may have several graphs, for several providers.
+fn precisions(metadata: &ModelMetadata) -> Vec<String> {
+    let mut known: Vec<Precision> = Vec::new();
+    for graph in &metadata.artefacts {
+        if !known.contains(&graph.precision) {
+            known.push(graph.precision);
+        }
+    }
+    known.iter().map(ToString::to_string).collect()
 }
