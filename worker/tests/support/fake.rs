@@ -176,7 +176,7 @@ impl Backend for FakeBackend {
                 .map(engine)
                 .collect(),
             tokenizer: Arc::new(files.tokenizer(&selected.metadata, 1 << 20)?),
-            costs: CostTable::calibrated(&measured, Padding::default()),
+            costs: CostTable::new(&measured, Padding::default()),
             running: Running {
                 provider: link.provider,
                 devices: (0..devices.count as u32).collect(),
