@@ -69,7 +69,7 @@ build:
 	$(CARGO) build $(PROFILE) --locked --workspace --bins --examples
 
 demo: setup build
-	$(CARGO) run $(PROFILE) --locked --quiet -p embed-producer --example demo
+	$(CARGO) run $(PROFILE) --locked --quiet --example demo
 
 # --- checks -----------------------------------------------------------------------------------------------------
 

@@ -51,9 +51,7 @@ fn a_faster_candidate_is_promoted_step_by_step_though_its_controller_dies_at_eac
     let canary = Canary::start(&embed_testkit::registry(), &[]);
     let (_traffic, answered) = traffic(&canary, &sentences());
     let _slow = slowed(canary.baseline_pid());
-    let arguments = canary.start_arguments("5,25,50,100");
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &arguments));
+    let mut controller = canary.start_rollout("5,25,50,100");
     // While it is checking as well.
     canary.status_when("the rollout to be written down", |rollout| rollout["id"].is_string());
     for step in 0..4 {
@@ -137,9 +135,7 @@ fn a_candidate_that_errs_is_rolled_back_and_one_that_dies_too() {
     // The next one: its only worker dies.
     drop(calls);
     let (_calls, _) = traffic(&canary, &sentences());
-    let arguments = canary.start_arguments(HALF);
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &arguments));
+    let mut controller = canary.start_rollout(HALF);
     canary.status_when("traffic for it", |rollout| rollout["phase"]["name"] == "holding");
     canary.candidate.take().unwrap().kill();
     let status = canary.status_when("the end", |rollout| rollout["phase"]["name"] == "ended");
@@ -176,9 +172,7 @@ fn a_candidate_whose_vectors_are_off_gets_no_traffic_or_loses_it() {
         let asked: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
         (asked["version"] == FIRST).then_some(())
     });
-    let arguments = canary.start_arguments(HALF);
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &arguments));
+    let mut controller = canary.start_rollout(HALF);
     canary.status_when("traffic for it", |rollout| rollout["phase"]["name"] == "holding");
     registry.promote(MODEL, SECOND);
     let status = canary.status_when("the end", |rollout| rollout["phase"]["name"] == "ended");
@@ -196,9 +190,7 @@ fn people_have_the_last_word() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let canary = Canary::start(&embed_testkit::registry(), &[]);
     let (_traffic, _) = traffic(&canary, &sentences());
-    let arguments = canary.start_arguments("5,50,100");
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &arguments));
+    let mut controller = canary.start_rollout("5,50,100");
     canary.status_when("traffic for it", |rollout| rollout["phase"]["name"] == "holding");
     let tell = |arguments: &[&str]| canary.routing("rollout", arguments).args([MODEL, "--json"]).output().unwrap();
     let second = canary.roll_out("5,50,100");

@@ -91,7 +91,7 @@ impl Canary {
     }
 
     /// The arguments of `embed rollout start` from `fp32` to `canary`.
-    pub(crate) fn start_arguments(&self, steps: &str) -> Vec<String> {
+    fn start_arguments(&self, steps: &str) -> Vec<String> {
         let config = self.folder.path().join("decisions.toml");
         std::fs::write(&config, DECISIONS).unwrap();
         let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=1s", "--patience=60s", "--json", "--config"];
@@ -103,8 +103,12 @@ impl Canary {
 
     /// Runs a rollout to its end, which must come by itself.
     pub(crate) fn roll_out(&self, steps: &str) -> Output {
-        let arguments = self.start_arguments(steps);
-        self.routing("rollout", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap()
+        self.routing("rollout", &[]).args(self.start_arguments(steps)).output().unwrap()
+    }
+
+    /// Starts a rollout, and leaves it to its controller, which is this process.
+    pub(crate) fn start_rollout(&self, steps: &str) -> Daemon {
+        Daemon::spawn(self.routing("rollout", &[]).args(self.start_arguments(steps)))
     }
 
     /// The last rollout, with its last verdict.

@@ -10,7 +10,7 @@ use embed_rollout::{
 use embed_schemas::Slug;
 
 use super::{
-    RolloutError, gate, now_ms,
+    RolloutError, gate, milliseconds, now_ms,
     statistics::Reader,
     store::Store,
     watch::{Turn, Watch},
@@ -90,7 +90,7 @@ impl Controller {
     }
 
     pub(super) fn holder(&self, now_ms: u64) -> Holder {
-        let lease = u64::try_from(self.settings.lease.as_millis()).unwrap_or(u64::MAX);
+        let lease = milliseconds(self.settings.lease);
         Holder { name: self.name.clone(), until_ms: now_ms.saturating_add(lease) }
     }
 
@@ -177,9 +177,10 @@ impl Controller {
         let now = now_ms();
         let half = self.settings.lease / 2;
         // As long as much of the lease is left, there is nothing to write.
-        let fresh = rollout.holder.as_ref().is_some_and(|holder| {
-            holder.name == self.name && holder.until_ms > now + u64::try_from(half.as_millis()).unwrap_or(u64::MAX)
-        });
+        let fresh = rollout
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.name == self.name && holder.until_ms > now + milliseconds(half));
         if fresh {
             return Ok(Some(revision));
         }
@@ -223,7 +224,7 @@ impl Controller {
         memory: &mut Memory,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<(), RolloutError> {
-        let patience = u64::try_from(self.settings.patience.as_millis()).unwrap_or(u64::MAX);
+        let patience = milliseconds(self.settings.patience);
         match gate::check(&self.client, &self.router, &self.store, rollout).await? {
             gate::Found::NotYet(why) if now_ms() < rollout.started_ms.saturating_add(patience) => {
                 tell_waiting(rollout, memory, why, tell);
@@ -253,7 +254,7 @@ impl Controller {
             Ok(Set::Done(route_revision, silent)) => {
                 self.warn_of(&silent, tell);
                 let plan = &rollout.config.plan;
-                let settle = u64::try_from(plan.settle.as_millis()).unwrap_or(u64::MAX);
+                let settle = milliseconds(plan.settle);
                 let length = u64::from(window_ms(rollout)).max(1);
                 let moved = Moved {
                     from_ms: (now_ms() + settle).div_ceil(length) * length,
@@ -268,7 +269,7 @@ impl Controller {
             }
             Ok(Set::Stuck(why)) => rollout.stuck(why, now_ms()),
             Err(error) => {
-                let patience = u64::try_from(self.settings.patience.as_millis()).unwrap_or(u64::MAX);
+                let patience = milliseconds(self.settings.patience);
                 if now_ms() < since.saturating_add(patience) {
                     return Err(error.into());
                 }

@@ -23,10 +23,11 @@ mod store;
 mod watch;
 mod weights;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use embed_rollout::{ConfigError, NotNow, Rollout, record::Record, state::Start};
 use embed_schemas::{Slug, WindowCounts};
+use time::OffsetDateTime;
 
 pub use controller::{Controller, Progress, Settings};
 pub use page::page;
@@ -264,14 +265,26 @@ impl Rollouts {
 /// An id for a rollout that begins now: they sort by time.
 #[must_use]
 pub fn new_id() -> String {
-    let now = time::OffsetDateTime::now_utc();
+    let now = OffsetDateTime::now_utc();
     let (date, time) = (now.date(), now.time());
     let (hour, minute, second) = time.as_hms();
     format!("{date}-{hour:02}{minute:02}{second:02}-{:04x}", rand::random::<u16>())
 }
 
 /// Unix time in milliseconds, which all timestamps of a rollout are in.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+#[must_use]
+pub fn now_ms() -> u64 {
+    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Such a timestamp for people, in UTC: `2026-03-14 09:26:53`.
+#[must_use]
+pub fn clock(ms: u64) -> String {
+    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000) else { return ms.to_string() };
+    let (hour, minute, second) = time.to_hms();
+    format!("{} {hour:02}:{minute:02}:{second:02}", time.date())
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

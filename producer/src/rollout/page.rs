@@ -7,7 +7,8 @@ use embed_rollout::{
     state::{Event, Outcome},
 };
 use embed_schemas::{LatencySketch, WindowCounts};
-use time::OffsetDateTime;
+
+use super::clock;
 
 /// Points of a distribution: percentiles, denser where it matters.
 const PERCENTILES: [f64; 13] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9999];
@@ -182,11 +183,4 @@ fn over_time(
 fn line(title: &str, x: &str, y: &str, log: bool, series: Vec<Series>) -> Plot {
     let axis = |label: &str, log| Axis { label: label.to_owned(), log };
     Plot { title: title.to_owned(), x: axis(x, false), y: axis(y, log), series, kind: PlotKind::Line }
-}
-
-/// `2026-03-14 09:26:53`.
-fn clock(ms: u64) -> String {
-    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000) else { return ms.to_string() };
-    let (hour, minute, second) = time.to_hms();
-    format!("{} {hour:02}:{minute:02}:{second:02}", time.date())
 }

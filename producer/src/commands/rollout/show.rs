@@ -1,13 +1,12 @@
 //! What people get to see of rollouts.
 
-use embed_producer::rollout::Progress;
+use embed_producer::rollout::{Progress, clock, now_ms};
 use embed_rollout::{
     Decision, Rollout,
     record::Record,
     state::{Event, Phase},
 };
 use serde_json::json;
-use time::OffsetDateTime;
 
 use super::super::{Status, print};
 
@@ -62,7 +61,7 @@ pub(super) fn line(rollout: &Rollout) -> String {
         Phase::Paused { .. } => ". `embed rollout resume`, `promote` or `abort` says how it goes on",
         _ => "",
     };
-    let alone = rollout.outcome().is_none() && rollout.may_act("", embed_now());
+    let alone = rollout.outcome().is_none() && rollout.may_act("", now_ms());
     let alone = if alone { " (no controller acts: `embed rollout run` carries it on)" } else { "" };
     format!("{}: {} -> {}, {state}{next}{alone}", rollout.model, rollout.from, rollout.to)
 }
@@ -79,14 +78,14 @@ pub(super) fn progress(progress: &Progress<'_>) {
                 Some(verdict) if verdict.decision == Decision::Hold => eprintln!(
                     "{} {} UTC  {windows}, {baseline} + {candidate} requests. {}",
                     rollout.model,
-                    clock(embed_now()),
+                    clock(now_ms()),
                     verdict.sentence
                 ),
                 None if stage.windows.is_multiple_of(12) && matches!(rollout.phase, Phase::Holding(_)) => {
                     eprintln!(
                         "{} {} UTC  {windows}, {baseline} + {candidate} requests",
                         rollout.model,
-                        clock(embed_now())
+                        clock(now_ms())
                     );
                 }
                 _ => (),
@@ -99,14 +98,4 @@ pub(super) fn progress(progress: &Progress<'_>) {
 
 fn happened(event: &Event) -> String {
     format!("{} UTC  {:>3} %  {}", clock(event.when_ms), event.percent, event.sentence)
-}
-
-fn clock(ms: u64) -> String {
-    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000) else { return ms.to_string() };
-    let (hour, minute, second) = time.to_hms();
-    format!("{} {hour:02}:{minute:02}:{second:02}", time.date())
-}
-
-fn embed_now() -> u64 {
-    u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
 }
