@@ -56,7 +56,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="texts of mixed lengths")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    words = words_with_tokens(Tokenizer.from_file(str(options.tokenizer)))
+    tokenizer = Tokenizer.from_file(str(options.tokenizer))
+    # As it comes with a checkpoint, it may pad every word to the model's length.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    words = words_with_tokens(tokenizer)
     chance = random.Random(options.seed)  # noqa: S311 - for texts, not for secrets
     options.out.mkdir(parents=True, exist_ok=True)
     mixed = lengths(options.count, chance)

@@ -2,9 +2,11 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread::Scope,
     time::{Duration, Instant},
 };
 
@@ -103,8 +105,8 @@ impl MixRow {
     }
 }
 
-/// Runs the texts in every order, `rounds` times. The orders take turns, so that what else the machine does meets all.
-/// `on_done` hears of each that has run once.
+/// Runs the texts in every order, `rounds` times, after `warm_up` times that do not count. The orders take turns, so that what
+/// else the machine does meets all. `on_done` hears of each that has run once.
 ///
 /// # Errors
 /// If a run fails.
@@ -114,18 +116,25 @@ pub(super) fn measure<E: Engine>(
     mix: &'static str,
     texts: &[Vec<u32>],
     planning: &Planning<'_>,
-    rounds: usize,
+    (warm_up, rounds): (usize, usize),
     mut on_done: impl FnMut(Order),
 ) -> Result<MixRow, EngineError> {
     let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
     let tokens: usize = lengths.iter().sum();
     let mut tallies: [Vec<Tally>; 3] = Default::default();
-    for _ in 0..rounds {
-        for (order, tallies) in Order::ALL.into_iter().zip(&mut tallies) {
-            tallies.push(run_order(engines, order, texts, &lengths, planning)?);
-            on_done(order);
+    std::thread::scope(|scope| {
+        let runners = Runners::start(scope, engines, texts);
+        for round in 0..warm_up + rounds {
+            for (order, tallies) in Order::ALL.into_iter().zip(&mut tallies) {
+                let tally = runners.run(source(order, &lengths, planning))?;
+                if round >= warm_up {
+                    tallies.push(tally);
+                }
+                on_done(order);
+            }
         }
-    }
+        Ok::<_, EngineError>(())
+    })?;
     let arms: Vec<Arm> = Order::ALL.into_iter().zip(&tallies).map(|(o, t)| arm(o, t, texts.len(), tokens)).collect();
     let ratio = |of: Order, to: Order| paired_ratio(&arms[of as usize].rounds, &arms[to as usize].rounds);
     Ok(MixRow {
@@ -164,20 +173,15 @@ fn arm(order: Order, tallies: &[Tally], texts: usize, tokens: usize) -> Arm {
     }
 }
 
-fn run_order<E: Engine>(
-    engines: &mut [E],
-    order: Order,
-    texts: &[Vec<u32>],
-    lengths: &[usize],
-    planning: &Planning<'_>,
-) -> Result<Tally, EngineError> {
+/// The batches of an order.
+fn source<'a>(order: Order, lengths: &'a [usize], planning: &Planning<'_>) -> Arc<dyn Source + 'a> {
     let BatchConfig { max_texts, max_tokens, .. } = *planning.config;
     let groups = match order {
         Order::Sorted => batches::sorted(lengths, max_texts, max_tokens),
         Order::Arrival => batches::arrival(lengths.len(), ARRIVAL_BATCH),
         Order::Planner => {
             let feed = Feed::new(planning.config, planning.costs.clone(), planning.window, lengths);
-            return run_all(engines, texts, &Mutex::new(feed));
+            return Arc::new(Mutex::new(feed));
         }
     };
     // In the form that is cheaper as far as can be told beforehand.
@@ -186,7 +190,7 @@ fn run_order<E: Engine>(
         (group, planning.costs.cheapest(&shape).0)
     };
     let groups = groups.into_iter().map(with_form).collect();
-    run_all(engines, texts, &Prepared { groups, next: AtomicUsize::new(0) })
+    Arc::new(Prepared { groups, next: AtomicUsize::new(0) })
 }
 
 /// What the planner goes by.
@@ -201,7 +205,7 @@ pub(super) struct Planning<'a> {
 }
 
 /// Where runners get their texts.
-trait Source: Sync {
+trait Source: Send + Sync {
     /// The next batch; `None` when there is none left.
     fn take(&self) -> Option<(Group, Form)>;
 
@@ -243,25 +247,50 @@ struct Tally {
     padded: usize,
 }
 
-/// Runs what the source gives on every engine, until it gives no more.
-fn run_all<E: Engine>(engines: &mut [E], texts: &[Vec<u32>], source: &impl Source) -> Result<Tally, EngineError> {
-    let started = Instant::now();
-    let tallies: Vec<Result<Tally, EngineError>> = std::thread::scope(|scope| {
-        let start = |engine| scope.spawn(|| run(engine, texts, source));
-        let threads: Vec<_> = engines.iter_mut().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a runner does not panic")).collect()
-    });
-    let mut all = Tally { took: started.elapsed(), ..Tally::default() };
-    for tally in tallies {
-        let tally = tally?;
-        all.batches += tally.batches;
-        all.packed += tally.packed;
-        all.padded += tally.padded;
+/// A thread for each engine, for all passes, as in the worker: providers keep kernels and memory for each thread.
+struct Runners<'a>(Vec<Runner<'a>>);
+
+/// Where one of them gets its work, and where it says what it did.
+type Runner<'a> = (mpsc::Sender<Arc<dyn Source + 'a>>, mpsc::Receiver<Result<Tally, EngineError>>);
+
+impl<'a> Runners<'a> {
+    fn start<'s, E: Engine>(scope: &'s Scope<'s, '_>, engines: &'s mut [E], texts: &'s [Vec<u32>]) -> Self
+    where
+        'a: 's,
+    {
+        let start = |engine: &'s mut E| {
+            let (work, sources) = mpsc::channel::<Arc<dyn Source + 'a>>();
+            let (done, tallies) = mpsc::channel();
+            scope.spawn(move || {
+                for source in sources {
+                    // Nobody waits for it any more once another has failed.
+                    let _ = done.send(run(engine, texts, &*source));
+                }
+            });
+            (work, tallies)
+        };
+        Self(engines.iter_mut().map(start).collect())
     }
-    Ok(all)
+
+    /// Runs what the source gives on every engine, until it gives no more.
+    fn run(&self, source: Arc<dyn Source + 'a>) -> Result<Tally, EngineError> {
+        let started = Instant::now();
+        for (work, _) in &self.0 {
+            work.send(source.clone()).expect("a runner ends after its work does");
+        }
+        let tallies: Vec<_> = self.0.iter().map(|(_, done)| done.recv().expect("a runner does not panic")).collect();
+        let mut all = Tally { took: started.elapsed(), ..Tally::default() };
+        for tally in tallies {
+            let tally = tally?;
+            all.batches += tally.batches;
+            all.packed += tally.packed;
+            all.padded += tally.padded;
+        }
+        Ok(all)
+    }
 }
 
-fn run(engine: &mut impl Engine, texts: &[Vec<u32>], source: &impl Source) -> Result<Tally, EngineError> {
+fn run(engine: &mut impl Engine, texts: &[Vec<u32>], source: &dyn Source) -> Result<Tally, EngineError> {
     let (mut input, mut tally) = (Input::default(), Tally::default());
     while let Some((group, form)) = source.take() {
         input.fill(group.iter().map(|text| texts[*text].as_slice()));
@@ -326,8 +355,8 @@ mod tests {
         let tokens: usize = texts.iter().map(Vec::len).sum();
         let (mut engines, mut runs) = ([Counting(0), Counting(0)], 0);
         let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
-        let row = measure(&mut engines, &subject(), "test", &texts, &planning, 2, |_| runs += 1).unwrap();
-        assert_eq!((engines[0].0 + engines[1].0, runs), (3 * 2 * tokens, 3 * 2));
+        let row = measure(&mut engines, &subject(), "test", &texts, &planning, (1, 2), |_| runs += 1).unwrap();
+        assert_eq!((engines[0].0 + engines[1].0, runs), (3 * 3 * tokens, 3 * 3));
         let orders: Vec<&str> = row.arms.iter().map(|arm| arm.order.as_str()).collect();
         assert_eq!(orders, ["sorted", "planner", "arrival"]);
         let [sorted, planner, arrival] = &row.arms[..] else { panic!("three orders") };
@@ -343,7 +372,8 @@ mod tests {
     #[test]
     fn a_failed_run_ends_the_measurement() {
         let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
-        let error = measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &planning, 1, |_| ()).unwrap_err();
+        let error =
+            measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &planning, (0, 1), |_| ()).unwrap_err();
         assert!(error.to_string().contains("unlucky"));
     }
 }

@@ -159,7 +159,8 @@ async fn measure(
             progress.begin(&format!("{subject}: {name}"));
         };
         let planning = mix::Planning { config: &config.batch, costs: &loaded.costs, window: config.limits.bulk_texts };
-        report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, args.mix_rounds, on_done)?);
+        let rounds = (plan::warm_up(on_device), args.mix_rounds);
+        report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, rounds, on_done)?);
     }
     measure_tokenizing(part, args, &loaded.tokenizer, progress, report)
 }

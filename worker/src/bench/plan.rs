@@ -44,8 +44,14 @@ impl Part {
         let shapes: u64 = self.shapes.iter().map(|shape| shape_size(*shape, args)).sum();
         let texts = args.mix_texts(self.provider().on_device());
         let round = |mix: &Mix| Order::ALL.map(|order| order_size(*mix, order, texts, runners)).iter().sum::<u64>();
-        shapes + args.mix_rounds as u64 * self.mixes.iter().map(round).sum::<u64>()
+        let rounds = warm_up(self.provider().on_device()) + args.mix_rounds;
+        shapes + rounds as u64 * self.mixes.iter().map(round).sum::<u64>()
     }
+}
+
+/// Rounds of a mix that do not count: a device meets its memory and its kernels in the first.
+pub(super) const fn warm_up(on_device: bool) -> usize {
+    on_device as usize
 }
 
 /// Milliseconds of a cell, about.

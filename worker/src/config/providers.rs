@@ -13,11 +13,14 @@ pub struct CudaConfig {
     pub tf32: bool,
     /// Whether graphs without padding are used where a version has them and a run is cheaper with them.
     pub packed: bool,
+    /// Whether ONNX Runtime may compute attention with cuDNN, as it does by itself on an H100 and newer. cuDNN compiles a kernel for each
+    /// shape on each thread, which takes as long as dozens of runs: worth it only where all batches have one shape.
+    pub cudnn_attention: bool,
 }
 
 impl Default for CudaConfig {
     fn default() -> Self {
-        Self { tf32: false, packed: true }
+        Self { tf32: false, packed: true, cudnn_attention: false }
     }
 }
 

@@ -197,9 +197,13 @@ impl Engine for OnnxEngine {
     }
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
-        let model = match (input.form, &self.packed) {
-            (Form::Packed, Some(packed)) => packed,
-            _ => graph_for(&self.padded, self.padding.of(input.rows, input.width).1),
+        let (model, shape) = match (input.form, &self.packed) {
+            // Its tokens are counted, not its rows: nothing would be of a shape that has been there.
+            (Form::Packed, Some(packed)) => (packed, (input.rows, input.width)),
+            _ => {
+                let shape = self.padding.of(input.rows, input.width);
+                (graph_for(&self.padded, shape.1), shape)
+            }
         };
         let expected = input.rows * model.dimension;
         let Some(staging) = &mut self.staging else {
@@ -213,7 +217,6 @@ impl Engine for OnnxEngine {
             }
             return Ok(vectors.into());
         };
-        let shape = self.padding.of(input.rows, input.width);
         let (ids, mask, vectors) = staging.fill(input, shape, model.dimension)?;
         model.session.run_into([(IDS, &*ids), (MASK, &*mask)], OUTPUT, &*vectors)?;
         Ok(staging.vectors(expected).into())

@@ -23,6 +23,10 @@ pub struct Place {
 /// What a provider is told, as ONNX Runtime names it.
 pub type Options = Vec<(&'static str, String)>;
 
+/// All of ONNX Runtime's kernels for attention but cuDNN's: flash (1), memory-efficient (2), TensorRT's fused (4) and flash (32), and the
+/// plain products (16), as in its `AttentionBackend`. Naming any keeps it from preferring cuDNN's by itself.
+const ATTENTION_KERNELS: u8 = 1 | 2 | 4 | 16 | 32;
+
 fn flag(on: bool) -> String {
     u8::from(on).to_string()
 }
@@ -36,6 +40,9 @@ pub fn cuda_options(config: &EngineConfig, device: u32) -> Options {
         ("arena_extend_strategy", "kSameAsRequested".to_owned()),
         ("use_tf32", flag(config.cuda.tf32)),
     ];
+    if !config.cuda.cudnn_attention {
+        options.push(("sdpa_kernel", ATTENTION_KERNELS.to_string()));
+    }
     options.extend(config.device.memory_limit.map(|limit| ("gpu_mem_limit", limit.as_u64().to_string())));
     options
 }
@@ -120,13 +127,20 @@ mod tests {
     fn the_cuda_provider_is_told_what_is_configured() {
         let mut config = EngineConfig::default();
         let options = |config: &EngineConfig| cuda_options(config, 3);
-        let expected = [("device_id", "3"), ("arena_extend_strategy", "kSameAsRequested"), ("use_tf32", "0")]
-            .map(|(k, v)| (k, v.to_owned()));
+        let expected = [
+            ("device_id", "3"),
+            ("arena_extend_strategy", "kSameAsRequested"),
+            ("use_tf32", "0"),
+            ("sdpa_kernel", "55"),
+        ]
+        .map(|(k, v)| (k, v.to_owned()));
         assert_eq!(options(&config), expected);
         config.device.memory_limit = Some(bytesize::ByteSize::gib(2));
         config.cuda.tf32 = true;
+        config.cuda.cudnn_attention = true;
         assert!(options(&config).contains(&("gpu_mem_limit", "2147483648".to_owned())));
         assert!(options(&config).contains(&("use_tf32", "1".to_owned())));
+        assert!(options(&config).iter().all(|(key, _)| *key != "sdpa_kernel"));
     }
 
     #[test]
