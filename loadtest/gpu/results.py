@@ -50,11 +50,25 @@ class Results:
             if not path.parent.name.endswith("-mixed"):
                 self.engine += bench["matrix"]
             self.mixes += bench["mixes"]
-        self.calls = [self.call(path) for path in sorted(folder.glob("rpc-*/report.json"))]
-        self.calls.sort(key=lambda row: row["rate"])
+        # The same with attention by cuDNN; and without CUDA graphs, so with single launches.
+        self.cudnn, self.launches = (
+            [
+                row
+                for path in folder.glob(f"{name}-engine/bench.json")
+                for row in self.read(path)["matrix"]
+            ]
+            for name in ("cudnn", "launches")
+        )
+        self.calls = self.at_rates("rpc-*")
+        self.launched_calls = self.at_rates("launches-*")
         self.bulk = [self.stored(path) for path in sorted(folder.glob("bulk-*/report.json"))]
         self.peers = [self.read(path) for path in sorted(folder.glob("peer-*.json"))]
         self.checks = [self.read(path) for path in sorted(folder.glob("check-*.json"))]
+
+    def at_rates(self, folders: str) -> list[Row]:
+        """Return the latencies of online calls, by their rate."""
+        paths = self.folder.glob(f"{folders}/report.json")
+        return sorted((self.call(path) for path in paths), key=lambda row: row["rate"])
 
     @staticmethod
     def read(path: Path) -> Row:
@@ -124,7 +138,7 @@ class Results:
         if length is not None:
             rates = [
                 row["texts_per_second"]
-                for row in self.engine
+                for row in self.engine + self.cudnn
                 if base(row["model"]) == model
                 and row["precision"] == "fp16"
                 and row["length"] == length
@@ -220,6 +234,9 @@ class Results:
             "mixes": self.mixes,
             "bulk": self.bulk,
             "calls": self.calls,
+            "cudnn": self.cudnn,
+            "launches": self.launches,
+            "launched_calls": self.launched_calls,
             "peers": self.peers,
         }
 

@@ -9,7 +9,7 @@ Usage: run.sh --registry DIR [--registry DIR …] --out DIR [options]
 
   --registry DIR    models with FP32, FP16 and packed graphs; of each model the real one is taken, or else its twin
   --out DIR         where everything goes that was measured
-  --phases LIST     of check,engine,bulk,rpc,peer (default: all)
+  --phases LIST     of check,engine,launches,bulk,rpc,peer (default: all)
   --provider NAME   what the worker has to run on (default: cuda)
   --precision NAME  what is served, and compared with the peer (default: fp16)
   --device N        which GPU (default: 0)
@@ -27,7 +27,7 @@ Needed on the PATH, or in folders that EMBED_BIN_DIR names: embed, embed-worker,
 TEXT
 }
 
-registry=() out='' phases=check,engine,bulk,rpc,peer provider=cuda precision=fp16 device=0 count=100000
+registry=() out='' phases=check,engine,launches,bulk,rpc,peer provider=cuda precision=fp16 device=0 count=100000
 rates=250,1000,5000,20000 seconds=6 window=96 job=256 small='' python=python3 worker_cores='' load_cores=''
 while [[ $# -gt 0 ]]; do
     case $1 in
@@ -114,14 +114,25 @@ if chosen engine; then
     for model in "${models[@]}"; do
         read -r folder slug < <(place "$model") || { say "no registry has $model; left out" && continue; }
         bench "$model" --registry "$folder" --model "$slug" "${on[@]}" --precision fp32 --precision "$precision" \
-            --batch 1,64,256,1024 --length 32,128 --seconds-per-cell 0.3 --mix none
+            --batch 1,8,64,256,1024 --length 32,128 --seconds-per-cell 0.3 --mix none
     done
     for model in "${served[@]}"; do
         read -r folder slug < <(place "$model") || continue
         bench "$model-mixed" --registry "$folder" --model "$slug" "${on[@]}" --precision "$precision" \
-            --batch 1 --length 32 --seconds-per-cell 0.1 --texts "$(texts_of "$model")" --mix-rounds 2
+            --batch 64 --length 32 --seconds-per-cell 0.1 --texts "$(texts_of "$model")" --mix-rounds 4
     done
 fi
+# The small model with other settings; the environment is the configuration of `bench`.
+variation() {
+    local name=$1 batch=$2
+    shift 2
+    read -r folder slug < <(place "$minilm") && [[ $provider != cpu ]] || return 0
+    say "engine: $name"
+    env "$@" embed-worker bench --provider "$provider" --out "$out/$name-engine" --registry "$folder" --model "$slug" --device "$device" \
+        --precision "$precision" --batch "$batch" --length 32,128 --seconds-per-cell 0.3 --mix none >"$out/$name-engine.txt" || failed=1
+}
+if chosen launches; then variation launches 1,8 EMBED_WORKER__ENGINE__DEVICE__CUDA_GRAPHS__ROWS='[]'; fi
+if chosen engine; then variation cudnn 64,256,1024 EMBED_WORKER__ENGINE__CUDA__CUDNN_ATTENTION=true; fi
 
 # --- Through NATS -------------------------------------------------------------------------------------------------
 
@@ -142,7 +153,7 @@ pin_worker=() pin_load=()
 [[ -n $worker_cores ]] && pin_worker=(taskset -c "$worker_cores")
 [[ -n $load_cores ]] && pin_load=(taskset -c "$load_cores")
 
-# serve MODEL: starts a server and a worker that serves nothing else, and sets url.
+# serve MODEL [LINE]: starts a server and a worker that serves nothing else, with this line for its devices, and sets url.
 serve() {
     local folder slug dir=$out/serve-$1
     read -r folder slug < <(place "$1") || return 1
@@ -160,6 +171,9 @@ serve() {
 providers = ["$provider"]
 strict = true
 devices = [$device]
+
+[engine.device]
+${2-}
 
 [[variant]]
 model = "$slug"
@@ -205,14 +219,22 @@ load() {
     sampler_pid=''
 }
 
+# at_rates NAME MODEL: online calls at each rate.
+at_rates() {
+    local rate
+    for rate in ${rates//,/ }; do
+        load "$1-$rate" "$2" --rate "$rate" --duration "$seconds" --slo-ms 10
+    done
+}
+
+if chosen launches && [[ $provider != cpu ]]; then
+    if serve "$minilm" 'cuda_graphs = { rows = [] }'; then at_rates launches "$minilm"; else say "$minilm is not served" && failed=1; fi
+    stop
+fi
 if chosen bulk || chosen rpc; then
     for model in "${served[@]}"; do
         serve "$model" || { say "$model is not served" && failed=1 && stop && continue; }
-        if chosen rpc && [[ $model == "$minilm" ]]; then
-            for rate in ${rates//,/ }; do
-                load "rpc-$rate" "$model" --rate "$rate" --duration "$seconds" --slo-ms 10
-            done
-        fi
+        if chosen rpc && [[ $model == "$minilm" ]]; then at_rates rpc "$model"; fi
         if chosen bulk; then
             # A rate at which no call falls into the measurement: bulk alone.
             bulk=(--pattern mixed --rate 0.000001 --duration $((seconds + 2)) --warm-up 3 --bulk-texts "$job")

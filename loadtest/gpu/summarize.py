@@ -38,9 +38,10 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         for a in check["artefacts"]
     ]
     cell_keys = ("model", "precision", "form", "batch", "length", "texts_per_second")
-    cells = [
-        [*(row[key] for key in cell_keys), row["p50_ms"], row["p95_ms"]] for row in results.engine
-    ]
+    cells, cudnn, launches = (
+        [[*(row[key] for key in cell_keys), row["p50_ms"], row["p95_ms"]] for row in rows]
+        for rows in (results.engine, results.cudnn, results.launches)
+    )
     arm_keys = ("order", "texts_per_second", "real_share", "packed_share")
     mixes = [
         [*(row[key] for key in ("model", "precision", "texts")), *(arm[key] for key in arm_keys)]
@@ -52,14 +53,17 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         [row["model"], row["texts"], row["texts_per_second"], *(row.get(key) for key in load)]
         for row in results.bulk
     ]
-    calls = [
+    calls, launched_calls = (
         [
-            row["rate"],
-            f"{row['answered']} of {row['due']}",
-            *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms", *load)),
+            [
+                row["rate"],
+                f"{row['answered']} of {row['due']}",
+                *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms", *load)),
+            ]
+            for row in rows
         ]
-        for row in results.calls
-    ]
+        for rows in (results.calls, results.launched_calls)
+    )
     peers = [
         [
             *(row[key] for key in ("recipe", "texts", "texts_per_second")),
@@ -69,6 +73,9 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         for row in results.peers
     ]
     under_load = ["worker, cores", "nats-server, cores", "GPU, %"]
+    cell_head = ["model", "precision", "form", "batch", "tokens", "texts/s", "p50 ms", "p95 ms"]
+    late = "generator late, p99 ms"
+    call_head = ["calls/s", "answered", "p50 ms", "p95 ms", "p99 ms", late, *under_load]
     all_tables: list[tuple[str, list[str], list[list[Any]]]] = [
         ("What is wanted", ["figure", "measured", "wanted", ""], targets),
         (
@@ -76,30 +83,17 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
             ["model", "graph", "cosine, min", "verdict", ""],
             checks,
         ),
-        (
-            "The engine alone, all texts of one length",
-            ["model", "precision", "form", "batch", "tokens", "texts/s", "p50 ms", "p95 ms"],
-            cells,
-        ),
+        ("The engine alone, all texts of one length", cell_head, cells),
+        ("The engine alone, attention by cuDNN (`cudnn_attention = true`)", cell_head, cudnn),
+        ("The engine alone, without CUDA graphs", cell_head, launches),
         (
             "The engine alone, mixed lengths",
             ["model", "precision", "texts", "order", "texts/s", "real tokens", "packed runs"],
             mixes,
         ),
         ("Bulk through JetStream", ["model", "texts", "texts/s", *under_load], bulk),
-        (
-            "Online calls through NATS",
-            [
-                "calls/s",
-                "answered",
-                "p50 ms",
-                "p95 ms",
-                "p99 ms",
-                "generator late, p99 ms",
-                *under_load,
-            ],
-            calls,
-        ),
+        ("Online calls through NATS", call_head, calls),
+        ("Online calls through NATS, without CUDA graphs", call_head, launched_calls),
         (
             "sentence-transformers, FP16",
             ["model", "texts", "texts/s", "batch", "attention", "compiled"],

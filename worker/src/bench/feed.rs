@@ -12,17 +12,17 @@ use crate::{
 
 /// Texts on their way through a planner, known by their positions.
 #[derive(Debug)]
-pub(super) struct Feed<'a> {
+pub(super) struct Feed {
     planner: Planner<usize>,
     /// Texts that wait at a time, as `limits.bulk_texts` says.
     window: usize,
-    rest: std::iter::Enumerate<std::slice::Iter<'a, usize>>,
+    rest: std::iter::Enumerate<std::vec::IntoIter<usize>>,
 }
 
-impl<'a> Feed<'a> {
+impl Feed {
     /// Texts of these lengths, in the order in which they arrive.
-    pub(super) fn new(config: &BatchConfig, costs: CostTable, window: usize, lengths: &'a [usize]) -> Self {
-        Self { planner: Planner::new(config, costs), window, rest: lengths.iter().enumerate() }
+    pub(super) fn new(config: &BatchConfig, costs: CostTable, window: usize, lengths: Vec<usize>) -> Self {
+        Self { planner: Planner::new(config, costs), window, rest: lengths.into_iter().enumerate() }
     }
 
     /// Notes what a run took, as the worker does.
@@ -35,7 +35,7 @@ impl<'a> Feed<'a> {
         let now = Instant::now();
         while self.planner.len(Lane::Bulk) < self.window {
             match self.rest.next() {
-                Some((text, length)) => self.planner.push(entry(text, *length, now)),
+                Some((text, length)) => self.planner.push(entry(text, length, now)),
                 None => {
                     self.planner.drain();
                     break;
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn every_text_is_taken_once() {
         let lengths: Vec<usize> = (0..3000).map(|i| 3 + i * 7 % 200).collect();
-        let mut feed = Feed::new(&BatchConfig::default(), CostTable::default(), 1024, &lengths);
+        let mut feed = Feed::new(&BatchConfig::default(), CostTable::default(), 1024, lengths.clone());
         let mut all: Vec<usize> = std::iter::from_fn(|| feed.take()).flat_map(|(group, _)| group).collect();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..lengths.len()));

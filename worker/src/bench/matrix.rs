@@ -1,7 +1,7 @@
 //! The matrix: full batches of one shape, on all runners at the same time.
 
 use std::{
-    sync::Barrier,
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
@@ -9,7 +9,7 @@ use embed_schemas::model::GraphForm;
 use fastrand::Rng;
 use serde::Serialize;
 
-use super::{report::Subject, stats::quantile_ms};
+use super::{report::Subject, runners::Runners, stats::quantile_ms};
 use crate::{
     batch::Form,
     engine::{Engine, EngineError, Input},
@@ -68,24 +68,20 @@ impl Ids {
 ///
 /// # Errors
 /// If a run fails.
-pub(super) fn measure<E: Engine>(
-    engines: &mut [E],
+pub(super) fn measure<E: Engine + 'static>(
+    runners: &Runners<E>,
     ids: &Ids,
     subject: &Subject,
     (batch, length): (usize, usize),
     time: Duration,
     seed: u64,
 ) -> Result<Cell, EngineError> {
-    let all_warm = Barrier::new(engines.len());
-    let outcomes: Vec<Result<Vec<Duration>, EngineError>> = std::thread::scope(|scope| {
-        let start = |(i, engine)| {
-            let mut input = ids.batch(batch, length, &mut Rng::with_seed(seed.wrapping_add(i)));
-            input.form = if subject.form == GraphForm::Packed { Form::Packed } else { Form::Padded };
-            let all_warm = &all_warm;
-            scope.spawn(move || run(engine, &input, all_warm, time))
-        };
-        let threads: Vec<_> = (0..).zip(engines).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a runner does not panic")).collect()
+    let all_warm = Arc::new(Barrier::new(runners.len()));
+    let outcomes: Vec<Result<Vec<Duration>, EngineError>> = runners.on_each(|i| {
+        let mut input = ids.batch(batch, length, &mut Rng::with_seed(seed.wrapping_add(i as u64)));
+        input.form = if subject.form == GraphForm::Packed { Form::Packed } else { Form::Padded };
+        let all_warm = Arc::clone(&all_warm);
+        move |engine: &mut E| run(engine, &input, &all_warm, time)
     });
     let (mut took, mut texts_per_second) = (Vec::new(), 0.0);
     for runs in outcomes {

@@ -4,9 +4,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
-    thread::Scope,
     time::{Duration, Instant},
 };
 
@@ -16,6 +14,7 @@ use super::{
     batches::{self, Group},
     feed::Feed,
     report::Subject,
+    runners::Runners,
     stats::median,
 };
 use crate::{
@@ -110,11 +109,11 @@ impl MixRow {
 ///
 /// # Errors
 /// If a run fails.
-pub(super) fn measure<E: Engine>(
-    engines: &mut [E],
+pub(super) fn measure<E: Engine + 'static>(
+    runners: &Runners<E>,
     subject: &Subject,
     mix: &'static str,
-    texts: &[Vec<u32>],
+    texts: &Arc<[Vec<u32>]>,
     planning: &Planning<'_>,
     (warm_up, rounds): (usize, usize),
     mut on_done: impl FnMut(Order),
@@ -122,19 +121,15 @@ pub(super) fn measure<E: Engine>(
     let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
     let tokens: usize = lengths.iter().sum();
     let mut tallies: [Vec<Tally>; 3] = Default::default();
-    std::thread::scope(|scope| {
-        let runners = Runners::start(scope, engines, texts);
-        for round in 0..warm_up + rounds {
-            for (order, tallies) in Order::ALL.into_iter().zip(&mut tallies) {
-                let tally = runners.run(source(order, &lengths, planning))?;
-                if round >= warm_up {
-                    tallies.push(tally);
-                }
-                on_done(order);
+    for round in 0..warm_up + rounds {
+        for (order, tallies) in Order::ALL.into_iter().zip(&mut tallies) {
+            let tally = run_all(runners, texts, &source(order, &lengths, planning))?;
+            if round >= warm_up {
+                tallies.push(tally);
             }
+            on_done(order);
         }
-        Ok::<_, EngineError>(())
-    })?;
+    }
     let arms: Vec<Arm> = Order::ALL.into_iter().zip(&tallies).map(|(o, t)| arm(o, t, texts.len(), tokens)).collect();
     let ratio = |of: Order, to: Order| paired_ratio(&arms[of as usize].rounds, &arms[to as usize].rounds);
     Ok(MixRow {
@@ -174,13 +169,13 @@ fn arm(order: Order, tallies: &[Tally], texts: usize, tokens: usize) -> Arm {
 }
 
 /// The batches of an order.
-fn source<'a>(order: Order, lengths: &'a [usize], planning: &Planning<'_>) -> Arc<dyn Source + 'a> {
+fn source(order: Order, lengths: &[usize], planning: &Planning<'_>) -> Arc<dyn Source> {
     let BatchConfig { max_texts, max_tokens, .. } = *planning.config;
     let groups = match order {
         Order::Sorted => batches::sorted(lengths, max_texts, max_tokens),
         Order::Arrival => batches::arrival(lengths.len(), ARRIVAL_BATCH),
         Order::Planner => {
-            let feed = Feed::new(planning.config, planning.costs.clone(), planning.window, lengths);
+            let feed = Feed::new(planning.config, planning.costs.clone(), planning.window, lengths.to_vec());
             return Arc::new(Mutex::new(feed));
         }
     };
@@ -225,7 +220,7 @@ impl Source for Prepared {
     }
 }
 
-impl Source for Mutex<Feed<'_>> {
+impl Source for Mutex<Feed> {
     fn take(&self) -> Option<(Group, Form)> {
         // A panic of another runner under the lock ends the measurement anyway.
         self.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -247,47 +242,25 @@ struct Tally {
     padded: usize,
 }
 
-/// A thread for each engine, for all passes, as in the worker: providers keep kernels and memory for each thread.
-struct Runners<'a>(Vec<Runner<'a>>);
-
-/// Where one of them gets its work, and where it says what it did.
-type Runner<'a> = (mpsc::Sender<Arc<dyn Source + 'a>>, mpsc::Receiver<Result<Tally, EngineError>>);
-
-impl<'a> Runners<'a> {
-    fn start<'s, E: Engine>(scope: &'s Scope<'s, '_>, engines: &'s mut [E], texts: &'s [Vec<u32>]) -> Self
-    where
-        'a: 's,
-    {
-        let start = |engine: &'s mut E| {
-            let (work, sources) = mpsc::channel::<Arc<dyn Source + 'a>>();
-            let (done, tallies) = mpsc::channel();
-            scope.spawn(move || {
-                for source in sources {
-                    // Nobody waits for it any more once another has failed.
-                    let _ = done.send(run(engine, texts, &*source));
-                }
-            });
-            (work, tallies)
-        };
-        Self(engines.iter_mut().map(start).collect())
+/// Runs what the source gives on every engine, until it gives no more.
+fn run_all<E: Engine + 'static>(
+    runners: &Runners<E>,
+    texts: &Arc<[Vec<u32>]>,
+    source: &Arc<dyn Source>,
+) -> Result<Tally, EngineError> {
+    let started = Instant::now();
+    let tallies = runners.on_each(|_| {
+        let (texts, source) = (Arc::clone(texts), Arc::clone(source));
+        move |engine: &mut E| run(engine, &texts, &*source)
+    });
+    let mut all = Tally { took: started.elapsed(), ..Tally::default() };
+    for tally in tallies {
+        let tally = tally?;
+        all.batches += tally.batches;
+        all.packed += tally.packed;
+        all.padded += tally.padded;
     }
-
-    /// Runs what the source gives on every engine, until it gives no more.
-    fn run(&self, source: Arc<dyn Source + 'a>) -> Result<Tally, EngineError> {
-        let started = Instant::now();
-        for (work, _) in &self.0 {
-            work.send(source.clone()).expect("a runner ends after its work does");
-        }
-        let tallies: Vec<_> = self.0.iter().map(|(_, done)| done.recv().expect("a runner does not panic")).collect();
-        let mut all = Tally { took: started.elapsed(), ..Tally::default() };
-        for tally in tallies {
-            let tally = tally?;
-            all.batches += tally.batches;
-            all.packed += tally.packed;
-            all.padded += tally.padded;
-        }
-        Ok(all)
-    }
+    Ok(all)
 }
 
 fn run(engine: &mut impl Engine, texts: &[Vec<u32>], source: &dyn Source) -> Result<Tally, EngineError> {
@@ -318,7 +291,7 @@ mod tests {
 
     /// Counts the tokens that are no padding.
     #[derive(Debug)]
-    struct Counting(usize);
+    struct Counting(Arc<AtomicUsize>);
 
     impl Engine for Counting {
         fn dimension(&self) -> usize {
@@ -333,7 +306,7 @@ mod tests {
             if input.ids.contains(&13) {
                 return Err(EngineError::Onnx("unlucky".into()));
             }
-            self.0 += input.mask.iter().filter(|bit| **bit == 1).count();
+            self.0.fetch_add(input.mask.iter().filter(|bit| **bit == 1).count(), Ordering::Relaxed);
             Ok(Arc::from([]))
         }
     }
@@ -353,10 +326,11 @@ mod tests {
     fn every_order_runs_every_token_and_knows_its_padding() {
         let texts: Vec<Vec<u32>> = (0..500).map(|i| vec![1; 3 + i * 7 % 200]).collect();
         let tokens: usize = texts.iter().map(Vec::len).sum();
-        let (mut engines, mut runs) = ([Counting(0), Counting(0)], 0);
+        let (counted, mut runs) = (Arc::default(), 0);
+        let runners = Runners::start([Counting(Arc::clone(&counted)), Counting(Arc::clone(&counted))]);
         let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
-        let row = measure(&mut engines, &subject(), "test", &texts, &planning, (1, 2), |_| runs += 1).unwrap();
-        assert_eq!((engines[0].0 + engines[1].0, runs), (3 * 3 * tokens, 3 * 3));
+        let row = measure(&runners, &subject(), "test", &texts.into(), &planning, (1, 2), |_| runs += 1).unwrap();
+        assert_eq!((counted.load(Ordering::Relaxed), runs), (3 * 3 * tokens, 3 * 3));
         let orders: Vec<&str> = row.arms.iter().map(|arm| arm.order.as_str()).collect();
         assert_eq!(orders, ["sorted", "planner", "arrival"]);
         let [sorted, planner, arrival] = &row.arms[..] else { panic!("three orders") };
@@ -372,8 +346,8 @@ mod tests {
     #[test]
     fn a_failed_run_ends_the_measurement() {
         let planning = Planning { config: &BatchConfig::default(), costs: &CostTable::default(), window: 1024 };
-        let error =
-            measure(&mut [Counting(0)], &subject(), "test", &[vec![13]], &planning, (0, 1), |_| ()).unwrap_err();
+        let (runners, texts) = (Runners::start([Counting(Arc::default())]), Arc::from([vec![13]]));
+        let error = measure(&runners, &subject(), "test", &texts, &planning, (0, 1), |_| ()).unwrap_err();
         assert!(error.to_string().contains("unlucky"));
     }
 }

@@ -14,6 +14,7 @@ mod plan;
 mod planner_cost;
 mod progress;
 mod report;
+mod runners;
 mod stats;
 mod texts;
 mod tokenizing;
@@ -33,6 +34,7 @@ use self::{
     plan::Part,
     progress::Progress,
     report::{Parameters, Report, SCHEMA, Subject},
+    runners::Runners,
 };
 use crate::{
     app,
@@ -131,13 +133,13 @@ async fn measure(
     let on_device = part.provider().on_device();
     progress.begin(&format!("{subject}: loading"));
     let loaded = loader.load(&part.selected, false).await?;
-    let mut engines = loaded.engines;
+    let engines = Runners::start(loaded.engines);
     let ids = texts::ids(&loaded.tokenizer)?;
     let packed = loaded.running.packed.then(|| Subject { form: GraphForm::Packed, ..subject.clone() });
     for subject in [&subject].into_iter().chain(&packed) {
         for shape in &part.shapes {
             progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
-            match matrix::measure(&mut engines, &ids, subject, *shape, args.seconds_per_cell, SEED) {
+            match matrix::measure(&engines, &ids, subject, *shape, args.seconds_per_cell, SEED) {
                 Ok(cell) => report.matrix.push(cell),
                 // Larger cells may come, and smaller ones: those that fit count.
                 Err(EngineError::OutOfMemory(_)) => progress.note(&format!(
@@ -160,7 +162,7 @@ async fn measure(
         };
         let planning = mix::Planning { config: &config.batch, costs: &loaded.costs, window: config.limits.bulk_texts };
         let rounds = (plan::warm_up(on_device), args.mix_rounds);
-        report.mixes.push(mix::measure(&mut engines, &subject, name, &texts, &planning, rounds, on_done)?);
+        report.mixes.push(mix::measure(&engines, &subject, name, &texts.into(), &planning, rounds, on_done)?);
     }
     measure_tokenizing(part, args, &loaded.tokenizer, progress, report)
 }

@@ -12,7 +12,7 @@ use std::{net::SocketAddr, time::Duration};
 
 pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 use embed_connect::ConnectSettings;
-pub use engine::{All, DeviceConfig, Devices, EngineConfig, Provider};
+pub use engine::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, Provider};
 pub use limits::LimitsConfig;
 pub use models::{CURRENT, ModelsConfig, VariantConfig, VariantLimits};
 pub use providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};

@@ -36,6 +36,8 @@ pub struct TensorrtConfig {
     pub auxiliary_streams: Option<i8>,
     /// How hard to look for fast kernels, 0 to 5. TensorRT's own default if left out.
     pub optimization_level: Option<u8>,
+    /// Whether small runs are recorded as CUDA graphs, as `engine.device.cuda_graphs` says.
+    pub cuda_graphs: bool,
     /// The DLA core to use, on devices that have some (Jetson). None if left out.
     pub dla_core: Option<u32>,
     /// Whether built engines and timings of kernels are kept, on disk and in the registry: building takes minutes.
@@ -53,6 +55,7 @@ impl Default for TensorrtConfig {
             workspace: None,
             auxiliary_streams: None,
             optimization_level: None,
+            cuda_graphs: false,
             dla_core: None,
             cache: true,
             cache_dir: None,

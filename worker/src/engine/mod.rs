@@ -1,8 +1,10 @@
 //! Engines: padded token ids in, vectors out. Knows no lanes, jobs or NATS.
 
 mod assignment;
+pub mod cuda_graphs;
 pub mod driver;
 mod fault;
+pub mod gate;
 pub mod library;
 mod memory;
 mod onnx;
@@ -90,6 +92,10 @@ pub trait Engine: std::fmt::Debug + Send {
         false
     }
 
+    /// Called once, on the thread that makes all runs from now on: what is kept for each thread is made here, and not in the first
+    /// request.
+    fn settle(&mut self) {}
+
     /// The vectors of a batch, in the order of its rows: `rows` x [`Engine::dimension`] numbers.
     ///
     /// # Errors
@@ -108,6 +114,10 @@ impl Engine for Box<dyn Engine> {
 
     fn packs(&self) -> bool {
         (**self).packs()
+    }
+
+    fn settle(&mut self) {
+        (**self).settle();
     }
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {

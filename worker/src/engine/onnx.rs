@@ -17,6 +17,8 @@ use ort::{
 
 use super::{
     Engine, EngineError, Input, Place, Vectors, assignment,
+    cuda_graphs::CudaGraphs,
+    gate,
     providers::{self, Options},
     shared_session::SharedSession,
     staging::Staging,
@@ -26,9 +28,9 @@ use crate::{
     config::{EngineConfig, Provider},
 };
 
-const IDS: &CStr = c"input_ids";
-const MASK: &CStr = c"attention_mask";
-const OUTPUT: &CStr = c"embedding";
+pub(super) const IDS: &CStr = c"input_ids";
+pub(super) const MASK: &CStr = c"attention_mask";
+pub(super) const OUTPUT: &CStr = c"embedding";
 
 /// A session that turns token ids into vectors: pooling and normalisation are part of the graph. Clones share it, with
 /// its weights, and run at the same time.
@@ -41,7 +43,7 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Loads a graph from its bytes, which have been verified. `tensorrt` is what TensorRT is told about this graph.
+    /// Loads a graph from its bytes, which have been verified. `more` is what the provider is told about this session alone.
     ///
     /// # Errors
     /// If the provider cannot be used, ONNX Runtime refuses the graph, or the graph does not have the inputs and the output of
@@ -52,7 +54,7 @@ impl OnnxModel {
         metadata: &ModelMetadata,
         config: &EngineConfig,
         place: Place,
-        tensorrt: &Options,
+        more: &Options,
     ) -> Result<Self, EngineError> {
         let builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -62,7 +64,7 @@ impl OnnxModel {
             .with_intra_op_spinning(false)?
             // Batches come in many shapes; a plan for each would be kept for ever.
             .with_memory_pattern(false)?;
-        let builder = providers::register(builder, environment, config, place, tensorrt)
+        let builder = providers::register(builder, environment, config, place, more)
             .map_err(|reason| EngineError::Provider { provider: place.provider.as_str(), reason })?;
         let session = tuned(builder, config, place.provider)?.commit_from_memory(graph)?;
         for name in [IDS, MASK] {
@@ -82,6 +84,18 @@ impl OnnxModel {
     #[must_use]
     pub const fn nodes_elsewhere(&self) -> Option<usize> {
         self.elsewhere
+    }
+
+    pub(super) const fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    pub(super) const fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(super) fn session(&self) -> &SharedSession {
+        &self.session
     }
 
     /// The same model, without keeping it loaded.
@@ -141,6 +155,7 @@ impl WeakModel {
 /// What one runner has: graphs, which it shares with others, and memory of its own.
 #[derive(Debug)]
 pub struct OnnxEngine {
+    graphs: Option<CudaGraphs>,
     /// Before the models: it comes from their sessions.
     staging: Option<Staging>,
     /// By the widest batch that each takes, rising.
@@ -154,7 +169,7 @@ impl OnnxEngine {
     /// An engine on the CPU. Units tell the cores apart.
     #[must_use]
     pub fn on_cpu(model: OnnxModel, padding: Padding, unit: Unit) -> Self {
-        Self { staging: None, padded: vec![(usize::MAX, model)], packed: None, padding, unit }
+        Self { graphs: None, staging: None, padded: vec![(usize::MAX, model)], packed: None, padding, unit }
     }
 
     /// An engine on a device: graphs by the widest batch that each takes, of which there is one at least, and one without padding if
@@ -173,13 +188,50 @@ impl OnnxEngine {
             tracing::warn!(%error, provider = %place.provider, device = place.device, "no page-locked memory: copies take longer");
             Staging::pageable()
         });
-        Self { staging: Some(staging), padded, packed, padding, unit }
+        Self { graphs: None, staging: Some(staging), padded, packed, padding, unit }
+    }
+
+    /// Small runs are recorded from now on, if that works: see [`Engine::settle`].
+    pub fn record(&mut self, graphs: CudaGraphs) {
+        self.graphs = Some(graphs);
     }
 
     /// Nodes of its graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
     #[must_use]
     pub fn nodes_elsewhere(&self) -> Option<usize> {
         self.padded[0].1.nodes_elsewhere()
+    }
+}
+
+/// One run, its kernels launched one by one.
+impl OnnxEngine {
+    fn run_on_host(&self, input: &Input) -> Result<Vectors, EngineError> {
+        let model = &self.padded[0].1;
+        let shape = [input.rows, input.width];
+        let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
+        let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
+        let output = model.session.run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
+        let (_, vectors) = output.try_extract_tensor::<f32>()?;
+        let expected = input.rows * model.dimension;
+        if vectors.len() != expected {
+            return Err(EngineError::Output { found: vectors.len(), expected });
+        }
+        Ok(vectors.into())
+    }
+
+    fn run_on_device(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        let (model, shape) = match (input.form, &self.packed) {
+            // Its tokens are counted, not its rows: nothing would be of a shape that has been there.
+            (Form::Packed, Some(packed)) => (packed, (input.rows, input.width)),
+            _ => {
+                let shape = self.padding.of(input.rows, input.width);
+                (graph_for(&self.padded, shape.1), shape)
+            }
+        };
+        let Some(staging) = &mut self.staging else { return self.run_on_host(input) };
+        let (ids, mask, vectors) = staging.fill(input, shape, model.dimension)?;
+        model.session.run_into([(IDS, &*ids), (MASK, &*mask)], OUTPUT, &*vectors, None)?;
+        Ok(staging.vectors(input.rows * model.dimension).into())
     }
 }
 
@@ -196,30 +248,39 @@ impl Engine for OnnxEngine {
         self.packed.is_some()
     }
 
+    fn settle(&mut self) {
+        if self.staging.is_none() {
+            return;
+        }
+        let mut input = Input::default();
+        input.fill([&[1][..]].into_iter());
+        for form in [Form::Padded, Form::Packed] {
+            input.form = form;
+            // If this fails, so does the first run, which says so.
+            let _ = self.embed(&input);
+        }
+        if let Some(mut graphs) = self.graphs.take() {
+            let Place { provider, device } = self.padded[0].1.place;
+            match graphs.record(|input| self.run_on_device(input)) {
+                Ok(()) => self.graphs = Some(graphs),
+                Err(error) => {
+                    tracing::warn!(%error, %provider, device, "CUDA graphs cannot be used: small runs take longer");
+                    let _freeing = gate::run();
+                    drop(graphs);
+                }
+            }
+        }
+    }
+
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
-        let (model, shape) = match (input.form, &self.packed) {
-            // Its tokens are counted, not its rows: nothing would be of a shape that has been there.
-            (Form::Packed, Some(packed)) => (packed, (input.rows, input.width)),
-            _ => {
-                let shape = self.padding.of(input.rows, input.width);
-                (graph_for(&self.padded, shape.1), shape)
-            }
-        };
-        let expected = input.rows * model.dimension;
-        let Some(staging) = &mut self.staging else {
-            let shape = [input.rows, input.width];
-            let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
-            let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
-            let output = model.session.run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
-            let (_, vectors) = output.try_extract_tensor::<f32>()?;
-            if vectors.len() != expected {
-                return Err(EngineError::Output { found: vectors.len(), expected });
-            }
-            return Ok(vectors.into());
-        };
-        let (ids, mask, vectors) = staging.fill(input, shape, model.dimension)?;
-        model.session.run_into([(IDS, &*ids), (MASK, &*mask)], OUTPUT, &*vectors)?;
-        Ok(staging.vectors(expected).into())
+        if self.staging.is_none() {
+            return self.run_on_host(input);
+        }
+        if let Some(vectors) = self.graphs.as_mut().and_then(|graphs| graphs.run(input)) {
+            return vectors;
+        }
+        let _run = gate::run();
+        self.run_on_device(input)
     }
 }
 

@@ -47,7 +47,8 @@ pub fn cuda_options(config: &EngineConfig, device: u32) -> Options {
     options
 }
 
-/// Puts a provider into a session's options.
+/// Puts a provider into a session's options. `more` is what it is told beside what the configuration says for all of its sessions: for
+/// TensorRT, what is particular to the graph.
 ///
 /// # Errors
 /// Why it cannot be used, for a person: what ONNX Runtime says, or why its library cannot be loaded.
@@ -56,18 +57,19 @@ pub fn register(
     environment: &Environment,
     config: &EngineConfig,
     place: Place,
-    tensorrt: &Options,
+    more: &Options,
 ) -> Result<SessionBuilder, String> {
     let library = library::loaded().unwrap_or_default();
     match place.provider {
         Provider::Cpu => {}
         Provider::Cuda => {
-            let provider = with(ep::CUDA::default(), cuda_options(config, place.device));
+            let options = [cuda_options(config, place.device), more.clone()].concat();
+            let provider = with(ep::CUDA::default(), options);
             attach(&provider, &mut builder)
                 .map_err(|said| explain("libonnxruntime_providers_cuda.so", &library, said))?;
         }
         Provider::Tensorrt => {
-            let provider = with(ep::TensorRT::default(), tensorrt.clone());
+            let provider = with(ep::TensorRT::default(), more.clone());
             attach(&provider, &mut builder)
                 .map_err(|said| explain("libonnxruntime_providers_tensorrt.so", &library, said))?;
             // What TensorRT does not take goes to the next.

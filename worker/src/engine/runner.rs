@@ -9,8 +9,9 @@ use std::{
 };
 
 use embed_schemas::Lane;
+use tokio::sync::oneshot;
 
-use super::{Engine, EngineError, Input, Slots, Vectors, memory, priority};
+use super::{Engine, EngineError, Input, Slots, Vectors, gate, memory, priority};
 use crate::batch::{Batch, BatchQueue, Entry, Form, Measured, Reason, Shape};
 
 /// What a text is to a runner.
@@ -66,6 +67,7 @@ pub enum RunnerEvent<'a> {
 #[derive(Debug)]
 pub struct Runners {
     threads: Vec<JoinHandle<()>>,
+    settled: Vec<oneshot::Receiver<()>>,
 }
 
 impl Runners {
@@ -84,14 +86,18 @@ impl Runners {
         observe: impl Fn(RunnerEvent<'_>) + Clone + Send + 'static,
         on_death: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let mut threads = Vec::with_capacity(engines.len());
+        let (mut threads, mut settled) = (Vec::with_capacity(engines.len()), Vec::with_capacity(engines.len()));
         for (i, mut engine) in engines.into_iter().enumerate() {
             let (queue, slots) = (Arc::clone(queue), Arc::clone(slots));
             let (observe, on_death) = (observe.clone(), on_death.clone());
+            let (ready, is_ready) = oneshot::channel();
             let body = move || {
                 priority::give_way(nice);
                 let mut input = Input::default();
                 let work = AssertUnwindSafe(|| {
+                    engine.settle();
+                    // Whoever started it need not wait.
+                    let _ = ready.send(());
                     let on_expired =
                         |expired: Vec<Entry<T>>| expired.into_iter().for_each(|entry| entry.payload.expired());
                     while let Some(batch) = queue.next(engine.unit(), on_expired) {
@@ -109,12 +115,26 @@ impl Runners {
                         on_death(message.unwrap_or_else(|| "unknown panic".to_owned()));
                     }
                 }
+                let freeing = gate::run();
                 drop(engine);
+                drop(freeing);
                 memory::give_back();
             };
             threads.push(std::thread::Builder::new().name(format!("engine-{i}")).spawn(body)?);
+            settled.push(is_ready);
         }
-        Ok(Self { threads })
+        Ok(Self { threads, settled })
+    }
+
+    /// What ends when all have settled: until then, the first requests would wait.
+    pub fn settled(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let settled = std::mem::take(&mut self.settled);
+        async move {
+            for one in settled {
+                // One that died has been reported through `on_death`.
+                let _ = one.await;
+            }
+        }
     }
 
     /// Waits for all threads to end.

@@ -9,7 +9,11 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use ort::{AsPointer, session::Session, value::DynValue};
+use ort::{
+    AsPointer,
+    session::{RunOptions, Session},
+    value::DynValue,
+};
 
 /// A session on the CPU's provider, CUDA's, or TensorRT's.
 #[derive(Debug)]
@@ -31,7 +35,7 @@ impl SharedSession {
 
     /// Runs the graph, and returns one output, on the CPU. May be called from several threads at once.
     pub(super) fn run(&self, inputs: [(&CStr, Value<'_>); 2], output: &CStr) -> ort::Result<DynValue> {
-        let result = self.call(inputs, output, ptr::null_mut())?;
+        let result = self.call(inputs, output, ptr::null_mut(), None)?;
         let result = NonNull::new(result).ok_or_else(|| ort::Error::new("ONNX Runtime returned no output"))?;
         // SAFETY: a run that succeeded has set the pointer to a value that is ours now, made with the session's allocator.
         Ok(unsafe { DynValue::from_ptr(result, Some(self.0.allocator())) })
@@ -39,8 +43,14 @@ impl SharedSession {
 
     /// Runs the graph, and writes one output into a tensor, which must have the right shape. May be called from several
     /// threads at once, with different tensors.
-    pub(super) fn run_into(&self, inputs: [(&CStr, Value<'_>); 2], output: &CStr, into: Value<'_>) -> ort::Result<()> {
-        self.call(inputs, output, into.ptr().cast_mut()).map(|_| ())
+    pub(super) fn run_into(
+        &self,
+        inputs: [(&CStr, Value<'_>); 2],
+        output: &CStr,
+        into: Value<'_>,
+        options: Option<&RunOptions>,
+    ) -> ort::Result<()> {
+        self.call(inputs, output, into.ptr().cast_mut(), options).map(|_| ())
     }
 
     fn call(
@@ -48,6 +58,7 @@ impl SharedSession {
         inputs: [(&CStr, Value<'_>); 2],
         output: &CStr,
         mut result: *mut ort::sys::OrtValue,
+        options: Option<&RunOptions>,
     ) -> ort::Result<*mut ort::sys::OrtValue> {
         let names = inputs.map(|(name, _)| name.as_ptr());
         let values = inputs.map(|(_, value)| value.ptr());
@@ -61,7 +72,7 @@ impl SharedSession {
         let status = unsafe {
             (ort::api().Run)(
                 session.ptr().cast_mut(),
-                ptr::null(),
+                options.map_or(ptr::null(), AsPointer::ptr),
                 names.as_ptr(),
                 values.as_ptr(),
                 values.len(),

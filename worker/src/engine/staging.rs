@@ -91,6 +91,17 @@ impl Staging {
         Ok(Self::new(Allocator::new(session.session(), info)?, MemoryInfo::default()))
     }
 
+    /// The same memory, described as the device's own: nothing is copied, the device reads and writes it where it is.
+    ///
+    /// # Errors
+    /// If the session has no such memory.
+    pub(super) fn mapped(session: &SharedSession, device: u32) -> ort::Result<Self> {
+        let mut staging = Self::pinned(session, device)?;
+        let device = i32::try_from(device).unwrap_or(i32::MAX);
+        staging.info = MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default)?;
+        Ok(staging)
+    }
+
     /// Ordinary memory, which the driver copies from.
     pub(super) fn pageable() -> Self {
         Self::new(Allocator::default(), MemoryInfo::default())

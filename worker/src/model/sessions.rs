@@ -12,7 +12,13 @@ use super::{
 use crate::{
     batch::{CostTable, Form, Measured, Padding, Unit},
     config::{Devices, Provider},
-    engine::{EngineError, OnnxEngine, OnnxModel, Place, cores, driver, providers::Options, tensorrt},
+    engine::{
+        EngineError, OnnxEngine, OnnxModel, Place, cores,
+        cuda_graphs::{self, CudaGraphs},
+        driver,
+        providers::Options,
+        tensorrt,
+    },
 };
 
 /// Engines on devices.
@@ -91,6 +97,9 @@ impl Sessions<'_> {
                 } else {
                     warm_up::settle(&mut engine, largest, Form::Padded)?;
                 }
+                if let Some(graphs) = self.cuda_graphs(*number) {
+                    engine.record(graphs);
+                }
                 engines.push(engine);
             }
         }
@@ -106,6 +115,31 @@ impl Sessions<'_> {
                 Ok((0..count).collect())
             }
         }
+    }
+
+    /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
+    fn cuda_graphs(&self, device: u32) -> Option<CudaGraphs> {
+        let (config, link) = (self.setup.config, self.link);
+        let option = cuda_graphs::option(link.provider, config)?;
+        let (mut options, mut longest) = (Options::new(), self.longest());
+        if link.provider == Provider::Tensorrt {
+            // The engine for the narrowest batches, which is in the cache by now.
+            let profile = *engine_cache::profiles(self.selected, config).first()?;
+            let cache = self.setup.engines.first().map(|cache| cache.folder.as_path());
+            (options, longest) = (tensorrt::options(&config.tensorrt, device, profile, cache), profile.max.1);
+        }
+        options.push(option);
+        let place = Place { provider: link.provider, device };
+        // Not from the shelf: what is recorded in a session belongs to one runner.
+        let (metadata, graph) = (&self.selected.metadata, &self.files.graph);
+        let model = OnnxModel::load(self.environment, graph, metadata, config, place, &options);
+        model.and_then(|model| CudaGraphs::new(model, &config.device.cuda_graphs, longest)).map_or_else(
+            |error| {
+                tracing::warn!(%error, provider = %link.provider, device, "CUDA graphs cannot be used: small runs take longer");
+                None
+            },
+            Some,
+        )
     }
 
     /// The graphs of one session on a device.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     batch::{CostTable, Form, Unit},
     config::{EngineConfig, Provider},
-    engine::{Engine, EngineError, OnnxEngine, library},
+    engine::{Engine, EngineError, OnnxEngine, gate, library},
     serving::Activity,
     tokenize::{TextTokenizer, TokenizeError},
 };
@@ -154,6 +154,8 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
              use `precision = \"fp16\"` there, or TensorRT"
         );
     }
+    // Until nothing of it is used that has failed, either.
+    let _loading = link.provider.on_device().then(gate::load);
     let environment = library::environment(config.library.as_deref()).map_err(EngineError::from)?;
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shelf.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;

@@ -94,6 +94,14 @@ impl Pipeline {
         Ok(Self { variant, version, pool, queue, runners: Mutex::new(Some(runners)), engines: units.len(), finished })
     }
 
+    /// Waits until its runners are ready for requests.
+    pub async fn settled(&self) {
+        let settled = self.runners.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(Runners::settled);
+        if let Some(settled) = settled {
+            settled.await;
+        }
+    }
+
     /// Takes a validated request in. `permit` covers its texts. Never blocks.
     pub fn submit(
         self: &Arc<Self>,

@@ -198,7 +198,9 @@ impl Manager {
         let version = Version::new(selected, loaded.running.clone());
         let variant = Arc::clone(&served.variant);
         histogram!(names::MODEL_LOAD_SECONDS, &labels(&key(served))).record(started.elapsed());
-        Ok(Arc::new(Pipeline::start(variant, version, loaded, &parts.config, parts.finished.clone(), on_panic)?))
+        let pipeline = Pipeline::start(variant, version, loaded, &parts.config, parts.finished.clone(), on_panic)?;
+        pipeline.settled().await;
+        Ok(Arc::new(pipeline))
     }
 
     /// Puts a version in its place. The one before is kept for a while, and goes when nobody uses it any more.
