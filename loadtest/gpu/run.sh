@@ -147,7 +147,14 @@ stop() {
     nats_pid='' worker_pid='' sampler_pid=''
     return 0
 }
-trap stop EXIT
+# What was measured is summed up also if the rest is cut off. Called by the trap alone.
+# shellcheck disable=SC2329
+finish() {
+    stop
+    rm -rf "$out"/serve-*/nats "$out/texts"
+    "$python" "$here/summarize.py" "$out"
+}
+trap finish EXIT
 
 pin_worker=() pin_load=()
 [[ -n $worker_cores ]] && pin_worker=(taskset -c "$worker_cores")
@@ -260,7 +267,5 @@ if chosen peer; then
     done
 fi
 
-rm -rf "$out"/serve-*/nats "$out/texts"
-"$python" "$here/summarize.py" "$out"
 say "done: $out/README.md, $out/results.json, $out/index.html"
 exit "$failed"

@@ -200,11 +200,13 @@ pub struct GraphShapes {
     pub rows: Vec<usize>,
     /// Tokens of each.
     pub widths: Vec<usize>,
+    /// Pairs with more tokens than this are left out: recorded runs compute their padding, and large ones gain little.
+    pub max_tokens: usize,
 }
 
 impl Default for GraphShapes {
     fn default() -> Self {
-        Self { rows: vec![1, 2, 4, 8, 16, 32], widths: vec![16, 32, 64, 128, 256] }
+        Self { rows: vec![1, 2, 4, 8, 16, 32], widths: vec![16, 32, 64, 128, 256], max_tokens: 2048 }
     }
 }
 

@@ -132,10 +132,11 @@ fn replay(
     Ok(staging.vectors(input.rows * model.dimension()).into())
 }
 
-/// All pairs of rows and widths that the model takes, the one with the fewest tokens first.
+/// The pairs of rows and widths, the one with the fewest tokens first, as far as the model takes them.
 fn sorted(shapes: &GraphShapes, longest: usize) -> Vec<(usize, usize)> {
     let widths = || shapes.widths.iter().copied().filter(|width| *width <= longest);
     let mut all: Vec<_> = shapes.rows.iter().flat_map(|rows| widths().map(|width| (*rows, width))).collect();
+    all.retain(|(rows, width)| rows * width <= shapes.max_tokens);
     all.sort_unstable_by_key(|(rows, width)| (rows * width, *rows));
     all.dedup();
     all
@@ -173,10 +174,10 @@ mod tests {
         #[test]
         fn a_batch_gets_the_smallest_shape_that_holds_it(
             rows in prop::collection::vec(1usize..20, 1..5), widths in prop::collection::vec(1usize..300, 1..5),
-            longest in 1usize..300, batch in (1usize..20, 1usize..300),
+            longest in 1usize..300, max_tokens in 1usize..5000, batch in (1usize..20, 1usize..300),
         ) {
-            let shapes = sorted(&GraphShapes { rows, widths }, longest);
-            prop_assert!(shapes.iter().all(|(_, width)| *width <= longest));
+            let shapes = sorted(&GraphShapes { rows, widths, max_tokens }, longest);
+            prop_assert!(shapes.iter().all(|(rows, width)| *width <= longest && rows * width <= max_tokens));
             let holds = |shape: &(usize, usize)| batch.0 <= shape.0 && batch.1 <= shape.1;
             let least = shapes.iter().filter(|shape| holds(shape)).map(|(rows, width)| rows * width).min();
             let found = fitting(&shapes, batch.0, batch.1).map(|graph| shapes[graph]);
