@@ -3,6 +3,7 @@
 use std::{
     ffi::CStr,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use embed_schemas::ModelMetadata;
@@ -261,8 +262,13 @@ impl Engine for OnnxEngine {
         }
         if let Some(mut graphs) = self.graphs.take() {
             let Place { provider, device } = self.padded[0].1.place;
+            let started = Instant::now();
             match graphs.record(|input| self.run_on_device(input)) {
-                Ok(()) => self.graphs = Some(graphs),
+                Ok(()) => {
+                    let milliseconds = started.elapsed().as_millis() as u64;
+                    tracing::debug!(?graphs, %provider, device, milliseconds, "CUDA graphs recorded");
+                    self.graphs = Some(graphs);
+                }
                 Err(error) => {
                     tracing::warn!(%error, %provider, device, "CUDA graphs cannot be used: small runs take longer");
                     let _freeing = gate::run();

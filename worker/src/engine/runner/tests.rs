@@ -173,3 +173,44 @@ fn a_lost_device_fails_calls_keeps_stored_work_and_ends_its_runners() {
     drop(queue);
     assert!(matches!(results.try_recv(), Err(mpsc::TryRecvError::Disconnected)), "and is there until the end");
 }
+
+/// A fake that settles when it is told to.
+#[derive(Debug)]
+struct Slow(Fake, mpsc::Receiver<()>);
+
+impl Engine for Slow {
+    fn dimension(&self) -> usize {
+        self.0.dimension()
+    }
+
+    fn unit(&self) -> Unit {
+        self.0.unit()
+    }
+
+    fn settle(&mut self) {
+        self.1.recv().unwrap();
+    }
+
+    fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        self.0.embed(input)
+    }
+}
+
+#[tokio::test]
+async fn runners_have_settled_when_the_last_of_them_has() {
+    let queue = queue();
+    let (engines, go): (Vec<_>, Vec<_>) =
+        (0..2).map(|unit| (unit, mpsc::channel())).map(|(unit, (go, wait))| (Slow(Fake(unit), wait), go)).unzip();
+    let mut runners = Runners::start(engines, &queue, &slots(), 0, |_| (), |_| ()).unwrap();
+    let mut settled = Box::pin(runners.settled());
+    for go in go {
+        tokio::select! {
+            biased;
+            () = &mut settled => panic!("one has not settled yet"),
+            () = std::future::ready(()) => go.send(()).unwrap(),
+        }
+    }
+    settled.await;
+    queue.close();
+    runners.join();
+}
