@@ -9,12 +9,12 @@ use std::sync::{
 };
 
 use async_nats::{Client, jetstream};
-use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, streams, subjects};
+use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, subjects};
 use embed_testkit::PATIENCE;
 use embed_worker::config::Provider;
 use support::{
     fake::{Devices, FakeWorker, server},
-    http_get, model,
+    http_get, model, outcome,
     registry::TestRegistry,
 };
 
@@ -35,18 +35,8 @@ async fn publish(client: &Client, id: &str, texts: Vec<String>) -> JobId {
 
 /// The stored results of jobs, once they are there. All of their texts must have a vector.
 async fn results(client: &Client, ids: &[JobId]) {
-    let stream = jetstream::new(client.clone()).get_stream_no_info(streams::results_stream(&model())).await.unwrap();
     for id in ids {
-        let stored = async {
-            loop {
-                match stream.direct_get_last_for_subject(subjects::result(&model(), id)).await {
-                    Ok(message) => break message.payload,
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
-                }
-            }
-        };
-        let payload = tokio::time::timeout(PATIENCE, stored).await.expect("a result in time");
-        let Outcome::Result(result) = embed_schemas::wire::decode_outcome(&payload).unwrap() else {
+        let Outcome::Result(result) = outcome(client, &model(), id).await else {
             panic!("{id} failed");
         };
         assert!(result.items.iter().all(|item| item.error.is_none()), "{:?}", result.items);

@@ -74,7 +74,14 @@ impl CudaGraphs {
         let not_recorded = options("-1")?;
         let options: Vec<_> =
             (1..=self.shapes.len()).map(|number| options(&number.to_string())).collect::<Result<_, _>>()?;
-        // The largest first, so that the buffers never move.
+        // Recordings keep the addresses: the buffers must not move any more.
+        let most = |of: fn(&(usize, usize)) -> usize| self.shapes.iter().map(of).max().unwrap_or_default();
+        let (tokens, rows) = (most(|shape| shape.0 * shape.1), most(|shape| shape.0));
+        {
+            let _run = gate::run();
+            self.staging.reserve(tokens, rows * self.model.dimension())?;
+        }
+        // The largest first: what it needs of the device's memory is enough for the others.
         for (shape, options) in self.shapes.iter().zip(&options).rev() {
             let mut run = |input: &Input, options| replay(&mut self.staging, &self.model, input, *shape, options);
             let input = sample(*shape);

@@ -111,6 +111,15 @@ impl Staging {
         Self { ids: Buffer::default(), mask: Buffer::default(), vectors: Buffer::default(), allocator, info }
     }
 
+    /// Makes room for all batches of at most so many tokens, padding included, and so many numbers of vectors: none of them moves the
+    /// buffers.
+    pub(super) fn reserve(&mut self, tokens: usize, numbers: usize) -> ort::Result<()> {
+        let Self { ids, mask, vectors, allocator, .. } = self;
+        ids.grow(tokens, allocator)?;
+        mask.grow(tokens, allocator)?;
+        vectors.grow(numbers, allocator)
+    }
+
     /// Takes a batch in, padded to `rows` x `width`, with room for vectors of `dimension` numbers.
     pub(super) fn fill(
         &mut self,
@@ -118,10 +127,8 @@ impl Staging {
         (rows, width): (usize, usize),
         dimension: usize,
     ) -> ort::Result<Tensors<'_>> {
-        let Self { ids, mask, vectors, allocator, info } = self;
-        ids.grow(rows * width, allocator)?;
-        mask.grow(rows * width, allocator)?;
-        vectors.grow(rows * dimension, allocator)?;
+        self.reserve(rows * width, rows * dimension)?;
+        let Self { ids, mask, vectors, info, .. } = self;
         widen(&input.ids, input.width, ids.slice(rows * width), width);
         widen(&input.mask, input.width, mask.slice(rows * width), width);
         // A row of nothing but padding has no mean: these have a token, whose vector nobody reads.
@@ -157,6 +164,22 @@ fn widen(from: &[i64], width: usize, into: &mut [i64], wider: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_there_is_room_for_moves_nothing() {
+        let _environment = crate::engine::library::environment(None).unwrap();
+        let mut staging = Staging::pageable();
+        staging.reserve(64, 8 * 3).unwrap();
+        let addresses =
+            |staging: &Staging| (staging.ids.start.addr(), staging.mask.start.addr(), staging.vectors.start.addr());
+        let before = addresses(&staging);
+        let mut input = Input::default();
+        input.fill([&[1, 2][..], &[3]].into_iter());
+        for shape in [(2, 32), (8, 8), (2, 16)] {
+            staging.fill(&input, shape, 3).unwrap();
+            assert_eq!(addresses(&staging), before);
+        }
+    }
 
     #[test]
     fn rows_are_widened_and_the_rest_is_empty() {

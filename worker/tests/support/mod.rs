@@ -19,7 +19,6 @@ use embed_schemas::{
     wire::decode_outcome,
 };
 use embed_testkit::{Daemon, NatsServer, PATIENCE};
-use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -39,6 +38,24 @@ pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
     command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
     command.env("EMBED_REGISTRY", embed_testkit::registry());
     command
+}
+
+/// The stored outcome of a job, once there is one.
+pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Outcome {
+    let context = jetstream::new(client.clone());
+    let stream = context.get_stream_no_info(streams::results_stream(model)).await.unwrap();
+    // Asked again and again: who subscribes to a result that has just been published can miss it in both places, since subscribers
+    // get it a moment before the stream has it.
+    let stored = async {
+        loop {
+            match stream.direct_get_last_for_subject(subjects::result(model, id)).await {
+                Ok(message) => break message.payload,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let payload = tokio::time::timeout(PATIENCE, stored).await.expect("an outcome in time");
+    decode_outcome(&payload).unwrap()
 }
 
 /// What a worker says of its variants.
@@ -225,16 +242,7 @@ impl Stack {
 
     /// The stored outcome of a job of another model.
     pub async fn stored_of(&self, model: &Slug, id: &JobId) -> Outcome {
-        let mut messages = self.client.subscribe(subjects::result(model, id)).await.unwrap();
-        let context = jetstream::new(self.client.clone());
-        let stream = context.get_stream_no_info(streams::results_stream(model)).await.unwrap();
-        let payload = match stream.direct_get_last_for_subject(subjects::result(model, id)).await {
-            Ok(message) => message.payload,
-            Err(_) => {
-                tokio::time::timeout(PATIENCE, messages.next()).await.expect("an outcome in time").unwrap().payload
-            }
-        };
-        decode_outcome(&payload).unwrap()
+        outcome(&self.client, model, id).await
     }
 
     /// Publishes a job and waits for its outcome.
