@@ -9,7 +9,7 @@ use std::{fmt, thread::ThreadId};
 use ort::session::RunOptions;
 
 use super::{
-    EngineError, Input, OnnxModel, Vectors, gate,
+    EngineError, Input, OnnxModel, Vectors, cosine, gate,
     onnx::{IDS, MASK, OUTPUT},
     staging::Staging,
 };
@@ -164,10 +164,9 @@ fn sample((rows, width): (usize, usize)) -> Input {
 
 /// The least cosine of any two rows.
 fn least_cosine(expected: &[f32], found: &[f32], dimension: usize) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let rows = expected.chunks(dimension).zip(found.chunks(dimension));
     // Not `f32::min`, which would pass over what is not a number.
-    rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt())
+    rows.map(|(a, b)| cosine(a, b))
         .fold(1.0, |least, cosine| if cosine < least || cosine.is_nan() { cosine } else { least })
 }
 

@@ -10,9 +10,6 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 static LOADS: RwLock<()> = RwLock::new(());
 static RUNS: RwLock<()> = RwLock::new(());
 
-/// What is held while a device is used.
-pub(super) type Shared = RwLockReadGuard<'static, ()>;
-
 /// For making sessions. Must not be asked for by who has it.
 pub fn load() -> RwLockReadGuard<'static, ()> {
     // The locks guard no data that a panic could leave half changed.
@@ -20,7 +17,7 @@ pub fn load() -> RwLockReadGuard<'static, ()> {
 }
 
 /// For a run, and for what allocates or frees memory of a device. Must not be asked for by who has it.
-pub(super) fn run() -> Shared {
+pub(super) fn run() -> RwLockReadGuard<'static, ()> {
     RUNS.read().unwrap_or_else(PoisonError::into_inner)
 }
 

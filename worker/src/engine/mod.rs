@@ -79,6 +79,14 @@ impl Input {
 /// The vectors of a batch, row-major, `rows` x `dim`, shared by the jobs whose texts rode in it.
 pub type Vectors = Arc<[f32]>;
 
+/// The cosine of two vectors of one length. Not a number if one of them has no direction.
+#[must_use]
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+    let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    dot / (norm(a) * norm(b))
+}
+
 /// Runs a model. One engine belongs to one thread.
 pub trait Engine: std::fmt::Debug + Send {
     /// Components of a vector.
@@ -90,6 +98,11 @@ pub trait Engine: std::fmt::Debug + Send {
     /// Whether it can run batches packed, without computing their padding.
     fn packs(&self) -> bool {
         false
+    }
+
+    /// The forms in which it can run batches.
+    fn forms(&self) -> &'static [Form] {
+        if self.packs() { &[Form::Padded, Form::Packed] } else { &[Form::Padded] }
     }
 
     /// Called once, on the thread that makes all runs from now on: what is kept for each thread is made here, and not in the first

@@ -255,8 +255,8 @@ impl Engine for OnnxEngine {
         }
         let mut input = Input::default();
         input.fill([&[1][..]].into_iter());
-        for form in [Form::Padded, Form::Packed] {
-            input.form = form;
+        for form in self.forms() {
+            input.form = *form;
             // If this fails, so does the first run, which says so.
             let _ = self.embed(&input);
         }

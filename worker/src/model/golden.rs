@@ -6,7 +6,7 @@ use embed_schemas::{ModelMetadata, Precision, Storage, model::GoldenSet};
 use crate::{
     batch::Form,
     config::{EngineConfig, Provider},
-    engine::{Engine, EngineError, Input},
+    engine::{Engine, EngineError, Input, cosine},
     tokenize::TextTokenizer,
 };
 
@@ -124,9 +124,7 @@ fn compare(vector: &[f32], expected: &[f32], held_to: Tolerance, tolerance: f32)
             Err(format!("a component is off by {difference}, at most {tolerance} is allowed"))
         };
     }
-    let dot: f32 = pairs().map(|(a, b)| a * b).sum();
-    let norms = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
-    let cosine = dot / (norms(vector) * norms(expected));
+    let cosine = cosine(vector, expected);
     if cosine >= LEAST_COSINE {
         Ok(())
     } else {

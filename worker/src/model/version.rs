@@ -12,7 +12,7 @@ use super::{
     verify_golden,
 };
 use crate::{
-    batch::{CostTable, Form, Unit},
+    batch::{CostTable, Unit},
     config::{EngineConfig, Provider},
     engine::{Engine, EngineError, OnnxEngine, gate, library},
     serving::Activity,
@@ -176,9 +176,8 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
         {
             continue;
         }
-        verify_golden(&files.golden, metadata, tolerance, Form::Padded, &tokenizer, engine)?;
-        if engine.packs() {
-            verify_golden(&files.golden, metadata, tolerance, Form::Packed, &tokenizer, engine)?;
+        for form in engine.forms() {
+            verify_golden(&files.golden, metadata, tolerance, *form, &tokenizer, engine)?;
         }
     }
     let running = Running {

@@ -36,8 +36,7 @@ pub(super) fn on_cpu(engine: &mut impl Engine, longest: usize, alone: bool) -> R
 /// Runs on a device, in every form that the engine has.
 pub(super) fn on_device(engine: &mut impl Engine, largest: Largest) -> Result<Vec<Measured>, EngineError> {
     let mut measured = Vec::new();
-    let forms = if engine.packs() { &[Form::Padded, Form::Packed][..] } else { &[Form::Padded] };
-    for form in forms {
+    for form in engine.forms() {
         settle(engine, largest, *form)?;
         for (rows, width) in shapes(largest) {
             let lengths = match form {
