@@ -20,6 +20,14 @@ use support::{
 
 const ON_CUDA: &[Provider] = &[Provider::Cuda];
 
+/// Waits until the worker has so many texts of jobs, while its devices do nothing: what it then does with them does not
+/// depend on how fast they came.
+async fn in_flight(worker: &FakeWorker, texts: usize) {
+    while worker.metric("akidb_in_flight_texts", "bulk").await < texts as f64 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
 /// Texts of many lengths.
 fn texts(count: usize, seed: usize) -> Vec<String> {
     (0..count).map(|i| "word ".repeat(1 + (i * 7 + seed) % 60)).collect()
@@ -95,7 +103,10 @@ async fn too_little_memory_makes_batches_smaller_and_fails_nothing() {
     let devices = Arc::new(Devices { memory: AtomicUsize::new(2_000), ..Devices::default() });
     let mut worker = FakeWorker::start(&nats, &devices, ON_CUDA);
     worker.ready().await;
+    devices.held.store(true, Ordering::SeqCst);
     let ids = jobs(&client, "memory", 8, 256).await;
+    in_flight(&worker, 2_048).await;
+    devices.held.store(false, Ordering::SeqCst);
     results(&client, &ids).await;
     assert!(worker.metric("akidb_out_of_memory_total", "").await >= 1.0);
     assert!(worker.metric("akidb_batch_tokens_limit", "").await <= 65_536.0 / 2.0);
@@ -119,9 +130,7 @@ async fn a_lost_device_ends_the_worker_and_loses_nothing() {
     // All jobs are in the worker when it happens.
     devices.held.store(true, Ordering::SeqCst);
     let ids = jobs(&client, "lost", 10, 64).await;
-    while worker.metric("akidb_in_flight_texts", "bulk").await < 640.0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    in_flight(&worker, 640).await;
     devices.lost.store(true, Ordering::SeqCst);
     devices.held.store(false, Ordering::SeqCst);
     let error = worker.end().await.unwrap_err().to_string();
