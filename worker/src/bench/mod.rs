@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     app,
-    config::{Config, Devices, load},
+    config::{Config, load},
     engine::{EngineError, driver},
     serving::{Activities, Loader, OnnxRuntime},
     tokenize::TextTokenizer,
@@ -90,11 +90,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// The devices that are used, as far as they can be told.
 fn devices(config: &Config, on_device: bool) -> Vec<u32> {
-    match &config.engine.devices {
-        _ if !on_device => Vec::new(),
-        Devices::These(devices) => devices.clone(),
-        Devices::All(_) => (0..driver::devices().unwrap_or_default()).collect(),
-    }
+    if on_device { driver::chosen(&config.engine.devices).unwrap_or_default() } else { Vec::new() }
 }
 
 /// Batches at the same time, on each device if there are any.

@@ -93,7 +93,7 @@ pub(super) fn check_chain(key: &str, providers: &[Provider]) -> Result<(), Strin
 }
 
 /// What runs a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {
     /// TensorRT: NVIDIA's compiler of graphs for one kind of device.
@@ -227,6 +227,12 @@ impl Default for DeviceConfig {
 }
 
 impl DeviceConfig {
+    /// Batches that run at the same time on one device, for a variant that has `instances`, 0 for the default.
+    #[must_use]
+    pub const fn runners(&self, instances: usize) -> usize {
+        if instances == 0 { self.runners } else { instances }
+    }
+
     /// Sessions on one device.
     #[must_use]
     pub const fn sessions(&self, runners: usize) -> usize {

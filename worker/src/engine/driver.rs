@@ -4,6 +4,8 @@ use std::ffi::{CStr, c_char, c_int};
 
 use libloading::Library;
 
+use crate::config::Devices;
+
 const FILE: &str = "libcuda.so.1";
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
@@ -60,6 +62,17 @@ pub fn devices() -> Result<u32, String> {
     // SAFETY: this is the function's signature in `cuda.h`, and the pointer is to a local variable.
     check("cuDeviceGetCount", unsafe { (driver.function::<Count>(b"cuDeviceGetCount\0")?)(&raw mut count) })?;
     u32::try_from(count).map_err(|e| e.to_string())
+}
+
+/// The devices that are configured, by CUDA's numbers.
+///
+/// # Errors
+/// As [`devices`], if these are all that there are.
+pub fn chosen(devices: &Devices) -> Result<Vec<u32>, String> {
+    match devices {
+        Devices::These(devices) => Ok(devices.clone()),
+        Devices::All(_) => Ok((0..self::devices()?).collect()),
+    }
 }
 
 /// A device's architecture, such as `sm90`.

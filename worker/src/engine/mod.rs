@@ -1,7 +1,9 @@
 //! Engines: padded token ids in, vectors out. Knows no lanes, jobs or NATS.
 
 mod assignment;
+mod cpu_engine;
 pub mod cuda_graphs;
+mod device_engine;
 pub mod driver;
 mod fault;
 pub mod gate;
@@ -20,9 +22,11 @@ pub mod tensorrt;
 
 use std::sync::Arc;
 
+pub use cpu_engine::CpuEngine;
+pub use device_engine::{ByWidth, DeviceEngine};
 pub use fault::Fault;
 pub use memory::give_back as give_back_memory;
-pub use onnx::{OnnxEngine, OnnxModel, WeakModel};
+pub use onnx::{OnnxModel, WeakModel};
 pub use priority::give_way;
 pub use providers::Place;
 pub use runner::{RunStats, RunnerEvent, Runners, Work};

@@ -9,6 +9,7 @@ mod shelf;
 mod source;
 mod version;
 mod warm_up;
+mod weights;
 
 pub use chain::{Link, Skipped, form};
 pub use embed_registry::{Registry, RegistryError};
@@ -18,3 +19,4 @@ pub use select::{SelectError, Selected, graphs, previous_of_current, resolve, se
 pub use shelf::Shelf;
 pub use source::Source;
 pub use version::{Files, LoadError, LoadedVersion, Running, Setup, prepare};
+pub use weights::Weights;

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     batch::{CostTable, Form, Measured, Padding, Unit},
-    config::{Devices, Provider},
+    config::Provider,
     engine::{
-        EngineError, OnnxEngine, OnnxModel, Place, cores,
+        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place, cores,
         cuda_graphs::{self, CudaGraphs},
         driver,
         providers::Options,
@@ -21,13 +21,18 @@ use crate::{
     },
 };
 
-/// Engines on devices.
-pub(super) struct OnDevices {
-    pub(super) engines: Vec<OnnxEngine>,
+/// Engines that have made their first runs.
+pub(super) struct Engines {
+    /// One for each runner.
+    pub(super) engines: Vec<Box<dyn Engine>>,
+    /// What runs cost.
     pub(super) costs: CostTable,
+    /// The devices, by CUDA's numbers. Empty on the CPU.
     pub(super) devices: Vec<u32>,
-    /// Most tokens of a batch that the devices have memory for, as far as configured.
-    pub(super) max_tokens: usize,
+    /// Most texts and tokens of a batch, if the engines have bounds of their own.
+    pub(super) most: Option<(usize, usize)>,
+    /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
+    pub(super) nodes_elsewhere: Option<usize>,
 }
 
 /// What sessions are made of.
@@ -39,10 +44,15 @@ pub(super) struct Sessions<'a> {
     pub(super) setup: &'a Setup<'a>,
 }
 
-/// The graphs of one session: those with padding by the widest batch that each takes, and the one without.
-type Graphs = (Vec<(usize, OnnxModel)>, Option<OnnxModel>);
+/// The graphs of one session: those with padding, and the one without.
+type Graphs = (ByWidth, Option<OnnxModel>);
 
 impl Sessions<'_> {
+    /// The engines of this link of the chain, wherever it leads.
+    pub(super) fn engines(&self) -> Result<Engines, LoadError> {
+        if self.link.provider.on_device() { self.on_devices() } else { self.on_cpu() }
+    }
+
     fn load(
         &self,
         graph: &Bytes,
@@ -62,35 +72,42 @@ impl Sessions<'_> {
     }
 
     /// Side by side on the same weights, one for each core.
-    pub(super) fn on_cpu(&self) -> Result<(Vec<OnnxEngine>, CostTable), LoadError> {
+    fn on_cpu(&self) -> Result<Engines, LoadError> {
         let config = self.setup.config;
         let runners = match (self.selected.config.instances, config.runners) {
             (0, 0) => cores(),
             (0, n) | (n, _) => n,
         };
         let model = self.load(&self.files.graph, &self.link.graph, 0, (0, 0), &Options::new())?;
-        let mut engines: Vec<_> =
-            (0..runners).map(|core| OnnxEngine::on_cpu(model.clone(), Padding::default(), Unit(core))).collect();
         let alone = config.threads_per_runner == 1;
-        let measured = warm_up::on_cpu(&mut engines[0], self.longest(), alone)?;
-        Ok((engines, CostTable::new(&measured, Padding::default())))
+        let measured = warm_up::on_cpu(&mut CpuEngine::new(model.clone(), 0), self.longest(), alone)?;
+        Ok(Engines {
+            nodes_elsewhere: model.nodes_elsewhere(),
+            engines: (0..runners).map(|core| Box::new(CpuEngine::new(model.clone(), core)) as _).collect(),
+            costs: CostTable::new(&measured, Padding::default()),
+            devices: Vec::new(),
+            most: None,
+        })
     }
 
     /// On every device several that share its sessions.
-    pub(super) fn on_devices(&self) -> Result<OnDevices, LoadError> {
+    fn on_devices(&self) -> Result<Engines, LoadError> {
         let device = &self.setup.config.device;
-        let devices = self.devices()?;
-        let runners = if self.selected.config.instances > 0 { self.selected.config.instances } else { device.runners };
+        let provider = self.link.provider.as_str();
+        let unknown = |reason| EngineError::Provider { provider, reason };
+        let devices = driver::chosen(&self.setup.config.devices).map_err(unknown)?;
+        let runners = device.runners(self.selected.config.instances);
         let sessions = device.sessions(runners);
         let padding = Padding::new(device.widths.clone(), device.rows.clone(), self.longest());
         let mut largest = Largest { texts: device.max_texts, tokens: device.max_tokens, width: self.longest() };
-        let (mut engines, mut measured) = (Vec::new(), Vec::new());
+        let (mut engines, mut measured, mut nodes_elsewhere) = (Vec::<Box<dyn Engine>>::new(), Vec::new(), None);
         for (unit, number) in devices.iter().enumerate() {
             let graphs: Vec<Graphs> =
                 (0..sessions).map(|session| self.graphs(*number, session)).collect::<Result<_, _>>()?;
             for runner in 0..runners {
                 let (padded, packed) = graphs[runner % sessions].clone();
-                let mut engine = OnnxEngine::on_device(padded, packed, padding.clone(), Unit(unit), device.pinned);
+                nodes_elsewhere = padded[0].1.nodes_elsewhere();
+                let mut engine = DeviceEngine::new(padded, packed, padding.clone(), Unit(unit), device.pinned);
                 if unit == 0 && runner == 0 {
                     self.setup.activity.step("measuring what runs cost".to_owned());
                     (measured, largest) = first_runs(&mut engine, largest)?;
@@ -100,34 +117,23 @@ impl Sessions<'_> {
                 if let Some(graphs) = self.cuda_graphs(*number) {
                     engine.record(graphs);
                 }
-                engines.push(engine);
+                engines.push(Box::new(engine));
             }
         }
-        Ok(OnDevices { engines, costs: CostTable::new(&measured, padding), devices, max_tokens: largest.tokens })
-    }
-
-    fn devices(&self) -> Result<Vec<u32>, EngineError> {
-        match &self.setup.config.devices {
-            Devices::These(devices) => Ok(devices.clone()),
-            Devices::All(_) => {
-                let provider = self.link.provider.as_str();
-                let count = driver::devices().map_err(|reason| EngineError::Provider { provider, reason })?;
-                Ok((0..count).collect())
-            }
-        }
+        let (costs, most) = (CostTable::new(&measured, padding), Some((device.max_texts, largest.tokens)));
+        Ok(Engines { engines, costs, devices, most, nodes_elsewhere })
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
     fn cuda_graphs(&self, device: u32) -> Option<CudaGraphs> {
         let (config, link) = (self.setup.config, self.link);
         let option = cuda_graphs::option(link.provider, config)?;
-        let (mut options, mut longest) = (Options::new(), self.longest());
-        if link.provider == Provider::Tensorrt {
+        let (longest, mut options) = if link.provider == Provider::Tensorrt {
             // The engine for the narrowest batches, which is in the cache by now.
-            let profile = *engine_cache::profiles(self.selected, config).first()?;
-            let cache = self.setup.engines.first().map(|cache| cache.folder.as_path());
-            (options, longest) = (tensorrt::options(&config.tensorrt, device, profile, cache), profile.max.1);
-        }
+            self.tensorrt(device).next()?
+        } else {
+            (self.longest(), Options::new())
+        };
         options.push(option);
         let place = Place { provider: link.provider, device };
         // Not from the shelf: what is recorded in a session belongs to one runner.
@@ -142,19 +148,27 @@ impl Sessions<'_> {
         )
     }
 
+    /// TensorRT's engines by the widest batch that each takes, rising, with what its provider is told of each.
+    fn tensorrt(&self, device: u32) -> impl ExactSizeIterator<Item = (usize, Options)> {
+        let Setup { config, engines, .. } = *self.setup;
+        let profiles = engine_cache::profiles(self.selected, config);
+        profiles.into_iter().enumerate().map(move |(i, profile)| {
+            let cache = engines.get(i).map(|cache| cache.folder.as_path());
+            (profile.max.1, tensorrt::options(&config.tensorrt, device, profile, cache))
+        })
+    }
+
     /// The graphs of one session on a device.
     fn graphs(&self, device: u32, session: usize) -> Result<Graphs, EngineError> {
-        let (files, link, Setup { config, engines, activity, .. }) = (self.files, self.link, *self.setup);
+        let (files, link) = (self.files, self.link);
         if link.provider == Provider::Tensorrt {
-            let profiles = engine_cache::profiles(self.selected, config);
-            let mut padded = Vec::with_capacity(profiles.len());
-            for (i, profile) in profiles.iter().enumerate() {
+            let engines = self.tensorrt(device);
+            let count = engines.len();
+            let mut padded = Vec::with_capacity(count);
+            for (i, (widest, options)) in engines.enumerate() {
                 // With a cache that has it, this takes a moment, and else minutes.
-                activity.step(format!("building engine {} of {} on device {device}", i + 1, profiles.len()));
-                let cache = engines.get(i).map(|cache| cache.folder.as_path());
-                let options = tensorrt::options(&config.tensorrt, device, *profile, cache);
-                let model = self.load(&files.graph, &link.graph, device, (session, i), &options)?;
-                padded.push((profile.max.1, model));
+                self.setup.activity.step(format!("building engine {} of {count} on device {device}", i + 1));
+                padded.push((widest, self.load(&files.graph, &link.graph, device, (session, i), &options)?));
             }
             return Ok((padded, None));
         }
@@ -168,7 +182,7 @@ impl Sessions<'_> {
 }
 
 /// The first runs on a device. Gives back what they cost, and how large runs can be.
-fn first_runs(engine: &mut OnnxEngine, mut largest: Largest) -> Result<(Vec<Measured>, Largest), EngineError> {
+fn first_runs(engine: &mut DeviceEngine, mut largest: Largest) -> Result<(Vec<Measured>, Largest), EngineError> {
     loop {
         match warm_up::on_device(engine, largest) {
             Ok(measured) => return Ok((measured, largest)),

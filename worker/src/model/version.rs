@@ -6,15 +6,15 @@ use bytes::Bytes;
 use embed_schemas::{Artefact, ModelMetadata, Precision};
 
 use super::{
-    EngineCache, GoldenError, Link, RegistryError, Selected, Shelf, Skipped,
+    EngineCache, GoldenError, Link, RegistryError, Selected, Shelf, Skipped, Weights,
     golden::Tolerance,
-    sessions::{OnDevices, Sessions},
+    sessions::{Engines, Sessions},
     verify_golden,
 };
 use crate::{
     batch::{CostTable, Unit},
     config::{EngineConfig, Provider},
-    engine::{Engine, EngineError, OnnxEngine, gate, library},
+    engine::{Engine, EngineError, gate, library},
     serving::Activity,
     tokenize::{TextTokenizer, TokenizeError},
 };
@@ -47,6 +47,8 @@ pub struct Running {
     pub nodes_elsewhere: Option<usize>,
     /// Providers that were to be tried before, and why they do not run it.
     pub skipped: Vec<Skipped>,
+    /// What its weights take.
+    pub weights: Weights,
     /// Most texts and most tokens of a batch, if it is not for `[batch]` to say.
     pub most: Option<(usize, usize)>,
 }
@@ -160,13 +162,7 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shelf.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
     let sessions = Sessions { environment: &environment, files, selected, link, setup };
-    let (mut engines, costs, devices, most) = if link.provider.on_device() {
-        let OnDevices { engines, costs, devices, max_tokens } = sessions.on_devices()?;
-        (engines, costs, devices, Some((config.device.max_texts, max_tokens)))
-    } else {
-        let (engines, costs) = sessions.on_cpu()?;
-        (engines, costs, Vec::new(), None)
-    };
+    let Engines { mut engines, costs, devices, most, nodes_elsewhere } = sessions.engines()?;
     let tolerance = Tolerance::of(link.graph.precision, link.provider, config);
     let mut verified = None;
     for engine in &mut engines {
@@ -182,10 +178,11 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
     }
     let running = Running {
         provider: link.provider,
+        weights: Weights::of(selected, link, devices.len(), config),
         devices,
         artefact: link.graph.clone(),
         packed: link.packed.is_some(),
-        nodes_elsewhere: engines.first().and_then(OnnxEngine::nodes_elsewhere),
+        nodes_elsewhere,
         skipped: Vec::new(),
         most,
     };
@@ -202,6 +199,5 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );
-    let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
     Ok(LoadedVersion { engines, tokenizer, costs, running })
 }

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     app::RunError,
     config::CURRENT,
-    model::{SelectError, Selected, previous_of_current},
+    engine::driver,
+    model::{SelectError, Selected, Weights, previous_of_current},
 };
 
 /// After a version could not go live it is tried again after this, then after twice as long, and so on.
@@ -90,7 +91,7 @@ impl Manager {
     ) -> Result<(), RunError> {
         if let Some(budget) = self.parts.config.models.memory_budget
             && !wanted.config.pinned
-            && bytes_of(loaded.iter()) + needed(loaded, &selected) > budget.as_u64()
+            && Weights::total(loaded.iter().map(weights).chain([&self.weights(&selected)])) > budget.as_u64()
         {
             tracing::info!(model = %selected.model, variant = %selected.variant, "does not fit into models.memory_budget: loaded when it is asked for");
             return Ok(());
@@ -263,17 +264,21 @@ impl Manager {
         }
     }
 
-    /// Bytes of weights that are loaded, each graph counted once.
-    fn used(&self) -> u64 {
-        let kept = self.kept.values().map(|kept| &kept.pipeline);
-        bytes_of(self.lineup.live().iter().chain(kept))
+    /// What a version is going to take, if the first provider of its chain can run it.
+    fn weights(&self, selected: &Selected) -> Weights {
+        let (link, config) = (&selected.chain[0], &self.parts.config.engine);
+        // Without a driver, nothing is loaded on devices.
+        let devices =
+            if link.provider.on_device() { driver::chosen(&config.devices).map_or(0, |all| all.len()) } else { 0 };
+        Weights::of(selected, link, devices, config)
     }
 
     /// Makes room within the budget: first what is kept for rollbacks, then the least recently used.
     fn room_for(&mut self, served: &Arc<Served>, selected: &Selected) -> Result<(), String> {
         let Some(budget) = self.parts.config.models.memory_budget.map(|budget| budget.as_u64()) else { return Ok(()) };
-        let needed = needed(&self.lineup.live(), selected);
-        if self.used() + needed > budget {
+        let (new, live) = (self.weights(selected), self.lineup.live());
+        let kept = self.kept.values().map(|kept| &kept.pipeline);
+        if Weights::total(live.iter().chain(kept).map(weights).chain([&new])) > budget {
             let kept: Vec<_> = self.kept.keys().cloned().collect();
             kept.iter().for_each(|key| self.drop_kept(key));
         }
@@ -285,12 +290,12 @@ impl Manager {
                 let live = member.served.peek()?;
                 let own = Arc::ptr_eq(&member.served, served);
                 let pinned = own || stay.contains(&key(&member.served));
-                let bytes = live.version.artefact().file.bytes;
-                Some(Loaded { what: i, bytes, last_used: member.served.last_used(), pinned })
+                let weights = weights(&live).clone();
+                Some(Loaded { what: i, weights, last_used: member.served.last_used(), pinned })
             })
             .collect();
-        let Some(out) = make_room(&loaded, needed, budget) else {
-            let (needed, budget) = (bytesize::ByteSize(needed), bytesize::ByteSize(budget));
+        let Some(out) = make_room(&loaded, &new, budget) else {
+            let (needed, budget) = (bytesize::ByteSize(Weights::total([&new])), bytesize::ByteSize(budget));
             return Err(format!(
                 "its {needed} do not fit into models.memory_budget ({budget}) beside what must stay loaded; \
                  raise the budget, or pin fewer variants"
@@ -308,18 +313,8 @@ impl Manager {
     }
 }
 
-/// Bytes of weights, each graph counted once.
-fn bytes_of<'a>(pipelines: impl Iterator<Item = &'a Arc<Pipeline>>) -> u64 {
-    let graphs: HashMap<_, _> =
-        pipelines.map(|p| &p.version.artefact().file).map(|file| (&file.sha256, file.bytes)).collect();
-    graphs.values().sum()
-}
-
-/// Bytes that this version would add.
-fn needed(loaded: &[Arc<Pipeline>], selected: &Selected) -> u64 {
-    let file = &selected.artefact().file;
-    let there = loaded.iter().any(|one| one.version.artefact().file.sha256 == file.sha256);
-    if there { 0 } else { file.bytes }
+fn weights(pipeline: &Arc<Pipeline>) -> &Weights {
+    &pipeline.version.running.weights
 }
 
 fn labels(key: &(Slug, Slug)) -> [(&'static str, String); 2] {

@@ -20,9 +20,9 @@ use embed_testkit::{NatsServer, PATIENCE};
 use embed_worker::{
     app::{self, RunError},
     batch::{CostTable, Measured, Padding, Shape, Unit},
-    config::{Config, Provider},
+    config::{Config, EngineConfig, Provider},
     engine::{Engine, EngineError, Input, Vectors},
-    model::{EngineCache, Files, Link, LoadError, LoadedVersion, Running, Selected},
+    model::{EngineCache, Files, Link, LoadError, LoadedVersion, Running, Selected, Weights},
     serving::{Activity, Backend},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -181,6 +181,7 @@ impl Backend for FakeBackend {
                 provider: link.provider,
                 devices: (0..devices.count as u32).collect(),
                 artefact: link.graph.clone(),
+                weights: Weights::of(selected, link, devices.count, &EngineConfig::default()),
                 packed: false,
                 nodes_elsewhere: None,
                 skipped: Vec::new(),

@@ -1,0 +1,47 @@
+//! What a runner on the CPU has.
+
+use ort::value::TensorRef;
+
+use super::{
+    Engine, EngineError, Input, OnnxModel, Vectors,
+    onnx::{IDS, MASK, OUTPUT},
+};
+use crate::batch::Unit;
+
+/// A graph, shared with the other runners. Batches are read where they are, and run as they are.
+#[derive(Debug)]
+pub struct CpuEngine {
+    model: OnnxModel,
+    unit: Unit,
+}
+
+impl CpuEngine {
+    /// An engine on this core: units tell the cores apart.
+    #[must_use]
+    pub const fn new(model: OnnxModel, core: usize) -> Self {
+        Self { model, unit: Unit(core) }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn dimension(&self) -> usize {
+        self.model.dimension()
+    }
+
+    fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        let shape = [input.rows, input.width];
+        let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
+        let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
+        let output = self.model.session().run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
+        let (_, vectors) = output.try_extract_tensor::<f32>()?;
+        let expected = input.rows * self.dimension();
+        if vectors.len() != expected {
+            return Err(EngineError::Output { found: vectors.len(), expected });
+        }
+        Ok(vectors.into())
+    }
+}
