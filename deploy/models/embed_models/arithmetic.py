@@ -47,8 +47,12 @@ class Arithmetic:
     def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
         """Multiply by a weight matrix and add its bias: [batch, seq, in] -> [batch, seq, out]."""
         del site  # an exact product needs to know nothing about its input
+        return self.add_bias(b, name, self.product(b, name, value, key), key)
+
+    def product(self, b: OnnxBuilder, name: str, value: str, key: str) -> str:
+        """Multiply by a weight matrix: [..., in] -> [..., out]."""
         weight = b.initializer(f"{name}.weight", self.array(f"{key}.weight").T)
-        return self.add_bias(b, name, b.node("MatMul", value, weight, name=f"{name}/matmul"), key)
+        return b.node("MatMul", value, weight, name=f"{name}/matmul")
 
     def add_bias(self, b: OnnxBuilder, name: str, product: str, key: str) -> str:
         bias = b.initializer(f"{name}.bias", self.array(f"{key}.bias"))

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN, Arithmetic
-from embed_models.checkpoint import BertConfig
+from embed_models.checkpoint import BertConfig, Tensors
 from embed_models.onnx_builder import OnnxBuilder
 
 ATTENTION_MASK = "attention_mask"
@@ -50,6 +50,12 @@ class AttentionForm(ABC):
     def leave(self, hidden: str) -> str:
         """Bring what the last layer yields back to [batch, seq, hidden]."""
         return hidden
+
+    @classmethod
+    def tensors(cls, tensors: Tensors, config: BertConfig) -> Tensors:
+        """Return the weights as this form stores them; the network stays the same."""
+        del config
+        return tensors
 
     def keys(self, layer: int) -> list[str]:
         return [f"encoder.layer.{layer}.attention.self.{name}" for name in PROJECTIONS]
@@ -120,6 +126,51 @@ class PackedAttention(ContribAttention):
             hidden,
             weight,
             bias,
+            self._offsets,
+            self._cumulated,
+            name=f"{name}/attention",
+            domain=MICROSOFT_DOMAIN,
+            num_heads=self.config.num_attention_heads,
+        )
+
+
+class PackedFlashAttention(PackedAttention):
+    """The same with queries, keys and values apart, which is how FlashAttention takes them.
+
+    `PackedAttention` has no FlashAttention: it prefers TensorRT's fused kernels, of which ONNX
+    Runtime (1.31) has none beyond compute capability 8.9, and takes memory-efficient ones there.
+    FlashAttention reads its inputs where they are if nothing has to be added to them. So two of
+    the three biases are not there: see `tensors`.
+    """
+
+    @classmethod
+    def tensors(cls, tensors: Tensors, config: BertConfig) -> Tensors:
+        """Do without the biases of keys and values.
+
+        That of the keys adds the same to all scores of a query, which softmax takes out again.
+        That of the values comes out of attention as it went in, since a query's weights add up to
+        one, and so it can be added behind the output projection.
+        """
+        folded = dict(tensors)
+        for layer in range(config.num_hidden_layers):
+            attention = f"encoder.layer.{layer}.attention"
+            del folded[f"{attention}.self.key.bias"]
+            values = folded.pop(f"{attention}.self.value.bias").astype(np.float64)
+            output = f"{attention}.output.dense"
+            bias = tensors[f"{output}.bias"] + tensors[f"{output}.weight"] @ values
+            folded[f"{output}.bias"] = bias.astype(tensors[f"{output}.bias"].dtype)
+        return folded
+
+    def attention(self, layer: int, hidden: str, mask: str) -> str:
+        del mask
+        b, arithmetic, name = self.builder, self.arithmetic, f"layer{layer}"
+        query, key, value = self.keys(layer)
+        return b.node(
+            "PackedMultiHeadAttention",
+            arithmetic.linear(b, f"{name}/query", f"{name}/attention_input", hidden, query),
+            arithmetic.product(b, f"{name}/key", hidden, key),
+            arithmetic.product(b, f"{name}/value", hidden, value),
+            "",
             self._offsets,
             self._cumulated,
             name=f"{name}/attention",

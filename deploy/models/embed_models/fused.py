@@ -66,9 +66,8 @@ class _FusedGraph(BertGraph):
     def product(self, name: str, value: str, key: str) -> tuple[str, str]:
         """Multiply by a weight matrix, and store its bias for the operator behind."""
         b, arithmetic = self.builder, self.arithmetic
-        weight = b.initializer(f"{name}.weight", arithmetic.array(f"{key}.dense.weight").T)
-        bias = b.initializer(f"{name}.bias", arithmetic.array(f"{key}.dense.bias"))
-        return b.node("MatMul", value, weight, name=f"{name}/matmul"), bias
+        product = arithmetic.product(b, name, value, f"{key}.dense")
+        return product, b.initializer(f"{name}.bias", arithmetic.array(f"{key}.dense.bias"))
 
     def mean_pool(self, hidden: str) -> str:
         # As a product, [1, seq] by [seq, hidden] for each text: it adds up in float32 on a GPU

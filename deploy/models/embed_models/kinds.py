@@ -11,7 +11,13 @@ import onnx
 from numpy.typing import DTypeLike
 
 from embed_models.arithmetic import Arithmetic
-from embed_models.attention import AttentionForm, ContribAttention, PackedAttention, PlainAttention
+from embed_models.attention import (
+    AttentionForm,
+    ContribAttention,
+    PackedAttention,
+    PackedFlashAttention,
+    PlainAttention,
+)
 from embed_models.checkpoint import Checkpoint
 from embed_models.fused import build_fused_graph
 from embed_models.graph import build_graph
@@ -47,12 +53,13 @@ class Kind:
     @property
     def packed(self) -> bool:
         """Whether the graph has operators that a CPU cannot run at all."""
-        return self.form is PackedAttention
+        return issubclass(self.form, PackedAttention)
 
     def exact_graph(self, checkpoint: Checkpoint) -> onnx.ModelProto:
         """Build the graph of a kind that is not quantized."""
         build = build_fused_graph if self.fused else build_graph
-        arithmetic = Arithmetic(checkpoint.tensors, self.dtype)
+        tensors = self.form.tensors(checkpoint.tensors, checkpoint.config)
+        arithmetic = Arithmetic(tensors, self.dtype)
         return build(checkpoint.config, arithmetic, checkpoint.pooling, self.form)
 
 
@@ -64,6 +71,8 @@ KINDS = {
         Kind("int8", "int8", ContribAttention, np.float32, U8),
         Kind("fp32-packed", "fp32", PackedAttention, np.float32, fused=True),
         Kind("fp16-packed", "fp16", PackedAttention, np.float16, fused=True),
+        # Which of the two is the faster on which device is yet to be measured.
+        Kind("fp16-packed-flash", "fp16", PackedFlashAttention, np.float16, fused=True),
         Kind("fp32-tensorrt", "fp32", PlainAttention, np.float32),
         Kind("fp16-tensorrt", "fp16", PlainAttention, np.float16),
         Kind("int8-tensorrt", "int8", PlainAttention, np.float16, S8),

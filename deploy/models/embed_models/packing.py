@@ -8,18 +8,25 @@ remains is left to `embed-models check-gpu`.
 
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN
-from embed_models.attention import ATTENTION_MASK
+from embed_models.attention import ATTENTION_MASK, PROJECTIONS
 from embed_models.errors import ValidationError
 from embed_models.graph import EMBEDDING, INPUT_IDS, serialize
 
 STRUCTURE_ONLY = "structure only; run `embed-models check-gpu` on a GPU machine"
 
-_REMOVE, _RESTORE, _ATTENTION = "RemovePadding", "RestorePadding", "PackedAttention"
+_REMOVE, _RESTORE = "RemovePadding", "RestorePadding"
+# Packed attention, the same with padding, and where the packed one takes what RemovePadding yields.
+_ATTENTIONS = {
+    "PackedAttention": ("Attention", 3),
+    "PackedMultiHeadAttention": ("MultiHeadAttention", 4),
+}
 _ERRORS_ONLY = 3
 
 
@@ -38,11 +45,12 @@ def unpack(content: bytes, name: str) -> bytes:
     for node in model.graph.node:
         if node is remove or node is restore:
             continue
-        if node.op_type == _ATTENTION:
-            if list(node.input[3:5]) != [offsets, cumulated]:
+        if node.op_type in _ATTENTIONS:
+            padded, place = _ATTENTIONS[node.op_type]
+            if list(node.input[place : place + 2]) != [offsets, cumulated]:
                 raise ValidationError(f"{name}: {node.name} does not take what {_REMOVE} yields")
-            node.op_type = "Attention"
-            del node.input[3:]
+            node.op_type = padded
+            del node.input[place:]
             node.input.append(lengths)
         for index, value in enumerate(node.input):
             node.input[index] = renamed.get(value, value)
@@ -78,21 +86,22 @@ def check_packed(content: bytes, exact: bytes, name: str) -> None:
 def _packing_nodes(
     model: onnx.ModelProto, name: str
 ) -> tuple[onnx.NodeProto, onnx.NodeProto, list[onnx.NodeProto]]:
-    by_type: dict[str, list[onnx.NodeProto]] = {_REMOVE: [], _RESTORE: [], _ATTENTION: []}
+    by_type: dict[str, list[onnx.NodeProto]] = {_REMOVE: [], _RESTORE: [], "attention": []}
     for node in model.graph.node:
-        if node.op_type in by_type:
+        kind = "attention" if node.op_type in _ATTENTIONS else node.op_type
+        if kind in by_type:
             if node.domain != MICROSOFT_DOMAIN:
                 raise ValidationError(f"{name}: {node.op_type} is not of {MICROSOFT_DOMAIN}")
-            by_type[node.op_type].append(node)
+            by_type[kind].append(node)
         elif node.op_type in ("Attention", "MultiHeadAttention", "Softmax"):
             raise ValidationError(f"{name}: {node.name} is attention that is not packed")
     counts = {kind: len(nodes) for kind, nodes in by_type.items()}
-    if counts[_REMOVE] != 1 or counts[_RESTORE] != 1 or not counts[_ATTENTION]:
+    if counts[_REMOVE] != 1 or counts[_RESTORE] != 1 or not counts["attention"]:
         raise ValidationError(
             f"{name} has {counts}; it has to have one {_REMOVE}, one {_RESTORE} and a "
-            f"{_ATTENTION} for each layer"
+            f"{' or '.join(_ATTENTIONS)} for each layer"
         )
-    return by_type[_REMOVE][0], by_type[_RESTORE][0], by_type[_ATTENTION]
+    return by_type[_REMOVE][0], by_type[_RESTORE][0], by_type["attention"]
 
 
 def _check_order(
@@ -130,16 +139,35 @@ def _check_interface(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) 
 
 def _check_weights(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> None:
     """Weights are those of the float32 graph by name and, rounded to the graph's type, by value."""
-    wanted = {tensor.name: tensor for tensor in exact.graph.initializer if _is_weight(tensor)}
-    found = {tensor.name: tensor for tensor in model.graph.initializer if _is_weight(tensor)}
+    wanted, found = _weights(exact), _weights(model)
+    apart = [node for node in model.graph.node if node.op_type == "PackedMultiHeadAttention"]
+    for node in apart:
+        _take_apart(wanted, node.name.removesuffix("/attention"))
     if set(wanted) != set(found):
         odd = sorted(set(wanted) ^ set(found))[0]
         raise ValidationError(f"{name}: the weights differ from those of the float32 graph: {odd}")
-    for key, tensor in found.items():
-        values = numpy_helper.to_array(tensor)
-        exact_values = numpy_helper.to_array(wanted[key]).astype(values.dtype)
-        if values.shape != exact_values.shape or values.tobytes() != exact_values.tobytes():
+    for key, values in found.items():
+        exact_values = wanted[key].astype(values.dtype)
+        # A sum may have been added up in another order.
+        step = 0 if wanted[key].dtype == np.float32 else np.finfo(values.dtype).eps
+        if values.shape != exact_values.shape or not np.allclose(values, exact_values, step, step):
             raise ValidationError(f"{name}: {key} is not the rounded weight of the float32 graph")
+
+
+def _take_apart(weights: dict[str, NDArray[Any]], layer: str) -> None:
+    """Turn a layer's projections into what `PackedFlashAttention` stores instead."""
+    weight, bias = weights.pop(f"{layer}/qkv.weight"), weights.pop(f"{layer}/qkv.bias")
+    for part, columns in zip(PROJECTIONS, np.split(weight, 3, axis=1), strict=True):
+        weights[f"{layer}/{part}.weight"] = columns
+    weights[f"{layer}/query.bias"], _, values = np.split(bias, 3)
+    output = f"{layer}/attention_output"
+    projected = values.astype(np.float64) @ weights[f"{output}.weight"]
+    weights[f"{output}.bias"] = weights[f"{output}.bias"] + projected
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    tensors = (tensor for tensor in model.graph.initializer if _is_weight(tensor))
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:

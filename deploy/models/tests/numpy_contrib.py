@@ -24,6 +24,21 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
     return scaled * gamma + beta
 
 
+def attend(query: Array, key: Array, value: Array, cumulated: Array, heads: int) -> Array:
+    """Attend within each of the texts that follow each other, each part [tokens, hidden]."""
+    context = []
+    for start, end in itertools.pairwise(cumulated):
+        q, k, v = (
+            part[start:end].reshape(end - start, heads, -1).transpose(1, 0, 2)
+            for part in (query, key, value)
+        )
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        context.append((weights @ v).transpose(1, 0, 2).reshape(end - start, -1))
+    return np.concatenate(context)
+
+
 class RemovePadding(OpRun):
     op_domain = "com.microsoft"
 
@@ -60,17 +75,26 @@ class PackedAttention(OpRun):
         num_heads: int = 1,
     ) -> tuple[Array]:
         assert offsets.shape[0] == len(cumulated) - 1
-        projected = tokens @ weight + bias
-        head = projected.shape[1] // 3 // num_heads
-        context = []
-        for start, end in itertools.pairwise(cumulated):
-            by_head = projected[start:end].reshape(end - start, 3, num_heads, head)
-            query, key, value = by_head.transpose(1, 2, 0, 3)
-            scores = query @ key.transpose(0, 2, 1) / math.sqrt(head)
-            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            weights /= weights.sum(axis=-1, keepdims=True)
-            context.append((weights @ value).transpose(1, 0, 2).reshape(end - start, -1))
-        return (np.concatenate(context).astype(tokens.dtype),)
+        query, key, value = np.split(tokens @ weight + bias, 3, axis=1)
+        return (attend(query, key, value, cumulated, num_heads).astype(tokens.dtype),)
+
+
+class PackedMultiHeadAttention(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        bias: None,
+        offsets: Array,
+        cumulated: Array,
+        num_heads: int = 1,
+    ) -> tuple[Array]:
+        assert bias is None
+        assert offsets.shape[0] == len(cumulated) - 1
+        return (attend(query, key, value, cumulated, num_heads).astype(query.dtype),)
 
 
 class EmbedLayerNormalization(OpRun):
@@ -123,6 +147,7 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
         RemovePadding,
         RestorePadding,
         PackedAttention,
+        PackedMultiHeadAttention,
         EmbedLayerNormalization,
         SkipLayerNormalization,
         BiasGelu,

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from tiny_bert import BERT_CONFIG, random_tensors
 
 from embed_models.arithmetic import Arithmetic
-from embed_models.attention import PackedAttention
+from embed_models.attention import PackedAttention, PackedFlashAttention
 from embed_models.batches import pad
 from embed_models.errors import ValidationError
 from embed_models.fused import build_fused_graph
@@ -33,8 +33,15 @@ def fused(pooling: Pooling = "mean", dtype: Any = np.float32) -> onnx.ModelProto
     return build_fused_graph(BERT_CONFIG, Arithmetic(TENSORS, dtype), pooling)
 
 
-def packed(pooling: Pooling = "mean", dtype: Any = np.float32) -> onnx.ModelProto:
-    return build_fused_graph(BERT_CONFIG, Arithmetic(TENSORS, dtype), pooling, PackedAttention)
+Form = type[PackedAttention]
+FORMS: list[Form] = [PackedAttention, PackedFlashAttention]
+
+
+def packed(
+    pooling: Pooling = "mean", dtype: Any = np.float32, form: Form = PackedAttention
+) -> onnx.ModelProto:
+    tensors = form.tensors(TENSORS, BERT_CONFIG)
+    return build_fused_graph(BERT_CONFIG, Arithmetic(tensors, dtype), pooling, form)
 
 
 def exact() -> bytes:
@@ -64,12 +71,13 @@ def test_everything_is_fused() -> None:
     assert not counts.keys() & {"LayerNormalization", "Erf", "Add"}
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float16, 5e-3)])
 def test_unpacked_matches_the_numpy_reference(
-    pooling: Pooling, dtype: Any, tolerance: float
+    pooling: Pooling, dtype: Any, tolerance: float, form: Form
 ) -> None:
-    content = serialize(packed(pooling, dtype))
+    content = serialize(packed(pooling, dtype, form))
     assert_matches(unpack(content, "packed"), pooling, tolerance)
 
 
@@ -112,18 +120,40 @@ def structure(model: onnx.ModelProto) -> tuple[Any, ...]:
     return tuple(describe(output.name) for output in model.graph.output)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pooling", get_args(Pooling))
-def test_packed_matches_the_numpy_reference(pooling: Pooling) -> None:
+def test_packed_matches_the_numpy_reference(pooling: Pooling, form: Form) -> None:
     ids, mask = pad(SEQUENCES)
-    vectors = evaluate(packed(pooling), {"input_ids": ids, "attention_mask": mask})
+    graph = packed(pooling, form=form)
+    vectors = evaluate(graph, {"input_ids": ids, "attention_mask": mask})
     for row, sequence in enumerate(SEQUENCES):
         expected = encode(BERT_CONFIG, TENSORS, sequence, pooling)
         np.testing.assert_allclose(vectors[row], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_a_sound_packed_graph_is_accepted(dtype: Any) -> None:
-    check_packed(serialize(packed(dtype=dtype)), exact(), "packed.onnx")
+def test_a_sound_packed_graph_is_accepted(dtype: Any, form: Form) -> None:
+    check_packed(serialize(packed(dtype=dtype, form=form)), exact(), "packed.onnx")
+
+
+def test_flash_attention_adds_nothing_to_keys_and_values() -> None:
+    graph = packed(form=PackedFlashAttention).graph
+    attentions = [node for node in graph.node if node.op_type == "PackedMultiHeadAttention"]
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
+    assert len(attentions) == LAYERS
+    assert all({*node.input[1:3]} <= products and not node.input[3] for node in attentions)
+    assert Counter(node.op_type for node in graph.node)["Add"] == LAYERS, "that of the queries"
+
+
+@pytest.mark.parametrize("part", ["key.weight", "query.bias", "attention_output.bias"])
+def test_other_projections_of_flash_attention_are_refused(part: str) -> None:
+    model = packed(form=PackedFlashAttention)
+    tensor = next(t for t in model.graph.initializer if t.name == f"layer1/{part}")
+    values = numpy_helper.to_array(tensor) * np.float32(1.001)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(ValidationError, match=f"layer1/{part} is not the rounded weight"):
+        check_packed(serialize(model), exact(), "packed.onnx")
 
 
 def node_of(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
