@@ -30,7 +30,8 @@ impl Router {
         loop {
             let routes = self.store.all().await?;
             let roll_call = self.roll_call().await?;
-            let refusals = self.put(&routes, &roll_call).await?;
+            let before = self.look(routes.clone(), &roll_call, &BTreeMap::new()).await?;
+            let refusals = self.put(&routes, &roll_call, &before).await?;
             let report = self.look_until_applied(&routes, &roll_call, &refusals).await?;
             let now = self.store.all().await?;
             if lanes(&now) == lanes(&routes) || round == ROUNDS {
@@ -44,14 +45,21 @@ impl Router {
         self.system.roll_call(&self.store.servers().await?).await
     }
 
-    /// Gives the servers what is wanted. Returns what those say that refuse it, by name.
-    async fn put(&self, routes: &Routes, roll_call: &RollCall) -> Result<BTreeMap<String, String>, RouteError> {
+    /// Gives what is wanted to the servers that did not hold it before. Returns what those say that refuse it, by name.
+    async fn put(
+        &self,
+        routes: &Routes,
+        roll_call: &RollCall,
+        before: &Report,
+    ) -> Result<BTreeMap<String, String>, RouteError> {
         let wanted = wanted(routes);
         match &self.backend {
             Backend::Files(paths) => {
                 let text = mapping::render(&wanted);
                 paths.iter().try_for_each(|path| files::write(path, &text))?;
-                let reload = roll_call.present.iter().map(async |server| {
+                // Not the others: a reload reads a server's whole configuration, and does no good while its routes are being made.
+                let differ = roll_call.present.iter().filter(|server| !before.is_as_wanted_on(&server.id));
+                let reload = differ.map(async |server| {
                     let refusal = self.system.reload(server).await.err()?;
                     Some((server.name.clone(), format!("it refuses to reload: {refusal}")))
                 });

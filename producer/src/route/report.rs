@@ -130,6 +130,12 @@ impl Report {
             && self.routes.values().all(|entry| entry.record.state == RouteState::Applied)
     }
 
+    /// Whether the server with this id answers and holds what is wanted.
+    pub(super) fn is_as_wanted_on(&self, id: &str) -> bool {
+        let as_wanted = |server: &ServerView| server.state == ServerState::AsWanted;
+        self.servers.iter().any(|server| server.id.as_deref() == Some(id) && as_wanted(server))
+    }
+
     /// The servers that do not hold what is wanted, each with its reason.
     pub fn trouble(&self) -> impl Iterator<Item = String> {
         self.servers.iter().filter_map(|server| {
