@@ -62,6 +62,7 @@ class Results:
         self.calls = self.at_rates("rpc-*")
         self.launched_calls = self.at_rates("launches-*")
         self.bulk = [self.stored(path) for path in sorted(folder.glob("bulk-*/report.json"))]
+        self.swaps = [row for path in folder.glob("swap/report.json") for row in self.figures(path)]
         self.peers = [self.read(path) for path in sorted(folder.glob("peer-*.json"))]
         self.checks = [self.read(path) for path in sorted(folder.glob("check-*.json"))]
 
@@ -97,12 +98,11 @@ class Results:
         """Take the throughput of bulk jobs out of a report."""
         report = self.read(path)
         _, *model, texts = path.parent.name.split("-")
-        figures = {
-            f"{group['name']}, {figure['name']}": figure["value"]
-            for group in report["figures"]
-            for figure in group["figures"]
-        }
-        stored = [value for name, value in figures.items() if name.endswith("bulk, stored")]
+        stored = [
+            figure["value"]
+            for figure in self.figures(path)
+            if figure["name"].endswith("bulk, stored")
+        ]
         return {
             "model": "-".join(model),
             "texts": texts,
@@ -110,6 +110,18 @@ class Results:
             "notes": report["notes"],
             **self.beside(path.parent),
         }
+
+    def figures(self, path: Path) -> list[Row]:
+        """Return all figures of a report, by the names of their groups and their own."""
+        return [
+            {
+                "name": f"{group['name']}, {figure['name']}",
+                "value": figure["value"],
+                "unit": figure.get("unit", ""),
+            }
+            for group in self.read(path)["figures"]
+            for figure in group["figures"]
+        ]
 
     @staticmethod
     def beside(folder: Path) -> Row:
@@ -237,6 +249,7 @@ class Results:
             "cudnn": self.cudnn,
             "launches": self.launches,
             "launched_calls": self.launched_calls,
+            "swaps": self.swaps,
             "peers": self.peers,
         }
 

@@ -9,7 +9,7 @@ Usage: run.sh --registry DIR [--registry DIR …] --out DIR [options]
 
   --registry DIR    models with FP32, FP16 and packed graphs; of each model the real one is taken, or else its twin
   --out DIR         where everything goes that was measured
-  --phases LIST     of check,engine,launches,bulk,rpc,peer (default: all)
+  --phases LIST     of check,engine,launches,bulk,rpc,swap,peer (default: all)
   --provider NAME   what the worker has to run on (default: cuda)
   --precision NAME  what is served, and compared with the peer (default: fp16)
   --device N        which GPU (default: 0)
@@ -27,7 +27,7 @@ Needed on the PATH, or in folders that EMBED_BIN_DIR names: embed, embed-worker,
 TEXT
 }
 
-registry=() out='' phases=check,engine,launches,bulk,rpc,peer provider=cuda precision=fp16 device=0 count=100000
+registry=() out='' phases=check,engine,launches,bulk,rpc,swap,peer provider=cuda precision=fp16 device=0 count=100000
 rates=250,1000,5000,20000 seconds=6 window=96 job=256 small='' python=python3 worker_cores='' load_cores=''
 while [[ $# -gt 0 ]]; do
     case $1 in
@@ -66,6 +66,8 @@ place() {
     done
     return 1
 }
+# current MODEL_DIR: prints the version that is current.
+current() { sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' "$1/current.json" | head -n 1; }
 minilm=all-minilm-l6-v2 large=uae-large-v1
 models=("$minilm" distilled-minilm-l3-v2 bge-small-en-v1-5 bert-base-uncased "$large")
 served=("$minilm" "$large")
@@ -76,11 +78,7 @@ served=("$minilm" "$large")
 {
     nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,compute_cap --format=csv,noheader || echo none
 } >"$out/device.csv" 2>/dev/null
-{
-    nats-server --version
-    embed-worker --version
-    git -C "$root" rev-parse HEAD 2>/dev/null || true
-} >"$out/versions.txt"
+{ nats-server --version && embed-worker --version; } >"$out/versions.txt"
 read -r folder slug < <(place "$minilm") || { echo "run.sh: no registry has $minilm or its twin" >&2 && exit 2; }
 tokenizer=("$folder/models/$slug"/*/tokenizer.json)
 "$python" "$here/texts.py" --tokenizer "${tokenizer[0]}" --out "$out/texts" --count "$count" >&2
@@ -95,7 +93,7 @@ failed=0
 if chosen check; then
     for model in "${served[@]}"; do
         read -r folder slug < <(place "$model") || continue
-        version=$(sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' "$folder/models/$slug/current.json" | head -n 1)
+        version=$(current "$folder/models/$slug")
         say "check-gpu: $slug"
         PYTHONPATH=$root/deploy/models${PYTHONPATH:+:$PYTHONPATH} "$python" -m embed_models check-gpu "$folder/models/$slug/$version" \
             --device "$device" --no-speed --out "$out/check-$model.json" >&2 || failed=1
@@ -104,35 +102,35 @@ fi
 
 # --- The engine alone ---------------------------------------------------------------------------------------------
 
+[[ $provider == cpu ]] && on=(--provider cpu) || on=(--provider "$provider" --device "$device")
+# bench NAME OPTIONS…: its configuration is the environment.
 bench() {
     local name=$1 && shift
     say "engine: $name"
-    embed-worker bench --provider "$provider" --out "$out/engine-$name" "$@" >"$out/engine-$name.txt" || failed=1
+    embed-worker bench "${on[@]}" --out "$out/$name" "$@" >"$out/$name.txt" || failed=1
 }
+lengths=(--length "32,128" --seconds-per-cell 0.3 --mix none)
 if chosen engine; then
-    [[ $provider == cpu ]] && on=() || on=(--device "$device")
     for model in "${models[@]}"; do
         read -r folder slug < <(place "$model") || { say "no registry has $model; left out" && continue; }
-        bench "$model" --registry "$folder" --model "$slug" "${on[@]}" --precision fp32 --precision "$precision" \
-            --batch 1,8,64,256,1024 --length 32,128 --seconds-per-cell 0.3 --mix none
+        bench "engine-$model" --registry "$folder" --model "$slug" --precision fp32 --precision "$precision" \
+            --batch 1,8,64,256,1024 "${lengths[@]}"
     done
     for model in "${served[@]}"; do
         read -r folder slug < <(place "$model") || continue
-        bench "$model-mixed" --registry "$folder" --model "$slug" "${on[@]}" --precision "$precision" \
+        bench "engine-$model-mixed" --registry "$folder" --model "$slug" --precision "$precision" \
             --batch 64 --length 32 --seconds-per-cell 0.1 --texts "$(texts_of "$model")" --mix-rounds 4
     done
 fi
-# The small model with other settings; the environment is the configuration of `bench`.
-variation() {
-    local name=$1 batch=$2
-    shift 2
-    read -r folder slug < <(place "$minilm") && [[ $provider != cpu ]] || return 0
-    say "engine: $name"
-    env "$@" embed-worker bench --provider "$provider" --out "$out/$name-engine" --registry "$folder" --model "$slug" --device "$device" \
-        --precision "$precision" --batch "$batch" --length 32,128 --seconds-per-cell 0.3 --mix none >"$out/$name-engine.txt" || failed=1
-}
-if chosen launches; then variation launches 1,8 EMBED_WORKER__ENGINE__DEVICE__CUDA_GRAPHS__ROWS='[]'; fi
-if chosen engine; then variation cudnn 64,256,1024 EMBED_WORKER__ENGINE__CUDA__CUDNN_ATTENTION=true; fi
+# The small model with other settings.
+read -r folder slug < <(place "$minilm")
+small=(--registry "$folder" --model "$slug" --precision "$precision" "${lengths[@]}")
+if chosen launches && [[ $provider != cpu ]]; then
+    EMBED_WORKER__ENGINE__DEVICE__CUDA_GRAPHS__ROWS='[]' bench launches-engine "${small[@]}" --batch 1,8
+fi
+if chosen engine && [[ $provider != cpu ]]; then
+    EMBED_WORKER__ENGINE__CUDA__CUDNN_ATTENTION=true bench cudnn-engine "${small[@]}" --batch 64,256,1024
+fi
 
 # --- Through NATS -------------------------------------------------------------------------------------------------
 
@@ -151,7 +149,7 @@ stop() {
 # shellcheck disable=SC2329
 finish() {
     stop
-    rm -rf "$out"/serve-*/nats "$out/texts"
+    rm -rf "$out"/serve-*/nats "$out/texts" "$out/swap-registry"
     "$python" "$here/summarize.py" "$out"
 }
 trap finish EXIT
@@ -253,6 +251,30 @@ if chosen bulk || chosen rpc; then
         fi
         stop
     done
+fi
+
+# Two versions that share nothing, one in place of the other, while calls and bulk jobs go on.
+if chosen swap; then
+    read -r folder slug < <(place "$minilm")
+    version=$(current "$folder/models/$slug") ours=$out/swap-registry
+    rm -rf "$ours"
+    for name in v0.0.1 v0.0.2; do
+        "$python" "$here/second_version.py" "$folder/models/$slug/$version" "$ours/models/$slug/$name"
+    done
+    embed-worker models promote "$slug" v0.0.1 --registry "$ours" >&2
+    registry=("$ours" "${registry[@]}")
+    if EMBED_WORKER__MODELS__KEEP_PREVIOUS=2s serve "$minilm"; then
+        say "swaps under load"
+        mkdir -p "$out/swap"
+        "${pin_load[@]}" embed-loadtest swap --server "$url" --registry "$ours" --model "$slug" --rate 250 --bulk --bulk-texts "$job" \
+            --swaps 6 --rollbacks 3 --quiet "$seconds" --pid "$worker_pid" --out "$out/swap" >"$out/swap/report.txt" 2>&1 ||
+            say "swaps: a call failed, or callers noticed too much; see $out/swap/report.txt"
+        grep -h 'CUDA graphs\|first runs' "$out/serve-$minilm/worker.log" >"$out/swap/worker.log" || true
+    else
+        say "$minilm is not served" && failed=1
+    fi
+    stop
+    registry=("${registry[@]:1}")
 fi
 
 # --- The peer -----------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ]
         for row in results.peers
     ]
+    swaps = [[row["name"], f"{number(row['value'])} {row['unit']}"] for row in results.swaps]
     under_load = ["worker, cores", "nats-server, cores", "GPU, %"]
     cell_head = ["model", "precision", "form", "batch", "tokens", "texts/s", "p50 ms", "p95 ms"]
     late = "generator late, p99 ms"
@@ -94,6 +95,7 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ("Bulk through JetStream", ["model", "texts", "texts/s", *under_load], bulk),
         ("Online calls through NATS", call_head, calls),
         ("Online calls through NATS, without CUDA graphs", call_head, launched_calls),
+        ("Versions swapped under 250 calls a second and bulk jobs", ["figure", "measured"], swaps),
         (
             "sentence-transformers, FP16",
             ["model", "texts", "texts/s", "batch", "attention", "compiled"],

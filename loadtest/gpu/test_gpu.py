@@ -1,5 +1,6 @@
 """The texts are as long as they should be, and the summary says what was measured and no more."""
 
+import hashlib
 import json
 import random
 import subprocess
@@ -7,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import helper
 from results import LARGE, SMALL, Results
+from second_version import copy
 from texts import FULL, LONGEST, SHORTEST, SPECIAL, lengths, text_of
 
 HERE = Path(__file__).parent
@@ -28,6 +32,25 @@ def test_texts_have_their_length(tokens: int) -> None:
     for start in range(3):
         text = text_of(words, tokens, start)
         assert SPECIAL + sum(sizes[word] for word in text.split()) == tokens
+
+
+def test_a_second_version_has_the_same_graph_in_other_bytes(tmp_path: Path) -> None:
+    graph = helper.make_model(helper.make_graph([], "empty", [], []), producer_version="1")
+    artefact = {"file": "a.onnx", "bytes": 0, "sha256": ""}
+    write(tmp_path / "v1" / "metadata.json", {"version": "v1", "artefacts": [artefact]})
+    (tmp_path / "v1" / "a.onnx").write_bytes(graph.SerializeToString())
+    (tmp_path / "v1" / "tokenizer.json").write_text("{}")
+    copy(tmp_path / "v1", tmp_path / "v2")
+    found = json.loads((tmp_path / "v2" / "metadata.json").read_text())
+    content = (tmp_path / "v2" / "a.onnx").read_bytes()
+    assert found["version"] == "v2"
+    assert found["artefacts"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert found["artefacts"][0]["bytes"] == len(content)
+    copied = onnx.load_from_string(content)
+    assert copied.producer_version == "v2"
+    copied.producer_version = "1"
+    assert copied == graph
+    assert (tmp_path / "v2" / "tokenizer.json").read_text() == "{}"
 
 
 def write(path: Path, value: Any) -> None:
@@ -65,6 +88,8 @@ def folder(tmp_path: Path) -> Path:
     cores = {"seconds": 10, "worker_ticks": 9_000, "nats_ticks": 500}
     write(tmp_path / f"bulk-{SMALL}-mixed" / "cores.json", cores)
     write(tmp_path / "rpc-250" / "report.json", loadtest())
+    live = {"name": "from promotion to live", "value": 1.25, "unit": "s"}
+    write(tmp_path / "swap" / "report.json", {"figures": [{"name": "swaps", "figures": [live]}]})
     failed = loadtest(parameters={"rate, calls/s": 5000.0}, answered=9)
     write(tmp_path / "rpc-5000" / "report.json", failed)
     peer = {"recipe": SMALL, "texts": 9, "texts_per_second": 30_000.0, "compiled": False}
@@ -98,6 +123,7 @@ def test_summary(folder: Path) -> None:
     table = (folder / "README.md").read_text()
     assert "| engine alone, MiniLM, 128 tokens | 83,000 texts/s | at least 82,000 | met |" in table
     assert "| calls, 5,000/s, p99 | not measured | at most 10 | - |" in table
+    assert "| swaps, from promotion to live | 1.25 s |" in table
     assert "<td>uae-large-v1-twin</td>" in (folder / "index.html").read_text()
 
 

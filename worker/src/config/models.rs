@@ -112,8 +112,9 @@ fn current() -> String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelsConfig {
-    /// Most bytes of weights that are loaded, such as `2 GiB`. Beyond it, variants that are not pinned are loaded when they
-    /// are asked for, and the least recently used make room. No bound if left out: everything is loaded at start.
+    /// Most bytes of weights that are loaded, such as `2 GiB`, every copy on devices counted. Beyond it, variants that are not
+    /// pinned are loaded when they are asked for, and the least recently used make room. No bound if left out: everything is
+    /// loaded at start.
     pub memory_budget: Option<ByteSize>,
     /// Where copies of the registry's files are kept, shared by the workers of one machine. A registry that is a folder needs
     /// none. Left out: `akidb-embed` in the user's folder for caches (`$XDG_CACHE_HOME`, or `~/.cache`).

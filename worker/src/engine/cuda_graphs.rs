@@ -62,6 +62,11 @@ impl CudaGraphs {
         Ok(Self { staging, model, shapes: sorted(shapes, longest), recorded: None })
     }
 
+    /// Shapes to record.
+    pub(super) const fn len(&self) -> usize {
+        self.shapes.len()
+    }
+
     /// Records all shapes on this thread, the only one on which [`CudaGraphs::run`] uses them. Each is run again, and compared with
     /// what `ordinary` gives for the same batch.
     ///

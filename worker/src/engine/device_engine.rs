@@ -93,7 +93,7 @@ impl DeviceEngine {
             largest = tokens;
         }
         let milliseconds = started.elapsed().as_millis() as u64;
-        tracing::debug!(provider = %place.provider, device = place.device, largest, milliseconds, "first runs made");
+        tracing::info!(provider = %place.provider, device = place.device, largest, milliseconds, "first runs made");
     }
 
     fn record_graphs(&mut self, Place { provider, device }: Place) {
@@ -102,7 +102,7 @@ impl DeviceEngine {
         match graphs.record(|input| self.launch(input)) {
             Ok(()) => {
                 let milliseconds = started.elapsed().as_millis() as u64;
-                tracing::debug!(?graphs, %provider, device, milliseconds, "CUDA graphs recorded");
+                tracing::info!(%provider, device, shapes = graphs.len(), milliseconds, "CUDA graphs recorded");
                 self.graphs = Some(graphs);
             }
             Err(error) => {
