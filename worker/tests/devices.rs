@@ -181,7 +181,11 @@ async fn all_devices_work_under_one_planner() {
     let devices = Arc::new(Devices { count: 3, run, ..Devices::default() });
     let mut worker = FakeWorker::start(&nats, &devices, ON_CUDA);
     worker.ready().await;
-    results(&client, &jobs(&client, "devices", 30, 256).await).await;
+    devices.held.store(true, Ordering::SeqCst);
+    let ids = jobs(&client, "devices", 30, 256).await;
+    in_flight(&worker, 30 * 256).await;
+    devices.held.store(false, Ordering::SeqCst);
+    results(&client, &ids).await;
     let runs = devices.runs.lock().unwrap().clone();
     assert_eq!(runs.len(), 3, "{runs:?}");
     worker.stop().await.unwrap();

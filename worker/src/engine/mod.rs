@@ -1,10 +1,5 @@
 //! Engines: padded token ids in, vectors out. Knows no lanes, jobs or NATS.
 
-mod assignment;
-mod cpu_engine;
-pub mod cuda_graphs;
-mod device_engine;
-pub mod driver;
 mod fault;
 pub mod gate;
 pub mod library;
@@ -12,23 +7,17 @@ mod memory;
 mod onnx;
 mod priority;
 pub mod providers;
-mod rtx;
 mod runner;
-mod shared_session;
 mod slots;
-mod staging;
 mod stopwatch;
-pub mod tensorrt;
 
 use std::sync::Arc;
 
-pub use cpu_engine::CpuEngine;
-pub use device_engine::{ByWidth, DeviceEngine};
 pub use fault::Fault;
 pub use memory::give_back as give_back_memory;
-pub use onnx::{OnnxModel, WeakModel};
+pub use onnx::{ByWidth, CpuEngine, DeviceEngine, OnnxModel, WeakModel, cuda_graphs};
 pub use priority::give_way;
-pub use providers::Place;
+pub use providers::{Place, driver, tensorrt};
 pub use runner::{RunStats, RunnerEvent, Runners, Work};
 pub use slots::{Slot, Slots};
 pub use stopwatch::Stopwatch;

@@ -1,5 +1,9 @@
 //! Execution providers: what ONNX Runtime is told of each, and why one cannot be used.
 
+pub mod driver;
+mod rtx;
+pub mod tensorrt;
+
 use std::path::Path;
 
 use ort::{
@@ -8,7 +12,7 @@ use ort::{
     session::{Session, builder::SessionBuilder},
 };
 
-use super::{library, rtx};
+use super::library;
 use crate::config::{EngineConfig, Provider};
 
 /// Where a graph runs.

@@ -2,11 +2,11 @@
 
 use ort::value::TensorRef;
 
-use super::{
-    Engine, EngineError, Input, OnnxModel, Vectors,
-    onnx::{IDS, MASK, OUTPUT},
+use super::{IDS, MASK, OUTPUT, OnnxModel};
+use crate::{
+    batch::Unit,
+    engine::{Engine, EngineError, Input, Vectors},
 };
-use crate::batch::Unit;
 
 /// A graph, shared with the other runners. Batches are read where they are, and run as they are.
 #[derive(Debug)]

@@ -8,12 +8,11 @@ use std::{fmt, thread::ThreadId};
 
 use ort::session::RunOptions;
 
-use super::{
-    EngineError, Input, OnnxModel, Vectors, cosine, gate,
-    onnx::{IDS, MASK, OUTPUT},
-    staging::Staging,
+use super::{IDS, MASK, OUTPUT, OnnxModel, staging::Staging};
+use crate::{
+    config::{EngineConfig, GraphShapes, Provider},
+    engine::{EngineError, Input, Vectors, cosine, gate},
 };
-use crate::config::{EngineConfig, GraphShapes, Provider};
 
 /// The number under which ONNX Runtime keeps a recorded graph.
 const GRAPH_ID: &str = "gpu_graph_id";

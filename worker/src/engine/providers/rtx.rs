@@ -65,7 +65,7 @@ pub(super) fn register(
 }
 
 /// The provider's options.
-fn options(config: &EngineConfig) -> super::providers::Options {
+fn options(config: &EngineConfig) -> super::Options {
     let mut options = Vec::new();
     options.extend(config.tensorrt_rtx.workspace.map(|size| ("nv_max_workspace_size", size.as_u64().to_string())));
     let cache = config.tensorrt_rtx.cache_dir.as_ref();

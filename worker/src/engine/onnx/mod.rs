@@ -1,5 +1,12 @@
 //! Graphs in ONNX Runtime, on the CPU or on a device.
 
+mod assignment;
+mod cpu;
+pub mod cuda_graphs;
+mod device;
+mod shared_session;
+mod staging;
+
 use std::{
     ffi::CStr,
     sync::{Arc, Weak},
@@ -14,16 +21,19 @@ use ort::{
     },
 };
 
+pub use cpu::CpuEngine;
+pub use device::{ByWidth, DeviceEngine};
+use shared_session::SharedSession;
+
 use super::{
-    EngineError, Place, assignment,
+    EngineError, Place,
     providers::{self, Options},
-    shared_session::SharedSession,
 };
 use crate::config::{EngineConfig, Provider};
 
-pub(super) const IDS: &CStr = c"input_ids";
-pub(super) const MASK: &CStr = c"attention_mask";
-pub(super) const OUTPUT: &CStr = c"embedding";
+const IDS: &CStr = c"input_ids";
+const MASK: &CStr = c"attention_mask";
+const OUTPUT: &CStr = c"embedding";
 
 /// A session that turns token ids into vectors: pooling and normalisation are part of the graph. Clones share it, with
 /// its weights, and run at the same time.
@@ -79,15 +89,15 @@ impl OnnxModel {
         self.elsewhere
     }
 
-    pub(super) const fn dimension(&self) -> usize {
+    const fn dimension(&self) -> usize {
         self.dimension
     }
 
-    pub(super) const fn place(&self) -> Place {
+    const fn place(&self) -> Place {
         self.place
     }
 
-    pub(super) fn session(&self) -> &SharedSession {
+    fn session(&self) -> &SharedSession {
         &self.session
     }
 

@@ -5,16 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Engine, EngineError, Input, OnnxModel, Place, Vectors,
-    cuda_graphs::CudaGraphs,
-    gate,
-    onnx::{IDS, MASK, OUTPUT},
-    staging::Staging,
-};
+use super::{IDS, MASK, OUTPUT, OnnxModel, cuda_graphs::CudaGraphs, staging::Staging};
 use crate::{
     batch::{Form, Padding, Unit},
     config::Provider,
+    engine::{Engine, EngineError, Input, Place, Vectors, gate},
 };
 
 /// Tokens up to which sizes of runs are made once before the first request: those that online calls come in. In larger runs, what is

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libloading::Library;
 
-use super::providers::Options;
+use super::Options;
 use crate::{
     batch::Padding,
     config::{EngineConfig, TensorrtConfig},

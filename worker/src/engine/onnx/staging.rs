@@ -7,7 +7,8 @@ use ort::{
     value::{PrimitiveTensorElementType, Shape, TensorRefMut},
 };
 
-use super::{Input, shared_session::SharedSession};
+use super::shared_session::SharedSession;
+use crate::engine::Input;
 
 /// Buffers that grow to the largest run and stay.
 #[derive(Debug)]
