@@ -245,6 +245,9 @@ pub(crate) enum ModelsCommand {
         /// The variant that takes what is sent without one from now on, if this one does
         #[arg(long, value_parser = parse_name, value_name = "NAME")]
         default: Option<Slug>,
+        /// Even if a route sends traffic to it
+        #[arg(long)]
+        force: bool,
     },
     /// Have all workers look at the registry now, as after a promotion
     Refresh {

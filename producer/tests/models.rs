@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use embed_producer::{Client, Error, models, provision};
+use embed_producer::{
+    Client, Error,
+    models::{self, Unserve},
+    provision,
+};
 use embed_schemas::{
     Lane,
     serving::{DesiredVariant, REFRESH_SUBJECT},
@@ -157,16 +161,48 @@ async fn the_default_takes_the_bare_subjects_with_it() {
     assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8"]);
 
     // Giving it up needs an heir, or jobs without a variant would wait for nobody.
-    let (m, canary) = (slug("m"), slug("canary"));
-    let error = models::unserve(&client, &m, &canary, None).await.unwrap_err();
+    let unserve = async |variant: &str, default: Option<&str>| {
+        let (variant, default) = (slug(variant), default.map(slug));
+        models::unserve(&client, &Unserve { model: slug("m"), variant, default, force: false }).await
+    };
+    let error = unserve("canary", None).await.unwrap_err();
     assert!(matches!(error, Error::Settings(_)) && error.to_string().contains("--default NAME"), "{error}");
-    assert!(models::unserve(&client, &m, &canary, Some(&slug("int8"))).await.unwrap());
+    assert!(unserve("canary", Some("int8")).await.unwrap().was_wanted);
     assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8", "embed.job.m"]);
-    assert_eq!(models::desired(&client).await.unwrap()[&(m.clone(), slug("int8"))].default, Some(true));
-    assert!(!models::unserve(&client, &m, &canary, None).await.unwrap(), "it is not wanted any more");
-    assert!(models::unserve(&client, &m, &slug("int8"), Some(&slug("fp32"))).await.unwrap());
+    assert_eq!(models::desired(&client).await.unwrap()[&(slug("m"), slug("int8"))].default, Some(true));
+    assert!(!unserve("canary", None).await.unwrap().was_wanted, "it is not wanted any more");
+    assert!(unserve("int8", Some("fp32")).await.unwrap().was_wanted);
     assert_eq!(filters(&client, "fp32").await, ["embed.job.m.fp32", "embed.job.m"]);
     assert!(models::desired(&client).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_still_has_traffic_is_not_taken_away_unawares() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    models::serve(&client, &serve("canary", "{}")).await.unwrap();
+    let context = async_nats::jetstream::new(client.nats().clone());
+    for lane in ["job", "job", "bulk"] {
+        context.publish(format!("embed.{lane}.m.canary"), "{}".into()).await.unwrap().await.unwrap();
+    }
+    context.publish("embed.job.m", "{}".into()).await.unwrap().await.unwrap();
+    let route = json!({
+        "lanes": {"rpc": {"fp32": 95, "canary": 5}, "job": {"fp32": 100}}, "state": "applied", "who": "ann", "when": "now",
+    });
+    let routes = context.get_key_value("embed_routes").await.unwrap();
+    routes.put("m", route.to_string().into()).await.unwrap();
+
+    let answer = run(&server, "unserve m canary").await;
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(stderr(&answer).contains("canary gets 5 % of lane rpc of m: give its traffic to others first"));
+    assert_eq!(models::desired(&client).await.unwrap().len(), 1);
+
+    let answer = run(&server, "unserve m canary --force").await;
+    assert!(answer.status.success(), "{}", stderr(&answer));
+    assert!(stdout(&answer).contains("3 jobs for it are not done"), "{}", stdout(&answer));
+    assert!(models::desired(&client).await.unwrap().is_empty());
+    let again: Value = serde_json::from_slice(&run(&server, "unserve m canary --json").await.stdout).unwrap();
+    assert_eq!((&again["was_wanted"], &again["jobs_waiting"]), (&json!(false), &json!(3)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use embed_connect::ConnectSettings;
 use embed_producer::{
     Client,
-    models::{self, Serve},
+    models::{self, Serve, Unserve, Unserved},
 };
 use embed_schemas::serving::DesiredVariant;
 use serde_json::json;
@@ -28,15 +28,26 @@ pub(super) async fn run(command: ModelsCommand, connect: &ConnectSettings, json:
             }
         }
         ModelsCommand::Serve(args) => serve(&client, args, json).await?,
-        ModelsCommand::Unserve { target, default } => {
-            let wanted = models::unserve(&client, &target.model, &target.variant, default.as_ref()).await?;
+        ModelsCommand::Unserve { target, default, force } => {
+            let what = Unserve { model: target.model, variant: target.variant, default, force };
+            let done = models::unserve(&client, &what).await?;
+            let Unserve { model, variant, .. } = &what;
+            let Unserved { was_wanted, waiting } = done;
             if json {
-                print::json_line(&json!({"model": target.model, "variant": target.variant, "was_wanted": wanted}))?;
-            } else if wanted {
-                let (model, variant) = (&target.model, &target.variant);
-                print::line(format_args!("{model}: {variant} is not wanted any more"))?;
-            } else {
-                print::line(format_args!("{}: {} was not wanted anyway", target.model, target.variant))?;
+                let answer =
+                    json!({"model": model, "variant": variant, "was_wanted": was_wanted, "jobs_waiting": waiting});
+                print::json_line(&answer)?;
+                return Ok(Status::Done);
+            }
+            match was_wanted {
+                true => print::line(format_args!("{model}: {variant} is not wanted any more"))?,
+                false => print::line(format_args!("{model}: {variant} was not wanted anyway"))?,
+            }
+            if waiting > 0 {
+                print::line(format_args!(
+                    "{waiting} jobs for it are not done: a worker whose configuration serves it does them; otherwise they wait \
+                     until `embed models serve {model} {variant}`"
+                ))?;
             }
         }
         ModelsCommand::Refresh { model } => {

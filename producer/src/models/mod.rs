@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `bucket` | the bucket `embed_models`: what is wanted |
 //! | `settle` | whether each worker serves it already, or cannot |
+//! | `unserve` | the way back |
 //!
 //! Everything here also makes the consumers that a variant needs, so that it gets its work.
 
 mod bucket;
 mod settle;
+mod unserve;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,6 +21,7 @@ use embed_schemas::{
 use tokio::time::Instant;
 
 pub use settle::{Progress, WorkerProgress};
+pub use unserve::{Unserve, Unserved, unserve};
 
 use crate::{
     Client, Error,
@@ -119,44 +122,6 @@ impl Serving {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-}
-
-/// Does not want a variant to be served any more; workers whose configuration names it go back to that. If it takes what
-/// is sent to the model without a variant, `default` says who takes that from now on: another variant, or the same one
-/// if workers' configuration has it.
-///
-/// Jobs that wait for the variant stay in their stream, until it is served again. Returns `false` if it was not wanted.
-///
-/// # Errors
-/// [`Error::Settings`] if it is the default and no other is named; [`Error::NoBucket`]; [`Error::Nats`].
-pub async fn unserve(client: &Client, model: &Slug, variant: &Slug, default: Option<&Slug>) -> Result<bool, Error> {
-    let bucket = Bucket::open(client).await?;
-    let target = (model.clone(), variant.clone());
-    let mut all = bucket.all().await?;
-    if !all.contains_key(&target) {
-        return Ok(false);
-    }
-    let consumers = match Consumers::of(client.nats(), model).await {
-        // What has no stream has no work.
-        Err(Error::NoStream { .. }) => None,
-        other => Some(other?),
-    };
-    if let Some(consumers) = consumers.filter(|consumers| consumers.default.as_ref() == Some(variant)) {
-        let Some(default) = default else {
-            return Err(Error::Settings(format!(
-                "variant {variant} takes what is sent to {model} without a variant: say with --default NAME which variant \
-                 takes it from now on ({variant} itself, if the workers' configuration serves it)"
-            )));
-        };
-        consumers.add(client.nats(), model, default, true).await?;
-        let heir = (model.clone(), default.clone());
-        if let Some(entry) = all.remove(&heir).filter(|_| default != variant) {
-            bucket.put(&heir, &DesiredVariant { default: Some(true), ..entry }).await?;
-        }
-    }
-    bucket.remove(&target).await?;
-    refresh(client, None).await?;
-    Ok(true)
 }
 
 /// Asks all workers to look at the registry now, for one model or for all.

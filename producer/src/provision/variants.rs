@@ -80,6 +80,8 @@ pub(crate) struct Consumers {
     pub(crate) default: Option<Slug>,
     /// As the consumers that are there were made, so that a new one is like them.
     settings: StreamSettings,
+    /// Jobs that are not done, by the consumer's name.
+    waiting: BTreeMap<String, u64>,
 }
 
 impl Consumers {
@@ -114,7 +116,17 @@ impl Consumers {
             settings.ack_wait_ms = config["ack_wait"].as_u64().map_or(settings.ack_wait_ms, |wait| wait / MILLISECOND);
             settings.max_ack_pending = config["max_ack_pending"].as_i64().unwrap_or(settings.max_ack_pending);
         }
-        Self { default: variant, settings }
+        let count = |consumer: &Value, field: &str| consumer[field].as_u64().unwrap_or_default();
+        let waiting = consumers.iter().filter_map(|consumer| {
+            let name = consumer["name"].as_str()?.to_owned();
+            Some((name, count(consumer, "num_pending") + count(consumer, "num_ack_pending")))
+        });
+        Self { default: variant, settings, waiting: waiting.collect() }
+    }
+
+    /// Jobs of a variant that are not done.
+    pub(crate) fn waiting(&self, variant: &Slug) -> u64 {
+        Lane::STORED.iter().filter_map(|lane| self.waiting.get(&streams::consumer(variant, *lane))).sum()
     }
 
     /// Makes the consumers of a variant, where they are missing. As the default it takes the subjects that name no
