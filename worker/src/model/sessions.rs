@@ -114,7 +114,8 @@ impl Sessions<'_> {
                 } else {
                     warm_up::settle(&mut engine, largest, Form::Padded)?;
                 }
-                if let Some(graphs) = self.cuda_graphs(*number) {
+                engine.limit(largest.tokens);
+                if let Some(graphs) = self.cuda_graphs(*number, largest.tokens) {
                     engine.record(graphs);
                 }
                 engines.push(Box::new(engine));
@@ -125,7 +126,7 @@ impl Sessions<'_> {
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
-    fn cuda_graphs(&self, device: u32) -> Option<CudaGraphs> {
+    fn cuda_graphs(&self, device: u32, max_tokens: usize) -> Option<CudaGraphs> {
         let (config, link) = (self.setup.config, self.link);
         let option = cuda_graphs::option(link.provider, config)?;
         let (longest, mut options) = if link.provider == Provider::Tensorrt {
@@ -139,7 +140,9 @@ impl Sessions<'_> {
         // Not from the shelf: what is recorded in a session belongs to one runner.
         let (metadata, graph) = (&self.selected.metadata, &self.files.graph);
         let model = OnnxModel::load(self.environment, graph, metadata, config, place, &options);
-        model.and_then(|model| CudaGraphs::new(model, &config.device.cuda_graphs, longest)).map_or_else(
+        let mut shapes = config.device.cuda_graphs.clone();
+        shapes.max_tokens = shapes.max_tokens.min(max_tokens);
+        model.and_then(|model| CudaGraphs::new(model, &shapes, longest)).map_or_else(
             |error| {
                 tracing::warn!(%error, provider = %link.provider, device, "CUDA graphs cannot be used: small runs take longer");
                 None

@@ -32,6 +32,8 @@ pub struct DeviceEngine {
     packed: Option<OnnxModel>,
     padding: Padding,
     unit: Unit,
+    /// Tokens of the largest first run.
+    first_runs: usize,
 }
 
 impl DeviceEngine {
@@ -45,7 +47,14 @@ impl DeviceEngine {
             tracing::warn!(%error, provider = %place.provider, device = place.device, "no page-locked memory: copies take longer");
             Staging::pageable()
         });
-        Self { graphs: None, staging, padded, packed, padding, unit }
+        // TensorRT has chosen its kernels when it built its engine.
+        let first_runs = if place.provider == Provider::Cuda { FIRST_RUNS } else { 1 };
+        Self { graphs: None, staging, padded, packed, padding, unit, first_runs }
+    }
+
+    /// No first run has more tokens than this: see [`Engine::settle`].
+    pub fn limit(&mut self, max_tokens: usize) {
+        self.first_runs = self.first_runs.min(max_tokens);
     }
 
     /// Small runs are recorded from now on, if that works: see [`Engine::settle`].
@@ -70,10 +79,8 @@ impl DeviceEngine {
 
     /// Runs of many sizes, for each of which kernels are chosen and loaded when it is there for the first time.
     fn first_runs(&mut self, place: Place) {
-        // TensorRT has chosen when it built its engine.
-        let most = if place.provider == Provider::Cuda { FIRST_RUNS } else { 1 };
         let (started, mut input, mut largest) = (Instant::now(), Input::default(), 0);
-        for tokens in sizes(most).take_while(|_| started.elapsed() < FIRST_RUNS_FOR) {
+        for tokens in sizes(self.first_runs).take_while(|_| started.elapsed() < FIRST_RUNS_FOR) {
             // Any id of the vocabulary does; 1 is in every one.
             input.fill(lengths(tokens).map(|length| &[1; TEXT][..length]).collect::<Vec<_>>().into_iter());
             for form in self.forms() {
