@@ -6,13 +6,15 @@ use std::{fs, time::Duration};
 
 use async_nats::HeaderMap;
 use embed_schemas::{
-    EmbedRequest, EmbedResult, Format, Lane, Slug, streams::StreamSettings, subjects, wire::decode_outcome,
+    EmbedRequest, EmbedResult, ErrorCode, Format, Lane, Slug, streams::StreamSettings, subjects, wire::decode_outcome,
 };
+use embed_testkit::PATIENCE;
 use serde_json::json;
 use support::{
     Stack, model, provision_variant,
     registry::{FIRST, SECOND, TestRegistry, remark},
 };
+use tokio_util::sync::CancellationToken;
 
 const MODELS: [(&str, &str); 4] =
     [("model-b", "Model-B"), ("model-c", "Model-C"), ("model-d", "Model-D"), ("model-e", "Model-E")];
@@ -96,6 +98,23 @@ async fn variants_come_and_go_while_the_worker_runs() {
     let first = ask(&stack, subjects::bare(Lane::Rpc, &model())).await;
     assert_ne!(first.space, result.space, "another pooling is another space");
 
+    // Whoever calls meanwhile is answered.
+    let calling = CancellationToken::new();
+    let (stopped, client) = (calling.clone(), stack.client.clone());
+    let caller = tokio::spawn(async move {
+        let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
+        let mut calls = 0;
+        while !stopped.is_cancelled() {
+            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(PATIENCE));
+            let answer = client.send_request(subjects::bare(Lane::Rpc, &model()), request).await.unwrap();
+            let answer = decode_outcome(&answer.payload).unwrap().into_result();
+            // Busy cores may have too much to do, but somebody says so.
+            assert!(answer.as_ref().err().is_none_or(|error| error.code == ErrorCode::Overloaded), "{answer:?}");
+            calls += 1;
+        }
+        calls
+    });
+
     // It becomes the default: what names no variant goes to it.
     stack.desire("canary", Some(&json!({"version": SECOND, "default": true}))).await;
     stack.statuses_when(|all| all.get(&(model(), canary.clone())).is_some_and(|s| s.default)).await;
@@ -122,4 +141,10 @@ async fn variants_come_and_go_while_the_worker_runs() {
     stack.desire("canary", None).await;
     stack.statuses_when(|all| !all.contains_key(&(model(), canary.clone()))).await;
     assert_eq!(ask(&stack, subjects::bare(Lane::Rpc, &model())).await.version, FIRST);
+
+    // A variant that has yet to be loaded becomes the default at once.
+    stack.desire("canary", Some(&json!({"version": SECOND, "default": true}))).await;
+    stack.statuses_when(|all| all.get(&(model(), canary.clone())).is_some_and(|s| s.live.is_some())).await;
+    calling.cancel();
+    assert!(caller.await.unwrap() > 0);
 }

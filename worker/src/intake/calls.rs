@@ -43,10 +43,7 @@ struct Door {
     waiting: Arc<Semaphore>,
 }
 
-/// Subscribes one variant's endpoints.
-///
-/// Three ways lead in: the subject pinned to the variant, the bare subject if this is the model's default, and the
-/// worker's own probe.
+/// Subscribes the endpoints that a variant always has: the subject pinned to it, and the worker's own probe.
 ///
 /// # Errors
 /// If a subscription fails.
@@ -54,35 +51,53 @@ pub async fn subscribe(
     client: &Client,
     worker: &str,
     served: &Arc<Served>,
-    is_default: bool,
     publisher: &Publisher,
 ) -> Result<Vec<Endpoint>, SubscribeError> {
     let Variant { model, name, .. } = &*served.variant;
-    let mut ways = vec![
-        (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name), subjects::RPC_QUEUE_GROUP),
-        (format!("{model}-{name}-probe"), subjects::probe(worker, model, name), worker),
-    ];
-    if is_default {
-        ways.push((model.to_string(), subjects::bare(Lane::Rpc, model), subjects::RPC_QUEUE_GROUP));
-    }
-    let mut endpoints = Vec::new();
-    for (endpoint, subject, queue_group) in ways {
-        let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
-        let stats = Arc::new(EndpointStats::new(endpoint, subject, queue_group.to_owned()));
-        let door = Door {
-            served: Arc::clone(served),
-            publisher: publisher.clone(),
-            // Only the worker itself is in a queue group of its own name.
-            is_probe: queue_group == worker,
-            stats: Arc::clone(&stats),
-            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
-        };
-        endpoints.push(Endpoint { subscriber, door: Arc::new(door), stats });
-    }
-    Ok(endpoints)
+    let pinned = (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name));
+    let probe = (format!("{model}-{name}-probe"), subjects::probe(worker, model, name));
+    Ok(vec![
+        Endpoint::subscribe(client, pinned, subjects::RPC_QUEUE_GROUP, false, served, publisher).await?,
+        // Only the worker itself is in a queue group of its own name.
+        Endpoint::subscribe(client, probe, worker, true, served, publisher).await?,
+    ])
+}
+
+/// Subscribes the endpoint of a model's default variant: the subject that names none.
+///
+/// # Errors
+/// If the subscription fails.
+pub async fn subscribe_bare(
+    client: &Client,
+    served: &Arc<Served>,
+    publisher: &Publisher,
+) -> Result<Endpoint, SubscribeError> {
+    let model = &served.variant.model;
+    let bare = (model.to_string(), subjects::bare(Lane::Rpc, model));
+    Endpoint::subscribe(client, bare, subjects::RPC_QUEUE_GROUP, false, served, publisher).await
 }
 
 impl Endpoint {
+    async fn subscribe(
+        client: &Client,
+        (name, subject): (String, String),
+        queue_group: &str,
+        is_probe: bool,
+        served: &Arc<Served>,
+        publisher: &Publisher,
+    ) -> Result<Self, SubscribeError> {
+        let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
+        let stats = Arc::new(EndpointStats::new(name, subject, queue_group.to_owned()));
+        let door = Door {
+            served: Arc::clone(served),
+            publisher: publisher.clone(),
+            is_probe,
+            stats: Arc::clone(&stats),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+        };
+        Ok(Self { subscriber, door: Arc::new(door), stats })
+    }
+
     /// Takes calls until `stop` is cancelled and everything that the server had sent until then has been taken.
     pub async fn serve(mut self, stop: CancellationToken) {
         let mut draining = false;

@@ -77,7 +77,7 @@ impl Discovery {
     }
 
     fn endpoints<T>(&self, describe: impl Fn(&EndpointStats) -> T) -> Vec<T> {
-        self.lineup.members().iter().flat_map(|member| &member.endpoints).map(|endpoint| describe(endpoint)).collect()
+        self.lineup.members().iter().flat_map(|member| member.endpoints()).map(|endpoint| describe(&endpoint)).collect()
     }
 
     fn ping(&self) -> PingResponse {

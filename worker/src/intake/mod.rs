@@ -8,6 +8,6 @@ mod discovery;
 mod in_progress;
 mod pull;
 
-pub use calls::{Endpoint, subscribe};
+pub use calls::{Endpoint, subscribe, subscribe_bare};
 pub use discovery::Discovery;
 pub use pull::{PullStatus, Puller};

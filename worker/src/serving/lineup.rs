@@ -1,7 +1,7 @@
 //! The variants that a worker serves at this moment, each with its intake.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -26,14 +26,21 @@ pub struct Member {
     pub served: Arc<Served>,
     /// One for each stored lane.
     pub pullers: Vec<Arc<Puller>>,
-    /// Counted for the micro service.
-    pub endpoints: Vec<Arc<EndpointStats>>,
     /// Whether the worker is not ready without it.
     pub required: bool,
-    /// Whether it answers on subjects that name no variant.
-    pub is_default: bool,
+    /// Counted for the micro service.
+    endpoints: Vec<Arc<EndpointStats>>,
+    /// The way in for calls that name no variant, while it is the model's default.
+    bare: Mutex<Option<Bare>>,
     stop: CancellationToken,
-    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Bare {
+    stats: Arc<EndpointStats>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 /// What a variant's intake needs.
@@ -51,14 +58,13 @@ impl Member {
     /// If a subscription fails.
     pub(super) async fn start(
         served: Arc<Served>,
-        is_default: bool,
         required: bool,
         intake: &Intake<'_>,
     ) -> Result<Self, SubscribeError> {
         let stop = CancellationToken::new();
         let (mut tasks, mut pullers, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
         let client = &intake.connection.client;
-        for endpoint in intake::subscribe(client, intake.worker, &served, is_default, intake.publisher).await? {
+        for endpoint in intake::subscribe(client, intake.worker, &served, intake.publisher).await? {
             endpoints.push(Arc::clone(&endpoint.stats));
             tasks.push(tokio::spawn(endpoint.serve(stop.clone())));
         }
@@ -68,15 +74,51 @@ impl Member {
             let (stop, connected) = (stop.clone(), intake.connection.connected.clone());
             tasks.push(tokio::spawn(async move { puller.run(stop, connected).await }));
         }
-        let tasks = std::sync::Mutex::new(tasks);
-        Ok(Self { served, pullers, endpoints, required, is_default, stop, tasks })
+        Ok(Self { served, pullers, required, endpoints, bare: Mutex::default(), stop, tasks: Mutex::new(tasks) })
+    }
+
+    /// Takes calls that name no variant, from now on.
+    ///
+    /// # Errors
+    /// If the subscription fails.
+    pub(super) async fn take_bare(&self, intake: &Intake<'_>) -> Result<(), SubscribeError> {
+        if self.is_default() {
+            return Ok(());
+        }
+        let endpoint = intake::subscribe_bare(&intake.connection.client, &self.served, intake.publisher).await?;
+        let (stats, stop) = (Arc::clone(&endpoint.stats), self.stop.child_token());
+        let task = tokio::spawn(endpoint.serve(stop.clone()));
+        *lock(&self.bare) = Some(Bare { stats, stop, task });
+        Ok(())
+    }
+
+    /// Takes none of them any more, and waits until those on their way have been taken.
+    pub(super) async fn leave_bare(&self) {
+        let bare = lock(&self.bare).take();
+        if let Some(Bare { stop, task, .. }) = bare {
+            stop.cancel();
+            // It ends with its subscription.
+            let _ = task.await;
+        }
+    }
+
+    /// Whether it answers on subjects that name no variant.
+    pub fn is_default(&self) -> bool {
+        lock(&self.bare).is_some()
+    }
+
+    /// The ways in for calls.
+    pub fn endpoints(&self) -> Vec<Arc<EndpointStats>> {
+        let bare = lock(&self.bare);
+        self.endpoints.iter().chain(bare.as_ref().map(|bare| &bare.stats)).cloned().collect()
     }
 
     /// Takes nothing more in, and waits until everything on its way has been taken.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
         join_all(tasks).await;
+        self.leave_bare().await;
     }
 
     /// Waits until nothing is in it any more.
@@ -116,6 +158,10 @@ impl Member {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// All variants of the worker. Clones are the same list.
 #[derive(Debug, Clone, Default)]
 pub struct Lineup(Arc<RwLock<Vec<Arc<Member>>>>);
@@ -135,14 +181,9 @@ impl Lineup {
         self.members().into_iter().find(|one| one.is(model, variant))
     }
 
-    /// Puts a variant into the list, in place of one with the same name.
-    pub(super) fn put(&self, member: Arc<Member>) {
-        let mut members = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let variant = &member.served.variant;
-        match members.iter_mut().find(|one| one.is(&variant.model, &variant.name)) {
-            Some(place) => *place = member,
-            None => members.push(member),
-        }
+    /// Puts a variant at the end of the list.
+    pub(super) fn add(&self, member: Arc<Member>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(member);
     }
 
     pub(super) fn remove(&self, model: &Slug, variant: &Slug) {

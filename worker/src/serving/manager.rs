@@ -135,12 +135,21 @@ impl Manager {
         pinned.map(|one| (one.model, one.variant)).collect()
     }
 
-    /// Begins to take work in for a variant.
+    /// Begins to take work in for a variant, if it does not already, and what names no variant as well if it is the default.
     async fn admit(&self, served: Arc<Served>, wanted: &Wanted) -> Result<(), RunError> {
         let ManagerParts { connection, worker_id, publisher, .. } = &self.parts;
         let intake = Intake { connection, worker: worker_id, publisher };
-        let member = Member::start(served, wanted.default, wanted.required, &intake).await?;
-        self.lineup.put(Arc::new(member));
+        let member = match self.lineup.find(&wanted.model, &wanted.variant) {
+            Some(member) => member,
+            None => {
+                let member = Arc::new(Member::start(served, wanted.required, &intake).await?);
+                self.lineup.add(Arc::clone(&member));
+                member
+            }
+        };
+        if wanted.default {
+            member.take_bare(&intake).await?;
+        }
         Ok(())
     }
 
@@ -186,9 +195,14 @@ impl Manager {
         for one in &wanted {
             self.follow(one, asked).await;
         }
+        // Only now: whoever is the default instead answers already, and no call is left without somebody to take it.
         for member in self.lineup.members() {
             let Variant { model, name, .. } = &*member.served.variant;
-            if !wanted.iter().any(|one| one.model == *model && one.variant == *name) {
+            let still = wanted.iter().find(|one| one.model == *model && one.variant == *name);
+            if still.is_some_and(|one| !one.default) {
+                member.leave_bare().await;
+            }
+            if still.is_none() {
                 tracing::info!(%model, variant = %name, "not wanted any more: finishing what it has");
                 self.lineup.remove(model, name);
                 let key = (model.clone(), name.clone());
@@ -218,13 +232,6 @@ impl Manager {
                 served.note(wanted.config.version.clone(), wanted.default);
                 self.resolve_failed(&served, &wanted.config.version, &error);
             }
-        }
-        let stays = member.as_ref().is_some_and(|member| member.is_default == wanted.default);
-        if stays {
-            return;
-        }
-        if let Some(member) = member {
-            member.stop().await;
         }
         if let Err(error) = self.admit(served, wanted).await {
             tracing::error!(model = %wanted.model, variant = %wanted.variant, %error, "its work cannot be taken in");
