@@ -59,12 +59,9 @@ pub async fn unserve(client: &Client, what: &Unserve) -> Result<Unserved, Error>
             )));
         }
     }
-    let consumers = match Consumers::of(client.nats(), model).await {
-        // What has no stream has no work.
-        Err(Error::NoStream { .. }) => None,
-        other => Some(other?),
-    };
-    if let Some(consumers) = consumers.filter(|consumers| consumers.default.as_ref() == Some(variant)) {
+    if let Some(consumers) =
+        consumers(client, model).await?.filter(|consumers| consumers.default.as_ref() == Some(variant))
+    {
         let Some(default) = default else {
             return Err(Error::Settings(format!(
                 "variant {variant} takes what is sent to {model} without a variant: say with --default NAME which variant \
@@ -92,10 +89,14 @@ fn share(route: &RouteRecord, variant: &Slug) -> Option<String> {
     (!shares.is_empty()).then(|| shares.join(", "))
 }
 
-async fn waiting(client: &Client, what: &Unserve) -> Result<u64, Error> {
-    match Consumers::of(client.nats(), &what.model).await {
-        Ok(consumers) => Ok(consumers.waiting(&what.variant)),
-        Err(Error::NoStream { .. }) => Ok(0),
-        Err(error) => Err(error),
+async fn waiting(client: &Client, Unserve { model, variant, .. }: &Unserve) -> Result<u64, Error> {
+    Ok(consumers(client, model).await?.map_or(0, |consumers| consumers.waiting(variant)))
+}
+
+/// The model's consumers. What has no stream has no work.
+async fn consumers(client: &Client, model: &Slug) -> Result<Option<Consumers>, Error> {
+    match Consumers::of(client.nats(), model).await {
+        Err(Error::NoStream { .. }) => Ok(None),
+        other => other.map(Some),
     }
 }
