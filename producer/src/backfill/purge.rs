@@ -29,10 +29,10 @@ impl Purger {
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
         let task = tokio::spawn(async move {
             while let Some(ids) = received.recv().await {
-                let purge = async |id: JobId| {
-                    if let Err(error) = client.remove_result(&model, &id).await {
-                        tracing::debug!(%error, "a result that is written stays");
-                    }
+                let purge = async |id: JobId| match client.remove_result(&model, &id).await {
+                    Ok(true) => {}
+                    Ok(false) => tracing::debug!(%id, "a result that is written is not in its stream"),
+                    Err(error) => tracing::debug!(%error, "a result that is written stays"),
                 };
                 futures::stream::iter(ids).map(purge).buffer_unordered(AT_ONCE).collect::<()>().await;
             }

@@ -4,7 +4,7 @@
 //! the fast way: it misses what was stored before, and what passes while the connection is down. The stream is the
 //! truth, and is looked at right away and then every two seconds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use embed_schemas::{JobId, Outcome, Slug, streams, subjects, wire};
 use futures::{Stream, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 
-use super::{Client, combine::check_space};
+use super::{Client, backoff::Backoff, combine::check_space};
 use crate::{
     Error,
     nats::{self, api},
@@ -24,6 +24,9 @@ pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
 const GET_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one removal.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pauses between looks for what is to be removed and is not there.
+const FIRST_REMOVAL: Duration = Duration::from_millis(10);
+const LAST_REMOVAL: Duration = Duration::from_millis(500);
 
 /// The outcome of one job, expected. Made before the job is published, it misses nothing.
 #[derive(Debug)]
@@ -87,15 +90,25 @@ impl Client {
 
 impl Client {
     /// Removes the outcome of a job from its stream, once nobody needs it there any more: a stream with a bound would fill up.
-    /// What is not removed expires.
+    /// What is not removed expires. `false`: for some seconds, nothing was there.
     ///
     /// # Errors
     /// [`Error::Nats`] if the server does not answer, or refuses.
-    pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<(), Error> {
+    pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<bool, Error> {
         let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
         let body = json!({ "filter": subjects::result(model, id) });
-        let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
-        removed.map(|_| ()).map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))
+        let (since, mut backoff) = (Instant::now(), Backoff::new(FIRST_REMOVAL, LAST_REMOVAL));
+        // Under load, a server hands a message to whoever listens before it has stored it: what was heard may have yet to come.
+        while since.elapsed() < REMOVE_TIMEOUT {
+            let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
+            let removed =
+                removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
+            if removed["purged"].as_u64() != Some(0) {
+                return Ok(true);
+            }
+            tokio::time::sleep(backoff.pause(None, rand::random())).await;
+        }
+        Ok(false)
     }
 }
 
