@@ -1,4 +1,32 @@
-//! Memory that a version has left behind.
+//! What an engine leaves behind.
+
+use std::{
+    mem,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use super::gate;
+
+/// Whether a device of this process is lost. The process is about to end then.
+static DEVICE_LOST: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is freed.
+pub(super) fn device_lost() {
+    DEVICE_LOST.store(true, Ordering::Relaxed);
+}
+
+/// Frees an engine. Not if a device is lost: nothing can be freed on it, and where ONNX Runtime fails to, it ends the process at once,
+/// with jobs still to be given back.
+pub(super) fn free<E>(engine: E) {
+    if DEVICE_LOST.load(Ordering::Relaxed) {
+        return mem::forget(engine);
+    }
+    {
+        let _freeing = gate::run();
+        drop(engine);
+    }
+    give_back();
+}
 
 /// Gives freed memory back to the system. The allocator keeps what was freed in the middle of its arenas, and a version's
 /// weights are the largest thing that is ever freed.

@@ -11,7 +11,7 @@ use std::{
 use embed_schemas::Lane;
 use tokio::sync::oneshot;
 
-use super::{Engine, EngineError, Input, Slots, Vectors, gate, memory, priority};
+use super::{Engine, EngineError, Input, Slots, Vectors, memory, priority};
 use crate::batch::{Batch, BatchQueue, Entry, Form, Measured, Reason, Shape};
 
 /// What a text is to a runner.
@@ -115,10 +115,7 @@ impl Runners {
                         on_death(message.unwrap_or_else(|| "unknown panic".to_owned()));
                     }
                 }
-                let freeing = gate::run();
-                drop(engine);
-                drop(freeing);
-                memory::give_back();
+                memory::free(engine);
             };
             threads.push(std::thread::Builder::new().name(format!("engine-{i}")).spawn(body)?);
             settled.push(is_ready);
@@ -175,6 +172,17 @@ fn run<T: Work>(
         reason: batch.reason,
         oldest_wait: entries.iter().map(|entry| started - entry.arrival).max().unwrap_or_default(),
     };
+    tracing::trace!(
+        rows = stats.rows,
+        width = stats.width,
+        tokens = stats.tokens,
+        form = ?stats.form,
+        lane = ?stats.lane,
+        reason = ?stats.reason,
+        took_us = stats.took.as_micros() as u64,
+        waited_us = stats.oldest_wait.as_micros() as u64,
+        "run"
+    );
     match result {
         Ok(vectors) => {
             let run = Measured { shape, form: stats.form, took: stats.took };
@@ -185,6 +193,7 @@ fn run<T: Work>(
             }
         }
         Err(error @ EngineError::DeviceLost(_)) => {
+            memory::device_lost();
             let reason = error.to_string();
             // Stored work goes back when the worker stops; callers are told now.
             queue.halt(entries).into_iter().for_each(|entry| entry.payload.failed(&error));
