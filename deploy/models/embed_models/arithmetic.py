@@ -5,6 +5,7 @@ layers in 8 bits. The shape of the network is not decided here but in `graph`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,6 +16,12 @@ from embed_models.onnx_builder import OnnxBuilder
 
 MICROSOFT_DOMAIN = "com.microsoft"
 WORD_EMBEDDINGS = "embeddings.word_embeddings"
+
+
+def by_head(weight: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Order columns by head: from [3, heads, head size] to [heads, 3, head size]."""
+    rows = len(weight)
+    return weight.reshape(rows, 3, heads, -1).swapaxes(1, 2).reshape(rows, -1)
 
 
 class Arithmetic:
@@ -84,8 +91,18 @@ class Arithmetic:
 
     def fused_projections(self, b: OnnxBuilder, name: str, keys: Sequence[str]) -> tuple[str, str]:
         """Store the projections that `keys` name as one: weight, [hidden, 3 hidden], and bias."""
-        weight = np.concatenate([self.array(f"{key}.weight").T for key in keys], axis=1)
-        return b.initializer(f"{name}/qkv.weight", weight), self.fused_bias(b, name, keys)
+        weight = b.initializer(f"{name}/qkv.weight", self._fused_weight(keys))
+        return weight, self.fused_bias(b, name, keys)
+
+    def projections_by_head(
+        self, b: OnnxBuilder, name: str, keys: Sequence[str], heads: int
+    ) -> tuple[str, str]:
+        """Store the same with the columns of the weight, but not the bias, ordered by head."""
+        weight = b.initializer(f"{name}/qkv.weight", by_head(self._fused_weight(keys), heads))
+        return weight, self.fused_bias(b, name, keys)
+
+    def _fused_weight(self, keys: Sequence[str]) -> NDArray[np.floating]:
+        return np.concatenate([self.array(f"{key}.weight").T for key in keys], axis=1)
 
     def fused_bias(self, b: OnnxBuilder, name: str, keys: Sequence[str]) -> str:
         bias = np.concatenate([self.array(f"{key}.bias") for key in keys])

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN, Arithmetic
-from embed_models.checkpoint import BertConfig, Tensors
+from embed_models.checkpoint import BertConfig
 from embed_models.onnx_builder import OnnxBuilder
 
 ATTENTION_MASK = "attention_mask"
@@ -51,12 +51,6 @@ class AttentionForm(ABC):
         """Bring what the last layer yields back to [batch, seq, hidden]."""
         return hidden
 
-    @classmethod
-    def tensors(cls, tensors: Tensors, config: BertConfig) -> Tensors:
-        """Return the weights as this form stores them; the network stays the same."""
-        del config
-        return tensors
-
     def keys(self, layer: int) -> list[str]:
         return [f"encoder.layer.{layer}.attention.self.{name}" for name in PROJECTIONS]
 
@@ -91,7 +85,14 @@ class ContribAttention(AttentionForm):
 class PackedAttention(ContribAttention):
     """No padding is computed: the layers work on [tokens, hidden], texts one after the other.
 
-    What `onnxruntime.transformers.convert_to_packing_mode` makes of the contrib form.
+    One product gives queries, keys and values by head, which PackedMultiHeadAttention takes as they
+    are. ONNX Runtime chooses its kernel by the longest text of a batch. From a number of tokens on,
+    ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV, that is FlashAttention. Below it takes TensorRT's
+    fused kernels where the device has them, which end at compute capability 8.9, and
+    memory-efficient ones elsewhere. On an H100 both take the same for texts of 64 tokens, and
+    FlashAttention takes 4 to 15 % less of the whole run for 96 to 256; the worker sets the variable
+    accordingly. The operator PackedAttention, which has the product in itself, has no
+    FlashAttention.
     """
 
     name = "packed"
@@ -120,62 +121,21 @@ class PackedAttention(ContribAttention):
     def attention(self, layer: int, hidden: str, mask: str) -> str:
         del mask
         b, name = self.builder, f"layer{layer}"
-        weight, bias = self.arithmetic.fused_projections(b, name, self.keys(layer))
+        size, heads = self.config.hidden_size, self.config.num_attention_heads
+        weight, bias = self.arithmetic.projections_by_head(b, name, self.keys(layer), heads)
+        product = b.node("MatMul", hidden, weight, name=f"{name}/qkv")
+        split = b.constant([-1, heads, 3, size // heads])
         return b.node(
-            "PackedAttention",
-            hidden,
-            weight,
+            "PackedMultiHeadAttention",
+            b.node("Reshape", product, split, name=f"{name}/qkv/heads"),
+            "",  # neither keys nor values: they are in the first
+            "",
             bias,
             self._offsets,
             self._cumulated,
             name=f"{name}/attention",
             domain=MICROSOFT_DOMAIN,
-            num_heads=self.config.num_attention_heads,
-        )
-
-
-class PackedFlashAttention(PackedAttention):
-    """The same with queries, keys and values apart, which is how FlashAttention takes them.
-
-    `PackedAttention` has no FlashAttention: it prefers TensorRT's fused kernels, of which ONNX
-    Runtime (1.31) has none beyond compute capability 8.9, and takes memory-efficient ones there.
-    FlashAttention reads its inputs where they are if nothing has to be added to them. So two of
-    the three biases are not there: see `tensors`.
-    """
-
-    @classmethod
-    def tensors(cls, tensors: Tensors, config: BertConfig) -> Tensors:
-        """Do without the biases of keys and values.
-
-        That of the keys adds the same to all scores of a query, which softmax takes out again.
-        That of the values comes out of attention as it went in, since a query's weights add up to
-        one, and so it can be added behind the output projection.
-        """
-        folded = dict(tensors)
-        for layer in range(config.num_hidden_layers):
-            attention = f"encoder.layer.{layer}.attention"
-            del folded[f"{attention}.self.key.bias"]
-            values = folded.pop(f"{attention}.self.value.bias").astype(np.float64)
-            output = f"{attention}.output.dense"
-            bias = tensors[f"{output}.bias"] + tensors[f"{output}.weight"] @ values
-            folded[f"{output}.bias"] = bias.astype(tensors[f"{output}.bias"].dtype)
-        return folded
-
-    def attention(self, layer: int, hidden: str, mask: str) -> str:
-        del mask
-        b, arithmetic, name = self.builder, self.arithmetic, f"layer{layer}"
-        query, key, value = self.keys(layer)
-        return b.node(
-            "PackedMultiHeadAttention",
-            arithmetic.linear(b, f"{name}/query", f"{name}/attention_input", hidden, query),
-            arithmetic.product(b, f"{name}/key", hidden, key),
-            arithmetic.product(b, f"{name}/value", hidden, value),
-            "",
-            self._offsets,
-            self._cumulated,
-            name=f"{name}/attention",
-            domain=MICROSOFT_DOMAIN,
-            num_heads=self.config.num_attention_heads,
+            num_heads=heads,
         )
 
 

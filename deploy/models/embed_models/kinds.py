@@ -11,13 +11,7 @@ import onnx
 from numpy.typing import DTypeLike
 
 from embed_models.arithmetic import Arithmetic
-from embed_models.attention import (
-    AttentionForm,
-    ContribAttention,
-    PackedAttention,
-    PackedFlashAttention,
-    PlainAttention,
-)
+from embed_models.attention import AttentionForm, ContribAttention, PackedAttention, PlainAttention
 from embed_models.checkpoint import Checkpoint
 from embed_models.fused import build_fused_graph
 from embed_models.graph import build_graph
@@ -53,13 +47,12 @@ class Kind:
     @property
     def packed(self) -> bool:
         """Whether the graph has operators that a CPU cannot run at all."""
-        return issubclass(self.form, PackedAttention)
+        return self.form is PackedAttention
 
     def exact_graph(self, checkpoint: Checkpoint) -> onnx.ModelProto:
         """Build the graph of a kind that is not quantized."""
         build = build_fused_graph if self.fused else build_graph
-        tensors = self.form.tensors(checkpoint.tensors, checkpoint.config)
-        arithmetic = Arithmetic(tensors, self.dtype)
+        arithmetic = Arithmetic(checkpoint.tensors, self.dtype)
         return build(checkpoint.config, arithmetic, checkpoint.pooling, self.form)
 
 
@@ -71,8 +64,6 @@ KINDS = {
         Kind("int8", "int8", ContribAttention, np.float32, U8),
         Kind("fp32-packed", "fp32", PackedAttention, np.float32, fused=True),
         Kind("fp16-packed", "fp16", PackedAttention, np.float16, fused=True),
-        # Which of the two is the faster on which device is yet to be measured.
-        Kind("fp16-packed-flash", "fp16", PackedFlashAttention, np.float16, fused=True),
         Kind("fp32-tensorrt", "fp32", PlainAttention, np.float32),
         Kind("fp16-tensorrt", "fp16", PlainAttention, np.float16),
         Kind("int8-tensorrt", "int8", PlainAttention, np.float16, S8),

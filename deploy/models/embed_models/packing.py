@@ -12,21 +12,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from embed_models.arithmetic import MICROSOFT_DOMAIN
+from embed_models.arithmetic import MICROSOFT_DOMAIN, by_head
 from embed_models.attention import ATTENTION_MASK, PROJECTIONS
 from embed_models.errors import ValidationError
 from embed_models.graph import EMBEDDING, INPUT_IDS, serialize
 
 STRUCTURE_ONLY = "structure only; run `embed-models check-gpu` on a GPU machine"
 
-_REMOVE, _RESTORE = "RemovePadding", "RestorePadding"
-# Packed attention, the same with padding, and where the packed one takes what RemovePadding yields.
-_ATTENTIONS = {
-    "PackedAttention": ("Attention", 3),
-    "PackedMultiHeadAttention": ("MultiHeadAttention", 4),
-}
+_REMOVE, _RESTORE, _ATTENTION = "RemovePadding", "RestorePadding", "PackedMultiHeadAttention"
 _ERRORS_ONLY = 3
 
 
@@ -38,25 +33,19 @@ def unpack(content: bytes, name: str) -> bytes:
     model = onnx.load_from_string(content)
     remove, restore, attentions = _packing_nodes(model, name)
     _check_order(model, remove, restore, name)
-    tokens, offsets, cumulated = remove.output[:3]
-    lengths = remove.input[1]
-    renamed = {tokens: remove.input[0], restore.output[0]: restore.input[0]}
-    nodes = []
+    for attention in attentions:
+        if list(attention.input[4:]) != list(remove.output[1:3]):
+            raise ValidationError(f"{name}: {attention.name} does not take what {_REMOVE} yields")
+    renamed = {remove.output[0]: remove.input[0], restore.output[0]: restore.input[0]}
+    nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node is remove or node is restore:
-            continue
-        if node.op_type in _ATTENTIONS:
-            padded, place = _ATTENTIONS[node.op_type]
-            if list(node.input[place : place + 2]) != [offsets, cumulated]:
-                raise ValidationError(f"{name}: {node.name} does not take what {_REMOVE} yields")
-            node.op_type = padded
-            del node.input[place:]
-            node.input.append(lengths)
+        if node.op_type == _ATTENTION:
+            nodes += _padded(model, node, remove.input[1], name)
+        elif node.op_type not in (_REMOVE, _RESTORE):
+            nodes.append(node)
+    for node in nodes:
         for index, value in enumerate(node.input):
             node.input[index] = renamed.get(value, value)
-        nodes.append(node)
-    if len(nodes) != len(model.graph.node) - 2 or not attentions:
-        raise ValidationError(f"{name} could not be unpacked")
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     # A second use of what only the removed operators yielded is found here.
@@ -66,6 +55,54 @@ def unpack(content: bytes, name: str) -> bytes:
     except Exception as error:
         raise ValidationError(f"{name} does not hold together: {error}") from error
     return unpacked
+
+
+def _padded(
+    model: onnx.ModelProto, attention: onnx.NodeProto, lengths: str, name: str
+) -> list[onnx.NodeProto]:
+    """Make an attention one of padded texts; returns it behind the nodes that it then needs.
+
+    On a CPU, MultiHeadAttention takes queries, keys and values apart only.
+    """
+    reshape, shape = _by_head(model, attention, name)
+    place, packed, bias = attention.name, reshape.output[0], attention.input[3]
+    heads = [f"{place}/{part}/heads" for part in PROJECTIONS]
+    parts = [f"{place}/{part}" for part in PROJECTIONS]
+    # 0 is the length of the input: of the batch, and of its longest text.
+    reshape.input[1] = _store(model, f"{place}/by_head", [0, 0, *shape[1:]])
+    together = _store(model, f"{place}/together", [0, 0, -1])
+    nodes = [helper.make_node("Split", [packed], heads, axis=3, num_outputs=len(heads))]
+    for part, part_heads in zip(parts, heads, strict=True):
+        nodes.append(helper.make_node("Reshape", [part_heads, together], [part]))
+    attention.op_type = "MultiHeadAttention"
+    del attention.input[:]
+    attention.input.extend([*parts, bias, lengths])
+    return [*nodes, attention]
+
+
+def _by_head(
+    model: onnx.ModelProto, attention: onnx.NodeProto, name: str
+) -> tuple[onnx.NodeProto, list[int]]:
+    """Find the node that splits queries, keys and values by head, and the shape that it gives."""
+    packed, *apart = attention.input[:3]
+    reshapes = [n for n in model.graph.node if n.op_type == "Reshape" and packed in n.output]
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = [constants[n.input[1]] for n in reshapes if n.input[1] in constants]
+    shape = numpy_helper.to_array(shapes[0]).tolist() if shapes and not any(apart) else []
+    if shape[:-1] != [-1, _heads(attention), len(PROJECTIONS)]:
+        raise ValidationError(
+            f"{name}: {attention.name} does not take queries, keys and values as one, by head"
+        )
+    return reshapes[0], shape
+
+
+def _heads(attention: onnx.NodeProto) -> int:
+    return next((a.i for a in attention.attribute if a.name == "num_heads"), 0)
+
+
+def _store(model: onnx.ModelProto, name: str, shape: list[int]) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    return name
 
 
 def check_packed(content: bytes, exact: bytes, name: str) -> None:
@@ -86,22 +123,21 @@ def check_packed(content: bytes, exact: bytes, name: str) -> None:
 def _packing_nodes(
     model: onnx.ModelProto, name: str
 ) -> tuple[onnx.NodeProto, onnx.NodeProto, list[onnx.NodeProto]]:
-    by_type: dict[str, list[onnx.NodeProto]] = {_REMOVE: [], _RESTORE: [], "attention": []}
+    by_type: dict[str, list[onnx.NodeProto]] = {_REMOVE: [], _RESTORE: [], _ATTENTION: []}
     for node in model.graph.node:
-        kind = "attention" if node.op_type in _ATTENTIONS else node.op_type
-        if kind in by_type:
+        if node.op_type in by_type:
             if node.domain != MICROSOFT_DOMAIN:
                 raise ValidationError(f"{name}: {node.op_type} is not of {MICROSOFT_DOMAIN}")
-            by_type[kind].append(node)
+            by_type[node.op_type].append(node)
         elif node.op_type in ("Attention", "MultiHeadAttention", "Softmax"):
             raise ValidationError(f"{name}: {node.name} is attention that is not packed")
     counts = {kind: len(nodes) for kind, nodes in by_type.items()}
-    if counts[_REMOVE] != 1 or counts[_RESTORE] != 1 or not counts["attention"]:
+    if counts[_REMOVE] != 1 or counts[_RESTORE] != 1 or not counts[_ATTENTION]:
         raise ValidationError(
             f"{name} has {counts}; it has to have one {_REMOVE}, one {_RESTORE} and a "
-            f"{' or '.join(_ATTENTIONS)} for each layer"
+            f"{_ATTENTION} for each layer"
         )
-    return by_type[_REMOVE][0], by_type[_RESTORE][0], by_type["attention"]
+    return by_type[_REMOVE][0], by_type[_RESTORE][0], by_type[_ATTENTION]
 
 
 def _check_order(
@@ -138,37 +174,21 @@ def _check_interface(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) 
 
 
 def _check_weights(model: onnx.ModelProto, exact: onnx.ModelProto, name: str) -> None:
-    """Weights are those of the float32 graph by name and, rounded to the graph's type, by value."""
+    """Weights are those of the float32 graph by name and, rounded to the graph's type, by value.
+
+    Only those of the projections have their columns in another order.
+    """
     wanted, found = _weights(exact), _weights(model)
-    apart = [node for node in model.graph.node if node.op_type == "PackedMultiHeadAttention"]
-    for node in apart:
-        _take_apart(wanted, node.name.removesuffix("/attention"))
+    for node in exact.graph.node:
+        if node.op_type == "Attention":
+            wanted[node.input[1]] = by_head(wanted[node.input[1]], _heads(node))
     if set(wanted) != set(found):
         odd = sorted(set(wanted) ^ set(found))[0]
         raise ValidationError(f"{name}: the weights differ from those of the float32 graph: {odd}")
     for key, values in found.items():
         exact_values = wanted[key].astype(values.dtype)
-        if wanted[key].dtype == np.float32:
-            same = values.tobytes() == exact_values.tobytes()
-        else:
-            # A sum may have been added up in another order.
-            step = np.finfo(values.dtype).eps
-            same = values.shape == exact_values.shape and np.allclose(
-                values, exact_values, step, step
-            )
-        if values.shape != exact_values.shape or not same:
+        if values.shape != exact_values.shape or values.tobytes() != exact_values.tobytes():
             raise ValidationError(f"{name}: {key} is not the rounded weight of the float32 graph")
-
-
-def _take_apart(weights: dict[str, NDArray[Any]], layer: str) -> None:
-    """Turn a layer's projections into what `PackedFlashAttention` stores instead."""
-    weight, bias = weights.pop(f"{layer}/qkv.weight"), weights.pop(f"{layer}/qkv.bias")
-    for part, columns in zip(PROJECTIONS, np.split(weight, 3, axis=1), strict=True):
-        weights[f"{layer}/{part}.weight"] = columns
-    weights[f"{layer}/query.bias"], _, values = np.split(bias, 3)
-    output = f"{layer}/attention_output"
-    projected = values.astype(np.float64) @ weights[f"{output}.weight"]
-    weights[f"{output}.bias"] = weights[f"{output}.bias"] + projected
 
 
 def _weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

@@ -24,14 +24,11 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
     return scaled * gamma + beta
 
 
-def attend(query: Array, key: Array, value: Array, cumulated: Array, heads: int) -> Array:
-    """Attend within each of the texts that follow each other, each part [tokens, hidden]."""
+def attend(query: Array, key: Array, value: Array, cumulated: Array) -> Array:
+    """Attend within each of the texts that follow each other, each part [tokens, heads, size]."""
     context = []
     for start, end in itertools.pairwise(cumulated):
-        q, k, v = (
-            part[start:end].reshape(end - start, heads, -1).transpose(1, 0, 2)
-            for part in (query, key, value)
-        )
+        q, k, v = (part[start:end].transpose(1, 0, 2) for part in (query, key, value))
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
@@ -62,39 +59,26 @@ class RestorePadding(OpRun):
         return (hidden.reshape(*offsets.shape, -1),)
 
 
-class PackedAttention(OpRun):
-    op_domain = "com.microsoft"
-
-    def _run(
-        self,
-        tokens: Array,
-        weight: Array,
-        bias: Array,
-        offsets: Array,
-        cumulated: Array,
-        num_heads: int = 1,
-    ) -> tuple[Array]:
-        assert offsets.shape[0] == len(cumulated) - 1
-        query, key, value = np.split(tokens @ weight + bias, 3, axis=1)
-        return (attend(query, key, value, cumulated, num_heads).astype(tokens.dtype),)
-
-
 class PackedMultiHeadAttention(OpRun):
     op_domain = "com.microsoft"
 
     def _run(
         self,
         query: Array,
-        key: Array,
-        value: Array,
-        bias: None,
+        key: None,
+        value: None,
+        bias: Array,
         offsets: Array,
         cumulated: Array,
         num_heads: int = 1,
     ) -> tuple[Array]:
-        assert bias is None
+        assert key is None
+        assert value is None
+        # All three in one, [tokens, heads, 3, head size]; the bias is [3, heads, head size].
+        assert query.shape[1:3] == (num_heads, 3)
         assert offsets.shape[0] == len(cumulated) - 1
-        return (attend(query, key, value, cumulated, num_heads).astype(query.dtype),)
+        q, k, v = query.transpose(2, 0, 1, 3) + bias.reshape(3, 1, num_heads, -1)
+        return (attend(q, k, v, cumulated).astype(query.dtype),)
 
 
 class EmbedLayerNormalization(OpRun):
@@ -146,7 +130,6 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
     operators = [
         RemovePadding,
         RestorePadding,
-        PackedAttention,
         PackedMultiHeadAttention,
         EmbedLayerNormalization,
         SkipLayerNormalization,

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,25 +42,56 @@ def version(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(version: Path) -> dict[str, gpu.Outcome]:
+def check(version: Path) -> list[gpu.Outcome]:
     metadata = Metadata.read(version / METADATA)
     found = gpu.check_gpu(version, metadata, lambda _: None, providers=[gpu.CPU], speed=False)
-    return {outcome["file"]: gpu.Outcome(**outcome) for outcome in found["artefacts"]}
+    return [gpu.Outcome(**outcome) for outcome in found["artefacts"]]
 
 
 def test_graphs_are_compared(version: Path) -> None:
     outcomes = check(version)
     # Not those for TensorRT.
-    assert list(outcomes) == ["fp32.onnx", "fp16.onnx", "fp32-packed.onnx", "fp16-packed.onnx"]
-    for file in ("fp32.onnx", "fp16.onnx"):
-        outcome = outcomes[file]
+    assert [(outcome.file, outcome.flash_attention) for outcome in outcomes] == [
+        ("fp32.onnx", None),
+        ("fp16.onnx", None),
+        ("fp32-packed.onnx", None),
+        ("fp16-packed.onnx", False),
+        ("fp16-packed.onnx", True),
+    ]
+    for outcome in outcomes[:2]:
         assert (outcome.verdict, outcome.reason) == ("pass", None)
         assert outcome.nodes.keys() == {gpu.CPU}
         assert outcome.operators["Attention"] == 2
     # What a provider cannot run fails, with its own words.
-    for file in ("fp32-packed.onnx", "fp16-packed.onnx"):
-        assert outcomes[file].verdict == "fail"
-        assert "NotImplemented" in (outcomes[file].reason or "")
+    for outcome in outcomes[2:]:
+        assert outcome.verdict == "fail"
+        assert "NotImplemented" in (outcome.reason or "")
+
+
+@pytest.mark.parametrize("before", [None, "65"])
+def test_packed_attention_is_checked_with_both_kernels(
+    version: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(gpu.FLASH_ATTENTION_FROM, raising=False)
+    if before is not None:
+        monkeypatch.setenv(gpu.FLASH_ATTENTION_FROM, before)
+    seen: list[tuple[str, str | None]] = []
+    session = gpu._session
+
+    def look(graph: Path, *args: Any, **options: Any) -> Any:
+        seen.append((graph.name, os.environ.get(gpu.FLASH_ATTENTION_FROM)))
+        return session(graph, *args, **options)
+
+    monkeypatch.setattr(gpu, "_session", look)
+    check(version)
+    assert seen == [
+        ("fp32.onnx", before),
+        ("fp16.onnx", before),
+        ("fp32-packed.onnx", before),
+        ("fp16-packed.onnx", "2147483647"),
+        ("fp16-packed.onnx", "0"),
+    ]
+    assert os.environ.get(gpu.FLASH_ATTENTION_FROM) == before
 
 
 def test_another_vector_fails(version: Path) -> None:
@@ -77,7 +110,7 @@ def test_another_vector_fails(version: Path) -> None:
     ]
     changed = dataclasses.replace(metadata, artefacts=artefacts)
     (version / METADATA).write_text(changed.to_json(), encoding="utf-8")
-    outcome = check(version)["fp16.onnx"]
+    outcome = check(version)[1]
     assert outcome.verdict == "fail"
     assert "below 0.999" in (outcome.reason or "")
 

@@ -5,11 +5,13 @@ of a graph's nodes they take, and whether the packed graph runs at all.
 """
 
 import json
+import os
 import platform
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from embed_models.attention import ATTENTION_MASK, PlainAttention
+from embed_models.attention import ATTENTION_MASK, PackedAttention, PlainAttention
 from embed_models.batches import pad
 from embed_models.errors import ValidationError
 from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.inference import cpu_session, embed_sequences, run_batch
-from embed_models.metadata import Metadata
+from embed_models.metadata import Artefact, Metadata
 from embed_models.tokenizer import load_tokenizer
 from embed_models.validate.agreement import cosines
 from embed_models.validate.run import check_files
@@ -40,6 +42,10 @@ _LEAST_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98, "fp8": 0.98}
 _MOST_DIFFERENCE = 1e-2
 # Texts and tokens of each run that is timed.
 SHAPES = ((1, 16), (64, 128), (256, 128), (512, 64))
+# The length from which packed attention is FlashAttention. ONNX Runtime looks at it whenever a
+# session is made, and has a default that depends on what else the CUDA provider is told.
+FLASH_ATTENTION_FROM = "ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV"
+_NEVER = 2**31 - 1
 _ERRORS_ONLY = 3
 
 
@@ -50,6 +56,8 @@ class Outcome:
     file: str
     precision: str
     form: str
+    # Whether it was to use FlashAttention, always or never; None where there is no choice.
+    flash_attention: bool | None = None
     verdict: str = "fail"
     # Why the verdict is fail.
     reason: str | None = None
@@ -94,15 +102,18 @@ def check_gpu(
     for artefact in metadata.artefacts:
         if artefact.form == PlainAttention.name or artefact.quantization is not None:
             continue  # for TensorRT, and for the CPU
-        outcome = Outcome(artefact.file, artefact.precision, artefact.form)
-        try:
-            _run(outcome, directory / artefact.file, sequences, reference, providers)
-            if speed:
-                outcome.texts_per_second = _speed(directory / artefact.file, providers)
-        except Exception as error:  # whatever the runtime raises is the finding
-            outcome.verdict, outcome.reason = "fail", f"{type(error).__name__}: {error}"
-        report(_sentence(outcome))
-        outcomes.append(outcome)
+        graph = directory / artefact.file
+        for flash in _kernels(artefact):
+            outcome = Outcome(artefact.file, artefact.precision, artefact.form, flash)
+            try:
+                with _flash_attention(flash):
+                    _run(outcome, graph, sequences, reference, providers)
+                    if speed:
+                        outcome.texts_per_second = _speed(graph, providers)
+            except Exception as error:  # whatever the runtime raises is the finding
+                outcome.verdict, outcome.reason = "fail", f"{type(error).__name__}: {error}"
+            report(_sentence(outcome))
+            outcomes.append(outcome)
     return {
         "model": metadata.model_name,
         "version": metadata.version,
@@ -114,6 +125,27 @@ def check_gpu(
         "machine": platform.platform(),
         "artefacts": [asdict(outcome) for outcome in outcomes],
     }
+
+
+def _kernels(artefact: Artefact) -> tuple[bool | None, ...]:
+    """Say with which kernels of attention to check a graph: with FlashAttention, and without."""
+    # ONNX Runtime has it for halves only.
+    chosen_by_length = artefact.form == PackedAttention.name and artefact.precision == "fp16"
+    return (False, True) if chosen_by_length else (None,)
+
+
+@contextmanager
+def _flash_attention(wanted: bool | None) -> Iterator[None]:
+    """Have packed attention use FlashAttention at every length, or at none."""
+    before = os.environ.get(FLASH_ATTENTION_FROM)
+    if wanted is not None:
+        os.environ[FLASH_ATTENTION_FROM] = str(0 if wanted else _NEVER)
+    try:
+        yield
+    finally:
+        os.environ.pop(FLASH_ATTENTION_FROM, None)
+        if before is not None:
+            os.environ[FLASH_ATTENTION_FROM] = before
 
 
 def _sequences(directory: Path, metadata: Metadata) -> list[list[int]]:
@@ -220,15 +252,17 @@ def _median(session: Any, batch: Sequence[Sequence[int]], seconds: float) -> flo
 
 
 def _sentence(outcome: Outcome) -> str:
+    kernel = {None: "", True: " with FlashAttention", False: " without FlashAttention"}
+    graph = outcome.file + kernel[outcome.flash_attention]
     if outcome.cosine_min is None:
-        return f"{outcome.file}: fail: {outcome.reason}"
+        return f"{graph}: fail: {outcome.reason}"
     nodes = ", ".join(f"{count} on {name}" for name, count in outcome.nodes.items())
     speeds = ", ".join(
         f"{shape} {value:.0f}/s" for shape, value in outcome.texts_per_second.items()
     )
     ending = f": {outcome.reason}" if outcome.reason else ""
     return (
-        f"{outcome.file}: cosine min {outcome.cosine_min:.6f}, mean {outcome.cosine_mean:.6f}, "
+        f"{graph}: cosine min {outcome.cosine_min:.6f}, mean {outcome.cosine_mean:.6f}, "
         f"batch-mates {outcome.batch_difference:.1e}; nodes: {nodes}"
         f"{'; ' + speeds if speeds else ''}: {outcome.verdict}{ending}"
     )
