@@ -19,7 +19,7 @@ use crate::{
     app,
     bench::{self, BenchArgs},
     config::{Config, VariantConfig, load},
-    engine::library,
+    engine::{attention, library},
     model,
     models::{self, ModelsArgs},
     serving::{Activities, Loader, OnnxRuntime, cores},
@@ -97,6 +97,7 @@ struct HealthArgs {
 impl Cli {
     /// Runs the command. 0: done; 1: failed, with the reason on standard error.
     pub fn run(self) -> ExitCode {
+        let serves = matches!(self.command, Command::Run(_));
         let result = match self.command {
             Command::Run(args) => args.run(false),
             Command::Check(args) => args.run(true),
@@ -104,15 +105,25 @@ impl Cli {
             Command::Bench(args) => run_bench(&args),
             Command::Models(args) => run_models(&args),
         };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                // The errors' messages hold their causes. Nothing can be done about a standard error that is closed.
-                let _ = writeln!(io::stderr(), "embed-worker: error: {error}");
-                ExitCode::FAILURE
-            }
+        let code = u8::from(result.is_err());
+        if let Err(error) = result {
+            // The errors' messages hold their causes. Nothing can be done about a standard error that is closed.
+            let _ = writeln!(io::stderr(), "embed-worker: error: {error}");
         }
+        if serves {
+            leave(code)
+        }
+        code.into()
     }
+}
+
+/// Ends the process without its libraries' destructors. CUDA's driver shuts down in one of them, and what a thread that is still there
+/// fails to free then would make a crash of an orderly end.
+fn leave(code: u8) -> ! {
+    let _ = io::stdout().flush();
+    // SAFETY: it takes a number, may be called at any time from any thread, and does not return. What the process has to say and to give
+    // back is out: logs are not buffered, and the connection to NATS has been flushed.
+    unsafe { libc::_exit(code.into()) }
 }
 
 impl RunArgs {
@@ -125,6 +136,10 @@ impl RunArgs {
         }
         start_logging(self.log_format);
         let config = loaded.config;
+        if config.wants_devices() {
+            // SAFETY: this is the main thread, and no other has been started yet.
+            unsafe { attention::choose(&config.engine.devices) };
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if check {
             return runtime.block_on(check_models(&config));
@@ -193,7 +208,13 @@ impl HealthArgs {
 }
 
 fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench::run(args))
+    let (config, provider) = bench::configure(args)?;
+    if provider.on_device() {
+        // SAFETY: this is the main thread, and no other has been started yet.
+        unsafe { attention::choose(&config.engine.devices) };
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(bench::run(args, config, provider))
 }
 
 fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     app,
-    config::{Config, load},
+    config::{Config, Provider, load},
     engine::{EngineError, driver},
     serving::{Activities, Loader, OnnxRuntime},
     tokenize::TextTokenizer,
@@ -47,13 +47,22 @@ use crate::{
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
 const SEED: u64 = 1;
 
-/// Measures what the arguments ask for, and prints it.
+/// The configuration with what the arguments ask for, and what runs the graphs.
+///
+/// # Errors
+/// If the environment does not make a configuration.
+pub fn configure(args: &BenchArgs) -> anyhow::Result<(Config, Provider)> {
+    let mut config = load::load(None, &[])?.config;
+    let provider = args.apply(&mut config);
+    Ok((config, provider))
+}
+
+/// Measures what the arguments ask for, as [`configure`] has put it, and prints it.
 ///
 /// # Errors
 /// If something that is asked for is not there, a run fails, or the report cannot be written.
-pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let mut config = load::load(None, &[])?.config;
-    let on_device = args.apply(&mut config).on_device();
+pub async fn run(args: &BenchArgs, config: Config, provider: Provider) -> anyhow::Result<()> {
+    let on_device = provider.on_device();
     if let Some(folder) = &args.out {
         // Before the measuring: a folder that cannot be made is better known now.
         fs::create_dir_all(folder).with_context(|| format!("--out {}", folder.display()))?;

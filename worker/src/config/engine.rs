@@ -1,6 +1,6 @@
 //! What runs the graphs, and how.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,10 @@ pub struct DeviceConfig {
     pub max_texts: usize,
     /// Most tokens in a batch, padding included: what bounds the memory of a run. A single text may exceed it.
     pub max_tokens: usize,
+    /// Longest run while online calls are coming in, in place of `batch.online_run`: a device makes most of its throughput in runs of a
+    /// few milliseconds already.
+    #[serde(with = "humantime_serde")]
+    pub online_run: Duration,
     /// Most memory of one session on a device. Unbounded if left out.
     pub memory_limit: Option<ByteSize>,
     /// Whether what goes to the device and comes back is kept in page-locked memory, which is copied faster.
@@ -217,6 +221,7 @@ impl Default for DeviceConfig {
             sessions: 1,
             max_texts: 1024,
             max_tokens: 65_536,
+            online_run: Duration::from_millis(4),
             memory_limit: None,
             pinned: true,
             widths: vec![(64, 8), (256, 16), (512, 32)],

@@ -17,7 +17,7 @@ pub use fault::Fault;
 pub use memory::give_back as give_back_memory;
 pub use onnx::{ByWidth, CpuEngine, DeviceEngine, OnnxModel, WeakModel, cuda_graphs};
 pub use priority::give_way;
-pub use providers::{Place, driver, tensorrt};
+pub use providers::{Place, attention, driver, tensorrt};
 pub use runner::{RunStats, RunnerEvent, Runners, Work};
 pub use slots::{Slot, Slots};
 pub use stopwatch::Stopwatch;

@@ -18,5 +18,5 @@ pub use golden::{GoldenError, verify_golden};
 pub use select::{SelectError, Selected, graphs, previous_of_current, resolve, select};
 pub use shelf::Shelf;
 pub use source::Source;
-pub use version::{Files, LoadError, LoadedVersion, Running, Setup, prepare};
+pub use version::{DeviceBounds, Files, LoadError, LoadedVersion, Running, Setup, prepare};
 pub use weights::Weights;

@@ -7,6 +7,7 @@ use ort::environment::Environment;
 use super::{
     Files, Link, LoadError, Selected, Setup, engine_cache,
     shelf::SessionKey,
+    version::DeviceBounds,
     warm_up::{self, Largest},
 };
 use crate::{
@@ -29,8 +30,8 @@ pub(super) struct Engines {
     pub(super) costs: CostTable,
     /// The devices, by CUDA's numbers. Empty on the CPU.
     pub(super) devices: Vec<u32>,
-    /// Most texts and tokens of a batch, if the engines have bounds of their own.
-    pub(super) most: Option<(usize, usize)>,
+    /// What bounds batches, if the engines have bounds of their own.
+    pub(super) bounds: Option<DeviceBounds>,
     /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
     pub(super) nodes_elsewhere: Option<usize>,
 }
@@ -86,7 +87,7 @@ impl Sessions<'_> {
             engines: (0..runners).map(|core| Box::new(CpuEngine::new(model.clone(), core)) as _).collect(),
             costs: CostTable::new(&measured, Padding::default()),
             devices: Vec::new(),
-            most: None,
+            bounds: None,
         })
     }
 
@@ -121,8 +122,9 @@ impl Sessions<'_> {
                 engines.push(Box::new(engine));
             }
         }
-        let (costs, most) = (CostTable::new(&measured, padding), Some((device.max_texts, largest.tokens)));
-        Ok(Engines { engines, costs, devices, most, nodes_elsewhere })
+        let bounds = DeviceBounds { texts: device.max_texts, tokens: largest.tokens, online_run: device.online_run };
+        let costs = CostTable::new(&measured, padding);
+        Ok(Engines { engines, costs, devices, bounds: Some(bounds), nodes_elsewhere })
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.

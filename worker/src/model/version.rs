@@ -1,6 +1,11 @@
 //! From files to engines that are ready: verify, load, warm up, reproduce the golden vectors.
 
-use std::{fmt::Write, io, sync::Arc, time::Instant};
+use std::{
+    fmt::Write,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use embed_schemas::{Artefact, ModelMetadata, Precision};
@@ -13,7 +18,7 @@ use super::{
 };
 use crate::{
     batch::{CostTable, Unit},
-    config::{EngineConfig, Provider},
+    config::{BatchConfig, EngineConfig, Provider},
     engine::{Engine, EngineError, gate, library},
     serving::Activity,
     tokenize::{TextTokenizer, TokenizeError},
@@ -49,8 +54,28 @@ pub struct Running {
     pub skipped: Vec<Skipped>,
     /// What its weights take.
     pub weights: Weights,
-    /// Most texts and most tokens of a batch, if it is not for `[batch]` to say.
-    pub most: Option<(usize, usize)>,
+    /// What bounds batches, if it is not for `[batch]` to say.
+    pub bounds: Option<DeviceBounds>,
+}
+
+/// What bounds batches on devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceBounds {
+    /// Most texts.
+    pub texts: usize,
+    /// Most tokens.
+    pub tokens: usize,
+    /// Longest run while online calls are coming in.
+    pub online_run: Duration,
+}
+
+impl DeviceBounds {
+    /// What `batch` says, but within these bounds.
+    #[must_use]
+    pub fn within(self, batch: &BatchConfig) -> BatchConfig {
+        let Self { texts: max_texts, tokens: max_tokens, online_run } = self;
+        BatchConfig { max_texts, max_tokens, online_run, ..batch.clone() }
+    }
 }
 
 impl Running {
@@ -162,7 +187,7 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shelf.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
     let sessions = Sessions { environment: &environment, files, selected, link, setup };
-    let Engines { mut engines, costs, devices, most, nodes_elsewhere } = sessions.engines()?;
+    let Engines { mut engines, costs, devices, bounds, nodes_elsewhere } = sessions.engines()?;
     let tolerance = Tolerance::of(link.graph.precision, link.provider, config);
     let mut verified = None;
     for engine in &mut engines {
@@ -184,7 +209,7 @@ pub fn prepare(files: &Files, selected: &Selected, link: &Link, setup: &Setup<'_
         packed: link.packed.is_some(),
         nodes_elsewhere,
         skipped: Vec::new(),
-        most,
+        bounds,
     };
     tracing::info!(
         model = %selected.model,

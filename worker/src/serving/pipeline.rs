@@ -71,10 +71,7 @@ impl Pipeline {
         on_death: impl Fn(String) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let LoadedVersion { engines, tokenizer, costs, running } = loaded;
-        let mut batch = config.batch.clone();
-        if let Some((texts, tokens)) = running.most {
-            (batch.max_texts, batch.max_tokens) = (texts, tokens);
-        }
+        let batch = running.bounds.map_or_else(|| config.batch.clone(), |bounds| bounds.within(&config.batch));
         // On a device, engine threads only wait.
         let nice = if running.provider.on_device() { 0 } else { config.engine.nice };
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();

@@ -22,7 +22,7 @@ use embed_worker::{
     batch::{CostTable, Measured, Padding, Shape, Unit},
     config::{Config, EngineConfig, Provider},
     engine::{Engine, EngineError, Input, Vectors},
-    model::{EngineCache, Files, Link, LoadError, LoadedVersion, Running, Selected, Weights},
+    model::{DeviceBounds, EngineCache, Files, Link, LoadError, LoadedVersion, Running, Selected, Weights},
     serving::{Activity, Backend},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -185,7 +185,7 @@ impl Backend for FakeBackend {
                 packed: false,
                 nodes_elsewhere: None,
                 skipped: Vec::new(),
-                most: Some((1024, 65_536)),
+                bounds: Some(DeviceBounds { texts: 1024, tokens: 65_536, online_run: Duration::from_millis(4) }),
             },
         })
     }

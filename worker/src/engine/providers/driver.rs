@@ -75,11 +75,22 @@ pub fn chosen(devices: &Devices) -> Result<Vec<u32>, String> {
     }
 }
 
+/// A compute capability: major and minor, such as 9 and 0.
+pub type Capability = (c_int, c_int);
+
 /// A device's architecture, such as `sm90`.
 ///
 /// # Errors
-/// If there is no driver, or no such device.
+/// As [`capability`].
 pub fn architecture(device: u32) -> Result<String, String> {
+    capability(device).map(|(major, minor)| format!("sm{major}{minor}"))
+}
+
+/// A device's compute capability.
+///
+/// # Errors
+/// If there is no driver, or no such device.
+pub fn capability(device: u32) -> Result<Capability, String> {
     let driver = Driver::open()?;
     let handle = driver.device(device)?;
     let mut capability = [0; 2];
@@ -89,7 +100,7 @@ pub fn architecture(device: u32) -> Result<String, String> {
             unsafe { (driver.function::<Attribute>(b"cuDeviceGetAttribute\0")?)(&raw mut *value, attribute, handle) };
         check("cuDeviceGetAttribute", status)?;
     }
-    Ok(format!("sm{}{}", capability[0], capability[1]))
+    Ok(capability.into())
 }
 
 /// A device's name, such as `NVIDIA H100 80GB HBM3`.

@@ -1,5 +1,6 @@
 //! Execution providers: what ONNX Runtime is told of each, and why one cannot be used.
 
+pub mod attention;
 pub mod driver;
 mod rtx;
 pub mod tensorrt;
@@ -27,10 +28,6 @@ pub struct Place {
 /// What a provider is told, as ONNX Runtime names it.
 pub type Options = Vec<(&'static str, String)>;
 
-/// All of ONNX Runtime's kernels for attention but cuDNN's: flash (1), memory-efficient (2), TensorRT's fused (4) and flash (32), and the
-/// plain products (16), as in its `AttentionBackend`. Naming any keeps it from preferring cuDNN's by itself.
-const ATTENTION_KERNELS: u8 = 1 | 2 | 4 | 16 | 32;
-
 fn flag(on: bool) -> String {
     u8::from(on).to_string()
 }
@@ -45,7 +42,7 @@ pub fn cuda_options(config: &EngineConfig, device: u32) -> Options {
         ("use_tf32", flag(config.cuda.tf32)),
     ];
     if !config.cuda.cudnn_attention {
-        options.push(("sdpa_kernel", ATTENTION_KERNELS.to_string()));
+        options.push(("sdpa_kernel", attention::KERNELS.to_string()));
     }
     options.extend(config.device.memory_limit.map(|limit| ("gpu_mem_limit", limit.as_u64().to_string())));
     options
