@@ -61,6 +61,10 @@ class Results:
         )
         self.calls = self.at_rates("rpc-*")
         self.launched_calls = self.at_rates("launches-*")
+        self.calls_beside_bulk = [
+            self.call(path) | self.stored(path)
+            for path in sorted(folder.glob("beside-*/report.json"))
+        ]
         self.bulk = [self.stored(path) for path in sorted(folder.glob("bulk-*/report.json"))]
         self.swaps = [row for path in folder.glob("swap/report.json") for row in self.figures(path)]
         self.peers = [self.read(path) for path in sorted(folder.glob("peer-*.json"))]
@@ -97,15 +101,16 @@ class Results:
     def stored(self, path: Path) -> Row:
         """Take the throughput of bulk jobs out of a report."""
         report = self.read(path)
-        _, *model, texts = path.parent.name.split("-")
+        name = path.parent.name.removeprefix("bulk-").removeprefix("beside-")
+        model = next((base for base in (SMALL, LARGE) if name.startswith(base)), name)
         stored = [
             figure["value"]
             for figure in self.figures(path)
             if figure["name"].endswith("bulk, stored")
         ]
         return {
-            "model": "-".join(model),
-            "texts": texts,
+            "model": model,
+            "texts": name.removeprefix(model).strip("-") or "mixed",
             "texts_per_second": stored[0] if stored else None,
             "notes": report["notes"],
             **self.beside(path.parent),
@@ -179,6 +184,11 @@ class Results:
         rows = [row for row in self.calls if row["rate"] == rate and row["due"] == row["answered"]]
         return rows[0][quantile] if rows else None
 
+    def beside_bulk(self, model: str, quantile: str) -> float | None:
+        """Return a latency of calls beside bulk jobs, if all of them were answered."""
+        rows = [r for r in self.calls_beside_bulk if r["model"] == model]
+        return next((row[quantile] for row in rows if row["due"] == row["answered"]), None)
+
     def utilisation(self) -> float | None:
         """Return the highest utilisation of the GPU under bulk."""
         return max(
@@ -229,6 +239,16 @@ class Results:
             Target("calls, 250/s, p95", self.latency(250, "p95"), "ms", 3, at_least=False),
             Target("calls, 250/s, p99", self.latency(250, "p99"), "ms", 5, at_least=False),
             Target("calls, 5,000/s, p99", self.latency(5000, "p99"), "ms", 10, at_least=False),
+            *(
+                Target(
+                    f"calls, 250/s beside bulk, {small}, {quantile}",
+                    self.beside_bulk(SMALL, quantile),
+                    "ms",
+                    bound,
+                    at_least=False,
+                )
+                for quantile, bound in (("p95", 10), ("p99", 15))
+            ),
             Target("utilisation of the GPU under bulk", self.utilisation(), "%", 80),
         ]
 
@@ -246,6 +266,7 @@ class Results:
             "mixes": self.mixes,
             "bulk": self.bulk,
             "calls": self.calls,
+            "calls_beside_bulk": self.calls_beside_bulk,
             "cudnn": self.cudnn,
             "launches": self.launches,
             "launched_calls": self.launched_calls,

@@ -12,7 +12,7 @@ Usage: run.sh --registry DIR [--registry DIR …] --out DIR [options]
   --phases LIST     of check,engine,launches,bulk,rpc,swap,peer (default: all)
   --provider NAME   what the worker has to run on (default: cuda)
   --precision NAME  what is served, and compared with the peer (default: fp16)
-  --device N        which GPU (default: 0)
+  --device LIST     which GPUs, such as 0,1 (default: 0); graphs are checked, and the peer runs, on the first of them
   --count N         texts of mixed lengths (default: 100000; a fifth of them for the large model)
   --rates LIST      online calls a second (default: 250,1000,5000,20000)
   --window N        bulk jobs in flight; a third of them for the large model (default: 96)
@@ -96,13 +96,14 @@ if chosen check; then
         version=$(current "$folder/models/$slug")
         say "check-gpu: $slug"
         PYTHONPATH=$root/deploy/models${PYTHONPATH:+:$PYTHONPATH} "$python" -m embed_models check-gpu "$folder/models/$slug/$version" \
-            --device "$device" --no-speed --out "$out/check-$model.json" >&2 || failed=1
+            --device "${device%%,*}" --no-speed --out "$out/check-$model.json" >&2 || failed=1
     done
 fi
 
 # --- The engine alone ---------------------------------------------------------------------------------------------
 
-[[ $provider == cpu ]] && on=(--provider cpu) || on=(--provider "$provider" --device "$device")
+on=(--provider "$provider")
+[[ $provider == cpu ]] || for number in ${device//,/ }; do on+=(--device "$number"); done
 # bench NAME OPTIONS…: its configuration is the environment.
 bench() {
     local name=$1 && shift
@@ -242,12 +243,14 @@ if chosen bulk || chosen rpc; then
         if chosen rpc && [[ $model == "$minilm" ]]; then at_rates rpc "$model"; fi
         if chosen bulk; then
             # A rate at which no call falls into the measurement: bulk alone.
-            bulk=(--pattern mixed --rate 0.000001 --duration $((seconds + 2)) --warm-up 3 --bulk-texts "$job")
+            alone=(--rate 0.000001)
+            bulk=(--pattern mixed --duration $((seconds + 2)) --warm-up 3 --bulk-texts "$job")
             [[ $model == "$large" ]] && bulk+=(--bulk-window $(((window + 2) / 3))) || bulk+=(--bulk-window "$window")
-            load "bulk-$model-mixed" "$model" "${bulk[@]}" --texts "$(texts_of "$model")"
+            load "bulk-$model-mixed" "$model" "${bulk[@]}" "${alone[@]}" --texts "$(texts_of "$model")"
             if [[ $model == "$minilm" ]]; then
-                load "bulk-$model-full" "$model" "${bulk[@]}" --texts "$out/texts/full.jsonl"
+                load "bulk-$model-full" "$model" "${bulk[@]}" "${alone[@]}" --texts "$out/texts/full.jsonl"
             fi
+            load "beside-$model" "$model" "${bulk[@]}" --rate 250 --slo-ms 10 --texts "$(texts_of "$model")"
         fi
         stop
     done
@@ -282,7 +285,7 @@ fi
 if chosen peer; then
     for model in "${served[@]}"; do
         say "sentence-transformers: $model"
-        [[ $provider == cpu ]] && torch=cpu || torch=cuda:$device
+        [[ $provider == cpu ]] && torch=cpu || torch=cuda:${device%%,*}
         "$python" "$here/sentence_transformers_fp16.py" --recipe "$model" --tokenizer "${tokenizer[0]}" --device "$torch" \
             --texts "$(texts_of "$model")" --out "$out/peer-$model.json" >"$out/peer-$model.txt" 2>&1 ||
             { failed=1 && tail -n 3 "$out/peer-$model.txt" >&2; }

@@ -32,8 +32,13 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ]
         for target in results.targets()
     ]
+    kernels = {None: "", True: ", FlashAttention", False: ", no FlashAttention"}
     checks = [
-        [check["model"], a["file"], number(a["cosine_min"]), a["verdict"], a["reason"] or ""]
+        [
+            check["model"],
+            a["file"] + kernels[a["flash_attention"]],
+            *(number(a["cosine_min"]), a["verdict"], a["reason"] or ""),
+        ]
         for check in results.checks
         for a in check["artefacts"]
     ]
@@ -64,6 +69,15 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ]
         for rows in (results.calls, results.launched_calls)
     )
+    beside_bulk = [
+        [
+            row["model"],
+            f"{row['answered']} of {row['due']}",
+            *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms")),
+            *(row.get(key) for key in ("texts_per_second", *load)),
+        ]
+        for row in results.calls_beside_bulk
+    ]
     peers = [
         [
             *(row[key] for key in ("recipe", "texts", "texts_per_second")),
@@ -94,6 +108,11 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ),
         ("Bulk through JetStream", ["model", "texts", "texts/s", *under_load], bulk),
         ("Online calls through NATS", call_head, calls),
+        (
+            "Online calls at 250 a second beside bulk of mixed lengths",
+            ["model", *call_head[1:6], "bulk, texts/s", *under_load],
+            beside_bulk,
+        ),
         ("Online calls through NATS, without CUDA graphs", call_head, launched_calls),
         ("Versions swapped under 250 calls a second and bulk jobs", ["figure", "measured"], swaps),
         (

@@ -88,6 +88,8 @@ def folder(tmp_path: Path) -> Path:
     cores = {"seconds": 10, "worker_ticks": 9_000, "nats_ticks": 500}
     write(tmp_path / f"bulk-{SMALL}-mixed" / "cores.json", cores)
     write(tmp_path / "rpc-250" / "report.json", loadtest())
+    write(tmp_path / f"beside-{SMALL}" / "report.json", loadtest(figures=bulk))
+    write(tmp_path / f"beside-{LARGE}" / "report.json", loadtest(figures=bulk, answered=9))
     live = {"name": "from promotion to live", "value": 1.25, "unit": "s"}
     write(tmp_path / "swap" / "report.json", {"figures": [{"name": "swaps", "figures": [live]}]})
     failed = loadtest(parameters={"rate, calls/s": 5000.0}, answered=9)
@@ -95,6 +97,9 @@ def folder(tmp_path: Path) -> Path:
     peer = {"recipe": SMALL, "texts": 9, "texts_per_second": 30_000.0, "compiled": False}
     best = {"batch_size": 512, "attention": "sdpa"}
     write(tmp_path / f"peer-{SMALL}.json", peer | {"best": best})
+    artefact = {"file": "a.onnx", "cosine_min": 1.0, "verdict": "pass", "reason": None}
+    kinds = [artefact | {"flash_attention": flash} for flash in (None, True)]
+    write(tmp_path / "check-a.json", {"model": "A", "artefacts": kinds})
     (tmp_path / "device.csv").write_text("NVIDIA Something\n")
     return tmp_path
 
@@ -108,6 +113,7 @@ def test_targets_are_ratios_of_what_was_measured(folder: Path) -> None:
     assert values["through JetStream / sentence-transformers, MiniLM, mixed"] == 2.5
     assert targets["through JetStream / sentence-transformers, MiniLM, mixed"].met is False
     assert targets["calls, 250/s, p99"].met is True
+    assert values["calls, 250/s beside bulk, MiniLM, p99"] == 4.5
     # Of what was not measured, and of calls that were not all answered, nothing is said.
     assert targets["engine alone, BERT-large (UAE-Large's shape), mixed lengths"].met is None
     assert targets["calls, 5,000/s, p99"].met is None
@@ -123,7 +129,12 @@ def test_summary(folder: Path) -> None:
     table = (folder / "README.md").read_text()
     assert "| engine alone, MiniLM, 128 tokens | 83,000 texts/s | at least 82,000 | met |" in table
     assert "| calls, 5,000/s, p99 | not measured | at most 10 | - |" in table
+    assert "| A | a.onnx | 1 | pass |" in table
+    assert "| A | a.onnx, FlashAttention | 1 | pass |" in table
     assert "| swaps, from promotion to live | 1.25 s |" in table
+    beside = "| 1 | 2 | 4.5 | 4.5 | 75,000 | - | - | - |".replace("-", "not measured")
+    assert f"| {SMALL} | 10 of 10 {beside}" in table
+    assert f"| {LARGE} | 9 of 10 {beside}" in table
     assert "<td>uae-large-v1-twin</td>" in (folder / "index.html").read_text()
 
 
