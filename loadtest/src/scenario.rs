@@ -83,19 +83,26 @@ pub struct Observed {
 }
 
 impl Scenario {
-    /// Plays it from `start` on. `on_done` hears of every call that is done.
+    /// Plays it from `start` on, calls over one connection and bulk jobs over another, on which no answer waits behind their results.
+    /// `on_done` hears of every call that is done.
     ///
     /// # Errors
     /// If no stream takes bulk jobs for the model, or the system refuses a thread.
-    pub async fn play(self, client: &Client, start: Instant, on_done: impl FnMut(&Done)) -> anyhow::Result<Observed> {
+    pub async fn play(
+        self,
+        caller: &Client,
+        publisher: &Client,
+        start: Instant,
+        on_done: impl FnMut(&Done),
+    ) -> anyhow::Result<Observed> {
         let Self { schedule, load, bulk, processes, end } = self;
         let warm_up = load.warm_up;
         let over = end.clone();
         let schedule = schedule.take_while(move |_| over.called.get().is_none());
-        let calls = async { Ok(open_loop::run(client.nats().clone(), schedule, load, start, on_done).await?) };
+        let calls = async { Ok(open_loop::run(caller.nats().clone(), schedule, load, start, on_done).await?) };
         let jobs = async {
             match bulk {
-                Some(bulk) => anyhow::Ok(Some(bulk::run(client, bulk, start, warm_up, &end).await?)),
+                Some(bulk) => anyhow::Ok(Some(bulk::run(publisher, bulk, start, warm_up, &end).await?)),
                 None => Ok(None),
             }
         };

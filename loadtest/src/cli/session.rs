@@ -20,17 +20,21 @@ use crate::{
 /// A generator that is later than this says so.
 const NOTABLY_LATE_MS: f64 = 5.0;
 
-/// A connection, and what the command needs to use it.
+/// Connections, and what the command needs to use them.
 pub(super) struct Session {
     runtime: tokio::runtime::Runtime,
     pub(super) client: Client,
+    /// For bulk jobs, which are published by other programs than those that make calls.
+    pub(super) bulk: Client,
 }
 
 impl Session {
     pub(super) fn open(nats: &ConnectSettings) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let nats = runtime.block_on(embed_producer::nats::connect(nats, "embed-loadtest"))?;
-        Ok(Self { runtime, client: Client::new(nats) })
+        let connect = |name| embed_producer::nats::connect(nats, name);
+        let (client, bulk) =
+            runtime.block_on(async { tokio::try_join!(connect("embed-loadtest"), connect("embed-loadtest bulk")) })?;
+        Ok(Self { runtime, client: Client::new(client), bulk: Client::new(bulk) })
     }
 
     pub(super) fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
@@ -53,7 +57,7 @@ impl Session {
             processes: target.processes.clone(),
             end: End::after(duration),
         };
-        let observed = self.wait_for(scenario.play(&self.client, Instant::now(), |_| bar.inc(1)));
+        let observed = self.wait_for(scenario.play(&self.client, &self.bulk, Instant::now(), |_| bar.inc(1)));
         bar.finish_and_clear();
         observed
     }

@@ -152,7 +152,7 @@ impl SwapArgs {
             end.call();
             swaps
         };
-        let playing = scenario.play(&session.client, start, |done| calls.push(done.clone()));
+        let playing = scenario.play(&session.client, &session.bulk, start, |done| calls.push(done.clone()));
         let (observed, swaps) = session.wait_for(async { tokio::try_join!(playing, swapping) })?;
         bar.finish_and_clear();
         let phases = Phases::of(&calls, &swaps, warm_up);
