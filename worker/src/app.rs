@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     intake::Discovery,
     model::{self, LoadError, RegistryError, SelectError, Selected, Source},
-    nats::{self, Connection},
+    nats::{self, Connections},
     publish::Publisher,
     serving::{Activities, Backend, Lineup, Loader, Manager, ManagerParts, OnnxRuntime, Pipeline, cores},
     telemetry::{self, Health},
@@ -143,16 +143,16 @@ pub async fn run_with(
     let source = open_source(&config)?;
     let selected = model::select(&source, &config).await?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
-    let connection = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
+    let connections = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
     let (panics, mut panicked) = mpsc::unbounded_channel();
     let activities = Activities::default();
     let loader = Loader::new(source, backend, activities.clone());
-    let (client, patience) = (connection.client.clone(), config.http.ready_timeout);
+    let (client, patience) = (connections.online.client.clone(), config.http.ready_timeout);
     let health = Arc::new(Health::new(worker_id.clone(), client, Lineup::default(), activities, patience));
     // Loading can take minutes: whoever asks meanwhile is told what it waits for.
     let http = AbortOnDrop(tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics)));
-    let start = Parts::start(&config, loader, selected, &worker_id, &connection, Arc::clone(&health), panics);
+    let start = Parts::start(&config, loader, selected, &worker_id, &connections, Arc::clone(&health), panics);
     let mut parts = tokio::select! {
         parts = start => parts?,
         () = &mut shutdown => {
@@ -170,7 +170,7 @@ pub async fn run_with(
         () = parts.manager.run() => unreachable!("it follows what is wanted for ever"),
     };
     drop(health);
-    parts.drain(&config, &connection, outcome.is_ok()).await;
+    parts.drain(&config, &connections, outcome.is_ok()).await;
     drop(http);
     outcome
 }
@@ -220,7 +220,7 @@ impl Parts {
         loader: Loader,
         selected: Vec<Selected>,
         worker_id: &str,
-        connection: &Connection,
+        connections: &Connections,
         health: Arc<Health>,
         panics: mpsc::UnboundedSender<String>,
     ) -> Result<Self, RunError> {
@@ -233,7 +233,7 @@ impl Parts {
             "engine: side by side, one batch for each runner (0: one for each core)"
         );
         let give_up = CancellationToken::new();
-        let publisher = Publisher::new(connection.client.clone(), give_up.clone());
+        let publisher = Publisher::new(connections, give_up.clone());
         let (finished, jobs) = mpsc::unbounded_channel();
         let publishing = tokio::spawn(publisher.clone().run(jobs));
         let parts = ManagerParts {
@@ -241,14 +241,14 @@ impl Parts {
             lineup: health.lineup().clone(),
             loader,
             worker_id: worker_id.to_owned(),
-            connection: connection.clone(),
+            connections: connections.clone(),
             publisher,
             finished,
             panics,
         };
         let manager = Manager::start(parts, selected).await?;
         let lineup = manager.lineup().clone();
-        let client = connection.client.clone();
+        let client = connections.online.client.clone();
         let discovery = Discovery::new(client.clone(), worker_id.to_owned(), lineup.clone());
         let statistics =
             telemetry::publish_statistics(client, worker_id.to_owned(), lineup.clone(), config.worker.stats_window);
@@ -266,7 +266,7 @@ impl Parts {
     }
 
     /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest.
-    async fn drain(self, config: &Config, connection: &Connection, engines_alive: bool) {
+    async fn drain(self, config: &Config, connections: &Connections, engines_alive: bool) {
         self.health.stopping();
         tracing::info!(texts = self.health.texts_in_flight(), "stopping: finishing what was taken");
         self.discovery.abort();
@@ -299,8 +299,8 @@ impl Parts {
             let jobs: usize = join_all(members.iter().map(|member| member.give_back())).await.into_iter().sum();
             tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
         }
-        if timeout(FLUSH_TIMEOUT, connection.client.flush()).await.is_err() {
-            tracing::warn!("the connection to NATS was lost before the last messages were out");
+        if timeout(FLUSH_TIMEOUT, connections.flush()).await.is_err() {
+            tracing::warn!("a connection to NATS was lost before the last messages were out");
         }
         tracing::info!("stopped");
     }

@@ -180,7 +180,7 @@ pub struct DeviceConfig {
     /// Most tokens in a batch, padding included: what bounds the memory of a run. A single text may exceed it.
     pub max_tokens: usize,
     /// Longest run while online calls are coming in, in place of `batch.online_run`: a device makes most of its throughput in runs of a
-    /// few milliseconds already.
+    /// few milliseconds already. For models whose shortest runs take long, it is three times as long as those.
     #[serde(with = "humantime_serde")]
     pub online_run: Duration,
     /// Most memory of one session on a device. Unbounded if left out.

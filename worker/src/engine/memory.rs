@@ -37,3 +37,18 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_freed_when_a_device_is_lost() {
+        let engine = Arc::new(());
+        device_lost();
+        free(Arc::clone(&engine));
+        assert_eq!(Arc::strong_count(&engine), 2);
+    }
+}

@@ -108,7 +108,7 @@ impl Endpoint {
                     draining = true;
                     // No more come after this; those on their way still do, and then the subscription ends. Without a
                     // server there is nobody to end it, and nothing is on its way but what has arrived.
-                    let connected = self.door.publisher.client().connection_state() == State::Connected;
+                    let connected = self.door.publisher.online().connection_state() == State::Connected;
                     if !connected || self.subscriber.drain().await.is_err() {
                         while let Some(Some(message)) = self.subscriber.next().now_or_never() {
                             self.door.take(message).await;

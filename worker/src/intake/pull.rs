@@ -127,8 +127,7 @@ impl Puller {
 
     async fn consumer(&self) -> Result<PullConsumer, String> {
         let (stream, name) = self.names();
-        let context = jetstream::new(self.publisher.client().clone());
-        context.get_consumer_from_stream::<pull::Config, _, _>(&name, &stream).await.map_err(|e| {
+        self.publisher.jetstream().get_consumer_from_stream::<pull::Config, _, _>(&name, &stream).await.map_err(|e| {
             format!("consumer {name} of stream {stream}: {e}; if it has not been made yet, run `embed init`")
         })
     }

@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.
+const WORTH_A_LAUNCH: u32 = 3;
+
 /// Engines that have made their first runs.
 pub(super) struct Engines {
     /// One for each runner.
@@ -122,7 +125,12 @@ impl Sessions<'_> {
                 engines.push(Box::new(engine));
             }
         }
-        let bounds = DeviceBounds { texts: device.max_texts, tokens: largest.tokens, online_run: device.online_run };
+        let shortest = measured.iter().map(|run| run.took).min().unwrap_or_default();
+        let bounds = DeviceBounds {
+            texts: device.max_texts,
+            tokens: largest.tokens,
+            online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
+        };
         let costs = CostTable::new(&measured, padding);
         Ok(Engines { engines, costs, devices, bounds: Some(bounds), nodes_elsewhere })
     }

@@ -15,7 +15,7 @@ use super::{
     encoded::Encoded,
     stored::{Stored, store},
 };
-use crate::{job::Job, serving::Variant};
+use crate::{job::Job, nats::Connections, serving::Variant};
 
 /// A failed job is given back this long after its first delivery, twice as long after its second, and so on.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -23,7 +23,10 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Publishes outcomes.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    client: Client,
+    /// For answers to calls.
+    online: Client,
+    /// For stored outcomes.
+    stored: Client,
     jetstream: jetstream::Context,
     /// Cancelled when the time to finish is over: what could not be stored is given back.
     give_up: CancellationToken,
@@ -31,20 +34,25 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher on this connection.
-    pub fn new(client: Client, give_up: CancellationToken) -> Self {
-        let jetstream = jetstream::new(client.clone());
-        Self { client, jetstream, give_up, tasks: TaskTracker::new() }
+    /// A publisher on these connections.
+    pub fn new(connections: &Connections, give_up: CancellationToken) -> Self {
+        let (online, stored) = (connections.online.client.clone(), connections.stored.client.clone());
+        Self { jetstream: jetstream::new(stored.clone()), online, stored, give_up, tasks: TaskTracker::new() }
     }
 
-    /// The connection.
-    pub const fn client(&self) -> &Client {
-        &self.client
+    /// The connection over which calls come and are answered.
+    pub const fn online(&self) -> &Client {
+        &self.online
+    }
+
+    /// JetStream, over the connection of stored jobs.
+    pub const fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
     }
 
     /// The server's limit for one message, bytes.
     pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
+        self.online.max_payload()
     }
 
     /// Publishes every job that comes, until all senders are gone and all outcomes are out.
@@ -87,7 +95,7 @@ impl Publisher {
     pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) -> Option<ErrorCode> {
         let encoded =
             Encoded::new(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref(), self.max_payload());
-        let sent = self.client.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
+        let sent = self.online.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
         call.stats.answered(call.received.elapsed(), encoded.error.as_ref());
         if let Err(error) = sent {
             tracing::debug!(%error, "an answer could not be sent");
@@ -150,7 +158,7 @@ impl Publisher {
     /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
     async fn copy_to_reply(&self, delivery: &Delivery, encoded: Encoded) {
         let Some(subject) = delivery.reply_to() else { return };
-        let sent = self.client.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
+        let sent = self.stored.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
         if let Err(error) = sent {
             tracing::warn!(%error, subject, "the direct copy of an outcome could not be sent");
         }

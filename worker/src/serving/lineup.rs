@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Pipeline, Served};
 use crate::{
     intake::{self, Puller},
-    nats::Connection,
+    nats::Connections,
     publish::Publisher,
     telemetry::EndpointStats,
 };
@@ -46,7 +46,7 @@ struct Bare {
 /// What a variant's intake needs.
 #[derive(Debug)]
 pub(super) struct Intake<'a> {
-    pub(super) connection: &'a Connection,
+    pub(super) connections: &'a Connections,
     pub(super) worker: &'a str,
     pub(super) publisher: &'a Publisher,
 }
@@ -63,7 +63,7 @@ impl Member {
     ) -> Result<Self, SubscribeError> {
         let stop = CancellationToken::new();
         let (mut tasks, mut pullers, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
-        let client = &intake.connection.client;
+        let client = &intake.connections.online.client;
         for endpoint in intake::subscribe(client, intake.worker, &served, intake.publisher).await? {
             endpoints.push(Arc::clone(&endpoint.stats));
             tasks.push(tokio::spawn(endpoint.serve(stop.clone())));
@@ -71,7 +71,7 @@ impl Member {
         for lane in Lane::STORED {
             let puller = Puller::new(Arc::clone(&served), intake.publisher.clone(), lane);
             pullers.push(Arc::clone(&puller));
-            let (stop, connected) = (stop.clone(), intake.connection.connected.clone());
+            let (stop, connected) = (stop.clone(), intake.connections.stored.connected.clone());
             tasks.push(tokio::spawn(async move { puller.run(stop, connected).await }));
         }
         Ok(Self { served, pullers, required, endpoints, bare: Mutex::default(), stop, tasks: Mutex::new(tasks) })
@@ -85,7 +85,8 @@ impl Member {
         if self.is_default() {
             return Ok(());
         }
-        let endpoint = intake::subscribe_bare(&intake.connection.client, &self.served, intake.publisher).await?;
+        let endpoint =
+            intake::subscribe_bare(&intake.connections.online.client, &self.served, intake.publisher).await?;
         let (stats, stop) = (Arc::clone(&endpoint.stats), self.stop.child_token());
         let task = tokio::spawn(endpoint.serve(stop.clone()));
         *lock(&self.bare) = Some(Bare { stats, stop, task });

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, VariantConfig},
     job::Job,
     model::{Selected, resolve},
-    nats::Connection,
+    nats::Connections,
     publish::Publisher,
 };
 
@@ -38,7 +38,7 @@ pub struct ManagerParts {
     /// The worker's id.
     pub worker_id: String,
     /// To the server.
-    pub connection: Connection,
+    pub connections: Connections,
     /// Sends outcomes.
     pub publisher: Publisher,
     /// Where finished jobs go.
@@ -68,7 +68,7 @@ impl Manager {
     /// # Errors
     /// If a version cannot be loaded, and neither can the one before it.
     pub async fn start(parts: ManagerParts, selected: Vec<Selected>) -> Result<Self, RunError> {
-        let watch = Watch::start(&parts.connection.client).await?;
+        let watch = Watch::start(&parts.connections.online.client).await?;
         let mut manager = Self {
             lineup: parts.lineup.clone(),
             parts,
@@ -137,8 +137,8 @@ impl Manager {
 
     /// Begins to take work in for a variant, if it does not already, and what names no variant as well if it is the default.
     async fn admit(&self, served: Arc<Served>, wanted: &Wanted) -> Result<(), RunError> {
-        let ManagerParts { connection, worker_id, publisher, .. } = &self.parts;
-        let intake = Intake { connection, worker: worker_id, publisher };
+        let ManagerParts { connections, worker_id, publisher, .. } = &self.parts;
+        let intake = Intake { connections, worker: worker_id, publisher };
         let member = match self.lineup.find(&wanted.model, &wanted.variant) {
             Some(member) => member,
             None => {

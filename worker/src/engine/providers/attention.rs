@@ -16,8 +16,8 @@ const LAST_FUSED: Capability = (8, 9);
 /// What ONNX Runtime takes if no kernels are named: these kernels go up to 512 tokens.
 const BESIDE_FUSED: u32 = 513;
 
-/// Memory-efficient attention, in blocks of 64 tokens, is the faster one for a single block; for texts of 96 to 256 tokens, runs take 4 to
-/// 15 % less with FlashAttention (`loadtest/results/h100-cuda`).
+/// Memory-efficient attention, in blocks of 64 tokens, is the faster one for a single block; for texts of 80 to 256 tokens, runs take 1 to
+/// 16 % less with FlashAttention (`loadtest/results/h100-cuda`).
 const BESIDE_MEMORY_EFFICIENT: u32 = 65;
 
 /// Tells ONNX Runtime from where on FlashAttention is worth it on these devices, unless the environment says so already.
