@@ -89,9 +89,9 @@ class PackedAttention(ContribAttention):
     are. ONNX Runtime chooses its kernel by the longest text of a batch. From a number of tokens on,
     ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV, that is FlashAttention. Below it takes TensorRT's
     fused kernels where the device has them, which end at compute capability 8.9, and
-    memory-efficient ones elsewhere. On an H100 both take the same for texts of 64 tokens, and
-    FlashAttention takes 4 to 15 % less of the whole run for 96 to 256; the worker sets the variable
-    accordingly. The operator PackedAttention, which has the product in itself, has no
+    memory-efficient ones elsewhere. On an H100 whole runs take 1 to 16 % less with FlashAttention
+    for texts of 80 to 256 tokens, and 4 to 33 % longer for texts of 16 to 64; the worker sets the
+    variable accordingly. The operator PackedAttention, which has the product in itself, has no
     FlashAttention.
     """
 
