@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::{
-    self,
-    consumer::{PullConsumer, pull},
+use async_nats::{
+    connection::State,
+    jetstream::{
+        self,
+        consumer::{PullConsumer, pull},
+    },
 };
 use embed_schemas::{
     EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, wire::decode_request,
@@ -67,6 +70,9 @@ impl Puller {
 
     /// Whether jobs are coming in.
     pub fn status(&self) -> PullStatus {
+        if self.publisher.stored().connection_state() != State::Connected {
+            return PullStatus::Failed("the connection to NATS for stored jobs is down".to_owned());
+        }
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -45,6 +45,11 @@ impl Publisher {
         &self.online
     }
 
+    /// The connection of stored jobs.
+    pub const fn stored(&self) -> &Client {
+        &self.stored
+    }
+
     /// JetStream, over the connection of stored jobs.
     pub const fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
