@@ -90,12 +90,18 @@ impl Canary {
         command
     }
 
-    /// The arguments of `embed rollout start` from `fp32` to `canary`. Five percent of what busy cores get through are few requests, which
-    /// decide about a wide margin only.
+    /// The arguments of `embed rollout start` from `fp32` to `canary`. Five percent of what busy cores get through are few requests, even
+    /// in a longer time, which decide about a wide margin only.
     fn start_arguments(&self, steps: &str) -> Vec<String> {
         let config = self.folder.path().join("decisions.toml");
-        let few = steps.starts_with("5,");
-        let decisions = if few { DECISIONS.replace("errors = 0.2", "errors = 0.5") } else { DECISIONS.to_owned() };
+        let mut decisions = DECISIONS.to_owned();
+        if steps.starts_with("5,") {
+            for (usual, few) in
+                [("errors = 0.2", "errors = 0.5"), ("\"6s\"", "\"10s\""), ("min_requests = 10", "min_requests = 5")]
+            {
+                decisions = decisions.replace(usual, few);
+            }
+        }
         std::fs::write(&config, decisions).unwrap();
         let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=1s", "--patience=60s", "--json", "--config"];
         let mut arguments = vec!["start".to_owned(), MODEL.to_owned(), format!("--steps={steps}")];
