@@ -122,7 +122,7 @@ impl Cli {
 fn leave(code: u8) -> ! {
     let _ = io::stdout().flush();
     // SAFETY: it takes a number, may be called at any time from any thread, and does not return. What the process has to say and to give
-    // back is out: logs are not buffered, and the connection to NATS has been flushed.
+    // back is out: logs are not buffered, and the connections to NATS have been flushed.
     unsafe { libc::_exit(code.into()) }
 }
 

@@ -41,12 +41,8 @@ pub unsafe fn choose(devices: &Devices) {
     unsafe { std::env::set_var(FLASH_FROM, from.to_string()) };
 }
 
-const fn flash_from((major, minor): Capability) -> u32 {
-    if major > LAST_FUSED.0 || (major == LAST_FUSED.0 && minor > LAST_FUSED.1) {
-        BESIDE_MEMORY_EFFICIENT
-    } else {
-        BESIDE_FUSED
-    }
+fn flash_from(capability: Capability) -> u32 {
+    if capability > LAST_FUSED { BESIDE_MEMORY_EFFICIENT } else { BESIDE_FUSED }
 }
 
 #[cfg(test)]
