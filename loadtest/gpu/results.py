@@ -101,16 +101,15 @@ class Results:
     def stored(self, path: Path) -> Row:
         """Take the throughput of bulk jobs out of a report."""
         report = self.read(path)
-        name = path.parent.name.removeprefix("bulk-").removeprefix("beside-")
-        model = next((base for base in (SMALL, LARGE) if name.startswith(base)), name)
+        _, *model, texts = path.parent.name.split("-")
         stored = [
             figure["value"]
             for figure in self.figures(path)
             if figure["name"].endswith("bulk, stored")
         ]
         return {
-            "model": model,
-            "texts": name.removeprefix(model).strip("-") or "mixed",
+            "model": "-".join(model),
+            "texts": texts,
             "texts_per_second": stored[0] if stored else None,
             "notes": report["notes"],
             **self.beside(path.parent),

@@ -250,7 +250,7 @@ if chosen bulk || chosen rpc; then
             if [[ $model == "$minilm" ]]; then
                 load "bulk-$model-full" "$model" "${bulk[@]}" "${alone[@]}" --texts "$out/texts/full.jsonl"
             fi
-            load "beside-$model" "$model" "${bulk[@]}" --rate 250 --slo-ms 10 --texts "$(texts_of "$model")"
+            load "beside-$model-mixed" "$model" "${bulk[@]}" --rate 250 --slo-ms 10 --texts "$(texts_of "$model")"
         fi
         stop
     done

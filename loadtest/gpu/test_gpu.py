@@ -88,8 +88,8 @@ def folder(tmp_path: Path) -> Path:
     cores = {"seconds": 10, "worker_ticks": 9_000, "nats_ticks": 500}
     write(tmp_path / f"bulk-{SMALL}-mixed" / "cores.json", cores)
     write(tmp_path / "rpc-250" / "report.json", loadtest())
-    write(tmp_path / f"beside-{SMALL}" / "report.json", loadtest(figures=bulk))
-    write(tmp_path / f"beside-{LARGE}" / "report.json", loadtest(figures=bulk, answered=9))
+    write(tmp_path / f"beside-{SMALL}-mixed" / "report.json", loadtest(figures=bulk))
+    write(tmp_path / f"beside-{LARGE}-mixed" / "report.json", loadtest(figures=bulk, answered=9))
     live = {"name": "from promotion to live", "value": 1.25, "unit": "s"}
     write(tmp_path / "swap" / "report.json", {"figures": [{"name": "swaps", "figures": [live]}]})
     failed = loadtest(parameters={"rate, calls/s": 5000.0}, answered=9)

@@ -64,7 +64,7 @@ def _padded(
 
     On a CPU, MultiHeadAttention takes queries, keys and values apart only.
     """
-    reshape, shape = _by_head(model, attention, name)
+    reshape, shape = _reshape(model, attention, name)
     place, packed, bias = attention.name, reshape.output[0], attention.input[3]
     heads = [f"{place}/{part}/heads" for part in PROJECTIONS]
     parts = [f"{place}/{part}" for part in PROJECTIONS]
@@ -80,7 +80,7 @@ def _padded(
     return [*nodes, attention]
 
 
-def _by_head(
+def _reshape(
     model: onnx.ModelProto, attention: onnx.NodeProto, name: str
 ) -> tuple[onnx.NodeProto, list[int]]:
     """Find the node that splits queries, keys and values by head, and the shape that it gives."""
