@@ -1,0 +1,19 @@
+//! Batching: which texts go into the next run of the engine.
+//!
+//! Pure and synchronous. It knows lanes, lengths, arrivals, deadlines and costs; it does not know NATS, jobs, the
+//! engine, or what time it is. What it batches is any `T`.
+
+mod cost;
+mod cost_table;
+mod idle_runners;
+mod lane_queue;
+mod planner;
+mod policy;
+mod queue;
+mod recent;
+mod shapes;
+
+pub use cost_table::{CostTable, Measured};
+pub use planner::{Action, Batch, Entry, Planner, Reason, Step};
+pub use queue::{BatchQueue, Depth, Refused, Run, Unit};
+pub use shapes::{Form, Padding, Shape};

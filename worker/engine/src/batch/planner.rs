@@ -1,0 +1,345 @@
+//! The planner: what to run next.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use embed_schemas::Lane;
+
+use super::{
+    cost_table::{CostTable, Measured},
+    lane_queue::LaneQueue,
+    policy::{Policy, Situation},
+    recent::Recent,
+    shapes::{Form, Shape},
+};
+use crate::settings::BatchConfig;
+
+/// A text that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<T> {
+    /// Where it came from.
+    pub lane: Lane,
+    /// Its tokens.
+    pub length: usize,
+    /// When it began to wait.
+    pub arrival: Instant,
+    /// After this moment nobody needs it.
+    pub deadline: Option<Instant>,
+    /// Whether nothing else may run at the same time.
+    pub alone: bool,
+    /// Whatever the caller wants back.
+    pub payload: T,
+}
+
+/// Texts to run together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Batch<T> {
+    /// The texts, longest last.
+    pub entries: Vec<Entry<T>>,
+    /// Tokens of the longest text: the width of the padded batch.
+    pub width: usize,
+    /// How to lay it out.
+    pub form: Form,
+    /// Why it starts now.
+    pub reason: Reason,
+}
+
+/// Why a batch starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// An online call is there.
+    Online,
+    /// There are as many texts as a batch may have.
+    Full,
+    /// Its oldest text has waited long enough.
+    Waited,
+    /// Its oldest text has waited longer than its lane allows.
+    Aged,
+    /// It is to run alone.
+    Alone,
+    /// The queue is being emptied.
+    Draining,
+}
+
+impl Reason {
+    /// The value of the metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Full => "full",
+            Self::Waited => "waited",
+            Self::Aged => "aged",
+            Self::Alone => "alone",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What a free engine is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action<T> {
+    /// Run this.
+    Run(Batch<T>),
+    /// Ask again at this moment, or when something arrives.
+    WaitUntil(Instant),
+    /// Ask again when something arrives.
+    Idle,
+}
+
+/// The planner's answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step<T> {
+    /// Texts whose deadline has passed: they are out of the queue and were not run.
+    pub expired: Vec<Entry<T>>,
+    /// What to do.
+    pub action: Action<T>,
+}
+
+/// Decides what goes into the next batch. The same pushes, observations and clock give the same batches.
+#[derive(Debug)]
+pub struct Planner<T> {
+    config: BatchConfig,
+    policy: Policy,
+    costs: CostTable,
+    lanes: [LaneQueue<T>; 3],
+    /// From arrival to vector, by lane.
+    latency: [Recent; 3],
+    /// Whether the last batch was an aged one. The next then goes by priority, so that a backlog of old work in one
+    /// lane takes at most every other batch from the others.
+    served_aged: bool,
+    draining: bool,
+    memory: MemoryBound,
+}
+
+/// What a batch may have after one for which there was too little memory. What took the memory may have been somebody else's, so the
+/// bound grows again while runs succeed.
+#[derive(Debug)]
+struct MemoryBound {
+    /// Most tokens of a batch in memory.
+    tokens: usize,
+    /// The least for which there was too little.
+    failed: usize,
+    /// When it was last changed.
+    changed: Option<Instant>,
+    /// After so long it grows.
+    patience: Duration,
+}
+
+/// A bound grows by a quarter after the first of these, and twice as late after each time that there was too little memory again.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
+impl MemoryBound {
+    const NONE: Self = Self { tokens: usize::MAX, failed: usize::MAX, changed: None, patience: FIRST_PATIENCE };
+
+    /// There was too little for a run with so many tokens.
+    fn shrink(&mut self, now: Instant, tokens: usize) {
+        if self.changed.is_some() {
+            self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
+        }
+        self.failed = if self.failed == usize::MAX { tokens } else { self.failed.max(tokens) };
+        self.tokens = self.tokens.min((tokens / 2).max(1));
+        self.changed = Some(now);
+    }
+
+    /// A run succeeded. Returns the bound if it is another one now.
+    fn grow(&mut self, now: Instant) -> Option<usize> {
+        if now.saturating_duration_since(self.changed?) < self.patience {
+            return None;
+        }
+        self.tokens = self.tokens.saturating_add((self.tokens / 4).max(1));
+        self.changed = Some(now);
+        if self.tokens > self.failed {
+            // There was memory for as much as there once was not.
+            *self = Self::NONE;
+        }
+        Some(self.tokens)
+    }
+}
+
+impl<T> Planner<T> {
+    /// An empty planner.
+    #[must_use]
+    pub fn new(config: &BatchConfig, costs: CostTable) -> Self {
+        Self {
+            config: config.clone(),
+            policy: Policy::new(config),
+            costs,
+            lanes: [LaneQueue::new(), LaneQueue::new(), LaneQueue::new()],
+            latency: [Recent::new(), Recent::new(), Recent::new()],
+            served_aged: false,
+            draining: false,
+            memory: MemoryBound::NONE,
+        }
+    }
+
+    /// Takes a text in.
+    pub fn push(&mut self, entry: Entry<T>) {
+        self.lanes[entry.lane.index()].push(entry);
+    }
+
+    /// Notes that a run which ended at `now` took so long, with texts that had arrived at these moments.
+    /// Returns the most tokens of a batch if that has grown again.
+    pub fn ran(&mut self, now: Instant, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) -> Option<usize> {
+        self.costs.record(run);
+        for (lane, arrival) in texts {
+            self.latency[lane.index()].record(now, now.saturating_duration_since(arrival));
+        }
+        self.memory.grow(now)
+    }
+
+    /// Notes that there was too little memory for a run: for now, none is more than half as large. Returns the tokens,
+    /// padding included, that are the most.
+    pub fn too_large(&mut self, now: Instant, run: &Shape) -> usize {
+        self.memory.shrink(now, self.costs.tokens_in_memory(run.rows, run.width));
+        self.memory.tokens
+    }
+
+    /// A batch of the first of these texts, which nothing else runs beside, and those whose deadline has passed.
+    pub fn alone(&mut self, waiting: &mut VecDeque<Entry<T>>, now: Instant) -> (Vec<Entry<T>>, Option<Batch<T>>) {
+        let most_tokens = self.config.max_tokens.min(self.memory.tokens);
+        let (mut expired, mut entries, mut width) = (Vec::new(), Vec::new(), 0);
+        while let Some(entry) = waiting.pop_front() {
+            if entry.deadline.is_some_and(|deadline| now >= deadline) {
+                expired.push(entry);
+                continue;
+            }
+            let wider = width.max(entry.length);
+            if !entries.is_empty()
+                && (entries.len() >= self.config.max_texts || (entries.len() + 1) * wider > most_tokens)
+            {
+                waiting.push_front(entry);
+                break;
+            }
+            width = wider;
+            entries.push(entry);
+        }
+        let batch = (!entries.is_empty()).then(|| self.batch(entries, Reason::Alone));
+        (expired, batch)
+    }
+
+    fn batch(&self, mut entries: Vec<Entry<T>>, reason: Reason) -> Batch<T> {
+        entries.sort_by_key(|entry| entry.length);
+        let shape = Shape::of(entries.iter().map(|entry| entry.length));
+        let form = self.costs.cheapest(&shape).0;
+        Batch { entries, width: shape.width, form, reason }
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> Vec<Entry<T>> {
+        self.lanes.iter_mut().flat_map(LaneQueue::take_all).collect()
+    }
+
+    /// From now on nothing waits for company.
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Texts that wait in this lane.
+    #[must_use]
+    pub fn len(&self, lane: Lane) -> usize {
+        self.lanes[lane.index()].len()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.len() == 0)
+    }
+
+    /// Since when the oldest text of this lane waits.
+    pub fn oldest_arrival(&mut self, lane: Lane) -> Option<Instant> {
+        self.lanes[lane.index()].oldest_arrival()
+    }
+
+    /// What a free engine is to do at `now`. `others` is the number of other devices, or cores, that are free: what waits
+    /// is shared with them.
+    pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {
+        let mut expired = Vec::new();
+        loop {
+            let (lane, reason) = match self.choose_lane(now) {
+                Ok(chosen) => chosen,
+                Err(action) => return Step { expired, action },
+            };
+            let entries = self.gather(lane, now, others, &mut expired);
+            // All that was gathered may have expired: then choose again.
+            if !entries.is_empty() {
+                self.served_aged = reason == Reason::Aged;
+                return Step { expired, action: Action::Run(self.batch(entries, reason)) };
+            }
+        }
+    }
+
+    /// The lane to serve now, or what to do if there is none.
+    fn choose_lane(&mut self, now: Instant) -> Result<(Lane, Reason), Action<T>> {
+        let max_age = [None, Some(self.config.job_max_age), Some(self.config.bulk_max_age)];
+        if !self.served_aged {
+            // The lowest lanes first: they are the ones that starve.
+            for lane in Lane::ALL.into_iter().rev() {
+                if let (Some(arrival), Some(age)) = (self.oldest_arrival(lane), max_age[lane.index()])
+                    && now >= arrival + age
+                {
+                    return Ok((lane, Reason::Aged));
+                }
+            }
+        }
+        let mut ask_again = None;
+        for lane in Lane::ALL {
+            let Some(arrival) = self.oldest_arrival(lane) else { continue };
+            if lane == Lane::Rpc && self.policy.online_at_once() {
+                return Ok((lane, Reason::Online));
+            }
+            let situation = self.situation(lane, now);
+            if situation.lane_depth >= self.policy.bounds(&situation).texts {
+                return Ok((lane, Reason::Full));
+            }
+            if self.draining {
+                return Ok((lane, Reason::Draining));
+            }
+            let until = arrival + self.policy.wait(&situation);
+            if now >= until {
+                return Ok((lane, Reason::Waited));
+            }
+            ask_again = Some(ask_again.map_or(until, |other: Instant| other.min(until)));
+        }
+        Err(ask_again.map_or(Action::Idle, Action::WaitUntil))
+    }
+
+    fn situation(&self, lane: Lane, now: Instant) -> Situation {
+        let last_call = self.lanes[Lane::Rpc.index()].last_arrival();
+        let p95 = |lane: Lane| self.latency[lane.index()].p95(now);
+        Situation {
+            lane,
+            depth: self.lanes.iter().map(LaneQueue::len).sum(),
+            lane_depth: self.len(lane),
+            online: last_call.is_some_and(|last| now.saturating_duration_since(last) < self.config.online_memory),
+            arrivals_per_second: self.lanes[lane.index()].arrivals_per_second(now),
+            p95: p95(Lane::Rpc).or_else(|| p95(Lane::Job)),
+        }
+    }
+
+    /// Takes the texts of the next batch out of the lane. Expired ones are set aside.
+    fn gather(&mut self, lane: Lane, now: Instant, others: usize, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
+        let mut bounds = self.policy.bounds(&self.situation(lane, now));
+        bounds.tokens = bounds.tokens.min(self.memory.tokens);
+        let queue = &mut self.lanes[lane.index()];
+        // Two halves side by side are done sooner than one whole.
+        bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));
+        let keys = if bounds.by_arrival { queue.first(bounds.texts) } else { queue.best_run(&bounds, &self.costs) };
+        let mut batch = Vec::with_capacity(keys.len());
+        for entry in keys.into_iter().filter_map(|key| queue.take(key)) {
+            if entry.deadline.is_some_and(|deadline| now >= deadline) {
+                expired.push(entry);
+            } else {
+                batch.push(entry);
+            }
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests;

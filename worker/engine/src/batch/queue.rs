@@ -1,0 +1,420 @@
+//! The planner behind a lock, for threads: tokenizers push, engine runners take. The only place that asks the clock.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use embed_schemas::Lane;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{Action, Batch, CostTable, Entry, Measured, Planner, Shape, idle_runners::IdleRunners};
+use crate::settings::BatchConfig;
+
+/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Unit(pub usize);
+
+/// A queue of texts that hands out batches.
+#[derive(Debug)]
+pub struct BatchQueue<T> {
+    state: Mutex<State<T>>,
+    /// One for each unit, so that a free one is woken before one that already has work.
+    changed: Vec<Condvar>,
+    runners: usize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    planner: Planner<T>,
+    idle: IdleRunners,
+    closed: bool,
+    /// Texts that nothing else may run beside, the oldest first.
+    alone: VecDeque<Entry<T>>,
+    /// Runs of other texts under way, and runs of those in `alone`.
+    running: Running,
+    /// Whether the last run was one of `alone`: online calls that wait come next.
+    served_alone: bool,
+    /// Runners whose engine fails whatever it is given.
+    broken: usize,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    together: usize,
+    alone: usize,
+}
+
+/// Why nothing is taken in.
+#[derive(Debug, Clone)]
+struct Refusal {
+    reason: String,
+    /// Whether that will not change.
+    for_good: bool,
+}
+
+/// Texts that a queue did not take, or gives back, and why.
+#[derive(Debug)]
+pub struct Refused<T> {
+    /// Why, for a person.
+    pub reason: String,
+    /// The texts.
+    pub entries: Vec<Entry<T>>,
+}
+
+/// A run under way, until it is dropped: it decides what may begin beside it.
+#[derive(Debug)]
+pub struct Run<'a, T> {
+    queue: &'a BatchQueue<T>,
+    alone: bool,
+}
+
+/// How much waits in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Texts.
+    pub texts: usize,
+    /// How long the oldest has waited.
+    pub oldest: Duration,
+}
+
+impl<T> BatchQueue<T> {
+    /// An empty queue for runners of these units, each of which has to be named once for every runner.
+    #[must_use]
+    pub fn new(config: &BatchConfig, costs: CostTable, runners: &[Unit]) -> Self {
+        let idle = IdleRunners::new(runners);
+        let changed = (0..idle.units()).map(|_| Condvar::new()).collect();
+        let state = State {
+            planner: Planner::new(config, costs),
+            idle,
+            closed: false,
+            alone: VecDeque::new(),
+            running: Running::default(),
+            served_alone: false,
+            broken: 0,
+            refusal: None,
+        };
+        Self { state: Mutex::new(state), changed, runners: runners.len() }
+    }
+
+    /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
+    ///
+    /// # Errors
+    /// If the engines fail whatever they are given, or are gone: the texts come back.
+    pub fn push(&self, entries: impl IntoIterator<Item = Entry<T>>) -> Result<(), Refused<T>> {
+        let mut state = self.state.lock();
+        if let Some(Refusal { reason, .. }) = &state.refusal {
+            return Err(Refused { reason: reason.clone(), entries: entries.into_iter().collect() });
+        }
+        for entry in entries {
+            if entry.alone { state.alone.push_back(entry) } else { state.planner.push(entry) }
+        }
+        self.wake(&mut state);
+        Ok(())
+    }
+
+    fn wake(&self, state: &mut State<T>) {
+        if let Some(Unit(unit)) = state.idle.call() {
+            self.changed[unit].notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        for changed in &self.changed {
+            changed.notify_all();
+        }
+    }
+
+    /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty, or its engines
+    /// are gone.
+    ///
+    /// `on_expired` gets the texts that were dropped because their deadline had passed; it runs outside the lock.
+    pub fn next(&self, unit: Unit, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.refusal.as_ref().is_some_and(|refusal| refusal.for_good) {
+                return None;
+            }
+            let now = Instant::now();
+            let (expired, action) = state.step(unit, now);
+            if !expired.is_empty() {
+                drop(state);
+                on_expired(expired);
+                if let Action::Run(batch) = action {
+                    return Some(self.begun(batch));
+                }
+                // Something may have arrived while the lock was free: ask again.
+                state = self.state.lock();
+                continue;
+            }
+            let until = match action {
+                Action::Run(batch) => {
+                    if !state.is_empty() {
+                        // What is left is for another runner.
+                        self.wake(&mut state);
+                    }
+                    return Some(self.begun(batch));
+                }
+                Action::Idle if state.closed && state.is_empty() => return None,
+                Action::Idle => None,
+                Action::WaitUntil(when) => Some(when),
+            };
+            self.wait(&mut state, unit, until);
+        }
+    }
+
+    const fn begun(&self, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
+        let alone = matches!(batch.reason, super::Reason::Alone);
+        (batch, Run { queue: self, alone })
+    }
+
+    fn wait(&self, state: &mut MutexGuard<'_, State<T>>, unit: Unit, until: Option<Instant>) {
+        state.idle.sit(unit);
+        let changed = &self.changed[unit.0];
+        match until {
+            None => changed.wait(state),
+            Some(until) => drop(changed.wait_until(state, until)),
+        }
+        state.idle.rise(unit);
+    }
+
+    /// Notes what a run took, with the lanes and arrivals of its texts. Returns the most tokens of a batch, padding included, if that
+    /// has grown again after [`BatchQueue::too_large`].
+    pub fn ran(&self, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) -> Option<usize> {
+        self.state.lock().planner.ran(Instant::now(), run, texts)
+    }
+
+    /// Notes that a device had too little memory for a run. Returns the tokens, padding included, that are the most now.
+    pub fn too_large(&self, run: &Shape) -> usize {
+        self.state.lock().planner.too_large(Instant::now(), run)
+    }
+
+    /// Stops handing out batches, for good: no engine will run any more. Returns all that waits; what comes later is refused.
+    #[must_use]
+    pub fn halt(&self, reason: &str) -> Vec<Entry<T>> {
+        let mut state = self.state.lock();
+        state.refusal = Some(Refusal { reason: reason.to_owned(), for_good: true });
+        let waiting = state.take_all();
+        drop(state);
+        self.wake_all();
+        waiting
+    }
+
+    /// Notes that a runner's engine fails whatever it is given. When that is so for all, nothing is taken in until
+    /// [`BatchQueue::mended`], and what waits comes back.
+    #[must_use]
+    pub fn broken(&self, reason: &str) -> Vec<Entry<T>> {
+        let mut state = self.state.lock();
+        state.broken += 1;
+        if state.broken < self.runners || state.refusal.is_some() {
+            return Vec::new();
+        }
+        state.refusal = Some(Refusal { reason: reason.to_owned(), for_good: false });
+        state.take_all()
+    }
+
+    /// Notes that a runner's engine runs again.
+    pub fn mended(&self) {
+        let mut state = self.state.lock();
+        state.broken -= 1;
+        state.refusal.take_if(|refusal| !refusal.for_good);
+    }
+
+    /// Why nothing is taken in, if that is so.
+    #[must_use]
+    pub fn refuses(&self) -> Option<String> {
+        self.state.lock().refusal.as_ref().map(|refusal| refusal.reason.clone())
+    }
+
+    /// Waits for so long, or until the queue ends: then it is `true`.
+    pub fn ends_within(&self, unit: Unit, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        loop {
+            if state.closed || state.refusal.as_ref().is_some_and(|refusal| refusal.for_good) {
+                return true;
+            }
+            if self.changed[unit.0].wait_until(&mut state, until).timed_out() {
+                return false;
+            }
+        }
+    }
+
+    /// From now on nothing waits for company.
+    pub fn drain(&self) {
+        self.state.lock().planner.drain();
+        self.wake_all();
+    }
+
+    /// Lets [`BatchQueue::next`] end when nothing is left.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.planner.drain();
+        state.closed = true;
+        drop(state);
+        self.wake_all();
+    }
+
+    /// How much waits in a lane.
+    pub fn depth(&self, lane: Lane) -> Depth {
+        let mut state = self.state.lock();
+        let alone = || state.alone.iter().filter(|entry| entry.lane == lane);
+        let (texts, first) = (alone().count(), alone().map(|entry| entry.arrival).min());
+        let oldest = state.planner.oldest_arrival(lane).into_iter().chain(first).min();
+        Depth {
+            texts: state.planner.len(lane) + texts,
+            oldest: oldest.map(|arrival| arrival.elapsed()).unwrap_or_default(),
+        }
+    }
+}
+
+impl<T> State<T> {
+    fn is_empty(&self) -> bool {
+        self.planner.is_empty() && self.alone.is_empty()
+    }
+
+    fn take_all(&mut self) -> Vec<Entry<T>> {
+        let mut all = self.planner.take_all();
+        all.extend(self.alone.drain(..));
+        all
+    }
+
+    /// What a runner of this unit is to do now.
+    fn step(&mut self, unit: Unit, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
+        // Calls that wait go between two runs of what runs alone: it may be a large job.
+        let calls_first = self.served_alone && self.planner.len(Lane::Rpc) > 0;
+        if !self.alone.is_empty() && !calls_first {
+            if self.running.together > 0 {
+                return (Vec::new(), Action::Idle);
+            }
+            let (expired, batch) = self.planner.alone(&mut self.alone, now);
+            let Some(batch) = batch else { return (expired, Action::Idle) };
+            self.running.alone += 1;
+            self.served_alone = true;
+            return (expired, Action::Run(batch));
+        }
+        if self.running.alone > 0 {
+            return (Vec::new(), Action::Idle);
+        }
+        let others = self.idle.free_beside(unit);
+        let step = self.planner.next(now, others);
+        if matches!(step.action, Action::Run(_)) {
+            self.running.together += 1;
+            self.served_alone = false;
+        }
+        (step.expired, step.action)
+    }
+}
+
+impl<T> Drop for Run<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        let running = &mut state.running;
+        let count = if self.alone { &mut running.alone } else { &mut running.together };
+        *count -= 1;
+        // Whoever waited for the engines to be free, or for this text to be out of them.
+        let waited_for = *count == 0 && (self.alone || !state.alone.is_empty());
+        drop(state);
+        if waited_for {
+            self.queue.wake_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
+    /// would never end.
+    #[test]
+    fn no_text_waits_while_runners_of_several_devices_sleep() {
+        const ROUNDS: usize = 500;
+        let units = [0, 0, 1, 1, 2, 2].map(Unit);
+        let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
+        thread::scope(|scope| {
+            let runners = units.map(|unit| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    while let Some((batch, _run)) = queue.next(unit, |_| ()) {
+                        batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
+                    }
+                })
+            });
+            let callers = [Lane::Rpc, Lane::Job, Lane::Bulk].map(|lane| {
+                let queue = &queue;
+                scope.spawn(move || {
+                    let (done, taken) = mpsc::channel();
+                    for round in 0..ROUNDS {
+                        let texts = 1 + round % 4;
+                        for text in 0..texts {
+                            let (length, arrival) = (1 + (round + text) % 9, Instant::now());
+                            let entry = Entry {
+                                lane,
+                                length,
+                                arrival,
+                                deadline: None,
+                                alone: text == 3,
+                                payload: done.clone(),
+                            };
+                            queue.push([entry]).unwrap();
+                        }
+                        taken.iter().take(texts).for_each(drop);
+                    }
+                })
+            });
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            queue.close();
+            runners.into_iter().for_each(|runner| runner.join().unwrap());
+        });
+    }
+
+    fn entry(lane: Lane, alone: bool, payload: u32) -> Entry<u32> {
+        Entry { lane, length: 4, arrival: Instant::now(), deadline: None, alone, payload }
+    }
+
+    #[test]
+    fn what_runs_alone_has_the_engines_to_itself() {
+        let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+        queue.drain();
+        queue.push([entry(Lane::Job, false, 1)]).unwrap();
+        let (first, run) = queue.next(Unit(0), |_| ()).unwrap();
+        assert_eq!(first.entries[0].payload, 1);
+        queue.push([entry(Lane::Job, true, 2), entry(Lane::Job, false, 3), entry(Lane::Rpc, false, 4)]).unwrap();
+        assert!(
+            matches!(queue.state.lock().step(Unit(1), Instant::now()).1, Action::Idle),
+            "another text is in an engine"
+        );
+        drop(run);
+        let (second, run) = queue.next(Unit(1), |_| ()).unwrap();
+        assert_eq!((second.entries.len(), second.entries[0].payload), (1, 2));
+        assert!(matches!(queue.state.lock().step(Unit(0), Instant::now()).1, Action::Idle), "nothing runs beside it");
+        queue.push([entry(Lane::Job, true, 5)]).unwrap();
+        drop(run);
+        let (third, run) = queue.next(Unit(0), |_| ()).unwrap();
+        assert_eq!(third.entries[0].payload, 4, "a call does not wait for two of them");
+        drop(run);
+        let order: Vec<u32> = (0..2).map(|_| queue.next(Unit(0), |_| ()).unwrap().0.entries[0].payload).collect();
+        assert_eq!(order, [5, 3]);
+    }
+
+    #[test]
+    fn nothing_is_taken_in_while_all_engines_are_broken() {
+        let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+        queue.push([entry(Lane::Job, false, 1)]).unwrap();
+        assert!(queue.broken("one").is_empty(), "the other still runs");
+        assert_eq!(queue.broken("both").len(), 1);
+        let refused = queue.push([entry(Lane::Job, true, 2)]).unwrap_err();
+        assert_eq!((refused.reason.as_str(), refused.entries.len()), ("both", 1));
+        queue.mended();
+        assert_eq!(queue.refuses(), None);
+        queue.push([entry(Lane::Job, false, 3)]).unwrap();
+        assert_eq!(queue.halt("gone").len(), 1);
+        queue.mended();
+        assert_eq!(queue.refuses().as_deref(), Some("gone"), "that is for good");
+        assert!(queue.next(Unit(0), |_| ()).is_none());
+    }
+}

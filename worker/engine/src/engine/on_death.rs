@@ -1,0 +1,46 @@
+//! Threads that die are reported: nobody is to wait for what they would have done.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// Hears why a thread cannot go on. Clones are the same.
+#[derive(Clone)]
+pub struct OnDeath(Arc<dyn Fn(String) + Send + Sync>);
+
+impl OnDeath {
+    /// Calls this.
+    pub fn new(report: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(report))
+    }
+
+    /// Something cannot go on.
+    pub fn report(&self, reason: String) {
+        (self.0)(reason);
+    }
+}
+
+impl std::fmt::Debug for OnDeath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDeath")
+    }
+}
+
+/// Runs the body of a thread. A panic is reported with the name of what died; then it is `None`.
+pub fn guarded<R>(on_death: &OnDeath, what: &str, body: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => Some(result),
+        Err(panic) => {
+            on_death.report(format!("{what} panicked: {}", panic_message(&*panic)));
+            None
+        }
+    }
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("without a message").to_owned()
+}

@@ -1,0 +1,105 @@
+//! Loads versions, on a thread of their own, and lets those that have files in common share them.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Activities, Backend};
+use crate::{
+    engine::{EngineError, give_back_memory, give_way},
+    model::{LoadError, LoadedModel, ProviderGraph, ResolvedModel, Skipped, Source, engine_cache},
+};
+
+/// By how much the priority of loading is lowered while others are served: they must hardly notice it.
+const NICE: u8 = 19;
+
+/// Loads versions.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    source: Source,
+    backend: Arc<dyn Backend>,
+    activities: Activities,
+}
+
+impl Loader {
+    /// A loader of versions from there. What it does is told to `activities`.
+    pub const fn new(source: Source, backend: Arc<dyn Backend>, activities: Activities) -> Self {
+        Self { source, backend, activities }
+    }
+
+    /// Where versions come from.
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// From the registry to engines that are verified and warm, on the first provider of the chain that can run it. `aside`:
+    /// at the lowest priority, since others are being served meanwhile.
+    ///
+    /// # Errors
+    /// If the registry fails, or no provider can run it.
+    pub async fn load(&self, model: &ResolvedModel, aside: bool) -> Result<LoadedModel, LoadError> {
+        let mut skipped = model.skipped.clone();
+        for (i, target) in model.chain.iter().enumerate() {
+            let error = match self.load_on(model, target, aside).await {
+                Ok(mut loaded) => {
+                    loaded.report.skipped = skipped;
+                    return Ok(loaded);
+                }
+                // What is wrong with the registry is not the provider's fault.
+                Err(error @ LoadError::Registry(_)) => return Err(error),
+                Err(error) if i == 0 && model.chain.len() == 1 && skipped.is_empty() => return Err(error),
+                Err(error) => error,
+            };
+            let reason = match error {
+                LoadError::Engine(EngineError::Provider { reason, .. }) => reason,
+                error => error.to_string(),
+            };
+            tracing::warn!(model = %model.model, variant = %model.variant, provider = %target.provider, reason, "a provider cannot run it");
+            skipped.push(Skipped { provider: target.provider, reason });
+        }
+        Err(LoadError::Chain(skipped.into_iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect()))
+    }
+
+    async fn load_on(
+        &self,
+        model: &ResolvedModel,
+        target: &ProviderGraph,
+        aside: bool,
+    ) -> Result<LoadedModel, LoadError> {
+        let provider = target.provider;
+        let activity = self.activities.begin(format!("{} {}: loading for {provider}", model.model, model.variant));
+        // Before its graph is fetched in vain.
+        let backend = Arc::clone(&self.backend);
+        on_a_thread(aside, move || backend.probe(provider)).await?;
+        let files = self.source.files(model, target).await?;
+        let caches = self.backend.engine_caches(model, target);
+        engine_cache::fetch(&self.source, model, target, &caches, &activity).await;
+        let (backend, one, its) = (Arc::clone(&self.backend), model.clone(), target.clone());
+        let (loaded, activity) = on_a_thread(aside, move || {
+            let result = backend.prepare(&files, &one, &its, &activity);
+            drop(files);
+            give_back_memory();
+            Ok((result?, activity))
+        })
+        .await?;
+        engine_cache::share(&self.source, model, target, &caches, &activity).await;
+        Ok(loaded)
+    }
+}
+
+/// Not on the runtime's threads: those take in and answer calls.
+async fn on_a_thread<T: Send + 'static>(
+    aside: bool,
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let (done, result) = oneshot::channel();
+    let body = move || {
+        if aside {
+            give_way(NICE);
+        }
+        // Whoever asked may be gone, because the worker stops.
+        let _ = done.send(work());
+    };
+    std::thread::Builder::new().name("load".to_owned()).spawn(body).map_err(LoadError::Thread)?;
+    result.await.unwrap_or(Err(LoadError::Died))
+}

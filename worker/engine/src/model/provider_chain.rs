@@ -1,0 +1,164 @@
+//! Which graph of a version each provider of a chain runs. Pure.
+
+use embed_schemas::{Artefact, Precision, model::GraphForm};
+
+use crate::settings::Provider;
+
+/// A provider, and what it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProviderGraph {
+    /// The provider.
+    pub provider: Provider,
+    /// The graph.
+    pub graph: Artefact,
+    /// The same without padding, to be chosen run by run.
+    pub packed: Option<Artefact>,
+}
+
+/// A provider of a chain that does not run the variant, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The provider.
+    pub provider: Provider,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// The operators that a provider takes.
+#[must_use]
+pub const fn form(provider: Provider) -> GraphForm {
+    match provider {
+        Provider::Tensorrt | Provider::TensorrtRtx => GraphForm::Plain,
+        Provider::Cuda | Provider::Cpu => GraphForm::Contrib,
+    }
+}
+
+/// What a provider runs instead of a precision that another one was to run, the best first: all precisions of a version
+/// have the same embedding space.
+const fn instead(provider: Provider, wanted: Precision) -> [Precision; 4] {
+    use Precision::{Fp8, Fp16, Fp32, Int8};
+    match (provider, wanted) {
+        // What is left of FP8 and INT8 on the CUDA provider is no faster than FP16.
+        (Provider::Cuda, Fp32) => [Fp32, Fp16, Int8, Fp8],
+        (Provider::Cuda, _) => [Fp16, Fp32, Int8, Fp8],
+        // The CPU computes FP16 slower than FP32.
+        (Provider::Cpu, Int8 | Fp8) => [Int8, Fp32, Fp16, Fp8],
+        (Provider::Cpu, _) => [Fp32, Int8, Fp16, Fp8],
+        (_, Fp32) => [Fp32, Fp16, Fp8, Int8],
+        (_, Fp16) => [Fp16, Fp32, Fp8, Int8],
+        (_, Fp8) => [Fp8, Fp16, Int8, Fp32],
+        (_, Int8) => [Int8, Fp16, Fp8, Fp32],
+    }
+}
+
+/// The chain of a variant: what each provider runs, and which have nothing to run. The first provider runs the precision
+/// that is wanted, or the version's first, or the first that it has; those behind it the nearest one that suits them.
+pub(super) fn chain(
+    providers: &[Provider],
+    wanted: Option<Precision>,
+    artefacts: &[Artefact],
+    packed: bool,
+) -> (Vec<ProviderGraph>, Vec<Skipped>) {
+    let (mut links, mut skipped) = (Vec::<ProviderGraph>::new(), Vec::new());
+    let mut wanted = wanted;
+    for (i, provider) in providers.iter().enumerate() {
+        let of_form = || artefacts.iter().filter(|one| one.form == form(*provider));
+        let graph = match wanted {
+            None => {
+                let first = artefacts.first().map(|one| one.precision);
+                of_form().find(|one| Some(one.precision) == first).or_else(|| of_form().next())
+            }
+            Some(precision) if i == 0 => of_form().find(|one| one.precision == precision),
+            Some(precision) => {
+                let exact = instead(*provider, precision).into_iter();
+                exact.filter_map(|precision| of_form().find(|one| one.precision == precision)).next()
+            }
+        };
+        let Some(graph) = graph else {
+            let known: Vec<&str> = of_form().map(|one| one.precision.as_str()).collect();
+            let precision = wanted.map_or_else(String::new, |wanted| format!(" {wanted}"));
+            let has = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let reason = format!("the version has no{precision} graph for it ({} form: {has})", name(form(*provider)));
+            skipped.push(Skipped { provider: *provider, reason });
+            continue;
+        };
+        wanted = wanted.or(Some(graph.precision));
+        let without_padding = |one: &&Artefact| one.form == GraphForm::Packed && one.precision == graph.precision;
+        let packed = artefacts.iter().find(without_padding).filter(|_| packed && *provider == Provider::Cuda);
+        links.push(ProviderGraph { provider: *provider, graph: graph.clone(), packed: packed.cloned() });
+    }
+    (links, skipped)
+}
+
+const fn name(form: GraphForm) -> &'static str {
+    match form {
+        GraphForm::Contrib => "contrib",
+        GraphForm::Plain => "plain",
+        GraphForm::Packed => "packed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_schemas::model::FileRef;
+
+    use super::*;
+    use GraphForm::{Contrib, Packed, Plain};
+    use Precision::{Fp8, Fp16, Fp32, Int8};
+    use Provider::{Cpu, Cuda, Tensorrt};
+
+    fn artefacts(all: &[(Precision, GraphForm)]) -> Vec<Artefact> {
+        let one = |(precision, form): &(Precision, GraphForm)| Artefact {
+            precision: *precision,
+            form: *form,
+            file: FileRef { file: format!("{precision}-{}.onnx", name(*form)), bytes: 1, sha256: String::new() },
+            quantization: None,
+            performance: None,
+            validation: None,
+        };
+        all.iter().map(one).collect()
+    }
+
+    fn all() -> Vec<Artefact> {
+        artefacts(&[(Fp32, Contrib), (Fp16, Contrib), (Int8, Contrib), (Fp16, Plain), (Fp8, Plain), (Fp16, Packed)])
+    }
+
+    fn files(providers: &[Provider], wanted: Option<Precision>) -> Vec<String> {
+        let (links, skipped) = chain(providers, wanted, &all(), true);
+        assert!(skipped.is_empty(), "{skipped:?}");
+        links.into_iter().map(|link| link.graph.file.file).collect()
+    }
+
+    #[test]
+    fn each_provider_gets_the_form_it_takes() {
+        let chain = [Tensorrt, Cuda, Cpu];
+        assert_eq!(files(&chain, Some(Fp8)), ["fp8-plain.onnx", "fp16-contrib.onnx", "int8-contrib.onnx"]);
+        assert_eq!(files(&chain, Some(Fp16)), ["fp16-plain.onnx", "fp16-contrib.onnx", "fp32-contrib.onnx"]);
+        assert_eq!(files(&[Cuda, Cpu], Some(Fp32)), ["fp32-contrib.onnx", "fp32-contrib.onnx"]);
+    }
+
+    #[test]
+    fn without_a_precision_the_first_of_the_form_counts() {
+        assert_eq!(files(&[Cpu], None), ["fp32-contrib.onnx"]);
+        assert_eq!(files(&[Tensorrt, Cpu], None), ["fp16-plain.onnx", "fp32-contrib.onnx"]);
+    }
+
+    #[test]
+    fn the_first_provider_runs_what_is_wanted_or_nothing() {
+        let (links, skipped) = chain(&[Tensorrt, Cuda], Some(Int8), &all(), true);
+        assert_eq!(links.len(), 1);
+        assert_eq!((links[0].provider, links[0].graph.precision), (Cuda, Fp16));
+        assert!(skipped[0].reason.contains("no int8 graph for it (plain form: fp16, fp8)"), "{}", skipped[0].reason);
+    }
+
+    #[test]
+    fn packed_graphs_are_for_cuda_at_the_same_precision() {
+        let packed = |provider, precision, allowed| {
+            chain(&[provider], Some(precision), &all(), allowed).0[0].packed.clone().map(|one| one.file.file)
+        };
+        assert_eq!(packed(Cuda, Fp16, true).as_deref(), Some("fp16-packed.onnx"));
+        assert_eq!(packed(Cuda, Fp16, false), None);
+        assert_eq!(packed(Cuda, Fp32, true), None);
+        assert_eq!(packed(Cpu, Fp16, true), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! From what is to be loaded to a version's metadata, and the graph that each provider runs.
+
+use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
+
+use super::{ProviderGraph, RegistryError, Skipped, Source, provider_chain::chain};
+use crate::settings::{EngineConfig, ModelSpec};
+
+/// A version, and the graphs of it that can be run.
+#[derive(Debug, Clone)]
+pub struct ResolvedModel {
+    /// The model.
+    pub model: Slug,
+    /// The name of its variant.
+    pub variant: Slug,
+    /// The version's metadata.
+    pub metadata: ModelMetadata,
+    /// The providers to try, with the graph that each runs. There is at least one.
+    pub chain: Vec<ProviderGraph>,
+    /// Providers that the version has no graph for.
+    pub skipped: Vec<Skipped>,
+    /// What was asked for.
+    pub spec: ModelSpec,
+}
+
+/// What is asked for is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The registry failed, or lacks something.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A name has no slug.
+    #[error("variant: {0}")]
+    Name(#[from] SlugError),
+    /// The version has no such graph.
+    #[error("variant: {model} {version} has no {wanted} graph; it has {known}")]
+    Precision {
+        /// The model.
+        model: Slug,
+        /// The version.
+        version: String,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+}
+
+impl ResolvedModel {
+    /// The graph of the first provider of the chain.
+    #[must_use]
+    pub fn artefact(&self) -> &Artefact {
+        &self.chain[0].graph
+    }
+
+    /// What tells it apart from another version, or another graph of it: version and SHA-256 of the graph to be tried first.
+    #[must_use]
+    pub fn identity(&self) -> (String, String) {
+        (self.metadata.version.clone(), self.artefact().file.sha256.clone())
+    }
+}
+
+/// Resolves what is asked for against the registry.
+///
+/// # Errors
+/// If the model, the version or the precision is missing.
+pub async fn resolve(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Result<ResolvedModel, ResolveError> {
+    let model = Slug::from_name(&spec.model)?;
+    let metadata = source.metadata(&model, &spec.version).await?;
+    graphs(model, metadata, spec, engine)
+}
+
+/// Chooses the graphs of a version, by provider.
+///
+/// # Errors
+/// If there is none.
+pub fn graphs(
+    model: Slug,
+    metadata: ModelMetadata,
+    spec: &ModelSpec,
+    engine: &EngineConfig,
+) -> Result<ResolvedModel, ResolveError> {
+    let (chain, skipped) = chain(spec.chain(engine), spec.precision, &metadata.artefacts, engine.cuda.packed);
+    let Some(first) = chain.first() else {
+        return Err(ResolveError::Precision {
+            model: model.clone(),
+            version: metadata.version.clone(),
+            wanted: spec.precision.map(|p| p.to_string()).unwrap_or_default(),
+            known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
+        });
+    };
+    let variant = match &spec.variant {
+        Some(name) => Slug::from_name(name)?,
+        None => spec.precision.unwrap_or(first.graph.precision).variant(),
+    };
+    Ok(ResolvedModel { model, variant, metadata, chain, skipped, spec: spec.clone() })
+}
+
+/// The version that a model's pointer named before it was moved the last time. `None` if there is none, or it cannot be found out.
+pub async fn previous_of_current(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Option<ResolvedModel> {
+    let model = Slug::from_name(&spec.model).ok()?;
+    let pointer = source.registry().current(&model).await.ok()?;
+    let before = pointer.history.last()?.from.clone()?;
+    resolve(source, &ModelSpec { version: before, ..spec.clone() }, engine).await.ok()
+}

@@ -1,0 +1,213 @@
+//! Sessions of a version, and the engines that share them: on the CPU one for each core, on devices some for each.
+
+use bytes::Bytes;
+use embed_schemas::Artefact;
+use ort::environment::Environment;
+
+use super::{
+    Files, LoadContext, LoadError, ProviderGraph, ResolvedModel, engine_cache,
+    load::DeviceBounds,
+    shared::SessionKey,
+    warm_up::{self, Largest},
+};
+use crate::{
+    batch::{CostTable, Form, Measured, Padding, Unit},
+    engine::{
+        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place, cores,
+        cuda_graphs::{self, CudaGraphs},
+        driver,
+        providers::Options,
+        tensorrt,
+    },
+    settings::Provider,
+};
+
+/// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.
+const WORTH_A_LAUNCH: u32 = 3;
+
+/// Engines that have made their first runs.
+pub(super) struct Engines {
+    /// One for each runner.
+    pub(super) engines: Vec<Box<dyn Engine>>,
+    /// What runs cost.
+    pub(super) costs: CostTable,
+    /// The devices, by CUDA's numbers. Empty on the CPU.
+    pub(super) devices: Vec<u32>,
+    /// What bounds batches, if the engines have bounds of their own.
+    pub(super) bounds: Option<DeviceBounds>,
+    /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
+    pub(super) nodes_elsewhere: Option<usize>,
+}
+
+/// What sessions are made of.
+pub(super) struct Sessions<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) files: &'a Files,
+    pub(super) model: &'a ResolvedModel,
+    pub(super) target: &'a ProviderGraph,
+    pub(super) context: &'a LoadContext<'a>,
+}
+
+/// The graphs of one session: those with padding, and the one without.
+type Graphs = (ByWidth, Option<OnnxModel>);
+
+impl Sessions<'_> {
+    /// The engines of this target of the chain, wherever it leads.
+    pub(super) fn engines(&self) -> Result<Engines, LoadError> {
+        if self.target.provider.on_device() { self.on_devices() } else { self.on_cpu() }
+    }
+
+    fn load(
+        &self,
+        graph: &Bytes,
+        artefact: &Artefact,
+        device: u32,
+        number: (usize, usize),
+        options: &Options,
+    ) -> Result<OnnxModel, EngineError> {
+        let place = Place { provider: self.target.provider, device };
+        let LoadContext { config, shared, .. } = *self.context;
+        let load = || OnnxModel::load(self.environment, graph, &self.model.metadata, config, place, options);
+        shared.model(SessionKey { sha256: artefact.file.sha256.clone(), place, number }, load)
+    }
+
+    fn longest(&self) -> usize {
+        self.model.metadata.max_seq_length as usize
+    }
+
+    /// Side by side on the same weights, one for each core.
+    fn on_cpu(&self) -> Result<Engines, LoadError> {
+        let config = self.context.config;
+        let runners = match (self.model.spec.instances, config.runners) {
+            (0, 0) => cores(),
+            (0, n) | (n, _) => n,
+        };
+        let model = self.load(&self.files.graph, &self.target.graph, 0, (0, 0), &Options::new())?;
+        let alone = config.threads_per_runner == 1;
+        let measured = warm_up::on_cpu(&mut CpuEngine::new(model.clone(), 0), self.longest(), alone)?;
+        Ok(Engines {
+            nodes_elsewhere: model.nodes_elsewhere(),
+            engines: (0..runners).map(|core| Box::new(CpuEngine::new(model.clone(), core)) as _).collect(),
+            costs: CostTable::new(&measured, Padding::default()),
+            devices: Vec::new(),
+            bounds: None,
+        })
+    }
+
+    /// On every device several that share its sessions.
+    fn on_devices(&self) -> Result<Engines, LoadError> {
+        let device = &self.context.config.device;
+        let provider = self.target.provider.as_str();
+        let unknown = |reason| EngineError::Provider { provider, reason };
+        let devices = driver::chosen(&self.context.config.devices).map_err(unknown)?;
+        let runners = device.runners(self.model.spec.instances);
+        let sessions = device.sessions(runners);
+        let padding = Padding::new(device.widths.clone(), device.rows.clone(), self.longest());
+        let mut largest = Largest { texts: device.max_texts, tokens: device.max_tokens, width: self.longest() };
+        let (mut engines, mut measured, mut nodes_elsewhere) = (Vec::<Box<dyn Engine>>::new(), Vec::new(), None);
+        for (unit, number) in devices.iter().enumerate() {
+            let graphs: Vec<Graphs> =
+                (0..sessions).map(|session| self.graphs(*number, session)).collect::<Result<_, _>>()?;
+            for runner in 0..runners {
+                let (padded, packed) = graphs[runner % sessions].clone();
+                nodes_elsewhere = padded[0].1.nodes_elsewhere();
+                let mut engine = DeviceEngine::new(padded, packed, padding.clone(), Unit(unit), device.pinned);
+                if unit == 0 && runner == 0 {
+                    self.context.activity.step("measuring what runs cost".to_owned());
+                    (measured, largest) = first_runs(&mut engine, largest)?;
+                } else {
+                    warm_up::settle(&mut engine, largest, Form::Padded)?;
+                }
+                engine.limit(largest.tokens);
+                if let Some(graphs) = self.cuda_graphs(*number, largest.tokens) {
+                    engine.record(graphs);
+                }
+                engines.push(Box::new(engine));
+            }
+        }
+        let shortest = measured.iter().map(|run| run.took).min().unwrap_or_default();
+        let bounds = DeviceBounds {
+            texts: device.max_texts,
+            tokens: largest.tokens,
+            online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
+        };
+        let costs = CostTable::new(&measured, padding);
+        Ok(Engines { engines, costs, devices, bounds: Some(bounds), nodes_elsewhere })
+    }
+
+    /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
+    fn cuda_graphs(&self, device: u32, max_tokens: usize) -> Option<CudaGraphs> {
+        let (config, target) = (self.context.config, self.target);
+        let option = cuda_graphs::option(target.provider, config)?;
+        let (longest, mut options) = if target.provider == Provider::Tensorrt {
+            // The engine for the narrowest batches, which is in the cache by now.
+            self.tensorrt(device).next()?
+        } else {
+            (self.longest(), Options::new())
+        };
+        options.push(option);
+        let place = Place { provider: target.provider, device };
+        // Not from the shared: what is recorded in a session belongs to one runner.
+        let (metadata, graph) = (&self.model.metadata, &self.files.graph);
+        let model = OnnxModel::load(self.environment, graph, metadata, config, place, &options);
+        let mut shapes = config.device.cuda_graphs.clone();
+        shapes.max_tokens = shapes.max_tokens.min(max_tokens);
+        model.and_then(|model| CudaGraphs::new(model, &shapes, longest)).map_or_else(
+            |error| {
+                tracing::warn!(%error, provider = %target.provider, device, "CUDA graphs cannot be used: small runs take longer");
+                None
+            },
+            Some,
+        )
+    }
+
+    /// TensorRT's engines by the widest batch that each takes, rising, with what its provider is told of each.
+    fn tensorrt(&self, device: u32) -> impl ExactSizeIterator<Item = (usize, Options)> {
+        let LoadContext { config, engines, .. } = *self.context;
+        let profiles = engine_cache::profiles(self.model, config);
+        profiles.into_iter().enumerate().map(move |(i, profile)| {
+            let cache = engines.get(i).map(|cache| cache.folder.as_path());
+            (profile.max.1, tensorrt::options(&config.tensorrt, device, profile, cache))
+        })
+    }
+
+    /// The graphs of one session on a device.
+    fn graphs(&self, device: u32, session: usize) -> Result<Graphs, EngineError> {
+        let (files, target) = (self.files, self.target);
+        if target.provider == Provider::Tensorrt {
+            let engines = self.tensorrt(device);
+            let count = engines.len();
+            let mut padded = Vec::with_capacity(count);
+            for (i, (widest, options)) in engines.enumerate() {
+                // With a cache that has it, this takes a moment, and else minutes.
+                self.context.activity.step(format!("building engine {} of {count} on device {device}", i + 1));
+                padded.push((widest, self.load(&files.graph, &target.graph, device, (session, i), &options)?));
+            }
+            return Ok((padded, None));
+        }
+        let padded = self.load(&files.graph, &target.graph, device, (session, 0), &Options::new())?;
+        let packed = match (&files.packed, &target.packed) {
+            (Some(graph), Some(artefact)) => Some(self.load(graph, artefact, device, (session, 0), &Options::new())?),
+            _ => None,
+        };
+        Ok((vec![(usize::MAX, padded)], packed))
+    }
+}
+
+/// The first runs on a device. Gives back what they cost, and how large runs can be.
+fn first_runs(engine: &mut DeviceEngine, mut largest: Largest) -> Result<(Vec<Measured>, Largest), EngineError> {
+    loop {
+        match warm_up::on_device(engine, largest) {
+            Ok(measured) => return Ok((measured, largest)),
+            Err(EngineError::OutOfMemory(reason)) if largest.tokens / 2 >= largest.width => {
+                largest.tokens /= 2;
+                tracing::warn!(
+                    reason,
+                    max_tokens = largest.tokens,
+                    "too little memory on the device for engine.device.max_tokens; trying half"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

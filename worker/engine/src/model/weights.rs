@@ -1,0 +1,69 @@
+//! What the weights of versions take while they are loaded. Pure.
+
+use std::collections::BTreeMap;
+
+use super::{ProviderGraph, ResolvedModel};
+use crate::{
+    engine::cuda_graphs,
+    settings::{EngineConfig, Provider},
+};
+
+/// Weights of one version, in bytes of its graphs' files, once for each copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// What variants with the same graph on the same provider share, by provider and SHA-256.
+    pub shared: BTreeMap<(Provider, String), u64>,
+    /// What nobody shares.
+    pub own: u64,
+}
+
+impl Weights {
+    /// What a target of a variant's chain takes when it is loaded, on each of so many devices.
+    #[must_use]
+    pub fn of(model: &ResolvedModel, target: &ProviderGraph, devices: usize, config: &EngineConfig) -> Self {
+        let (sessions, runners) = if target.provider.on_device() {
+            let runners = config.device.runners(model.spec.instances);
+            (devices * config.device.sessions(runners), devices * runners)
+        } else {
+            (1, 0)
+        };
+        let graphs = [Some(&target.graph), target.packed.as_ref()].into_iter().flatten();
+        let shared =
+            graphs.map(|graph| ((target.provider, graph.file.sha256.clone()), graph.file.bytes * sessions as u64));
+        // Recordings belong to one runner.
+        let recorded = if cuda_graphs::option(target.provider, config).is_some() { runners } else { 0 };
+        Self { shared: shared.collect(), own: target.graph.file.bytes * recorded as u64 }
+    }
+
+    /// Bytes of all these together.
+    pub fn total<'a>(all: impl IntoIterator<Item = &'a Self>) -> u64 {
+        let (mut shared, mut own) = (BTreeMap::<_, u64>::new(), 0);
+        for one in all {
+            own += one.own;
+            for (graph, bytes) in &one.shared {
+                let most = shared.entry(graph).or_default();
+                *most = bytes.max(most).to_owned();
+            }
+        }
+        shared.values().sum::<u64>() + own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(graphs: &[(&str, u64)], own: u64) -> Weights {
+        let shared = graphs.iter().map(|(graph, bytes)| ((Provider::Cuda, (*graph).to_owned()), *bytes));
+        Weights { shared: shared.collect(), own }
+    }
+
+    #[test]
+    fn what_is_shared_counts_once() {
+        let (one, another) = (weights(&[("a", 10), ("b", 5)], 3), weights(&[("a", 20), ("c", 1)], 4));
+        assert_eq!(Weights::total([&one]), 18);
+        assert_eq!(Weights::total([&one, &another]), 20 + 5 + 1 + 3 + 4);
+        let elsewhere = Weights { shared: [((Provider::Cpu, "a".to_owned()), 10)].into(), own: 0 };
+        assert_eq!(Weights::total([&one, &elsewhere]), 28, "another provider has its own");
+    }
+}

@@ -1,0 +1,182 @@
+//! The way of a text through one loaded model: tokenizer threads, batch queue, engine runners.
+
+mod request;
+
+use std::{io, sync::Arc};
+
+use embed_schemas::{ErrorCode, Lane, ModelMetadata};
+use parking_lot::Mutex;
+pub use request::{Embedded, EmbeddedText, Request};
+
+use self::request::{IntoBatches, Pending, Text};
+use crate::{
+    batch::{BatchQueue, Depth},
+    engine::{Engine, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, cores},
+    model::{LoadReport, LoadedModel},
+    settings::BatchConfig,
+    tokenize::{Pool, Task},
+};
+
+/// Hears of what happens in a pipeline. Called on the threads of the pipeline, so it must not block.
+pub trait Observer: Send + Sync {
+    /// A batch was run.
+    fn ran(&self, stats: &RunStats) {
+        let _ = stats;
+    }
+    /// A device had too little memory for a run: batches have at most so many tokens for now, padding included.
+    fn out_of_memory(&self, most_tokens: usize) {
+        let _ = most_tokens;
+    }
+    /// After that, batches may have so many tokens again. `usize::MAX`: there is no such bound any more.
+    fn memory_bound(&self, most_tokens: usize) {
+        let _ = most_tokens;
+    }
+    /// A text of this lane failed.
+    fn text_failed(&self, lane: Lane, code: ErrorCode) {
+        let _ = (lane, code);
+    }
+    /// An engine fails whatever it is given, or runs again (`None`).
+    fn engine_broken(&self, reason: Option<&str>) {
+        let _ = reason;
+    }
+}
+
+/// Nobody listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// How a pipeline is run.
+pub struct PipelineContext<'a> {
+    /// How batches are planned; what bounds them on devices comes with the model.
+    pub batch: &'a BatchConfig,
+    /// Tokenizer threads. 0: one for every four cores; one for each if the model's tokenizer is left to the library.
+    pub tokenizer_threads: usize,
+    /// By how much the priority of engine threads on the CPU is lowered, 0 to 19.
+    pub nice: u8,
+    /// Bounds the runs at one time, together with whoever else has it.
+    pub limit: Arc<RunLimit>,
+    /// Hears of what happens.
+    pub observer: Arc<dyn Observer>,
+    /// Hears why a thread cannot go on.
+    pub on_death: OnDeath,
+}
+
+/// The threads that serve one loaded model. They end when it is dropped and they have done what they have; then its memory is free.
+#[derive(Debug)]
+pub struct Pipeline {
+    metadata: ModelMetadata,
+    report: LoadReport,
+    pool: Pool<Arc<Pending>, IntoBatches>,
+    queue: Arc<BatchQueue<Text>>,
+    runners: Mutex<Option<Runners>>,
+    engines: usize,
+    observer: ObserverHandle,
+}
+
+/// A trait object has no `Debug` of its own.
+struct ObserverHandle(Arc<dyn Observer>);
+
+impl std::fmt::Debug for ObserverHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+impl Pipeline {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(metadata: ModelMetadata, loaded: LoadedModel, context: PipelineContext<'_>) -> io::Result<Self> {
+        let LoadedModel { engines, tokenizer, costs, report } = loaded;
+        let PipelineContext { batch, tokenizer_threads, nice, limit, observer, on_death } = context;
+        let batch = report.bounds.map_or_else(|| batch.clone(), |bounds| bounds.within(batch));
+        // On a device, engine threads only wait.
+        let nice = if report.provider.on_device() { 0 } else { nice };
+        let units: Vec<_> = engines.iter().map(Engine::unit).collect();
+        let queue = Arc::new(BatchQueue::new(&batch, costs, &units));
+        let observed = Arc::clone(&observer);
+        let observe = move |event: RunnerEvent<'_>| match event {
+            RunnerEvent::Ran(stats) => observed.ran(stats),
+            RunnerEvent::OutOfMemory { most_tokens } => observed.out_of_memory(most_tokens),
+            RunnerEvent::MemoryBound { most_tokens } => observed.memory_bound(most_tokens),
+            RunnerEvent::Broken(reason) => observed.engine_broken(reason),
+        };
+        let canary = tokenizer.encode(None, "ready?", true).map_or_else(|_| Arc::from([0]), |tokens| tokens.ids.into());
+        let runners = RunnerContext { queue: Arc::clone(&queue), limit, nice, canary, on_death: on_death.clone() };
+        let runners = Runners::start(engines, &runners, observe)?;
+        let threads = match tokenizer_threads {
+            0 if tokenizer.slow_because().is_some() => cores(),
+            0 => cores().div_ceil(4),
+            n => n,
+        };
+        let pool = Pool::start(threads, &tokenizer, IntoBatches(Arc::clone(&queue)), &on_death)?;
+        let (runners, observer) = (Mutex::new(Some(runners)), ObserverHandle(observer));
+        Ok(Self { metadata, report, pool, queue, runners, engines: units.len(), observer })
+    }
+
+    /// What the registry says of the model's version.
+    pub const fn metadata(&self) -> &ModelMetadata {
+        &self.metadata
+    }
+
+    /// What it runs on.
+    pub const fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Waits until its runners are ready for requests.
+    pub async fn settled(&self) {
+        let settled = self.runners.lock().as_mut().map(Runners::settled);
+        if let Some(settled) = settled {
+            settled.await;
+        }
+    }
+
+    /// Takes a request with at least one text in, and calls `done` when its last text is done, on one of the pipeline's threads.
+    /// Never blocks, but tokenizes a short online request here. If the pipeline ends before, `done` is dropped.
+    pub fn submit(&self, request: Request, done: impl FnOnce(Embedded) + Send + 'static) {
+        let job = Pending::new(&request, Arc::clone(&self.observer.0), Box::new(done));
+        let Request { lane, texts, prompt, truncate, .. } = request;
+        self.pool.submit(lane, Task { job, texts, prompt, truncate });
+    }
+
+    /// Batches that it can run at the same time.
+    pub const fn engines(&self) -> usize {
+        self.engines
+    }
+
+    /// What waits for a batch in this lane.
+    pub fn depth(&self, lane: Lane) -> Depth {
+        self.queue.depth(lane)
+    }
+
+    /// Why it fails every request at the moment, if it does: its engines fail whatever they are given.
+    pub fn broken(&self) -> Option<String> {
+        self.queue.refuses()
+    }
+
+    /// From now on nothing waits for company in a batch.
+    pub fn drain(&self) {
+        self.queue.drain();
+    }
+
+    /// Ends the threads and waits for them. Nothing must be in them any more.
+    pub fn stop(&self) {
+        self.queue.close();
+        let runners = self.runners.lock().take();
+        if let Some(runners) = runners {
+            runners.join();
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // The threads end by themselves, and the last of them frees the weights. The one that drops this may be one of
+        // them, so nobody waits here.
+        self.queue.close();
+    }
+}

@@ -1,0 +1,239 @@
+//! A request on its way through the pipeline: what was asked, and what has been computed so far.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use embed_schemas::{ErrorCode, Item, Lane, Timing, WireError};
+use parking_lot::Mutex;
+
+use super::Observer;
+use crate::{
+    batch::{BatchQueue, Entry},
+    engine::{EngineError, RunStats, Vectors, Work},
+    tokenize::{Sink, Tokens},
+};
+
+/// What is asked of a pipeline.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its priority.
+    pub lane: Lane,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// Put before every text.
+    pub prompt: Option<Arc<str>>,
+    /// Whether texts that are too long are cut; else that is an error of the text.
+    pub truncate: bool,
+    /// When it came: what its timing counts from.
+    pub received: Instant,
+    /// After this moment nobody needs it.
+    pub deadline: Option<Instant>,
+    /// Whether no other text may be in an engine of this pipeline at the same time, since this one may do harm.
+    pub alone: bool,
+    /// Set when the first of its texts is given to an engine.
+    pub begun: Arc<AtomicBool>,
+}
+
+impl Request {
+    /// An online request for these texts, with nothing else said, that came now.
+    pub fn new(texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            lane: Lane::Rpc,
+            texts: texts.into_iter().map(Into::into).collect(),
+            prompt: None,
+            truncate: true,
+            received: Instant::now(),
+            deadline: None,
+            alone: false,
+            begun: Arc::default(),
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Embedded {
+    /// What became of its texts, in their order.
+    pub texts: Vec<EmbeddedText>,
+    /// How long the steps took, and the largest batch that one of its texts was in. `total_us` is left to whoever sends the answer.
+    pub timing: Timing,
+}
+
+/// What became of a text.
+#[derive(Debug, Default)]
+pub struct EmbeddedText {
+    /// Its tokens, whether it was cut, or why it failed.
+    pub item: Item,
+    vector: Option<(Vectors, usize)>,
+}
+
+impl EmbeddedText {
+    /// The text's vector of `dimension` components, if it has one.
+    #[must_use]
+    pub fn vector(&self, dimension: usize) -> Option<&[f32]> {
+        let (batch, row) = self.vector.as_ref()?;
+        batch.get(row * dimension..(row + 1) * dimension)
+    }
+}
+
+/// Gets what became of a request. Dropped without being called if the pipeline ends before: what it holds can tell.
+type Done = Box<dyn FnOnce(Embedded) + Send>;
+
+/// A request that is being worked on. Shared by its texts; when the last of them is done, `done` is called.
+pub(super) struct Pending {
+    lane: Lane,
+    received: Instant,
+    deadline: Option<Instant>,
+    alone: bool,
+    begun: Arc<AtomicBool>,
+    observer: Arc<dyn Observer>,
+    state: Mutex<State>,
+}
+
+struct State {
+    texts: Vec<EmbeddedText>,
+    remaining: usize,
+    timing: Timing,
+    done: Option<Done>,
+}
+
+impl Pending {
+    pub(super) fn new(request: &Request, observer: Arc<dyn Observer>, done: Done) -> Arc<Self> {
+        let remaining = request.texts.len();
+        let texts = (0..remaining).map(|_| EmbeddedText::default()).collect();
+        Arc::new(Self {
+            lane: request.lane,
+            received: request.received,
+            deadline: request.deadline,
+            alone: request.alone,
+            begun: Arc::clone(&request.begun),
+            observer,
+            state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),
+        })
+    }
+
+    /// Notes what the tokenizer found in some texts, and hands them out for the batch, in their order.
+    fn tokenized(self: &Arc<Self>, texts: Vec<(usize, Tokens)>) -> Vec<Entry<Text>> {
+        let since = Instant::now();
+        let mut state = self.state.lock();
+        let timing = &mut state.timing;
+        timing.tokenize_us = timing.tokenize_us.max(micros(since.saturating_duration_since(self.received)));
+        let entry = |(index, tokens): (usize, Tokens)| {
+            let item = &mut state.texts[index].item;
+            item.tokens = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
+            item.truncated = tokens.truncated;
+            Entry {
+                lane: self.lane,
+                length: tokens.ids.len(),
+                arrival: since,
+                deadline: self.deadline,
+                alone: self.alone,
+                payload: Text { request: Arc::clone(self), index, ids: tokens.ids, since },
+            }
+        };
+        texts.into_iter().map(entry).collect()
+    }
+
+    fn text_failed(self: &Arc<Self>, index: usize, error: WireError) {
+        self.observer.text_failed(self.lane, error.code);
+        self.finish(index, |text, _| text.item.error = Some(error));
+    }
+
+    fn finish(self: &Arc<Self>, index: usize, update: impl FnOnce(&mut EmbeddedText, &mut Timing)) {
+        let mut state = self.state.lock();
+        let State { texts, remaining, timing, .. } = &mut *state;
+        update(&mut texts[index], timing);
+        *remaining -= 1;
+        if *remaining == 0 {
+            let embedded = Embedded { texts: std::mem::take(texts), timing: *timing };
+            let done = state.done.take();
+            drop(state);
+            if let Some(done) = done {
+                done(embedded);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending").field("lane", &self.lane).finish_non_exhaustive()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// One text of a request, tokenized.
+#[derive(Debug)]
+pub(super) struct Text {
+    request: Arc<Pending>,
+    index: usize,
+    ids: Vec<u32>,
+    /// Since when it waits for a batch.
+    since: Instant,
+}
+
+impl Work for Text {
+    fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    fn begun(&self) {
+        self.request.begun.store(true, Ordering::Relaxed);
+    }
+
+    fn done(self, vectors: &Vectors, row: usize, stats: &RunStats) {
+        self.request.finish(self.index, |text, timing| {
+            text.vector = Some((Arc::clone(vectors), row));
+            timing.queue_us = timing.queue_us.max(micros(stats.started.saturating_duration_since(self.since)));
+            timing.infer_us = timing.infer_us.max(micros(stats.took));
+            timing.batch_size = timing.batch_size.max(u32::try_from(stats.texts).unwrap_or(u32::MAX));
+        });
+    }
+
+    fn failed(self, error: &EngineError) {
+        let error = match error {
+            // Not this text's fault: another engine may embed it.
+            EngineError::Broken(_) | EngineError::DeviceLost(_) => {
+                WireError::new(ErrorCode::ModelUnavailable, format!("this worker cannot embed anything now: {error}"))
+            }
+            _ => WireError::new(ErrorCode::EngineFailed, format!("the engine failed on this text: {error}")),
+        };
+        self.request.text_failed(self.index, error);
+    }
+
+    fn expired(self) {
+        self.request.text_failed(self.index, WireError::deadline_exceeded());
+    }
+}
+
+/// From the tokenizer into the batch queue.
+#[derive(Debug)]
+pub(super) struct IntoBatches(pub(super) Arc<BatchQueue<Text>>);
+
+impl Sink<Arc<Pending>> for IntoBatches {
+    fn expired(&self, request: &Arc<Pending>) -> bool {
+        request.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn accept(&self, request: &Arc<Pending>, outcomes: Vec<crate::tokenize::Outcome>) {
+        let mut texts = Vec::with_capacity(outcomes.len());
+        for crate::tokenize::Outcome { index, tokens } in outcomes {
+            match tokens {
+                Ok(tokens) => texts.push((index, tokens)),
+                Err(error) => request.text_failed(index, error),
+            }
+        }
+        if let Err(refused) = self.0.push(request.tokenized(texts)) {
+            let error = EngineError::Broken(refused.reason);
+            refused.entries.into_iter().for_each(|entry| entry.payload.failed(&error));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What runs the graphs, and how.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+
+/// Inference, see [`crate::engine`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// The ONNX Runtime library. Searched for if left out.
+    pub library: Option<PathBuf>,
+    /// Execution providers to try, in this order, for variants that do not say otherwise.
+    pub providers: Vec<Provider>,
+    /// Whether falling back to another provider than the first is an error, for variants that do not say otherwise.
+    pub strict: bool,
+    /// The devices that `tensorrt`, `tensorrt-rtx` and `cuda` use: `all`, or their numbers.
+    pub devices: Devices,
+    /// On the CPU: batches that run at the same time. 0: one for each core.
+    pub runners: usize,
+    /// On the CPU: threads for one batch. One is best: small batches side by side beat one that uses all cores.
+    pub threads_per_runner: usize,
+    /// By how much the priority of engine threads on the CPU is lowered, 0 to 19, so that calls are taken in and answered at
+    /// once while all cores compute.
+    pub nice: u8,
+    /// For all providers but `cpu`.
+    pub device: DeviceConfig,
+    /// For the provider `cuda`.
+    pub cuda: CudaConfig,
+    /// For the provider `tensorrt`.
+    pub tensorrt: TensorrtConfig,
+    /// For the provider `tensorrt-rtx`.
+    pub tensorrt_rtx: TensorrtRtxConfig,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            library: None,
+            providers: vec![Provider::Cpu],
+            strict: false,
+            devices: Devices::default(),
+            runners: 0,
+            threads_per_runner: 1,
+            nice: 5,
+            device: DeviceConfig::default(),
+            cuda: CudaConfig::default(),
+            tensorrt: TensorrtConfig::default(),
+            tensorrt_rtx: TensorrtRtxConfig::default(),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// A message that names the key and the fix.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.threads_per_runner == 0 {
+            return Err("engine.threads_per_runner: must be at least 1".into());
+        }
+        check_chain("engine.providers", &self.providers)?;
+        if let Devices::These(devices) = &self.devices {
+            if devices.is_empty() {
+                return Err("engine.devices: must name at least one, such as `[0]`, or be `\"all\"`".into());
+            }
+            if let Some(twice) = devices.iter().enumerate().find(|(i, device)| devices[..*i].contains(device)) {
+                return Err(format!("engine.devices: {} is there twice", twice.1));
+            }
+        }
+        self.device.validate()?;
+        if !self.tensorrt.widths.is_sorted_by(|a, b| a < b) || self.tensorrt.widths.contains(&0) {
+            return Err("engine.tensorrt.widths: must rise, from 1 on, such as `[64, 256]`".into());
+        }
+        if self.tensorrt.optimization_level.is_some_and(|level| level > 5) {
+            return Err("engine.tensorrt.optimization_level: must be 0 to 5".into());
+        }
+        Ok(())
+    }
+}
+
+/// Checks a chain of providers.
+pub fn check_chain(key: &str, providers: &[Provider]) -> Result<(), String> {
+    match providers.iter().enumerate().find(|(i, provider)| providers[..*i].contains(provider)) {
+        Some((_, twice)) => Err(format!("{key}: `{}` is there twice", twice.as_str())),
+        None if providers.is_empty() => Err(format!("{key}: must name at least one, such as `cpu`")),
+        None => Ok(()),
+    }
+}
+
+/// What runs a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// TensorRT: NVIDIA's compiler of graphs for one kind of device.
+    Tensorrt,
+    /// TensorRT for RTX: the same for consumers' cards, as a plug-in.
+    TensorrtRtx,
+    /// ONNX Runtime's kernels for NVIDIA's devices.
+    Cuda,
+    /// ONNX Runtime's kernels for the processor.
+    Cpu,
+}
+
+impl Provider {
+    /// All providers.
+    pub const ALL: [Self; 4] = [Self::Tensorrt, Self::TensorrtRtx, Self::Cuda, Self::Cpu];
+
+    /// The provider's name, as in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tensorrt => "tensorrt",
+            Self::TensorrtRtx => "tensorrt-rtx",
+            Self::Cuda => "cuda",
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// Whether it runs on a device of its own, beside the processor.
+    #[must_use]
+    pub const fn on_device(self) -> bool {
+        !matches!(self, Self::Cpu)
+    }
+}
+
+impl std::fmt::Display for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which devices to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Devices {
+    /// These, by CUDA's numbers.
+    These(Vec<u32>),
+    /// All that are visible.
+    All(All),
+}
+
+/// The word `all`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum All {
+    /// All that are visible.
+    All,
+}
+
+impl std::fmt::Display for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::These(devices) => write!(f, "{devices:?}"),
+            Self::All(_) => f.write_str("all"),
+        }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::These(vec![0])
+    }
+}
+
+/// How graphs are run on a device, whichever provider does it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceConfig {
+    /// Batches that run at the same time on one device: while one computes, the next is copied.
+    pub runners: usize,
+    /// Sessions on one device, which its runners share. Each holds the weights once. 0: one for each runner.
+    pub sessions: usize,
+    /// Most texts in a batch.
+    pub max_texts: usize,
+    /// Most tokens in a batch, padding included: what bounds the memory of a run. A single text may exceed it.
+    pub max_tokens: usize,
+    /// Longest run while online calls are coming in, in place of `batch.online_run`: a device makes most of its throughput in runs of a
+    /// few milliseconds already. For models whose shortest runs take long, it is three times as long as those.
+    #[serde(with = "humantime_serde")]
+    pub online_run: Duration,
+    /// Most memory of one session on a device. Unbounded if left out.
+    pub memory_limit: Option<ByteSize>,
+    /// Whether what goes to the device and comes back is kept in page-locked memory, which is copied faster.
+    pub pinned: bool,
+    /// The widths to which batches are padded: pairs of a bound and a step. Few shapes keep the device's memory flat.
+    pub widths: Vec<(usize, usize)>,
+    /// The same for the number of texts.
+    pub rows: Vec<(usize, usize)>,
+    /// Small runs to record as CUDA graphs, which take a third of the time. Each runner has a session of its own for them, which holds the
+    /// weights once more. None with an empty list.
+    pub cuda_graphs: GraphShapes,
+}
+
+/// Shapes of recorded runs: each number of texts with each width. A batch runs in the smallest that holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GraphShapes {
+    /// Numbers of texts.
+    pub rows: Vec<usize>,
+    /// Tokens of each.
+    pub widths: Vec<usize>,
+    /// Pairs with more tokens than this are left out: recorded runs compute their padding, and large ones gain little.
+    pub max_tokens: usize,
+}
+
+impl Default for GraphShapes {
+    fn default() -> Self {
+        Self { rows: vec![1, 2, 4, 8, 16, 32], widths: vec![16, 32, 64, 128, 256], max_tokens: 2048 }
+    }
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        Self {
+            runners: 2,
+            sessions: 1,
+            max_texts: 1024,
+            max_tokens: 65_536,
+            online_run: Duration::from_millis(4),
+            memory_limit: None,
+            pinned: true,
+            widths: vec![(64, 8), (256, 16), (512, 32)],
+            rows: vec![(8, 1), (64, 8), (256, 32), (1024, 64), (4096, 256)],
+            cuda_graphs: GraphShapes::default(),
+        }
+    }
+}
+
+impl DeviceConfig {
+    /// Batches that run at the same time on one device, for a variant that has `instances`, 0 for the default.
+    #[must_use]
+    pub const fn runners(&self, instances: usize) -> usize {
+        if instances == 0 { self.runners } else { instances }
+    }
+
+    /// Sessions on one device.
+    #[must_use]
+    pub const fn sessions(&self, runners: usize) -> usize {
+        if self.sessions == 0 || self.sessions > runners { runners } else { self.sessions }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let section = "engine.device";
+        for (key, value) in [("runners", self.runners), ("max_texts", self.max_texts), ("max_tokens", self.max_tokens)]
+        {
+            if value == 0 {
+                return Err(format!("{section}.{key}: must be at least 1"));
+            }
+        }
+        for (key, sizes) in [("rows", &self.cuda_graphs.rows), ("widths", &self.cuda_graphs.widths)] {
+            if sizes.contains(&0) {
+                return Err(format!(
+                    "{section}.cuda_graphs.{key}: must be numbers of at least 1, such as `[1, 4, 16]`"
+                ));
+            }
+        }
+        for (key, steps) in [("widths", &self.widths), ("rows", &self.rows)] {
+            if steps.iter().any(|(_, step)| *step == 0) || !steps.is_sorted_by(|a, b| a.0 < b.0) {
+                return Err(format!(
+                    "{section}.{key}: must be pairs of a bound and a step of at least 1, with rising bounds, such as `[[64, 8], [512, 32]]`"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

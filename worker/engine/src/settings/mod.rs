@@ -1,0 +1,14 @@
+//! What can be set about batching and inference, with the defaults. Whoever embeds this library decides where values come from:
+//! all types read and write themselves with `serde`.
+
+mod batch;
+mod inference;
+mod model;
+mod providers;
+mod tokenize;
+
+pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
+pub use inference::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, Provider, check_chain};
+pub use model::{CURRENT, ModelSpec};
+pub use providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+pub use tokenize::TokenizeConfig;

@@ -1,0 +1,147 @@
+//! The tokenizer threads. Online calls overtake jobs, and jobs backfills, between any two texts.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+use embed_schemas::{Lane, WireError};
+
+use super::{TextTokenizer, Tokens};
+use crate::engine::on_death::{OnDeath, guarded};
+
+/// The texts of one job.
+#[derive(Debug)]
+pub struct Task<J> {
+    /// The job, handed on with every text.
+    pub job: J,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// Put before every text.
+    pub prompt: Option<Arc<str>>,
+    /// Whether to cut long texts.
+    pub truncate: bool,
+}
+
+/// What became of a text.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its position in the job.
+    pub index: usize,
+    /// Its tokens.
+    pub tokens: Result<Tokens, WireError>,
+}
+
+/// Where tokens go.
+pub trait Sink<J>: Send + Sync + 'static {
+    /// Whether nobody needs this job any more, so that its texts need not be tokenized.
+    fn expired(&self, job: &J) -> bool;
+    /// The outcomes of some texts of a job, in their order; a job is handed over in one piece or in several.
+    fn accept(&self, job: &J, outcomes: Vec<Outcome>);
+}
+
+/// After so much text, what is tokenized is handed over: for each text alone, the locks on the way would take as long as the
+/// tokenizing, and for a large job as a whole, the engine would wait for its last text.
+const HAND_OVER_BYTES: usize = 8 * 1024;
+
+/// An online call with no more text than this is tokenized where it is taken in: that takes about as long as waking
+/// another thread, and saves waiting for it.
+const SHORT_BYTES: usize = 512;
+
+/// Tokenizer threads for one version of a model.
+///
+/// The channels are not bounded: what can be in them is bounded by the texts that the worker admits.
+#[derive(Debug)]
+pub struct Pool<J, S> {
+    here: Thread<J, S>,
+    /// One for each lane.
+    senders: [Sender<Task<J>>; 3],
+}
+
+impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
+    /// Starts the threads. They end when the pool is dropped and they have done what they have; one that panics is reported.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(threads: usize, tokenizer: &Arc<TextTokenizer>, sink: S, on_death: &OnDeath) -> std::io::Result<Self> {
+        let channels = [unbounded(), unbounded(), unbounded()];
+        let sink = Arc::new(sink);
+        let worker = || Thread {
+            tokenizer: Arc::clone(tokenizer),
+            sink: Arc::clone(&sink),
+            lanes: channels.each_ref().map(|(_, tasks)| tasks.clone()),
+        };
+        for i in 0..threads {
+            let (work, on_death) = (worker(), on_death.clone());
+            let body = move || {
+                guarded(&on_death, "a tokenizer's thread", || work.run());
+            };
+            std::thread::Builder::new().name(format!("tokenize-{i}")).spawn(body)?;
+        }
+        let here = worker();
+        Ok(Self { here, senders: channels.map(|(sender, _)| sender) })
+    }
+
+    /// Takes a job. Never waits.
+    pub fn submit(&self, lane: Lane, task: Task<J>) {
+        if lane == Lane::Rpc && task.texts.iter().map(String::len).sum::<usize>() <= SHORT_BYTES {
+            return self.here.tokenize(&task, Lane::Rpc);
+        }
+        // The threads end only after the senders are gone, so somebody receives.
+        let _ = self.senders[lane.index()].send(task);
+    }
+}
+
+#[derive(Debug)]
+struct Thread<J, S> {
+    tokenizer: Arc<TextTokenizer>,
+    sink: Arc<S>,
+    lanes: [Receiver<Task<J>>; 3],
+}
+
+impl<J, S: Sink<J>> Thread<J, S> {
+    fn run(&self) {
+        let [online, jobs, bulk] = &self.lanes;
+        // All senders go at once.
+        loop {
+            let (lane, task) = select_biased! {
+                recv(online) -> task => (Lane::Rpc, task),
+                recv(jobs) -> task => (Lane::Job, task),
+                recv(bulk) -> task => (Lane::Bulk, task),
+            };
+            match task {
+                Ok(task) => self.tokenize(&task, lane),
+                Err(_) => break,
+            }
+        }
+        for lane in Lane::ALL {
+            while let Ok(task) = self.lanes[lane.index()].try_recv() {
+                self.tokenize(&task, lane);
+            }
+        }
+    }
+
+    fn tokenize(&self, task: &Task<J>, lane: Lane) {
+        let mut outcomes = Vec::with_capacity(task.texts.len());
+        let mut bytes = 0;
+        for (index, text) in task.texts.iter().enumerate() {
+            for before in Lane::ALL.into_iter().take(lane.index()) {
+                while let Ok(urgent) = self.lanes[before.index()].try_recv() {
+                    self.tokenize(&urgent, before);
+                }
+            }
+            let tokens = if self.sink.expired(&task.job) {
+                Err(WireError::deadline_exceeded())
+            } else {
+                self.tokenizer.encode(task.prompt.as_deref(), text, task.truncate)
+            };
+            outcomes.push(Outcome { index, tokens });
+            bytes += text.len();
+            if bytes >= HAND_OVER_BYTES {
+                bytes = 0;
+                self.sink.accept(&task.job, std::mem::take(&mut outcomes));
+            }
+        }
+        if !outcomes.is_empty() {
+            self.sink.accept(&task.job, outcomes);
+        }
+    }
+}
