@@ -129,10 +129,25 @@ pub struct WireError {
     pub retry_after_ms: Option<u64>,
 }
 
+/// Most bytes of an error's message: what it quotes may be as large as a message of NATS, and it has to fit into a header.
+pub const MAX_MESSAGE_LEN: usize = 1024;
+
+/// A text of at most `most` bytes: beginning and end of a longer one, and how much is left out.
+fn shortened(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
+    }
+    let half = (most - 64) / 2;
+    let (begin, end) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    format!("{} … ({} bytes left out) … {}", &text[..begin], end - begin, &text[end..])
+}
+
 impl WireError {
-    /// An error with the code's own retry advice.
+    /// An error with the code's own retry advice. A message that is longer than [`MAX_MESSAGE_LEN`], since it quotes what it is about, is
+    /// cut in its middle.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: code.retryable(), retry_after_ms: None }
+        let message = shortened(message.into(), MAX_MESSAGE_LEN);
+        Self { code, message, retryable: code.retryable(), retry_after_ms: None }
     }
 
     /// The error of work whose deadline passed before it began.
@@ -153,6 +168,16 @@ impl WireError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_message_quotes_without_bound() {
+        for text in ["x".repeat(1_000_000), "ä".repeat(600), "€".repeat(400_000)] {
+            let message = WireError::invalid(format!("texts: {text} is not a list")).message;
+            assert!(message.len() <= MAX_MESSAGE_LEN, "{}", message.len());
+            assert!(message.starts_with("texts: ") && message.ends_with(" is not a list"), "{message}");
+        }
+        assert_eq!(WireError::invalid("short").message, "short");
+    }
 
     #[test]
     fn the_text_of_a_code_is_its_wire_form() {

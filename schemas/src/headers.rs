@@ -23,3 +23,9 @@ pub const DEAD_SUBJECT: &str = "Embed-Dead-Subject";
 pub const DEAD_SEQUENCE: &str = "Embed-Dead-Sequence";
 /// On a dead letter: how often the job had been delivered.
 pub const DEAD_DELIVERIES: &str = "Embed-Dead-Deliveries";
+/// On a dead letter: how often the job had been tried.
+pub const DEAD_ATTEMPTS: &str = "Embed-Dead-Attempts";
+/// On a dead letter whose payload is cut, since it would not fit with the reason: the bytes that the job had.
+pub const DEAD_SIZE: &str = "Embed-Dead-Size";
+/// On a dead letter whose payload is cut: the SHA-256 of the whole, as `SHA-256=<base64url>`, as NATS's object store writes it.
+pub const DEAD_DIGEST: &str = "Embed-Dead-Digest";

@@ -80,6 +80,38 @@ pub const MODEL_SWAPS_TOTAL: &str = "akidb_model_swaps_total";
 pub const MODEL_LOAD_SECONDS: &str = "akidb_model_load_seconds";
 /// Gauge: 1 if the worker is ready, else 0.
 pub const READY: &str = "akidb_ready";
+/// Gauge: 1 with the program's version and what it was built with.
+pub const BUILD_INFO: &str = "akidb_build_info";
+
+/// Label: what a connection carries (`calls`, `stored`).
+pub const CONNECTION: &str = "connection";
+/// Gauge: 1 while a connection to NATS is up, else 0.
+pub const NATS_CONNECTED: &str = "akidb_nats_connected";
+/// Counter: connections that were made again.
+pub const NATS_RECONNECTS_TOTAL: &str = "akidb_nats_reconnects_total";
+/// Counter: attempts to store an outcome or a dead letter that failed and were made again, label `stream`.
+pub const STORE_RETRIES_TOTAL: &str = "akidb_store_retries_total";
+/// Label: a kind of stream (`results`, `dead`).
+pub const STREAM: &str = "stream";
+/// Gauge: jobs in the stream that a variant's consumer has not delivered yet, by lane.
+pub const CONSUMER_PENDING: &str = "akidb_consumer_pending";
+/// Gauge: jobs that workers hold and have not acknowledged, by lane.
+pub const CONSUMER_ACK_PENDING: &str = "akidb_consumer_ack_pending";
+/// Gauge, seconds: age of the oldest job in the stream that a variant's consumer has to deliver, or has delivered and not got
+/// acknowledged, by lane.
+pub const OLDEST_JOB_AGE_SECONDS: &str = "akidb_oldest_job_age_seconds";
+/// Gauge: jobs of a model that no consumer takes, since no variant is served under their subjects.
+pub const UNCLAIMED_JOBS: &str = "akidb_unclaimed_jobs";
+/// Gauge: bytes of jobs and calls in the worker, by lane.
+pub const IN_FLIGHT_BYTES: &str = "akidb_in_flight_bytes";
+/// Gauge: messages of job streams that the worker holds.
+pub const LEASES_HELD: &str = "akidb_leases_held";
+/// Counter, seconds: time that runs took, over all engines.
+pub const RUNNER_BUSY_SECONDS_TOTAL: &str = "akidb_runner_busy_seconds_total";
+/// Gauge: texts that wait for a tokenizer, by lane.
+pub const TOKENIZER_QUEUE_TEXTS: &str = "akidb_tokenizer_queue_texts";
+/// Gauge: engines that fail whatever they are given.
+pub const ENGINES_BROKEN: &str = "akidb_engines_broken";
 
 /// Label: a device, by its number in NVML's order (that of the PCI bus).
 pub const DEVICE: &str = "device";

@@ -21,6 +21,9 @@ pub fn results_stream(model: &Slug) -> String {
 /// The stream of dead letters of all models.
 pub const DEAD_STREAM: &str = "EMBED_DEAD";
 
+/// The stream in which workers write down attempts at jobs that were delivered more than once, of all models.
+pub const ATTEMPTS_STREAM: &str = "EMBED_ATTEMPTS";
+
 /// The stream that holds a key-value bucket.
 #[must_use]
 pub fn bucket_stream(bucket: &str) -> String {
@@ -67,7 +70,7 @@ impl Default for StreamSettings {
             results_max_age_s: 24 * 3600,
             dead_max_bytes: 256 * MIB,
             dead_max_age_s: 14 * 24 * 3600,
-            ack_wait_ms: 30_000,
+            ack_wait_ms: 6_000,
             max_ack_pending: 4096,
         }
     }
@@ -204,9 +207,9 @@ fn bucket(name: &str, description: &str, history: i64, settings: &StreamSettings
     }
 }
 
-/// The three streams that serve one model. The stream of dead letters is the same for all models.
+/// The streams that serve one model. Those of dead letters and of attempts are the same for all models.
 #[must_use]
-pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
     let job_subjects = Lane::STORED
         .into_iter()
@@ -239,6 +242,18 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 3] {
                 DEAD_STREAM.to_owned(),
                 "Jobs that could not be served, with the reason".to_owned(),
                 vec!["embed.dead.*.*".to_owned()],
+            )
+        },
+        StreamSpec {
+            // What is old concerns nobody any more; a worker must never be pushed back for it.
+            discard: "old",
+            max_bytes: 64 << 20,
+            max_age: 24 * 3_600 * SECOND,
+            max_msgs_per_subject: 1,
+            ..base(
+                ATTEMPTS_STREAM.to_owned(),
+                "Attempts at jobs that were delivered more than once".to_owned(),
+                vec!["embed.attempts.*.*".to_owned()],
             )
         },
     ]

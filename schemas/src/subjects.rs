@@ -25,6 +25,19 @@ pub fn result(model: &Slug, id: &JobId) -> String {
     format!("embed.result.{model}.{id}")
 }
 
+/// `embed.store.<model>.<job id>`: where a worker publishes a job's outcome. The results stream stores it as [`result`], and only then does
+/// anybody hear it there.
+#[must_use]
+pub fn store(model: &Slug, id: &JobId) -> String {
+    format!("embed.store.{model}.{id}")
+}
+
+/// `embed.attempts.<model>.<key>`: what is known of attempts at a message that was delivered more than once.
+#[must_use]
+pub fn attempts(model: &Slug, key: &str) -> String {
+    format!("embed.attempts.{model}.{key}")
+}
+
 /// `embed.dead.<model>.<variant>`: jobs that cannot be served.
 #[must_use]
 pub fn dead(model: &Slug, variant: &Slug) -> String {

@@ -81,6 +81,17 @@ pub fn decode_request(payload: &[u8], content_type: Option<&str>) -> Result<(Emb
     Ok((request, format))
 }
 
+/// The id of a request that cannot be read as a whole, if that much of it can: there its failure is stored, for whoever waits.
+#[must_use]
+pub fn readable_id(payload: &[u8], content_type: Option<&str>) -> Option<crate::JobId> {
+    #[derive(Deserialize)]
+    struct IdAlone {
+        id: crate::JobId,
+    }
+    let format = detect(payload, content_type).ok()?;
+    decode::<IdAlone>(payload, format).ok().map(|request| request.id)
+}
+
 /// Reads an answer.
 ///
 /// # Errors

@@ -3,31 +3,36 @@
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use embed_connect::ConnectError;
+use embed_engine::{
+    engine::cores,
+    model::{Activities, Backend, Loader, OnnxRuntime, RegistryError, Source},
+};
 use embed_schemas::Slug;
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
-    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    intake::Discovery,
-    model::{self, LoadError, RegistryError, SelectError, Selected, Source},
-    nats::{self, Connections},
-    publish::Publisher,
-    serving::{Activities, Backend, Lineup, Loader, Manager, ManagerParts, OnnxRuntime, Pipeline, cores},
-    telemetry::{self, Health},
+    connection::{self, Connections},
+    intake::IntakeContext,
+    jetstream::StoreClient,
+    lease::Keeper,
+    metrics::{self, GpuWatch},
+    observe::{self, Discovery, Gauges, Health},
+    publish::{Publisher, Publishing, StoreTrouble},
+    serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, select},
+    supervise::{Deaths, Supervisor, Task},
 };
 
 /// How long the last messages may take to leave, after everything else is done.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long answers may take to leave, after an engine cannot go on.
+/// How long answers may take to leave, after something died.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The worker could not start, or had to stop.
@@ -48,21 +53,14 @@ pub enum RunError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The variants cannot be resolved.
-    #[error(transparent)]
-    Select(#[from] SelectError),
+    #[error("{0}")]
+    Select(Box<SelectError>),
     /// No connection to NATS.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A model cannot be served.
-    #[error("{model} {variant}: {source}")]
-    Load {
-        /// The model.
-        model: Slug,
-        /// The variant.
-        variant: Slug,
-        /// Why.
-        source: Box<LoadError>,
-    },
+    /// A variant cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// A subscription failed.
     #[error("subscribing: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -72,9 +70,9 @@ pub enum RunError {
     /// Metrics cannot be recorded.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// An engine cannot go on: its thread died, or its device is lost.
-    #[error("an engine cannot go on: {0}; the worker stops, so that its jobs go to others")]
-    Engine(String),
+    /// Something in the worker cannot go on: a thread or a task died, or a device is lost.
+    #[error("the worker cannot go on: {0}; it stops, so that its jobs go to others")]
+    Died(String),
 }
 
 /// What is said when the worker is ready.
@@ -108,19 +106,34 @@ pub fn open_source(config: &Config) -> Result<Source, RunError> {
         .registry
         .as_deref()
         .ok_or_else(|| RunError::Config("registry: not set; pass --registry, or set EMBED_REGISTRY".to_owned()))?;
-    Ok(Source::open(location, &config.models)?)
+    Ok(Source::open(location, config.models.cache_dir(), config.models.cache_size.as_u64())?)
 }
 
-/// Serves until `shutdown` completes, then drains. `on_ready` is called once, when the worker has passed its self-test.
+/// ONNX Runtime as it is configured.
+#[must_use]
+pub fn onnx_runtime(config: &Config) -> OnnxRuntime {
+    OnnxRuntime::new(config.engine.clone(), config.tokenize.max_text_bytes, &config.models.cache_dir())
+}
+
+/// What ends a worker from outside.
+#[derive(Debug)]
+pub struct Shutdown<S, H> {
+    /// Ends: then it takes nothing more, and finishes what it has.
+    pub stop: S,
+    /// Ends after `stop`: then it finishes nothing more, and gives back what it has.
+    pub hurry: H,
+}
+
+/// Serves until it is told to stop, then drains. `on_ready` is called once, when the worker has passed its self-test.
 ///
 /// # Errors
-/// If it cannot start, or an engine thread dies.
+/// If it cannot start, or something in it dies.
 pub async fn run(
     config: Config,
     on_ready: impl FnOnce(&Ready),
-    shutdown: impl Future<Output = ()>,
+    shutdown: Shutdown<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> Result<(), RunError> {
-    let backend = Arc::new(OnnxRuntime::new(&config));
+    let backend = Arc::new(onnx_runtime(&config));
     run_with(config, backend, on_ready, shutdown).await
 }
 
@@ -132,98 +145,144 @@ pub async fn run_with(
     config: Config,
     backend: Arc<dyn Backend>,
     on_ready: impl FnOnce(&Ready),
-    shutdown: impl Future<Output = ()>,
+    shutdown: Shutdown<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> Result<(), RunError> {
-    tokio::pin!(shutdown);
+    let Shutdown { stop, hurry } = shutdown;
+    tokio::pin!(stop);
+    let (supervisor, mut deaths) = Supervisor::new();
     let addr = config.http.addr;
     let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
     let metrics_url = format!("http://{}", listener.local_addr()?);
-    let metrics = telemetry::install()?;
-    let _gpus = telemetry::GpuWatch::start(&config.telemetry, config.wants_devices(), telemetry::texts_embedded)?;
+    let prometheus = metrics::install(&supervisor)?;
+    let _gpus = GpuWatch::start(&config.telemetry, config.wants_devices(), metrics::texts_embedded)?;
     let source = open_source(&config)?;
-    let selected = model::select(&source, &config).await?;
+    let selected = select(&source, &config).await.map_err(Box::new).map_err(RunError::Select)?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
-    let connections = nats::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
+    let connections = connection::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
-    let (panics, mut panicked) = mpsc::unbounded_channel();
     let activities = Activities::default();
     let loader = Loader::new(source, backend, activities.clone());
-    let (client, patience) = (connections.online.client.clone(), config.http.ready_timeout);
-    let health = Arc::new(Health::new(worker_id.clone(), client, Lineup::default(), activities, patience));
+    let parts = Parts::new(&config, &worker_id, &connections, activities, &supervisor).await?;
     // Loading can take minutes: whoever asks meanwhile is told what it waits for.
-    let http = AbortOnDrop(tokio::spawn(telemetry::serve(listener, Arc::clone(&health), metrics)));
-    let start = Parts::start(&config, loader, selected, &worker_id, &connections, Arc::clone(&health), panics);
-    let mut parts = tokio::select! {
-        parts = start => parts?,
-        () = &mut shutdown => {
+    let (health, gauges) = (Arc::clone(&parts.health), Arc::clone(&parts.gauges));
+    let _http = supervisor.spawn("the HTTP endpoint", async move {
+        if let Err(error) = observe::serve(listener, health, gauges, prometheus).await {
+            tracing::error!(%error, "the HTTP endpoint ended");
+        }
+    });
+    let started = tokio::select! {
+        started = parts.start(&config, loader, selected, &supervisor) => started,
+        () = &mut stop => {
             tracing::info!("stopped before anything was served");
             return Ok(());
         }
+        reason = deaths.next() => Err(RunError::Died(reason)),
     };
-    health.started();
+    let mut running = started?;
+    parts.health.started();
     let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
-
     let outcome = tokio::select! {
-        () = &mut shutdown => Ok(()),
-        Some(panic) = panicked.recv() => Err(RunError::Engine(panic)),
-        () = serve(&health, || on_ready(&ready)) => unreachable!("it serves for ever"),
-        () = parts.manager.run() => unreachable!("it follows what is wanted for ever"),
+        () = &mut stop => Ok(()),
+        reason = deaths.next() => Err(RunError::Died(reason)),
+        never = run_until_stopped(&parts.health, &mut running.reconciler, || on_ready(&ready)) => match never {},
     };
-    drop(health);
-    parts.drain(&config, &connections, outcome.is_ok()).await;
-    drop(http);
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "stopping");
+    }
+    parts.drain(running, &config, outcome.is_ok(), hurry, &mut deaths).await;
     outcome
 }
 
-/// Tests the worker until it is ready, says so, and then waits for ever.
-async fn serve(health: &Health, on_ready: impl FnOnce()) {
-    let mut said = Vec::new();
-    loop {
-        let reasons = health.readiness().await.reasons;
-        if reasons.is_empty() {
-            break;
+/// Tests the worker until it is ready, says so, and follows what is wanted.
+async fn run_until_stopped(
+    health: &Health,
+    reconciler: &mut Reconciler,
+    on_ready: impl FnOnce(),
+) -> std::convert::Infallible {
+    let say_ready = async {
+        let mut said = Vec::new();
+        loop {
+            let reasons = health.readiness().await.reasons;
+            if reasons.is_empty() {
+                break;
+            }
+            if reasons != said {
+                tracing::warn!(?reasons, "not ready");
+                said = reasons;
+            }
+            sleep(Duration::from_millis(200)).await;
         }
-        if reasons != said {
-            tracing::warn!(?reasons, "not ready");
-            said = reasons;
-        }
-        sleep(Duration::from_millis(200)).await;
+        tracing::info!("ready");
+        on_ready();
+        health.keep_testing().await
+    };
+    tokio::select! {
+        never = say_ready => never,
+        never = reconciler.run() => never,
     }
-    tracing::info!("ready");
-    on_ready();
-    std::future::pending::<()>().await;
 }
 
-/// A task that ends with whoever has it.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Everything that runs.
+/// What there is before anything is loaded.
 struct Parts {
-    manager: Manager,
-    health: Arc<Health>,
+    served: ServedVariants,
+    connections: Connections,
+    keeper: Keeper,
+    publisher: Publisher,
+    publishing: Publishing,
     /// Stops attempts to store what cannot be stored.
     give_up: CancellationToken,
-    publishing: JoinHandle<()>,
-    discovery: JoinHandle<Result<(), async_nats::SubscribeError>>,
-    statistics: JoinHandle<()>,
+    intake: IntakeContext,
+    health: Arc<Health>,
+    gauges: Arc<Gauges>,
+}
+
+/// What runs while the worker serves.
+struct Running {
+    reconciler: Reconciler,
+    _observers: [Task; 4],
 }
 
 impl Parts {
+    async fn new(
+        config: &Config,
+        worker_id: &str,
+        connections: &Connections,
+        activities: Activities,
+        supervisor: &Supervisor,
+    ) -> Result<Self, RunError> {
+        let (served, give_up, trouble) =
+            (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
+        let store = StoreClient::start(connections.stored.client.clone(), supervisor).await?;
+        let (publisher, publishing) =
+            Publisher::start(connections, store, give_up.clone(), trouble.clone(), supervisor);
+        let keeper = Keeper::start(connections.stored.clone(), supervisor);
+        let intake = IntakeContext::new(
+            worker_id,
+            connections.clone(),
+            publisher.clone(),
+            keeper.clone(),
+            supervisor.clone(),
+        );
+        let health = Arc::new(Health::new(
+            worker_id.to_owned(),
+            connections.online.client.clone(),
+            served.clone(),
+            trouble,
+            activities,
+            config.http.ready_timeout,
+        ));
+        let gauges = Arc::new(Gauges::new(served.clone(), connections.clone(), keeper.clone()));
+        let connections = connections.clone();
+        Ok(Self { served, connections, keeper, publisher, publishing, give_up, intake, health, gauges })
+    }
+
     async fn start(
+        &self,
         config: &Config,
         loader: Loader,
         selected: Vec<Selected>,
-        worker_id: &str,
-        connections: &Connections,
-        health: Arc<Health>,
-        panics: mpsc::UnboundedSender<String>,
-    ) -> Result<Self, RunError> {
+        supervisor: &Supervisor,
+    ) -> Result<Running, RunError> {
         tracing::info!(
             cores = cores(),
             runners = config.engine.runners,
@@ -232,75 +291,97 @@ impl Parts {
             max_tokens = config.batch.max_tokens,
             "engine: side by side, one batch for each runner (0: one for each core)"
         );
-        let give_up = CancellationToken::new();
-        let publisher = Publisher::new(connections, give_up.clone());
-        let (finished, jobs) = mpsc::unbounded_channel();
-        let publishing = tokio::spawn(publisher.clone().run(jobs));
-        let parts = ManagerParts {
+        let context = ServingContext {
             config: config.clone(),
-            lineup: health.lineup().clone(),
+            served: self.served.clone(),
             loader,
-            worker_id: worker_id.to_owned(),
-            connections: connections.clone(),
-            publisher,
-            finished,
-            panics,
+            intake: self.intake.clone(),
+            supervisor: supervisor.clone(),
         };
-        let manager = Manager::start(parts, selected).await?;
-        let lineup = manager.lineup().clone();
-        let client = connections.online.client.clone();
-        let discovery = Discovery::new(client.clone(), worker_id.to_owned(), lineup.clone());
+        let reconciler = Reconciler::start(context, selected).await?;
+        let (client, worker) = (self.connections.online.client.clone(), self.intake.worker.to_string());
+        let discovery = Discovery::new(client.clone(), worker.clone(), self.served.clone());
+        let discovery = async move {
+            if let Err(error) = discovery.serve().await {
+                tracing::error!(%error, "the worker cannot be discovered");
+            }
+        };
         let statistics =
-            telemetry::publish_statistics(client, worker_id.to_owned(), lineup.clone(), config.worker.stats_window);
-        let (discovery, statistics) = (tokio::spawn(discovery.serve()), tokio::spawn(statistics));
-        Ok(Self { manager, health, give_up, publishing, discovery, statistics })
+            observe::publish_statistics(client, worker, self.served.clone(), config.worker.stats_window);
+        let backlog =
+            observe::watch_backlog(self.connections.stored.clone(), self.intake.clock.clone(), self.served.clone());
+        let gauges = Arc::clone(&self.gauges);
+        let observers = [
+            supervisor.spawn("discovery", discovery),
+            supervisor.spawn("statistics", statistics),
+            supervisor.spawn("the watch of the backlog", backlog),
+            supervisor.spawn("gauges", async move { gauges.keep_setting().await }),
+        ];
+        Ok(Running { reconciler, _observers: observers })
     }
 
     fn variants(&self) -> Vec<ReadyVariant> {
-        let describe = |pipeline: Arc<Pipeline>| ReadyVariant {
-            model: pipeline.variant.model.clone(),
-            variant: pipeline.variant.name.clone(),
-            version: pipeline.version.metadata.version.clone(),
+        let describe = |(deployment, version): (Arc<crate::variant::Deployment>, Arc<crate::variant::ServedVersion>)| {
+            ReadyVariant {
+                model: deployment.variant.model.clone(),
+                variant: deployment.variant.name.clone(),
+                version: version.metadata().version.clone(),
+            }
         };
-        self.manager.lineup().live().into_iter().map(describe).collect()
+        self.served.live().into_iter().map(describe).collect()
     }
 
-    /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest.
-    async fn drain(self, config: &Config, connections: &Connections, engines_alive: bool) {
+    /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest. `hurry` ends the finishing.
+    async fn drain(
+        self,
+        running: Running,
+        config: &Config,
+        alive: bool,
+        hurry: impl Future<Output = ()>,
+        deaths: &mut Deaths,
+    ) {
         self.health.stopping();
         tracing::info!(texts = self.health.texts_in_flight(), "stopping: finishing what was taken");
-        self.discovery.abort();
-        self.statistics.abort();
-        let members = self.manager.lineup().members();
-        if !engines_alive {
-            // What arrives meanwhile goes back at once, and what waits below is only what is in the worker.
-            let stop = join_all(members.iter().map(|member| member.stop()));
-            let _ = timeout(FLUSH_TIMEOUT, stop).await;
-        }
+        let Running { reconciler, _observers: observers } = running;
+        drop(observers);
+        let served = self.served.all();
         let finish = async {
-            join_all(members.iter().map(|member| member.stop())).await;
-            join_all(members.iter().map(|member| member.idle())).await;
+            join_all(served.iter().map(|one| one.stop())).await;
+            self.publisher.idle().await;
         };
-        let reporting = join_all(members.iter().map(|member| member.report()));
-        // Without an engine nothing more is computed, but callers can still be told.
-        let deadline = if engines_alive { config.worker.drain_timeout } else { ANSWER_TIMEOUT };
+        // The time to stop includes the last flush. What died computes nothing more, but callers can still be told.
+        let all = if alive { config.worker.drain_timeout.saturating_sub(FLUSH_TIMEOUT) } else { ANSWER_TIMEOUT };
         let finished = tokio::select! {
-            result = timeout(deadline, finish) => result.is_ok(),
-            _ = reporting => unreachable!("it reports for ever"),
+            result = timeout(all, finish) => result.is_ok(),
+            () = hurry => {
+                tracing::warn!("told again to stop: finishing nothing more");
+                false
+            }
+            reason = deaths.next(), if alive => {
+                tracing::error!(reason, "died while stopping");
+                false
+            }
         };
         self.give_up.cancel();
-        if finished {
-            let pipelines = self.manager.close();
-            // The publisher ends when nothing is left that could send it a job.
-            drop((members, self.health));
-            let _ = tokio::task::spawn_blocking(move || pipelines.iter().for_each(|pipeline| pipeline.stop())).await;
-            let _ = timeout(FLUSH_TIMEOUT, self.publishing).await;
-        } else {
-            let jobs: usize = join_all(members.iter().map(|member| member.give_back())).await.into_iter().sum();
+        let versions = reconciler.close();
+        if !finished {
+            let jobs = self.keeper.give_back_all();
             tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
+            // Whoever waits for an answer is told.
+            versions.iter().for_each(|version| version.pipeline.halt("the worker is stopping"));
         }
-        if timeout(FLUSH_TIMEOUT, connections.flush()).await.is_err() {
+        let flush = async {
+            self.keeper.flush().await;
+            let _ = timeout(ANSWER_TIMEOUT, self.publisher.idle()).await;
+            self.connections.flush().await
+        };
+        if !matches!(timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
             tracing::warn!("a connection to NATS was lost before the last messages were out");
+        }
+        drop(self.publishing);
+        if finished {
+            let stop = move || versions.iter().for_each(|version| version.pipeline.stop());
+            let _ = timeout(FLUSH_TIMEOUT, tokio::task::spawn_blocking(stop)).await;
         }
         tracing::info!("stopped");
     }

@@ -12,18 +12,23 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
+use embed_engine::{
+    engine::{attention, cores, library},
+    model::{Activities, Loader},
+};
 use figment::value::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
-    app,
-    bench::{self, BenchArgs},
+    app::{self, Shutdown},
     config::{Config, VariantConfig, load},
-    engine::{attention, library},
-    model,
-    models::{self, ModelsArgs},
-    serving::{Activities, Loader, OnnxRuntime, cores},
-    telemetry::{LogFormat, probe, start_logging},
+    logging::{self, LogFormat},
+    observe::probe,
+    registry::{self, ModelsArgs},
+    serving::select,
 };
 
 /// Embeds texts that arrive on NATS subjects.
@@ -42,8 +47,6 @@ enum Command {
     Check(Box<RunArgs>),
     /// Ask a running worker whether it is ready; exits with 1 and the reasons if not
     Health(HealthArgs),
-    /// Measure the engine and the batching alone, without NATS
-    Bench(Box<BenchArgs>),
     /// The versions in the model registry: list, publish, verify, make current
     Models(ModelsArgs),
 }
@@ -102,7 +105,6 @@ impl Cli {
             Command::Run(args) => args.run(false),
             Command::Check(args) => args.run(true),
             Command::Health(args) => args.run(),
-            Command::Bench(args) => run_bench(&args),
             Command::Models(args) => run_models(&args),
         };
         let code = u8::from(result.is_err());
@@ -134,7 +136,7 @@ impl RunArgs {
             io::stdout().write_all(loaded.print().as_bytes())?;
             return Ok(());
         }
-        start_logging(self.log_format);
+        logging::start(self.log_format);
         let config = loaded.config;
         if config.wants_devices() {
             // SAFETY: this is the main thread, and no other has been started yet.
@@ -152,7 +154,7 @@ impl RunArgs {
                 let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
             }
         };
-        let result = runtime.block_on(async { app::run(config, on_ready, shutdown_signal()?).await });
+        let result = runtime.block_on(async { app::run(config, on_ready, shutdown_signals()?).await });
         // Threads that are still in a run must not keep the process from ending.
         runtime.shutdown_background();
         Ok(result?)
@@ -207,60 +209,62 @@ impl HealthArgs {
     }
 }
 
-fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let (config, provider) = bench::configure(args)?;
-    if provider.on_device() {
-        // SAFETY: this is the main thread, and no other has been started yet.
-        unsafe { attention::choose(&config.engine.devices) };
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(bench::run(args, config, provider))
-}
-
 fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {
     if args.registry().is_none() {
         let message = "--registry <URL> is missing; name it, or set EMBED_REGISTRY";
         Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(models::run(args))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(registry::run(args))
 }
 
 async fn check_models(config: &Config) -> anyhow::Result<()> {
     let source = app::open_source(config)?;
-    let selected = model::select(&source, config).await?;
-    let loader = Loader::new(source, Arc::new(OnnxRuntime::new(config)), Activities::default());
+    let selected = select(&source, config).await?;
+    let loader = Loader::new(source, Arc::new(app::onnx_runtime(config)), Activities::default());
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
     for one in &selected {
-        let running = loader.load(one, false).await?.running;
+        let report = loader.load(&one.resolved, false).await?.report;
         writeln!(
             out,
             "ok            {} {} {}: version {}, {} dimensions, {}",
-            one.model,
-            one.variant,
-            if one.is_default { "(default)" } else { "" },
-            one.metadata.version,
-            one.metadata.dimension,
-            one.metadata.space
+            one.spec.model,
+            one.spec.variant,
+            if one.spec.default { "(default)" } else { "" },
+            one.resolved.metadata.version,
+            one.resolved.metadata.dimension,
+            one.resolved.metadata.space
         )?;
-        writeln!(out, "              runs on {}", running.describe())?;
-        for skipped in &running.skipped {
+        writeln!(out, "              runs on {}", report.describe())?;
+        for skipped in &report.skipped {
             writeln!(out, "              not on {}: {}", skipped.provider, skipped.reason)?;
         }
     }
     Ok(())
 }
 
-/// Ends at the first SIGTERM or SIGINT.
-fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
+/// The first SIGTERM or SIGINT stops the worker, the second ends it at once.
+fn shutdown_signals() -> io::Result<Shutdown<impl Future<Output = ()>, impl Future<Output = ()>>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let (count, mut signals) = watch::channel(0u32);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|count| *count += 1);
         }
-    })
+    });
+    let mut again = signals.clone();
+    let stop = async move {
+        let _ = signals.wait_for(|count| *count >= 1).await;
+    };
+    let hurry = async move {
+        let _ = again.wait_for(|count| *count >= 2).await;
+    };
+    Ok(Shutdown { stop, hurry })
 }

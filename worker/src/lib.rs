@@ -1,22 +1,22 @@
 //! The worker: takes texts from NATS, embeds them in adaptive batches, stores the vectors.
 //!
-//! Data flows one way: [`intake`] -> [`tokenize`] -> [`batch`] -> [`engine`] -> [`publish`]. [`app`] puts the parts
-//! together; [`serving`] knows which version of which model is live.
+//! A message leaves the socket and becomes a [`lease::Lease`] ([`intake`]); its texts go through an `embed-engine` pipeline of the version
+//! that is live ([`variant`], [`serving`]); the outcome is stored, and then the lease ends ([`publish`]). [`app`] puts the parts together,
+//! [`supervise`] ends the worker when one of them dies, [`observe`] shows what happens.
 
 pub mod app;
-pub mod batch;
-pub mod bench;
 pub mod cli;
 pub mod config;
-pub mod engine;
+pub mod connection;
 pub mod intake;
-pub mod job;
-pub mod model;
-pub mod models;
-pub mod nats;
-mod pace;
+pub mod jetstream;
+pub mod lease;
+pub mod logging;
+pub mod metrics;
+pub mod observe;
 pub mod publish;
+pub mod registry;
 pub mod serving;
+pub mod supervise;
 mod table;
-pub mod telemetry;
-pub mod tokenize;
+pub mod variant;

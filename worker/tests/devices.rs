@@ -11,7 +11,7 @@ use std::sync::{
 use async_nats::{Client, jetstream};
 use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, subjects};
 use embed_testkit::PATIENCE;
-use embed_worker::config::Provider;
+use embed_engine::settings::Provider;
 use support::{
     fake::{Devices, FakeWorker, server},
     http_get, model, outcome,

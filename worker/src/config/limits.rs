@@ -2,34 +2,59 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-/// Texts of a lane in the worker where the CPU computes.
+/// Texts of a stored lane in the worker where the CPU computes.
 const ON_CPU: usize = 1024;
 /// Where a device computes: what several of its batches are chosen from, and what is on its way in and out.
 const ON_DEVICE: usize = 16_384;
+/// Texts of calls, to those of a stored lane: how long a call waits is bounded by time, not by this.
+const CALLS: usize = 8;
 
-/// Bounds. Numbers of texts are by what computes if they are 0: 1,024 on the CPU, 16,384 on devices.
+/// Least bytes of a lane: a server's default for the largest message.
+const LEAST_BYTES: u64 = 1024 * 1024;
+
+/// Bounds. Numbers of texts are by what computes if they are 0: of each stored lane, 1,024 on the CPU and 16,384 on devices, of calls eight
+/// times as many.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Texts of online calls in the worker, per variant. Beyond it, calls are answered `overloaded` at once.
     pub rpc_texts: usize,
-    /// How long an online call may have to wait for those before it, as far as can be told when it comes. Beyond it, it
-    /// is answered `overloaded` at once: a late answer helps nobody, and makes all that follow late as well.
+    /// How long an online call that has no deadline may have to wait for those before it, as far as can be told when it comes. Beyond
+    /// it, or if its own deadline leaves less, it is answered `overloaded` at once: a late answer helps nobody, and makes all that follow
+    /// late as well.
     #[serde(with = "humantime_serde")]
     pub rpc_max_wait: Duration,
     /// Texts of jobs in the worker, per variant. Beyond it, no more are pulled.
     pub job_texts: usize,
     /// Texts of backfill chunks in the worker, per variant. Beyond it, no more are pulled.
     pub bulk_texts: usize,
-    /// A job that was delivered more often than this becomes a dead letter: it is likely to harm whoever takes it.
+    /// Bytes of online calls in the worker, per variant.
+    pub rpc_bytes: ByteSize,
+    /// Bytes of jobs in the worker, per variant.
+    pub job_bytes: ByteSize,
+    /// Bytes of backfill chunks in the worker, per variant.
+    pub bulk_bytes: ByteSize,
+    /// A job that was tried so often becomes a dead letter. What counts is that the engine failed on it, or that its worker died while it
+    /// ran alone; deliveries do not count.
     pub max_deliveries: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { rpc_texts: 0, rpc_max_wait: Duration::from_millis(50), job_texts: 0, bulk_texts: 0, max_deliveries: 10 }
+        let bytes = ByteSize::mib(64);
+        Self {
+            rpc_texts: 0,
+            rpc_max_wait: Duration::from_secs(2),
+            job_texts: 0,
+            bulk_texts: 0,
+            rpc_bytes: bytes,
+            job_bytes: bytes,
+            bulk_bytes: bytes,
+            max_deliveries: 10,
+        }
     }
 }
 
@@ -38,11 +63,11 @@ impl LimitsConfig {
     #[must_use]
     pub fn resolved(&self, on_device: bool) -> Self {
         let default = if on_device { ON_DEVICE } else { ON_CPU };
-        let or_default = |texts| if texts == 0 { default } else { texts };
+        let or = |texts, default| if texts == 0 { default } else { texts };
         Self {
-            rpc_texts: or_default(self.rpc_texts),
-            job_texts: or_default(self.job_texts),
-            bulk_texts: or_default(self.bulk_texts),
+            rpc_texts: or(self.rpc_texts, default * CALLS),
+            job_texts: or(self.job_texts, default),
+            bulk_texts: or(self.bulk_texts, default),
             ..self.clone()
         }
     }
@@ -56,6 +81,13 @@ impl LimitsConfig {
                     "{section}.{key}: {value} is less than one full request; set it to {} or more",
                     embed_schemas::MAX_TEXTS
                 ));
+            }
+        }
+        for (key, value) in
+            [("rpc_bytes", self.rpc_bytes), ("job_bytes", self.job_bytes), ("bulk_bytes", self.bulk_bytes)]
+        {
+            if value.as_u64() < LEAST_BYTES {
+                return Err(format!("{section}.{key}: {value} is less than one large message; set it to `1 MiB` or more"));
             }
         }
         if self.max_deliveries == 0 {

@@ -1,23 +1,21 @@
 //! What can be configured, with the defaults. Where values come from is [`load`]'s business.
 
-mod batch;
-mod engine;
 mod limits;
 pub mod load;
 mod models;
-mod providers;
 mod telemetry;
 
 use std::{net::SocketAddr, time::Duration};
 
-pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 use embed_connect::ConnectSettings;
-pub use engine::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, Provider};
+use embed_engine::settings::{BatchConfig, EngineConfig, TokenizeConfig, check_chain};
 pub use limits::LimitsConfig;
-pub use models::{CURRENT, ModelsConfig, VariantConfig, VariantLimits};
-pub use providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+pub use models::{ModelsConfig, VariantConfig, VariantLimits};
 use serde::{Deserialize, Serialize};
 pub use telemetry::TelemetryConfig;
+
+/// A worker's id is part of subjects, and of the ids of calls.
+const MAX_WORKER_ID: usize = 64;
 
 /// The worker's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -84,23 +82,6 @@ impl Default for HttpConfig {
     }
 }
 
-/// Tokenizing, see [`crate::tokenize`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TokenizeConfig {
-    /// Threads, of each variant. 0: one for every four cores, at least one; one for each core if the model's tokenizer is left
-    /// to the library, which is many times slower.
-    pub threads: usize,
-    /// Most bytes of one text. A longer one is an error of that text: it would be cut to a small part anyway.
-    pub max_text_bytes: usize,
-}
-
-impl Default for TokenizeConfig {
-    fn default() -> Self {
-        Self { threads: 0, max_text_bytes: 256 * 1024 }
-    }
-}
-
 impl Config {
     /// Checks what the types cannot say.
     ///
@@ -123,7 +104,7 @@ impl Config {
         for variant in &self.variant {
             variant.limits.over(&self.limits).validate("variant.limits")?;
             if let Some(providers) = &variant.providers {
-                engine::check_chain("variant.providers", providers)?;
+                check_chain("variant.providers", providers)?;
             }
         }
         if self.worker.stats_window < Duration::from_millis(100) {
@@ -146,9 +127,11 @@ impl Config {
             return Err("batch.table: depths must rise, and sizes be at least 1".into());
         }
         if let Some(id) = &self.worker.id
-            && id.parse::<embed_schemas::JobId>().is_err()
+            && (id.parse::<embed_schemas::JobId>().is_err() || id.len() > MAX_WORKER_ID)
         {
-            return Err(format!("worker.id: {id:?} must be made of letters, digits, `-` and `_`"));
+            return Err(format!(
+                "worker.id: {id:?} must be made of letters, digits, `-` and `_`, at most {MAX_WORKER_ID} of them"
+            ));
         }
         Ok(())
     }

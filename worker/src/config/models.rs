@@ -6,7 +6,9 @@ use bytesize::ByteSize;
 use embed_schemas::Precision;
 use serde::{Deserialize, Serialize};
 
-use super::{EngineConfig, LimitsConfig, Provider};
+use embed_engine::settings::{CURRENT, EngineConfig, ModelSpec, Provider};
+
+use super::LimitsConfig;
 
 /// One variant of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,20 @@ impl VariantConfig {
         let chain = self.providers.as_deref().unwrap_or(&engine.providers);
         if self.strict.unwrap_or(engine.strict) { &chain[..chain.len().min(1)] } else { chain }
     }
+
+    /// What of it concerns the engine.
+    #[must_use]
+    pub fn spec(&self) -> ModelSpec {
+        ModelSpec {
+            model: self.model.clone(),
+            variant: self.name.clone(),
+            version: self.version.clone(),
+            precision: self.precision,
+            providers: self.providers.clone(),
+            strict: self.strict,
+            instances: self.instances,
+        }
+    }
 }
 
 /// Limits of one variant; what is left out is as in `[limits]`.
@@ -83,6 +99,12 @@ pub struct VariantLimits {
     pub job_texts: Option<usize>,
     /// As [`LimitsConfig::bulk_texts`].
     pub bulk_texts: Option<usize>,
+    /// As [`LimitsConfig::rpc_bytes`].
+    pub rpc_bytes: Option<ByteSize>,
+    /// As [`LimitsConfig::job_bytes`].
+    pub job_bytes: Option<ByteSize>,
+    /// As [`LimitsConfig::bulk_bytes`].
+    pub bulk_bytes: Option<ByteSize>,
     /// As [`LimitsConfig::max_deliveries`].
     pub max_deliveries: Option<u64>,
 }
@@ -96,13 +118,13 @@ impl VariantLimits {
             rpc_max_wait: self.rpc_max_wait.unwrap_or(all.rpc_max_wait),
             job_texts: self.job_texts.unwrap_or(all.job_texts),
             bulk_texts: self.bulk_texts.unwrap_or(all.bulk_texts),
+            rpc_bytes: self.rpc_bytes.unwrap_or(all.rpc_bytes),
+            job_bytes: self.job_bytes.unwrap_or(all.job_bytes),
+            bulk_bytes: self.bulk_bytes.unwrap_or(all.bulk_bytes),
             max_deliveries: self.max_deliveries.unwrap_or(all.max_deliveries),
         }
     }
 }
-
-/// The version that `current.json` points to.
-pub const CURRENT: &str = embed_schemas::serving::CURRENT_VERSION;
 
 fn current() -> String {
     CURRENT.to_owned()
@@ -124,6 +146,10 @@ pub struct ModelsConfig {
     /// How long the version before is kept loaded after a swap, so that going back takes no time.
     #[serde(with = "humantime_serde")]
     pub keep_previous: Duration,
+    /// With a memory budget, a variant stays loaded for at least so long, so that two that do not fit side by side make way for each other
+    /// at a pace at which both get something done.
+    #[serde(with = "humantime_serde")]
+    pub stay_loaded: Duration,
     /// How often to look whether the registry's pointers have moved, besides being told.
     #[serde(with = "humantime_serde")]
     pub refresh: Duration,
@@ -146,6 +172,7 @@ impl Default for ModelsConfig {
             cache_dir: None,
             cache_size: ByteSize::gib(20),
             keep_previous: Duration::from_secs(600),
+            stay_loaded: Duration::from_secs(10),
             refresh: Duration::from_secs(30),
         }
     }

@@ -3,21 +3,24 @@
 //! The endpoints are ordinary queue subscriptions, not the client library's service endpoints: those drop what is on its
 //! way when they stop, and cannot answer an error with a body.
 
-use std::{sync::Arc, time::Instant};
-
-use async_nats::{Client, Message, Subject, SubscribeError, Subscriber, connection::State};
-use embed_schemas::{
-    EmbedFailure, ErrorCode, Format, Lane, Outcome, WireError, headers, subjects,
-    wire::{DecodeError, decode_request},
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use futures::{FutureExt, StreamExt};
+
+use async_nats::{Message, Subject, SubscribeError, Subscriber};
+use embed_engine::pipeline::Request;
+use embed_schemas::{ErrorCode, Format, Lane, WireError, headers, subjects, wire::decode_request};
+use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::IntakeContext;
 use crate::{
-    publish::{Call, Publisher, Reply, header},
-    serving::{Pipeline, Served, Variant},
-    telemetry::EndpointStats,
+    connection::end_subscription,
+    metrics::EndpointStats,
+    publish::{Ask, Call, Caller, Finished, Reply},
+    variant::{Deployment, ServedVersion, Variant},
 };
 
 /// Calls that may wait for a version to be loaded, per endpoint. Beyond it, calls are answered `overloaded`.
@@ -27,16 +30,16 @@ const MOST_WAITING: usize = 256;
 #[derive(Debug)]
 pub struct Endpoint {
     subscriber: Subscriber,
-    door: Arc<Door>,
+    calls: Arc<CallIntake>,
     /// Counted for the micro service's statistics.
     pub stats: Arc<EndpointStats>,
 }
 
 /// What happens to a call.
 #[derive(Debug)]
-struct Door {
-    served: Arc<Served>,
-    publisher: Publisher,
+struct CallIntake {
+    deployment: Arc<Deployment>,
+    context: IntakeContext,
     is_probe: bool,
     stats: Arc<EndpointStats>,
     /// Permits for calls that wait for a version to be loaded.
@@ -48,18 +51,16 @@ struct Door {
 /// # Errors
 /// If a subscription fails.
 pub async fn subscribe(
-    client: &Client,
-    worker: &str,
-    served: &Arc<Served>,
-    publisher: &Publisher,
+    deployment: &Arc<Deployment>,
+    context: &IntakeContext,
 ) -> Result<Vec<Endpoint>, SubscribeError> {
-    let Variant { model, name, .. } = &*served.variant;
+    let Variant { model, name, .. } = &*deployment.variant;
     let pinned = (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name));
-    let probe = (format!("{model}-{name}-probe"), subjects::probe(worker, model, name));
+    let probe = (format!("{model}-{name}-probe"), subjects::probe(&context.worker, model, name));
     Ok(vec![
-        Endpoint::subscribe(client, pinned, subjects::RPC_QUEUE_GROUP, false, served, publisher).await?,
+        Endpoint::subscribe(pinned, subjects::RPC_QUEUE_GROUP, false, deployment, context).await?,
         // Only the worker itself is in a queue group of its own name.
-        Endpoint::subscribe(client, probe, worker, true, served, publisher).await?,
+        Endpoint::subscribe(probe, &context.worker, true, deployment, context).await?,
     ])
 }
 
@@ -68,138 +69,150 @@ pub async fn subscribe(
 /// # Errors
 /// If the subscription fails.
 pub async fn subscribe_bare(
-    client: &Client,
-    served: &Arc<Served>,
-    publisher: &Publisher,
+    deployment: &Arc<Deployment>,
+    context: &IntakeContext,
 ) -> Result<Endpoint, SubscribeError> {
-    let model = &served.variant.model;
+    let model = &deployment.variant.model;
     let bare = (model.to_string(), subjects::bare(Lane::Rpc, model));
-    Endpoint::subscribe(client, bare, subjects::RPC_QUEUE_GROUP, false, served, publisher).await
+    Endpoint::subscribe(bare, subjects::RPC_QUEUE_GROUP, false, deployment, context).await
 }
 
 impl Endpoint {
     async fn subscribe(
-        client: &Client,
         (name, subject): (String, String),
         queue_group: &str,
         is_probe: bool,
-        served: &Arc<Served>,
-        publisher: &Publisher,
+        deployment: &Arc<Deployment>,
+        context: &IntakeContext,
     ) -> Result<Self, SubscribeError> {
+        let client = &context.connections.online.client;
         let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
         let stats = Arc::new(EndpointStats::new(name, subject, queue_group.to_owned()));
-        let door = Door {
-            served: Arc::clone(served),
-            publisher: publisher.clone(),
+        let calls = CallIntake {
+            deployment: Arc::clone(deployment),
+            context: context.clone(),
             is_probe,
             stats: Arc::clone(&stats),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
         };
-        Ok(Self { subscriber, door: Arc::new(door), stats })
+        Ok(Self { subscriber, calls: Arc::new(calls), stats })
     }
 
-    /// Takes calls until `stop` is cancelled and everything that the server had sent until then has been taken.
-    pub async fn serve(mut self, stop: CancellationToken) {
-        let mut draining = false;
+    /// Takes calls until `stop` is cancelled and everything that the server had sent until it heard of that has been taken.
+    pub async fn serve(self, stop: CancellationToken) {
+        let Self { mut subscriber, calls, .. } = self;
         loop {
             let message = tokio::select! {
-                message = self.subscriber.next() => message,
-                () = stop.cancelled(), if !draining => {
-                    draining = true;
-                    // No more come after this; those on their way still do, and then the subscription ends. Without a
-                    // server there is nobody to end it, and nothing is on its way but what has arrived.
-                    let connected = self.door.publisher.online().connection_state() == State::Connected;
-                    if !connected || self.subscriber.drain().await.is_err() {
-                        while let Some(Some(message)) = self.subscriber.next().now_or_never() {
-                            self.door.take(message).await;
-                        }
-                        return;
-                    }
-                    continue;
-                }
+                message = subscriber.next() => message,
+                () = stop.cancelled() => break,
             };
             let Some(message) = message else { return };
-            self.door.take(message).await;
+            calls.take(message);
+        }
+        let take = async |message| calls.take(message);
+        if let Err(error) = end_subscription(&calls.context.connections.online, subscriber, take).await {
+            tracing::warn!(%error, "a subscription could not be ended in good order");
         }
     }
 }
 
-impl Door {
-    async fn take(self: &Arc<Self>, message: Message) {
+impl CallIntake {
+    fn take(self: &Arc<Self>, message: Message) {
         let received = Instant::now();
         // Without a reply subject nobody would hear the answer.
         let Some(reply) = message.reply.clone() else { return };
         if !self.is_probe {
-            self.served.variant.metrics.received(Lane::Rpc);
+            self.deployment.variant.metrics.received(Lane::Rpc);
         }
-        match self.served.live() {
-            Some(pipeline) => self.enter(&pipeline, &message, reply, received).await,
-            None => self.wait_for_version(message, reply, received).await,
+        let call = self.call(&message, reply, received);
+        match self.deployment.live() {
+            Some(version) => self.enter(&version, &message, call, received),
+            None => self.wait_for_version(message, call, received),
         }
     }
 
     /// Nothing is loaded: the call waits until something is, and those behind it are not held up by it.
-    async fn wait_for_version(self: &Arc<Self>, message: Message, reply: Subject, received: Instant) {
+    fn wait_for_version(self: &Arc<Self>, message: Message, call: Call, received: Instant) {
         let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else {
-            let error = WireError::new(
+            return call.refuse(WireError::new(
                 ErrorCode::Overloaded,
                 "the variant is being loaded and too many calls wait for it; try again later",
-            );
-            return self.refuse(&message, reply, received, error, sniff(&message)).await;
+            ));
         };
-        let door = Arc::clone(self);
-        tokio::spawn(async move {
-            match door.served.pipeline().await {
-                Ok(pipeline) => door.enter(&pipeline, &message, reply, received).await,
-                Err(error) => door.refuse(&message, reply, received, error, sniff(&message)).await,
+        let calls = Arc::clone(self);
+        self.context.publisher.spawn(async move {
+            match calls.deployment.when_live().await {
+                Ok(version) => calls.enter(&version, &message, call, received),
+                Err(error) => call.refuse(error),
             }
             drop(permit);
         });
     }
 
-    async fn enter(&self, pipeline: &Arc<Pipeline>, message: &Message, reply: Subject, received: Instant) {
-        if let Err(refusal) = self.admit(pipeline, message, reply.clone(), received) {
-            self.refuse(message, reply, received, refusal.error, refusal.format).await;
-        }
-    }
-
-    async fn refuse(&self, message: &Message, reply: Subject, received: Instant, error: WireError, format: Format) {
-        let variant = &self.served.variant;
-        if !self.is_probe {
-            variant.metrics.refused(Lane::Rpc, received.elapsed(), error.code);
-        }
-        let call = self.call(message, reply, received);
-        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
-        self.publisher.answer(&call, variant, &outcome, format).await;
-    }
-
     fn call(&self, message: &Message, reply: Subject, received: Instant) -> Call {
-        let traceparent = header(message.headers.as_ref(), headers::TRACEPARENT).map(str::to_owned);
-        Call { reply, traceparent, received, stats: Arc::clone(&self.stats), is_probe: self.is_probe }
+        self.context.publisher.call(Caller {
+            reply,
+            traceparent: header(message, headers::TRACEPARENT).map(str::to_owned),
+            // Until it has been read.
+            format: Format::sniff(&message.payload).unwrap_or(Format::Json),
+            received,
+            variant: Arc::clone(&self.deployment.variant),
+            stats: Arc::clone(&self.stats),
+            is_probe: self.is_probe,
+        })
     }
 
     /// Into the pipeline, or back with the reason.
-    fn admit(
-        &self,
-        pipeline: &Arc<Pipeline>,
-        message: &Message,
-        reply: Subject,
-        received: Instant,
-    ) -> Result<(), DecodeError> {
-        let variant = &self.served.variant;
-        variant.has_time().map_err(|error| DecodeError { error, format: sniff(message) })?;
-        let content_type = header(message.headers.as_ref(), headers::CONTENT_TYPE);
-        let (request, format) = decode_request(&message.payload, content_type)?;
-        let refuse = |error| DecodeError { error, format };
-        pipeline.version.check(&request, format, self.publisher.max_payload()).map_err(refuse)?;
-        let permit = variant.admit_call(request.texts.len()).map_err(refuse)?;
-        let ask = pipeline.ask(&request, Lane::Rpc, format, received, received);
-        pipeline.submit(ask, request, Reply::Call(self.call(message, reply, received)), permit);
-        Ok(())
+    fn enter(&self, version: &Arc<ServedVersion>, message: &Message, call: Call, received: Instant) {
+        let admission = &self.deployment.variant.admission;
+        if !self.is_probe
+            && let Err(error) = admission.has_time_for_any()
+        {
+            return call.refuse(error);
+        }
+        let (request, format) = match decode_request(&message.payload, header(message, headers::CONTENT_TYPE)) {
+            Ok(decoded) => decoded,
+            Err(refusal) => return call.set_format(refusal.format).refuse(refusal.error),
+        };
+        let call = call.set_format(format);
+        if let Err(error) = version.check(&request, format, self.context.publisher.max_payload()) {
+            return call.refuse(error);
+        }
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        // The worker's own call is to tell whether it works, not whether it has much to do.
+        let permit = match self.is_probe {
+            true => None,
+            false => match admission.admit_call(request.texts.len(), message.length, deadline) {
+                Ok(permit) => Some(permit),
+                Err(error) => return call.refuse(error),
+            },
+        };
+        let ask = Ask {
+            id: request.id.clone().unwrap_or_else(|| self.context.call_id()),
+            format,
+            encoding: request.encoding_for(format),
+            dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
+            received,
+        };
+        let to_engine = Request {
+            prompt: version.prompt(&request),
+            truncate: request.truncate,
+            received,
+            deadline: deadline.and_then(|deadline| received.checked_add(deadline)),
+            ..Request::new(request.texts)
+        };
+        let (finished, variant) = (self.context.publisher.finished().clone(), Arc::clone(&self.deployment.variant));
+        let (token, used) = (self.context.publisher.token(), Arc::clone(version));
+        version.pipeline.submit(to_engine, move |embedded| {
+            // Before the answer leaves: who has it may call again at once.
+            drop(permit);
+            let (lane, reply) = (Lane::Rpc, Reply::Call(call));
+            // If nobody takes it, it is dropped, and so answered that the worker stops.
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+        });
     }
 }
 
-/// The encoding of a message that has not been read.
-fn sniff(message: &Message) -> Format {
-    Format::sniff(&message.payload).unwrap_or(Format::Json)
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
 }

@@ -1,51 +1,51 @@
-//! Dead letters: jobs that cannot be served, kept whole, with the reason.
+//! Dead letters: jobs that cannot be served, kept with the reason, whole if that fits.
 
-use std::time::Duration;
+use async_nats::HeaderMap;
+use base64::{Engine, prelude::BASE64_URL_SAFE};
+use bytes::Bytes;
+use embed_schemas::{WireError, headers, streams};
+use sha2::{Digest, Sha256};
 
-use async_nats::{
-    HeaderMap,
-    jetstream::{Context, context::PublishError, message::PublishMessage},
-};
-use embed_schemas::{WireError, headers, streams, subjects};
+use super::encoded::{header_bytes, header_text};
+use crate::lease::Lease;
 
-use super::{Delivery, encoded::header_text};
-use crate::serving::Variant;
+/// A header of the job that is carried over may have so many bytes.
+const MAX_HEADER: usize = 512;
 
-/// A job whose dead letter could not be written is tried again after this.
-pub(super) const RETRY_DELAY: Duration = Duration::from_secs(60);
+/// Room for what the server adds to a message.
+const RESERVE: usize = 512;
 
-/// Writes a dead letter and waits until it is stored: the payload as it came, and the reason in the headers.
-pub(super) async fn write(
-    jetstream: &Context,
-    delivery: &Delivery,
-    variant: &Variant,
-    error: &WireError,
-) -> Result<(), PublishError> {
+/// A dead letter as it is stored: the payload as it came, and the reason in the headers. A payload that does not fit beside them is cut,
+/// and its size and digest are said.
+pub(super) fn letter(lease: &Lease, error: &WireError, attempts: u64, max_payload: usize) -> (HeaderMap, Bytes) {
+    let delivery = lease.delivery();
     let mut letter = HeaderMap::new();
     for name in [headers::CONTENT_TYPE, headers::REPLY_TO, headers::TRACEPARENT] {
-        if let Some(value) = delivery.header(name) {
+        if let Some(value) = lease.header(name).filter(|value| value.len() <= MAX_HEADER) {
             letter.insert(name, value);
         }
     }
     letter.insert(headers::DEAD_CODE, error.code.as_str());
     letter.insert(headers::DEAD_REASON, header_text(&error.message).as_str());
-    letter.insert(headers::DEAD_SUBJECT, delivery.subject().as_str());
+    letter.insert(headers::DEAD_SUBJECT, lease.subject().as_str());
     letter.insert(headers::DEAD_SEQUENCE, delivery.sequence.to_string().as_str());
     letter.insert(headers::DEAD_DELIVERIES, delivery.deliveries.to_string().as_str());
-    let message = PublishMessage::build()
-        .payload(delivery.message.payload.clone())
-        .headers(letter)
-        // A job that is delivered again after its dead letter was written must not be buried twice.
-        .message_id(format!("{}-{}", streams::jobs_stream(&variant.model), delivery.sequence))
-        .expected_stream(streams::DEAD_STREAM);
-    let subject = subjects::dead(&variant.model, &variant.name);
-    jetstream.send_publish(subject, message).await?.await?;
-    tracing::warn!(
-        model = %variant.model,
-        code = %error.code,
-        reason = %error.message,
-        sequence = delivery.sequence,
-        "a job became a dead letter"
-    );
-    Ok(())
+    letter.insert(headers::DEAD_ATTEMPTS, attempts.to_string().as_str());
+    // A job that is delivered again after its dead letter was written must not be buried twice. The time is part of it: a stream that was
+    // made anew counts from one again.
+    letter.insert(headers::MSG_ID, format!("{}-{}", delivery.stream, delivery.key()).as_str());
+    letter.insert(EXPECTED_STREAM, streams::DEAD_STREAM);
+    let payload = lease.payload();
+    let room = max_payload.saturating_sub(header_bytes(&letter) + RESERVE);
+    if payload.len() <= room {
+        return (letter, payload.clone());
+    }
+    letter.insert(headers::DEAD_SIZE, payload.len().to_string().as_str());
+    let digest = format!("SHA-256={}", BASE64_URL_SAFE.encode(Sha256::digest(payload)));
+    letter.insert(headers::DEAD_DIGEST, digest.as_str());
+    let room = max_payload.saturating_sub(header_bytes(&letter) + RESERVE);
+    (letter, payload.slice(..room.min(payload.len())))
 }
+
+/// The server refuses what another stream would store.
+const EXPECTED_STREAM: &str = "Nats-Expected-Stream";

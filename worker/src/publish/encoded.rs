@@ -2,15 +2,18 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError, headers};
+use embed_schemas::{EmbedFailure, Format, Outcome, WireError, headers};
 
-use crate::serving::{Variant, result_too_large};
+use crate::variant::result_too_large;
 
-/// Room for headers: the server's limit is for headers and payload together.
-const HEADER_BYTES: usize = 2048;
+/// A trace context has 55 characters; what is longer is none, and is not carried on.
+const MAX_TRACEPARENT: usize = 128;
+
+/// Beside headers and payload, the server counts nothing; this is for what it adds when it hands a stored message on.
+const RESERVE: usize = 512;
 
 /// An outcome as it is sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Encoded {
     pub(super) payload: Bytes,
     pub(super) headers: HeaderMap,
@@ -20,40 +23,64 @@ pub(super) struct Encoded {
 
 impl Encoded {
     /// Encodes an outcome. One that does not fit into `max_payload` becomes an error that says so.
-    pub(super) fn new(
-        variant: &Variant,
-        lane: Lane,
-        outcome: &Outcome,
-        format: Format,
-        trace: Option<&str>,
-        max_payload: usize,
-    ) -> Self {
-        let mut payload = format.encode(outcome);
-        let mut error = match outcome {
+    pub(super) fn new(outcome: &Outcome, format: Format, trace: Option<&str>, max_payload: usize) -> Self {
+        let error = match outcome {
             Outcome::Failure(failure) => Some(failure.error.clone()),
             Outcome::Result(_) => None,
         };
-        if payload.len() + HEADER_BYTES > max_payload && error.is_none() {
-            let too_large = result_too_large(payload.len(), max_payload);
-            variant.metrics.error(lane, too_large.code);
-            let failure = EmbedFailure { id: outcome.id().cloned(), error: too_large.clone() };
-            payload = format.encode(&Outcome::Failure(failure));
-            error = Some(too_large);
+        let encoded = Self::with(outcome, format, trace, error);
+        let size = encoded.payload.len() + header_bytes(&encoded.headers) + RESERVE;
+        if size <= max_payload || encoded.error.is_some() {
+            return encoded;
         }
+        let too_large = result_too_large(encoded.payload.len(), max_payload);
+        let failure = Outcome::Failure(EmbedFailure { id: outcome.id().cloned(), error: too_large.clone() });
+        Self::with(&failure, format, trace, Some(too_large))
+    }
+
+    fn with(outcome: &Outcome, format: Format, trace: Option<&str>, error: Option<WireError>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(headers::CONTENT_TYPE, format.content_type());
-        if let Some(trace) = trace {
+        if let Some(trace) = trace.filter(|trace| trace.len() <= MAX_TRACEPARENT) {
             headers.insert(headers::TRACEPARENT, trace);
         }
         if let Some(error) = &error {
             headers.insert(headers::SERVICE_ERROR, header_text(&error.to_string()).as_str());
             headers.insert(headers::SERVICE_ERROR_CODE, error.code.status().to_string().as_str());
         }
-        Self { payload, headers, error }
+        Self { payload: format.encode(outcome), headers, error }
     }
 }
 
 /// A header is one line.
 pub(super) fn header_text(text: &str) -> String {
     text.replace(['\r', '\n'], " ")
+}
+
+/// What headers take on the wire.
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
+    // `NATS/1.0`, the empty line, and for each a colon, a space and the end of the line.
+    let line = |name: &async_nats::HeaderName, value: &async_nats::HeaderValue| {
+        AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4
+    };
+    12 + headers.iter().flat_map(|(name, values)| values.iter().map(move |value| line(name, value))).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_schemas::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_becomes_an_error_that_does() {
+        let id = "j".parse().unwrap();
+        let error = WireError::new(ErrorCode::EngineFailed, "x");
+        let failure = Outcome::Failure(EmbedFailure { id: Some(id), error });
+        let fits = Encoded::new(&failure, Format::Json, None, 100_000);
+        assert_eq!(fits.error.map(|error| error.code), Some(ErrorCode::EngineFailed));
+        let trace = "x".repeat(65_000);
+        let encoded = Encoded::new(&failure, Format::Json, Some(&trace), 100_000);
+        assert!(header_bytes(&encoded.headers) < 1000, "what is no trace context is not carried on");
+    }
 }

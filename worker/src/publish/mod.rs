@@ -1,13 +1,13 @@
-//! Publishing: outcomes to where they belong, then acknowledgements. Off the engine's threads.
-//!
-//! Order is what makes it safe: a result is stored before its job is acknowledged, a dead letter before its job is
-//! terminated. Whatever fails in between leads to a redelivery, never to a loss.
+//! Outcomes leave the worker: answers to callers, results and dead letters into their streams, and only then does a lease end.
 
+mod call;
 mod dead_letter;
-mod delivery;
 mod encoded;
+mod outcome;
 mod publisher;
 mod stored;
 
-pub use delivery::{Call, Delivery, Reply, header};
-pub use publisher::Publisher;
+pub use call::{Call, Caller};
+pub use outcome::Ask;
+pub use publisher::{Finished, Publisher, Publishing, Reply};
+pub use stored::StoreTrouble;

@@ -1,187 +1,357 @@
-//! Takes finished jobs, encodes their outcomes, and sends each where it belongs.
+//! Takes what pipelines have finished, encodes the outcomes, and sends each where it belongs.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, jetstream};
-use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers};
+use async_nats::Client;
+use embed_engine::pipeline::Embedded;
+use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects};
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{sync::CancellationToken, task::{TaskTracker, task_tracker::TaskTrackerToken}};
 
 use super::{
-    Call, Delivery, Reply, dead_letter,
+    Ask, Call, Caller, StoreTrouble, dead_letter,
     encoded::Encoded,
-    stored::{Stored, store},
+    outcome::outcome,
+    stored::{Storage, Stored},
 };
-use crate::{job::Job, nats::Connections, serving::Variant};
+use crate::{
+    connection::Connections,
+    jetstream::{StoreClient, api},
+    lease::{AttemptStore, Attempts, Lease},
+    supervise::{Supervisor, Task},
+    variant::{Permit, ServedVersion, Variant},
+};
 
-/// A failed job is given back this long after its first delivery, twice as long after its second, and so on.
+/// A failed job is given back this long after its first attempt, twice as long after its second, and so on.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A job that no engine can take now is given back for so long.
+const UNAVAILABLE_DELAY: Duration = Duration::from_secs(1);
 
-/// Publishes outcomes.
+/// Where an answer goes.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one for each job in the worker, moved a few times")]
+pub enum Reply {
+    /// To the caller.
+    Call(Call),
+    /// Into the results stream; the job's message is acknowledged afterwards.
+    Stored {
+        /// The message.
+        lease: Lease,
+        /// What was known of attempts at it before this one.
+        before: Attempts,
+        /// Its share of the room; given back when the lease ends.
+        permit: Permit,
+    },
+}
+
+/// A request whose texts are done.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was asked.
+    pub ask: Ask,
+    /// The variant.
+    pub variant: Arc<Variant>,
+    /// The version that served it: the one that was live when it came.
+    pub version: Arc<ServedVersion>,
+    /// How it came.
+    pub lane: Lane,
+    /// Where the answer goes.
+    pub reply: Reply,
+    /// What became of its texts.
+    pub embedded: Embedded,
+    /// Until its outcome is out, publishing is not [`Publisher::idle`].
+    pub token: TaskTrackerToken,
+}
+
+/// Publishes outcomes. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     /// For answers to calls.
     online: Client,
     /// For stored outcomes.
     stored: Client,
-    jetstream: jetstream::Context,
-    /// Cancelled when the time to finish is over: what could not be stored is given back.
-    give_up: CancellationToken,
+    storage: Storage,
+    attempts: AttemptStore,
+    finished: mpsc::UnboundedSender<Finished>,
+    dropped: mpsc::UnboundedSender<(Caller, Outcome)>,
+    supervisor: Supervisor,
     tasks: TaskTracker,
 }
 
+/// What runs for a publisher.
+#[derive(Debug)]
+pub struct Publishing {
+    _finished: Task,
+    _dropped: Task,
+}
+
 impl Publisher {
-    /// A publisher on these connections.
-    pub fn new(connections: &Connections, give_up: CancellationToken) -> Self {
-        let (online, stored) = (connections.online.client.clone(), connections.stored.client.clone());
-        Self { jetstream: jetstream::new(stored.clone()), online, stored, give_up, tasks: TaskTracker::new() }
+    /// Starts a publisher on these connections. What cannot be stored when `give_up` is cancelled is given back; until then, `trouble`
+    /// hears of it.
+    #[must_use]
+    pub fn start(
+        connections: &Connections,
+        store: StoreClient,
+        give_up: CancellationToken,
+        trouble: StoreTrouble,
+        supervisor: &Supervisor,
+    ) -> (Self, Publishing) {
+        let (finished, mut to_publish) = mpsc::unbounded_channel();
+        let (dropped, mut to_refuse) = mpsc::unbounded_channel();
+        let publisher = Self {
+            online: connections.online.client.clone(),
+            stored: connections.stored.client.clone(),
+            attempts: AttemptStore::new(store.clone()),
+            storage: Storage::new(store, give_up, trouble),
+            finished,
+            dropped,
+            supervisor: supervisor.clone(),
+            tasks: TaskTracker::new(),
+        };
+        let one = publisher.clone();
+        let publish = async move {
+            while let Some(finished) = to_publish.recv().await {
+                let publisher = one.clone();
+                // The number of tasks is bounded by what the worker admits.
+                one.spawn(async move { publisher.publish(finished).await });
+            }
+        };
+        let other = publisher.clone();
+        let refuse = async move {
+            while let Some((caller, outcome)) = to_refuse.recv().await {
+                other.answer(caller, &outcome).await;
+            }
+        };
+        let publishing = Publishing {
+            _finished: supervisor.spawn("the publisher", publish),
+            _dropped: supervisor.spawn("the publisher of refusals", refuse),
+        };
+        (publisher, publishing)
     }
 
-    /// The connection over which calls come and are answered.
-    pub const fn online(&self) -> &Client {
-        &self.online
+    /// Where pipelines put what they have finished.
+    #[must_use]
+    pub const fn finished(&self) -> &mpsc::UnboundedSender<Finished> {
+        &self.finished
     }
 
-    /// The connection of stored jobs.
-    pub const fn stored(&self) -> &Client {
-        &self.stored
-    }
-
-    /// JetStream, over the connection of stored jobs.
-    pub const fn jetstream(&self) -> &jetstream::Context {
-        &self.jetstream
+    /// What is known of attempts at messages.
+    #[must_use]
+    pub const fn attempts(&self) -> &AttemptStore {
+        &self.attempts
     }
 
     /// The server's limit for one message, bytes.
+    #[must_use]
     pub fn max_payload(&self) -> usize {
-        self.online.max_payload()
+        self.online.server_info().max_payload
     }
 
-    /// Publishes every job that comes, until all senders are gone and all outcomes are out.
-    pub async fn run(self, mut finished: mpsc::UnboundedReceiver<Arc<Job>>) {
-        while let Some(job) = finished.recv().await {
-            let publisher = self.clone();
-            // The number of tasks is bounded by the jobs that the worker admits.
-            self.tasks.spawn(async move { publisher.publish(&job).await });
-        }
+    /// A caller is owed an answer.
+    #[must_use]
+    pub fn call(&self, caller: Caller) -> Call {
+        Call::new(caller, self.dropped.clone())
+    }
+
+    /// Keeps publishing from being [`Publisher::idle`].
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tasks.token()
+    }
+
+    /// Runs a task that ends what came in, beside others.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.supervisor.spawn("publishing", self.tasks.track_future(task)).detach();
+    }
+
+    /// Waits until the outcomes of everything that came in are out.
+    pub async fn idle(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    async fn publish(&self, job: &Job) {
-        let variant = &job.pipeline.variant;
+    async fn publish(&self, finished: Finished) {
+        let Finished { ask, variant, version, lane, reply, embedded, token } = finished;
         let computed = Instant::now();
-        let outcome = job.outcome();
-        let error = match &job.reply {
+        let outcome = outcome(&ask, &variant, &version, embedded);
+        let error = match reply {
             Reply::Call(call) => {
-                let error = self.answer(call, variant, &outcome, job.ask.format).await;
-                if call.is_probe {
+                let Some(caller) = call.take() else { return };
+                let is_probe = caller.is_probe;
+                let error = self.answer(caller, &outcome).await;
+                if is_probe {
                     return;
                 }
                 error
             }
-            Reply::Stored(delivery) => {
-                if failed_in_engine(&outcome) && delivery.deliveries < variant.max_deliveries {
-                    variant.metrics.tried_in_vain(job.ask.lane, job.ask.received.elapsed());
-                    delivery.nak(RETRY_DELAY * u32::try_from(delivery.deliveries).unwrap_or(u32::MAX)).await;
+            Reply::Stored { lease, before, permit } => {
+                if unavailable(&outcome) {
+                    // It is no attempt, and no outcome: another worker may have an engine that runs.
+                    lease.give_back(UNAVAILABLE_DELAY);
                     return;
                 }
-                self.settle(delivery, variant, &job.ask.id, &outcome, job.ask.format).await
+                let attempts = if failed_in_engine(&outcome) { before.fail(false) } else { before };
+                if attempts != before && attempts.count() < variant.max_attempts {
+                    variant.metrics.tried_in_vain(lane, ask.received.elapsed());
+                    self.retry(lease, &variant, attempts).await;
+                    return;
+                }
+                let error = self.settle(lease, &variant, &ask.id, &outcome, ask.format, attempts.count()).await;
+                drop(permit);
+                error
             }
         };
         let error = error.or_else(|| first_error(&outcome));
-        variant.metrics.finished(job.ask.lane, job.ask.received.elapsed(), &outcome, computed.elapsed(), error);
+        variant.metrics.finished(lane, ask.received.elapsed(), &outcome, computed.elapsed(), error);
+        drop(token);
+    }
+
+    /// Gives a job back on which the engine failed.
+    async fn retry(&self, lease: Lease, variant: &Variant, attempts: Attempts) {
+        let delay = RETRY_DELAY * u32::try_from(attempts.count()).unwrap_or(u32::MAX);
+        if let Err(error) = self.attempts.write(&variant.model, lease.delivery(), attempts).await {
+            tracing::warn!(%error, "an attempt could not be written down, and does not count");
+        }
+        lease.retry_after(delay);
     }
 
     /// Answers a call. Gives back the error that it answered with.
-    pub async fn answer(&self, call: &Call, variant: &Variant, outcome: &Outcome, format: Format) -> Option<ErrorCode> {
-        let encoded =
-            Encoded::new(variant, Lane::Rpc, outcome, format, call.traceparent.as_deref(), self.max_payload());
-        let sent = self.online.publish_with_headers(call.reply.clone(), encoded.headers, encoded.payload).await;
-        call.stats.answered(call.received.elapsed(), encoded.error.as_ref());
-        if let Err(error) = sent {
+    async fn answer(&self, caller: Caller, outcome: &Outcome) -> Option<ErrorCode> {
+        let Caller { reply, traceparent, format, received, variant, stats, .. } = caller;
+        let encoded = Encoded::new(outcome, format, traceparent.as_deref(), self.max_payload());
+        let error = encoded.error.as_ref();
+        if let (Some(error), Outcome::Result(_)) = (error, outcome) {
+            variant.metrics.error(Lane::Rpc, error.code);
+        }
+        stats.answered(received.elapsed(), error);
+        let code = error.map(|error| error.code);
+        if let Err(error) = self.online.publish_with_headers(reply, encoded.headers, encoded.payload).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
-        encoded.error.map(|error| error.code)
+        code
     }
 
-    /// Ends a stored job: stores the outcome, buries the job if it failed, acknowledges. Gives back the error that it
-    /// ended in.
+    /// Ends a stored job: buries the job if it failed, stores the outcome, acknowledges. Gives back the error that it ended in.
     pub async fn settle(
         &self,
-        delivery: &Delivery,
+        lease: Lease,
         variant: &Variant,
         id: &JobId,
         outcome: &Outcome,
         format: Format,
+        attempts: u64,
     ) -> Option<ErrorCode> {
-        let encoded = Encoded::new(
-            variant,
-            delivery.lane(),
-            outcome,
-            format,
-            delivery.header(headers::TRACEPARENT),
-            self.max_payload(),
-        );
-        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
-            && !self.bury(delivery, variant, &error).await
-        {
-            return Some(error.code);
+        let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
+            variant.metrics.error(lease.lane(), error.code);
         }
         let code = encoded.error.as_ref().map(|error| error.code);
-        match store(&self.jetstream, &self.give_up, &variant.model, id, &encoded).await {
+        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
+            && !self.bury(&lease, variant, &error, attempts).await
+        {
+            lease.give_back(Duration::ZERO);
+            return Some(error.code);
+        }
+        match self.storage.outcome(&variant.model, id, &encoded).await {
             Stored::New => {}
             Stored::Before => variant.metrics.duplicate_result(),
             Stored::No => {
-                delivery.nak(Duration::ZERO).await;
+                lease.give_back(Duration::ZERO);
                 return code;
             }
+            Stored::Never(reason) => {
+                // Whatever it is about this outcome: the job ends, and can be found.
+                let error = WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
+                return self.end_unstorable(lease, variant, id, error, format, attempts).await;
+            }
         }
-        self.copy_to_reply(delivery, encoded).await;
-        delivery.ack().await;
+        self.copy_to_reply(&lease, encoded).await;
+        lease.ack();
         code
     }
 
+    /// The server takes an outcome never: a failure that says so takes its place, and a dead letter has the job.
+    async fn end_unstorable(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        id: &JobId,
+        error: WireError,
+        format: Format,
+        attempts: u64,
+    ) -> Option<ErrorCode> {
+        if !self.bury(&lease, variant, &error, attempts).await {
+            lease.give_back(Duration::ZERO);
+            return Some(error.code);
+        }
+        let code = error.code;
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
+        let encoded = Encoded::new(&outcome, format, None, self.max_payload());
+        match self.storage.outcome(&variant.model, id, &encoded).await {
+            Stored::No => lease.give_back(Duration::ZERO),
+            stored => {
+                if let Stored::Never(reason) = stored {
+                    tracing::error!(%id, reason, "no outcome of this job can be stored; there is a dead letter");
+                }
+                self.copy_to_reply(&lease, encoded).await;
+                lease.ack();
+            }
+        }
+        Some(code)
+    }
+
     /// Ends a message that is no job: there is no id under which an outcome could be stored.
-    pub async fn reject(&self, delivery: &Delivery, variant: &Variant, error: WireError, format: Format) {
-        if !self.bury(delivery, variant, &error).await {
-            return;
+    pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
+        if !self.bury(&lease, variant, &error, 0).await {
+            return lease.give_back(Duration::ZERO);
         }
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
-        let trace = delivery.header(headers::TRACEPARENT);
-        self.copy_to_reply(
-            delivery,
-            Encoded::new(variant, delivery.lane(), &outcome, format, trace, self.max_payload()),
-        )
-        .await;
-        delivery.term().await;
+        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        self.copy_to_reply(&lease, encoded).await;
+        lease.terminate();
+    }
+
+    /// Whether an outcome of the job is stored.
+    ///
+    /// # Errors
+    /// If the stream does not answer.
+    pub async fn is_stored(&self, variant: &Variant, id: &JobId) -> Result<bool, api::ApiError> {
+        let stream = streams::results_stream(&variant.model);
+        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, id)).await?;
+        Ok(stored.is_some())
     }
 
     /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
-    async fn copy_to_reply(&self, delivery: &Delivery, encoded: Encoded) {
-        let Some(subject) = delivery.reply_to() else { return };
+    async fn copy_to_reply(&self, lease: &Lease, encoded: Encoded) {
+        let Some(subject) = lease.reply_to() else { return };
         let sent = self.stored.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
         if let Err(error) = sent {
-            tracing::warn!(%error, subject, "the direct copy of an outcome could not be sent");
+            tracing::warn!(%error, "the direct copy of an outcome could not be sent");
         }
     }
 
-    /// Writes the dead letter. If that fails, the job is given back: `false`.
-    async fn bury(&self, delivery: &Delivery, variant: &Variant, error: &WireError) -> bool {
-        match dead_letter::write(&self.jetstream, delivery, variant, error).await {
-            Ok(()) => {
-                variant.metrics.dead_letter(error.code);
-                true
-            }
-            Err(problem) => {
-                tracing::error!(error = %problem, sequence = delivery.sequence, "a dead letter could not be written; the job stays in its stream");
-                delivery.nak(dead_letter::RETRY_DELAY).await;
-                false
+    /// Writes the dead letter, and waits until it is stored. `false`: the worker stops before it can be.
+    async fn bury(&self, lease: &Lease, variant: &Variant, error: &WireError, attempts: u64) -> bool {
+        let (headers, payload) = dead_letter::letter(lease, error, attempts, self.max_payload());
+        let subject = subjects::dead(&variant.model, &variant.name);
+        let sequence = lease.delivery().sequence;
+        match self.storage.dead_letter(subject.clone(), &headers, &payload).await {
+            Stored::No => return false,
+            Stored::New | Stored::Before => {}
+            Stored::Never(reason) => {
+                // Its headers are bounded, so it is the payload.
+                tracing::error!(sequence, reason, "the dead letter is refused; its payload is left out");
+                let stored = self.storage.dead_letter(subject, &headers, &bytes::Bytes::new()).await;
+                if stored == Stored::No {
+                    return false;
+                }
             }
         }
+        tracing::warn!(model = %variant.model, code = %error.code, reason = %error.message, sequence, "a job became a dead letter");
+        variant.metrics.dead_letter(error.code);
+        true
     }
 }
 
@@ -191,6 +361,11 @@ fn first_error(outcome: &Outcome) -> Option<ErrorCode> {
         Outcome::Failure(failure) => Some(failure.error.code),
         Outcome::Result(result) => result.items.iter().find_map(|item| Some(item.error.as_ref()?.code)),
     }
+}
+
+/// Whether it is the worker that cannot embed anything now.
+fn unavailable(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failure(failure) if failure.error.code == ErrorCode::ModelUnavailable)
 }
 
 /// Whether trying again can help: the engine failed, not the text.

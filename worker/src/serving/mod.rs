@@ -1,30 +1,22 @@
-//! What is being served: variants, the version of each that is live, and how one version takes the place of another.
+//! What is served: for each variant an intake, and a controller that brings the version that is live to the one that is wanted.
 //!
-//! A [`Variant`] is a name that traffic is sent to, and stays; a [`Pipeline`] is one loaded version of it, and is replaced.
-//! [`Served`] holds both. The [`Manager`] brings what is served to what is wanted.
+//! The [`Reconciler`] knows which variants are wanted, and starts and ends their controllers. A controller resolves, loads, swaps and goes
+//! back, and waits for nobody else's.
 
-mod activity;
-mod backend;
-mod lineup;
-mod loader;
-mod manager;
-mod memory;
-mod pipeline;
-mod served;
-mod swap;
-mod variant;
-mod version;
-mod wanted;
+mod budget;
+mod controller;
+mod desired;
+mod eviction;
+mod load;
+mod reconcile;
+mod retries;
+mod select;
+mod served_variants;
 mod watch;
 
-pub use activity::{Activities, Activity};
-pub use backend::{Backend, OnnxRuntime};
-pub use lineup::{Lineup, Member};
-pub use loader::Loader;
-pub use manager::{Manager, ManagerParts};
-pub use pipeline::Pipeline;
-
-pub use crate::engine::cores;
-pub use served::Served;
-pub use variant::{Variant, result_too_large};
-pub use version::Version;
+pub use controller::set_info;
+pub use desired::VariantSpec;
+pub use load::StartError;
+pub use reconcile::{Reconciler, ServeError, ServingContext};
+pub use select::{SelectError, Selected, select};
+pub use served_variants::{ServedVariant, ServedVariants};

@@ -10,7 +10,8 @@ use embed_schemas::serving::{DesiredVariant, MODELS_BUCKET, REFRESH_SUBJECT, par
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 
-use super::wanted::Bucket;
+use super::desired::Bucket;
+use crate::supervise::{Supervisor, Task};
 
 /// The bucket may be made later; so often it is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -22,6 +23,7 @@ pub(super) struct Watch {
     pub(super) bucket: watch::Receiver<Bucket>,
     /// Somebody asks to look at the registry.
     pub(super) refresh: mpsc::Receiver<()>,
+    _tasks: [Task; 2],
 }
 
 impl Watch {
@@ -29,15 +31,17 @@ impl Watch {
     ///
     /// # Errors
     /// If the subscription fails.
-    pub(super) async fn start(client: &Client) -> Result<Self, SubscribeError> {
+    pub(super) async fn start(client: &Client, supervisor: &Supervisor) -> Result<Self, SubscribeError> {
         let requests = client.subscribe(REFRESH_SUBJECT).await?;
         // One request that waits is as good as many.
         let (ask, refresh) = mpsc::channel(1);
         let (send, bucket) = watch::channel(Bucket::new());
         let (look, looks) = mpsc::channel(1);
-        tokio::spawn(forward(requests, ask, look));
-        tokio::spawn(watch_bucket(client.clone(), send, looks));
-        Ok(Self { bucket, refresh })
+        let tasks = [
+            supervisor.spawn("the listener for requests to refresh", forward(requests, ask, look)),
+            supervisor.spawn("the watch of embed_models", watch_bucket(client.clone(), send, looks)),
+        ];
+        Ok(Self { bucket, refresh, _tasks: tasks })
     }
 }
 
@@ -84,22 +88,7 @@ async fn follow(
     let mut bucket: Bucket = BTreeMap::new();
     while let Some(entry) = entries.next().await {
         let entry = entry?;
-        let Some(variant) = parse_models_key(&entry.key) else {
-            tracing::warn!(key = entry.key, "{MODELS_BUCKET}: the key is not `<model>.<variant>`; it is left out");
-            continue;
-        };
-        match entry.operation {
-            kv::Operation::Put => match serde_json::from_slice::<DesiredVariant>(&entry.value) {
-                Ok(desired) => {
-                    bucket.insert(variant, desired);
-                }
-                // What it said before still holds.
-                Err(error) => tracing::error!(key = entry.key, %error, "{MODELS_BUCKET}: the value cannot be read"),
-            },
-            kv::Operation::Delete | kv::Operation::Purge => {
-                bucket.remove(&variant);
-            }
-        }
+        apply(&mut bucket, &entry);
         // What was there before the watch began comes at once, and is one change.
         if entry.delta == 0 {
             send.send_if_modified(|known| {
@@ -110,4 +99,24 @@ async fn follow(
         }
     }
     Ok(())
+}
+
+/// One entry of the bucket. What cannot be read is named and skipped; the others hold.
+fn apply(bucket: &mut Bucket, entry: &kv::Entry) {
+    let Some(variant) = parse_models_key(&entry.key) else {
+        tracing::warn!(key = entry.key, "{MODELS_BUCKET}: the key is not `<model>.<variant>`; it is left out");
+        return;
+    };
+    match entry.operation {
+        kv::Operation::Put => match serde_json::from_slice::<DesiredVariant>(&entry.value) {
+            Ok(desired) => {
+                bucket.insert(variant, desired);
+            }
+            // What it said before still holds.
+            Err(error) => tracing::error!(key = entry.key, %error, "{MODELS_BUCKET}: the value cannot be read"),
+        },
+        kv::Operation::Delete | kv::Operation::Purge => {
+            bucket.remove(&variant);
+        }
+    }
 }

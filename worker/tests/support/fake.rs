@@ -17,13 +17,18 @@ use std::{
 use async_nats::Client;
 use embed_schemas::streams::StreamSettings;
 use embed_testkit::{NatsServer, PATIENCE};
-use embed_worker::{
-    app::{self, RunError},
+use embed_engine::{
     batch::{CostTable, Measured, Padding, Shape, Unit},
-    config::{Config, EngineConfig, Provider},
     engine::{Engine, EngineError, Input, Vectors},
-    model::{DeviceBounds, EngineCache, Files, Link, LoadError, LoadedVersion, Running, Selected, Weights},
-    serving::{Activity, Backend},
+    model::{
+        Activity, Backend, DeviceBounds, EngineCache, Files, LoadError, LoadReport, LoadedModel, ProviderGraph,
+        ResolvedModel, Weights,
+    },
+    settings::{EngineConfig, Provider},
+};
+use embed_worker::{
+    app::{self, RunError, Shutdown},
+    config::Config,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -40,6 +45,8 @@ pub struct Devices {
     pub memory: AtomicUsize,
     /// Whether nothing runs on them any more.
     pub lost: AtomicBool,
+    /// Whether every run fails.
+    pub broken: AtomicBool,
     /// Whether runs do not go on.
     pub held: AtomicBool,
     /// Whether CUDA's devices can be used at all.
@@ -67,6 +74,7 @@ impl Default for Devices {
             runners: 2,
             memory: AtomicUsize::new(usize::MAX),
             lost: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             held: AtomicBool::new(false),
             cuda: true,
             run: Duration::ZERO,
@@ -110,6 +118,9 @@ impl Engine for FakeEngine {
                 "CUDA failure 700: an illegal memory access was encountered".to_owned(),
             ));
         }
+        if devices.broken.load(Ordering::SeqCst) {
+            return Err(EngineError::Onnx("Non-zero status code returned while running Attention node".to_owned()));
+        }
         let tokens = input.rows * input.width;
         if tokens > devices.memory.load(Ordering::SeqCst) {
             return Err(EngineError::OutOfMemory(format!("Failed to allocate memory for {tokens} tokens")));
@@ -136,7 +147,7 @@ impl Backend for FakeBackend {
         Err(EngineError::Provider { provider: provider.as_str(), reason }.into())
     }
 
-    fn engine_caches(&self, _: &Selected, _: &Link) -> Vec<EngineCache> {
+    fn engine_caches(&self, _: &ResolvedModel, _: &ProviderGraph) -> Vec<EngineCache> {
         let folder = self.0.engines.clone();
         folder.into_iter().map(|folder| EngineCache { kind: "sm90-fake".to_owned(), folder, share: true }).collect()
     }
@@ -144,10 +155,10 @@ impl Backend for FakeBackend {
     fn prepare(
         &self,
         files: &Files,
-        selected: &Selected,
-        link: &Link,
+        model: &ResolvedModel,
+        target: &ProviderGraph,
         activity: &Activity,
-    ) -> Result<LoadedVersion, LoadError> {
+    ) -> Result<LoadedModel, LoadError> {
         let devices = &self.0;
         if let Some(told) = devices.loading.lock().unwrap().take() {
             activity.step("building engine 1 of 2".to_owned());
@@ -161,7 +172,7 @@ impl Backend for FakeBackend {
                 devices.built.fetch_add(1, Ordering::SeqCst);
             }
         }
-        let dimension = selected.metadata.dimension as usize;
+        let dimension = model.metadata.dimension as usize;
         let engine =
             |device| Box::new(FakeEngine { devices: Arc::clone(devices), device, dimension }) as Box<dyn Engine>;
         let run = |(rows, width)| Measured {
@@ -170,18 +181,18 @@ impl Backend for FakeBackend {
             took: Duration::from_micros(500 + (rows * width) as u64 / 100),
         };
         let measured = [(1, 16), (64, 64), (256, 128)].map(run);
-        Ok(LoadedVersion {
+        Ok(LoadedModel {
             engines: (0..devices.count)
                 .flat_map(|device| (0..devices.runners).map(move |_| device))
                 .map(engine)
                 .collect(),
-            tokenizer: Arc::new(files.tokenizer(&selected.metadata, 1 << 20)?),
+            tokenizer: Arc::new(files.tokenizer(&model.metadata, 1 << 20)?),
             costs: CostTable::new(&measured, Padding::default()),
-            running: Running {
-                provider: link.provider,
+            report: LoadReport {
+                provider: target.provider,
                 devices: (0..devices.count as u32).collect(),
-                artefact: link.graph.clone(),
-                weights: Weights::of(selected, link, devices.count, &EngineConfig::default()),
+                artefact: target.graph.clone(),
+                weights: Weights::of(model, target, devices.count, &EngineConfig::default()),
                 packed: false,
                 nodes_elsewhere: None,
                 skipped: Vec::new(),
@@ -213,9 +224,10 @@ impl FakeWorker {
         let backend = Arc::new(FakeBackend(Arc::clone(devices)));
         let task = tokio::spawn(async move {
             let on_ready = |_: &app::Ready| say.send(()).unwrap();
-            let shutdown = async move {
+            let stop = async move {
                 let _ = stopped.await;
             };
+            let shutdown = Shutdown { stop, hurry: std::future::pending() };
             app::run_with(config, backend, on_ready, shutdown).await
         });
         Self { address: addr.to_string(), stop: Some(stop), ready: Some(ready), task }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{Activities, Backend};
 use crate::{
     engine::{EngineError, give_back_memory, give_way},
+    settings::Provider,
     model::{LoadError, LoadedModel, ProviderGraph, ResolvedModel, Skipped, Source, engine_cache},
 };
 
@@ -30,6 +31,15 @@ impl Loader {
     /// Where versions come from.
     pub const fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Whether a provider can be used here at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn probe(&self, provider: Provider) -> Result<(), LoadError> {
+        let backend = Arc::clone(&self.backend);
+        on_a_thread(true, move || backend.probe(provider)).await
     }
 
     /// From the registry to engines that are verified and warm, on the first provider of the chain that can run it. `aside`:

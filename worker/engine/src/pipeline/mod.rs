@@ -11,7 +11,7 @@ pub use request::{Embedded, EmbeddedText, Request};
 use self::request::{IntoBatches, Pending, Text};
 use crate::{
     batch::{BatchQueue, Depth},
-    engine::{Engine, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, cores},
+    engine::{Engine, EngineError, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, Work, cores},
     model::{LoadReport, LoadedModel},
     settings::BatchConfig,
     tokenize::{Pool, Task},
@@ -151,6 +151,17 @@ impl Pipeline {
     /// What waits for a batch in this lane.
     pub fn depth(&self, lane: Lane) -> Depth {
         self.queue.depth(lane)
+    }
+
+    /// Texts of this lane that wait for a tokenizer.
+    pub fn waiting_for_tokenizer(&self, lane: Lane) -> usize {
+        self.pool.waiting(lane)
+    }
+
+    /// Runs nothing more: every text that waits for an engine fails with [`ErrorCode::ModelUnavailable`], and so does what comes.
+    pub fn halt(&self, reason: &str) {
+        let error = EngineError::Broken(reason.to_owned());
+        self.queue.halt(reason).into_iter().for_each(|entry| entry.payload.failed(&error));
     }
 
     /// Why it fails every request at the moment, if it does: its engines fail whatever they are given.

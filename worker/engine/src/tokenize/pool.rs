@@ -1,6 +1,9 @@
 //! The tokenizer threads. Online calls overtake jobs, and jobs backfills, between any two texts.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use embed_schemas::{Lane, WireError};
@@ -54,6 +57,8 @@ pub struct Pool<J, S> {
     here: Thread<J, S>,
     /// One for each lane.
     senders: [Sender<Task<J>>; 3],
+    /// Texts in the channels, by lane.
+    waiting: Arc<[AtomicUsize; 3]>,
 }
 
 impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
@@ -63,11 +68,13 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
     /// If the system refuses a thread.
     pub fn start(threads: usize, tokenizer: &Arc<TextTokenizer>, sink: S, on_death: &OnDeath) -> std::io::Result<Self> {
         let channels = [unbounded(), unbounded(), unbounded()];
+        let waiting = Arc::<[AtomicUsize; 3]>::default();
         let sink = Arc::new(sink);
         let worker = || Thread {
             tokenizer: Arc::clone(tokenizer),
             sink: Arc::clone(&sink),
             lanes: channels.each_ref().map(|(_, tasks)| tasks.clone()),
+            waiting: Arc::clone(&waiting),
         };
         for i in 0..threads {
             let (work, on_death) = (worker(), on_death.clone());
@@ -77,7 +84,7 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
             std::thread::Builder::new().name(format!("tokenize-{i}")).spawn(body)?;
         }
         let here = worker();
-        Ok(Self { here, senders: channels.map(|(sender, _)| sender) })
+        Ok(Self { here, senders: channels.map(|(sender, _)| sender), waiting })
     }
 
     /// Takes a job. Never waits.
@@ -85,8 +92,16 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
         if lane == Lane::Rpc && task.texts.iter().map(String::len).sum::<usize>() <= SHORT_BYTES {
             return self.here.tokenize(&task, Lane::Rpc);
         }
+        self.waiting[lane.index()].fetch_add(task.texts.len(), Ordering::Relaxed);
         // The threads end only after the senders are gone, so somebody receives.
         let _ = self.senders[lane.index()].send(task);
+    }
+}
+
+impl<J, S> Pool<J, S> {
+    /// Texts of this lane that wait for a thread.
+    pub fn waiting(&self, lane: Lane) -> usize {
+        self.waiting[lane.index()].load(Ordering::Relaxed)
     }
 }
 
@@ -95,6 +110,7 @@ struct Thread<J, S> {
     tokenizer: Arc<TextTokenizer>,
     sink: Arc<S>,
     lanes: [Receiver<Task<J>>; 3],
+    waiting: Arc<[AtomicUsize; 3]>,
 }
 
 impl<J, S: Sink<J>> Thread<J, S> {
@@ -108,15 +124,20 @@ impl<J, S: Sink<J>> Thread<J, S> {
                 recv(bulk) -> task => (Lane::Bulk, task),
             };
             match task {
-                Ok(task) => self.tokenize(&task, lane),
+                Ok(task) => self.received(&task, lane),
                 Err(_) => break,
             }
         }
         for lane in Lane::ALL {
             while let Ok(task) = self.lanes[lane.index()].try_recv() {
-                self.tokenize(&task, lane);
+                self.received(&task, lane);
             }
         }
+    }
+
+    fn received(&self, task: &Task<J>, lane: Lane) {
+        self.waiting[lane.index()].fetch_sub(task.texts.len(), Ordering::Relaxed);
+        self.tokenize(task, lane);
     }
 
     fn tokenize(&self, task: &Task<J>, lane: Lane) {
@@ -125,7 +146,7 @@ impl<J, S: Sink<J>> Thread<J, S> {
         for (index, text) in task.texts.iter().enumerate() {
             for before in Lane::ALL.into_iter().take(lane.index()) {
                 while let Ok(urgent) = self.lanes[before.index()].try_recv() {
-                    self.tokenize(&urgent, before);
+                    self.received(&urgent, before);
                 }
             }
             let tokens = if self.sink.expired(&task.job) {

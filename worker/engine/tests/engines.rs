@@ -1,0 +1,50 @@
+//! What engines for devices do to batches before ONNX Runtime has them, seen on the CPU's provider: nothing in it needs a GPU.
+
+use std::fs;
+
+use embed_schemas::ModelMetadata;
+use embed_engine::{
+    batch::{Padding, Unit},
+    engine::{ByWidth, CpuEngine, DeviceEngine, Engine, Input, OnnxModel, Place, cosine, library, providers::Options},
+    settings::{EngineConfig, Provider},
+};
+
+fn model() -> OnnxModel {
+    let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
+    let metadata: ModelMetadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
+    let graph = fs::read(folder.join("fp32.onnx")).unwrap();
+    let environment = library::environment(None).unwrap();
+    let (config, place) = (EngineConfig::default(), Place { provider: Provider::Cpu, device: 0 });
+    OnnxModel::load(&environment, &graph, &metadata, &config, place, &Options::new()).unwrap()
+}
+
+/// Texts of these lengths, no two alike.
+fn batch(lengths: &[u32]) -> Input {
+    let text = |(i, length): (usize, &u32)| (0..*length).map(|j| 1000 + i as u32 * 31 + j * 7).collect::<Vec<u32>>();
+    let texts: Vec<_> = lengths.iter().enumerate().map(text).collect();
+    let mut input = Input::default();
+    input.fill(texts.iter().map(Vec::as_slice));
+    input
+}
+
+#[test]
+fn padding_to_few_shapes_changes_no_vector() {
+    let model = model();
+    let mut plain = CpuEngine::new(model.clone(), 0);
+    let config = EngineConfig::default().device;
+    let by_width = |bounds: &[usize]| bounds.iter().map(|bound| (*bound, model.clone())).collect::<ByWidth>();
+    for bounds in [&[usize::MAX][..], &[16, 64, 128]] {
+        let padding = Padding::new(config.widths.clone(), config.rows.clone(), 256);
+        let mut engine = DeviceEngine::new(by_width(bounds), None, padding, Unit(0), false);
+        engine.settle();
+        // Large and small in turn: what is left in the buffers of one must not reach another.
+        for lengths in [&[5][..], &[40, 3, 17, 9, 1, 33, 12, 25, 7], &[2, 2], &[65; 3], &[1]] {
+            let input = batch(lengths);
+            let (expected, found) = (plain.embed(&input).unwrap(), engine.embed(&input).unwrap());
+            assert_eq!(found.len(), lengths.len() * engine.dimension());
+            for (a, b) in expected.chunks(engine.dimension()).zip(found.chunks(engine.dimension())) {
+                assert!(cosine(a, b) > 0.99999, "{lengths:?} with graphs up to {bounds:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Jobs that were delivered before. One of them may have killed the worker that had it, so they run alone, one at a time, and what comes
+//! of that is written down; see [`crate::lease::Attempts`].
+
+use std::sync::Arc;
+
+use embed_schemas::{ErrorCode, JobId, WireError};
+
+use super::jobs::{Job, JobIntake};
+use crate::{
+    lease::{AttemptStore, Attempts},
+    variant::ServedVersion,
+};
+
+impl JobIntake {
+    /// Runs a job alone, after those that came before it, unless it was tried often enough.
+    pub(super) async fn run_again(self: &Arc<Self>, mut job: Job, version: Arc<ServedVersion>) {
+        let variant = &self.deployment.variant;
+        // The semaphore is never closed. A worker that stops gives back what waits here.
+        let Ok(turn) = Arc::clone(&self.context.one_again).acquire_owned().await else { return };
+        let store = self.context.publisher.attempts();
+        let before = match store.read(&variant.model, job.lease.delivery()).await {
+            Ok(before) => before,
+            Err(error) => {
+                tracing::warn!(%error, "what is known of attempts at a job cannot be read");
+                Attempts::default()
+            }
+        };
+        if before.count() >= variant.max_attempts {
+            return self.give_up(job, before).await;
+        }
+        let during = before.begin();
+        match store.write(&variant.model, job.lease.delivery(), during).await {
+            Ok(()) => {
+                let (subject, payload) = AttemptStore::message(&variant.model, job.lease.delivery(), before);
+                job.lease.on_give_back(subject, payload);
+            }
+            Err(error) => tracing::warn!(%error, "an attempt at a job cannot be written down; if it kills this worker, that does not count"),
+        }
+        self.submit(job, version, Some((before, turn)));
+    }
+
+    /// It was tried as often as it may be.
+    async fn give_up(self: &Arc<Self>, job: Job, attempts: Attempts) {
+        let Job { lease, request, format, permit } = job;
+        let variant = &self.deployment.variant;
+        let id: JobId = request.id.or_else(|| lease.id_in_headers()).unwrap_or_else(|| lease.delivery().job_id());
+        // Its worker may have died, or been cut off, between storing the result and acknowledging.
+        match self.context.publisher.is_stored(variant, &id).await {
+            Ok(true) => return lease.ack(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be told whether a job has its result");
+                return lease.give_back(std::time::Duration::from_secs(1));
+            }
+        }
+        let error = WireError::new(
+            ErrorCode::TooManyDeliveries,
+            format!(
+                "tried {} times without an answer: {} times its worker died while it ran alone, {} times the engine failed; \
+                 at most {} are tried",
+                attempts.count(), attempts.begun, attempts.failed, variant.max_attempts
+            ),
+        );
+        self.refuse(lease, Some(id), error, format, attempts.count(), permit);
+    }
+}

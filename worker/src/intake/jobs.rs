@@ -1,0 +1,372 @@
+//! Stored jobs: pulled from a durable consumer as there is room for them.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::Message;
+use embed_engine::pipeline::Request;
+use embed_schemas::{
+    EmbedFailure, EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams,
+    wire::{decode_request, readable_id},
+};
+use parking_lot::Mutex;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Backoff, IntakeContext, estimate::Estimate};
+use crate::{
+    jetstream::{
+        Consumer, Pulled,
+        api::{ApiError, ConsumerInfo},
+        consumer_info,
+    },
+    lease::{Attempts, Lease},
+    publish::{Ask, Finished, Reply},
+    variant::{Deployment, Permit, ServedVersion},
+};
+
+/// Most messages that one pull request asks for.
+const MOST_MESSAGES: usize = 512;
+/// A consumer that is not there is looked for again after this, then after twice as long, and so on.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// So often it is looked whether what keeps jobs in their stream is over, if nobody says so before.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A job whose variant cannot be loaded is given back for this long.
+const UNAVAILABLE_DELAY: Duration = Duration::from_secs(5);
+/// Until the server has said how long it waits for an acknowledgement.
+const LEAST_ACK_WAIT: Duration = Duration::from_secs(1);
+
+/// Whether jobs are coming in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullStatus {
+    /// Not tried yet.
+    Starting,
+    /// The consumer is there and being pulled from.
+    Pulling,
+    /// It is not: why, and what helps.
+    Failed(String),
+}
+
+/// Takes in one lane of one variant.
+#[derive(Debug)]
+pub struct JobIntake {
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) context: IntakeContext,
+    pub(super) lane: Lane,
+    status: Mutex<PullStatus>,
+}
+
+/// A job that has been read.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) lease: Lease,
+    pub(super) request: EmbedRequest,
+    pub(super) format: Format,
+    pub(super) permit: Permit,
+}
+
+impl JobIntake {
+    /// An intake for one of [`Lane::STORED`].
+    #[must_use]
+    pub fn new(deployment: Arc<Deployment>, context: IntakeContext, lane: Lane) -> Arc<Self> {
+        Arc::new(Self { deployment, context, lane, status: Mutex::new(PullStatus::Starting) })
+    }
+
+    /// Whether jobs are coming in.
+    pub fn status(&self) -> PullStatus {
+        if !self.context.connections.stored.is_up() {
+            return PullStatus::Failed("the connection to NATS for stored jobs is down".to_owned());
+        }
+        self.status.lock().clone()
+    }
+
+    fn set_status(&self, status: PullStatus) {
+        let mut current = self.status.lock();
+        if *current != status {
+            let (stream, consumer) = self.names();
+            match &status {
+                PullStatus::Failed(reason) => tracing::warn!(stream, consumer, reason, "no jobs are coming in"),
+                _ => tracing::info!(stream, consumer, "taking jobs"),
+            }
+            *current = status;
+        }
+    }
+
+    /// The lane.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The stream and the consumer that it takes from.
+    #[must_use]
+    pub fn names(&self) -> (String, String) {
+        let variant = &self.deployment.variant;
+        (streams::jobs_stream(&variant.model), streams::consumer(&variant.name, self.lane))
+    }
+
+    /// Takes jobs until `stop` is cancelled; then what was on its way is given back.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let connection = self.context.connections.stored.clone();
+        let (stream, name) = self.names();
+        let mut pause = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        let consumer = loop {
+            match Consumer::open(connection.clone(), stream.clone(), name.clone()).await {
+                Ok(consumer) => break consumer,
+                Err(error) => self.set_status(PullStatus::Failed(error.to_string())),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.grow()) => {}
+                () = stop.cancelled() => return,
+            }
+        };
+        let mut pulling = Pulling {
+            consumer,
+            ack_wait: None,
+            estimate: Estimate::largest(self.context.publisher.max_payload()),
+            reserved: None,
+            pause,
+        };
+        let mut connected = connection.connected;
+        // Only what happens from here on makes a request stale.
+        connected.mark_unchanged();
+        loop {
+            let (known, waits) = (pulling.ack_wait.is_some(), pulling.consumer.is_waiting());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                pulled = pulling.consumer.next() => self.pulled(&mut pulling, pulled),
+                changed = connected.changed() => {
+                    if changed.is_ok() {
+                        // The server forgot the request with the connection; what it had sent may still come.
+                        pulling.consumer.forget_request();
+                        pulling.pause.reset();
+                    }
+                }
+                found = self.look_up(pulling.pause.next), if !known => self.found(&mut pulling, found),
+                room = self.room(pulling.estimate), if known && !waits => {
+                    if let Err(error) = self.request(&mut pulling, room).await {
+                        self.set_status(PullStatus::Failed(format!("pulling: {error}")));
+                        pulling.ack_wait = None;
+                    }
+                }
+            }
+        }
+        let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
+        drop(pulling.reserved);
+        let give_back = async |message: Message| {
+            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) {
+                lease.give_back(Duration::ZERO);
+            }
+        };
+        pulling.consumer.close(give_back).await;
+    }
+
+    /// Asks for the consumer, after a pause that is longer the longer it has not been there.
+    async fn look_up(&self, pause: Duration) -> Result<ConsumerInfo, ApiError> {
+        if *self.status.lock() != PullStatus::Starting {
+            tokio::time::sleep(pause).await;
+        }
+        let (stream, name) = self.names();
+        consumer_info(&self.context.connections.stored, &stream, &name, &self.context.clock).await
+    }
+
+    fn found(&self, pulling: &mut Pulling, found: Result<ConsumerInfo, ApiError>) {
+        match found {
+            Ok(info) => {
+                pulling.ack_wait = Some(Duration::from_nanos(info.config.ack_wait).max(LEAST_ACK_WAIT));
+                pulling.pause.reset();
+                self.set_status(PullStatus::Pulling);
+            }
+            Err(error) => {
+                pulling.pause.grow();
+                let (stream, name) = self.names();
+                let reason = format!(
+                    "consumer {name} of stream {stream}: {error}; if it has not been made yet, run `embed init`"
+                );
+                self.set_status(PullStatus::Failed(reason));
+            }
+        }
+    }
+
+    /// Waits until jobs may come in, and takes room for them.
+    async fn room(&self, estimate: Estimate) -> Permit {
+        while let Some(pause) = self.deployment.pause() {
+            // What cannot be worked on stays in the stream, for other workers.
+            self.set_status(PullStatus::Failed(pause.reason().to_owned()));
+            let _ = timeout(LOOK_AGAIN, self.deployment.changed()).await;
+        }
+        self.set_status(PullStatus::Pulling);
+        let admission = &self.deployment.variant.admission;
+        let least = (estimate.texts, estimate.bytes);
+        // The first job asks for a version to be loaded, and waits for it; the others can wait in the stream.
+        let messages = if self.deployment.peek().is_some() { MOST_MESSAGES } else { 1 };
+        let (texts, bytes) = admission.capacity(self.lane);
+        admission.reserve(self.lane, least, ((messages * estimate.texts).min(texts), bytes)).await
+    }
+
+    async fn request(&self, pulling: &mut Pulling, room: Permit) -> Result<(), async_nats::PublishError> {
+        let estimate = pulling.estimate;
+        let live = self.deployment.peek().is_some();
+        let most = if live { MOST_MESSAGES } else { 1 };
+        let messages = (room.texts() / estimate.texts.max(1)).clamp(1, most);
+        let max_bytes = match messages {
+            // Whatever its size, it must come through.
+            1 => self.context.publisher.max_payload() + 64 * 1024,
+            _ => room.bytes().min(messages * estimate.bytes * 2),
+        };
+        pulling.reserved = Some(room);
+        pulling.consumer.request(messages, max_bytes).await
+    }
+
+    fn pulled(self: &Arc<Self>, pulling: &mut Pulling, pulled: Pulled) {
+        match pulled {
+            Pulled::Message(message) => {
+                pulling.pause.reset();
+                self.take(pulling, message);
+            }
+            Pulled::Ended => {}
+            Pulled::TooLarge => pulling.estimate = Estimate::largest(self.context.publisher.max_payload()),
+            Pulled::Gone(reason) => {
+                let (stream, name) = self.names();
+                tracing::warn!(stream, consumer = name, reason, "the consumer is gone; looking for it");
+                pulling.ack_wait = None;
+            }
+        }
+        if !pulling.consumer.is_waiting() {
+            pulling.reserved = None;
+        }
+    }
+
+    /// A message becomes a lease, and then a job.
+    fn take(self: &Arc<Self>, pulling: &mut Pulling, message: Message) {
+        let variant = &self.deployment.variant;
+        let (bytes, ack_wait) = (message.length, pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT));
+        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) else { return };
+        variant.metrics.received(self.lane);
+        if lease.delivery().deliveries > 1 {
+            variant.metrics.redelivered(self.lane);
+        }
+        let mut permit_for = |texts: usize| {
+            let reserved = pulling.reserved.as_mut().and_then(|reserved| reserved.split(texts, bytes));
+            reserved.or_else(|| variant.admission.try_admit(self.lane, texts, bytes))
+        };
+        match decode_request(lease.payload(), lease.header(headers::CONTENT_TYPE)) {
+            Ok((request, format)) => {
+                pulling.estimate.saw(request.texts.len(), bytes);
+                match permit_for(request.texts.len()) {
+                    Some(permit) => self.begin(Job { lease, request, format, permit }),
+                    // More came than was asked for, or larger ones: there is no room to hold them.
+                    None => lease.give_back(Duration::ZERO),
+                }
+            }
+            Err(refusal) => match permit_for(1) {
+                Some(permit) => {
+                    let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
+                    self.refuse(lease, id, refusal.error, refusal.format, 0, permit);
+                }
+                None => lease.give_back(Duration::ZERO),
+            },
+        }
+    }
+
+    fn begin(self: &Arc<Self>, job: Job) {
+        match self.deployment.live() {
+            Some(version) if job.lease.delivery().deliveries == 1 => self.submit(job, version, None),
+            _ => {
+                let intake = Arc::clone(self);
+                self.context.publisher.spawn(async move {
+                    match intake.deployment.when_live().await {
+                        Ok(version) if job.lease.delivery().deliveries == 1 => intake.submit(job, version, None),
+                        Ok(version) => intake.run_again(job, version).await,
+                        Err(error) => {
+                            tracing::warn!(%error, sequence = job.lease.delivery().sequence, "a job goes back");
+                            let stopping = error.code == ErrorCode::ShuttingDown;
+                            job.lease.give_back(if stopping { Duration::ZERO } else { UNAVAILABLE_DELAY });
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// Into the pipeline. `again`: it was delivered before, so nothing else may run beside it.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        job: Job,
+        version: Arc<ServedVersion>,
+        again: Option<(Attempts, OwnedSemaphorePermit)>,
+    ) {
+        let Job { lease, request, format, permit } = job;
+        if let Err(error) = version.check(&request, format, self.context.publisher.max_payload()) {
+            return self.refuse(lease, request.id, error, format, 0, permit);
+        }
+        let (received, lane) = (lease.received(), self.lane);
+        let age = self.context.clock.age(lease.delivery().published);
+        let left = request.deadline_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age));
+        let ask = Ask {
+            id: request.id.clone().or_else(|| lease.id_in_headers()).unwrap_or_else(|| lease.delivery().job_id()),
+            format,
+            encoding: request.encoding_for(format),
+            dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
+            received,
+        };
+        let to_engine = Request {
+            lane,
+            prompt: version.prompt(&request),
+            texts: request.texts,
+            truncate: request.truncate,
+            received,
+            deadline: left.and_then(|left| received.checked_add(left)),
+            alone: again.is_some(),
+            begun: Arc::clone(lease.begun()),
+        };
+        let (before, one_at_a_time) = again.unzip();
+        let reply = Reply::Stored { lease, before: before.unwrap_or_default(), permit };
+        let (finished, variant) = (self.context.publisher.finished().clone(), Arc::clone(&self.deployment.variant));
+        let (token, used) = (self.context.publisher.token(), Arc::clone(&version));
+        version.pipeline.submit(to_engine, move |embedded| {
+            drop(one_at_a_time);
+            // If nobody takes it, it is dropped, and so the job goes back.
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+        });
+    }
+
+    /// Ends a job that cannot be served. Where its id is known, the failure is stored as its outcome, so that whoever
+    /// waits for it hears of it.
+    pub(super) fn refuse(
+        &self,
+        lease: Lease,
+        id: Option<JobId>,
+        error: WireError,
+        format: Format,
+        attempts: u64,
+        permit: Permit,
+    ) {
+        let variant = Arc::clone(&self.deployment.variant);
+        variant.metrics.refused(self.lane, Duration::ZERO, error.code);
+        let publisher = self.context.publisher.clone();
+        self.context.publisher.spawn(async move {
+            match id.or_else(|| lease.id_in_headers()) {
+                Some(id) => {
+                    let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
+                    publisher.settle(lease, &variant, &id, &outcome, format, attempts).await;
+                }
+                None => publisher.reject(lease, &variant, error, format).await,
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// What a pull loop knows.
+#[derive(Debug)]
+struct Pulling {
+    consumer: Consumer,
+    /// As the consumer has it. `None`: it has to be looked up, or is not there.
+    ack_wait: Option<Duration>,
+    estimate: Estimate,
+    /// Room for what the request that waits may bring.
+    reserved: Option<Permit>,
+    pause: Backoff,
+}

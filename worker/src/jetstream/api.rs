@@ -1,0 +1,149 @@
+//! Requests to JetStream's API, each with an inbox of its own: the client library's shared one keeps an entry for each request that is
+//! never answered.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Request};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What JetStream says that went wrong.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ServerError {
+    /// Like HTTP's.
+    #[serde(default)]
+    pub code: u16,
+    /// What exactly, see NATS's list of errors.
+    #[serde(default)]
+    pub err_code: u32,
+    /// For a person.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// A request to JetStream failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Nobody answered, or nobody is there to.
+    #[error("JetStream does not answer: {0}")]
+    Unanswered(String),
+    /// The answer is a refusal.
+    #[error("{description} ({err_code})", description = .0.description, err_code = .0.err_code)]
+    Refused(ServerError),
+    /// The answer cannot be understood.
+    #[error("JetStream's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl ApiError {
+    /// Whether what was asked for is not there.
+    #[must_use]
+    pub const fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code == 404)
+    }
+}
+
+/// One request and its answer, whatever it says.
+///
+/// # Errors
+/// If there is no answer.
+pub async fn request(
+    client: &Client,
+    subject: String,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+) -> Result<async_nats::Message, ApiError> {
+    let mut request = Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(TIMEOUT));
+    if let Some(headers) = headers {
+        request = request.headers(headers);
+    }
+    // The library's time-out begins when the request is out: without a server, never.
+    match tokio::time::timeout(TIMEOUT * 2, client.send_request(subject, request)).await {
+        Ok(answer) => answer.map_err(|error| ApiError::Unanswered(error.to_string())),
+        Err(_) => Err(ApiError::Unanswered("there is no connection".to_owned())),
+    }
+}
+
+/// One call of the API, such as `CONSUMER.INFO.<stream>.<consumer>`.
+///
+/// # Errors
+/// If there is no answer, or it is a refusal.
+pub async fn call<T: DeserializeOwned>(client: &Client, call: &str, payload: Bytes) -> Result<T, ApiError> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: Option<ServerError>,
+    }
+    let answer = request(client, format!("$JS.API.{call}"), None, payload).await?;
+    if let Ok(Refusal { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
+        return Err(ApiError::Refused(error));
+    }
+    serde_json::from_slice(&answer.payload).map_err(|error| ApiError::Unreadable(error.to_string()))
+}
+
+/// The last message that a stream holds on a subject. `None` if it holds none.
+///
+/// # Errors
+/// If the stream does not answer.
+pub async fn last_on_subject(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<async_nats::Message>, ApiError> {
+    let answer = request(client, format!("$JS.API.DIRECT.GET.{stream}.{subject}"), None, Bytes::new()).await?;
+    match answer.status.map(|status| status.as_u16()) {
+        None => Ok(Some(answer)),
+        Some(404) => Ok(None),
+        Some(status) => Err(ApiError::Unanswered(format!("direct get: status {status}"))),
+    }
+}
+
+/// What JetStream says of a consumer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ConsumerInfo {
+    /// What it was made with.
+    pub config: ConsumerConfig,
+    /// Messages that it has not delivered yet.
+    #[serde(default)]
+    pub num_pending: u64,
+    /// Messages that it has delivered and nobody has acknowledged.
+    #[serde(default)]
+    pub num_ack_pending: u64,
+    /// Up to where everything is acknowledged.
+    pub ack_floor: SequenceInfo,
+    /// The server's time, RFC 3339.
+    #[serde(default)]
+    pub ts: String,
+}
+
+/// The part of a consumer's configuration that a worker needs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ConsumerConfig {
+    /// Nanoseconds after which an unacknowledged message is delivered again.
+    #[serde(default)]
+    pub ack_wait: u64,
+    /// What it delivers, if it is one subject.
+    #[serde(default)]
+    pub filter_subject: Option<String>,
+    /// What it delivers, if it is several.
+    #[serde(default)]
+    pub filter_subjects: Vec<String>,
+}
+
+/// A place in a stream.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SequenceInfo {
+    /// The sequence in the stream.
+    #[serde(default)]
+    pub stream_seq: u64,
+}
+
+/// What JetStream says of a consumer.
+///
+/// # Errors
+/// If it is not there, or JetStream does not answer.
+pub async fn consumer_info(client: &Client, stream: &str, consumer: &str) -> Result<ConsumerInfo, ApiError> {
+    call(client, &format!("CONSUMER.INFO.{stream}.{consumer}"), Bytes::new()).await
+}

@@ -1,0 +1,200 @@
+//! Keeps the server informed of every message that is in the worker, and is the only one that sends it acknowledgements.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::Subject;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    connection::Connection,
+    supervise::{Supervisor, Task},
+};
+
+/// Progress is reported three times within each `ack_wait`.
+const REPORTS: u32 = 3;
+/// So often it is looked what is due. The shortest `ack_wait` that can be kept is a few times as long.
+const TICK: Duration = Duration::from_millis(100);
+
+const PROGRESS: &[u8] = b"+WPI";
+
+/// Knows every message that is in the worker. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    _task: Arc<Task>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    next: AtomicU64,
+    held: Mutex<HashMap<u64, Entry>>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    reply: Subject,
+    period: Duration,
+    due: Instant,
+    on_give_back: Option<(Subject, Bytes)>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Send(Subject, Bytes),
+    /// Something is held: reports may become due.
+    Wake,
+    /// Answered when everything before is handed to the connection.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The keeper's part of a lease. Dropped, it gives the message back.
+#[derive(Debug)]
+pub(super) struct Held {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Keeper {
+    /// A keeper that talks over this connection.
+    #[must_use]
+    pub fn start(connection: Connection, supervisor: &Supervisor) -> Self {
+        let (orders, received) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared { next: AtomicU64::new(0), held: Mutex::default(), orders });
+        let task = supervisor.spawn("the keeper of leases", keep(Arc::clone(&shared), received, connection));
+        Self { shared, _task: Arc::new(task) }
+    }
+
+    /// From now on the server hears that this message is being worked on.
+    pub(super) fn hold(&self, reply: Subject, ack_wait: Duration) -> Held {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let period = (ack_wait / REPORTS).max(TICK);
+        let entry = Entry { reply, period, due: Instant::now() + period, on_give_back: None };
+        let mut held = self.shared.held.lock();
+        held.insert(number, entry);
+        let first = held.len() == 1;
+        drop(held);
+        if first {
+            let _ = self.shared.orders.send(Order::Wake);
+        }
+        Held { shared: Arc::clone(&self.shared), number }
+    }
+
+    /// How many messages are in the worker.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.shared.held.lock().len()
+    }
+
+    /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish.
+    pub fn give_back_all(&self) -> usize {
+        let held: Vec<Entry> = self.shared.held.lock().drain().map(|(_, entry)| entry).collect();
+        let count = held.len();
+        held.into_iter().for_each(|entry| self.shared.give_back(entry, Duration::ZERO));
+        count
+    }
+
+    /// Waits until everything that was to be said is handed to the connection.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.shared.orders.send(Order::Flush(done)).is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+impl Shared {
+    fn give_back(&self, entry: Entry, delay: Duration) {
+        if let Some((subject, payload)) = entry.on_give_back {
+            let _ = self.orders.send(Order::Send(subject, payload));
+        }
+        let nak = match delay.as_nanos() {
+            0 => Bytes::from_static(b"-NAK"),
+            delay => format!("-NAK {{\"delay\": {delay}}}").into(),
+        };
+        let _ = self.orders.send(Order::Send(entry.reply, nak));
+    }
+
+    /// What is due to be reported.
+    fn due(&self, now: Instant) -> Vec<Subject> {
+        let mut held = self.held.lock();
+        let due = held.values_mut().filter(|entry| entry.due <= now);
+        due.map(|entry| {
+            entry.due = now + entry.period;
+            entry.reply.clone()
+        })
+        .collect()
+    }
+}
+
+impl Held {
+    /// What is said beside it if the message is given back.
+    pub(super) fn on_give_back(&mut self, message: Option<(Subject, Bytes)>) {
+        if let Some(entry) = self.shared.held.lock().get_mut(&self.number) {
+            entry.on_give_back = message;
+        }
+    }
+
+    pub(super) fn end(self, acknowledgement: Bytes) {
+        let entry = self.shared.held.lock().remove(&self.number);
+        if let Some(entry) = entry {
+            let _ = self.shared.orders.send(Order::Send(entry.reply, acknowledgement));
+        }
+    }
+
+    pub(super) fn give_back(self, delay: Duration) {
+        let entry = self.shared.held.lock().remove(&self.number);
+        if let Some(entry) = entry {
+            self.shared.give_back(entry, delay);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let entry = self.shared.held.lock().remove(&self.number);
+        if let Some(entry) = entry {
+            self.shared.give_back(entry, Duration::ZERO);
+        }
+    }
+}
+
+async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, connection: Connection) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Nothing to report, nothing to wake for.
+        let idle = shared.held.lock().is_empty();
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Send(subject, payload)) => send(&connection, subject, payload).await,
+                Some(Order::Wake) => {}
+                Some(Order::Flush(done)) => drop(done.send(())),
+                None => return,
+            },
+            _ = ticks.tick(), if !idle => {
+                // A server that is not there would get the reports of all the time that it was not.
+                if connection.is_up() {
+                    for reply in shared.due(Instant::now()) {
+                        send(&connection, reply, Bytes::from_static(PROGRESS)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn send(connection: &Connection, subject: Subject, payload: Bytes) {
+    if let Err(error) = connection.client.publish(subject, payload).await {
+        tracing::warn!(%error, "an acknowledgement could not be sent");
+    }
+}

@@ -1,0 +1,173 @@
+//! Readiness: a worker is ready if it can answer itself, through the server, with a real inference.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::Client;
+use embed_engine::model::Activities;
+use embed_schemas::{EmbedRequest, Format, Lane, metrics as names, subjects, wire::decode_outcome};
+use metrics::gauge;
+use tokio::sync::Mutex;
+
+use crate::{
+    intake::PullStatus,
+    metrics::SET_GAUGES,
+    publish::StoreTrouble,
+    serving::ServedVariants,
+    variant::{Deployment, ServedVersion, Variant},
+};
+
+/// A test that was passed is not repeated within this time, however often it is asked for.
+const REUSE: Duration = Duration::from_secs(1);
+
+/// What `/readyz` knows.
+#[derive(Debug)]
+pub struct Health {
+    worker: String,
+    client: Client,
+    served: ServedVariants,
+    trouble: StoreTrouble,
+    activities: Activities,
+    timeout: Duration,
+    started: AtomicBool,
+    stopping: AtomicBool,
+    /// When the worker last passed.
+    last: Mutex<Option<Instant>>,
+}
+
+/// The result of a self-test.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// What is missing, for a person. Empty if ready.
+    pub reasons: Vec<String>,
+    /// What does not keep the worker from serving, and yet is not as it should be.
+    pub notes: Vec<String>,
+}
+
+impl Health {
+    /// Health of a worker that is starting, and will serve these variants.
+    #[must_use]
+    pub fn new(
+        worker: String,
+        client: Client,
+        served: ServedVariants,
+        trouble: StoreTrouble,
+        activities: Activities,
+        timeout: Duration,
+    ) -> Self {
+        let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { worker, client, served, trouble, activities, timeout, started, stopping, last: Mutex::new(None) }
+    }
+
+    /// From now on, everything that is needed is loaded.
+    pub fn started(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on not ready.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        gauge!(names::READY).set(0.0);
+    }
+
+    /// Tests the worker again and again, so that its metric is true though nobody asks.
+    pub async fn keep_testing(&self) -> std::convert::Infallible {
+        let mut ticks = tokio::time::interval(SET_GAUGES);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.readiness().await;
+        }
+    }
+
+    /// Tests the worker: one call to itself for each variant that the configuration names and that is loaded, all the way
+    /// through NATS and the engine.
+    pub async fn readiness(&self) -> Readiness {
+        let readiness = self.test().await;
+        gauge!(names::READY).set(if readiness.reasons.is_empty() { 1.0 } else { 0.0 });
+        readiness
+    }
+
+    async fn test(&self) -> Readiness {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Readiness { reasons: vec!["the worker is stopping".to_owned()], notes: Vec::new() };
+        }
+        if !self.started.load(Ordering::Relaxed) {
+            let mut reasons = vec!["the worker is starting".to_owned()];
+            reasons.extend(self.activities.describe());
+            return Readiness { reasons, notes: Vec::new() };
+        }
+        let notes = self.notes();
+        let mut reasons = self.trouble.reasons();
+        let mut last = self.last.lock().await;
+        let required = self.served.all().into_iter().filter(|one| one.required);
+        let (mut probes, mut failing) = (Vec::new(), Vec::new());
+        for one in required {
+            let variant = &one.deployment.variant;
+            for intake in &one.jobs {
+                match intake.status() {
+                    PullStatus::Pulling => {}
+                    PullStatus::Starting => reasons.push("jobs are not being pulled yet".to_owned()),
+                    PullStatus::Failed(reason) if !reasons.contains(&reason) => reasons.push(reason),
+                    PullStatus::Failed(_) => {}
+                }
+            }
+            if let Some(pause) = one.deployment.pause() {
+                failing.push(format!("{} {}: {}", variant.model, variant.name, pause.reason()));
+            }
+            // What is not loaded is loaded when somebody asks for it, and this is not somebody.
+            if one.deployment.peek().is_some() {
+                probes.push(Arc::clone(variant));
+            }
+        }
+        reasons.extend(failing.into_iter().filter(|one| !reasons.iter().any(|known| one.ends_with(known.as_str()))).collect::<Vec<_>>());
+        if reasons.is_empty() && last.is_some_and(|when| when.elapsed() < REUSE) {
+            return Readiness { reasons, notes };
+        }
+        for variant in probes {
+            if let Err(reason) = self.probe(&variant).await {
+                reasons.push(format!("{} {}: {reason}", variant.model, variant.name));
+            }
+        }
+        *last = reasons.is_empty().then(Instant::now);
+        Readiness { reasons, notes }
+    }
+
+    /// Variants that do not run where they should.
+    fn notes(&self) -> Vec<String> {
+        let note = |(deployment, version): (Arc<Deployment>, Arc<ServedVersion>)| {
+            let report = version.report();
+            let skipped = report.skipped.iter().map(|one| format!("not on {}: {}", one.provider, one.reason));
+            let skipped = skipped.collect::<Vec<_>>().join("; ");
+            let Variant { model, name, .. } = &*deployment.variant;
+            (!skipped.is_empty()).then(|| format!("{model} {name} runs on {}, {skipped}", report.provider))
+        };
+        let elsewhere = self.served.live().into_iter().filter_map(note);
+        elsewhere.chain(self.activities.describe()).collect()
+    }
+
+    async fn probe(&self, variant: &Variant) -> Result<(), String> {
+        let subject = subjects::probe(&self.worker, &variant.model, &variant.name);
+        // An own inbox: the shared one would remember a request that is never answered.
+        let request = async_nats::Request::new()
+            .payload(Format::MessagePack.encode(&EmbedRequest::new(["ready?"])))
+            .inbox(self.client.new_inbox())
+            .timeout(Some(self.timeout));
+        let answer = self.client.send_request(subject, request).await;
+        let answer = answer.map_err(|e| format!("the worker's call to itself through NATS failed: {e}"))?;
+        let outcome = decode_outcome(&answer.payload).map_err(|e| e.to_string())?;
+        let result = outcome.into_result().map_err(|e| e.to_string())?;
+        result.vector(0).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// How much is being worked on: for the log while the worker stops.
+    pub fn texts_in_flight(&self) -> usize {
+        let texts = |variant: &Variant| Lane::ALL.map(|lane| variant.admission.in_flight(lane)).iter().sum::<usize>();
+        self.served.all().iter().map(|one| texts(&one.deployment.variant)).sum()
+    }
+}

@@ -1,0 +1,79 @@
+//! An online call, which is answered once: at the latest when it is dropped.
+
+use std::{sync::Arc, time::Instant};
+
+use async_nats::Subject;
+use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError};
+use tokio::sync::mpsc;
+
+use crate::{
+    metrics::EndpointStats,
+    variant::{Variant, shutting_down},
+};
+
+/// A caller who waits. Dropped without an answer, it is told that the worker is stopping.
+#[derive(Debug)]
+pub struct Call {
+    caller: Option<Caller>,
+    dropped: mpsc::UnboundedSender<(Caller, Outcome)>,
+}
+
+/// Where an answer goes, and where it is counted.
+#[derive(Debug)]
+pub struct Caller {
+    /// Where the caller listens.
+    pub reply: Subject,
+    /// Its trace context.
+    pub traceparent: Option<String>,
+    /// The encoding of the question, and so of the answer.
+    pub format: Format,
+    /// When it arrived.
+    pub received: Instant,
+    /// The variant that was asked.
+    pub variant: Arc<Variant>,
+    /// Where the answer is counted.
+    pub stats: Arc<EndpointStats>,
+    /// The worker's call to itself: no traffic, so it is left out of the metrics.
+    pub is_probe: bool,
+}
+
+impl Call {
+    pub(super) const fn new(caller: Caller, dropped: mpsc::UnboundedSender<(Caller, Outcome)>) -> Self {
+        Self { caller: Some(caller), dropped }
+    }
+
+    /// The encoding in which it is to be answered.
+    #[must_use]
+    pub fn set_format(mut self, format: Format) -> Self {
+        if let Some(caller) = &mut self.caller {
+            caller.format = format;
+        }
+        self
+    }
+
+    /// Answers that it cannot be served.
+    pub fn refuse(mut self, error: WireError) {
+        self.end(error);
+    }
+
+    fn end(&mut self, error: WireError) {
+        let Some(caller) = self.caller.take() else { return };
+        if !caller.is_probe {
+            caller.variant.metrics.refused(Lane::Rpc, caller.received.elapsed(), error.code);
+        }
+        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
+        // If nobody takes it, the process is ending.
+        let _ = self.dropped.send((caller, outcome));
+    }
+
+    /// Takes the duty to answer over.
+    pub(super) fn take(mut self) -> Option<Caller> {
+        self.caller.take()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(shutting_down());
+    }
+}

@@ -1,0 +1,101 @@
+//! From what a pipeline made of a request to its outcome on the wire.
+
+use std::time::{Duration, Instant};
+
+use embed_engine::pipeline::{Embedded, EmbeddedText};
+use embed_schemas::{EmbedFailure, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Outcome, WireError};
+
+use crate::variant::{ServedVersion, Variant};
+
+/// What was asked, as far as the outcome depends on it.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The job's id.
+    pub id: JobId,
+    /// The encoding of the question, and so of the answer.
+    pub format: Format,
+    /// The number format of the vectors.
+    pub encoding: Encoding,
+    /// Components wanted, if fewer than the model's.
+    pub dimensions: Option<u32>,
+    /// When it arrived.
+    pub received: Instant,
+}
+
+/// The outcome of a request. Rows are copied once, into the bytes that are sent.
+pub(super) fn outcome(ask: &Ask, variant: &Variant, version: &ServedVersion, embedded: Embedded) -> Outcome {
+    let Embedded { mut texts, mut timing } = embedded;
+    if let Some(error) = failed_as_a_whole(&texts) {
+        return Outcome::Failure(EmbedFailure { id: Some(ask.id.clone()), error });
+    }
+    let metadata = version.metadata();
+    let model_dim = metadata.dimension as usize;
+    let dim = ask.dimensions.map_or(model_dim, |d| d as usize);
+    let storage = ask.encoding.storage();
+    let mut vectors = Vec::with_capacity(storage.row_bytes(dim) * texts.len());
+    for text in &mut texts {
+        let before = vectors.len();
+        match text.vector(model_dim) {
+            Some(row) if row.iter().all(|x| x.is_finite()) => match ask.dimensions {
+                Some(_) => storage.encode_row(&shorten(row, dim), &mut vectors),
+                None => storage.encode_row(row, &mut vectors),
+            },
+            found => {
+                if found.is_some() {
+                    text.item.error = Some(WireError::new(
+                        ErrorCode::EngineFailed,
+                        "the model gave numbers that are not finite for this text",
+                    ));
+                }
+                vectors.resize(before + storage.row_bytes(dim), 0);
+            }
+        }
+    }
+    timing.total_us = micros(ask.received.elapsed());
+    Outcome::Result(EmbedResult {
+        id: ask.id.clone(),
+        model: variant.model.clone(),
+        variant: variant.name.clone(),
+        version: metadata.version.clone(),
+        space: metadata.space.clone(),
+        dim: u32::try_from(dim).unwrap_or(u32::MAX),
+        encoding: ask.encoding,
+        vectors: vectors.into(),
+        items: texts.into_iter().map(|text| text.item).collect::<Vec<Item>>(),
+        timing,
+    })
+}
+
+/// A deadline concerns the job, not its texts: if it struck all of them, the job failed. So did one that no engine can take now.
+fn failed_as_a_whole(texts: &[EmbeddedText]) -> Option<WireError> {
+    let code = |text: &EmbeddedText| text.item.error.as_ref().map(|error| error.code);
+    if let Some(unavailable) = texts.iter().find(|text| code(text) == Some(ErrorCode::ModelUnavailable)) {
+        return unavailable.item.error.clone();
+    }
+    let first = texts.first()?.item.error.as_ref()?;
+    let all = texts.iter().all(|text| code(text) == Some(first.code));
+    (first.code == ErrorCode::DeadlineExceeded && all).then(|| first.clone())
+}
+
+/// The first components, at unit length again: how Matryoshka models are shortened.
+fn shorten(row: &[f32], dim: usize) -> Vec<f32> {
+    let row = &row[..dim.min(row.len())];
+    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    row.iter().map(|x| x / norm).collect()
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortened_vectors_have_unit_length() {
+        let short = shorten(&[3.0, 4.0, 100.0], 2);
+        assert_eq!(short, [0.6, 0.8]);
+        assert!(shorten(&[0.0, 0.0, 1.0], 2).iter().all(|x| x.is_finite()));
+    }
+}

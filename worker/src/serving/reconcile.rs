@@ -1,0 +1,256 @@
+//! Knows which variants are wanted: those of the configuration, and over them the bucket `embed_models`. Each has a controller.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+use embed_engine::model::{Loader, previous_of_current};
+use embed_engine::settings::CURRENT;
+use embed_schemas::Slug;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::{
+    Selected, ServedVariant, ServedVariants, VariantSpec,
+    budget::Memory,
+    controller::Controller,
+    desired::{Bucket, overlay},
+    load::{StartError, load_version},
+    retries::Retries,
+    watch::Watch,
+};
+use crate::{
+    config::Config,
+    intake::IntakeContext,
+    supervise::{Supervisor, Task},
+    variant::{Deployment, ServedVersion, Variant},
+};
+
+/// What serving works with.
+#[derive(Debug)]
+pub struct ServingContext {
+    /// The worker's configuration.
+    pub config: Config,
+    /// What is served, as soon as it is.
+    pub served: ServedVariants,
+    /// Where versions come from.
+    pub loader: Loader,
+    /// What intakes share.
+    pub intake: IntakeContext,
+    /// Starts tasks.
+    pub supervisor: Supervisor,
+}
+
+/// What controllers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) served: ServedVariants,
+    pub(super) loader: Loader,
+    pub(super) intake: IntakeContext,
+    pub(super) supervisor: Supervisor,
+    pub(super) memory: Memory,
+    wanted: RwLock<Vec<VariantSpec>>,
+}
+
+impl Shared {
+    /// The variants that stay loaded.
+    pub(super) fn pinned(&self) -> Vec<(Slug, Slug)> {
+        self.wanted.read().iter().filter(|one| one.config.pinned).map(VariantSpec::key).collect()
+    }
+
+    /// Whether another variant of the model is to be the default.
+    pub(super) fn is_other_default_wanted(&self, model: &Slug, variant: &Slug) -> bool {
+        self.wanted.read().iter().any(|one| one.default && one.model == *model && one.variant != *variant)
+    }
+}
+
+/// Starts and ends controllers.
+#[derive(Debug)]
+pub struct Reconciler {
+    shared: Arc<Shared>,
+    base: Vec<VariantSpec>,
+    bucket: Bucket,
+    controllers: HashMap<(Slug, Slug), (watch::Sender<VariantSpec>, Task)>,
+    refreshes: watch::Sender<u64>,
+    watch: Watch,
+}
+
+/// A variant cannot be served from the start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A version cannot go live, nor can the one before it.
+    #[error("{model} {variant}: {source}")]
+    Start {
+        /// The model.
+        model: Slug,
+        /// The variant.
+        variant: Slug,
+        /// Why.
+        source: Box<StartError>,
+    },
+    /// A subscription failed.
+    #[error("subscribing: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+}
+
+impl Reconciler {
+    /// Loads what was selected, and begins to take work in. With a memory budget, what does not fit is loaded when it is
+    /// asked for.
+    ///
+    /// # Errors
+    /// If a version cannot be loaded, and neither can the one before it.
+    pub async fn start(context: ServingContext, selected: Vec<Selected>) -> Result<Self, ServeError> {
+        let ServingContext { config, served, loader, intake, supervisor } = context;
+        let watch = Watch::start(&intake.connections.online.client, &supervisor).await?;
+        let models = &config.models;
+        let memory = Memory::new(models.memory_budget, models.stay_loaded, config.engine.clone());
+        let base: Vec<VariantSpec> = selected.iter().map(|one| one.spec.clone()).collect();
+        let wanted = RwLock::new(base.clone());
+        let shared = Arc::new(Shared { config, served, loader, intake, supervisor, memory, wanted });
+        let mut this = Self {
+            shared,
+            base,
+            bucket: Bucket::new(),
+            controllers: HashMap::new(),
+            refreshes: watch::Sender::new(0),
+            watch,
+        };
+        let mut ready: Vec<(VariantSpec, Arc<Deployment>, Controller, watch::Sender<VariantSpec>)> = Vec::new();
+        for one in selected {
+            let (mut controller, sender) = this.controller(&one.spec);
+            let loaded: Vec<_> = ready.iter().filter_map(|(_, deployment, ..)| deployment.peek()).collect();
+            this.first_version(&mut controller, &one, &loaded).await?;
+            ready.push((one.spec, Arc::clone(&controller.deployment), controller, sender));
+        }
+        for (spec, deployment, controller, sender) in ready {
+            let one = Arc::new(ServedVariant::start(deployment, spec.required, &this.shared.intake).await?);
+            this.shared.served.add(Arc::clone(&one));
+            if spec.default {
+                one.take_bare(&this.shared.intake).await?;
+            }
+            let task = this.shared.supervisor.spawn("the controller of a variant", controller.run());
+            this.controllers.insert(spec.key(), (sender, task));
+        }
+        Ok(this)
+    }
+
+    fn controller(&self, spec: &VariantSpec) -> (Controller, watch::Sender<VariantSpec>) {
+        let config = &self.shared.config;
+        let first = spec.config.chain(&config.engine).first();
+        let limits = spec.config.limits.over(&config.limits).resolved(first.is_some_and(|one| one.on_device()));
+        let variant = Variant::new(spec.model.clone(), spec.variant.clone(), &limits);
+        let deployment = Arc::new(Deployment::new(Arc::new(variant)));
+        deployment.note(spec.config.version.clone(), spec.default);
+        let (sender, wanted) = watch::channel(spec.clone());
+        let controller = Controller {
+            shared: Arc::clone(&self.shared),
+            deployment,
+            wanted,
+            refreshes: self.refreshes.subscribe(),
+            retries: Retries::default(),
+            upgrades: Retries::default(),
+        };
+        (controller, sender)
+    }
+
+    /// Loads a variant's first version, before anything is served. If the current one cannot be loaded, the one before it
+    /// is served: a bad version must not take down a worker that happens to start.
+    async fn first_version(
+        &self,
+        controller: &mut Controller,
+        selected: &Selected,
+        loaded: &[Arc<ServedVersion>],
+    ) -> Result<(), ServeError> {
+        let Shared { config, loader, supervisor, memory, .. } = &*self.shared;
+        let Selected { spec, resolved } = selected;
+        if !spec.config.pinned && !memory.fits(resolved, loaded.iter().map(|version| &version.report().weights)) {
+            tracing::info!(model = %spec.model, variant = %spec.variant, "does not fit into models.memory_budget: loaded when it is asked for");
+            return Ok(());
+        }
+        let variant = Arc::clone(&controller.deployment.variant);
+        let error = match load_version(config, loader, supervisor, &variant, resolved, false).await {
+            Ok(version) => {
+                controller.go_live(version);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let failed = |source: StartError| ServeError::Start {
+            model: spec.model.clone(),
+            variant: spec.variant.clone(),
+            source: Box::new(source),
+        };
+        if spec.config.version != CURRENT {
+            return Err(failed(error));
+        }
+        let previous = previous_of_current(loader.source(), &spec.config.spec(), &config.engine).await;
+        let Some(before) = previous else { return Err(failed(error)) };
+        tracing::error!(
+            model = %spec.model, variant = %spec.variant, %error, version = resolved.metadata.version,
+            instead = before.metadata.version, "the current version cannot be served; trying the one before it"
+        );
+        // The first error is the one that matters.
+        let Ok(version) = load_version(config, loader, supervisor, &variant, &before, false).await else {
+            return Err(failed(error));
+        };
+        controller.go_live(version);
+        controller.failed(resolved, error.to_string());
+        Ok(())
+    }
+
+    /// Follows what is wanted, for ever.
+    pub async fn run(&mut self) -> std::convert::Infallible {
+        loop {
+            tokio::select! {
+                changed = self.watch.bucket.changed() => {
+                    if changed.is_err() {
+                        // Only while the worker ends.
+                        return std::future::pending().await;
+                    }
+                    self.bucket = self.watch.bucket.borrow_and_update().clone();
+                    self.reconcile();
+                }
+                Some(()) = self.watch.refresh.recv() => self.refreshes.send_modify(|count| *count += 1),
+            }
+        }
+    }
+
+    /// Tells every controller what is wanted of it. New ones start; those of what is not wanted any more end by themselves.
+    fn reconcile(&mut self) {
+        let wanted = overlay(&self.base, &self.bucket);
+        self.shared.wanted.write().clone_from(&wanted);
+        for spec in &wanted {
+            match self.controllers.get(&spec.key()) {
+                Some((sender, _)) => {
+                    sender.send_if_modified(|known| {
+                        let changes = known != spec;
+                        known.clone_from(spec);
+                        changes
+                    });
+                }
+                None => {
+                    let (controller, sender) = self.controller(spec);
+                    let task = self.shared.supervisor.spawn("the controller of a variant", controller.run());
+                    self.controllers.insert(spec.key(), (sender, task));
+                }
+            }
+        }
+        let gone: Vec<_> = self.controllers.keys().filter(|key| !wanted.iter().any(|one| one.key() == **key)).cloned().collect();
+        for key in gone {
+            if let Some((sender, task)) = self.controllers.remove(&key) {
+                // It hears of it by the end of its channel, and finishes what it has.
+                drop(sender);
+                task.detach();
+            }
+        }
+    }
+
+    /// Ends: gives out every version that is loaded, so that its threads can be waited for.
+    pub fn close(self) -> Vec<Arc<ServedVersion>> {
+        drop(self.controllers);
+        let live = self.shared.served.all().into_iter().filter_map(|one| one.deployment.put(None));
+        live.chain(self.shared.memory.close()).collect()
+    }
+}

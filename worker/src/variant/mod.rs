@@ -1,0 +1,95 @@
+//! A variant: the name that traffic is sent to, with what it admits and what is measured of it. Versions come and go behind it.
+
+mod admission;
+mod deployment;
+mod service_rate;
+mod version;
+
+use std::sync::Arc;
+
+use embed_engine::{
+    engine::{RunLimit, RunStats},
+    pipeline::Observer,
+};
+use embed_schemas::{ErrorCode, Lane, Slug};
+
+pub use admission::{Admission, Permit};
+pub use deployment::{Deployment, Pause};
+pub(crate) use deployment::shutting_down;
+pub use version::{ServedVersion, describe_wanted, result_too_large};
+
+use crate::{config::LimitsConfig, metrics::VariantMetrics};
+
+/// A variant that this worker serves.
+#[derive(Debug)]
+pub struct Variant {
+    /// The model's slug.
+    pub model: Slug,
+    /// The variant's name.
+    pub name: Slug,
+    /// Counters and histograms.
+    pub metrics: VariantMetrics,
+    /// What may come in.
+    pub admission: Admission,
+    /// How often a job is tried.
+    pub max_attempts: u64,
+    /// Bounds the runs at one time, over all its versions.
+    run_limit: Arc<RunLimit>,
+}
+
+impl Variant {
+    /// A variant with nothing in it, and room for one run: until [`Variant::resize`] says how many engines serve it.
+    #[must_use]
+    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig) -> Self {
+        Self {
+            metrics: VariantMetrics::new(&model, &name),
+            model,
+            name,
+            admission: Admission::new(limits),
+            max_attempts: limits.max_deliveries,
+            run_limit: Arc::new(RunLimit::new(1)),
+        }
+    }
+
+    /// What tells it apart from others.
+    #[must_use]
+    pub fn key(&self) -> (Slug, Slug) {
+        (self.model.clone(), self.name.clone())
+    }
+
+    /// Bounds the runs at one time, over all its versions.
+    #[must_use]
+    pub const fn run_limit(&self) -> &Arc<RunLimit> {
+        &self.run_limit
+    }
+
+    /// From now on, so many engines serve it.
+    pub fn resize(&self, engines: usize) {
+        self.run_limit.resize(engines);
+        self.admission.resize(engines);
+    }
+}
+
+/// What a variant's pipelines tell it.
+impl Observer for Variant {
+    fn ran(&self, stats: &RunStats) {
+        self.metrics.run(stats);
+        self.admission.ran(stats);
+    }
+
+    fn out_of_memory(&self, most_tokens: usize) {
+        self.metrics.out_of_memory(most_tokens);
+    }
+
+    fn memory_bound(&self, most_tokens: usize) {
+        self.metrics.memory_bound(most_tokens);
+    }
+
+    fn text_failed(&self, lane: Lane, code: ErrorCode) {
+        self.metrics.error(lane, code);
+    }
+
+    fn engine_broken(&self, reason: Option<&str>) {
+        self.metrics.engine_broken(reason.is_some());
+    }
+}
