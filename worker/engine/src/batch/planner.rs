@@ -27,8 +27,8 @@ pub struct Entry<T> {
     pub arrival: Instant,
     /// After this moment nobody needs it.
     pub deadline: Option<Instant>,
-    /// Whether nothing else may run at the same time.
-    pub alone: bool,
+    /// Nothing else may run at the same time but texts with the same number here, whose caller they share.
+    pub alone: Option<u64>,
     /// Whatever the caller wants back.
     pub payload: T,
 }
@@ -198,7 +198,8 @@ impl<T> Planner<T> {
         self.memory.tokens
     }
 
-    /// A batch of the first of these texts, which nothing else runs beside, and those whose deadline has passed.
+    /// A batch of the first of these texts and those after it with the same number in [`Entry::alone`], and the texts whose
+    /// deadline has passed.
     pub fn alone(&mut self, waiting: &mut VecDeque<Entry<T>>, now: Instant) -> (Vec<Entry<T>>, Option<Batch<T>>) {
         let most_tokens = self.config.max_tokens.min(self.memory.tokens);
         let (mut expired, mut entries, mut width) = (Vec::new(), Vec::new(), 0);
@@ -208,9 +209,11 @@ impl<T> Planner<T> {
                 continue;
             }
             let wider = width.max(entry.length);
-            if !entries.is_empty()
-                && (entries.len() >= self.config.max_texts || (entries.len() + 1) * wider > most_tokens)
-            {
+            if entries.first().is_some_and(|first: &Entry<T>| {
+                first.alone != entry.alone
+                    || entries.len() >= self.config.max_texts
+                    || (entries.len() + 1) * wider > most_tokens
+            }) {
                 waiting.push_front(entry);
                 break;
             }

@@ -19,7 +19,7 @@ pub use on_death::OnDeath;
 pub use onnx::{ByWidth, CpuEngine, DeviceEngine, OnnxModel, WeakModel, cuda_graphs};
 pub use priority::give_way;
 pub use providers::{Place, attention, driver, tensorrt};
-pub use release::give_back as give_back_memory;
+pub use release::{DeviceLoss, give_back as give_back_memory};
 pub use run_limit::{RunLimit, RunPermit};
 pub use runner::{Canary, RunStats, RunnerContext, RunnerEvent, Runners, Work};
 pub use stopwatch::Stopwatch;

@@ -42,7 +42,7 @@ pub(super) fn profiles(model: &ResolvedModel, config: &EngineConfig) -> Vec<Prof
 
 /// The folders of the engines that a target of a chain needs, one for each profile. Empty if it needs none, or none are kept.
 #[must_use]
-pub fn engine_caches(
+pub(super) fn engine_caches(
     model: &ResolvedModel,
     target: &ProviderGraph,
     config: &EngineConfig,
@@ -72,7 +72,7 @@ fn place(target: &ProviderGraph, config: &EngineConfig, dir: &Path, machine: &st
 }
 
 /// Fetches what others have built. A registry that fails costs a build, no more.
-pub async fn fetch(
+pub(super) async fn fetch(
     source: &Source,
     model: &ResolvedModel,
     target: &ProviderGraph,
@@ -92,7 +92,7 @@ pub async fn fetch(
 }
 
 /// Puts what was built here into the registry, where it is to be shared.
-pub async fn share(
+pub(super) async fn share(
     source: &Source,
     model: &ResolvedModel,
     target: &ProviderGraph,

@@ -11,7 +11,7 @@ pub use request::{Embedded, EmbeddedText, Request};
 use self::request::{IntoBatches, Pending, Text};
 use crate::{
     batch::{BatchQueue, Depth},
-    engine::{Engine, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, cores},
+    engine::{DeviceLoss, Engine, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, cores},
     model::{LoadReport, LoadedModel},
     settings::BatchConfig,
     tokenize::{Pool, Task},
@@ -105,7 +105,14 @@ impl Pipeline {
             RunnerEvent::Broken(reason) => observed.engine_broken(reason),
         };
         let canary = tokenizer.encode(None, "ready?", true).map_or_else(|_| Arc::from([0]), |tokens| tokens.ids.into());
-        let runners = RunnerContext { queue: Arc::clone(&queue), limit, nice, canary, on_death: on_death.clone() };
+        let runners = RunnerContext {
+            queue: Arc::clone(&queue),
+            limit,
+            nice,
+            canary,
+            on_death: on_death.clone(),
+            device_loss: DeviceLoss::of_this_process(),
+        };
         let runners = Runners::start(engines, &runners, observe)?;
         let threads = match tokenizer_threads {
             0 if tokenizer.slow_because().is_some() => cores(),

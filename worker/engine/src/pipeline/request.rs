@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -84,12 +84,16 @@ impl EmbeddedText {
 /// Gets what became of a request. Dropped without being called if the pipeline ends before: what it holds can tell.
 type Done = Box<dyn FnOnce(Embedded) + Send>;
 
+/// Tells requests apart that nothing may run beside.
+static NEXT_ALONE: AtomicU64 = AtomicU64::new(0);
+
 /// A request that is being worked on. Shared by its texts; when the last of them is done, `done` is called.
 pub(super) struct Pending {
     lane: Lane,
     received: Instant,
     deadline: Option<Instant>,
-    alone: bool,
+    /// A number of its own if nothing may run beside it.
+    alone: Option<u64>,
     begun: Arc<AtomicBool>,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
@@ -110,7 +114,7 @@ impl Pending {
             lane: request.lane,
             received: request.received,
             deadline: request.deadline,
-            alone: request.alone,
+            alone: request.alone.then(|| NEXT_ALONE.fetch_add(1, Ordering::Relaxed)),
             begun: Arc::clone(&request.begun),
             observer,
             state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),

@@ -1,4 +1,7 @@
-use std::sync::mpsc;
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    mpsc,
+};
 
 use super::*;
 use crate::{
@@ -7,9 +10,12 @@ use crate::{
 };
 
 /// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99, has memory for four tokens if one is
-/// 914, and is lost with 915 on its own.
-#[derive(Debug)]
-struct Fake(usize);
+/// 914 or 917, and is lost with 915 on its own and with 917 where there is memory. Fails every run while `broken`.
+#[derive(Debug, Default)]
+struct Fake {
+    unit: usize,
+    broken: Arc<AtomicBool>,
+}
 
 impl Engine for Fake {
     fn dimension(&self) -> usize {
@@ -17,25 +23,31 @@ impl Engine for Fake {
     }
 
     fn unit(&self) -> Unit {
-        Unit(self.0)
+        Unit(self.unit)
     }
 
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
-        assert!(!input.ids.contains(&99), "id 99");
-        if input.ids.contains(&13) {
+        let has = |id| input.ids.contains(&id);
+        assert!(!has(99), "id 99");
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(EngineError::Onnx("nothing runs".into()));
+        }
+        if has(13) {
             return Err(EngineError::Onnx("unlucky".into()));
         }
-        if input.ids.contains(&914) && input.ids.len() > 4 {
+        if (has(914) || has(917)) && input.ids.len() > 4 {
             return Err(EngineError::OutOfMemory("no room".into()));
         }
-        if input.rows == 1 && input.ids.contains(&915) {
+        if (input.rows == 1 && has(915)) || has(917) {
             return Err(EngineError::DeviceLost("gone".into()));
         }
         Ok(input.ids.chunks(input.width).map(|row| row[0] as f32 * 2.0).collect())
     }
 }
 
-struct Text(Vec<u32>, mpsc::Sender<(u32, Result<f32, String>)>);
+type Outcome = (u32, Result<f32, String>);
+
+struct Text(Vec<u32>, mpsc::Sender<Outcome>);
 
 impl Work for Text {
     fn ids(&self) -> &[u32] {
@@ -55,123 +67,213 @@ impl Work for Text {
     }
 }
 
-fn slots() -> Arc<RunLimit> {
-    Arc::new(RunLimit::new(2))
+/// A queue, what its runners share, and what becomes of texts and runners.
+struct Setup {
+    context: RunnerContext<Text>,
+    sender: mpsc::Sender<Outcome>,
+    outcomes: mpsc::Receiver<Outcome>,
+    deaths: mpsc::Receiver<String>,
 }
 
-fn queue() -> Arc<BatchQueue<Text>> {
-    Arc::new(BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]))
+impl Setup {
+    /// For two engines, with batches of at most eight texts.
+    fn new() -> Self {
+        let config = BatchConfig { max_texts: 8, ..BatchConfig::default() };
+        let (sender, outcomes) = mpsc::channel();
+        let (died, deaths) = mpsc::channel();
+        let context = RunnerContext {
+            queue: Arc::new(BatchQueue::new(&config, CostTable::default(), &[Unit(0), Unit(1)])),
+            limit: Arc::new(RunLimit::new(2)),
+            nice: 0,
+            canary: Arc::from([1]),
+            on_death: OnDeath::new(move |reason| died.send(reason).unwrap()),
+            device_loss: DeviceLoss::default(),
+        };
+        Self { context, sender, outcomes, deaths }
+    }
+
+    fn push(&self, ids: impl IntoIterator<Item = u32>) {
+        assert!(self.try_push(ids), "refused");
+    }
+
+    fn try_push(&self, ids: impl IntoIterator<Item = u32>) -> bool {
+        let entry = |id| Entry {
+            lane: Lane::Bulk,
+            length: 2,
+            arrival: Instant::now(),
+            deadline: None,
+            alone: None,
+            payload: Text(vec![id, 0], self.sender.clone()),
+        };
+        self.context.queue.push(ids.into_iter().map(entry)).is_ok()
+    }
+
+    fn start<E: Engine + 'static>(&self, engines: Vec<E>) -> Runners {
+        Runners::start(engines, &self.context, |_| ()).unwrap()
+    }
+
+    fn one(&self) -> Runners {
+        self.start(vec![Fake::default()])
+    }
+
+    /// The next outcomes, by id.
+    fn outcomes(&self, count: usize) -> Vec<Outcome> {
+        let mut outcomes: Vec<_> = self.outcomes.iter().take(count).collect();
+        outcomes.sort_by_key(|(id, _)| *id);
+        outcomes
+    }
+
+    fn end(&self, runners: Runners) {
+        self.context.queue.close();
+        runners.join();
+    }
 }
 
-fn push(queue: &BatchQueue<Text>, id: u32, results: &mpsc::Sender<(u32, Result<f32, String>)>) {
-    let payload = Text(vec![id, 0], results.clone());
-    queue.push([Entry { lane: Lane::Bulk, length: 2, arrival: Instant::now(), deadline: None, payload }]);
+fn is_lost((_, result): &Outcome) -> bool {
+    result.as_ref().is_err_and(|error| error.contains("device is lost"))
 }
 
 #[test]
 fn a_bad_text_does_not_fail_its_neighbours() {
-    let (sender, results) = mpsc::channel();
-    let queue = queue();
-    for id in 10..20 {
-        push(&queue, id, &sender);
-    }
-    let runners = Runners::start(vec![Fake(0), Fake(1)], &queue, &slots(), 0, |_| (), |_| ()).unwrap();
-    let mut got: Vec<_> = results.iter().take(10).collect();
-    got.sort_by_key(|(id, _)| *id);
-    for (id, result) in got {
+    let setup = Setup::new();
+    setup.push(10..20);
+    let runners = setup.start(vec![Fake::default(), Fake { unit: 1, ..Fake::default() }]);
+    for (id, result) in setup.outcomes(10) {
         match id {
             13 => assert!(result.unwrap_err().contains("unlucky")),
             id => assert_eq!(result, Ok(id as f32 * 2.0)),
         }
     }
-    queue.close();
-    runners.join();
+    setup.end(runners);
 }
 
 #[test]
 fn the_same_text_twice_is_computed_once() {
-    let (sender, results) = mpsc::channel();
-    let queue = queue();
-    for id in [5, 6, 5, 5] {
-        push(&queue, id, &sender);
-    }
-    queue.drain();
+    let setup = Setup::new();
+    setup.push([5, 6, 5, 5]);
+    setup.context.queue.drain();
     let (runs, stats) = mpsc::channel();
-    let runners = Runners::start(
-        vec![Fake(0)],
-        &queue,
-        &slots(),
-        0,
-        move |event| {
-            if let RunnerEvent::Ran(stats) = event {
-                runs.send(*stats).unwrap();
-            }
-        },
-        |_| (),
-    )
-    .unwrap();
-    let mut got: Vec<_> = results.iter().take(4).map(|(_, result)| result.unwrap()).collect();
-    got.sort_by(f32::total_cmp);
+    let observe = move |event: RunnerEvent<'_>| {
+        if let RunnerEvent::Ran(stats) = event {
+            runs.send(*stats).unwrap();
+        }
+    };
+    let runners = Runners::start(vec![Fake::default()], &setup.context, observe).unwrap();
+    let got: Vec<_> = setup.outcomes(4).into_iter().map(|(_, result)| result.unwrap()).collect();
     assert_eq!(got, [10.0, 10.0, 10.0, 12.0]);
     let stats = stats.recv().unwrap();
-    assert_eq!((stats.texts, stats.rows, stats.tokens), (4, 2, 4));
-    queue.close();
-    runners.join();
+    assert_eq!((stats.texts, stats.rows, stats.tokens, stats.row_tokens), (4, 2, 8, 4));
+    setup.end(runners);
 }
 
 #[test]
 fn the_death_of_a_runner_is_reported() {
-    let (sender, _results) = mpsc::channel();
-    let (panics, reported) = mpsc::channel();
-    let queue = queue();
-    let runners =
-        Runners::start(vec![Fake(0)], &queue, &slots(), 0, |_| (), move |panic| panics.send(panic).unwrap()).unwrap();
-    push(&queue, 99, &sender);
-    assert!(reported.recv().unwrap().contains("id 99"));
+    let setup = Setup::new();
+    let runners = setup.one();
+    setup.push([99]);
+    assert!(setup.deaths.recv().unwrap().contains("id 99"));
     runners.join();
 }
 
 #[test]
 fn too_little_memory_halves_the_batch_and_is_remembered() {
-    let (sender, results) = mpsc::channel();
-    let queue = queue();
-    (914..922).for_each(|id| push(&queue, id, &sender));
-    queue.drain();
+    let setup = Setup::new();
+    setup.push((918..925).chain([914]));
+    setup.context.queue.drain();
     let (events, limits) = mpsc::channel();
     let observe = move |event: RunnerEvent<'_>| {
         if let RunnerEvent::OutOfMemory { most_tokens } = event {
             events.send(most_tokens).unwrap();
         }
     };
-    let runners = Runners::start(vec![Fake(0)], &queue, &slots(), 0, observe, |_| ()).unwrap();
-    let got: Vec<_> = results.iter().take(8).collect();
+    let runners = Runners::start(vec![Fake::default()], &setup.context, observe).unwrap();
+    let got = setup.outcomes(8);
     assert!(got.iter().all(|(id, result)| *result == Ok(*id as f32 * 2.0)), "{got:?}");
-    queue.close();
-    runners.join();
+    setup.end(runners);
     let limits: Vec<usize> = limits.iter().collect();
     assert_eq!(limits, [8, 4], "16 tokens do not fit, nor do 8");
 }
 
+/// All end that are in the batch, in whatever part of it, and those that wait.
 #[test]
-fn a_lost_device_fails_calls_keeps_stored_work_and_ends_its_runners() {
-    let (sender, results) = mpsc::channel();
-    let (deaths, reported) = mpsc::channel();
-    let queue = queue();
-    for id in 100..104 {
-        push(&queue, id, &sender);
-    }
-    let call = Text(vec![915, 0], sender.clone());
-    queue.push([Entry { lane: Lane::Rpc, length: 2, arrival: Instant::now(), deadline: None, payload: call }]);
-    let on_death = move |reason| deaths.send(reason).unwrap();
-    let runners = Runners::start(vec![Fake(0)], &queue, &slots(), 0, |_| (), on_death).unwrap();
-    assert!(reported.recv().unwrap().contains("gone"));
+fn a_device_lost_in_the_halves_of_a_batch_ends_every_text() {
+    let setup = Setup::new();
+    setup.push((917..925).chain(1..21));
+    let runners = setup.one();
+    let got = setup.outcomes(28);
+    assert!(got.iter().all(is_lost), "{got:?}");
+    assert!(setup.deaths.recv().unwrap().contains("gone"));
     runners.join();
-    assert!(results.try_recv().unwrap().1.unwrap_err().contains("device is lost"));
-    push(&queue, 200, &sender);
-    drop(sender);
-    assert!(results.try_recv().is_err(), "what is stored has no outcome");
-    drop(queue);
-    assert!(matches!(results.try_recv(), Err(mpsc::TryRecvError::Disconnected)), "and is there until the end");
+    assert!(!setup.try_push([30]), "nothing is taken in any more");
+    assert!(setup.context.queue.refuses().unwrap().contains("gone"));
+}
+
+#[test]
+fn a_device_lost_among_the_single_texts_of_a_batch_ends_those_left() {
+    let setup = Setup::new();
+    setup.push([10, 13, 915, 20, 21, 22, 23, 24]);
+    setup.push(25..40);
+    let runners = setup.one();
+    let mut got = setup.outcomes(23);
+    let lost = got.split_off(2);
+    assert_eq!(got[0], (10, Ok(20.0)), "that was before");
+    assert!(got[1].1.as_ref().unwrap_err().contains("unlucky"), "{got:?}");
+    assert!(lost.iter().all(is_lost), "{lost:?}");
+    assert!(setup.deaths.recv().unwrap().contains("gone"));
+    runners.join();
+}
+
+#[test]
+fn a_lost_device_of_several_ends_what_waits_and_stops_all_runners() {
+    let setup = Setup::new();
+    setup.push([915]);
+    let runners = setup.start(vec![Fake::default(), Fake { unit: 1, ..Fake::default() }]);
+    assert!(is_lost(&setup.outcomes(1)[0]));
+    assert!(setup.deaths.recv().unwrap().contains("gone"));
+    // Not closed: they end because of the loss.
+    runners.join();
+}
+
+#[test]
+fn engines_that_fail_everything_are_told_from_a_bad_text_and_come_back_by_themselves() {
+    let setup = Setup::new();
+    let broken = Arc::new(AtomicBool::new(true));
+    let fake = |unit| Fake { unit, broken: Arc::clone(&broken) };
+    let (events, states) = mpsc::channel();
+    let observe = move |event: RunnerEvent<'_>| {
+        if let RunnerEvent::Broken(reason) = event {
+            events.send(reason.map(str::to_owned)).unwrap();
+        }
+    };
+    let runners = Runners::start(vec![fake(0), fake(1)], &setup.context, observe).unwrap();
+    // Both runners have to find out before nothing is taken in; until then, texts end with the reason.
+    let mut ended = 0;
+    while setup.try_push([7]) {
+        let (_, result) = &setup.outcomes(1)[0];
+        assert!(result.as_ref().unwrap_err().contains("the engine fails every run"), "{result:?}");
+        ended += 1;
+    }
+    assert!((2..10_000).contains(&ended), "{ended}");
+    for state in states.iter().take(2) {
+        assert!(state.unwrap().contains("nothing runs"));
+    }
+    assert!(setup.context.queue.refuses().unwrap().contains("nothing runs"));
+    broken.store(false, Ordering::SeqCst);
+    assert_eq!(states.iter().take(2).collect::<Vec<_>>(), [None, None], "both run again");
+    assert_eq!(setup.context.queue.refuses(), None);
+    setup.push([7]);
+    assert_eq!(setup.outcomes(1), [(7, Ok(14.0))]);
+    assert!(setup.deaths.try_recv().is_err(), "no thread ended");
+    setup.end(runners);
+}
+
+#[test]
+fn a_runner_that_waits_to_be_mended_ends_with_its_queue() {
+    let setup = Setup::new();
+    let runners = setup.start(vec![Fake { broken: Arc::new(AtomicBool::new(true)), ..Fake::default() }]);
+    setup.push([7]);
+    assert!(setup.outcomes(1)[0].1.is_err());
+    setup.end(runners);
 }
 
 /// A fake that settles when it is told to.
@@ -198,10 +300,12 @@ impl Engine for Slow {
 
 #[tokio::test]
 async fn runners_have_settled_when_the_last_of_them_has() {
-    let queue = queue();
-    let (engines, go): (Vec<_>, Vec<_>) =
-        (0..2).map(|unit| (unit, mpsc::channel())).map(|(unit, (go, wait))| (Slow(Fake(unit), wait), go)).unzip();
-    let mut runners = Runners::start(engines, &queue, &slots(), 0, |_| (), |_| ()).unwrap();
+    let setup = Setup::new();
+    let (engines, go): (Vec<_>, Vec<_>) = (0..2)
+        .map(|unit| (unit, mpsc::channel()))
+        .map(|(unit, (go, wait))| (Slow(Fake { unit, ..Fake::default() }, wait), go))
+        .unzip();
+    let mut runners = setup.start(engines);
     let mut settled = Box::pin(runners.settled());
     for go in go {
         tokio::select! {
@@ -211,6 +315,5 @@ async fn runners_have_settled_when_the_last_of_them_has() {
         }
     }
     settled.await;
-    queue.close();
-    runners.join();
+    setup.end(runners);
 }
