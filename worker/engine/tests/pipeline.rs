@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread,
@@ -14,20 +14,19 @@ use std::{
 };
 
 use embed_engine::{
-    batch::Unit,
     engine::{Engine, EngineError, Input, Vectors},
     pipeline::{Embedded, Observer, Request, Unobserved},
+    shape::Unit,
 };
 use embed_schemas::{ErrorCode, Lane};
 use proptest::prelude::*;
 use support::{ask, pipeline, token};
 
-/// Gives the second id of each row: that of its first word. Fails on rows with `bad`, and on all while `broken`.
+/// Gives the second id of each row: that of its first word. Fails on batches with `bad`, and on all while `broken`.
 #[derive(Debug, Default)]
 struct State {
     broken: AtomicBool,
     bad: i64,
-    runs: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -52,7 +51,6 @@ impl Engine for Fake {
         if input.ids.contains(&self.state.bad) {
             return Err(EngineError::Onnx("unlucky".into()));
         }
-        self.state.runs.fetch_add(1, Ordering::SeqCst);
         Ok(input.ids.chunks(input.width).map(|row| row[1] as f32).collect())
     }
 }

@@ -8,12 +8,16 @@ use std::{
 use embed_schemas::Lane;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{Action, Batch, CostTable, Entry, Measured, Planner, Shape, idle_runners::IdleRunners};
-use crate::settings::BatchConfig;
-
-/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Unit(pub usize);
+use super::{
+    cost_table::{CostTable, Measured},
+    idle_runners::IdleRunners,
+    plan::{Action, Batch, Entry, Reason},
+    planner::Planner,
+};
+use crate::{
+    settings::BatchConfig,
+    shape::{Shape, Unit},
+};
 
 /// A queue of texts that hands out batches.
 #[derive(Debug)]
@@ -168,7 +172,7 @@ impl<T> BatchQueue<T> {
     }
 
     const fn begun(&self, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
-        let alone = matches!(batch.reason, super::Reason::Alone);
+        let alone = matches!(batch.reason, Reason::Alone);
         (batch, Run { queue: self, alone })
     }
 

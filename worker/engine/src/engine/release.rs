@@ -24,12 +24,12 @@ impl DeviceLoss {
     }
 
     /// From now on nothing is freed.
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
     /// Frees an engine, if that is safe.
-    pub(super) fn free<E>(&self, engine: E) {
+    pub(crate) fn free<E>(&self, engine: E) {
         if self.0.load(Ordering::Relaxed) {
             return mem::forget(engine);
         }

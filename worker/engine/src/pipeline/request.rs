@@ -11,11 +11,12 @@ use std::{
 use embed_schemas::{ErrorCode, Item, Lane, Timing, WireError};
 use parking_lot::Mutex;
 
-use super::Observer;
+use super::observer::Observer;
 use crate::{
     batch::{BatchQueue, Entry},
-    engine::{EngineError, RunStats, Vectors, Work},
-    tokenize::{Sink, Tokens},
+    engine::{EngineError, Vectors},
+    runner::{RunStats, Work},
+    tokenize::{Outcome, Sink, Tokens},
 };
 
 /// What is asked of a pipeline.
@@ -227,9 +228,9 @@ impl Sink<Arc<Pending>> for IntoBatches {
         request.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    fn accept(&self, request: &Arc<Pending>, outcomes: Vec<crate::tokenize::Outcome>) {
+    fn accept(&self, request: &Arc<Pending>, outcomes: Vec<Outcome>) {
         let mut texts = Vec::with_capacity(outcomes.len());
-        for crate::tokenize::Outcome { index, tokens } in outcomes {
+        for Outcome { index, tokens } in outcomes {
             match tokens {
                 Ok(tokens) => texts.push((index, tokens)),
                 Err(error) => request.text_failed(index, error),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use embed_schemas::{Lane, WireError};
 
-use super::{TextTokenizer, Tokens};
-use crate::engine::on_death::{OnDeath, guarded};
+use super::tokenizer::{TextTokenizer, Tokens};
+use crate::threads::{OnDeath, guarded};
 
 /// The texts of one job.
 #[derive(Debug)]

@@ -10,10 +10,12 @@ use std::{
 
 use embed_engine::{
     batch::CostTable,
-    engine::{Engine, RunLimit},
+    engine::Engine,
     model::{LoadReport, LoadedModel, Weights},
     pipeline::{Embedded, Observer, Pipeline, PipelineContext, Request},
+    runner::RunLimit,
     settings::{BatchConfig, Provider},
+    threads::OnDeath,
     tokenize::TextTokenizer,
 };
 use embed_schemas::ModelMetadata;
@@ -55,7 +57,7 @@ pub fn pipeline(engines: Vec<Box<dyn Engine>>, observer: Arc<dyn Observer>) -> (
         nice: 0,
         limit,
         observer,
-        on_death: embed_engine::engine::OnDeath::new(move |reason| died.send(reason).unwrap()),
+        on_death: OnDeath::new(move |reason| died.send(reason).unwrap()),
     };
     (Pipeline::start(metadata, loaded, context).unwrap(), deaths)
 }

@@ -3,7 +3,10 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::Padding, settings::BatchPolicy};
+use crate::{
+    settings::BatchPolicy,
+    shape::{Form, Padding},
+};
 
 /// Small, so that bounds are reached.
 fn config() -> BatchConfig {

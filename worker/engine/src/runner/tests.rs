@@ -4,10 +4,7 @@ use std::sync::{
 };
 
 use super::*;
-use crate::{
-    batch::{CostTable, Unit},
-    settings::BatchConfig,
-};
+use crate::{batch::CostTable, settings::BatchConfig, shape::Unit};
 
 /// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99, has memory for four tokens if one is
 /// 914 or 917, and is lost with 915 on its own and with 917 where there is memory. Fails every run while `broken`.

@@ -1,5 +1,7 @@
 //! Runner threads: each owns an engine, takes batches from the queue and hands the vectors out.
 
+mod run_limit;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -10,8 +12,13 @@ use std::{
 use embed_schemas::Lane;
 use tokio::sync::oneshot;
 
-use super::{DeviceLoss, Engine, EngineError, Input, OnDeath, RunLimit, Vectors, on_death::guarded, priority};
-use crate::batch::{Batch, BatchQueue, Entry, Form, Measured, Reason, Shape};
+pub use self::run_limit::{RunLimit, RunPermit};
+use crate::{
+    batch::{Batch, BatchQueue, Entry, Measured, Reason},
+    engine::{DeviceLoss, Engine, EngineError, Input, Vectors},
+    shape::{Form, Shape},
+    threads::{OnDeath, give_way, guarded},
+};
 
 /// What a text is to a runner.
 pub trait Work: Send + 'static {
@@ -132,7 +139,7 @@ impl Runners {
             let (context, observe) = (context.clone(), observe.clone());
             let (ready, is_ready) = oneshot::channel();
             let body = move || {
-                priority::give_way(context.nice);
+                give_way(context.nice);
                 let on_death = context.on_death.clone();
                 let mut runner = Runner { engine, input: Input::default(), context, observe };
                 let ended = guarded(&on_death, "an engine's thread", || {
