@@ -4,8 +4,8 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use embed_connect::ConnectError;
 use embed_engine::{
-    engine::cores,
     model::{Activities, Backend, Loader, OnnxRuntime, RegistryError, Source},
+    threads::cores,
 };
 use embed_schemas::Slug;
 use futures::future::join_all;
@@ -250,19 +250,13 @@ impl Parts {
         activities: Activities,
         supervisor: &Supervisor,
     ) -> Result<Self, RunError> {
-        let (served, give_up, trouble) =
-            (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
+        let (served, give_up, trouble) = (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
         let store = StoreClient::start(connections.stored.client.clone(), supervisor).await?;
         let (publisher, publishing) =
             Publisher::start(connections, store, give_up.clone(), trouble.clone(), supervisor);
         let keeper = Keeper::start(connections.stored.clone(), supervisor);
-        let intake = IntakeContext::new(
-            worker_id,
-            connections.clone(),
-            publisher.clone(),
-            keeper.clone(),
-            supervisor.clone(),
-        );
+        let intake =
+            IntakeContext::new(worker_id, connections.clone(), publisher.clone(), keeper.clone(), supervisor.clone());
         let health = Arc::new(Health::new(
             worker_id.to_owned(),
             connections.online.client.clone(),
@@ -306,8 +300,7 @@ impl Parts {
                 tracing::error!(%error, "the worker cannot be discovered");
             }
         };
-        let statistics =
-            observe::publish_statistics(client, worker, self.served.clone(), config.worker.stats_window);
+        let statistics = observe::publish_statistics(client, worker, self.served.clone(), config.worker.stats_window);
         let backlog =
             observe::watch_backlog(self.connections.stored.clone(), self.intake.clock.clone(), self.served.clone());
         let gauges = Arc::clone(&self.gauges);
@@ -321,13 +314,14 @@ impl Parts {
     }
 
     fn variants(&self) -> Vec<ReadyVariant> {
-        let describe = |(deployment, version): (Arc<crate::variant::Deployment>, Arc<crate::variant::ServedVersion>)| {
-            ReadyVariant {
-                model: deployment.variant.model.clone(),
-                variant: deployment.variant.name.clone(),
-                version: version.metadata().version.clone(),
-            }
-        };
+        let describe =
+            |(deployment, version): (Arc<crate::variant::Deployment>, Arc<crate::variant::ServedVersion>)| {
+                ReadyVariant {
+                    model: deployment.variant.model.clone(),
+                    variant: deployment.variant.name.clone(),
+                    version: version.metadata().version.clone(),
+                }
+            };
         self.served.live().into_iter().map(describe).collect()
     }
 

@@ -13,8 +13,9 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
 use embed_engine::{
-    engine::{attention, cores, library},
+    engine::{attention, library},
     model::{Activities, Loader},
+    threads::cores,
 };
 use figment::value::Value;
 use tokio::{

@@ -78,7 +78,8 @@ async fn one(settings: &ConnectSettings, name: &str, carries: &'static str) -> R
     let adjust = |options: async_nats::ConnectOptions| {
         let options = options.ping_interval(PING_INTERVAL);
         let options = options.reconnect_delay_callback(|attempts| {
-            let doubled = Duration::from_millis(10) * 2u32.saturating_pow(u32::try_from(attempts.min(10)).unwrap_or(10));
+            let doubled =
+                Duration::from_millis(10) * 2u32.saturating_pow(u32::try_from(attempts.min(10)).unwrap_or(10));
             doubled.min(LONGEST_RECONNECT_DELAY)
         });
         options.event_callback(move |event| {

@@ -3,7 +3,7 @@
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
-use embed_engine::engine::{OnDeath, on_death::panic_message};
+use embed_engine::threads::{OnDeath, panic_message};
 use futures::FutureExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 

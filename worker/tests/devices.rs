@@ -9,9 +9,9 @@ use std::sync::{
 };
 
 use async_nats::{Client, jetstream};
+use embed_engine::settings::Provider;
 use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, subjects};
 use embed_testkit::PATIENCE;
-use embed_engine::settings::Provider;
 use support::{
     fake::{Devices, FakeWorker, server},
     http_get, model, outcome,

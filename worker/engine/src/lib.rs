@@ -10,5 +10,8 @@ pub mod batch;
 pub mod engine;
 pub mod model;
 pub mod pipeline;
+pub mod runner;
 pub mod settings;
+pub mod shape;
+pub mod threads;
 pub mod tokenize;

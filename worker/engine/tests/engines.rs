@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use embed_schemas::ModelMetadata;
 use embed_engine::{
     batch::{Padding, Unit},
     engine::{ByWidth, CpuEngine, DeviceEngine, Engine, Input, OnnxModel, Place, cosine, library, providers::Options},
     settings::{EngineConfig, Provider},
 };
+use embed_schemas::ModelMetadata;
 
 fn model() -> OnnxModel {
     let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");

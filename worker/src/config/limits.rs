@@ -87,7 +87,9 @@ impl LimitsConfig {
             [("rpc_bytes", self.rpc_bytes), ("job_bytes", self.job_bytes), ("bulk_bytes", self.bulk_bytes)]
         {
             if value.as_u64() < LEAST_BYTES {
-                return Err(format!("{section}.{key}: {value} is less than one large message; set it to `1 MiB` or more"));
+                return Err(format!(
+                    "{section}.{key}: {value} is less than one large message; set it to `1 MiB` or more"
+                ));
             }
         }
         if self.max_deliveries == 0 {

@@ -34,7 +34,9 @@ impl JobIntake {
                 let (subject, payload) = AttemptStore::message(&variant.model, job.lease.delivery(), before);
                 job.lease.on_give_back(subject, payload);
             }
-            Err(error) => tracing::warn!(%error, "an attempt at a job cannot be written down; if it kills this worker, that does not count"),
+            Err(error) => {
+                tracing::warn!(%error, "an attempt at a job cannot be written down; if it kills this worker, that does not count");
+            }
         }
         self.submit(job, version, Some((before, turn)));
     }
@@ -58,7 +60,10 @@ impl JobIntake {
             format!(
                 "tried {} times without an answer: {} times its worker died while it ran alone, {} times the engine failed; \
                  at most {} are tried",
-                attempts.count(), attempts.begun, attempts.failed, variant.max_attempts
+                attempts.count(),
+                attempts.begun,
+                attempts.failed,
+                variant.max_attempts
             ),
         );
         self.refuse(lease, Some(id), error, format, attempts.count(), permit);

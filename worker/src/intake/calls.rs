@@ -50,10 +50,7 @@ struct CallIntake {
 ///
 /// # Errors
 /// If a subscription fails.
-pub async fn subscribe(
-    deployment: &Arc<Deployment>,
-    context: &IntakeContext,
-) -> Result<Vec<Endpoint>, SubscribeError> {
+pub async fn subscribe(deployment: &Arc<Deployment>, context: &IntakeContext) -> Result<Vec<Endpoint>, SubscribeError> {
     let Variant { model, name, .. } = &*deployment.variant;
     let pinned = (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name));
     let probe = (format!("{model}-{name}-probe"), subjects::probe(&context.worker, model, name));
@@ -68,10 +65,7 @@ pub async fn subscribe(
 ///
 /// # Errors
 /// If the subscription fails.
-pub async fn subscribe_bare(
-    deployment: &Arc<Deployment>,
-    context: &IntakeContext,
-) -> Result<Endpoint, SubscribeError> {
+pub async fn subscribe_bare(deployment: &Arc<Deployment>, context: &IntakeContext) -> Result<Endpoint, SubscribeError> {
     let model = &deployment.variant.model;
     let bare = (model.to_string(), subjects::bare(Lane::Rpc, model));
     Endpoint::subscribe(bare, subjects::RPC_QUEUE_GROUP, false, deployment, context).await

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, Message, SubscribeError, Subject};
+use async_nats::{Client, HeaderMap, Message, Subject, SubscribeError};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -97,21 +97,26 @@ impl StoreClient {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn store(&self, subject: impl Into<Subject>, headers: HeaderMap, payload: Bytes) -> Result<(), StoreError> {
+    pub async fn store(
+        &self,
+        subject: impl Into<Subject>,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), StoreError> {
         let number = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let (answered, answer) = oneshot::channel();
         self.waiting.answers.lock().insert(number, answered);
         let _forget = Forget(&self.waiting, number);
         let reply = format!("{}.{number}", self.inbox);
         let sent = async {
-            self.client.publish_with_reply_and_headers(subject.into(), reply, headers, payload).await.map_err(|error| {
-                match error.kind() {
+            self.client.publish_with_reply_and_headers(subject.into(), reply, headers, payload).await.map_err(
+                |error| match error.kind() {
                     async_nats::PublishErrorKind::MaxPayloadExceeded | async_nats::PublishErrorKind::InvalidSubject => {
                         StoreError::Unacceptable(error.to_string())
                     }
                     _ => StoreError::Unanswered(error.to_string()),
-                }
-            })?;
+                },
+            )?;
             answer.await.map_err(|_| StoreError::Unanswered("the connection is closed".to_owned()))
         };
         // Without a server, even sending can wait for ever.

@@ -7,7 +7,7 @@ use std::{
 
 use embed_engine::{
     batch::{Form, Reason},
-    engine::RunStats,
+    runner::RunStats,
 };
 use embed_schemas::{ErrorCode, Lane, Outcome, Slug, metrics as names};
 use metrics::{Counter, Histogram, counter, gauge, histogram};

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use embed_engine::engine::RunStats;
+use embed_engine::runner::RunStats;
 use embed_schemas::{ErrorCode, Lane, latency::LatencyRecorder, stats::WindowCounts};
 use parking_lot::{Mutex, MutexGuard};
-
-
 
 /// The current window of one variant. One short lock for each request and for each run.
 #[derive(Debug, Default)]

@@ -12,13 +12,13 @@ use metrics::gauge;
 use serde::Deserialize;
 
 use crate::{
+    connection::Connection,
     intake::JobIntake,
     jetstream::{
         ServerClock,
         api::{self, ApiError, ConsumerInfo},
         consumer_info,
     },
-    connection::Connection,
     serving::ServedVariants,
 };
 

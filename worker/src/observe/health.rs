@@ -125,7 +125,12 @@ impl Health {
                 probes.push(Arc::clone(variant));
             }
         }
-        reasons.extend(failing.into_iter().filter(|one| !reasons.iter().any(|known| one.ends_with(known.as_str()))).collect::<Vec<_>>());
+        reasons.extend(
+            failing
+                .into_iter()
+                .filter(|one| !reasons.iter().any(|known| one.ends_with(known.as_str())))
+                .collect::<Vec<_>>(),
+        );
         if reasons.is_empty() && last.is_some_and(|when| when.elapsed() < REUSE) {
             return Readiness { reasons, notes };
         }

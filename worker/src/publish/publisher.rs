@@ -9,7 +9,10 @@ use async_nats::Client;
 use embed_engine::pipeline::Embedded;
 use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects};
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::{TaskTracker, task_tracker::TaskTrackerToken}};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::{
     Ask, Call, Caller, StoreTrouble, dead_letter,
@@ -263,7 +266,8 @@ impl Publisher {
             }
             Stored::Never(reason) => {
                 // Whatever it is about this outcome: the job ends, and can be found.
-                let error = WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
+                let error =
+                    WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
                 return self.end_unstorable(lease, variant, id, error, format, attempts).await;
             }
         }

@@ -15,7 +15,10 @@ use embed_engine::{
 use embed_schemas::Slug;
 use parking_lot::Mutex;
 
-use super::{ServedVariants, eviction::{Loaded, make_room}};
+use super::{
+    ServedVariants,
+    eviction::{Loaded, make_room},
+};
 use crate::variant::{Deployment, ServedVersion};
 
 /// A version that was live before, kept for a rollback.

@@ -17,13 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::{
-    ServedVariant, VariantSpec,
-    budget::Room,
-    load::load_version,
-    reconcile::Shared,
-    retries::Retries,
-};
+use super::{ServedVariant, VariantSpec, budget::Room, load::load_version, reconcile::Shared, retries::Retries};
 use crate::{
     metrics::variant_labels,
     variant::{Deployment, ServedVersion, describe_wanted},
@@ -409,7 +403,8 @@ impl Controller {
     /// variant that has nothing to leave.
     async fn hand_over(&self, spec: &VariantSpec) {
         let (model, variant) = self.key();
-        let Some(one) = self.shared.served.find(&model, &variant).filter(|one| !spec.default && one.is_default()) else {
+        let Some(one) = self.shared.served.find(&model, &variant).filter(|one| !spec.default && one.is_default())
+        else {
             return std::future::pending().await;
         };
         self.other_default(&model, &variant).await;

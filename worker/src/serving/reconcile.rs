@@ -1,9 +1,6 @@
 //! Knows which variants are wanted: those of the configuration, and over them the bucket `embed_models`. Each has a controller.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use embed_engine::model::{Loader, previous_of_current};
 use embed_engine::settings::CURRENT;
@@ -237,7 +234,8 @@ impl Reconciler {
                 }
             }
         }
-        let gone: Vec<_> = self.controllers.keys().filter(|key| !wanted.iter().any(|one| one.key() == **key)).cloned().collect();
+        let gone: Vec<_> =
+            self.controllers.keys().filter(|key| !wanted.iter().any(|one| one.key() == **key)).cloned().collect();
         for key in gone {
             if let Some((sender, task)) = self.controllers.remove(&key) {
                 // It hears of it by the end of its channel, and finishes what it has.

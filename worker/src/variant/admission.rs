@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use embed_engine::engine::RunStats;
+use embed_engine::runner::RunStats;
 use embed_schemas::{ErrorCode, Lane, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -283,6 +283,9 @@ mod tests {
         assert_eq!((admission.in_flight(Lane::Bulk), admission.bytes_in_flight(Lane::Bulk)), (64, 5 * 1024));
         drop(job);
         assert_eq!((admission.in_flight(Lane::Bulk), admission.bytes_in_flight(Lane::Bulk)), (0, 0));
-        assert!(admission.try_admit(Lane::Bulk, 10 * texts, 10 * bytes).is_some(), "more than everything is everything");
+        assert!(
+            admission.try_admit(Lane::Bulk, 10 * texts, 10 * bytes).is_some(),
+            "more than everything is everything"
+        );
     }
 }

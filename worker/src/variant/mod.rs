@@ -8,14 +8,14 @@ mod version;
 use std::sync::Arc;
 
 use embed_engine::{
-    engine::{RunLimit, RunStats},
     pipeline::Observer,
+    runner::{RunLimit, RunStats},
 };
 use embed_schemas::{ErrorCode, Lane, Slug};
 
 pub use admission::{Admission, Permit};
-pub use deployment::{Deployment, Pause};
 pub(crate) use deployment::shutting_down;
+pub use deployment::{Deployment, Pause};
 pub use version::{ServedVersion, describe_wanted, result_too_large};
 
 use crate::{config::LimitsConfig, metrics::VariantMetrics};

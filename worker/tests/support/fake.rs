@@ -15,8 +15,6 @@ use std::{
 };
 
 use async_nats::Client;
-use embed_schemas::streams::StreamSettings;
-use embed_testkit::{NatsServer, PATIENCE};
 use embed_engine::{
     batch::{CostTable, Measured, Padding, Shape, Unit},
     engine::{Engine, EngineError, Input, Vectors},
@@ -26,6 +24,8 @@ use embed_engine::{
     },
     settings::{EngineConfig, Provider},
 };
+use embed_schemas::streams::StreamSettings;
+use embed_testkit::{NatsServer, PATIENCE};
 use embed_worker::{
     app::{self, RunError, Shutdown},
     config::Config,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::shapes::Shape;
+use crate::shape::Shape;
 
 /// Buckets of rows: powers of two.
 const ROW_BUCKETS: usize = 13;

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use super::{
-    cost::CostModel,
-    shapes::{Form, Padding, Shape},
-};
+use super::cost::CostModel;
+use crate::shape::{Form, Padding, Shape};
 
 /// A run that was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

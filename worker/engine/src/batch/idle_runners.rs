@@ -1,6 +1,6 @@
 //! Which runners wait for work, by what they compute on. Pure.
 
-use super::Unit;
+use crate::shape::Unit;
 
 /// Runners that wait, and those that were called but have not risen yet.
 #[derive(Debug, Default)]

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CostTable, Entry, Shape, policy::Bounds};
+use super::{cost_table::CostTable, plan::Entry, policy::Bounds};
+use crate::shape::Shape;
 
 /// Averages over arrivals follow the last few hundred milliseconds.
 const ARRIVALS_OVER: Duration = Duration::from_millis(200);

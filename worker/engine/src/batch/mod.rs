@@ -7,13 +7,16 @@ mod cost;
 mod cost_table;
 mod idle_runners;
 mod lane_queue;
+mod plan;
 mod planner;
 mod policy;
 mod queue;
 mod recent;
-mod shapes;
 
 pub use cost_table::{CostTable, Measured};
-pub use planner::{Action, Batch, Entry, Planner, Reason, Step};
-pub use queue::{BatchQueue, Depth, Refused, Run, Unit};
-pub use shapes::{Form, Padding, Shape};
+pub use plan::{Action, Batch, Entry, Reason, Step};
+pub use planner::Planner;
+pub use queue::{BatchQueue, Depth, Refused, Run};
+
+#[doc(no_inline)]
+pub use crate::shape::{Form, Padding, Shape, Unit};

@@ -10,93 +10,11 @@ use embed_schemas::Lane;
 use super::{
     cost_table::{CostTable, Measured},
     lane_queue::LaneQueue,
+    plan::{Action, Batch, Entry, Reason, Step},
     policy::{Policy, Situation},
     recent::Recent,
-    shapes::{Form, Shape},
 };
-use crate::settings::BatchConfig;
-
-/// A text that waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry<T> {
-    /// Where it came from.
-    pub lane: Lane,
-    /// Its tokens.
-    pub length: usize,
-    /// When it began to wait.
-    pub arrival: Instant,
-    /// After this moment nobody needs it.
-    pub deadline: Option<Instant>,
-    /// Whether nothing else may run at the same time.
-    pub alone: bool,
-    /// Whatever the caller wants back.
-    pub payload: T,
-}
-
-/// Texts to run together.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Batch<T> {
-    /// The texts, longest last.
-    pub entries: Vec<Entry<T>>,
-    /// Tokens of the longest text: the width of the padded batch.
-    pub width: usize,
-    /// How to lay it out.
-    pub form: Form,
-    /// Why it starts now.
-    pub reason: Reason,
-}
-
-/// Why a batch starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// An online call is there.
-    Online,
-    /// There are as many texts as a batch may have.
-    Full,
-    /// Its oldest text has waited long enough.
-    Waited,
-    /// Its oldest text has waited longer than its lane allows.
-    Aged,
-    /// It is to run alone.
-    Alone,
-    /// The queue is being emptied.
-    Draining,
-}
-
-impl Reason {
-    /// The value of the metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Full => "full",
-            Self::Waited => "waited",
-            Self::Aged => "aged",
-            Self::Alone => "alone",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// What a free engine is to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Action<T> {
-    /// Run this.
-    Run(Batch<T>),
-    /// Ask again at this moment, or when something arrives.
-    WaitUntil(Instant),
-    /// Ask again when something arrives.
-    Idle,
-}
-
-/// The planner's answer.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Step<T> {
-    /// Texts whose deadline has passed: they are out of the queue and were not run.
-    pub expired: Vec<Entry<T>>,
-    /// What to do.
-    pub action: Action<T>,
-}
+use crate::{settings::BatchConfig, shape::Shape};
 
 /// Decides what goes into the next batch. The same pushes, observations and clock give the same batches.
 #[derive(Debug)]
@@ -198,7 +116,8 @@ impl<T> Planner<T> {
         self.memory.tokens
     }
 
-    /// A batch of the first of these texts, which nothing else runs beside, and those whose deadline has passed.
+    /// A batch of the first of these texts and those after it with the same number in [`Entry::alone`], and the texts whose
+    /// deadline has passed.
     pub fn alone(&mut self, waiting: &mut VecDeque<Entry<T>>, now: Instant) -> (Vec<Entry<T>>, Option<Batch<T>>) {
         let most_tokens = self.config.max_tokens.min(self.memory.tokens);
         let (mut expired, mut entries, mut width) = (Vec::new(), Vec::new(), 0);
@@ -208,9 +127,11 @@ impl<T> Planner<T> {
                 continue;
             }
             let wider = width.max(entry.length);
-            if !entries.is_empty()
-                && (entries.len() >= self.config.max_texts || (entries.len() + 1) * wider > most_tokens)
-            {
+            if entries.first().is_some_and(|first: &Entry<T>| {
+                first.alone != entry.alone
+                    || entries.len() >= self.config.max_texts
+                    || (entries.len() + 1) * wider > most_tokens
+            }) {
                 waiting.push_front(entry);
                 break;
             }

@@ -8,12 +8,16 @@ use std::{
 use embed_schemas::Lane;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{Action, Batch, CostTable, Entry, Measured, Planner, Shape, idle_runners::IdleRunners};
-use crate::settings::BatchConfig;
-
-/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Unit(pub usize);
+use super::{
+    cost_table::{CostTable, Measured},
+    idle_runners::IdleRunners,
+    plan::{Action, Batch, Entry, Reason},
+    planner::Planner,
+};
+use crate::{
+    settings::BatchConfig,
+    shape::{Shape, Unit},
+};
 
 /// A queue of texts that hands out batches.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct BatchQueue<T> {
     state: Mutex<State<T>>,
     /// One for each unit, so that a free one is woken before one that already has work.
     changed: Vec<Condvar>,
+    /// For runners whose engine fails whatever it is given. Apart from the others, so that no call for a free runner goes to them.
+    ended: Condvar,
     runners: usize,
 }
 
@@ -95,7 +101,7 @@ impl<T> BatchQueue<T> {
             broken: 0,
             refusal: None,
         };
-        Self { state: Mutex::new(state), changed, runners: runners.len() }
+        Self { state: Mutex::new(state), changed, ended: Condvar::new(), runners: runners.len() }
     }
 
     /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
@@ -108,7 +114,7 @@ impl<T> BatchQueue<T> {
             return Err(Refused { reason: reason.clone(), entries: entries.into_iter().collect() });
         }
         for entry in entries {
-            if entry.alone { state.alone.push_back(entry) } else { state.planner.push(entry) }
+            if entry.alone.is_some() { state.alone.push_back(entry) } else { state.planner.push(entry) }
         }
         self.wake(&mut state);
         Ok(())
@@ -124,6 +130,7 @@ impl<T> BatchQueue<T> {
         for changed in &self.changed {
             changed.notify_all();
         }
+        self.ended.notify_all();
     }
 
     /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty, or its engines
@@ -165,7 +172,7 @@ impl<T> BatchQueue<T> {
     }
 
     const fn begun(&self, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
-        let alone = matches!(batch.reason, super::Reason::Alone);
+        let alone = matches!(batch.reason, Reason::Alone);
         (batch, Run { queue: self, alone })
     }
 
@@ -228,14 +235,14 @@ impl<T> BatchQueue<T> {
     }
 
     /// Waits for so long, or until the queue ends: then it is `true`.
-    pub fn ends_within(&self, unit: Unit, time: Duration) -> bool {
+    pub fn ends_within(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.state.lock();
         loop {
             if state.closed || state.refusal.as_ref().is_some_and(|refusal| refusal.for_good) {
                 return true;
             }
-            if self.changed[unit.0].wait_until(&mut state, until).timed_out() {
+            if self.ended.wait_until(&mut state, until).timed_out() {
                 return false;
             }
         }
@@ -285,7 +292,7 @@ impl<T> State<T> {
         // Calls that wait go between two runs of what runs alone: it may be a large job.
         let calls_first = self.served_alone && self.planner.len(Lane::Rpc) > 0;
         if !self.alone.is_empty() && !calls_first {
-            if self.running.together > 0 {
+            if self.running.together > 0 || self.running.alone > 0 {
                 return (Vec::new(), Action::Idle);
             }
             let (expired, batch) = self.planner.alone(&mut self.alone, now);
@@ -323,98 +330,4 @@ impl<T> Drop for Run<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{sync::mpsc, thread};
-
-    use super::*;
-
-    /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
-    /// would never end.
-    #[test]
-    fn no_text_waits_while_runners_of_several_devices_sleep() {
-        const ROUNDS: usize = 500;
-        let units = [0, 0, 1, 1, 2, 2].map(Unit);
-        let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
-        thread::scope(|scope| {
-            let runners = units.map(|unit| {
-                let queue = &queue;
-                scope.spawn(move || {
-                    while let Some((batch, _run)) = queue.next(unit, |_| ()) {
-                        batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
-                    }
-                })
-            });
-            let callers = [Lane::Rpc, Lane::Job, Lane::Bulk].map(|lane| {
-                let queue = &queue;
-                scope.spawn(move || {
-                    let (done, taken) = mpsc::channel();
-                    for round in 0..ROUNDS {
-                        let texts = 1 + round % 4;
-                        for text in 0..texts {
-                            let (length, arrival) = (1 + (round + text) % 9, Instant::now());
-                            let entry = Entry {
-                                lane,
-                                length,
-                                arrival,
-                                deadline: None,
-                                alone: text == 3,
-                                payload: done.clone(),
-                            };
-                            queue.push([entry]).unwrap();
-                        }
-                        taken.iter().take(texts).for_each(drop);
-                    }
-                })
-            });
-            callers.into_iter().for_each(|caller| caller.join().unwrap());
-            queue.close();
-            runners.into_iter().for_each(|runner| runner.join().unwrap());
-        });
-    }
-
-    fn entry(lane: Lane, alone: bool, payload: u32) -> Entry<u32> {
-        Entry { lane, length: 4, arrival: Instant::now(), deadline: None, alone, payload }
-    }
-
-    #[test]
-    fn what_runs_alone_has_the_engines_to_itself() {
-        let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
-        queue.drain();
-        queue.push([entry(Lane::Job, false, 1)]).unwrap();
-        let (first, run) = queue.next(Unit(0), |_| ()).unwrap();
-        assert_eq!(first.entries[0].payload, 1);
-        queue.push([entry(Lane::Job, true, 2), entry(Lane::Job, false, 3), entry(Lane::Rpc, false, 4)]).unwrap();
-        assert!(
-            matches!(queue.state.lock().step(Unit(1), Instant::now()).1, Action::Idle),
-            "another text is in an engine"
-        );
-        drop(run);
-        let (second, run) = queue.next(Unit(1), |_| ()).unwrap();
-        assert_eq!((second.entries.len(), second.entries[0].payload), (1, 2));
-        assert!(matches!(queue.state.lock().step(Unit(0), Instant::now()).1, Action::Idle), "nothing runs beside it");
-        queue.push([entry(Lane::Job, true, 5)]).unwrap();
-        drop(run);
-        let (third, run) = queue.next(Unit(0), |_| ()).unwrap();
-        assert_eq!(third.entries[0].payload, 4, "a call does not wait for two of them");
-        drop(run);
-        let order: Vec<u32> = (0..2).map(|_| queue.next(Unit(0), |_| ()).unwrap().0.entries[0].payload).collect();
-        assert_eq!(order, [5, 3]);
-    }
-
-    #[test]
-    fn nothing_is_taken_in_while_all_engines_are_broken() {
-        let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
-        queue.push([entry(Lane::Job, false, 1)]).unwrap();
-        assert!(queue.broken("one").is_empty(), "the other still runs");
-        assert_eq!(queue.broken("both").len(), 1);
-        let refused = queue.push([entry(Lane::Job, true, 2)]).unwrap_err();
-        assert_eq!((refused.reason.as_str(), refused.entries.len()), ("both", 1));
-        queue.mended();
-        assert_eq!(queue.refuses(), None);
-        queue.push([entry(Lane::Job, false, 3)]).unwrap();
-        assert_eq!(queue.halt("gone").len(), 1);
-        queue.mended();
-        assert_eq!(queue.refuses().as_deref(), Some("gone"), "that is for good");
-        assert!(queue.next(Unit(0), |_| ()).is_none());
-    }
-}
+mod tests;

@@ -1,31 +1,44 @@
-//! What an engine leaves behind.
+//! What an engine leaves behind: its memory is freed, unless its device is lost.
 
 use std::{
     mem,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::capture_lock;
 
-/// Whether a device of this process is lost. The process is about to end then.
-static DEVICE_LOST: AtomicBool = AtomicBool::new(false);
+/// Whether a device is lost. The process is about to end then, and nothing is freed any more: nothing can be freed on that device,
+/// and where ONNX Runtime fails to, it ends the process at once, with jobs still to be given back. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceLoss(Arc<AtomicBool>);
 
-/// From now on nothing is freed.
-pub(super) fn device_lost() {
-    DEVICE_LOST.store(true, Ordering::Relaxed);
-}
+impl DeviceLoss {
+    /// The one of this process: all its devices share an address space, and the library that would abort.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        static PROCESS: LazyLock<DeviceLoss> = LazyLock::new(DeviceLoss::default);
+        PROCESS.clone()
+    }
 
-/// Frees an engine. Not if a device is lost: nothing can be freed on it, and where ONNX Runtime fails to, it ends the process at once,
-/// with jobs still to be given back.
-pub(super) fn free<E>(engine: E) {
-    if DEVICE_LOST.load(Ordering::Relaxed) {
-        return mem::forget(engine);
+    /// From now on nothing is freed.
+    pub(crate) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
-    {
-        let _freeing = capture_lock::run();
-        drop(engine);
+
+    /// Frees an engine, if that is safe.
+    pub(crate) fn free<E>(&self, engine: E) {
+        if self.0.load(Ordering::Relaxed) {
+            return mem::forget(engine);
+        }
+        {
+            let _freeing = capture_lock::run();
+            drop(engine);
+        }
+        give_back();
     }
-    give_back();
 }
 
 /// Gives freed memory back to the system. The allocator keeps what was freed in the middle of its arenas, and a version's
@@ -40,15 +53,15 @@ pub fn give_back() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
-    fn nothing_is_freed_when_a_device_is_lost() {
-        let engine = Arc::new(());
-        device_lost();
-        free(Arc::clone(&engine));
+    fn nothing_is_freed_once_a_device_is_lost() {
+        let (engine, loss) = (Arc::new(()), DeviceLoss::default());
+        loss.free(Arc::clone(&engine));
+        assert_eq!(Arc::strong_count(&engine), 1);
+        loss.clone().note();
+        loss.free(Arc::clone(&engine));
         assert_eq!(Arc::strong_count(&engine), 2);
     }
 }

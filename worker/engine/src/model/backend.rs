@@ -6,8 +6,14 @@ use std::{
 };
 
 use super::{
-    Activity, EngineCache, Files, LoadContext, LoadError, LoadedModel, ProviderGraph, ResolvedModel, SharedModels,
-    engine_cache, prepare,
+    activity::Activity,
+    engine_cache::{self, EngineCache},
+    files::Files,
+    load::prepare,
+    loaded::{LoadContext, LoadError, LoadedModel},
+    provider_chain::ProviderGraph,
+    resolve::ResolvedModel,
+    shared::SharedModels,
 };
 use crate::{
     engine::{EngineError, Place, library, providers},

@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 
 use embed_registry::EngineKey;
 
-use super::{ProviderGraph, ResolvedModel, Source};
+use super::{activity::Activity, provider_chain::ProviderGraph, resolve::ResolvedModel, source::Source};
 use crate::{
-    batch::Padding,
     engine::{
         driver,
         tensorrt::{self, Profile},
     },
-    model::Activity,
     settings::{EngineConfig, Provider, TensorrtConfig},
+    shape::Padding,
 };
 
 /// The folder of one engine.

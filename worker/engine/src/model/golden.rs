@@ -4,9 +4,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use embed_schemas::{ModelMetadata, Precision, Storage, model::GoldenSet};
 
 use crate::{
-    batch::Form,
     engine::{Engine, EngineError, Input, cosine},
     settings::{EngineConfig, Provider},
+    shape::Form,
     tokenize::TextTokenizer,
 };
 

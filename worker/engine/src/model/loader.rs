@@ -4,11 +4,19 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Activities, Backend};
+use super::{
+    activity::Activities,
+    backend::Backend,
+    engine_cache,
+    loaded::{LoadError, LoadedModel},
+    provider_chain::{ProviderGraph, Skipped},
+    resolve::ResolvedModel,
+    source::Source,
+};
 use crate::{
-    engine::{EngineError, give_back_memory, give_way},
+    engine::{EngineError, give_back_memory},
     settings::Provider,
-    model::{LoadError, LoadedModel, ProviderGraph, ResolvedModel, Skipped, Source, engine_cache},
+    threads::give_way,
 };
 
 /// By how much the priority of loading is lowered while others are served: they must hardly notice it.

@@ -1,8 +1,9 @@
-//! From what is to be loaded to a version's metadata, and the graph that each provider runs.
+//! From a version's metadata to the graph that each provider runs.
 
+use embed_registry::RegistryError;
 use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
 
-use super::{ProviderGraph, RegistryError, Skipped, Source, provider_chain::chain};
+use super::provider_chain::{ProviderGraph, Skipped, chain};
 use crate::settings::{EngineConfig, ModelSpec};
 
 /// A version, and the graphs of it that can be run.
@@ -59,16 +60,6 @@ impl ResolvedModel {
     }
 }
 
-/// Resolves what is asked for against the registry.
-///
-/// # Errors
-/// If the model, the version or the precision is missing.
-pub async fn resolve(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Result<ResolvedModel, ResolveError> {
-    let model = Slug::from_name(&spec.model)?;
-    let metadata = source.metadata(&model, &spec.version).await?;
-    graphs(model, metadata, spec, engine)
-}
-
 /// Chooses the graphs of a version, by provider.
 ///
 /// # Errors
@@ -93,12 +84,4 @@ pub fn graphs(
         None => spec.precision.unwrap_or(first.graph.precision).variant(),
     };
     Ok(ResolvedModel { model, variant, metadata, chain, skipped, spec: spec.clone() })
-}
-
-/// The version that a model's pointer named before it was moved the last time. `None` if there is none, or it cannot be found out.
-pub async fn previous_of_current(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Option<ResolvedModel> {
-    let model = Slug::from_name(&spec.model).ok()?;
-    let pointer = source.registry().current(&model).await.ok()?;
-    let before = pointer.history.last()?.from.clone()?;
-    resolve(source, &ModelSpec { version: before, ..spec.clone() }, engine).await.ok()
 }

@@ -5,21 +5,26 @@ use embed_schemas::Artefact;
 use ort::environment::Environment;
 
 use super::{
-    Files, LoadContext, LoadError, ProviderGraph, ResolvedModel, engine_cache,
-    load::DeviceBounds,
+    engine_cache,
+    files::Files,
+    loaded::{DeviceBounds, LoadContext, LoadError},
+    provider_chain::ProviderGraph,
+    resolve::ResolvedModel,
     shared::SessionKey,
     warm_up::{self, Largest},
 };
 use crate::{
-    batch::{CostTable, Form, Measured, Padding, Unit},
+    batch::{CostTable, Measured},
     engine::{
-        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place, cores,
+        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place,
         cuda_graphs::{self, CudaGraphs},
         driver,
         providers::Options,
         tensorrt,
     },
     settings::Provider,
+    shape::{Form, Padding, Unit},
+    threads::cores,
 };
 
 /// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.

@@ -6,7 +6,12 @@ use embed_registry::{Cache, Progress, Registry, RegistryError, Step, VersionSpec
 use embed_schemas::{ModelMetadata, Slug};
 use parking_lot::Mutex;
 
-use super::{Files, LoadError, ProviderGraph, ResolvedModel};
+use super::{
+    files::Files,
+    provider_chain::ProviderGraph,
+    resolve::{ResolveError, ResolvedModel, graphs},
+};
+use crate::settings::{EngineConfig, ModelSpec};
 
 /// A registry and its cache.
 #[derive(Debug, Clone)]
@@ -70,7 +75,7 @@ impl Source {
     ///
     /// # Errors
     /// If one is missing or not what the metadata says, or it can neither be fetched nor is it here already.
-    pub async fn files(&self, resolved: &ResolvedModel, target: &ProviderGraph) -> Result<Files, LoadError> {
+    pub async fn files(&self, resolved: &ResolvedModel, target: &ProviderGraph) -> Result<Files, RegistryError> {
         let (model, metadata) = (&resolved.model, &resolved.metadata);
         let Some(cache) = &self.cache else {
             let read = async |file| self.registry.read_verified(model, &metadata.version, file).await;
@@ -85,9 +90,9 @@ impl Source {
             // The damaged copy is gone now: another can be fetched.
             Err(RegistryError::DamagedCopy { path, source }) => {
                 tracing::warn!(path = %path.display(), error = %source, "a copy in the cache is damaged; fetching another");
-                Ok(self.cached(cache, resolved, target).await?)
+                self.cached(cache, resolved, target).await
             }
-            other => Ok(other?),
+            other => other,
         }
     }
 
@@ -109,6 +114,24 @@ impl Source {
         let (tokenizer, golden) = (local.read(&metadata.tokenizer).await?, local.read(&metadata.golden).await?);
         Ok(Files { graph: local.read(&target.graph.file).await?, packed, tokenizer, golden })
     }
+}
+
+/// Resolves what is asked for against the registry.
+///
+/// # Errors
+/// If the model, the version or the precision is missing.
+pub async fn resolve(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Result<ResolvedModel, ResolveError> {
+    let model = Slug::from_name(&spec.model)?;
+    let metadata = source.metadata(&model, &spec.version).await?;
+    graphs(model, metadata, spec, engine)
+}
+
+/// The version that a model's pointer named before it was moved the last time. `None` if there is none, or it cannot be found out.
+pub async fn previous_of_current(source: &Source, spec: &ModelSpec, engine: &EngineConfig) -> Option<ResolvedModel> {
+    let model = Slug::from_name(&spec.model).ok()?;
+    let pointer = source.registry().current(&model).await.ok()?;
+    let before = pointer.history.last()?.from.clone()?;
+    resolve(source, &ModelSpec { version: before, ..spec.clone() }, engine).await.ok()
 }
 
 fn warn(stale: Option<&RegistryError>) {

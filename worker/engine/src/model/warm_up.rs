@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::stopwatch::Stopwatch;
 use crate::{
-    batch::{Form, Measured},
-    engine::{Engine, EngineError, Input, Stopwatch},
+    batch::Measured,
+    engine::{Engine, EngineError, Input},
+    shape::Form,
 };
 
 /// Shapes, rows and width, whose cost is measured on the CPU: few, since starting must be quick, and chosen so that what a

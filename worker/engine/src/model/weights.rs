@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ProviderGraph, ResolvedModel};
+use super::{provider_chain::ProviderGraph, resolve::ResolvedModel};
 use crate::{
     engine::cuda_graphs,
     settings::{EngineConfig, Provider},

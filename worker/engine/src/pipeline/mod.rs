@@ -1,51 +1,25 @@
 //! The way of a text through one loaded model: tokenizer threads, batch queue, engine runners.
 
+mod observer;
 mod request;
 
 use std::{io, sync::Arc};
 
-use embed_schemas::{ErrorCode, Lane, ModelMetadata};
+use embed_schemas::{Lane, ModelMetadata};
+pub use observer::{Observer, Unobserved};
 use parking_lot::Mutex;
 pub use request::{Embedded, EmbeddedText, Request};
 
 use self::request::{IntoBatches, Pending, Text};
 use crate::{
     batch::{BatchQueue, Depth},
-    engine::{Engine, EngineError, OnDeath, RunLimit, RunStats, RunnerContext, RunnerEvent, Runners, Work, cores},
+    engine::{DeviceLoss, Engine, EngineError},
     model::{LoadReport, LoadedModel},
+    runner::{RunLimit, RunnerContext, RunnerEvent, Runners, Work},
     settings::BatchConfig,
+    threads::{OnDeath, cores},
     tokenize::{Pool, Task},
 };
-
-/// Hears of what happens in a pipeline. Called on the threads of the pipeline, so it must not block.
-pub trait Observer: Send + Sync {
-    /// A batch was run.
-    fn ran(&self, stats: &RunStats) {
-        let _ = stats;
-    }
-    /// A device had too little memory for a run: batches have at most so many tokens for now, padding included.
-    fn out_of_memory(&self, most_tokens: usize) {
-        let _ = most_tokens;
-    }
-    /// After that, batches may have so many tokens again. `usize::MAX`: there is no such bound any more.
-    fn memory_bound(&self, most_tokens: usize) {
-        let _ = most_tokens;
-    }
-    /// A text of this lane failed.
-    fn text_failed(&self, lane: Lane, code: ErrorCode) {
-        let _ = (lane, code);
-    }
-    /// An engine fails whatever it is given, or runs again (`None`).
-    fn engine_broken(&self, reason: Option<&str>) {
-        let _ = reason;
-    }
-}
-
-/// Nobody listens.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unobserved;
-
-impl Observer for Unobserved {}
 
 /// How a pipeline is run.
 pub struct PipelineContext<'a> {
@@ -105,7 +79,14 @@ impl Pipeline {
             RunnerEvent::Broken(reason) => observed.engine_broken(reason),
         };
         let canary = tokenizer.encode(None, "ready?", true).map_or_else(|_| Arc::from([0]), |tokens| tokens.ids.into());
-        let runners = RunnerContext { queue: Arc::clone(&queue), limit, nice, canary, on_death: on_death.clone() };
+        let runners = RunnerContext {
+            queue: Arc::clone(&queue),
+            limit,
+            nice,
+            canary,
+            on_death: on_death.clone(),
+            device_loss: DeviceLoss::of_this_process(),
+        };
         let runners = Runners::start(engines, &runners, observe)?;
         let threads = match tokenizer_threads {
             0 if tokenizer.slow_because().is_some() => cores(),

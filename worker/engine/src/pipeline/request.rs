@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -11,11 +11,12 @@ use std::{
 use embed_schemas::{ErrorCode, Item, Lane, Timing, WireError};
 use parking_lot::Mutex;
 
-use super::Observer;
+use super::observer::Observer;
 use crate::{
     batch::{BatchQueue, Entry},
-    engine::{EngineError, RunStats, Vectors, Work},
-    tokenize::{Sink, Tokens},
+    engine::{EngineError, Vectors},
+    runner::{RunStats, Work},
+    tokenize::{Outcome, Sink, Tokens},
 };
 
 /// What is asked of a pipeline.
@@ -84,12 +85,16 @@ impl EmbeddedText {
 /// Gets what became of a request. Dropped without being called if the pipeline ends before: what it holds can tell.
 type Done = Box<dyn FnOnce(Embedded) + Send>;
 
+/// Tells requests apart that nothing may run beside.
+static NEXT_ALONE: AtomicU64 = AtomicU64::new(0);
+
 /// A request that is being worked on. Shared by its texts; when the last of them is done, `done` is called.
 pub(super) struct Pending {
     lane: Lane,
     received: Instant,
     deadline: Option<Instant>,
-    alone: bool,
+    /// A number of its own if nothing may run beside it.
+    alone: Option<u64>,
     begun: Arc<AtomicBool>,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
@@ -110,7 +115,7 @@ impl Pending {
             lane: request.lane,
             received: request.received,
             deadline: request.deadline,
-            alone: request.alone,
+            alone: request.alone.then(|| NEXT_ALONE.fetch_add(1, Ordering::Relaxed)),
             begun: Arc::clone(&request.begun),
             observer,
             state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),
@@ -223,9 +228,9 @@ impl Sink<Arc<Pending>> for IntoBatches {
         request.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    fn accept(&self, request: &Arc<Pending>, outcomes: Vec<crate::tokenize::Outcome>) {
+    fn accept(&self, request: &Arc<Pending>, outcomes: Vec<Outcome>) {
         let mut texts = Vec::with_capacity(outcomes.len());
-        for crate::tokenize::Outcome { index, tokens } in outcomes {
+        for Outcome { index, tokens } in outcomes {
             match tokens {
                 Ok(tokens) => texts.push((index, tokens)),
                 Err(error) => request.text_failed(index, error),

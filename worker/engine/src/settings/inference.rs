@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+use super::providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
 
-/// Inference, see [`crate::engine`].
+/// Inference: what runs the graphs, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {

@@ -2,7 +2,7 @@
 
 use embed_schemas::Precision;
 
-use super::{EngineConfig, Provider};
+use super::inference::{EngineConfig, Provider};
 
 /// The version that a model's pointer in the registry names.
 pub const CURRENT: &str = embed_schemas::serving::CURRENT_VERSION;
@@ -23,7 +23,7 @@ pub struct ModelSpec {
     /// Whether falling back to another provider than the first is an error. As [`EngineConfig::strict`] says if left out.
     pub strict: Option<bool>,
     /// Batches that run at the same time; on devices, on each of them. 0: as [`EngineConfig::runners`] or
-    /// [`super::DeviceConfig::runners`] says.
+    /// [`super::inference::DeviceConfig::runners`] says.
     pub instances: usize,
 }
 

@@ -8,8 +8,8 @@ use std::sync::{
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use embed_schemas::{Lane, WireError};
 
-use super::{TextTokenizer, Tokens};
-use crate::engine::on_death::{OnDeath, guarded};
+use super::tokenizer::{TextTokenizer, Tokens};
+use crate::threads::{OnDeath, guarded};
 
 /// The texts of one job.
 #[derive(Debug)]
@@ -164,5 +164,91 @@ impl<J, S: Sink<J>> Thread<J, S> {
         if !outcomes.is_empty() {
             self.sink.accept(&task.job, outcomes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+
+    fn tokenizer() -> Arc<TextTokenizer> {
+        let version = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
+        let read = |file| std::fs::read(version.join(file)).unwrap();
+        let metadata = serde_json::from_slice(&read("metadata.json")).unwrap();
+        Arc::new(TextTokenizer::new(&read("tokenizer.json"), &metadata, 1 << 20).unwrap())
+    }
+
+    fn task(job: &'static str, texts: usize) -> Task<&'static str> {
+        Task { job, texts: vec!["word ".repeat(200); texts], prompt: None, truncate: true }
+    }
+
+    /// Says which job's tokens come, and holds the first text of the job `held` until it is told to go on.
+    struct Gate {
+        come: Mutex<mpsc::Sender<&'static str>>,
+        holding: Mutex<mpsc::Sender<()>>,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Sink<&'static str> for Gate {
+        fn expired(&self, job: &&'static str) -> bool {
+            if *job == "held" {
+                self.holding.lock().unwrap().send(()).unwrap();
+                self.go_on.lock().unwrap().recv().unwrap();
+            }
+            false
+        }
+
+        fn accept(&self, job: &&'static str, outcomes: Vec<Outcome>) {
+            assert!(outcomes.iter().all(|outcome| outcome.tokens.is_ok()));
+            self.come.lock().unwrap().send(job).unwrap();
+        }
+    }
+
+    /// In a backfill's chunk under way, and in what waits behind it.
+    #[test]
+    fn online_calls_overtake_jobs_and_jobs_overtake_backfills() {
+        let (come, order) = mpsc::channel();
+        let (holding, held) = mpsc::channel();
+        let (go_on, told) = mpsc::channel();
+        let gate = Gate { come: come.into(), holding: holding.into(), go_on: told.into() };
+        let on_death = OnDeath::new(|reason| panic!("{reason}"));
+        let pool = Pool::start(1, &tokenizer(), gate, &on_death).unwrap();
+        pool.submit(Lane::Bulk, task("held", 2));
+        held.recv().unwrap();
+        for _ in 0..20 {
+            pool.submit(Lane::Bulk, task("bulk", 4));
+        }
+        pool.submit(Lane::Job, task("job", 1));
+        pool.submit(Lane::Rpc, task("call", 1));
+        // Its first text, and its second.
+        go_on.send(()).unwrap();
+        go_on.send(()).unwrap();
+        let order: Vec<_> = order.iter().take(23).collect();
+        assert_eq!(order[..3], ["call", "job", "held"]);
+        assert!(order[3..].iter().all(|job| *job == "bulk"));
+    }
+
+    struct Panics;
+
+    impl Sink<&'static str> for Panics {
+        fn expired(&self, _: &&'static str) -> bool {
+            false
+        }
+
+        fn accept(&self, job: &&'static str, _: Vec<Outcome>) {
+            panic!("no place for {job}");
+        }
+    }
+
+    #[test]
+    fn the_death_of_a_tokenizer_thread_is_reported() {
+        let (died, deaths) = mpsc::channel();
+        let on_death = OnDeath::new(move |reason| died.send(reason).unwrap());
+        let pool = Pool::start(1, &tokenizer(), Panics, &on_death).unwrap();
+        pool.submit(Lane::Job, task("one", 1));
+        let reason = deaths.recv().unwrap();
+        assert!(reason.contains("tokenizer") && reason.contains("no place for one"), "{reason}");
     }
 }

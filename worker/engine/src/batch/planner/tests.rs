@@ -3,7 +3,10 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::Padding, config::BatchPolicy};
+use crate::{
+    settings::BatchPolicy,
+    shape::{Form, Padding},
+};
 
 /// Small, so that bounds are reached.
 fn config() -> BatchConfig {
@@ -25,7 +28,7 @@ fn planner(config: &BatchConfig) -> Planner<u32> {
 }
 
 fn entry(lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
-    Entry { lane, length, arrival, deadline: None, alone: false, payload }
+    Entry { lane, length, arrival, deadline: None, alone: None, payload }
 }
 
 fn ms(n: u64) -> Duration {
@@ -311,7 +314,7 @@ proptest! {
 #[test]
 fn a_bound_of_memory_grows_back_while_runs_succeed() {
     let now = Instant::now();
-    let mut planner = planner(BatchConfig::default());
+    let mut planner = planner(&BatchConfig::default());
     let run = Measured {
         shape: Shape { rows: 8, width: 128, tokens: 1024, ..Shape::default() },
         form: Form::Padded,

@@ -2,11 +2,14 @@
 
 use ort::value::TensorRef;
 
-use super::{IDS, MASK, OUTPUT, OnnxModel};
-use crate::{
-    batch::Unit,
-    engine::{Engine, EngineError, Input, Vectors},
+use super::{
+    super::{
+        error::EngineError,
+        interface::{Engine, Input, Vectors},
+    },
+    model::{IDS, MASK, OUTPUT, OnnxModel},
 };
+use crate::shape::Unit;
 
 /// A graph, shared with the other runners. Batches are read where they are, and run as they are.
 #[derive(Debug)]

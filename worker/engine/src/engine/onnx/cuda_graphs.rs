@@ -8,11 +8,16 @@ use std::{fmt, thread::ThreadId};
 
 use ort::session::RunOptions;
 
-use super::{IDS, MASK, OUTPUT, OnnxModel, staging::Staging};
-use crate::{
-    engine::{EngineError, Input, Vectors, capture_lock, cosine},
-    settings::{EngineConfig, GraphShapes, Provider},
+use super::{
+    super::{
+        capture_lock,
+        error::EngineError,
+        interface::{Input, Vectors, cosine},
+    },
+    model::{IDS, MASK, OUTPUT, OnnxModel},
+    staging::Staging,
 };
+use crate::settings::{EngineConfig, GraphShapes, Provider};
 
 /// The number under which ONNX Runtime keeps a recorded graph.
 const GRAPH_ID: &str = "gpu_graph_id";

@@ -5,11 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{IDS, MASK, OUTPUT, OnnxModel, cuda_graphs::CudaGraphs, staging::Staging};
+use super::{
+    super::{
+        capture_lock,
+        error::EngineError,
+        interface::{Engine, Input, Vectors},
+        providers::Place,
+    },
+    cuda_graphs::CudaGraphs,
+    model::{IDS, MASK, OUTPUT, OnnxModel},
+    staging::Staging,
+};
 use crate::{
-    batch::{Form, Padding, Unit},
-    engine::{Engine, EngineError, Input, Place, Vectors, capture_lock},
     settings::Provider,
+    shape::{Form, Padding, Unit},
 };
 
 /// Tokens up to which sizes of runs are made once before the first request: those that online calls come in. In larger runs, what is

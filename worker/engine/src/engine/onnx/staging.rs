@@ -7,8 +7,7 @@ use ort::{
     value::{PrimitiveTensorElementType, Shape, TensorRefMut},
 };
 
-use super::shared_session::SharedSession;
-use crate::engine::Input;
+use super::{super::interface::Input, shared_session::SharedSession};
 
 /// Buffers that grow to the largest run and stay.
 #[derive(Debug)]

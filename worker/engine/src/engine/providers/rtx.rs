@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ort::{environment::Environment, session::builder::SessionBuilder};
 use parking_lot::Mutex;
 
+use super::options::Options;
 use crate::settings::EngineConfig;
 
 /// What the plug-in is registered as.
@@ -63,7 +64,7 @@ pub(super) fn register(
 }
 
 /// The provider's options.
-fn options(config: &EngineConfig) -> super::Options {
+fn options(config: &EngineConfig) -> Options {
     let mut options = Vec::new();
     options.extend(config.tensorrt_rtx.workspace.map(|size| ("nv_max_workspace_size", size.as_u64().to_string())));
     let cache = config.tensorrt_rtx.cache_dir.as_ref();

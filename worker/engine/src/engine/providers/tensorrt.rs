@@ -8,10 +8,10 @@ use std::path::Path;
 
 use libloading::Library;
 
-use super::Options;
+use super::options::Options;
 use crate::{
-    batch::Padding,
     settings::{EngineConfig, TensorrtConfig},
+    shape::Padding,
 };
 
 /// The library of TensorRT 10, which is what ONNX Runtime's provider opens.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Measures a run.
 #[derive(Debug)]
-pub enum Stopwatch {
+pub(super) enum Stopwatch {
     /// The calling thread's time on a core: a run of one thread takes it, and no more if the thread is not pushed aside.
     Thread(Duration),
     /// Time on the clock, where other threads take part.
@@ -13,12 +13,12 @@ pub enum Stopwatch {
 
 impl Stopwatch {
     /// Starts. `alone` if the calling thread does all the work itself.
-    pub fn start(alone: bool) -> Self {
+    pub(super) fn start(alone: bool) -> Self {
         if alone { Self::Thread(thread_time()) } else { Self::Wall(Instant::now()) }
     }
 
     /// Time since the start.
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         match self {
             Self::Thread(start) => thread_time().saturating_sub(*start),
             Self::Wall(start) => start.elapsed(),

@@ -1,4 +1,8 @@
-//! Shapes of runs: what a batch amounts to, and to which shape a device pads it.
+//! Shapes of runs: what a batch amounts to, to which shape a device pads it, and what computes it.
+
+/// What computes: a device, or on the CPU a core. Runners of one unit share its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Unit(pub usize);
 
 /// How the rows of a run are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,4 +1,5 @@
-//! Threads that die are reported: nobody is to wait for what they would have done.
+//! What all threads of this crate have in common: their death is reported, since nobody is to wait for what they would have done,
+//! and those that compute give way to those that take in and answer.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -43,4 +44,24 @@ pub fn guarded<R>(on_death: &OnDeath, what: &str, body: impl FnOnce() -> R) -> O
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("without a message").to_owned()
+}
+
+/// Cores that this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Lowers the calling thread's priority by `nice` steps (0 to 19). While nobody else wants the core, it changes nothing.
+///
+/// For threads that use a core for tens of milliseconds at a time: whoever takes in a call, or answers one, needs it for microseconds.
+pub fn give_way(nice: u8) {
+    if nice == 0 {
+        return;
+    }
+    // SAFETY: `setpriority` only takes integers; 0 stands for the calling thread, since Linux keeps priorities by thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, i32::from(nice.min(19))) };
+    if result != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "a thread's priority could not be lowered");
+    }
 }

@@ -1,5 +1,7 @@
 //! Runner threads: each owns an engine, takes batches from the queue and hands the vectors out.
 
+mod run_limit;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -10,8 +12,13 @@ use std::{
 use embed_schemas::Lane;
 use tokio::sync::oneshot;
 
-use super::{Engine, EngineError, Input, OnDeath, RunLimit, Vectors, on_death::guarded, priority, release};
-use crate::batch::{Batch, BatchQueue, Entry, Form, Measured, Reason, Shape};
+pub use self::run_limit::{RunLimit, RunPermit};
+use crate::{
+    batch::{Batch, BatchQueue, Entry, Measured, Reason},
+    engine::{DeviceLoss, Engine, EngineError, Input, Vectors},
+    shape::{Form, Shape},
+    threads::{OnDeath, give_way, guarded},
+};
 
 /// What a text is to a runner.
 pub trait Work: Send + 'static {
@@ -100,13 +107,20 @@ pub struct RunnerContext<T> {
     pub canary: Canary,
     /// Hears why a runner cannot go on: it panicked, or its device is lost.
     pub on_death: OnDeath,
+    /// Whether engines are freed.
+    pub device_loss: DeviceLoss,
 }
 
 impl<T> Clone for RunnerContext<T> {
     fn clone(&self) -> Self {
-        let Self { queue, limit, nice, canary, on_death } = self;
-        let (queue, limit, canary) = (Arc::clone(queue), Arc::clone(limit), Arc::clone(canary));
-        Self { queue, limit, nice: *nice, canary, on_death: on_death.clone() }
+        Self {
+            queue: Arc::clone(&self.queue),
+            limit: Arc::clone(&self.limit),
+            nice: self.nice,
+            canary: Arc::clone(&self.canary),
+            on_death: self.on_death.clone(),
+            device_loss: self.device_loss.clone(),
+        }
     }
 }
 
@@ -125,7 +139,7 @@ impl Runners {
             let (context, observe) = (context.clone(), observe.clone());
             let (ready, is_ready) = oneshot::channel();
             let body = move || {
-                priority::give_way(context.nice);
+                give_way(context.nice);
                 let on_death = context.on_death.clone();
                 let mut runner = Runner { engine, input: Input::default(), context, observe };
                 let ended = guarded(&on_death, "an engine's thread", || {
@@ -137,7 +151,7 @@ impl Runners {
                 if let Some(Err(Lost(reason))) = ended {
                     on_death.report(reason);
                 }
-                release::free(runner.engine);
+                runner.context.device_loss.free(runner.engine);
             };
             threads.push(std::thread::Builder::new().name(format!("engine-{i}")).spawn(body)?);
             settled.push(is_ready);
@@ -236,7 +250,7 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
 
     /// Nothing will run on the device any more: every text of the batch ends, and all that wait.
     fn lost(&self, entries: Vec<Entry<T>>, parts: Vec<Batch<T>>, error: &EngineError) -> Stop {
-        release::device_lost();
+        self.context.device_loss.note();
         let why = error.to_string();
         fail(entries.into_iter().chain(parts.into_iter().flat_map(|part| part.entries)), error);
         fail(self.context.queue.halt(&why), error);
@@ -318,7 +332,7 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         (self.observe)(RunnerEvent::Broken(Some(&reason)));
         fail(queue.broken(&reason), &EngineError::Broken(reason));
         let mut pause = FIRST_PAUSE;
-        while !queue.ends_within(self.engine.unit(), pause) {
+        while !queue.ends_within(pause) {
             match self.canary() {
                 Ok(()) => {
                     tracing::info!("the engine runs again");
@@ -327,7 +341,7 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
                     return Ok(());
                 }
                 Err(error @ EngineError::DeviceLost(_)) => {
-                    release::device_lost();
+                    self.context.device_loss.note();
                     let why = error.to_string();
                     fail(queue.halt(&why), &error);
                     return Err(Lost(why));

@@ -1,0 +1,119 @@
+use std::{sync::mpsc, thread};
+
+use super::*;
+
+/// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
+/// would never end.
+#[test]
+fn no_text_waits_while_runners_of_several_devices_sleep() {
+    const ROUNDS: usize = 500;
+    let units = [0, 0, 1, 1, 2, 2].map(Unit);
+    let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
+    thread::scope(|scope| {
+        let runners = units.map(|unit| {
+            let queue = &queue;
+            scope.spawn(move || {
+                while let Some((batch, _run)) = queue.next(unit, |_| ()) {
+                    batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
+                }
+            })
+        });
+        let callers = [Lane::Rpc, Lane::Job, Lane::Bulk].map(|lane| {
+            let queue = &queue;
+            scope.spawn(move || {
+                let (done, taken) = mpsc::channel();
+                for round in 0..ROUNDS {
+                    let texts = 1 + round % 4;
+                    for text in 0..texts {
+                        let (length, arrival) = (1 + (round + text) % 9, Instant::now());
+                        let entry = Entry {
+                            lane,
+                            length,
+                            arrival,
+                            deadline: None,
+                            alone: (text == 3).then_some(round as u64),
+                            payload: done.clone(),
+                        };
+                        queue.push([entry]).unwrap();
+                    }
+                    taken.iter().take(texts).for_each(drop);
+                }
+            })
+        });
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        queue.close();
+        runners.into_iter().for_each(|runner| runner.join().unwrap());
+    });
+}
+
+fn entry(lane: Lane, alone: Option<u64>, payload: u32) -> Entry<u32> {
+    Entry { lane, length: 4, arrival: Instant::now(), deadline: None, alone, payload }
+}
+
+#[test]
+fn what_runs_alone_has_the_engines_to_itself() {
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+    queue.drain();
+    queue.push([entry(Lane::Job, None, 1)]).unwrap();
+    let (first, run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!(first.entries[0].payload, 1);
+    queue.push([entry(Lane::Job, Some(2), 2), entry(Lane::Job, None, 3), entry(Lane::Rpc, None, 4)]).unwrap();
+    assert!(matches!(queue.state.lock().step(Unit(1), Instant::now()).1, Action::Idle), "another text is in an engine");
+    drop(run);
+    let (second, run) = queue.next(Unit(1), |_| ()).unwrap();
+    assert_eq!((second.entries.len(), second.entries[0].payload), (1, 2));
+    assert!(matches!(queue.state.lock().step(Unit(0), Instant::now()).1, Action::Idle), "nothing runs beside it");
+    queue.push([entry(Lane::Job, Some(5), 5)]).unwrap();
+    drop(run);
+    let (third, run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!(third.entries[0].payload, 4, "a call does not wait for two of them");
+    drop(run);
+    let order: Vec<u32> = (0..2).map(|_| queue.next(Unit(0), |_| ()).unwrap().0.entries[0].payload).collect();
+    assert_eq!(order, [5, 3]);
+}
+
+#[test]
+fn nothing_is_taken_in_while_all_engines_are_broken() {
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+    queue.push([entry(Lane::Job, None, 1)]).unwrap();
+    assert!(queue.broken("one").is_empty(), "the other still runs");
+    assert_eq!(queue.broken("both").len(), 1);
+    let refused = queue.push([entry(Lane::Job, Some(2), 2)]).unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.entries.len()), ("both", 1));
+    queue.mended();
+    assert_eq!(queue.refuses(), None);
+    queue.push([entry(Lane::Job, None, 3)]).unwrap();
+    assert_eq!(queue.halt("gone").len(), 1);
+    queue.mended();
+    assert_eq!(queue.refuses().as_deref(), Some("gone"), "that is for good");
+    assert!(queue.next(Unit(0), |_| ()).is_none());
+}
+
+#[test]
+fn texts_of_two_callers_that_run_alone_share_no_run() {
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+    queue.push([(1, 10), (1, 11), (2, 20)].map(|(caller, payload)| entry(Lane::Job, Some(caller), payload))).unwrap();
+    let (first, run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!(first.entries.iter().map(|entry| entry.payload).collect::<Vec<_>>(), [10, 11]);
+    let idle = matches!(queue.state.lock().step(Unit(1), Instant::now()).1, Action::Idle);
+    assert!(idle, "the other one's text does not run beside them");
+    drop(run);
+    assert_eq!(queue.next(Unit(1), |_| ()).unwrap().0.entries[0].payload, 20);
+}
+
+/// A call for a free runner must not go to one that waits for its engine to be mended.
+#[test]
+fn a_broken_runner_does_not_keep_texts_from_another_of_its_device() {
+    for _ in 0..100 {
+        let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(0)]);
+        assert!(queue.broken("one of two").is_empty());
+        thread::scope(|scope| {
+            scope.spawn(|| assert!(queue.ends_within(Duration::from_secs(3600))));
+            let free = scope.spawn(|| queue.next(Unit(0), |_| ()).unwrap().0.entries[0].payload);
+            thread::yield_now();
+            queue.push([entry(Lane::Rpc, None, 1)]).unwrap();
+            assert_eq!(free.join().unwrap(), 1);
+            queue.close();
+        });
+    }
+}

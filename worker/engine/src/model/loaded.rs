@@ -1,0 +1,134 @@
+//! What a loaded version is, and why one cannot be loaded.
+
+use std::{fmt::Write, io, sync::Arc, time::Duration};
+
+use embed_registry::RegistryError;
+use embed_schemas::Artefact;
+
+use super::{
+    activity::Activity, engine_cache::EngineCache, golden::GoldenError, provider_chain::Skipped, shared::SharedModels,
+    weights::Weights,
+};
+use crate::{
+    batch::CostTable,
+    engine::{Engine, EngineError},
+    settings::{BatchConfig, EngineConfig, Provider},
+    tokenize::{TextTokenizer, TokenizeError},
+};
+
+/// A version that is loaded and verified.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// One engine for each runner.
+    pub engines: Vec<Box<dyn Engine>>,
+    /// The tokenizer.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// What runs cost, for the planner.
+    pub costs: CostTable,
+    /// What it runs on.
+    pub report: LoadReport,
+}
+
+/// What a version runs on.
+#[derive(Debug, Clone)]
+pub struct LoadReport {
+    /// The execution provider.
+    pub provider: Provider,
+    /// The devices, by CUDA's numbers. Empty on the CPU.
+    pub devices: Vec<u32>,
+    /// The graph in use.
+    pub artefact: Artefact,
+    /// Whether there is one without padding as well.
+    pub packed: bool,
+    /// Nodes of the graph that another provider runs. `None` if ONNX Runtime does not tell.
+    pub nodes_elsewhere: Option<usize>,
+    /// Providers that were to be tried before, and why they do not run it.
+    pub skipped: Vec<Skipped>,
+    /// What its weights take.
+    pub weights: Weights,
+    /// What bounds batches, if it is not for `[batch]` to say.
+    pub bounds: Option<DeviceBounds>,
+}
+
+/// What bounds batches on devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceBounds {
+    /// Most texts.
+    pub texts: usize,
+    /// Most tokens.
+    pub tokens: usize,
+    /// Longest run while online calls are coming in.
+    pub online_run: Duration,
+}
+
+impl DeviceBounds {
+    /// What `batch` says, but within these bounds.
+    #[must_use]
+    pub fn within(self, batch: &BatchConfig) -> BatchConfig {
+        let Self { texts: max_texts, tokens: max_tokens, online_run } = self;
+        BatchConfig { max_texts, max_tokens, online_run, ..batch.clone() }
+    }
+}
+
+impl LoadReport {
+    /// In one line, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut line = format!("{} in {}", self.provider, self.artefact.precision);
+        if !self.devices.is_empty() {
+            let _ = write!(line, ", devices {:?}", self.devices);
+        }
+        if self.packed {
+            line += ", padded or packed";
+        }
+        match self.nodes_elsewhere {
+            Some(0) => line += "; all nodes of the graph run there",
+            Some(nodes) => {
+                let _ = write!(line, "; {nodes} nodes of the graph run on another provider");
+            }
+            None => line += "; ONNX Runtime does not tell whether all nodes of the graph run there",
+        }
+        line
+    }
+}
+
+/// A version could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The registry failed, or lacks a file, or a file is damaged.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizeError),
+    /// The engine could not be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The golden vectors are not reproduced.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+    /// No provider of the chain can run it.
+    #[error("no provider of its chain can run it: {}", .0.join("; "))]
+    Chain(Vec<String>),
+    /// The system gave no thread to load with.
+    #[error("a thread to load with: {0}")]
+    Thread(io::Error),
+    /// Loading panicked.
+    #[error("loading ended without a result: see the log")]
+    Died,
+}
+
+/// What a version is made ready with.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadContext<'a> {
+    /// How graphs are run.
+    pub config: &'a EngineConfig,
+    /// Most bytes of a text.
+    pub max_text_bytes: usize,
+    /// Where engines are kept, one for each profile. Empty if they are not.
+    pub engines: &'a [EngineCache],
+    /// What is loaded already.
+    pub shared: &'a SharedModels,
+    /// Hears of what is being done.
+    pub activity: &'a Activity,
+}
