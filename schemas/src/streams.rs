@@ -56,7 +56,8 @@ pub struct StreamSettings {
     pub dead_max_bytes: i64,
     /// Seconds for which dead letters are kept.
     pub dead_max_age_s: u64,
-    /// Milliseconds after which a job that a worker has taken and not reported on is given to another.
+    /// Milliseconds after which a job that a worker has taken and not reported on is given to another. Workers report three times
+    /// within it, so it says how long a dead worker holds up what it had.
     pub ack_wait_ms: u64,
     /// Jobs that all workers of one variant may hold unacknowledged, in each lane.
     pub max_ack_pending: i64,
@@ -73,7 +74,7 @@ impl Default for StreamSettings {
             results_max_age_s: 24 * 3600,
             dead_max_bytes: 256 * MIB,
             dead_max_age_s: 14 * 24 * 3600,
-            ack_wait_ms: 30_000,
+            ack_wait_ms: 6_000,
             max_ack_pending: 4096,
         }
     }

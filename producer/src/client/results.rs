@@ -7,7 +7,7 @@
 //! What the stream has not sent itself does not count: anybody may publish on the subject, and workers did, before results had a
 //! subject to be stored on (see [`streams`]); such a message is heard even where the stream refuses it. It only makes us look at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber, header::NATS_STREAM};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt, stream::FuturesUnordered};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Client, backoff::Backoff, combine::check_space};
+use super::{Client, combine::check_space};
 use crate::{
     Error,
     nats::{self, api},
@@ -30,9 +30,6 @@ const GET_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// For one removal.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pauses between looks for what is to be removed and is not there.
-const FIRST_REMOVAL: Duration = Duration::from_millis(10);
-const LAST_REMOVAL: Duration = Duration::from_millis(500);
 
 /// The outcome of one job, expected. Made before the job is published, it misses nothing.
 #[derive(Debug)]
@@ -96,25 +93,17 @@ impl Client {
 
 impl Client {
     /// Removes the outcome of a job from its stream, once nobody needs it there any more: a stream with a bound would fill up.
-    /// What is not removed expires. `false`: for some seconds, nothing was there.
+    /// What is not removed expires. `false`: nothing was there.
     ///
     /// # Errors
     /// [`Error::Nats`] if the server does not answer, or refuses.
     pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<bool, Error> {
         let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
         let body = json!({ "filter": subjects::result(model, id) });
-        let (since, mut backoff) = (Instant::now(), Backoff::new(FIRST_REMOVAL, LAST_REMOVAL));
-        // In a stream of before, what was heard may have yet to be stored.
-        while since.elapsed() < REMOVE_TIMEOUT {
-            let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
-            let removed =
-                removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
-            if removed["purged"].as_u64() != Some(0) {
-                return Ok(true);
-            }
-            tokio::time::sleep(backoff.pause(None, rand::random())).await;
-        }
-        Ok(false)
+        let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
+        let removed =
+            removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
+        Ok(removed["purged"].as_u64() != Some(0))
     }
 }
 
