@@ -62,7 +62,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value = "8MiB", value_parser = parse_bytes::<u32>, value_name = "BYTES")]
     pub(crate) max_payload: u32,
     /// Time after which a job that a worker holds is given to another
-    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "6s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) ack_wait: Duration,
     /// A variant of a model, and the version that it serves [default: current]; may be repeated. The first of a model is its
     /// default [default: one for each model, called after its first precision]
@@ -86,7 +86,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_parser = parse_variant, value_name = "MODEL=NAME")]
     pub(crate) variant: Vec<(Slug, Slug)>,
     /// Time after which a job that a worker holds is given to another
-    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "6s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) ack_wait: Duration,
     /// Copies of each stream: 1, 3 or 5
     #[arg(long, default_value_t = 1, value_name = "N")]

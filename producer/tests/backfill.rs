@@ -4,7 +4,6 @@ mod support;
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,83 +12,17 @@ use std::{
 };
 
 use embed_producer::{
-    Client, Error,
-    backfill::{self, Pace, Parameters, Summary},
+    Error,
+    backfill::{self, Pace, Parameters},
 };
 use embed_schemas::{EmbedRequest, ErrorCode, Outcome, WireError, streams::StreamSettings};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
-    PATIENCE, Server, slug, stored, until,
-    worker::{Worker, embed, embed_in, failure, vector},
+    Server,
+    files::{Files, assert_complete, pace, rows},
+    stored, until,
+    worker::{Worker, embed, embed_in, failure},
 };
-use tempfile::TempDir;
-
-struct Files {
-    _folder: TempDir,
-    input: PathBuf,
-    output: PathBuf,
-}
-
-fn text(n: usize) -> String {
-    format!("row {n} {}", "x".repeat(n % 17))
-}
-
-impl Files {
-    fn new(rows: usize) -> Self {
-        let lines = (0..rows).map(|n| json!({"id": format!("doc-{n}"), "text": text(n)}).to_string() + "\n");
-        Self::with(&lines.collect::<String>())
-    }
-
-    fn with(input: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("in.jsonl");
-        std::fs::write(&path, input).unwrap();
-        Self { input: path, output: folder.path().join("out.jsonl"), _folder: folder }
-    }
-
-    fn parameters(&self, chunk: usize) -> Parameters {
-        Parameters {
-            input: self.input.clone(),
-            model: slug("m"),
-            variant: None,
-            prompt: None,
-            truncate: true,
-            dimensions: None,
-            space: None,
-            text_field: "text".into(),
-            id_field: "id".into(),
-            chunk,
-        }
-    }
-
-    async fn run(&self, client: &Client, chunk: usize, pace: &Pace) -> Result<Summary, Error> {
-        backfill::run(client, self.parameters(chunk), &self.output, false, pace, std::future::pending(), |_| {}).await
-    }
-
-    async fn resume(&self, client: &Client) -> Result<Summary, Error> {
-        backfill::resume(client, &self.output, &pace(), std::future::pending(), |_| {}).await
-    }
-}
-
-fn pace() -> Pace {
-    Pace { stall_timeout: PATIENCE, ..Pace::default() }
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Every row of [`Files::new`] once, in order, with its own vector.
-fn assert_complete(files: &Files, count: usize) {
-    let rows = rows(&files.output);
-    assert_eq!(rows.len(), count);
-    for (n, row) in rows.iter().enumerate() {
-        assert_eq!(row["id"], json!(format!("doc-{n}")));
-        assert_eq!(row["embedding"], json!(vector(&text(n))), "row {n}");
-        assert_eq!(row["truncated"], json!(false));
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_embedded_in_order_and_leaves_nothing_in_the_streams() {

@@ -43,8 +43,8 @@ async fn a_difference_is_reported_and_then_mended() {
         lines,
         [
             "EMBED_RESULTS_m: max_bytes is 2147483648, wanted 1048576",
-            "EMBED_m/fp32-job: ack_wait is 30000000000, wanted 5000000000",
-            "EMBED_m/fp32-bulk: ack_wait is 30000000000, wanted 5000000000",
+            "EMBED_m/fp32-job: ack_wait is 6000000000, wanted 5000000000",
+            "EMBED_m/fp32-bulk: ack_wait is 6000000000, wanted 5000000000",
         ]
     );
     assert_eq!(apply(client.nats(), &[model_m()], &settings).await.unwrap().updated, found);

@@ -18,6 +18,12 @@ pub fn results_stream(model: &Slug) -> String {
     format!("EMBED_RESULTS_{model}")
 }
 
+/// What a model's stream of outcomes took before results were published on [`subjects::store`]. `embed init` updates such a stream.
+#[must_use]
+pub fn former_result_subject(model: &Slug) -> String {
+    format!("embed.result.{model}.*")
+}
+
 /// The stream of dead letters of all models.
 pub const DEAD_STREAM: &str = "EMBED_DEAD";
 
@@ -53,7 +59,8 @@ pub struct StreamSettings {
     pub dead_max_bytes: i64,
     /// Seconds for which dead letters are kept.
     pub dead_max_age_s: u64,
-    /// Milliseconds after which a job that a worker has taken and not reported on is given to another.
+    /// Milliseconds after which a job that a worker has taken and not reported on is given to another. Workers report three times
+    /// within it, so it says how long a dead worker holds up what it had.
     pub ack_wait_ms: u64,
     /// Jobs that all workers of one variant may hold unacknowledged, in each lane.
     pub max_ack_pending: i64,
@@ -115,6 +122,21 @@ pub struct StreamSpec {
     pub max_msg_size: i32,
     /// -1: no limit.
     pub max_consumers: i32,
+    /// The subject under which a message is stored, if not the one that it was published on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_transform: Option<SubjectMapping>,
+    /// Where a message is sent on to once it is stored. `src` is the subject under which it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub republish: Option<SubjectMapping>,
+}
+
+/// From subjects to others, as in NATS's subject mappings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubjectMapping {
+    /// Which subjects, with wildcards.
+    pub src: String,
+    /// What becomes of them: `{{wildcard(1)}}` is what the first wildcard stands for.
+    pub dest: String,
 }
 
 /// A durable pull consumer, as in `$JS.API.CONSUMER.CREATE`.
@@ -164,6 +186,8 @@ fn stream(name: String, description: String, subjects: Vec<String>, settings: &S
         max_msgs: -1,
         max_msg_size: -1,
         max_consumers: -1,
+        subject_transform: None,
+        republish: None,
     }
 }
 
@@ -211,6 +235,10 @@ fn bucket(name: &str, description: &str, history: i64, settings: &StreamSettings
 #[must_use]
 pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
+    // Who listens on a subject that a stream takes hears a message even if the stream refuses it. So results come in on another
+    // subject, and are sent to their own by the stream.
+    let incoming = format!("embed.store.{model}.*");
+    let result = format!("embed.result.{model}.{{{{wildcard(1)}}}}");
     let job_subjects = Lane::STORED
         .into_iter()
         .flat_map(|lane| {
@@ -229,11 +257,9 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
         StreamSpec {
             max_bytes: settings.results_max_bytes,
             max_age: settings.results_max_age_s * SECOND,
-            ..base(
-                results_stream(model),
-                format!("Outcomes of jobs for {model}"),
-                vec![format!("embed.result.{model}.*")],
-            )
+            subject_transform: Some(SubjectMapping { src: incoming.clone(), dest: result.clone() }),
+            republish: Some(SubjectMapping { src: format!("embed.result.{model}.*"), dest: result }),
+            ..base(results_stream(model), format!("Outcomes of jobs for {model}"), vec![incoming])
         },
         StreamSpec {
             max_bytes: settings.dead_max_bytes,
@@ -292,6 +318,20 @@ mod tests {
         for stream in streams(&model, &StreamSettings::default()) {
             assert!(stream.subjects.iter().all(|s| !s.starts_with("embed.rpc")), "{:?}", stream.subjects);
         }
+    }
+
+    #[test]
+    fn a_result_is_stored_under_the_subject_that_it_is_heard_on() {
+        let (model, id) = ("m".parse().unwrap(), "x".parse().unwrap());
+        let [_, results, ..] = streams(&model, &StreamSettings::default());
+        let through = |mapping: Option<SubjectMapping>, subject: String| {
+            let SubjectMapping { src, dest } = mapping.unwrap();
+            let token = subject.strip_prefix(src.strip_suffix('*').unwrap()).unwrap();
+            dest.replace("{{wildcard(1)}}", token)
+        };
+        let stored = through(results.subject_transform, subjects::store(&model, &id));
+        assert_eq!(stored, subjects::result(&model, &id));
+        assert_eq!(through(results.republish, stored.clone()), stored);
     }
 
     #[test]

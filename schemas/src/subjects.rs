@@ -19,17 +19,18 @@ pub fn pinned(lane: Lane, model: &Slug, variant: &Slug) -> String {
     format!("embed.{lane}.{model}.{variant}")
 }
 
-/// `embed.result.<model>.<job id>`: one stored outcome per job.
-#[must_use]
-pub fn result(model: &Slug, id: &JobId) -> String {
-    format!("embed.result.{model}.{id}")
-}
-
-/// `embed.store.<model>.<job id>`: where a worker publishes a job's outcome. The results stream stores it as [`result`], and only then does
-/// anybody hear it there.
+/// `embed.store.<model>.<job id>`: what a worker publishes an outcome on. The stream stores it as [`result`], and only then
+/// sends it to those who listen there: nobody hears what was refused.
 #[must_use]
 pub fn store(model: &Slug, id: &JobId) -> String {
     format!("embed.store.{model}.{id}")
+}
+
+/// `embed.result.<model>.<job id>`: one stored outcome per job, as it is listened for and read from the stream. Publishing on
+/// it stores nothing.
+#[must_use]
+pub fn result(model: &Slug, id: &JobId) -> String {
+    format!("embed.result.{model}.{id}")
 }
 
 /// `embed.attempts.<model>.<key>`: what is known of attempts at a message that was delivered more than once.
@@ -92,7 +93,8 @@ mod tests {
 
     #[test]
     fn other_subjects_are_none_of_ours() {
-        for subject in ["", "embed", "embed.job", "embed.job.", "embed.result.m.x", "embed.job.m.v.x", "embed.job.M"] {
+        let others = ["embed.result.m.x", "embed.store.m.x", "embed.job.m.v.x", "embed.job.M"];
+        for subject in ["", "embed", "embed.job", "embed.job."].into_iter().chain(others) {
             assert_eq!(parse(subject), None, "{subject}");
         }
     }

@@ -9,8 +9,8 @@ from pathlib import Path
 from embed_models.metadata import Metadata, Pooling
 from embed_models.model import Model, Report, from_checkpoint
 from embed_models.onnx_import import from_onnx
+from embed_models.opening import open_source
 from embed_models.registry import METADATA, Registry
-from embed_models.sources import open_source
 from embed_models.timestamp import timestamp
 
 

@@ -12,10 +12,11 @@ from embed_models.golden import TEXTS, golden_json
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import TextEncoder
 from embed_models.metadata import Artefact, FileRef, Metadata, Pooling
+from embed_models.opening import open_source
 from embed_models.recipe import Recipe
 from embed_models.registry import GOLDEN, TOKENIZER
 from embed_models.slug import slug
-from embed_models.sources import Source, open_source
+from embed_models.sources import Source
 from embed_models.space import space_fingerprint
 from embed_models.tokenizer import registry_tokenizer
 

@@ -2,13 +2,10 @@
 
 A source is a directory, `package:NAME` for a checkpoint inside an installed Python package, or
 `hub:OWNER/NAME` for one on the Hugging Face hub, or `student:TEACHER` for the distilled student of
-another source. A package is only looked at through its list of files: importing it could pull in
-torch.
+another source, which is put together when it is opened (`opening`) and not found here. A package is
+only looked at through its list of files: importing it could pull in torch.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +18,6 @@ STUDENT_PREFIX = "student:"
 
 # What an import reads; other formats of the weights can be several times as large.
 _HUB_FILES = ["*.json", "model.safetensors", "README.md", "*/config.json"]
-
-_STUDENT_NAME = "distilled-MiniLM-L3-v2"
-_STUDENT_ID = f"akidb-embed/{_STUDENT_NAME}"
 
 # Distribution name -> (model name, model id); a package's own name says little about its model.
 _KNOWN_PACKAGES = {
@@ -38,28 +32,6 @@ class Source:
     directory: Path
     model_name: str
     model_id: str
-
-
-@contextmanager
-def open_source(source: str, *, model_name: str | None, model_id: str | None) -> Iterator[Source]:
-    """Yield the directory and the names for SOURCE; names that the caller gave win.
-
-    A student's directory exists only as long as this is open.
-    """
-    if not source.startswith(STUDENT_PREFIX):
-        yield resolve_source(source, model_name=model_name, model_id=model_id)
-        return
-    # Here, because it resolves its teacher with this module.
-    from embed_models.distill.student import LAYERS, build_student
-
-    with tempfile.TemporaryDirectory(prefix="embed-models-") as temporary:
-        out = Path(temporary) / _STUDENT_NAME
-        build_student(source.removeprefix(STUDENT_PREFIX), LAYERS, out)
-        yield Source(
-            directory=out,
-            model_name=model_name or (model_id or _STUDENT_ID).rsplit("/", 1)[-1],
-            model_id=model_id or _STUDENT_ID,
-        )
 
 
 def resolve_source(source: str, *, model_name: str | None, model_id: str | None) -> Source:

@@ -18,9 +18,9 @@ from embed_models.distill.student import LAYERS, build_student, save_layers
 from embed_models.errors import CheckpointError
 from embed_models.inference import TextEncoder
 from embed_models.model import from_recipe
+from embed_models.opening import open_source
 from embed_models.recipe import load_recipe
 from embed_models.slug import slug
-from embed_models.sources import open_source
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "wordnet" / "sentences.jsonl"
 README, LOG = LAYERS.parent / "README.md", LAYERS.parent / "log.jsonl"

@@ -5,21 +5,12 @@ use std::time::Duration;
 use embed_schemas::ErrorCode;
 use serde::{Deserialize, Serialize};
 
-use crate::{Metric, plan::Plan, spending::Spending};
-
-/// A setting that makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// What is wrong with it, and what to do.
-    pub message: String,
-}
-
-pub(crate) fn refuse<T>(field: &'static str, message: impl Into<String>) -> Result<T, ConfigError> {
-    Err(ConfigError { field, message: message.into() })
-}
+use crate::{
+    error::{ConfigError, refuse},
+    metric::Metric,
+    plan::Plan,
+    spending::Spending,
+};
 
 /// How a rollout decides.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -16,10 +16,12 @@
 
 mod classic;
 pub mod config;
+mod error;
 pub mod evidence;
 mod fast;
 mod guarded;
 mod machine;
+mod metric;
 pub mod plan;
 pub mod record;
 mod rule;
@@ -29,10 +31,11 @@ pub mod state;
 mod student;
 pub mod verdict;
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
+pub use error::ConfigError;
 pub use evidence::{Arm, Collector, Evidence};
 pub use fast::agreement;
 pub use machine::{Moved, NotNow};
-pub use rule::{Check, Rule};
+pub use rule::Rule;
 pub use state::Rollout;
-pub use verdict::{Decision, Finding, Metric, Pace, Reason, Verdict};
+pub use verdict::{Check, Decision, Finding, Metric, Pace, Reason, Verdict};

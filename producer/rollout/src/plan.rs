@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, config::refuse};
+use crate::error::{ConfigError, refuse};
 
 /// Steps, hold and looks. All of it stands before the first look; that is what makes peeking harmless.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

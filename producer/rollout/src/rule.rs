@@ -1,24 +1,12 @@
 //! From evidence to a verdict: first what is checked with every window, then, at a look, the rule.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     Config, ConfigError, Evidence, Verdict, classic,
     config::RuleKind,
     fast,
     guarded::{self, Levels},
-    verdict::{Decision, Finding, Metric, Pace, list},
+    verdict::{Check, Decision, Finding, Metric, list},
 };
-
-/// When a verdict is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Check {
-    /// Between looks, with every window: only what needs no look.
-    Window,
-    /// A look, numbered from 1; the plan says how many there are and when.
-    Look(u32),
-}
 
 /// A configuration made ready: the levels of the looks are worked out once.
 #[derive(Debug, Clone)]
@@ -80,13 +68,5 @@ impl Rule {
             windows: u32::try_from(evidence.windows()).unwrap_or(u32::MAX),
             seed,
         }
-    }
-}
-
-impl Decision {
-    /// Whether the candidate gets more traffic.
-    #[must_use]
-    pub const fn is_promotion(self) -> bool {
-        matches!(self, Self::Promote { pace: Pace::NextStep | Pace::Full })
     }
 }

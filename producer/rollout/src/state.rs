@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, fmt};
 use embed_schemas::{Lane, Slug, WindowCounts};
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, ConfigError, config::refuse};
+use crate::{
+    config::Config,
+    error::{ConfigError, refuse},
+};
 
 /// A rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

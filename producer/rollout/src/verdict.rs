@@ -4,7 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::RuleKind, rule::Check};
+use crate::config::RuleKind;
+pub use crate::metric::Metric;
+
+/// When a verdict is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Between looks, with every window: only what needs no look.
+    Window,
+    /// A look, numbered from 1; the plan says how many there are and when.
+    Look(u32),
+}
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +34,14 @@ pub enum Decision {
     Pause,
 }
 
+impl Decision {
+    /// Whether the candidate gets more traffic.
+    #[must_use]
+    pub const fn is_promotion(self) -> bool {
+        matches!(self, Self::Promote { pace: Pace::NextStep | Pace::Full })
+    }
+}
+
 /// How far a promotion goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,57 +50,6 @@ pub enum Pace {
     NextStep,
     /// To all of the traffic: the rule `classic` says `rollout`.
     Full,
-}
-
-/// What a reason is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// Ratio of the median latencies.
-    P50,
-    /// Ratio of the 95th percentiles.
-    P95,
-    /// Ratio of the 99th percentiles.
-    P99,
-    /// Difference of the error rates.
-    Errors,
-    /// Ratio of tokens per engine second.
-    Throughput,
-    /// The candidate's share of the requests.
-    Split,
-    /// Mean cosine of both variants' vectors on the probes.
-    Probes,
-    /// Error rates of the last window or two.
-    Spike,
-    /// Requests in the last windows.
-    Silence,
-    /// Requests an arm, and time.
-    Volume,
-    /// Welch's t-test of the mean latencies; the estimate is Cohen's d.
-    EffectSize,
-}
-
-impl Metric {
-    /// What the rule `guarded` can compare.
-    pub const COMPARED: [Self; 5] = [Self::P50, Self::P95, Self::P99, Self::Errors, Self::Throughput];
-}
-
-impl fmt::Display for Metric {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::P50 => "p50",
-            Self::P95 => "p95",
-            Self::P99 => "p99",
-            Self::Errors => "errors",
-            Self::Throughput => "throughput",
-            Self::Split => "split",
-            Self::Probes => "probes",
-            Self::Spike => "error spike",
-            Self::Silence => "silence",
-            Self::Volume => "volume",
-            Self::EffectSize => "effect size",
-        })
-    }
 }
 
 /// What is known of one metric.

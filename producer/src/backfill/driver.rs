@@ -1,30 +1,37 @@
 //! The loop of a backfill: groups of rows out, lines in order back, a record of it every second.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     fs::File,
     io::{BufReader, Seek, SeekFrom},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
-use embed_schemas::JobId;
-use futures::{StreamExt, stream::FuturesOrdered};
+use embed_schemas::{JobId, Slug, streams};
+use futures::{StreamExt, stream::FuturesUnordered};
+use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Pace, Progress, State, Summary,
+    ahead::Ahead,
     chunk::Chunks,
     input::Input,
     job::{Finished, Jobs},
     output::Output,
     purge::Purger,
 };
-use crate::{Client, Error, client::MessageBudget};
+use crate::{Client, Error, client::MessageBudget, nats::api};
 
 /// How often progress is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// For one question about a stream.
+const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -63,6 +70,8 @@ pub(super) async fn drive(
         // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
         // window of them was not there.
         lookups: AtomicUsize::new(if resumed { pace.window } else { 0 }),
+        has_stream: AtomicBool::new(false),
+        missing_after: pace.missing_after,
         trouble: Mutex::new(None),
     });
     let file = open_input(&state)?;
@@ -79,7 +88,8 @@ pub(super) async fn drive(
         purger: (!pace.keep_results).then(|| Purger::start(client, &parameters.model)),
         started: now,
     };
-    let end = work(&jobs, chunks, &mut books, pace, shutdown, &mut on_progress).await;
+    let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
+    let end = work(&jobs, chunks, ahead, &mut books, pace, shutdown, &mut on_progress).await;
     // Whatever the end is, what was written is kept.
     if let Ok(finished) = end {
         books.state.finished = finished;
@@ -103,10 +113,20 @@ fn open_input(state: &State) -> Result<BufReader<File>, Error> {
     open().map_err(Error::file(path))
 }
 
+/// What may wait in memory: its results are still in their stream, and must not fill it.
+async fn ahead_bytes(client: &Client, model: &Slug, pace: &Pace) -> usize {
+    let info = format!("STREAM.INFO.{}", streams::results_stream(model));
+    let info = api::call(client.nats(), &info, &Value::Null, INFO_TIMEOUT).await;
+    // -1: no limit.
+    let limit = info.ok().and_then(|info| usize::try_from(info["config"]["max_bytes"].as_i64()?).ok());
+    limit.map_or(pace.ahead_bytes, |limit| pace.ahead_bytes.min(limit / 4))
+}
+
 /// Returns whether the whole input is done; it is not if `shutdown` came first.
 async fn work(
     jobs: &Arc<Jobs>,
     mut chunks: Chunks<BufReader<File>>,
+    mut ahead: Ahead<Finished>,
     books: &mut Books,
     pace: &Pace,
     shutdown: impl Future<Output = ()>,
@@ -117,17 +137,20 @@ async fn work(
     tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut outcomes = jobs.outcomes.subscribe();
     let mut give_up = Instant::now() + pace.stall_timeout;
-    let mut in_flight = FuturesOrdered::new();
-    // The ids of what is in flight, for the message if nothing comes back.
-    let mut waiting = VecDeque::new();
+    let mut in_flight = FuturesUnordered::new();
+    // What is in flight, by number: the ids are for the message if nothing comes back.
+    let mut waiting = BTreeMap::new();
+    let mut numbers = 0..;
     let mut more = true;
     loop {
-        while more && in_flight.len() < pace.window.max(1) {
+        while more && in_flight.len() < pace.window.max(1) && ahead.has_room() {
             match chunks.next().map_err(Error::file(&books.state.parameters.input))? {
                 Some(chunk) => {
-                    waiting.push_back(jobs.job_id(&chunk)?);
+                    let number: u64 = numbers.next().unwrap_or(u64::MAX);
+                    waiting.insert(number, jobs.job_id(&chunk)?);
                     // Tasks of their own, so that encoding and formatting use all cores.
-                    in_flight.push_back(AbortOnDropHandle::new(tokio::spawn(jobs.clone().run(chunk))));
+                    let task = AbortOnDropHandle::new(tokio::spawn(jobs.clone().run(chunk)));
+                    in_flight.push(async move { (number, task.await) });
                 }
                 None => more = false,
             }
@@ -136,10 +159,13 @@ async fn work(
             biased;
             () = &mut shutdown => return Ok(false),
             finished = in_flight.next() => match finished {
-                Some(finished) => {
+                Some((number, finished)) => {
                     let finished = finished.map_err(|error| Error::Backfill(format!("a task failed: {error}")))??;
-                    waiting.pop_front();
-                    books.write(finished)?;
+                    waiting.remove(&number);
+                    ahead.push(number, finished.bytes, finished);
+                    while let Some(finished) = ahead.pop() {
+                        books.write(finished)?;
+                    }
                     give_up = Instant::now() + pace.stall_timeout;
                 }
                 None => return Ok(true),
@@ -153,7 +179,7 @@ async fn work(
                 return Err(Error::Stalled {
                     after: pace.stall_timeout,
                     waiting: waiting.len(),
-                    first: waiting.front().unwrap_or(&books.state.id).clone(),
+                    first: waiting.values().next().unwrap_or(&books.state.id).clone(),
                     trouble: jobs.trouble.lock().unwrap_or_else(PoisonError::into_inner).take(),
                     output: books.output.path.clone(),
                 });

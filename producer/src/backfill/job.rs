@@ -1,14 +1,14 @@
-//! One group of rows through the queue: published, waited for, published anew where that can help, written as lines.
+//! One group of rows through the queue: its jobs, tried again under other ids where that can help, written as lines.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize},
     },
     time::Duration,
 };
 
-use embed_schemas::{EmbedRequest, EmbedResult, ErrorCode, JobId, Lane, Outcome, Slug, WireError};
+use embed_schemas::{EmbedRequest, EmbedResult, ErrorCode, JobId, Outcome, Slug, WireError};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     Client, Error,
-    client::{Backoff, DEFAULT_POLL, PublishOptions, part_id},
+    client::{Backoff, part_id},
 };
 
 /// How often a job that failed is published again, under another id.
 const RETRIES: u32 = 3;
-/// For one round of publishing; rounds follow until the driver gives up.
-const PUBLISH_ROUND: Duration = Duration::from_secs(30);
+/// What a result takes beside its vectors, about.
+const RESULT_BYTES: usize = 512;
 
 /// What all jobs of a run share.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ pub(super) struct Jobs {
     pub(super) outcomes: watch::Sender<u64>,
     /// How many more jobs may be looked up in vain before they are taken to be new. 0 in a first run.
     pub(super) lookups: AtomicUsize,
+    /// Whether a stream took a job in this run.
+    pub(super) has_stream: AtomicBool,
+    /// For how long a job may be without an outcome until it is looked whether it is still there.
+    pub(super) missing_after: Duration,
     /// What last kept a job from being published.
     pub(super) trouble: Mutex<Option<String>>,
 }
@@ -59,6 +63,8 @@ pub(super) struct Finished {
     pub(super) spaces: Vec<String>,
     /// The jobs whose results the stream may hold.
     pub(super) ids: Vec<JobId>,
+    /// What it takes in memory, or in the stream, whichever is more.
+    pub(super) bytes: usize,
 }
 
 /// What became of a range of texts, in order.
@@ -136,56 +142,13 @@ impl Jobs {
         }
         .boxed()
     }
-
-    /// Publishes one job and waits for its outcome.
-    async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
-        let mut expected = self.client.expect(&self.model, id).await?.in_space(self.space.clone());
-        let mut found = None;
-        if self.lookups.load(Ordering::Relaxed) > 0 {
-            found = expected.stored().await.map_err(|error| match error {
-                // It was stored before we were stopped; what is computed now may be of the right space again.
-                Error::OtherSpace { from, .. } => Error::BadAnswer { reason: "of another space".into(), from },
-                other => other,
-            })?;
-            if found.is_none() {
-                // Saturating: several jobs look at once.
-                let _ = self.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-            }
-        }
-        let outcome = match found {
-            Some(outcome) => outcome,
-            None => {
-                self.publish(job).await?;
-                expected.outcome(DEFAULT_POLL).await?
-            }
-        };
-        self.outcomes.send_modify(|count| *count += 1);
-        Ok(outcome)
-    }
-
-    /// Publishes until the server has the job. A full stream is a reason to wait: the workers will drain it.
-    async fn publish(&self, job: &EmbedRequest) -> Result<(), Error> {
-        let options =
-            PublishOptions { variant: self.variant.clone(), timeout: PUBLISH_ROUND, ..PublishOptions::default() };
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        loop {
-            match self.client.publish_job(&self.model, Lane::Bulk, job, &options).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.retryable() => {
-                    tracing::debug!(%error, "a job could not be published yet");
-                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(backoff.pause(None, rand::random())).await;
-        }
-    }
 }
 
 /// The lines of a group: rows that were bad from the start stay where they are.
 fn write(chunk: &Chunk, answer: Answer) -> Finished {
     let Answer { parts, ids } = answer;
-    let mut finished = Finished { lines: Vec::new(), end: chunk.end(), stored: 0, failed: 0, spaces: Vec::new(), ids };
+    let mut finished =
+        Finished { lines: Vec::new(), end: chunk.end(), stored: 0, failed: 0, spaces: Vec::new(), ids, bytes: 0 };
     let mut texts = parts.iter().flat_map(|part| {
         let count = match part {
             Part::Vectors(result) => result.items.len(),
@@ -209,11 +172,13 @@ fn write(chunk: &Chunk, answer: Answer) -> Finished {
         }
     }
     for part in &parts {
-        if let Part::Vectors(result) = part
-            && !finished.spaces.contains(&result.space)
-        {
+        finished.bytes += RESULT_BYTES;
+        let Part::Vectors(result) = part else { continue };
+        finished.bytes += result.vectors.len();
+        if !finished.spaces.contains(&result.space) {
             finished.spaces.push(result.space.clone());
         }
     }
+    finished.bytes = finished.bytes.max(finished.lines.len());
     finished
 }

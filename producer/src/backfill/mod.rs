@@ -9,13 +9,17 @@
 //! | `input` | lines -> rows, with their position in the file |
 //! | `chunk` | rows -> groups that fit into one message |
 //! | `job` | a group -> its lines of the output, through the queue |
+//! | `flight` | one job of it: published, waited for, published again if it was lost |
+//! | `ahead` | groups that are done before one that comes before them |
 //! | `output` | the file being written |
 //! | `state` | what is recorded of a backfill |
 //! | `driver` | the loop over all of it |
 //! | `purge` | results that are written are removed from the stream |
 
+mod ahead;
 mod chunk;
 mod driver;
+mod flight;
 mod input;
 mod job;
 mod output;
@@ -69,13 +73,25 @@ pub struct Pace {
     pub window: usize,
     /// Give up if no result at all comes for so long.
     pub stall_timeout: Duration,
+    /// A job that has had no result for so long is looked for, and published again if it is in no stream and has none: a server
+    /// that lost power, or a stream that was made anew, can have lost it. Then it is looked for again after the same time.
+    pub missing_after: Duration,
+    /// Bytes of results that may wait in memory for one that comes before them, beside those of a window. No more than a quarter of
+    /// what the stream of results may hold, since they are there, too, until they are written.
+    pub ahead_bytes: usize,
     /// Leave results in their stream after they are written, until they expire.
     pub keep_results: bool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { window: 32, stall_timeout: Duration::from_secs(600), keep_results: false }
+        Self {
+            window: 32,
+            stall_timeout: Duration::from_secs(600),
+            missing_after: Duration::from_secs(10),
+            ahead_bytes: 64 << 20,
+            keep_results: false,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod backoff;
 mod call;
 mod combine;
 mod discovery;
+mod held;
 mod ids;
 mod publish;
 mod results;

@@ -25,7 +25,7 @@ use crate::{
 /// Jobs being published at once for one request.
 const PUBLISHES_IN_FLIGHT: usize = 8;
 /// For one acknowledgement. The job's id makes a second publish harmless.
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +36,15 @@ pub struct PublishOptions {
     pub reply_to: Option<String>,
     /// W3C trace context, handed on to the outcome.
     pub traceparent: Option<String>,
+    /// What the server knows a second publication by, and drops it. The job's id if `None`.
+    pub message_id: Option<String>,
     /// How long to keep trying while the server is away.
     pub timeout: Duration,
 }
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { variant: None, reply_to: None, traceparent: None, timeout: Duration::from_secs(30) }
+        Self { variant: None, reply_to: None, traceparent: None, message_id: None, timeout: Duration::from_secs(30) }
     }
 }
 
@@ -132,7 +134,7 @@ impl Client {
             None => subjects::bare(lane, model),
         };
         let mut header = HeaderMap::new();
-        header.insert(headers::MSG_ID, id.as_str());
+        header.insert(headers::MSG_ID, options.message_id.as_deref().unwrap_or(id.as_str()));
         header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
         for (name, value) in [(headers::REPLY_TO, &options.reply_to), (headers::TRACEPARENT, &options.traceparent)] {
             if let Some(value) = value {
@@ -207,7 +209,7 @@ impl Client {
         }
     }
 
-    async fn stream_is_missing(&self, stream: &str) -> bool {
+    pub(super) async fn stream_is_missing(&self, stream: &str) -> bool {
         let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, ACK_TIMEOUT).await;
         info.is_err_and(|error| error.is(STREAM_NOT_FOUND))
     }
@@ -220,13 +222,13 @@ fn bad_ack(subject: &str, error: &serde_json::Error) -> Attempt {
 
 fn judge_refusal(subject: &str, stream: String, error: &Value) -> Attempt {
     let description = error["description"].as_str().unwrap_or("no reason given");
-    match (error["code"].as_u64(), error["err_code"].as_u64()) {
+    match error["code"].as_u64() {
         // The limits of a stream that refuses new messages: bytes, messages, messages per subject.
         _ if description.contains("maximum") && description.contains("exceeded") => {
             Attempt::Failed(Error::StreamFull { stream, reason: description.to_owned() })
         }
-        // Temporarily unavailable, whatever the detailed code.
-        (Some(503), _) => Attempt::Again(Error::nats(format!("cannot publish to {subject}"), description)),
+        // Temporarily unavailable, too many at once, or the same message on its way already: whatever the detailed code.
+        Some(409 | 429 | 503) => Attempt::Again(Error::nats(format!("cannot publish to {subject}"), description)),
         _ => Attempt::Failed(rejected(subject, &description)),
     }
 }
@@ -248,6 +250,10 @@ mod tests {
         assert!(matches!(judge(full), Attempt::Failed(Error::StreamFull { .. })));
         let away = json!({"code": 503, "err_code": 10008, "description": "system temporarily unavailable"});
         assert!(matches!(judge(away), Attempt::Again(_)));
+        let twice = json!({"code": 409, "err_code": 10158, "description": "duplicate message id is in process"});
+        assert!(matches!(judge(twice), Attempt::Again(_)));
+        let many = json!({"code": 429, "err_code": 10167, "description": "too many requests"});
+        assert!(matches!(judge(many), Attempt::Again(_)));
         let other = json!({"code": 400, "err_code": 10003, "description": "bad request"});
         assert!(matches!(judge(other), Attempt::Failed(Error::Rejected { .. })));
     }

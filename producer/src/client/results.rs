@@ -1,18 +1,22 @@
 //! Results of jobs: heard as they are stored, and read from the stream where they were not heard.
 //!
-//! What a worker stores is a message on a subject of the job's own, so a plain subscription hears it at once. That is only
+//! The stream sends what it has stored to a subject of the job's own, so a plain subscription hears it at once. That is only
 //! the fast way: it misses what was stored before, and what passes while the connection is down. The stream is the
 //! truth, and is looked at right away and then every two seconds.
+//!
+//! What the stream has not sent itself does not count: anybody may publish on the subject, and workers did, before results had a
+//! subject to be stored on (see [`streams`]); such a message is heard even where the stream refuses it. It only makes us look at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber};
+use async_nats::{HeaderMap, RequestErrorKind, StatusCode, Subscriber, header::NATS_STREAM};
 use bytes::Bytes;
 use embed_schemas::{JobId, Outcome, Slug, streams, subjects, wire};
 use futures::{Stream, StreamExt, stream::FuturesUnordered};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
 
-use super::{Client, backoff::Backoff, combine::check_space};
+use super::{Client, combine::check_space};
 use crate::{
     Error,
     nats::{self, api},
@@ -22,11 +26,10 @@ use crate::{
 pub const DEFAULT_POLL: Duration = Duration::from_secs(2);
 /// For one look.
 const GET_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after the first look for what was heard and may not be stored. It doubles.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// For one removal.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pauses between looks for what is to be removed and is not there.
-const FIRST_REMOVAL: Duration = Duration::from_millis(10);
-const LAST_REMOVAL: Duration = Duration::from_millis(500);
 
 /// The outcome of one job, expected. Made before the job is published, it misses nothing.
 #[derive(Debug)]
@@ -90,25 +93,17 @@ impl Client {
 
 impl Client {
     /// Removes the outcome of a job from its stream, once nobody needs it there any more: a stream with a bound would fill up.
-    /// What is not removed expires. `false`: for some seconds, nothing was there.
+    /// What is not removed expires. `false`: nothing was there.
     ///
     /// # Errors
     /// [`Error::Nats`] if the server does not answer, or refuses.
     pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<bool, Error> {
         let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
         let body = json!({ "filter": subjects::result(model, id) });
-        let (since, mut backoff) = (Instant::now(), Backoff::new(FIRST_REMOVAL, LAST_REMOVAL));
-        // Under load, a server hands a message to whoever listens before it has stored it: what was heard may have yet to come.
-        while since.elapsed() < REMOVE_TIMEOUT {
-            let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
-            let removed =
-                removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
-            if removed["purged"].as_u64() != Some(0) {
-                return Ok(true);
-            }
-            tokio::time::sleep(backoff.pause(None, rand::random())).await;
-        }
-        Ok(false)
+        let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
+        let removed =
+            removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
+        Ok(removed["purged"].as_u64() != Some(0))
     }
 }
 
@@ -149,11 +144,14 @@ impl Expected {
 
     async fn any_outcome(&mut self, poll: Duration) -> Result<Outcome, Error> {
         let Self { client, id, subject, stream, heard, .. } = self;
+        let heard_of = Notify::new();
         let look = async {
-            let mut looks = tokio::time::interval(poll);
-            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut pause = Duration::ZERO;
             loop {
-                looks.tick().await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = if pause.is_zero() { poll } else { (pause * 2).min(poll) },
+                    () = heard_of.notified() => pause = FIRST_LOOK.min(poll),
+                }
                 if let Some(outcome) = stored(client, stream, subject).await? {
                     return Ok(outcome);
                 }
@@ -164,9 +162,9 @@ impl Expected {
             tokio::select! {
                 biased;
                 message = heard.next() => match message {
+                    Some(message) if !is_stored_in(stream, &message) => heard_of.notify_one(),
                     Some(message) => match wire::decode_outcome(&message.payload) {
                         Ok(outcome) => return Ok(outcome),
-                        // Anybody may send on the subject; only what is stored counts.
                         Err(error) => tracing::warn!(%id, %error, "ignored a message that is no outcome"),
                     },
                     None => return Err(Error::nats(format!("cannot wait for job {id}"), "the connection is closed")),
@@ -200,12 +198,33 @@ impl Expected {
                 format!(": there is no stream {} to read it from; run `embed init`", self.stream)
             }
             Err(_) => ": the server does not answer".to_owned(),
-            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => {
-                ": it waits to be served, or its result has expired; is a worker running?".to_owned()
-            }
+            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => match self.full().await {
+                Some(full) => format!(
+                    ": {full}, and what does not fit waits with its worker until there is room: raise \
+                         --results-max-bytes of `embed init`, or purge what nobody needs"
+                ),
+                None => ": it waits to be served, or its result has expired; is a worker running?".to_owned(),
+            },
             Ok(_) => String::new(),
         }
     }
+
+    /// Says so if the results' stream has no room for another like those in it.
+    async fn full(&self) -> Option<String> {
+        let info =
+            api::call(&self.client.nats, &format!("STREAM.INFO.{}", self.stream), &Value::Null, GET_TIMEOUT).await;
+        let info = info.ok()?;
+        let limit = info["config"]["max_bytes"].as_u64()?; // -1 for none
+        let (bytes, messages) = (info["state"]["bytes"].as_u64()?, info["state"]["messages"].as_u64()?);
+        let one = (bytes / messages.max(1)).max(limit / 20);
+        (bytes + one > limit).then(|| format!("the stream {} is full ({bytes} of {limit} bytes)", self.stream))
+    }
+}
+
+/// Whether the stream itself sent this, having stored it. It says so in the headers that it adds.
+fn is_stored_in(stream: &str, message: &async_nats::Message) -> bool {
+    let of = message.headers.as_ref().and_then(|headers| headers.get(NATS_STREAM));
+    of.is_some_and(|of| of.as_str() == stream)
 }
 
 async fn stored(client: &Client, stream: &str, subject: &str) -> Result<Option<Outcome>, Error> {

@@ -58,7 +58,12 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
 }
 
 fn pace(args: &PaceArgs) -> Pace {
-    Pace { window: usize::from(args.window), stall_timeout: args.stall_timeout, keep_results: args.keep_results }
+    Pace {
+        window: usize::from(args.window),
+        stall_timeout: args.stall_timeout,
+        keep_results: args.keep_results,
+        ..Pace::default()
+    }
 }
 
 fn describe(summary: &Summary) -> String {

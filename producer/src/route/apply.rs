@@ -5,13 +5,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use embed_schemas::{RouteRecord, RouteState, Slug, routes::Lanes};
+use embed_schemas::{RouteState, Slug, routes::Lanes};
 use tokio::time::Instant;
 
 use super::{
     Backend, Report, RouteError, Router, ServerState,
     claims::{Claims, ClaimsError},
     files, mapping,
+    record::{settled, undone},
     report::wanted,
     store::{Entry, Routes},
     system::RollCall,
@@ -186,95 +187,4 @@ fn no_key() -> RouteError {
 
 fn lanes(routes: &Routes) -> BTreeMap<&Slug, &Lanes> {
     routes.iter().map(|(model, entry)| (model, &entry.record.lanes)).collect()
-}
-
-/// The record that takes a change back.
-pub(super) fn undone(record: &RouteRecord, who: &str, why: &str) -> RouteRecord {
-    RouteRecord {
-        lanes: record.from.clone(),
-        from: record.lanes.clone(),
-        state: RouteState::Applying,
-        who: who.to_owned(),
-        when: super::set::now(),
-        note: None,
-        problem: Some(why.to_owned()),
-    }
-}
-
-/// The end of a change that is under way, as far as it can be told from what the servers hold of the model. Pure.
-fn settled(record: &RouteRecord, report: &Report) -> Option<RouteRecord> {
-    let mut after = record.clone();
-    match (record.state, report.is_applied()) {
-        (RouteState::Applied, _) | (_, false) => return None,
-        (RouteState::Applying | RouteState::Incomplete, true) => {
-            let silent: Vec<_> = report.trouble().collect();
-            if silent.is_empty() {
-                after.state = RouteState::Applied;
-                // What a change undoes is part of its story; that a server was down is over.
-                if record.state == RouteState::Incomplete {
-                    after.problem = None;
-                }
-            } else {
-                after.state = RouteState::Incomplete;
-                after.problem = Some(silent.join("; "));
-            }
-        }
-    }
-    (after != *record).then_some(after)
-}
-
-#[cfg(test)]
-mod tests {
-    use embed_schemas::Weights;
-
-    use super::*;
-    use crate::route::system::{Held, Server};
-
-    fn record(state: RouteState) -> RouteRecord {
-        let lanes = |shares: &[&str]| Lanes::from([(embed_schemas::Lane::Rpc, Weights::parse(shares).unwrap())]);
-        RouteRecord {
-            lanes: lanes(&["a=95", "b=5"]),
-            from: lanes(&["a=100"]),
-            state,
-            who: "me".into(),
-            when: "then".into(),
-            note: None,
-            problem: (state == RouteState::Incomplete).then(|| "n2 was down".to_owned()),
-        }
-    }
-
-    /// What is seen of one server that answers, holding what is wanted or not, and of one that does not.
-    fn seen(record: &RouteRecord, holds: bool, silent: bool) -> Report {
-        let routes = Routes::from([("m".parse().unwrap(), Entry { revision: 1, record: record.clone() })]);
-        let mappings = if holds { wanted(&routes) } else { Default::default() };
-        let roll_call = RollCall {
-            present: vec![Server { name: "n1".into(), id: "N1".into() }],
-            missing: silent.then(|| "n2".to_owned()).into_iter().collect(),
-        };
-        Report::new("$G", routes, &roll_call, &[Ok(Held { mappings, since: None })], &[], &BTreeMap::new())
-    }
-
-    #[test]
-    fn a_change_ends_when_every_server_holds_it() {
-        use RouteState::{Applied, Applying, Incomplete};
-        let end = |state, holds, silent| settled(&record(state), &seen(&record(state), holds, silent)).map(|r| r.state);
-        assert_eq!(end(Applying, true, false), Some(Applied));
-        assert_eq!(end(Applying, true, true), Some(Incomplete));
-        assert_eq!(end(Applying, false, false), None, "it stays begun");
-        assert_eq!(end(Incomplete, true, false), Some(Applied));
-        assert_eq!(end(Applied, true, true), None, "what is over is not begun again");
-        let caught_up = settled(&record(Incomplete), &seen(&record(Incomplete), true, false)).unwrap();
-        assert_eq!(caught_up.problem, None);
-    }
-
-    #[test]
-    fn a_change_that_is_taken_back_says_why() {
-        let back = undone(&record(RouteState::Applying), "you", "undone: no");
-        assert_eq!((back.lanes.clone(), back.from.clone()), {
-            let before = record(RouteState::Applying);
-            (before.from, before.lanes)
-        });
-        let end = settled(&back, &seen(&back, true, false)).unwrap();
-        assert_eq!((end.state, end.problem.as_deref()), (RouteState::Applied, Some("undone: no")));
-    }
 }

@@ -29,6 +29,7 @@ mod claims;
 mod error;
 mod files;
 mod mapping;
+mod record;
 mod report;
 mod set;
 mod settings;

@@ -8,9 +8,11 @@ use embed_schemas::{
     subjects,
 };
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Report, RouteError, Router, ServerView, apply::undone, checks, mapping};
+use super::{
+    Report, RouteError, Router, ServerView, checks, mapping,
+    record::{in_effect, now, undone},
+};
 
 /// What to do if a server does not take a change that others have taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -242,15 +244,4 @@ fn unrefused(mut report: Report) -> Report {
         }
     }
     report
-}
-
-/// What was in effect when a change began: an unfinished one before it is in effect only here and there.
-fn in_effect(record: RouteRecord) -> Lanes {
-    if record.state == RouteState::Applying { record.from } else { record.lanes }
-}
-
-/// The time, RFC 3339.
-pub(super) fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
 }

@@ -172,7 +172,7 @@ async fn serve_once(
     }
 }
 
-/// Stores an outcome once: a second copy is refused by the stream, though a listener hears it.
+/// Stores an outcome once: a second copy is refused by the stream.
 pub async fn store(
     context: &jetstream::Context,
     model: &Slug,
@@ -181,7 +181,7 @@ pub async fn store(
     let mut header = HeaderMap::new();
     header.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
     header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
-    let subject = subjects::result(model, outcome.id().unwrap());
+    let subject = subjects::store(model, outcome.id().unwrap());
     let publish = context.publish_with_headers(subject, header, Format::MessagePack.encode(outcome));
     match publish.await?.await {
         Err(error) if error.kind() == jetstream::context::PublishErrorKind::WrongLastSequence => Ok(()),

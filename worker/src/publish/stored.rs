@@ -1,4 +1,8 @@
 //! Results are stored once: the first publication on a result's subject wins, and later ones are recognized.
+//!
+//! They are published on `embed.store.…`; the stream stores them as `embed.result.…` and sends them there itself, so that nobody hears
+//! what was not stored. A stream that an older `embed init` made takes `embed.result.…` alone: there nobody answers on
+//! `embed.store.…`, and the result is published as it was before. So workers are replaced first, and `embed init` follows.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +15,11 @@ use bytes::Bytes;
 use embed_schemas::{JobId, Slug, metrics as names, streams, subjects};
 use metrics::counter;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::encoded::Encoded;
-use crate::jetstream::{StoreClient, StoreError};
+use crate::jetstream::{StoreClient, StoreError, api};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
@@ -81,26 +86,32 @@ impl Storage {
         let mut headers = outcome.headers.clone();
         headers.insert(EXPECTED_STREAM, streams::results_stream(model).as_str());
         headers.insert(EXPECTED_LAST_SEQUENCE, "0");
-        // A stream that an older `embed init` made takes results on their own subject; there, they are heard before they are stored.
-        let subjects = [subjects::store(model, id), subjects::result(model, id)];
-        self.keep_trying("results", &subjects, &headers, &outcome.payload).await
+        let subject = subjects::store(model, id);
+        self.keep_trying("results", &subject, &headers, &outcome.payload, Some((model, id))).await
     }
 
     /// Stores a dead letter.
     pub(super) async fn dead_letter(&self, subject: String, headers: &HeaderMap, payload: &Bytes) -> Stored {
-        self.keep_trying("dead", &[subject], headers, payload).await
+        self.keep_trying("dead", &subject, headers, payload, None).await
     }
 
     async fn keep_trying(
         &self,
         stream: &'static str,
-        subjects: &[String],
+        subject: &str,
         headers: &HeaderMap,
         payload: &Bytes,
+        result_of: Option<(&Slug, &JobId)>,
     ) -> Stored {
         let mut delay = FIRST_DELAY;
         loop {
-            let error = match self.try_subjects(subjects, headers, payload).await {
+            let mut stored = self.once(subject.to_owned(), headers, payload).await;
+            if let (Err(StoreError::NoStream), Some((model, id))) = (&stored, result_of)
+                && self.is_of_before(model).await
+            {
+                stored = self.once(subjects::result(model, id), headers, payload).await;
+            }
+            let error = match stored {
                 Ok(()) => {
                     self.trouble.over(stream);
                     return Stored::New;
@@ -109,7 +120,6 @@ impl Storage {
                 Err(StoreError::Unacceptable(reason)) => return Stored::Never(reason),
                 Err(error) => error,
             };
-            let subject = &subjects[0];
             tracing::warn!(%error, subject, "a message could not be stored; trying again");
             self.trouble.met(stream, error.to_string());
             counter!(names::STORE_RETRIES_TOTAL, &[(names::STREAM, stream)]).increment(1);
@@ -120,19 +130,94 @@ impl Storage {
         }
     }
 
-    /// On the first of these subjects that a stream takes.
-    async fn try_subjects(&self, subjects: &[String], headers: &HeaderMap, payload: &Bytes) -> Result<(), StoreError> {
-        let mut result = Err(StoreError::NoStream);
-        for subject in subjects {
-            let stored = tokio::select! {
-                stored = self.client.store(subject.clone(), headers.clone(), payload.clone()) => stored,
-                () = self.give_up.cancelled() => Err(StoreError::Unanswered("the worker stops".to_owned())),
-            };
-            result = stored;
-            if !matches!(result, Err(StoreError::NoStream)) {
-                break;
-            }
+    async fn once(&self, subject: String, headers: &HeaderMap, payload: &Bytes) -> Result<(), StoreError> {
+        tokio::select! {
+            stored = self.client.store(subject, headers.clone(), payload.clone()) => stored,
+            () = self.give_up.cancelled() => Err(StoreError::Unanswered("the worker stops".to_owned())),
         }
-        result
+    }
+
+    /// Whether the stream is there and takes results on their own subject. Without this look, a stream that is between leaders would be
+    /// taken for one of before, and those who listen would hear a result that nobody stores.
+    async fn is_of_before(&self, model: &Slug) -> bool {
+        #[derive(Deserialize)]
+        struct Info {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(default)]
+            subjects: Vec<String>,
+        }
+        let call = format!("STREAM.INFO.{}", streams::results_stream(model));
+        let info: Result<Info, _> = api::call(self.client.client(), &call, Bytes::new()).await;
+        info.is_ok_and(|info| info.config.subjects.contains(&streams::former_result_subject(model)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::Client;
+    use embed_schemas::streams::{StreamSettings, StreamSpec};
+    use embed_testkit::NatsServer;
+
+    use super::*;
+    use crate::supervise::Supervisor;
+
+    async fn make(client: &Client, spec: &StreamSpec) {
+        let payload = serde_json::to_vec(spec).unwrap().into();
+        let _: serde_json::Value = api::call(client, &format!("STREAM.CREATE.{}", spec.name), payload).await.unwrap();
+    }
+
+    async fn storage(client: &Client, supervisor: &Supervisor, give_up: &CancellationToken) -> Storage {
+        let store = StoreClient::start(client.clone(), supervisor).await.unwrap();
+        Storage::new(store, give_up.clone(), StoreTrouble::default())
+    }
+
+    fn encoded() -> Encoded {
+        Encoded { payload: "outcome".into(), headers: HeaderMap::new(), error: None }
+    }
+
+    #[tokio::test]
+    async fn a_result_is_stored_once_under_its_own_subject_in_streams_of_now_and_of_before() {
+        let server = NatsServer::start();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let (supervisor, _deaths) = Supervisor::new();
+        let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
+        let (now, before): (Slug, Slug) = ("now".parse().unwrap(), "before".parse().unwrap());
+        let [_, current, ..] = streams::streams(&now, &StreamSettings::default());
+        make(&client, &current).await;
+        let [_, former, ..] = streams::streams(&before, &StreamSettings::default());
+        let subjects = vec![streams::former_result_subject(&before)];
+        make(&client, &StreamSpec { subjects, subject_transform: None, republish: None, ..former }).await;
+        for model in [now, before] {
+            let id = "x".parse().unwrap();
+            assert_eq!(storage.outcome(&model, &id, &encoded()).await, Stored::New, "{model}");
+            assert_eq!(storage.outcome(&model, &id, &encoded()).await, Stored::Before, "{model}");
+            let stream = streams::results_stream(&model);
+            let found = api::last_on_subject(&client, &stream, &subjects::result(&model, &id)).await.unwrap();
+            assert_eq!(found.unwrap().payload, "outcome", "{model}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_there_is_trouble_until_it_is() {
+        let server = NatsServer::start();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let (supervisor, _deaths) = Supervisor::new();
+        let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
+        let (model, id): (Slug, JobId) = ("m".parse().unwrap(), "x".parse().unwrap());
+        let storing = tokio::spawn({
+            let (storage, model, id) = (storage.clone(), model.clone(), id.clone());
+            async move { storage.outcome(&model, &id, &encoded()).await }
+        });
+        while storage.trouble.reasons().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(storage.trouble.reasons()[0].contains("embed init"), "{:?}", storage.trouble.reasons());
+        let [_, results, ..] = streams::streams(&model, &StreamSettings::default());
+        make(&client, &results).await;
+        assert_eq!(storing.await.unwrap(), Stored::New);
+        assert!(storage.trouble.reasons().is_empty());
     }
 }

@@ -1,0 +1,104 @@
+//! One job in the queue: published, waited for, and published again if it was lost.
+
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use embed_schemas::{EmbedRequest, JobId, Lane, Outcome};
+
+use super::job::Jobs;
+use crate::{
+    Error,
+    client::{Backoff, DEFAULT_POLL, Expected, PublishOptions, Published},
+};
+
+/// For one round of publishing; rounds follow until the driver gives up.
+const PUBLISH_ROUND: Duration = Duration::from_secs(30);
+
+impl Jobs {
+    /// Publishes one job and waits for its outcome.
+    pub(super) async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
+        let mut expected = self.client.expect(&self.model, id.clone()).await?.in_space(self.space.clone());
+        let outcome = match self.stored_before(&expected).await? {
+            Some(outcome) => outcome,
+            None => self.published(&id, &mut expected, job).await?,
+        };
+        self.outcomes.send_modify(|count| *count += 1);
+        Ok(outcome)
+    }
+
+    /// What a run before this one has left in the stream.
+    async fn stored_before(&self, expected: &Expected) -> Result<Option<Outcome>, Error> {
+        if self.lookups.load(Ordering::Relaxed) == 0 {
+            return Ok(None);
+        }
+        let found = expected.stored().await.map_err(|error| match error {
+            // It was stored before we were stopped; what is computed now may be of the right space again.
+            Error::OtherSpace { from, .. } => Error::BadAnswer { reason: "of another space".into(), from },
+            other => other,
+        })?;
+        if found.is_none() {
+            // Saturating: several jobs look at once.
+            let _ = self.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        }
+        Ok(found)
+    }
+
+    /// Publishes a job until an outcome comes. One that is in no stream and has no outcome is published again, under a message id
+    /// of its own: the server knows the one before, and would drop it. The job's id stays, so only one outcome is ever stored.
+    async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
+        let mut message_id = id.to_string();
+        for again in 1.. {
+            let published = self.publish(job, &message_id).await?;
+            // A duplicate of what an earlier run published may be long gone.
+            let mut patience = if published.duplicate { Duration::ZERO } else { self.missing_after };
+            loop {
+                match tokio::time::timeout(patience, expected.outcome(DEFAULT_POLL)).await {
+                    Ok(outcome) => return outcome,
+                    Err(_) if self.client.holds(&published, &message_id).await == Some(false) => {
+                        // Workers store before they acknowledge: what is done is there now.
+                        match expected.stored().await? {
+                            Some(outcome) => return Ok(outcome),
+                            None => break,
+                        }
+                    }
+                    Err(_) => patience = self.missing_after,
+                }
+            }
+            tracing::warn!(%id, "the job is not in its stream any more, and has no result: it is published again");
+            // No job has an id with a dot.
+            message_id = format!("{id}.{again}");
+        }
+        unreachable!("a job is published again as often as it is lost")
+    }
+
+    /// Publishes until the server has the job. A full stream is a reason to wait: the workers will drain it. So is one that is gone
+    /// and was there before: somebody makes it anew.
+    async fn publish(&self, job: &EmbedRequest, message_id: &str) -> Result<Published, Error> {
+        let options = PublishOptions {
+            variant: self.variant.clone(),
+            message_id: Some(message_id.to_owned()),
+            timeout: PUBLISH_ROUND,
+            ..PublishOptions::default()
+        };
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.client.publish_job(&self.model, Lane::Bulk, job, &options).await {
+                Ok(published) => {
+                    self.has_stream.store(true, Ordering::Relaxed);
+                    return Ok(published);
+                }
+                Err(error)
+                    if error.retryable()
+                        || matches!(error, Error::NoStream { .. }) && self.has_stream.load(Ordering::Relaxed) =>
+                {
+                    tracing::debug!(%error, "a job could not be published yet");
+                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(backoff.pause(None, rand::random())).await;
+        }
+    }
+}

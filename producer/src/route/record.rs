@@ -1,0 +1,114 @@
+//! What is written down of a change, from its beginning to its end. Pure, but for the time.
+
+use embed_schemas::{RouteRecord, RouteState, routes::Lanes};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::report::Report;
+
+/// The time, RFC 3339.
+pub(super) fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+}
+
+/// What was in effect when a change began: an unfinished one before it is in effect only here and there.
+pub(super) fn in_effect(record: RouteRecord) -> Lanes {
+    if record.state == RouteState::Applying { record.from } else { record.lanes }
+}
+
+/// The record that takes a change back.
+pub(super) fn undone(record: &RouteRecord, who: &str, why: &str) -> RouteRecord {
+    RouteRecord {
+        lanes: record.from.clone(),
+        from: record.lanes.clone(),
+        state: RouteState::Applying,
+        who: who.to_owned(),
+        when: now(),
+        note: None,
+        problem: Some(why.to_owned()),
+    }
+}
+
+/// The end of a change that is under way, as far as it can be told from what the servers hold of the model. Pure.
+pub(super) fn settled(record: &RouteRecord, report: &Report) -> Option<RouteRecord> {
+    let mut after = record.clone();
+    match (record.state, report.is_applied()) {
+        (RouteState::Applied, _) | (_, false) => return None,
+        (RouteState::Applying | RouteState::Incomplete, true) => {
+            let silent: Vec<_> = report.trouble().collect();
+            if silent.is_empty() {
+                after.state = RouteState::Applied;
+                // What a change undoes is part of its story; that a server was down is over.
+                if record.state == RouteState::Incomplete {
+                    after.problem = None;
+                }
+            } else {
+                after.state = RouteState::Incomplete;
+                after.problem = Some(silent.join("; "));
+            }
+        }
+    }
+    (after != *record).then_some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use embed_schemas::Weights;
+
+    use super::*;
+    use crate::route::{
+        report::wanted,
+        store::{Entry, Routes},
+        system::{Held, RollCall, Server},
+    };
+
+    fn record(state: RouteState) -> RouteRecord {
+        let lanes = |shares: &[&str]| Lanes::from([(embed_schemas::Lane::Rpc, Weights::parse(shares).unwrap())]);
+        RouteRecord {
+            lanes: lanes(&["a=95", "b=5"]),
+            from: lanes(&["a=100"]),
+            state,
+            who: "me".into(),
+            when: "then".into(),
+            note: None,
+            problem: (state == RouteState::Incomplete).then(|| "n2 was down".to_owned()),
+        }
+    }
+
+    /// What is seen of one server that answers, holding what is wanted or not, and of one that does not.
+    fn seen(record: &RouteRecord, holds: bool, silent: bool) -> Report {
+        let routes = Routes::from([("m".parse().unwrap(), Entry { revision: 1, record: record.clone() })]);
+        let mappings = if holds { wanted(&routes) } else { Default::default() };
+        let roll_call = RollCall {
+            present: vec![Server { name: "n1".into(), id: "N1".into() }],
+            missing: silent.then(|| "n2".to_owned()).into_iter().collect(),
+        };
+        Report::new("$G", routes, &roll_call, &[Ok(Held { mappings, since: None })], &[], &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_change_ends_when_every_server_holds_it() {
+        use RouteState::{Applied, Applying, Incomplete};
+        let end = |state, holds, silent| settled(&record(state), &seen(&record(state), holds, silent)).map(|r| r.state);
+        assert_eq!(end(Applying, true, false), Some(Applied));
+        assert_eq!(end(Applying, true, true), Some(Incomplete));
+        assert_eq!(end(Applying, false, false), None, "it stays begun");
+        assert_eq!(end(Incomplete, true, false), Some(Applied));
+        assert_eq!(end(Applied, true, true), None, "what is over is not begun again");
+        let caught_up = settled(&record(Incomplete), &seen(&record(Incomplete), true, false)).unwrap();
+        assert_eq!(caught_up.problem, None);
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_says_why() {
+        let back = undone(&record(RouteState::Applying), "you", "undone: no");
+        assert_eq!((back.lanes.clone(), back.from.clone()), {
+            let before = record(RouteState::Applying);
+            (before.from, before.lanes)
+        });
+        let end = settled(&back, &seen(&back, true, false)).unwrap();
+        assert_eq!((end.state, end.problem.as_deref()), (RouteState::Applied, Some("undone: no")));
+    }
+}
