@@ -7,6 +7,7 @@
 //! | `call`, `open_loop`, `closed_loop` | makes online calls |
 //! | `bulk` | keeps bulk jobs in flight |
 //! | `memory` | looks at the memory of processes, and whether it grows |
+//! | `end` | when a run ends |
 //! | `scenario` | all of that at once |
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
 //! | `tally` | counts calls |
@@ -17,6 +18,7 @@ pub mod bulk;
 pub mod call;
 pub mod cli;
 pub mod closed_loop;
+pub mod end;
 pub mod lengths;
 pub mod memory;
 pub mod open_loop;
