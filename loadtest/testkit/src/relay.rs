@@ -214,7 +214,8 @@ fn relay(mut client: TcpStream, server: &str, line: &Arc<Line>) -> std::io::Resu
     }
     let server = TcpStream::connect(server)?;
     // What is passed on at once must not wait for more to come.
-    (client.set_nodelay(true)?, server.set_nodelay(true)?);
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     let connection = Arc::new(Connection { client, server, is_lost: AtomicBool::new(false) });
     line.add(&connection);
     if line.is_down.load(Ordering::SeqCst) {
