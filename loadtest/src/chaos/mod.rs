@@ -240,19 +240,22 @@ async fn play(
         recovery: Recovery::default(),
     };
     say(&format!("{:7.1} s  {} for {} s", now(), played.name(), step.fault.lasts));
-    let half = Duration::from_secs_f64(step.fault.lasts / 2.0);
+    let (outer, inner) = step.nested();
+    let seconds = Duration::from_secs_f64;
     let mut problems = Vec::new();
-    problems.extend(perform(stage, &step.fault, step.fault.kind.begin, &beside).await);
-    stage.wait(half).await;
-    if let Some(second) = &step.beside {
-        problems.extend(perform(stage, second, second.kind.begin, &beside).await);
+    problems.extend(perform(stage, &outer, outer.kind.begin, &beside).await);
+    match inner {
+        Some(inner) => {
+            let before = outer.lasts / 2.0;
+            stage.wait(seconds(before)).await;
+            problems.extend(perform(stage, &inner, inner.kind.begin, &beside).await);
+            stage.wait(seconds(inner.lasts)).await;
+            problems.extend(perform(stage, &inner, inner.kind.end, &beside).await);
+            stage.wait(seconds((before - inner.lasts).max(0.0))).await;
+        }
+        None => stage.wait(seconds(outer.lasts)).await,
     }
-    stage.wait(half).await;
-    problems.extend(perform(stage, &step.fault, step.fault.kind.end, &beside).await);
-    if let Some(second) = &step.beside {
-        stage.wait(Duration::from_secs_f64(second.lasts).saturating_sub(half)).await;
-        problems.extend(perform(stage, second, second.kind.end, &beside).await);
-    }
+    problems.extend(perform(stage, &outer, outer.kind.end, &beside).await);
     played.ended = now();
     played.problem = (!problems.is_empty()).then(|| problems.join("; "));
     let watching =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::kinds::Kind;
+use super::kinds::{Kind, Part};
 
 /// Every so many steps, a second fault begins while the first lasts.
 const MIXED_EVERY: usize = 3;
@@ -34,8 +34,20 @@ pub struct Step {
     pub calm: Duration,
     /// The fault.
     pub fault: Fault,
-    /// One that begins while the first lasts, of another part.
+    /// One that overlaps with it, of another part.
     pub beside: Option<Fault>,
+}
+
+impl Step {
+    /// The fault that begins first and ends last, and the one in between. While servers are away nothing else can be begun, so
+    /// they go in between.
+    #[must_use]
+    pub fn nested(&self) -> (Fault, Option<Fault>) {
+        match self.beside {
+            Some(beside) if self.fault.kind.part == Part::Server => (beside, Some(self.fault)),
+            beside => (self.fault, beside),
+        }
+    }
 }
 
 /// An endless plan: every kind once, in a random order, then again in another.
@@ -124,6 +136,8 @@ mod tests {
         fn faults_that_overlap_are_of_different_parts_and_last_as_their_kind_says(seed: u64, ack_wait in 1u64..60) {
             for step in Plan::new(seed, &all(), Duration::from_secs(ack_wait)).take(60) {
                 prop_assert!(step.beside.is_none_or(|beside| beside.kind.part != step.fault.kind.part));
+                let (outer, inner) = step.nested();
+                prop_assert!(inner.is_none() || outer.kind.part != Part::Server);
                 for fault in [Some(step.fault), step.beside].into_iter().flatten() {
                     let bound = |share| fault.kind.lasts.at(share, ack_wait as f64);
                     prop_assert!((bound(0.0) - 0.001..=bound(1.0) + 0.001).contains(&fault.lasts), "{fault:?}");

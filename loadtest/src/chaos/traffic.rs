@@ -86,14 +86,16 @@ impl Clients {
     /// Sends everything at these rates until the end, and then waits for what is under way.
     pub async fn run(self, rates: Rates, end: End) {
         let bulk = self.clone().every(rates.bulk, end.clone(), async |clients: Self, n: u64| {
-            drop(clients.publish(Lane::Bulk, n % 4 != 3, Sort::Good).await);
+            clients.publish(Lane::Bulk, n % 4 != 3, Sort::Good).await;
         });
         let jobs = self.clone().every(rates.jobs, end.clone(), async |clients: Self, n: u64| {
             // Odd and even ones of each, so that lanes, ids and kinds are mixed.
             let sort = if n % 50 == 49 || n % 50 == 20 { Sort::Bad } else { Sort::Good };
-            drop(clients.publish(Lane::Job, n % 4 != 3, sort).await);
+            clients.publish(Lane::Job, n % 4 != 3, sort).await;
         });
-        let calls = self.every(rates.calls, end, async |clients: Self, n: u64| drop(clients.call(n).await));
+        let calls = self.every(rates.calls, end, async |clients: Self, n: u64| {
+            clients.call(n).await;
+        });
         tokio::join!(bulk, jobs, calls);
     }
 

@@ -12,6 +12,7 @@ use anyhow::{anyhow, ensure};
 use clap::Args;
 use embed_schemas::Slug;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{session::finish, target::parse_some_time};
 use crate::{
@@ -131,9 +132,12 @@ fn play(setting: Setting, orders: &Orders) -> anyhow::Result<chaos::Observed> {
         let _ = writeln!(io::stderr(), "{what}");
     };
     let whole = async {
+        // The stack goes with us, and its folders too.
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
             observed = chaos::run(setting, orders, say) => observed,
-            stopped = tokio::signal::ctrl_c() => Err(stopped.map_or_else(Into::into, |()| anyhow!("interrupted"))),
+            _ = interrupt.recv() => Err(anyhow!("interrupted")),
+            _ = terminate.recv() => Err(anyhow!("terminated")),
         }
     };
     catch_unwind(AssertUnwindSafe(|| runtime.block_on(whole)))

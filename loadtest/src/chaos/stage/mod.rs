@@ -34,6 +34,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 const SERVER: &str = "lame_duck_duration: 30s\nlame_duck_grace_period: 2s";
 /// How often a client of ours asks whether its server is still there: faults must not be longer for us than for others.
 const PING: Duration = Duration::from_secs(2);
+/// Before a client of ours connects again: what is measured is not to be its patience.
+const RECONNECT: Duration = Duration::from_millis(50);
 
 /// What to set up.
 #[derive(Debug, Clone)]
@@ -180,5 +182,8 @@ impl Stage {
 
 async fn connect(cluster: &Cluster, name: &str) -> anyhow::Result<async_nats::Client> {
     let settings = ConnectSettings { server: Some(cluster.urls()), ..ConnectSettings::default() };
-    Ok(embed_connect::connect(&settings, name, |options| options.ping_interval(PING)).await?)
+    Ok(embed_connect::connect(&settings, name, |options| {
+        options.ping_interval(PING).reconnect_delay_callback(|_| RECONNECT)
+    })
+    .await?)
 }
