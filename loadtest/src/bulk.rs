@@ -16,7 +16,7 @@ use embed_producer::{
 use embed_schemas::{EmbedRequest, Lane, Outcome, Slug};
 use tokio::task::JoinSet;
 
-use crate::scenario::End;
+use crate::end::End;
 
 /// For the outcome of one job.
 const PATIENCE: Duration = Duration::from_secs(60);

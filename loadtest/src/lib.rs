@@ -7,16 +7,20 @@
 //! | `call`, `open_loop`, `closed_loop` | makes online calls |
 //! | `bulk` | keeps bulk jobs in flight |
 //! | `memory` | looks at the memory of processes, and whether it grows |
+//! | `end` | when a run ends |
 //! | `scenario` | all of that at once |
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
+//! | `chaos` | faults on real processes, and whether every job is stored once |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
 //! | `cli` | the command line |
 
 pub mod bulk;
 pub mod call;
+pub mod chaos;
 pub mod cli;
 pub mod closed_loop;
+pub mod end;
 pub mod lengths;
 pub mod memory;
 pub mod open_loop;

@@ -8,12 +8,14 @@
 //! | `page` | the page, its verdicts, tables and text |
 //! | `plot` | one plot as SVG |
 //! | `marks` | the lines and bars of a plot |
+//! | `frame` | the picture that they are drawn in |
 //! | `scale` | values to positions; where the ticks are |
 //! | `number` | numbers as people read them |
 //! | `points` | how points are stored, with the feature `serde` |
 //! | `escape` | text that is safe in HTML |
 
 mod escape;
+mod frame;
 mod marks;
 mod number;
 mod page;

@@ -3,8 +3,8 @@
 use crate::{
     Plot, PlotKind, Series,
     escape::escape,
+    frame::Frame,
     number::significant,
-    plot::Frame,
     scale::{Scale, drawn},
 };
 

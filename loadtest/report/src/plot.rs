@@ -1,46 +1,14 @@
 //! One plot as SVG, with its caption and legend.
 
-use crate::{Plot, escape::escape, marks, scale::Scale};
+use crate::{
+    Plot,
+    escape::escape,
+    frame::{BOTTOM, Frame, HEIGHT, LEFT, RIGHT, TOP, WIDTH, across, up},
+    marks,
+};
 
-const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 62.0;
-const RIGHT: f64 = 18.0;
-const TOP: f64 = 26.0;
-const BOTTOM: f64 = 44.0;
 const X_TICKS: usize = 8;
 const Y_TICKS: usize = 5;
-
-/// Where in the picture values are.
-pub(crate) struct Frame {
-    x: Scale,
-    y: Scale,
-}
-
-impl Frame {
-    /// Where a point is, if it can be drawn.
-    pub(crate) fn place(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
-        Some((across(self.x.position(x)?), up(self.y.position(y)?)))
-    }
-
-    /// Where bars stand on.
-    pub(crate) fn baseline(&self) -> f64 {
-        up(self.y.baseline())
-    }
-
-    /// How wide a distance on the axis of x is, given as it is drawn.
-    pub(crate) fn width_of(&self, distance: f64) -> f64 {
-        self.x.share(distance) * (WIDTH - LEFT - RIGHT)
-    }
-}
-
-fn across(position: f64) -> f64 {
-    LEFT + position * (WIDTH - LEFT - RIGHT)
-}
-
-fn up(position: f64) -> f64 {
-    HEIGHT - BOTTOM - position * (HEIGHT - TOP - BOTTOM)
-}
 
 /// The whole figure.
 pub(crate) fn render(plot: &Plot) -> String {

@@ -1,6 +1,7 @@
 //! The command line of `embed-loadtest`.
 
 mod accept;
+mod chaos;
 mod compare;
 mod overload;
 mod run;
@@ -36,6 +37,9 @@ enum Command {
     Run(run::RunArgs),
     /// What the batch engine promises, measured on a stack of its own; exits with 1 if a promise is not kept
     Accept(accept::AcceptArgs),
+    /// Faults on real processes under load, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead without
+    /// cause
+    Chaos(chaos::ChaosArgs),
     /// Two reports side by side
     Compare(compare::CompareArgs),
     /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
@@ -53,6 +57,7 @@ impl Cli {
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),
+            Command::Chaos(args) => args.run(json),
             Command::Compare(args) => args.run(json),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),

@@ -12,9 +12,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::target::Target;
 use crate::{
+    end::End,
     pattern::Profile,
     report::{Document, Quantiles},
-    scenario::{End, Observed, Scenario},
+    scenario::{Observed, Scenario},
 };
 
 /// A generator that is later than this says so.

@@ -15,9 +15,10 @@ use super::{
     target::{Target, TargetArgs, parse_duration, parse_some_time},
 };
 use crate::{
+    end::End,
     pattern::Profile,
     report::{Better, Document, Figure, Group, Named, Quantiles, call_plots, figures, memory_plot, summary},
-    scenario::{End, Observed, Scenario},
+    scenario::{Observed, Scenario},
     swaps::{Phase, Phases, Plan, Swap},
     tally::Done,
 };

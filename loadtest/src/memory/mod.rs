@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::scenario::End;
+use crate::end::End;
 
 /// How often memory is looked at.
 const EVERY: Duration = Duration::from_secs(1);

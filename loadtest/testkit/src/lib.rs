@@ -2,7 +2,9 @@
 //!
 //! Everything here panics when something goes wrong: in a test, that is the message.
 
+mod cluster;
 mod daemon;
+mod http;
 pub mod model_registry;
 mod nats_server;
 mod paths;
@@ -11,11 +13,12 @@ mod s3_server;
 
 use std::time::{Duration, Instant};
 
+pub use cluster::Cluster;
 pub use daemon::Daemon;
 pub use model_registry::TestRegistry;
 pub use nats_server::NatsServer;
-pub use paths::{nats_server_binary, registry, repository, s3_server_binary, sibling_binary};
-pub use relay::Relay;
+pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
+pub use relay::{Relay, Way};
 pub use s3_server::S3Server;
 
 /// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{daemon::die_with_parent, nats_server_binary, wait_for};
+use crate::{daemon::die_with_parent, http, nats_server_binary, wait_for};
 
 /// A running nats-server with JetStream. Killed, with its store, when dropped.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct NatsServer {
     folder: TempDir,
     more: String,
     port: u16,
+    /// Where it says how it is, if it was told to.
+    monitoring: Option<String>,
 }
 
 impl NatsServer {
@@ -27,21 +29,46 @@ impl NatsServer {
 
     /// Starts a server on a free port, with more lines of configuration, such as `max_payload: 20000`.
     pub fn start_with(more: &str) -> Self {
+        let mut server = Self::launch(more);
+        server.wait_until_listening();
+        server
+    }
+
+    /// Starts a server, and does not wait for it.
+    pub(crate) fn launch(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let child = spawn(&folder, more, None);
-        let mut server = Self { child, folder, more: more.to_owned(), port: 0 };
-        server.port = server.wait_until_listening();
-        server
+        Self { child, folder, more: more.to_owned(), port: 0, monitoring: None }
     }
 
     /// The URL for clients.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address())
+    }
+
+    /// Host and port for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The port.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it is running, or stopped in its tracks.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether it says that it is well: of a cluster, that it knows the leader. Only with `http` in its configuration.
+    pub fn is_healthy(&self) -> bool {
+        self.monitoring.as_deref().is_some_and(http::is_healthy)
     }
 
     /// SIGKILL. The store stays.
@@ -50,20 +77,59 @@ impl NatsServer {
         self.child.wait().expect("the server can be waited for");
     }
 
-    /// Starts it again after [`NatsServer::kill`], on the same port and store.
+    /// Stops it in its tracks: its connections stay, and nobody answers on them.
+    pub fn pause(&mut self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on after [`NatsServer::pause`].
+    pub fn resume(&mut self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// SIGTERM: it stops in good order, soon.
+    pub fn terminate(&mut self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// It tells its clients to go elsewhere, closes their connections one by one, and ends: after `lame_duck_duration`.
+    pub fn lame_duck(&mut self) {
+        self.signal(libc::SIGUSR2);
+    }
+
+    /// Sends a signal, if it is still running.
+    fn signal(&mut self, signal: i32) {
+        if !self.is_running() {
+            return;
+        }
+        let id = i32::try_from(self.child.id()).expect("process ids are small");
+        // SAFETY: `kill` only takes integers, and the child has not been waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the server can be signalled");
+    }
+
+    /// Starts it again after it has ended, on the same port and store.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.folder, &self.more, Some(self.port));
+        self.relaunch();
         self.wait_until_listening();
     }
 
+    /// As [`NatsServer::restart`], and does not wait for it.
+    pub fn relaunch(&mut self) {
+        assert!(!self.is_running(), "a server that runs cannot be started");
+        self.child = spawn(&self.folder, &self.more, Some(self.port));
+    }
+
     /// The server writes the ports that it got into a file.
-    fn wait_until_listening(&mut self) -> u16 {
+    pub fn wait_until_listening(&mut self) {
         let file = self.folder.path().join(format!("nats-server_{}.ports", self.child.id()));
-        wait_for("nats-server to listen", || {
+        let ports = wait_for("nats-server to listen", || {
             assert!(matches!(self.child.try_wait(), Ok(None)), "nats-server ended at once");
-            let ports: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-            ports["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
-        })
+            serde_json::from_slice::<Value>(&fs::read(&file).ok()?).ok()
+        });
+        let address = |what: &str| ports[what][0].as_str()?.rsplit_once("//").map(|(_, address)| address.to_owned());
+        let port = address("nats").and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+        self.port = port.expect("the server says where it listens");
+        self.monitoring = address("monitoring");
     }
 }
 

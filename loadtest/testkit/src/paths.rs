@@ -28,10 +28,21 @@ pub fn s3_server_binary() -> PathBuf {
     installed("SEAWEEDFS_BIN", "weed")
 }
 
+/// What a variable says, what `make setup` has installed, or what is on the `PATH`.
 fn installed(variable: &str, name: &str) -> PathBuf {
-    let binary = env::var_os(variable).map_or_else(|| repository().join(".venv/bin").join(name), PathBuf::from);
-    assert!(binary.is_file(), "{}: there is no {name}; run `make setup`", binary.display());
-    binary
+    if let Some(binary) = env::var_os(variable).map(PathBuf::from) {
+        assert!(binary.is_file(), "{variable}: there is no {}", binary.display());
+        return binary;
+    }
+    let here = repository().join(".venv/bin").join(name);
+    let found = if here.is_file() { Some(here) } else { on_path(name) };
+    found.unwrap_or_else(|| panic!("there is no {name}; run `make setup`, or set {variable}"))
+}
+
+/// A program that the system has, if it has it.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
 /// A binary of another crate of the workspace, in the folder where cargo put this test's.

@@ -2,15 +2,18 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use crate::{daemon::die_with_parent, paths::s3_server_binary, wait_for};
+use crate::{
+    daemon::die_with_parent,
+    http::{ask, is_healthy},
+    paths::s3_server_binary,
+    wait_for,
+};
 
 const ACCESS_KEY: &str = "test";
 const SECRET_KEY: &str = "secret";
@@ -132,19 +135,4 @@ fn free_ports() -> [u16; PORTS] {
     // All are held until all are known, so that they differ.
     let held = [(); PORTS].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     held.map(|listener| listener.local_addr().expect("it has an address").port())
-}
-
-fn is_healthy(address: &str) -> bool {
-    ask(address, "GET /healthz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-}
-
-/// The answer to a request without a body.
-fn ask(address: &str, request: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

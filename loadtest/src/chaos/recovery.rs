@@ -1,0 +1,112 @@
+//! How long it takes until everything works again, after a fault has ended.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use embed_schemas::Lane;
+use serde::Serialize;
+
+use super::{
+    collector::Collector,
+    judge::Expect,
+    traffic::{Clients, Sort},
+};
+
+/// How often what is stored is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Before a call that was not answered is made again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Calls of ours begin at this number, so that their texts are not always the same.
+const FIRST_CALL: u64 = 1000;
+
+/// Seconds from the end of a fault; `None` where it did not come to that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Recovery {
+    /// Until a new call was answered.
+    pub call: Option<f64>,
+    /// Until a new job was stored.
+    pub job: Option<f64>,
+    /// Until the first of the jobs that were waiting when the fault ended was stored; 0 if none was.
+    pub backlog_moves: Option<f64>,
+    /// Until all of them were.
+    pub backlog: Option<f64>,
+}
+
+impl Recovery {
+    /// Whether everything works again.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.call.is_some() && self.job.is_some() && self.backlog.is_some()
+    }
+
+    /// The longest of all, if everything works again.
+    #[must_use]
+    pub fn longest(&self) -> Option<f64> {
+        Some(self.call?.max(self.job?).max(self.backlog?))
+    }
+}
+
+/// Waits for it, but no longer than this.
+pub async fn watch(clients: Clients, collector: Arc<Collector>, within: Duration) -> Recovery {
+    let begun = Instant::now();
+    let waiting: Vec<String> = waiting(&clients, &collector);
+    let call = async {
+        for n in FIRST_CALL.. {
+            if clients.call(n).await {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        begun.elapsed().as_secs_f64()
+    };
+    let job = async {
+        loop {
+            if let (true, Some(id)) = clients.publish(Lane::Job, true, Sort::Good).await {
+                until(|| collector.has(&id)).await;
+                return begun.elapsed().as_secs_f64();
+            }
+        }
+    };
+    let moves = async {
+        until(|| waiting.is_empty() || waiting.iter().any(|id| collector.has(id))).await;
+        if waiting.is_empty() { 0.0 } else { begun.elapsed().as_secs_f64() }
+    };
+    let backlog = async {
+        until(|| waiting.iter().all(|id| collector.has(id))).await;
+        if waiting.is_empty() { 0.0 } else { begun.elapsed().as_secs_f64() }
+    };
+    let (call, job, backlog_moves, backlog) = tokio::join!(
+        tokio::time::timeout(within, call),
+        tokio::time::timeout(within, job),
+        tokio::time::timeout(within, moves),
+        tokio::time::timeout(within, backlog)
+    );
+    Recovery { call: call.ok(), job: job.ok(), backlog_moves: backlog_moves.ok(), backlog: backlog.ok() }
+}
+
+/// Jobs that were accepted and whose results are not there. Those without an id are not told apart until all is over.
+fn waiting(clients: &Clients, collector: &Collector) -> Vec<String> {
+    let jobs = clients.ledger.jobs().into_iter().filter(|job| job.accepted && job.expect == Expect::Vectors);
+    jobs.filter_map(|job| job.id).filter(|id| !collector.has(id)).collect()
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_is_whole_when_all_of_it_is() {
+        let whole = Recovery { call: Some(1.0), job: Some(2.0), backlog_moves: Some(0.5), backlog: Some(3.0) };
+        assert!(whole.is_whole() && whole.longest() == Some(3.0));
+        let part = Recovery { job: None, ..whole };
+        assert!(!part.is_whole() && part.longest().is_none());
+    }
+}
