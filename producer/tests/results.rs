@@ -118,7 +118,7 @@ async fn the_command_prints_no_result_that_is_not_stored_and_says_why() {
 
 /// The stream of results as it was made before results had a subject to be stored on.
 async fn former_stream(client: &Client, settings: &StreamSettings) {
-    let [_, results, _] = streams(&slug("m"), settings);
+    let [_, results, ..] = streams(&slug("m"), settings);
     let subjects = vec![former_result_subject(&slug("m"))];
     let former = StreamSpec { subjects, subject_transform: None, republish: None, ..results };
     let context = jetstream::new(client.nats().clone());

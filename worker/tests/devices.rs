@@ -10,7 +10,7 @@ use std::sync::{
 
 use async_nats::{Client, jetstream};
 use embed_engine::settings::Provider;
-use embed_schemas::{EmbedRequest, Format, JobId, Lane, Outcome, subjects};
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, subjects};
 use embed_testkit::PATIENCE;
 use support::{
     fake::{Devices, FakeWorker, server},
@@ -156,8 +156,8 @@ async fn callers_of_a_lost_device_are_told_to_try_elsewhere() {
     let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
     let request = async_nats::Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(PATIENCE));
     let answer = client.send_request(subjects::bare(Lane::Rpc, &model()), request).await.unwrap();
-    let result = embed_schemas::wire::decode_outcome(&answer.payload).unwrap().into_result().unwrap();
-    let error = result.items[0].error.as_ref().expect("an error");
+    let error = embed_schemas::wire::decode_outcome(&answer.payload).unwrap().into_result().unwrap_err();
+    assert_eq!(error.code, ErrorCode::ModelUnavailable);
     assert!(error.retryable && error.message.contains("device is lost"), "{error}");
     worker.end().await.unwrap_err();
 }
@@ -214,8 +214,38 @@ async fn falling_back_is_told_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_which_nothing_runs_is_an_error_that_names_every_reason() {
     let (nats, _client) = server().await;
-    let devices = Arc::new(Devices { cuda: false, ..Devices::default() });
+    let devices = Arc::new(Devices { cuda: AtomicBool::new(false), ..Devices::default() });
     let error = FakeWorker::start(&nats, &devices, &[Provider::Tensorrt, Provider::Cuda]).end().await.unwrap_err();
     let error = error.to_string();
     assert!(error.contains("tensorrt: the version has no") && error.contains("cuda: libfake.so.1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_fails_every_run_makes_the_worker_unready_and_costs_jobs_nothing() {
+    let (nats, client) = server().await;
+    let devices = Arc::new(Devices::default());
+    let mut worker = FakeWorker::start(&nats, &devices, ON_CUDA);
+    worker.ready().await;
+    devices.broken.store(true, Ordering::SeqCst);
+    let ids = jobs(&client, "broken", 20, 16).await;
+    let unready = async {
+        loop {
+            let (status, body) = http_get(&worker.address, "/readyz").await;
+            if status == 503 && body.contains("fails every run") {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unready).await.expect("unready in time");
+    assert_eq!(worker.metric("akidb_ready", "").await, 0.0);
+    // What it has goes back, and it takes nothing more.
+    while worker.metric("akidb_leases_held", "").await > 0.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(worker.metric("akidb_dead_letters_total", "").await, 0.0);
+    devices.broken.store(false, Ordering::SeqCst);
+    results(&client, &ids).await;
+    assert_eq!(worker.metric("akidb_dead_letters_total", "").await, 0.0);
+    worker.stop().await.unwrap();
 }

@@ -140,8 +140,7 @@ async fn the_result_of_a_job_is_stored_once_and_copied_to_whoever_asked() {
     }
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
     assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, 1);
-    let (_, metrics) = stack.get("/metrics").await;
-    assert!(metrics.contains("akidb_duplicate_results_total"), "{metrics}");
+    assert_eq!(stack.worker_metric("akidb_duplicate_results_total").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,32 +156,6 @@ async fn a_job_pinned_to_the_variant_is_served_by_it() {
     let subject = subjects::pinned(Lane::Rpc, &model(), &variant());
     let answer = stack.call_raw(subject, HeaderMap::new(), r#"{"texts":["a"]}"#).await;
     assert!(decode_outcome(&answer.payload).unwrap().into_result().is_ok());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("worker.toml");
-    fs::write(&file, "[limits]\nmax_deliveries = 1\n").unwrap();
-    let stack = Stack::start_with("", &["--config", file.to_str().unwrap()]).await;
-    // A worker takes it and dies: here, a consumer that takes it and never answers.
-    stack.worker.kill();
-    let stream =
-        async_nats::jetstream::new(stack.client.clone()).get_stream(streams::jobs_stream(&model())).await.unwrap();
-    let name = streams::consumer(&variant(), Lane::Job);
-    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&name).await.unwrap();
-    let request = EmbedRequest { id: Some("poison".parse().unwrap()), ..EmbedRequest::new(["a"]) };
-    stack.client.publish(subjects::bare(Lane::Job, &model()), Format::Json.encode(&request)).await.unwrap();
-    let mut messages = consumer.fetch().max_messages(1).expires(Duration::from_secs(30)).messages().await.unwrap();
-    while messages.next().await.is_none() {
-        messages = consumer.fetch().max_messages(1).messages().await.unwrap();
-    }
-    let worker = Daemon::spawn(&mut worker_command(&stack.nats, &["--config", file.to_str().unwrap()]));
-    let stack = Stack { ready: worker.json_line(), worker, client: stack.client, nats: stack.nats };
-    let error = stack.stored(&"poison".parse().unwrap()).await.into_result().unwrap_err();
-    assert_eq!(error.code, ErrorCode::TooManyDeliveries);
-    stack.wait_for_messages(streams::DEAD_STREAM, 1).await;
-    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

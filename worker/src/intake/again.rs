@@ -28,15 +28,13 @@ impl JobIntake {
         if before.count() >= variant.max_attempts {
             return self.give_up(job, before).await;
         }
-        let during = before.begin();
-        match store.write(&variant.model, job.lease.delivery(), during).await {
-            Ok(()) => {
-                let (subject, payload) = AttemptStore::message(&variant.model, job.lease.delivery(), before);
-                job.lease.on_give_back(subject, payload);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "an attempt at a job cannot be written down; if it kills this worker, that does not count");
-            }
+        // Said first, so that it follows what is written now, whenever the message is given back.
+        let (subject, payload) = AttemptStore::message(&variant.model, job.lease.delivery(), before);
+        if !job.lease.on_give_back(subject, payload) {
+            return;
+        }
+        if let Err(error) = store.write(&variant.model, job.lease.delivery(), before.begin()).await {
+            tracing::warn!(%error, "an attempt at a job cannot be written down; if it kills this worker, that does not count");
         }
         self.submit(job, version, Some((before, turn)));
     }

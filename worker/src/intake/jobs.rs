@@ -21,7 +21,7 @@ use crate::{
     },
     lease::{Attempts, Lease},
     publish::{Ask, Finished, Reply},
-    variant::{Deployment, Permit, ServedVersion},
+    variant::{Deployment, Permit, Reservation, ServedVersion},
 };
 
 /// Most messages that one pull request asks for.
@@ -190,7 +190,7 @@ impl JobIntake {
     }
 
     /// Waits until jobs may come in, and takes room for them.
-    async fn room(&self, estimate: Estimate) -> Permit {
+    async fn room(&self, estimate: Estimate) -> Reservation {
         while let Some(pause) = self.deployment.pause() {
             // What cannot be worked on stays in the stream, for other workers.
             self.set_status(PullStatus::Failed(pause.reason().to_owned()));
@@ -205,7 +205,7 @@ impl JobIntake {
         admission.reserve(self.lane, least, ((messages * estimate.texts).min(texts), bytes)).await
     }
 
-    async fn request(&self, pulling: &mut Pulling, room: Permit) -> Result<(), async_nats::PublishError> {
+    async fn request(&self, pulling: &mut Pulling, room: Reservation) -> Result<(), async_nats::PublishError> {
         let estimate = pulling.estimate;
         let live = self.deployment.peek().is_some();
         let most = if live { MOST_MESSAGES } else { 1 };
@@ -367,6 +367,6 @@ struct Pulling {
     ack_wait: Option<Duration>,
     estimate: Estimate,
     /// Room for what the request that waits may bring.
-    reserved: Option<Permit>,
+    reserved: Option<Reservation>,
     pause: Backoff,
 }

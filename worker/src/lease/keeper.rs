@@ -137,11 +137,15 @@ impl Shared {
 }
 
 impl Held {
-    /// What is said beside it if the message is given back.
-    pub(super) fn on_give_back(&mut self, message: Option<(Subject, Bytes)>) {
-        if let Some(entry) = self.shared.held.lock().get_mut(&self.number) {
+    /// What is said beside it if the message is given back. `false` if it has been already.
+    pub(super) fn on_give_back(&mut self, message: Option<(Subject, Bytes)>) -> bool {
+        let mut held = self.shared.held.lock();
+        let entry = held.get_mut(&self.number);
+        let is_held = entry.is_some();
+        if let Some(entry) = entry {
             entry.on_give_back = message;
         }
+        is_held
     }
 
     pub(super) fn end(self, acknowledgement: Bytes) {

@@ -144,10 +144,10 @@ impl Lease {
         &self.begun
     }
 
-    /// What was written down for the case that this job kills the worker, with what is to be written instead if the message is given back
-    /// in good order.
-    pub fn on_give_back(&mut self, subject: Subject, payload: Bytes) {
-        self.held.on_give_back(Some((subject, payload)));
+    /// What is to be written down if the message is given back in good order, in place of what is written for the case that it kills the
+    /// worker. `false` if it has been given back already, since the worker stops.
+    pub fn on_give_back(&mut self, subject: Subject, payload: Bytes) -> bool {
+        self.held.on_give_back(Some((subject, payload)))
     }
 
     /// The job is done. A lost acknowledgement leads to a redelivery, which the results stream recognizes.

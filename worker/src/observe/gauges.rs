@@ -18,13 +18,17 @@ pub struct Gauges {
     served: ServedVariants,
     connections: Connections,
     keeper: Keeper,
+    /// The process's own: memory, processor time, files, threads.
+    process: metrics_process::Collector,
 }
 
 impl Gauges {
     /// Gauges of these.
     #[must_use]
-    pub const fn new(served: ServedVariants, connections: Connections, keeper: Keeper) -> Self {
-        Self { served, connections, keeper }
+    pub fn new(served: ServedVariants, connections: Connections, keeper: Keeper) -> Self {
+        let process = metrics_process::Collector::default();
+        process.describe();
+        Self { served, connections, keeper, process }
     }
 
     /// Sets them again and again.
@@ -38,6 +42,7 @@ impl Gauges {
 
     /// Sets them.
     pub fn set(&self) {
+        self.process.collect();
         gauge!(names::BUILD_INFO, &[(names::VERSION, env!("CARGO_PKG_VERSION"))]).set(1.0);
         gauge!(names::LEASES_HELD).set(self.keeper.held() as f64);
         for (carries, connection) in [("calls", &self.connections.online), ("stored", &self.connections.stored)] {

@@ -69,7 +69,7 @@ pub struct Reconciler {
     shared: Arc<Shared>,
     base: Vec<VariantSpec>,
     bucket: Bucket,
-    controllers: HashMap<(Slug, Slug), (watch::Sender<VariantSpec>, Task)>,
+    controllers: HashMap<(Slug, Slug), (Task, watch::Sender<VariantSpec>)>,
     refreshes: watch::Sender<u64>,
     watch: Watch,
 }
@@ -128,7 +128,7 @@ impl Reconciler {
                 one.take_bare(&this.shared.intake).await?;
             }
             let task = this.shared.supervisor.spawn("the controller of a variant", controller.run());
-            this.controllers.insert(spec.key(), (sender, task));
+            this.controllers.insert(spec.key(), (task, sender));
         }
         Ok(this)
     }
@@ -220,7 +220,7 @@ impl Reconciler {
         self.shared.wanted.write().clone_from(&wanted);
         for spec in &wanted {
             match self.controllers.get(&spec.key()) {
-                Some((sender, _)) => {
+                Some((_, sender)) => {
                     sender.send_if_modified(|known| {
                         let changes = known != spec;
                         known.clone_from(spec);
@@ -230,14 +230,14 @@ impl Reconciler {
                 None => {
                     let (controller, sender) = self.controller(spec);
                     let task = self.shared.supervisor.spawn("the controller of a variant", controller.run());
-                    self.controllers.insert(spec.key(), (sender, task));
+                    self.controllers.insert(spec.key(), (task, sender));
                 }
             }
         }
         let gone: Vec<_> =
             self.controllers.keys().filter(|key| !wanted.iter().any(|one| one.key() == **key)).cloned().collect();
         for key in gone {
-            if let Some((sender, task)) = self.controllers.remove(&key) {
+            if let Some((task, sender)) = self.controllers.remove(&key) {
                 // It hears of it by the end of its channel, and finishes what it has.
                 drop(sender);
                 task.detach();

@@ -1,7 +1,14 @@
 //! What may come into the worker: texts and bytes that it has room for, and calls that it can answer in time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytesize::ByteSize;
 use embed_engine::runner::RunStats;
 use embed_schemas::{ErrorCode, Lane, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,11 +30,22 @@ struct Room {
     text_capacity: usize,
     blocks: Arc<Semaphore>,
     block_capacity: usize,
+    /// What is in the worker, in texts and blocks. What is only reserved is not.
+    used: [AtomicUsize; 2],
 }
 
-/// A share of the room, until it is dropped.
+/// Room for what is asked for and has not come yet, until it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    room: Arc<Room>,
+    texts: OwnedSemaphorePermit,
+    blocks: OwnedSemaphorePermit,
+}
+
+/// The share of something that is in the worker, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
+    room: Arc<Room>,
     texts: OwnedSemaphorePermit,
     blocks: OwnedSemaphorePermit,
 }
@@ -35,7 +53,7 @@ pub struct Permit {
 /// What a variant admits.
 #[derive(Debug)]
 pub struct Admission {
-    lanes: [Room; 3],
+    lanes: [Arc<Room>; 3],
     rpc_max_wait: Duration,
     rate: ServiceRate,
 }
@@ -52,7 +70,7 @@ impl Room {
     fn new(texts: usize, bytes: usize) -> Self {
         let (text_capacity, block_capacity) = (texts.min(Semaphore::MAX_PERMITS), blocks(bytes).max(1));
         let (texts, blocks) = (Arc::new(Semaphore::new(text_capacity)), Arc::new(Semaphore::new(block_capacity)));
-        Self { texts, text_capacity, blocks, block_capacity }
+        Self { texts, text_capacity, blocks, block_capacity, used: Default::default() }
     }
 
     /// What so much takes; more than everything is everything.
@@ -60,29 +78,29 @@ impl Room {
         (permits(texts.min(self.text_capacity)), permits(blocks(bytes).min(self.block_capacity)))
     }
 
-    fn try_acquire(&self, texts: usize, bytes: usize) -> Option<Permit> {
+    fn try_acquire(self: &Arc<Self>, texts: usize, bytes: usize) -> Option<Permit> {
         let (texts, blocks) = self.amounts(texts, bytes);
         let texts = Arc::clone(&self.texts).try_acquire_many_owned(texts).ok()?;
         let blocks = Arc::clone(&self.blocks).try_acquire_many_owned(blocks).ok()?;
-        Some(Permit { texts, blocks })
+        Some(Permit::new(self, texts, blocks))
     }
 
-    async fn acquire(&self, texts: usize, bytes: usize) -> Permit {
+    async fn reserve(self: &Arc<Self>, texts: usize, bytes: usize) -> Reservation {
         let (texts, blocks) = self.amounts(texts, bytes);
         let never_closed = "the semaphores are never closed";
         let texts = Arc::clone(&self.texts).acquire_many_owned(texts).await.expect(never_closed);
         let blocks = Arc::clone(&self.blocks).acquire_many_owned(blocks).await.expect(never_closed);
-        Permit { texts, blocks }
+        Reservation { room: Arc::clone(self), texts, blocks }
     }
 }
 
-impl Permit {
-    /// Takes so much out of it. `None`, and nothing is different, if it has less.
-    pub fn split(&mut self, texts: usize, bytes: usize) -> Option<Self> {
+impl Reservation {
+    /// Takes so much out of it, for something that has come. `None`, and nothing is different, if it has less.
+    pub fn split(&mut self, texts: usize, bytes: usize) -> Option<Permit> {
         if self.texts.num_permits() < texts || self.blocks.num_permits() < blocks(bytes) {
             return None;
         }
-        Some(Self { texts: self.texts.split(texts)?, blocks: self.blocks.split(blocks(bytes))? })
+        Some(Permit::new(&self.room, self.texts.split(texts)?, self.blocks.split(blocks(bytes))?))
     }
 
     /// Texts that it has room for.
@@ -98,6 +116,23 @@ impl Permit {
     }
 }
 
+impl Permit {
+    fn new(room: &Arc<Room>, texts: OwnedSemaphorePermit, blocks: OwnedSemaphorePermit) -> Self {
+        for (used, more) in room.used.iter().zip([&texts, &blocks]) {
+            used.fetch_add(more.num_permits(), Ordering::Relaxed);
+        }
+        Self { room: Arc::clone(room), texts, blocks }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        for (used, less) in self.room.used.iter().zip([&self.texts, &self.blocks]) {
+            used.fetch_sub(less.num_permits(), Ordering::Relaxed);
+        }
+    }
+}
+
 impl Admission {
     /// Room as the limits say.
     #[must_use]
@@ -107,7 +142,10 @@ impl Admission {
             (limits.job_texts, limits.job_bytes),
             (limits.bulk_texts, limits.bulk_bytes),
         ];
-        let lanes = rooms.map(|(texts, bytes)| Room::new(texts, usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX)));
+        let room = |(texts, bytes): (usize, ByteSize)| {
+            Arc::new(Room::new(texts, usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX)))
+        };
+        let lanes = rooms.map(room);
         Self { lanes, rpc_max_wait: limits.rpc_max_wait, rate: ServiceRate::new(1) }
     }
 
@@ -124,20 +162,20 @@ impl Admission {
     }
 
     /// Waits for room for at least so many texts and bytes in a stored lane, and takes all that `most` allows of what is free then.
-    pub async fn reserve(&self, lane: Lane, least: (usize, usize), most: (usize, usize)) -> Permit {
+    pub async fn reserve(&self, lane: Lane, least: (usize, usize), most: (usize, usize)) -> Reservation {
         let room = &self.lanes[lane.index()];
-        let mut permit = room.acquire(least.0, least.1).await;
+        let mut reserved = room.reserve(least.0, least.1).await;
         let more = |free: usize, has: usize, most: usize| free.min(most.saturating_sub(has));
-        let texts = more(room.texts.available_permits(), permit.texts.num_permits(), most.0);
+        let texts = more(room.texts.available_permits(), reserved.texts.num_permits(), most.0);
         if let Ok(extra) = Arc::clone(&room.texts).try_acquire_many_owned(permits(texts)) {
-            permit.texts.merge(extra);
+            reserved.texts.merge(extra);
         }
         let most_blocks = blocks(most.1).min(room.block_capacity);
-        let more_blocks = more(room.blocks.available_permits(), permit.blocks.num_permits(), most_blocks);
+        let more_blocks = more(room.blocks.available_permits(), reserved.blocks.num_permits(), most_blocks);
         if let Ok(extra) = Arc::clone(&room.blocks).try_acquire_many_owned(permits(more_blocks)) {
-            permit.blocks.merge(extra);
+            reserved.blocks.merge(extra);
         }
-        permit
+        reserved
     }
 
     /// Room for a job that came without any reserved, if there is some now.
@@ -191,15 +229,13 @@ impl Admission {
     /// Texts of this lane that are in the worker.
     #[must_use]
     pub fn in_flight(&self, lane: Lane) -> usize {
-        let room = &self.lanes[lane.index()];
-        room.text_capacity.saturating_sub(room.texts.available_permits())
+        self.lanes[lane.index()].used[0].load(Ordering::Relaxed)
     }
 
     /// Bytes of this lane that are in the worker, in whole KiB.
     #[must_use]
     pub fn bytes_in_flight(&self, lane: Lane) -> usize {
-        let room = &self.lanes[lane.index()];
-        room.block_capacity.saturating_sub(room.blocks.available_permits()) * BLOCK
+        self.lanes[lane.index()].used[1].load(Ordering::Relaxed) * BLOCK
     }
 
     /// Waits until no text of this lane is in the worker.

@@ -13,7 +13,7 @@ use embed_engine::{
 };
 use embed_schemas::{ErrorCode, Lane, Slug};
 
-pub use admission::{Admission, Permit};
+pub use admission::{Admission, Permit, Reservation};
 pub(crate) use deployment::shutting_down;
 pub use deployment::{Deployment, Pause};
 pub use version::{ServedVersion, describe_wanted, result_too_large};

@@ -50,7 +50,9 @@ pub struct Devices {
     /// Whether runs do not go on.
     pub held: AtomicBool,
     /// Whether CUDA's devices can be used at all.
-    pub cuda: bool,
+    pub cuda: AtomicBool,
+    /// On what nothing can be loaded, though it can be used.
+    pub fails_on: Mutex<Option<Provider>>,
     /// How long a run takes.
     pub run: Duration,
     /// Loading waits until something comes from here.
@@ -76,7 +78,8 @@ impl Default for Devices {
             lost: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             held: AtomicBool::new(false),
-            cuda: true,
+            cuda: AtomicBool::new(true),
+            fails_on: Mutex::new(None),
             run: Duration::ZERO,
             loading: Mutex::new(None),
             registry: None,
@@ -140,7 +143,11 @@ impl Engine for FakeEngine {
 
 impl Backend for FakeBackend {
     fn probe(&self, provider: Provider) -> Result<(), LoadError> {
-        if provider == Provider::Cuda && self.0.cuda {
+        let usable = match provider {
+            Provider::Cuda => self.0.cuda.load(Ordering::SeqCst),
+            provider => provider == Provider::Cpu,
+        };
+        if usable {
             return Ok(());
         }
         let reason = "libfake.so.1: cannot open shared object file".to_owned();
@@ -163,6 +170,9 @@ impl Backend for FakeBackend {
         if let Some(told) = devices.loading.lock().unwrap().take() {
             activity.step("building engine 1 of 2".to_owned());
             told.recv().unwrap();
+        }
+        if *devices.fails_on.lock().unwrap() == Some(target.provider) {
+            return Err(EngineError::Onnx("CUDNN_STATUS_INTERNAL_ERROR".to_owned()).into());
         }
         if let Some(folder) = &devices.engines {
             let engine = folder.join("minilm_sm90.engine");
@@ -213,6 +223,16 @@ pub struct FakeWorker {
 impl FakeWorker {
     /// Starts it. It may not be ready yet.
     pub fn start(nats: &NatsServer, devices: &Arc<Devices>, providers: &[Provider]) -> Self {
+        Self::start_with(nats, devices, providers, |_| ())
+    }
+
+    /// The same with another configuration.
+    pub fn start_with(
+        nats: &NatsServer,
+        devices: &Arc<Devices>,
+        providers: &[Provider],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         // Nobody else asks for a port that was free a moment ago.
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let registry = devices.registry.clone().unwrap_or_else(embed_testkit::registry);
@@ -220,6 +240,7 @@ impl FakeWorker {
         config.nats.server = Some(nats.url());
         config.http.addr = addr;
         config.engine.providers = providers.to_vec();
+        change(&mut config);
         let ((stop, stopped), (say, ready)) = (oneshot::channel(), oneshot::channel());
         let backend = Arc::new(FakeBackend(Arc::clone(devices)));
         let task = tokio::spawn(async move {

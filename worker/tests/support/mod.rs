@@ -271,6 +271,16 @@ impl Stack {
         }
     }
 
+    /// The sum of a metric over its labels.
+    pub async fn worker_metric(&self, name: &str) -> f64 {
+        let (_, metrics) = self.get("/metrics").await;
+        let of = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+        };
+        metrics.lines().filter_map(of).sum()
+    }
+
     /// `GET` on the worker's HTTP endpoint: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let address = self.ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();

@@ -1,0 +1,152 @@
+//! Deliveries are not attempts: what counts against a job is what it did, not what happened to its worker.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use async_nats::{HeaderMap, jetstream};
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers, streams, subjects};
+use embed_testkit::Daemon;
+use futures::StreamExt;
+use support::{Stack, model, worker_command};
+use tempfile::TempDir;
+
+/// A configuration with so many attempts.
+fn attempts(most: u64) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, format!("[limits]\nmax_deliveries = {most}\n")).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    (folder, file)
+}
+
+/// A job that takes about a second.
+fn slow(id: &str) -> EmbedRequest {
+    let text = "a long sentence about nothing in particular that goes on and on ".repeat(16);
+    let texts = (0..16).map(|n| format!("{n} {text}"));
+    EmbedRequest { id: Some(id.parse().unwrap()), ..EmbedRequest::new(texts) }
+}
+
+async fn publish(stack: &Stack, lane: Lane, request: &EmbedRequest) {
+    stack.publish_raw(lane, HeaderMap::new(), Format::MessagePack.encode(request)).await;
+}
+
+/// SIGKILL, and another worker in its place.
+fn kill(stack: Stack, config: &str) -> Stack {
+    let Stack { worker, nats, client, .. } = stack;
+    worker.kill();
+    let worker = Daemon::spawn(&mut worker_command(&nats, &["--config", config]));
+    Stack { ready: worker.json_line(), worker, nats, client }
+}
+
+/// The ids of all dead letters, with the attempts that they name.
+async fn dead(stack: &Stack) -> BTreeMap<String, u64> {
+    let context = jetstream::new(stack.client.clone());
+    let stream = context.get_stream(streams::DEAD_STREAM).await.unwrap();
+    let mut dead = BTreeMap::new();
+    for sequence in 1..=stream.cached_info().state.last_sequence {
+        let letter = stream.get_raw_message(sequence).await.unwrap();
+        let request: EmbedRequest = rmp_serde::from_slice(&letter.payload).unwrap();
+        let attempts = letter.headers.get(headers::DEAD_ATTEMPTS).unwrap().as_str().parse().unwrap();
+        dead.insert(request.id.unwrap().to_string(), attempts);
+    }
+    dead
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn innocents_of_a_worker_that_is_killed_are_no_dead_letters() {
+    let (_folder, config) = attempts(2);
+    let mut stack = Stack::start_with("", &["--config", &config]).await;
+    let mut notes = stack.client.subscribe("embed.attempts.>").await.unwrap();
+    for n in 0..40 {
+        publish(&stack, Lane::Job, &slow(&format!("innocent-{n}"))).await;
+    }
+    let results = streams::results_stream(&model());
+    for kills in 1..=3 {
+        // It has many, and some are done.
+        while stack.messages_in(&results).await < kills {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stack = kill(stack, &config);
+    }
+    stack.wait_for_messages(&results, 40).await;
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+    // Each kill may have hit one that ran alone. The first kill was before any did.
+    let dead = dead(&stack).await;
+    assert!(dead.len() <= 2, "{dead:?}");
+    let mut alone = BTreeSet::new();
+    while let Ok(Some(note)) = tokio::time::timeout(Duration::from_millis(100), notes.next()).await {
+        alone.insert(note.subject.to_string());
+    }
+    assert!(!alone.is_empty(), "what was redelivered ran alone");
+    assert!(dead.values().all(|attempts| *attempts >= 2), "{dead:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_stored() {
+    let (_folder, config) = attempts(3);
+    let mut stack = Stack::start_with("", &["--config", &config]).await;
+    let neighbours = 20;
+    publish(&stack, Lane::Bulk, &slow("poison")).await;
+    for n in 0..neighbours {
+        publish(&stack, Lane::Bulk, &slow(&format!("neighbour-{n}"))).await;
+    }
+    // In company, it kills its worker once.
+    while stack.worker_metric("akidb_leases_held").await < 2.0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stack = kill(stack, &config);
+    // From now on it dies whenever the poison runs: it runs alone, and that is written down before.
+    let subject = subjects::attempts(&model(), "1-");
+    let mut notes = stack.client.subscribe("embed.attempts.>").await.unwrap();
+    let mut kills = 1;
+    loop {
+        let stored = stack.messages_in(&streams::results_stream(&model())).await;
+        if stored == neighbours + 1 {
+            break;
+        }
+        let Ok(Some(note)) = tokio::time::timeout(Duration::from_millis(50), notes.next()).await else { continue };
+        let begun = serde_json::from_slice::<serde_json::Value>(&note.payload).unwrap()["begun"] != 0;
+        if note.subject.starts_with(&subject) && begun {
+            kills += 1;
+            assert!(kills <= 3, "it is found within the attempts that it has");
+            stack = kill(stack, &config);
+        }
+    }
+    let error = stack.stored(&"poison".parse().unwrap()).await.into_result().unwrap_err();
+    assert_eq!(error.code, ErrorCode::TooManyDeliveries);
+    assert_eq!(dead(&stack).await.keys().collect::<Vec<_>>(), ["poison"]);
+    for n in 0..neighbours {
+        let id: JobId = format!("neighbour-{n}").parse().unwrap();
+        assert!(matches!(stack.stored(&id).await, Outcome::Result(_)), "{id}");
+    }
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_back_at_shutdown_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, "[limits]\nmax_deliveries = 1\n[worker]\ndrain_timeout = \"1s\"\n").unwrap();
+    let config = file.to_str().unwrap();
+    let mut stack = Stack::start_with("", &["--config", config]).await;
+    for n in 0..24 {
+        publish(&stack, Lane::Job, &slow(&format!("handed-{n}"))).await;
+    }
+    for _ in 0..4 {
+        while stack.worker_metric("akidb_leases_held").await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let Stack { worker, nats, client, .. } = stack;
+        let (status, log) = worker.terminate();
+        assert!(status.success(), "{log}");
+        let worker = Daemon::spawn(&mut worker_command(&nats, &["--config", config]));
+        stack = Stack { ready: worker.json_line(), worker, nats, client };
+    }
+    stack.wait_for_messages(&streams::results_stream(&model()), 24).await;
+    assert!(dead(&stack).await.is_empty());
+}

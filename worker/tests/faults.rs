@@ -1,0 +1,236 @@
+//! Servers, streams and lines that fail: nothing waits for long that need not, and what is told is true.
+
+mod support;
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, HeaderMap, jetstream};
+use embed_schemas::{
+    EmbedRequest, ErrorCode, Format, JobId, Lane,
+    streams::{self, StreamSettings},
+    subjects,
+    wire::decode_outcome,
+};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay};
+use futures::StreamExt;
+use serde_json::json;
+use support::{Stack, model, variant, worker_command};
+
+/// As long as the server waits for an acknowledgement: what is found sooner was not waited for.
+const ACK_WAIT: Duration = Duration::from_secs(60);
+
+fn settings() -> StreamSettings {
+    StreamSettings { ack_wait_ms: ACK_WAIT.as_millis() as u64, ..StreamSettings::default() }
+}
+
+/// A server whose consumers wait long, and a worker on a line to it.
+async fn behind_a_relay() -> (NatsServer, Client, Relay, Daemon) {
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    support::provision(&client, &settings()).await;
+    let relay = Relay::start(nats.address());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    let server = format!("nats://{}", relay.address());
+    command.args(["run", "--server", &server, "--metrics-addr", "127.0.0.1:0", "--json"]);
+    let worker = Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()));
+    worker.json_line();
+    (nats, client, relay, worker)
+}
+
+async fn publish(client: &Client, lane: Lane, request: &EmbedRequest) {
+    let context = jetstream::new(client.clone());
+    let payload = Format::MessagePack.encode(request);
+    context.publish(subjects::bare(lane, &model()), payload).await.unwrap().await.unwrap();
+}
+
+async fn messages_in(client: &Client, stream: &str) -> u64 {
+    jetstream::new(client.clone()).get_stream(stream).await.unwrap().cached_info().state.messages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_with_a_backlog_nothing_waits_for_an_acknowledgement() {
+    let (_nats, client, relay, _worker) = behind_a_relay().await;
+    for n in 0..200 {
+        let texts = (0..8).map(|i| format!("job {n}, text {i}, which is of middling length as texts go"));
+        publish(&client, Lane::Job, &EmbedRequest::new(texts)).await;
+    }
+    let results = streams::results_stream(&model());
+    while messages_in(&client, &results).await < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Longer than pull requests last.
+    relay.go_down();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    relay.mend();
+    let mended = Instant::now();
+    while messages_in(&client, &results).await < 200 {
+        assert!(mended.elapsed() < ACK_WAIT, "{} of 200", messages_in(&client, &results).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    while messages_in(&client, &streams::jobs_stream(&model())).await > 0 {
+        assert!(mended.elapsed() < ACK_WAIT);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_behind_a_dead_line_is_offered_no_calls_after_seconds() {
+    let (nats, client, relay, _worker) = behind_a_relay().await;
+    let other = Daemon::spawn(&mut worker_command(&nats, &[]));
+    other.json_line();
+    // Bytes vanish; nobody is told.
+    relay.swallow();
+    let cut = Instant::now();
+    let mut in_a_row = 0;
+    while in_a_row < 40 {
+        let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
+        let request =
+            async_nats::Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(Duration::from_secs(1)));
+        let answered = client.send_request(subjects::bare(Lane::Rpc, &model()), request).await.is_ok();
+        in_a_row = if answered { in_a_row + 1 } else { 0 };
+        assert!(cut.elapsed() < Duration::from_secs(60), "half of the calls are still lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_deleted_and_made_anew_is_pulled_from_at_once() {
+    let stack = Stack::start().await;
+    let context = jetstream::new(stack.client.clone());
+    let jobs = streams::jobs_stream(&model());
+    let stream = context.get_stream(&jobs).await.unwrap();
+    for round in 0..3 {
+        stream.delete_consumer(&streams::consumer(&variant(), Lane::Job)).await.unwrap();
+        for consumer in streams::consumers(&model(), &variant(), true, &settings()).iter().take(1) {
+            let config = json!({"stream_name": jobs, "config": consumer});
+            let call = format!("CONSUMER.DURABLE.CREATE.{jobs}.{}", consumer.durable_name);
+            let answer: serde_json::Value = context.request(call, &config).await.unwrap();
+            assert!(answer["error"].is_null(), "{answer}");
+        }
+        let made = Instant::now();
+        let id: JobId = format!("anew-{round}").parse().unwrap();
+        publish(&stack.client, Lane::Job, &EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(["a"]) }).await;
+        stack.stored(&id).await.into_result().unwrap();
+        assert!(made.elapsed() < Duration::from_secs(30));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_results_stream_nobody_hears_what_is_not_stored_and_the_worker_is_not_ready() {
+    let stack = Stack::start().await;
+    let context = jetstream::new(stack.client.clone());
+    let name = streams::results_stream(&model());
+    let limit = async |bytes: i64| {
+        let mut stream = context.get_stream(&name).await.unwrap();
+        let mut config = serde_json::to_value(&stream.info().await.unwrap().config).unwrap();
+        config["max_bytes"] = json!(bytes);
+        let answer: serde_json::Value = context.request(format!("STREAM.UPDATE.{name}"), &config).await.unwrap();
+        assert!(answer["error"].is_null(), "{answer}");
+    };
+    limit(1).await;
+    let id: JobId = "unstored".parse().unwrap();
+    let mut heard = stack.client.subscribe(subjects::result(&model(), &id)).await.unwrap();
+    stack.client.flush().await.unwrap();
+    publish(&stack.client, Lane::Job, &EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(["a"]) }).await;
+    let unready = async {
+        loop {
+            let (status, body) = stack.get("/readyz").await;
+            if status == 503 && body.contains("stream of results") && body.contains("full") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unready).await.expect("unready in time");
+    assert!(stack.worker_metric("akidb_store_retries_total").await >= 1.0);
+    assert!(futures::FutureExt::now_or_never(heard.next()).is_none(), "nobody hears what is not stored");
+    limit(1 << 30).await;
+    let message = tokio::time::timeout(PATIENCE, heard.next()).await.expect("heard in time").unwrap();
+    assert!(decode_outcome(&message.payload).unwrap().into_result().is_ok());
+    stack.stored(&id).await.into_result().unwrap();
+    while stack.get("/readyz").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_holds_though_the_workers_clock_is_wrong() {
+    let library =
+        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    let Some(library) = library.into_iter().find(|path| std::path::Path::new(path).exists()) else {
+        eprintln!("skipped: libfaketime is not installed");
+        return;
+    };
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    support::provision(&client, &settings()).await;
+    for off in ["+600s", "-600s"] {
+        let worker = Daemon::spawn(worker_command(&nats, &[]).env("LD_PRELOAD", library).env("FAKETIME", off));
+        worker.json_line();
+        let id: JobId = format!("clock{}", off.replace('+', "p")).parse().unwrap();
+        let request =
+            EmbedRequest { id: Some(id.clone()), deadline_ms: Some(60_000), ..EmbedRequest::new(["in time"]) };
+        publish(&client, Lane::Job, &request).await;
+        let outcome = support::outcome(&client, &model(), &id).await.into_result();
+        assert!(outcome.is_ok(), "{off}: {outcome:?}");
+        worker.kill();
+        // And one that has passed is not computed.
+        let late: JobId = format!("late{}", off.replace('+', "p")).parse().unwrap();
+        let request = EmbedRequest { id: Some(late.clone()), deadline_ms: Some(1), ..EmbedRequest::new(["too late"]) };
+        publish(&client, Lane::Job, &request).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let worker = Daemon::spawn(worker_command(&nats, &[]).env("LD_PRELOAD", library).env("FAKETIME", off));
+        worker.json_line();
+        let error = support::outcome(&client, &model(), &late).await.into_result().unwrap_err();
+        assert_eq!(error.code, ErrorCode::DeadlineExceeded, "{off}");
+        worker.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_done_is_measured_in_the_stream() {
+    let stack = Stack::start().await;
+    // Jobs for a variant that nobody serves.
+    let nobody = "nobody".parse().unwrap();
+    for _ in 0..3 {
+        let payload = Format::Json.encode(&EmbedRequest::new(["a"]));
+        let context = jetstream::new(stack.client.clone());
+        context.publish(subjects::pinned(Lane::Job, &model(), &nobody), payload).await.unwrap().await.unwrap();
+    }
+    let measured = async {
+        while stack.worker_metric("akidb_unclaimed_jobs").await != 3.0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, measured).await.expect("measured in time");
+    let (_, metrics) = stack.get("/metrics").await;
+    for name in [
+        "akidb_consumer_pending",
+        "akidb_consumer_ack_pending",
+        "akidb_oldest_job_age_seconds",
+        "akidb_ready",
+        "akidb_nats_connected",
+        "akidb_leases_held",
+        "akidb_runner_busy_seconds_total",
+        "akidb_tokenizer_queue_texts",
+        "akidb_build_info",
+        "akidb_in_flight_bytes",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.contains(&format!("\n{name}")), "{name} is missing");
+    }
+    assert_eq!(stack.worker_metric("akidb_ready").await, 1.0);
+    // Equal texts count alike everywhere.
+    let before =
+        (stack.worker_metric("akidb_embed_texts_total").await, stack.worker_metric("akidb_embed_tokens_total").await);
+    let request = EmbedRequest { id: Some("equal".parse().unwrap()), ..EmbedRequest::new(vec!["hello world"; 8]) };
+    stack.publish_raw(Lane::Job, HeaderMap::new(), Format::Json.encode(&request)).await;
+    let result = stack.stored(&"equal".parse().unwrap()).await.into_result().unwrap();
+    let tokens: u32 = result.items.iter().map(|item| item.tokens).sum();
+    let after =
+        (stack.worker_metric("akidb_embed_texts_total").await, stack.worker_metric("akidb_embed_tokens_total").await);
+    // The worker's calls to itself are texts as well.
+    assert!(after.0 - before.0 >= 8.0 && after.1 - before.1 >= f64::from(tokens), "{before:?} {after:?}");
+}

@@ -1,0 +1,155 @@
+//! What a worker takes in: no more than it has room for, and whatever it is, it comes to an end.
+
+mod support;
+
+use std::{fs, time::Duration};
+
+use async_nats::{HeaderMap, jetstream};
+use base64::{Engine, prelude::BASE64_URL_SAFE};
+use embed_schemas::{EmbedRequest, ErrorCode, Format, Lane, MAX_TEXTS, headers, streams, subjects};
+use sha2::{Digest, Sha256};
+use support::{Stack, model, variant};
+
+async fn consumer_info(stack: &Stack, lane: Lane) -> jetstream::consumer::Info {
+    let context = jetstream::new(stack.client.clone());
+    let stream = context.get_stream(streams::jobs_stream(&model())).await.unwrap();
+    stream.consumer_info(streams::consumer(&variant(), lane)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_held_than_there_is_room_for_and_nothing_is_redelivered() {
+    let stack = Stack::start().await;
+    for n in 0..200 {
+        stack.publish_raw(Lane::Bulk, HeaderMap::new(), format!("no job {n}")).await;
+    }
+    stack.wait_for_messages(streams::DEAD_STREAM, 200).await;
+    let text = "a text that is long enough to take a while, but not so long that the test does ".repeat(2);
+    let jobs = 24;
+    for _ in 0..jobs {
+        let request = EmbedRequest::new(vec![text.as_str(); MAX_TEXTS]);
+        // No two texts alike: the same text is computed once.
+        let texts = request.texts.iter().enumerate().map(|(n, text)| format!("{n} {text}")).collect();
+        stack
+            .publish_raw(Lane::Bulk, HeaderMap::new(), Format::MessagePack.encode(&EmbedRequest { texts, ..request }))
+            .await;
+    }
+    // 1,024 texts have room: four of these.
+    let mut most = 0;
+    while stack.messages_in(&streams::jobs_stream(&model())).await > 0 {
+        let info = consumer_info(&stack, Lane::Bulk).await;
+        most = most.max(info.num_ack_pending);
+        assert_eq!(info.num_redelivered, 0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!((1..=4).contains(&most), "{most} jobs were held at the same time");
+    assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, jobs);
+    assert_eq!(stack.worker_metric("akidb_redeliveries_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_the_worker_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, "[limits]\njob_bytes = \"1 MiB\"\n").unwrap();
+    let stack = Stack::start_with("", &["--config", file.to_str().unwrap()]).await;
+    // 400 kB each, of which the model reads little.
+    let jobs = 12;
+    for n in 0..jobs {
+        let text = format!("{n} {}", "word ".repeat(40_000));
+        let request = EmbedRequest::new([text.clone(), format!("{text} again")]);
+        stack.publish_raw(Lane::Job, HeaderMap::new(), Format::MessagePack.encode(&request)).await;
+    }
+    let mut most = 0.0f64;
+    while stack.messages_in(&streams::jobs_stream(&model())).await > 0 {
+        most = most.max(stack.worker_metric("akidb_in_flight_bytes").await);
+    }
+    assert!(most <= 1024.0 * 1024.0, "{most} bytes");
+    assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_as_large_as_a_message_can_be_come_to_an_end() {
+    let stack = Stack::start().await;
+    let max_payload = stack.client.server_info().max_payload;
+    // Neither is a job; of one, the id can be read.
+    let garbage = "x".repeat(max_payload - 80);
+    stack.publish_raw(Lane::Job, HeaderMap::new(), garbage.clone()).await;
+    let head = r#"{"id":"doc","texts":""#;
+    let broken = format!("{head}{}\"}}", "y".repeat(max_payload - 80 - head.len() - 2));
+    stack.publish_raw(Lane::Job, HeaderMap::new(), broken.clone()).await;
+    stack.wait_for_messages(streams::DEAD_STREAM, 2).await;
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+    let error = stack.stored(&"doc".parse().unwrap()).await.into_result().unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidRequest);
+    assert!(error.message.len() < 2000 && error.message.contains("texts"), "{}", error.message.len());
+
+    let stream = jetstream::new(stack.client.clone()).get_stream(streams::DEAD_STREAM).await.unwrap();
+    for (sequence, whole) in [(1, &garbage), (2, &broken)] {
+        let letter = stream.get_raw_message(sequence).await.unwrap();
+        let header = |name| letter.headers.get(name).unwrap().as_str().to_owned();
+        assert_eq!(header(headers::DEAD_SIZE), whole.len().to_string());
+        let digest = format!("SHA-256={}", BASE64_URL_SAFE.encode(Sha256::digest(whole)));
+        assert_eq!(header(headers::DEAD_DIGEST), digest);
+        assert!(letter.payload.len() > max_payload / 2 && whole.as_bytes().starts_with(&letter.payload));
+    }
+
+    // A call of the same kind is answered.
+    let error = stack.refusal(broken).await;
+    assert_eq!(error.code, ErrorCode::InvalidRequest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_long_and_no_trace_context_goes_nowhere() {
+    let stack = Stack::start().await;
+    let mut headers = HeaderMap::new();
+    headers.insert(embed_schemas::headers::TRACEPARENT, "x".repeat(60_000).as_str());
+    let request = EmbedRequest { id: Some("traced".parse().unwrap()), ..EmbedRequest::new(["hello"]) };
+    stack.publish_raw(Lane::Job, headers, Format::Json.encode(&request)).await;
+    stack.stored(&"traced".parse().unwrap()).await.into_result().unwrap();
+    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_beside_a_backfill_is_never_refused() {
+    let stack = Stack::start().await;
+    for n in 0..40 {
+        let texts = (0..64).map(|i| format!("chunk {n}, text {i}, with a few words more than that"));
+        stack.publish_raw(Lane::Bulk, HeaderMap::new(), Format::MessagePack.encode(&EmbedRequest::new(texts))).await;
+    }
+    let subject = subjects::bare(Lane::Rpc, &model());
+    for n in 0..20 {
+        let request = EmbedRequest::new((0..50).map(|i| format!("call {n}, text {i}")));
+        let answer = stack.call_raw(subject.clone(), HeaderMap::new(), Format::MessagePack.encode(&request)).await;
+        let result = embed_schemas::wire::decode_outcome(&answer.payload).unwrap().into_result();
+        assert!(result.is_ok(), "call {n}: {result:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_under_overload_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, "[limits]\nrpc_max_wait = \"200ms\"\n[http]\nready_timeout = \"10s\"\n").unwrap();
+    let stack = Stack::start_with("", &["--config", file.to_str().unwrap()]).await;
+    let request = EmbedRequest::new((0..64).map(|i| format!("text {i} of a call that comes when there are too many")));
+    let payload = Format::MessagePack.encode(&request);
+    let subject = subjects::bare(Lane::Rpc, &model());
+    let calls: Vec<_> = (0..60).map(|_| stack.call_raw(subject.clone(), HeaderMap::new(), payload.clone())).collect();
+    let ready = async {
+        // The second is asked after the first is forgotten.
+        for _ in 0..2 {
+            assert_eq!(stack.get("/readyz").await, (200, "ready\n".to_owned()));
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
+    };
+    let (answers, ()) = futures::future::join(futures::future::join_all(calls), ready).await;
+    let outcomes =
+        answers.iter().map(|answer| embed_schemas::wire::decode_outcome(&answer.payload).unwrap().into_result());
+    let (answered, refused): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
+    assert!(!answered.is_empty() && !refused.is_empty(), "{} answered, {} refused", answered.len(), refused.len());
+    for refusal in refused {
+        let error = refusal.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Overloaded);
+        assert!(error.retry_after_ms.is_some_and(|wait| wait >= 10), "{error:?}");
+    }
+}
