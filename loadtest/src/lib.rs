@@ -1,4 +1,4 @@
-//! Load tests: they drive workers from outside, as producers do.
+//! Load tests: they drive workers from outside, as producers do, and measure the engine alone, for comparison.
 //!
 //! | module | does |
 //! |---|---|
@@ -11,8 +11,10 @@
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
+//! | `bench` | how fast the engine is alone |
 //! | `cli` | the command line |
 
+mod bench;
 pub mod bulk;
 pub mod call;
 pub mod cli;

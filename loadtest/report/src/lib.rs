@@ -6,6 +6,7 @@
 //! | module | does |
 //! |---|---|
 //! | `page` | the page, its verdicts, tables and text |
+//! | `table` | tables, and how they look as text |
 //! | `plot` | one plot as SVG |
 //! | `marks` | the lines and bars of a plot |
 //! | `scale` | values to positions; where the ticks are |
@@ -21,8 +22,10 @@ mod plot;
 #[cfg(feature = "serde")]
 mod points;
 mod scale;
+mod table;
 
 pub use number::significant;
+pub use table::Table;
 
 /// A page.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -69,15 +72,6 @@ pub enum Block {
     Table(Table),
     /// A plot.
     Plot(Plot),
-}
-
-/// A table. Columns that hold numbers only are aligned to the right.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
-    /// The columns' headings.
-    pub head: Vec<String>,
-    /// Rows of as many cells.
-    pub rows: Vec<Vec<String>>,
 }
 
 /// A plot.

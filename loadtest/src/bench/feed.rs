@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use embed_engine::{
+    batch::{Action, Batch, CostTable, Entry, Measured, Planner},
+    settings::BatchConfig,
+    shape::Form,
+};
 use embed_schemas::Lane;
 
 use super::batches::Group;
-use crate::{
-    batch::{Action, Batch, CostTable, Entry, Form, Measured, Planner},
-    config::BatchConfig,
-};
 
 /// Texts on their way through a planner, known by their positions.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Feed {
 
 /// A text of a backfill.
 pub(super) const fn entry(text: usize, length: usize, arrival: Instant) -> Entry<usize> {
-    Entry { lane: Lane::Bulk, length, arrival, deadline: None, payload: text }
+    Entry { lane: Lane::Bulk, length, arrival, deadline: None, alone: None, payload: text }
 }
 
 /// The planner's next batch, at once: where it would wait for company, it is told that the time has come.
@@ -65,8 +66,9 @@ pub(super) fn next(planner: &mut Planner<usize>, mut now: Instant) -> Option<Bat
 
 #[cfg(test)]
 mod tests {
+    use embed_engine::settings::BatchPolicy;
+
     use super::*;
-    use crate::config::BatchPolicy;
 
     #[test]
     fn every_text_is_taken_once() {

@@ -1,4 +1,4 @@
-//! `embed-worker bench` measures the real model and says what it measured. What the figures are is not tested: that is
+//! `embed-loadtest bench` measures the real model and says what it measured. What the figures are is not tested: that is
 //! up to the machine.
 
 use std::{
@@ -10,7 +10,7 @@ use embed_testkit::registry;
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-loadtest"));
     command.arg("bench").args(arguments).env("EMBED_REGISTRY", registry());
     command.output().unwrap()
 }

@@ -7,10 +7,12 @@ use std::{
 };
 
 use crossbeam_channel::{Sender, unbounded};
+use embed_engine::{
+    threads::OnDeath,
+    tokenize::{Outcome, Pool, Sink, Task, TextTokenizer},
+};
 use embed_schemas::{Lane, Slug, WireError};
 use serde::Serialize;
-
-use crate::tokenize::{Outcome, Pool, Sink, Task, TextTokenizer};
 
 /// How long each is measured, at least.
 const TAKES: Duration = Duration::from_millis(500);
@@ -100,7 +102,7 @@ fn rate(texts: &[String], encode: impl Fn(&str) -> Result<(), WireError>) -> f64
 
 /// Tells how many texts are done.
 #[derive(Debug)]
-struct Count(Sender<usize>);
+struct Count(Sender<Result<usize, String>>);
 
 impl Sink<()> for Count {
     fn expired(&self, (): &()) -> bool {
@@ -109,14 +111,17 @@ impl Sink<()> for Count {
 
     fn accept(&self, (): &(), outcomes: Vec<Outcome>) {
         // Nobody counts any more once the time is up.
-        let _ = self.0.send(std::hint::black_box(outcomes).len());
+        let _ = self.0.send(Ok(std::hint::black_box(outcomes).len()));
     }
 }
 
 /// Texts a second through this many threads, while this one makes their jobs.
 fn pool_rate(threads: usize, tokenizer: &Arc<TextTokenizer>, texts: &[String]) -> io::Result<PoolRate> {
     let (sender, done) = unbounded();
-    let pool = Pool::start(threads, tokenizer, Count(sender))?;
+    let died = sender.clone();
+    // Nobody waits for it any more once the time is up.
+    let on_death = OnDeath::new(move |reason| drop(died.send(Err(reason))));
+    let pool = Pool::start(threads, tokenizer, Count(sender), &on_death)?;
     let mut jobs = texts.chunks(JOB_TEXTS).cycle();
     let (mut submitted, mut finished) = (0, 0);
     let started = Instant::now();
@@ -126,7 +131,9 @@ fn pool_rate(threads: usize, tokenizer: &Arc<TextTokenizer>, texts: &[String]) -
             submitted += texts.len();
             pool.submit(Lane::Bulk, Task { job: (), texts, prompt: None, truncate: true });
         }
-        finished += done.recv().unwrap_or_default() + done.try_iter().sum::<usize>();
+        for texts in done.recv().into_iter().chain(done.try_iter()) {
+            finished += texts.map_err(io::Error::other)?;
+        }
     }
     Ok(PoolRate { threads, texts_per_second: finished as f64 / started.elapsed().as_secs_f64() })
 }

@@ -2,12 +2,11 @@
 
 use std::{fs, path::Path};
 
-use serde::Serialize;
-
-use crate::{
+use embed_engine::{
     engine::{driver, library},
-    serving::cores,
+    threads::cores,
 };
+use serde::Serialize;
 
 /// Facts without which a figure means nothing.
 #[derive(Debug, Clone, Serialize)]

@@ -1,4 +1,4 @@
-//! `embed-worker bench`: how fast the engine is alone, without NATS and without tokenizing, and what becomes of that
+//! `embed-loadtest bench`: how fast the engine is alone, without NATS and without tokenizing, and what becomes of that
 //! when texts have different lengths. It is what end-to-end throughput is to be compared with. And how fast texts are
 //! tokenized, so how many cores an engine needs beside it.
 
@@ -15,6 +15,7 @@ mod planner_cost;
 mod progress;
 mod report;
 mod runners;
+mod settings;
 mod stats;
 mod texts;
 mod tokenizing;
@@ -26,7 +27,13 @@ use std::{
 };
 
 use anyhow::Context;
-pub use args::BenchArgs;
+pub(crate) use args::BenchArgs;
+use embed_engine::{
+    engine::{EngineError, driver},
+    model::{Activities, Loader, OnnxRuntime},
+    settings::Provider,
+    tokenize::TextTokenizer,
+};
 use embed_schemas::model::GraphForm;
 
 use self::{
@@ -35,15 +42,8 @@ use self::{
     progress::Progress,
     report::{Parameters, Report, SCHEMA, Subject},
     runners::Runners,
+    settings::Settings,
 };
-use crate::{
-    app,
-    config::{Config, Provider, load},
-    engine::{EngineError, driver},
-    serving::{Activities, Loader, OnnxRuntime},
-    tokenize::TextTokenizer,
-};
-
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
 const SEED: u64 = 1;
 
@@ -51,8 +51,8 @@ const SEED: u64 = 1;
 ///
 /// # Errors
 /// If the environment does not make a configuration.
-pub fn configure(args: &BenchArgs) -> anyhow::Result<(Config, Provider)> {
-    let mut config = load::load(None, &[])?.config;
+pub(crate) fn configure(args: &BenchArgs) -> anyhow::Result<(Settings, Provider)> {
+    let mut config = Settings::load()?;
     let provider = args.apply(&mut config);
     Ok((config, provider))
 }
@@ -61,15 +61,16 @@ pub fn configure(args: &BenchArgs) -> anyhow::Result<(Config, Provider)> {
 ///
 /// # Errors
 /// If something that is asked for is not there, a run fails, or the report cannot be written.
-pub async fn run(args: &BenchArgs, config: Config, provider: Provider) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &BenchArgs, config: Settings, provider: Provider, json: bool) -> anyhow::Result<()> {
     let on_device = provider.on_device();
     if let Some(folder) = &args.out {
         // Before the measuring: a folder that cannot be made is better known now.
         fs::create_dir_all(folder).with_context(|| format!("--out {}", folder.display()))?;
     }
-    let source = app::open_source(&config)?;
+    let source = config.open_source()?;
     let parts = plan::parts(&source, args, &config.engine).await?;
-    let loader = Loader::new(source, Arc::new(OnnxRuntime::new(&config)), Activities::default());
+    let backend = OnnxRuntime::new(config.engine.clone(), config.tokenize.max_text_bytes, &config.cache_dir());
+    let loader = Loader::new(source, Arc::new(backend), Activities::default());
     let mut report = Report {
         schema: SCHEMA,
         program: env!("CARGO_PKG_VERSION"),
@@ -94,20 +95,20 @@ pub async fn run(args: &BenchArgs, config: Config, provider: Provider) -> anyhow
         }
     }
     progress.finish();
-    write(args, &report)
+    write(args, &report, json)
 }
 
 /// The devices that are used, as far as they can be told.
-fn devices(config: &Config, on_device: bool) -> Vec<u32> {
+fn devices(config: &Settings, on_device: bool) -> Vec<u32> {
     if on_device { driver::chosen(&config.engine.devices).unwrap_or_default() } else { Vec::new() }
 }
 
 /// Batches at the same time, on each device if there are any.
-const fn runners(config: &Config, on_device: bool) -> usize {
+const fn runners(config: &Settings, on_device: bool) -> usize {
     if on_device { config.engine.device.runners } else { config.engine.runners }
 }
 
-fn parameters(args: &BenchArgs, config: &Config, on_device: bool) -> Parameters {
+fn parameters(args: &BenchArgs, config: &Settings, on_device: bool) -> Parameters {
     let runners = runners(config, on_device);
     Parameters {
         runners,
@@ -129,7 +130,7 @@ fn parameters(args: &BenchArgs, config: &Config, on_device: bool) -> Parameters 
 async fn measure(
     part: &Part,
     args: &BenchArgs,
-    config: &Config,
+    config: &Settings,
     loader: &Loader,
     progress: &mut Progress,
     report: &mut Report,
@@ -140,7 +141,7 @@ async fn measure(
     let loaded = loader.load(&part.selected, false).await?;
     let engines = Runners::start(loaded.engines);
     let ids = texts::ids(&loaded.tokenizer)?;
-    let packed = loaded.running.packed.then(|| Subject { form: GraphForm::Packed, ..subject.clone() });
+    let packed = loaded.report.packed.then(|| Subject { form: GraphForm::Packed, ..subject.clone() });
     for subject in [&subject].into_iter().chain(&packed) {
         for shape in &part.shapes {
             progress.begin(&format!("{subject}: {} x {} tokens", shape.0, shape.1));
@@ -193,7 +194,7 @@ fn measure_tokenizing(
     Ok(())
 }
 
-fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
+fn write(args: &BenchArgs, report: &Report, json: bool) -> anyhow::Result<()> {
     if let Some(folder) = &args.out {
         let json = serde_json::to_string_pretty(report)?;
         let files = [("bench.json", json), ("bench.html", html::page(report).render())];
@@ -203,7 +204,7 @@ fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
         }
     }
     let mut out = io::stdout();
-    if args.json {
+    if json {
         writeln!(out, "{}", serde_json::to_string(report)?)?;
     } else {
         write!(out, "{report}")?;

@@ -5,15 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_engine::{
+    engine::{Engine, EngineError, Input},
+    shape::Form,
+};
 use embed_schemas::model::GraphForm;
 use fastrand::Rng;
 use serde::Serialize;
 
 use super::{report::Subject, runners::Runners, stats::quantile_ms};
-use crate::{
-    batch::Form,
-    engine::{Engine, EngineError, Input},
-};
 
 /// The figures of one shape.
 #[derive(Debug, Clone, Serialize)]

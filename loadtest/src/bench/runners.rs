@@ -3,7 +3,7 @@
 
 use std::{sync::mpsc, thread::JoinHandle};
 
-use crate::engine::Engine;
+use embed_engine::engine::Engine;
 
 type Work<E> = Box<dyn FnOnce(&mut E) + Send>;
 

@@ -1,12 +1,12 @@
 //! What a bench will do, and about how long each part takes.
 
+use embed_engine::{
+    model::{self, ResolvedModel, Source},
+    settings::{CURRENT, EngineConfig, ModelSpec, Provider},
+};
 use embed_schemas::{ModelMetadata, Precision, Slug};
 
 use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
-use crate::{
-    config::{CURRENT, EngineConfig, Provider, VariantConfig},
-    model::{self, Selected, Source},
-};
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
 const MS_PER_TOKEN: f64 = 0.3;
@@ -15,7 +15,7 @@ const MS_PER_TOKEN: f64 = 0.3;
 #[derive(Debug)]
 pub(super) struct Part {
     /// The graph.
-    pub(super) selected: Selected,
+    pub(super) selected: ResolvedModel,
     /// Cells of the matrix: texts, tokens of each.
     pub(super) shapes: Vec<(usize, usize)>,
     /// Texts of many lengths.
@@ -88,8 +88,8 @@ pub(super) async fn parts(source: &Source, args: &BenchArgs, engine: &EngineConf
         let provider = engine.providers[0];
         for precision in precisions(&metadata, provider, &args.precisions)? {
             let shapes = shapes(args, provider.on_device(), metadata.max_seq_length as usize);
-            let config = VariantConfig { precision: Some(precision), ..VariantConfig::of(model.to_string()) };
-            let selected = model::graphs(model.clone(), metadata.clone(), &config, engine)?;
+            let spec = ModelSpec { precision: Some(precision), ..ModelSpec::current(model.to_string()) };
+            let selected = model::graphs(model.clone(), metadata.clone(), &spec, engine)?;
             parts.push(Part { selected, shapes, mixes: args.mixes() });
         }
     }

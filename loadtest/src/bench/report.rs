@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use embed_report::significant;
+use embed_engine::settings::{Devices, Provider};
+use embed_report::{Table, significant};
 use embed_schemas::{Precision, Slug, model::GraphForm};
 use serde::Serialize;
 
@@ -12,10 +13,6 @@ use super::{
     mix::{ARRIVAL_BATCH, MixRow},
     planner_cost::PlannerCost,
     tokenizing::TokenizeRow,
-};
-use crate::{
-    config::{Devices, Provider},
-    table::Table,
 };
 
 /// The format's name and version.
@@ -129,7 +126,7 @@ impl Report {
             ("load average before", load),
             ("devices", if machine.devices.is_empty() { "none".to_owned() } else { machine.devices.join(", ") }),
             ("ONNX Runtime", machine.onnxruntime.clone()),
-            ("embed-worker", self.program.to_owned()),
+            ("embed-loadtest", self.program.to_owned()),
             ("runners", runners),
             ("budget of a batch", format!("{} tokens, {} texts", parameters.max_tokens, parameters.max_texts)),
         ]
@@ -138,14 +135,14 @@ impl Report {
     }
 
     /// The matrix, the mixes, tokenizing and the planner's cost; what was not measured is left out.
-    pub(super) fn tables(&self) -> Vec<Table> {
+    pub(super) fn tables(&self) -> Vec<(String, Table)> {
         let tables = [self.matrix_table(), self.mix_table(), self.tokenize_table(), self.planner_table()];
-        tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
+        tables.into_iter().filter(|(_, table)| !table.rows.is_empty()).collect()
     }
 
-    fn matrix_table(&self) -> Table {
+    fn matrix_table(&self) -> (String, Table) {
         let head = ["model", "precision", "form", "batch", "length", "texts/s", "tokens/s", "p50 ms", "p95 ms", "runs"];
-        let mut table = Table::new("Full batches of one length", &head);
+        let mut table = Table::new(&head);
         for cell in &self.matrix {
             table.row([
                 cell.subject.model.to_string(),
@@ -160,10 +157,10 @@ impl Report {
                 cell.runs.to_string(),
             ]);
         }
-        table
+        ("Full batches of one length".to_owned(), table)
     }
 
-    fn mix_table(&self) -> Table {
+    fn mix_table(&self) -> (String, Table) {
         let title = format!(
             "Texts of many lengths: sorted by length; through the planner, {} waiting; in order of arrival, {ARRIVAL_BATCH} a batch",
             self.parameters.window
@@ -181,7 +178,7 @@ impl Report {
             "packed",
             "ratio",
         ];
-        let mut table = Table::new(&title, &head);
+        let mut table = Table::new(&head);
         for row in &self.mixes {
             for arm in &row.arms {
                 table.row([
@@ -199,13 +196,13 @@ impl Report {
                 ]);
             }
         }
-        table
+        (title, table)
     }
 
-    fn tokenize_table(&self) -> Table {
+    fn tokenize_table(&self) -> (String, Table) {
         let title = "Tokenizing: one thread, by the worker and by the library alone; several threads; threads that the engine needs";
         let head = ["model", "mix", "tokens", "texts/s", "library", "ratio", "threads: texts/s", "for the engine"];
-        let mut table = Table::new(title, &head);
+        let mut table = Table::new(&head);
         for row in &self.tokenizing {
             let pools = row.pools.iter().map(|pool| format!("{}: {}", pool.threads, number(pool.texts_per_second)));
             table.row([
@@ -219,7 +216,7 @@ impl Report {
                 self.fastest(row).map_or_else(|| "-".to_owned(), |speed| number(row.threads_for(speed))),
             ]);
         }
-        table
+        (title.to_owned(), table)
     }
 
     /// The most texts a second that an engine took of a model and mix, of all graphs and orders.
@@ -228,12 +225,12 @@ impl Report {
         rows.flat_map(|row| &row.arms).map(|arm| arm.texts_per_second).max_by(f64::total_cmp)
     }
 
-    fn planner_table(&self) -> Table {
-        let mut table = Table::new(PLANNER_TITLE, &["waiting", "µs/text", "texts/batch"]);
+    fn planner_table(&self) -> (String, Table) {
+        let mut table = Table::new(&["waiting", "µs/text", "texts/batch"]);
         for cost in &self.planner {
             table.row([cost.waiting.to_string(), number(cost.us_per_text), number(cost.texts_per_batch)]);
         }
-        table
+        (PLANNER_TITLE.to_owned(), table)
     }
 }
 
@@ -242,8 +239,8 @@ impl fmt::Display for Report {
         for (name, value) in self.facts() {
             writeln!(f, "{name:<20} {value}")?;
         }
-        for table in self.tables() {
-            write!(f, "\n{}", table.aligned())?;
+        for (title, table) in self.tables() {
+            write!(f, "\n{title}\n{}", table.aligned())?;
         }
         Ok(())
     }

@@ -8,6 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_engine::{
+    batch::{CostTable, Measured},
+    engine::{Engine, EngineError, Input},
+    settings::BatchConfig,
+    shape::{Form, Shape},
+};
 use serde::Serialize;
 
 use super::{
@@ -16,11 +22,6 @@ use super::{
     report::Subject,
     runners::Runners,
     stats::median,
-};
-use crate::{
-    batch::{CostTable, Form, Measured, Shape},
-    config::BatchConfig,
-    engine::{Engine, EngineError, Input},
 };
 
 /// Texts in a batch where they are not sorted: what most servers do.
@@ -284,10 +285,10 @@ fn run(engine: &mut impl Engine, texts: &[Vec<u32>], source: &dyn Source) -> Res
 mod tests {
     use std::sync::Arc;
 
+    use embed_engine::{engine::Vectors, settings::Provider, shape::Unit};
     use embed_schemas::{Precision, Slug};
 
     use super::*;
-    use crate::{batch::Unit, config::Provider, engine::Vectors};
 
     /// Counts the tokens that are no padding.
     #[derive(Debug)]

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use embed_engine::{
+    batch::{CostTable, Planner},
+    settings::BatchConfig,
+};
 use serde::Serialize;
 
 use super::{feed, lengths};
-use crate::{
-    batch::{CostTable, Planner},
-    config::BatchConfig,
-};
 
 /// Numbers of waiting texts.
 const WAITING: [usize; 4] = [100, 1_000, 10_000, 100_000];

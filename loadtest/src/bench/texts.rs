@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
+use embed_engine::tokenize::TextTokenizer;
 use embed_schemas::WireError;
 use serde::Deserialize;
 
 use super::{args::BenchArgs, lengths, matrix::Ids};
-use crate::tokenize::TextTokenizer;
 
 const SAMPLE: &str = include_str!("../../../deploy/samples/wordnet/sentences.jsonl");
 

@@ -6,7 +6,6 @@ use super::{
     mix::{MixRow, Order},
     report::{Report, Subject},
 };
-use crate::table::Table;
 
 /// The page of a bench.
 pub(super) fn page(report: &Report) -> Page {
@@ -15,15 +14,14 @@ pub(super) fn page(report: &Report) -> Page {
         let blocks = [matrix_plots(report, subject), mix_plots(report, subject)].concat();
         sections.push(Section { title: subject.to_string(), blocks });
     }
-    for table in report.tables() {
-        let Table { title, head, rows } = table;
-        let mut blocks = vec![Block::Table(embed_report::Table { head, rows })];
+    for (title, table) in report.tables() {
+        let mut blocks = vec![Block::Table(table)];
         if title == super::report::PLANNER_TITLE {
             blocks.insert(0, planner_plot(report));
         }
         sections.push(Section { title, blocks });
     }
-    Page { title: "embed-worker bench".to_owned(), summary: summary(report), facts: report.facts(), sections }
+    Page { title: "embed-loadtest bench".to_owned(), summary: summary(report), facts: report.facts(), sections }
 }
 
 fn summary(report: &Report) -> Vec<Verdict> {

@@ -1,20 +1,20 @@
-//! The command line of `embed-worker bench`.
+//! The command line of `embed-loadtest bench`.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use embed_engine::{
+    settings::{Devices, Provider},
+    threads::cores,
+};
 use embed_schemas::Precision;
 use serde::{Deserialize, de::IntoDeserializer};
 
-use super::texts::Mix;
-use crate::{
-    config::{Config, Devices, Provider},
-    engine::cores,
-};
+use super::{settings::Settings, texts::Mix};
 
 /// What to measure.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Model registry: a path, file://, s3://, gs:// or az://
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(super) registry: Option<String>,
@@ -79,9 +79,6 @@ pub struct BenchArgs {
     /// Write bench.json and bench.html into this folder
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 impl BenchArgs {
@@ -100,7 +97,7 @@ impl BenchArgs {
     }
 
     /// Puts what was asked for into the configuration, and gives back what runs the graphs.
-    pub(super) fn apply(&self, config: &mut Config) -> Provider {
+    pub(super) fn apply(&self, config: &mut Settings) -> Provider {
         config.registry = self.registry.clone().or(config.registry.take());
         let engine = &mut config.engine;
         let provider = self.provider.unwrap_or(engine.providers[0]);
@@ -124,8 +121,7 @@ impl BenchArgs {
             config.batch.max_texts = self.max_texts.unwrap_or(config.batch.max_texts);
             config.batch.max_tokens = self.max_tokens.unwrap_or(config.batch.max_tokens);
         }
-        config.limits = config.limits.resolved(provider.on_device());
-        config.limits.bulk_texts = self.window.unwrap_or(config.limits.bulk_texts);
+        config.limits.bulk_texts = self.window.unwrap_or_else(|| config.limits.window(provider.on_device()));
         provider
     }
 
