@@ -108,7 +108,7 @@ on=(--provider "$provider")
 bench() {
     local name=$1 && shift
     say "engine: $name"
-    embed-worker bench "${on[@]}" --out "$out/$name" "$@" >"$out/$name.txt" || failed=1
+    embed-loadtest bench "${on[@]}" --out "$out/$name" "$@" >"$out/$name.txt" || failed=1
 }
 lengths=(--length "32,128" --seconds-per-cell 0.3 --mix none)
 if chosen engine; then

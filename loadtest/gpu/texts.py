@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parents[2] / "deploy/samples/wordnet/sentences.jsonl"
 # The two special tokens of a text.
 SPECIAL = 2
 FULL = 128
-# As those of `embed-worker bench --mix mixed`: after the cuts, 41 tokens on average.
+# As those of `embed-loadtest bench --mix mixed`: after the cuts, 41 tokens on average.
 MU, SIGMA, SHORTEST, LONGEST = 3.25, 1.0, 3, 256
 
 

@@ -1,4 +1,4 @@
-//! Load tests: they drive workers from outside, as producers do.
+//! Load tests: they drive workers from outside, as producers do, and measure the engine alone, for comparison.
 //!
 //! | module | does |
 //! |---|---|
@@ -13,8 +13,10 @@
 //! | `chaos` | faults on real processes, and whether every job is stored once |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
+//! | `bench` | how fast the engine is alone |
 //! | `cli` | the command line |
 
+mod bench;
 pub mod bulk;
 pub mod call;
 pub mod chaos;

@@ -6,6 +6,7 @@
 //! | module | does |
 //! |---|---|
 //! | `page` | the page, its verdicts, tables and text |
+//! | `table` | tables, and how they look as text |
 //! | `plot` | one plot as SVG |
 //! | `marks` | the lines and bars of a plot |
 //! | `frame` | the picture that they are drawn in |
@@ -23,8 +24,10 @@ mod plot;
 #[cfg(feature = "serde")]
 mod points;
 mod scale;
+mod table;
 
 pub use number::significant;
+pub use table::Table;
 
 /// A page.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,15 +74,6 @@ pub enum Block {
     Table(Table),
     /// A plot.
     Plot(Plot),
-}
-
-/// A table. Columns that hold numbers only are aligned to the right.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
-    /// The columns' headings.
-    pub head: Vec<String>,
-    /// Rows of as many cells.
-    pub rows: Vec<Vec<String>>,
 }
 
 /// A plot.

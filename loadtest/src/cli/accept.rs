@@ -1,6 +1,6 @@
 //! `accept`: what the batch engine promises, each a ratio taken in one run on one machine.
 //!
-//! It brings a stack of its own: first the engine alone (`embed-worker bench`), then, with `embed dev`, the whole way over
+//! It brings a stack of its own: first the engine alone (`embed-loadtest bench`), then, with `embed dev`, the whole way over
 //! the same texts.
 
 use std::{
@@ -142,12 +142,12 @@ impl AcceptArgs {
         finish(&document, self.out.as_deref(), json)
     }
 
-    /// `embed-worker bench` with these arguments.
+    /// `embed-loadtest bench` with these arguments, in a process of its own.
     fn bench(&self, arguments: &[&str], file: Option<&Path>) -> anyhow::Result<Value> {
-        let mut command = sibling("embed-worker")?;
+        let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "--json", "--registry", &self.registry]).args(arguments).args(file);
         let output = command.stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "embed-worker bench failed; its message is above");
+        ensure!(output.status.success(), "the bench failed; its message is above");
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 }

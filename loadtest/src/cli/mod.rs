@@ -17,6 +17,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use embed_connect::ConnectSettings;
+use embed_engine::engine::attention;
+
+use crate::bench::{self, BenchArgs};
 
 /// Measures workers from outside.
 #[derive(Debug, Parser)]
@@ -40,6 +43,8 @@ enum Command {
     /// Faults on real processes under load, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead without
     /// cause
     Chaos(chaos::ChaosArgs),
+    /// How fast the engine is alone, without NATS; its configuration is a worker's, from the environment
+    Bench(Box<BenchArgs>),
     /// Two reports side by side
     Compare(compare::CompareArgs),
     /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
@@ -58,6 +63,7 @@ impl Cli {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),
             Command::Chaos(args) => args.run(json),
+            Command::Bench(args) => run_bench(&args, json),
             Command::Compare(args) => args.run(json),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),
@@ -73,4 +79,15 @@ impl Cli {
             }
         }
     }
+}
+
+fn run_bench(args: &BenchArgs, json: bool) -> anyhow::Result<bool> {
+    let (config, provider) = bench::configure(args)?;
+    if provider.on_device() {
+        // SAFETY: this is the main thread, and no other has been started yet.
+        unsafe { attention::choose(&config.engine.devices) };
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(bench::run(args, config, provider, json))?;
+    Ok(true)
 }

@@ -1,21 +1,16 @@
 //! From a location to an object store.
 
+#[cfg(feature = "remote")]
+mod remote;
+
 use std::{
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
-use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    local::LocalFileSystem,
-    path::Path as ObjectPath,
-    prefix::PrefixStore,
-};
+use object_store::{ObjectStore, local::LocalFileSystem, path::Path as ObjectPath, prefix::PrefixStore};
+#[cfg(feature = "remote")]
+use remote::open as remote;
 
 use crate::RegistryOptions;
 
@@ -39,14 +34,7 @@ pub(crate) fn open(location: &str, options: &RegistryOptions) -> Result<Opened, 
         return Err(format!("the bucket is missing; write {scheme}://BUCKET/PREFIX"));
     }
     let prefix = ObjectPath::parse(prefix.trim_end_matches('/')).map_err(|error| error.to_string())?;
-    // The TLS library asks for a process-wide provider. It is there already if NATS was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let store = match scheme {
-        "s3" => s3(bucket, options),
-        "gs" => gcs(bucket, options),
-        _ => azure(bucket, options),
-    };
-    let store = store.map_err(|error| error.to_string())?;
+    let store = remote(scheme, bucket, options)?;
     let store = if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
     Ok(Opened { store, folder: None })
 }
@@ -63,72 +51,12 @@ fn open_folder(path: &Path) -> Result<Opened, String> {
     Ok(Opened { store: Arc::new(store), folder: Some(path.to_owned()) })
 }
 
-type Store = object_store::Result<Arc<dyn ObjectStore>>;
-
-fn s3(bucket: &str, options: &RegistryOptions) -> Store {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry(options));
-    for (key, value) in client_defaults("AWS") {
-        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
-    }
-    for (key, value) in settings::<AmazonS3ConfigKey>(options)? {
-        builder = builder.with_config(key, value);
-    }
-    Ok(Arc::new(builder.build()?))
-}
-
-fn gcs(bucket: &str, options: &RegistryOptions) -> Store {
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry(options));
-    for (key, value) in client_defaults("GOOGLE") {
-        builder = builder.with_config(GoogleConfigKey::Client(key), value);
-    }
-    for (key, value) in settings::<GoogleConfigKey>(options)? {
-        builder = builder.with_config(key, value);
-    }
-    Ok(Arc::new(builder.build()?))
-}
-
-fn azure(container: &str, options: &RegistryOptions) -> Store {
-    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry(options));
-    for (key, value) in client_defaults("AZURE") {
-        builder = builder.with_config(AzureConfigKey::Client(key), value);
-    }
-    for (key, value) in settings::<AzureConfigKey>(options)? {
-        builder = builder.with_config(key, value);
-    }
-    Ok(Arc::new(builder.build()?))
-}
-
-/// What is given beside the environment.
-fn settings<K: FromStr<Err = object_store::Error>>(
-    options: &RegistryOptions,
-) -> object_store::Result<Vec<(K, String)>> {
-    options.settings.iter().map(|(key, value)| Ok((key.to_ascii_lowercase().parse()?, value.clone()))).collect()
-}
-
-/// The library bounds the time of a whole request, which a large file on a slow line needs; what tells a dead
-/// connection from a slow one is that nothing comes. The environment may say otherwise.
-fn client_defaults(prefix: &str) -> impl Iterator<Item = (ClientConfigKey, &'static str)> {
-    [
-        (ClientConfigKey::Timeout, "TIMEOUT", "1 day"),
-        (ClientConfigKey::ReadTimeout, "READ_TIMEOUT", "30 s"),
-        (ClientConfigKey::ConnectTimeout, "CONNECT_TIMEOUT", "5 s"),
-    ]
-    .into_iter()
-    .filter(move |(_, name, _)| std::env::var_os(format!("{prefix}_{name}")).is_none())
-    .map(|(key, _, value)| (key, value))
-}
-
-fn retry(options: &RegistryOptions) -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(5),
-            base: 2.,
-        },
-        // The time is the bound; nothing is tried this often in it.
-        max_retries: 10_000,
-        retry_timeout: options.retry_for,
-    }
+#[cfg(not(feature = "remote"))]
+fn remote(scheme: &str, _: &str, _: &RegistryOptions) -> Result<Arc<dyn ObjectStore>, String> {
+    Err(format!(
+        "this program was built without registries in buckets; use a folder, or build it with the feature `remote` of \
+         `embed-registry` for {scheme}://"
+    ))
 }
 
 #[cfg(test)]
@@ -144,6 +72,20 @@ mod tests {
         assert!(refusal("ftp://host").contains("unknown scheme `ftp`"));
         assert!(refusal("/nowhere/at/all").contains("no such folder"));
         assert!(refusal("s3:///prefix").contains("bucket is missing"));
+    }
+
+    #[cfg(not(feature = "remote"))]
+    #[test]
+    fn without_buckets_the_feature_is_named() {
+        for location in ["s3://bucket", "gs://bucket/prefix", "az://container"] {
+            let reason = refusal(location);
+            assert!(reason.contains("feature `remote`") && reason.contains(&location[..5]), "{reason}");
+        }
+    }
+
+    #[cfg(feature = "remote")]
+    #[test]
+    fn locations_in_buckets() {
         for location in ["s3://bucket", "s3://bucket/some/prefix/", "gs://bucket/prefix"] {
             assert!(open(location, &RegistryOptions::default()).is_ok(), "{location}");
         }

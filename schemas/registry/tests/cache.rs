@@ -1,4 +1,5 @@
 //! The cache, between a worker and a real S3 server whose line can be cut.
+#![cfg(feature = "remote")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Engines that machines share through a registry.
+#![cfg(feature = "remote")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A registry in a folder.
+#![cfg(feature = "remote")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A registry in a bucket of a real S3 server.
+#![cfg(feature = "remote")]
 
 mod support;
 

@@ -10,6 +10,8 @@ pub use observer::{Observer, Unobserved};
 use parking_lot::Mutex;
 pub use request::{Embedded, EmbeddedText, Request};
 
+use tokio::sync::oneshot;
+
 use self::request::{IntoBatches, Pending, Text};
 use crate::{
     batch::{BatchQueue, Depth},
@@ -35,6 +37,16 @@ pub struct PipelineContext<'a> {
     pub observer: Arc<dyn Observer>,
     /// Hears why a thread cannot go on.
     pub on_death: OnDeath,
+}
+
+impl<'a> PipelineContext<'a> {
+    /// With as many runs at one time as `limit` allows, nobody who listens, and all else at its default. A thread that cannot go on is
+    /// only logged.
+    #[must_use]
+    pub fn new(batch: &'a BatchConfig, limit: Arc<RunLimit>) -> Self {
+        let on_death = OnDeath::new(|reason| tracing::error!(reason, "a thread of a pipeline cannot go on"));
+        Self { batch, tokenizer_threads: 0, nice: 0, limit, observer: Arc::new(Unobserved), on_death }
+    }
 }
 
 /// The threads that serve one loaded model. They end when it is dropped and they have done what they have; then its memory is free.
@@ -122,6 +134,14 @@ impl Pipeline {
         let job = Pending::new(&request, Arc::clone(&self.observer.0), Box::new(done));
         let Request { lane, texts, prompt, truncate, .. } = request;
         self.pool.submit(lane, Task { job, texts, prompt, truncate });
+    }
+
+    /// As [`Pipeline::submit`], and waits. `None` if the pipeline ends before.
+    pub async fn embed(&self, request: Request) -> Option<Embedded> {
+        let (done, embedded) = oneshot::channel();
+        // Whoever asked may be gone by then.
+        self.submit(request, |embedded| drop(done.send(embedded)));
+        embedded.await.ok()
     }
 
     /// Batches that it can run at the same time.
