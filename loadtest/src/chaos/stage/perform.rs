@@ -117,26 +117,21 @@ impl Stage {
     async fn publish_poison(&mut self, beside: &Beside<'_>) -> anyhow::Result<()> {
         let text = format!("{}-{} kills whoever computes it", beside.clients.run, beside.clients.ledger.number());
         let poison = self.poison.clone();
-        let accepted = beside.clients.publish_poison(&text, |id| poison.set(id)).await;
-        if !accepted {
-            self.poison.clear();
-        }
+        let accepted = beside.clients.publish_poison(&text, |id| poison.add(id)).await;
         ensure!(accepted, "the poison could not be published");
         Ok(())
     }
 
     async fn poison_is_dead(&mut self, beside: &Beside<'_>) -> anyhow::Result<()> {
-        let Some(id) = self.poison.id() else { return Ok(()) };
         let (begun, longest) = (Instant::now(), (self.setting.ack_wait + RESTART) * DELIVERIES);
-        while !beside.collector.is_dead(&id) {
-            if begun.elapsed() > longest {
-                let deaths = self.poison.clear();
-                anyhow::bail!("after {deaths} deaths in {longest:?}, the poison was no dead letter");
+        while let Some((id, deaths)) = self.poison.last() {
+            if beside.collector.is_dead(&id) {
+                self.note(&format!("a poison became a dead letter after {deaths} deaths of workers"));
+                break;
             }
+            ensure!(begun.elapsed() < longest, "after {deaths} deaths in {longest:?}, the poison was no dead letter");
             self.pause().await;
         }
-        let deaths = self.poison.clear();
-        self.note(&format!("the poison became a dead letter after {deaths} deaths of workers"));
         Ok(())
     }
 }
