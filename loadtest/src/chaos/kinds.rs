@@ -298,7 +298,7 @@ pub static KINDS: &[Kind] = &[
     Kind {
         name: "poison",
         what: "A job kills whoever computes it: the relay in front of each worker withholds its result, and the worker gets \
-               SIGKILL at that moment, until its dead letter passes by",
+               SIGKILL at that moment, until it has become a dead letter; forty jobs come with it that are harmless",
         part: Part::Worker,
         needs: Needs::Nothing,
         lasts: AT_ONCE,

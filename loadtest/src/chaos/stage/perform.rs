@@ -13,6 +13,8 @@ use crate::chaos::{
 
 /// Jobs that cannot be served, in a fault that is about them.
 const BAD_JOBS: usize = 4;
+/// Jobs that come with a poison, and are none.
+const INNOCENTS: usize = 40;
 /// Longest wait for a server to end: a lame duck takes half a minute.
 const SERVER_ENDS: Duration = Duration::from_secs(90);
 /// Longest wait for a poison to become a dead letter, in ack waits, and what a worker takes to start, for each delivery.
@@ -117,7 +119,11 @@ impl Stage {
     async fn publish_poison(&mut self, beside: &Beside<'_>) -> anyhow::Result<()> {
         let text = format!("{}-{} kills whoever computes it", beside.clients.run, beside.clients.ledger.number());
         let poison = self.poison.clone();
-        let accepted = beside.clients.publish_poison(&text, |id| poison.add(id)).await;
+        let kills = beside.clients.publish_poison(&text, |id| poison.add(id));
+        // Right behind it, on the same connection, so that they are with it in the worker each time that it dies. They are not to
+        // die with it for good.
+        let innocents = (0..INNOCENTS).map(|_| beside.clients.publish(Lane::Job, true, Sort::Good));
+        let (accepted, _) = futures::future::join(kills, futures::future::join_all(innocents)).await;
         ensure!(accepted, "the poison could not be published");
         Ok(())
     }
