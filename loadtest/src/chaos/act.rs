@@ -39,7 +39,7 @@ pub enum Act {
     Deaf,
     /// It goes.
     DeafIsGone,
-    /// Publishes a job that kills whoever computes it.
+    /// Publishes a job that kills whoever computes it, and harmless ones right behind it.
     Poison,
     /// Waits until it has become a dead letter. If it never does, the fault is not recovered from.
     PoisonIsDead,

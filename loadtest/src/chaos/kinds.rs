@@ -22,6 +22,8 @@ pub struct Kind {
     pub begin: &'static [Act],
     /// What is done when it ends.
     pub end: &'static [Act],
+    /// What is waited for when it and what overlapped with it have ended.
+    pub after: &'static [Act],
 }
 
 /// What a fault happens to.
@@ -89,6 +91,7 @@ pub static KINDS: &[Kind] = &[
         lasts: SHORT,
         begin: &[Worker(Signal::Kill)],
         end: &[StartWorker],
+        after: &[],
     },
     Kind {
         name: "worker-pause",
@@ -98,6 +101,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::AckWaits(1.2, 2.0),
         begin: &[Worker(Signal::Pause)],
         end: &[Worker(Signal::Resume)],
+        after: &[],
     },
     Kind {
         name: "worker-restart",
@@ -107,6 +111,7 @@ pub static KINDS: &[Kind] = &[
         lasts: AT_ONCE,
         begin: &[Worker(Signal::Terminate)],
         end: &[StartWorker],
+        after: &[],
     },
     Kind {
         name: "server-kill",
@@ -116,6 +121,7 @@ pub static KINDS: &[Kind] = &[
         lasts: SHORT,
         begin: &[Server(Which::Any, Signal::Kill)],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "server-pause",
@@ -125,6 +131,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(2.0, 12.0),
         begin: &[Server(Which::Any, Signal::Pause)],
         end: &[ResumeServers],
+        after: &[],
     },
     Kind {
         name: "server-restart",
@@ -134,6 +141,7 @@ pub static KINDS: &[Kind] = &[
         lasts: AT_ONCE,
         begin: &[Server(Which::Any, Signal::Terminate), ServersHaveEnded],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "server-lame-duck",
@@ -143,6 +151,7 @@ pub static KINDS: &[Kind] = &[
         lasts: AT_ONCE,
         begin: &[Server(Which::Any, Signal::LameDuck), ServersHaveEnded],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "leader-kill",
@@ -152,6 +161,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 10.0),
         begin: &[Server(Which::Leader, Signal::Kill)],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "leader-pause",
@@ -161,6 +171,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 12.0),
         begin: &[Server(Which::Leader, Signal::Pause)],
         end: &[ResumeServers],
+        after: &[],
     },
     Kind {
         name: "follower-kill",
@@ -170,6 +181,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 10.0),
         begin: &[Server(Which::Follower, Signal::Kill)],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "two-of-three-kill",
@@ -179,6 +191,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 10.0),
         begin: &[Server(Which::TwoOfThree, Signal::Kill)],
         end: &[StartServers],
+        after: &[],
     },
     Kind {
         name: "slow-disk",
@@ -189,6 +202,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 10.0),
         begin: &[SlowDisk],
         end: &[DiskAsItWas],
+        after: &[],
     },
     Kind {
         name: "network-cut",
@@ -198,6 +212,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(1.0, 8.0),
         begin: &[Network(Line::Cut)],
         end: &[Network(Line::Whole)],
+        after: &[],
     },
     Kind {
         name: "network-slow",
@@ -207,6 +222,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 10.0),
         begin: &[Network(Line::Slow)],
         end: &[Network(Line::Whole)],
+        after: &[],
     },
     Kind {
         name: "network-half-open",
@@ -217,6 +233,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(3.0, 12.0),
         begin: &[Network(Line::HalfOpen)],
         end: &[Network(Line::Whole)],
+        after: &[],
     },
     Kind {
         name: "consumer-deleted",
@@ -226,6 +243,7 @@ pub static KINDS: &[Kind] = &[
         lasts: SHORT,
         begin: &[DeleteConsumer],
         end: &[Provision],
+        after: &[],
     },
     Kind {
         name: "results-rebuilt",
@@ -235,6 +253,7 @@ pub static KINDS: &[Kind] = &[
         lasts: SHORT,
         begin: &[DeleteResults],
         end: &[Provision],
+        after: &[],
     },
     Kind {
         name: "jobs-full",
@@ -244,6 +263,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(2.0, 8.0),
         begin: &[Fill(Stream::Jobs)],
         end: &[Drain(Stream::Jobs)],
+        after: &[],
     },
     Kind {
         name: "results-full",
@@ -253,6 +273,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::AckWaits(0.5, 1.8),
         begin: &[Fill(Stream::Results)],
         end: &[Drain(Stream::Results)],
+        after: &[],
     },
     Kind {
         name: "dead-full",
@@ -262,6 +283,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::AckWaits(0.5, 1.8),
         begin: &[Fill(Stream::Dead), PublishBad],
         end: &[Drain(Stream::Dead)],
+        after: &[],
     },
     Kind {
         name: "deaf-client",
@@ -271,16 +293,18 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(5.0, 12.0),
         begin: &[Deaf],
         end: &[DeafIsGone],
+        after: &[],
     },
     Kind {
         name: "poison",
         what: "A job kills whoever computes it: the relay in front of each worker withholds its result, and the worker gets \
-               SIGKILL at that moment, until its dead letter passes by",
+               SIGKILL at that moment, until it has become a dead letter; forty jobs come with it that are harmless",
         part: Part::Worker,
         needs: Needs::Nothing,
         lasts: AT_ONCE,
-        begin: &[Poison, PoisonIsDead],
+        begin: &[Poison],
         end: &[],
+        after: &[PoisonIsDead],
     },
     Kind {
         name: "registry-away",
@@ -290,6 +314,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(2.0, 8.0),
         begin: &[RegistryAway, Worker(Signal::Terminate), StartWorker],
         end: &[RegistryBack],
+        after: &[],
     },
     Kind {
         name: "clock-differs",
@@ -299,6 +324,7 @@ pub static KINDS: &[Kind] = &[
         lasts: Lasts::Seconds(4.0, 10.0),
         begin: &[Worker(Signal::Terminate), StartWorkerWithOtherClock],
         end: &[Worker(Signal::Terminate), StartWorker],
+        after: &[],
     },
 ];
 

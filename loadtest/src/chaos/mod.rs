@@ -169,7 +169,7 @@ pub async fn run(setting: Setting, orders: &Orders, say: impl Fn(&str)) -> anyho
         judgement: judge(&clients.ledger.jobs(), &stored, &dead),
         seen: clients.ledger.seen(),
         stored: times,
-        notes: std::mem::take(&mut stage.notes),
+        notes: stage.notes(),
         seconds: start.elapsed().as_secs_f64(),
     })
 }
@@ -187,7 +187,7 @@ async fn finish(stage: &mut Stage, traffic: tokio::task::JoinHandle<()>, ack_wai
         }
         if begun.elapsed() > longest {
             let left = left.map_or_else(|error| error.to_string(), |left| left.to_string());
-            stage.notes.push(format!("Jobs that were left {longest:?} after the last fault: {left}."));
+            stage.note(&format!("{left} jobs are left {longest:?} after the last fault"));
             return;
         }
         stage.pause().await;
@@ -256,6 +256,9 @@ async fn play(
         None => stage.wait(seconds(outer.lasts)).await,
     }
     problems.extend(perform(stage, &outer, outer.kind.end, &beside).await);
+    for fault in [Some(outer), inner].into_iter().flatten() {
+        problems.extend(perform(stage, &fault, fault.kind.after, &beside).await);
+    }
     played.ended = now();
     played.problem = (!problems.is_empty()).then(|| problems.join("; "));
     let watching =

@@ -7,6 +7,7 @@ use std::{
 
 use embed_schemas::Lane;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use super::{
     collector::Collector,
@@ -16,8 +17,8 @@ use super::{
 
 /// How often what is stored is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// Before a call that was not answered is made again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Before another call is made, whether the one before was answered or not.
+const PAUSE: Duration = Duration::from_millis(250);
 /// Calls of ours begin at this number, so that their texts are not always the same.
 const FIRST_CALL: u64 = 1000;
 
@@ -53,13 +54,21 @@ pub async fn watch(clients: Clients, collector: Arc<Collector>, within: Duration
     let begun = Instant::now();
     let waiting: Vec<String> = waiting(&clients, &collector);
     let call = async {
+        // One after the other would be as late as the first of them is lost for.
+        let mut calls = JoinSet::new();
         for n in FIRST_CALL.. {
-            if clients.call(n).await {
-                break;
+            let clients = clients.clone();
+            calls.spawn(async move { clients.call(n).await });
+            let next = tokio::time::sleep(PAUSE);
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    Some(Ok(true)) = calls.join_next() => return begun.elapsed().as_secs_f64(),
+                    () = &mut next => break,
+                }
             }
-            tokio::time::sleep(PAUSE).await;
         }
-        begun.elapsed().as_secs_f64()
+        f64::NAN
     };
     let job = async {
         loop {

@@ -69,10 +69,18 @@ pub struct Stage {
     disk: SlowDisk,
     deaf: Option<DeafClient>,
     poison: Poison,
-    /// What happened that nobody had planned.
-    pub notes: Vec<String>,
+    notes: Vec<Note>,
     start: Instant,
     folder: TempDir,
+}
+
+/// Something that happened that nobody had planned.
+#[derive(Debug)]
+struct Note {
+    what: String,
+    /// When it happened first, seconds from the start.
+    at: f64,
+    times: usize,
 }
 
 /// What acts need beside the stack.
@@ -175,8 +183,25 @@ impl Stage {
         }
     }
 
-    fn note(&mut self, what: &str) {
-        self.notes.push(format!("At {:.1} s: {what}.", self.start.elapsed().as_secs_f64()));
+    /// Writes down that this happened, or that it happened again.
+    pub fn note(&mut self, what: &str) {
+        match self.notes.iter_mut().find(|note| note.what == what) {
+            Some(note) => note.times += 1,
+            None => {
+                let at = self.start.elapsed().as_secs_f64();
+                self.notes.push(Note { what: what.to_owned(), at, times: 1 });
+            }
+        }
+    }
+
+    /// What happened that nobody had planned, in sentences.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let sentence = |note: &Note| match note.times {
+            1 => format!("At {:.1} s: {}.", note.at, note.what),
+            times => format!("{times} times, first at {:.1} s: {}.", note.at, note.what),
+        };
+        self.notes.iter().map(sentence).collect()
     }
 }
 

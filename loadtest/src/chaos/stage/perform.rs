@@ -13,6 +13,8 @@ use crate::chaos::{
 
 /// Jobs that cannot be served, in a fault that is about them.
 const BAD_JOBS: usize = 4;
+/// Jobs that come with a poison, and are none.
+const INNOCENTS: usize = 40;
 /// Longest wait for a server to end: a lame duck takes half a minute.
 const SERVER_ENDS: Duration = Duration::from_secs(90);
 /// Longest wait for a poison to become a dead letter, in ack waits, and what a worker takes to start, for each delivery.
@@ -117,26 +119,25 @@ impl Stage {
     async fn publish_poison(&mut self, beside: &Beside<'_>) -> anyhow::Result<()> {
         let text = format!("{}-{} kills whoever computes it", beside.clients.run, beside.clients.ledger.number());
         let poison = self.poison.clone();
-        let accepted = beside.clients.publish_poison(&text, |id| poison.set(id)).await;
-        if !accepted {
-            self.poison.clear();
-        }
+        let kills = beside.clients.publish_poison(&text, |id| poison.add(id));
+        // Right behind it, on the same connection, so that they are with it in the worker each time that it dies. They are not to
+        // die with it for good.
+        let innocents = (0..INNOCENTS).map(|_| beside.clients.publish(Lane::Job, true, Sort::Good));
+        let (accepted, _) = futures::future::join(kills, futures::future::join_all(innocents)).await;
         ensure!(accepted, "the poison could not be published");
         Ok(())
     }
 
     async fn poison_is_dead(&mut self, beside: &Beside<'_>) -> anyhow::Result<()> {
-        let Some(id) = self.poison.id() else { return Ok(()) };
         let (begun, longest) = (Instant::now(), (self.setting.ack_wait + RESTART) * DELIVERIES);
-        while !beside.collector.is_dead(&id) {
-            if begun.elapsed() > longest {
-                let deaths = self.poison.clear();
-                anyhow::bail!("after {deaths} deaths in {longest:?}, the poison was no dead letter");
+        while let Some((id, deaths)) = self.poison.last() {
+            if beside.collector.is_dead(&id) {
+                self.note(&format!("a poison became a dead letter after {deaths} deaths of workers"));
+                break;
             }
+            ensure!(begun.elapsed() < longest, "after {deaths} deaths in {longest:?}, the poison was no dead letter");
             self.pause().await;
         }
-        let deaths = self.poison.clear();
-        self.note(&format!("the poison became a dead letter after {deaths} deaths of workers"));
         Ok(())
     }
 }

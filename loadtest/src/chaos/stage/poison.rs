@@ -17,7 +17,7 @@ use embed_testkit::Way;
 /// What is stored of a job that failed is smaller than this, and a vector larger, in bytes.
 const FAILURE: usize = 1200;
 
-/// The poison of a run: one job at a time.
+/// The poisons of a run. One that was not waited for kills all the same.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Poison {
     shared: Arc<Shared>,
@@ -25,7 +25,7 @@ pub(super) struct Poison {
 
 #[derive(Debug, Default)]
 struct Shared {
-    job: Mutex<Option<JobId>>,
+    jobs: Mutex<Vec<JobId>>,
     /// The traps that have sprung, one for each worker.
     sprung: Mutex<Vec<Arc<AtomicBool>>>,
     deaths: AtomicUsize,
@@ -48,20 +48,15 @@ impl Poison {
     }
 
     /// From now on, this job kills.
-    pub(super) fn set(&self, id: JobId) {
+    pub(super) fn add(&self, id: JobId) {
         self.shared.deaths.store(0, Ordering::SeqCst);
-        *self.shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
-    /// It kills nobody any more. How many it has killed.
-    pub(super) fn clear(&self) -> usize {
-        *self.shared.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.shared.deaths.load(Ordering::SeqCst)
-    }
-
-    /// The id of the job that kills.
-    pub(super) fn id(&self) -> Option<String> {
-        self.shared.job.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(JobId::to_string)
+    /// The id of the last, and how many it has killed.
+    pub(super) fn last(&self) -> Option<(String, usize)> {
+        let jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.last().map(|id| (id.to_string(), self.shared.deaths.load(Ordering::SeqCst)))
     }
 
     /// Whether the n-th worker is to die; asked once for each death.
@@ -76,9 +71,8 @@ impl Trap {
         if way == Way::ToClient {
             return true;
         }
-        let id = self.shared.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(id) = id else { return true };
-        if !is_vector(bytes, &format!("{} ", subjects::result(&self.model, &id))) {
+        let jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !jobs.iter().any(|id| is_vector(bytes, &format!("{} ", subjects::result(&self.model, id)))) {
             return true;
         }
         self.has_sprung.store(true, Ordering::SeqCst);
@@ -106,14 +100,15 @@ mod tests {
         let (trap, other) = (poison.trap(&model), poison.trap(&model));
         let vector = b"HPUB embed.result.m.c-1 _INBOX.x 12 1734\r\n";
         assert!(trap.lets_pass(Way::ToServer, vector), "nothing is poison yet");
-        poison.set("c-1".parse().unwrap());
+        poison.add("c-1".parse().unwrap());
         assert!(trap.lets_pass(Way::ToClient, vector));
         assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-12 _INBOX.x 12 1734\r\n"));
         assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 17"));
         assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 300\r\n"));
         assert!(!other.lets_pass(Way::ToServer, vector));
         assert!(!poison.has_sprung(0) && poison.has_sprung(1) && !poison.has_sprung(1));
-        assert_eq!(poison.clear(), 1);
-        assert!(other.lets_pass(Way::ToServer, vector), "it is over");
+        poison.add("c-2".parse().unwrap());
+        assert!(!trap.lets_pass(Way::ToServer, vector), "it kills all the same");
+        assert_eq!(poison.last(), Some(("c-2".to_owned(), 1)));
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Worker {
     daemon: Option<Daemon>,
     /// Whether it is started again when it ends.
     is_wanted: bool,
+    /// Whether it was told to end, or killed.
+    is_doomed: bool,
     ended: Option<Instant>,
     environment: Vec<(String, String)>,
     starts: usize,
@@ -42,7 +44,15 @@ impl Worker {
             let trap = trap.clone();
             relay.tap(move |way, bytes| trap.lets_pass(way, bytes));
         }
-        Self { relays, daemon: None, is_wanted: false, ended: None, environment: Vec::new(), starts: 0 }
+        Self {
+            relays,
+            daemon: None,
+            is_wanted: false,
+            is_doomed: false,
+            ended: None,
+            environment: Vec::new(),
+            starts: 0,
+        }
     }
 
     pub(super) fn line(&self, line: Line) {
@@ -76,11 +86,6 @@ impl Worker {
 }
 
 impl Stage {
-    /// How a worker is called in notes.
-    fn name(n: usize) -> String {
-        format!("worker {}", n + 1)
-    }
-
     /// Which worker this target is.
     pub(super) fn worker(&self, target: usize) -> usize {
         target % self.workers.len()
@@ -103,14 +108,14 @@ impl Stage {
         // Whether a busy machine refuses calls is another question.
         command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "10s").envs(worker.environment.iter().cloned());
         worker.daemon = Some(Daemon::spawn(&mut command));
-        (worker.ended, worker.starts) = (None, worker.starts + 1);
+        (worker.is_doomed, worker.ended, worker.starts) = (false, None, worker.starts + 1);
     }
 
     /// Signals a worker. One that is killed or terminated stays down until it is started.
     pub(super) fn signal_worker(&mut self, n: usize, signal: Signal) {
         let worker = &mut self.workers[n];
         if matches!(signal, Signal::Kill | Signal::Terminate) {
-            worker.is_wanted = false;
+            (worker.is_wanted, worker.is_doomed) = (false, true);
         }
         let number = match signal {
             Signal::Kill => libc::SIGKILL,
@@ -132,11 +137,11 @@ impl Stage {
             let status = worker.daemon.as_mut().map(Daemon::wait);
             if let Some((status, log)) = status {
                 (worker.daemon, worker.ended) = (None, Some(Instant::now()));
-                let (starts, is_wanted) = (worker.starts, worker.is_wanted);
+                let (starts, is_doomed) = (worker.starts, worker.is_doomed);
                 self.keep(n, starts, &log);
-                if is_wanted {
-                    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing").to_owned();
-                    self.note(&format!("{} ended by itself ({status}); it said last: {last}", Self::name(n)));
+                if !is_doomed {
+                    let said = last_words(&log);
+                    self.note(&format!("worker {} ended by itself ({status}); it said last: {said}", n + 1));
                 }
             }
             let worker = &self.workers[n];
@@ -151,6 +156,7 @@ impl Stage {
     fn spring_traps(&mut self) {
         for n in 0..self.workers.len() {
             if self.poison.has_sprung(n) {
+                self.workers[n].is_doomed = true;
                 self.workers[n].signal(libc::SIGKILL);
             }
         }
@@ -171,6 +177,13 @@ impl Stage {
             }
         }
     }
+}
+
+/// The last line of a log, without the time at its beginning.
+fn last_words(log: &str) -> String {
+    let line = log.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
+    let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+    if first.ends_with('Z') && first.contains('T') { rest.trim().to_owned() } else { line.to_owned() }
 }
 
 /// The library of faketime, if it is installed.
