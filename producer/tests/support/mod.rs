@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of it")]
 
 pub mod command;
+pub mod configured;
 pub mod files;
 pub mod routed;
 pub mod variants;
