@@ -1,6 +1,8 @@
 //! What `sync_interval: always` costs: jobs published a second, and rows of a backfill a second, on a server with the configuration in
 //! `deploy/nats` and on one with the same but for that line. Builds of `embed-worker` and the model have to be there (`make setup build`).
 
+#![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
+
 use std::{fmt::Write, path::Path, process::Command, time::Instant};
 
 use embed_producer::{

@@ -130,7 +130,7 @@ async fn former_stream(client: &Client, settings: &StreamSettings) {
 async fn formerly(client: &Client, id: &str) {
     let subject = subjects::result(&slug("m"), &id.parse().unwrap());
     let payload = embed_schemas::Format::MessagePack.encode(&embed(&job(id)));
-    client.nats().publish(subject, payload.into()).await.unwrap();
+    client.nats().publish(subject, payload).await.unwrap();
     client.nats().flush().await.unwrap();
 }
 
