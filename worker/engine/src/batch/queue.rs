@@ -25,7 +25,8 @@ pub struct BatchQueue<T> {
     state: Mutex<State<T>>,
     /// One for each unit, so that a free one is woken before one that already has work.
     changed: Vec<Condvar>,
-    /// For runners whose engine fails whatever it is given. Apart from the others, so that no call for a free runner goes to them.
+    /// For runners whose engine fails whatever it is given. Apart from the others, so that waking a free runner does not wake
+    /// one of them instead.
     ended: Condvar,
     runners: usize,
 }
@@ -121,7 +122,7 @@ impl<T> BatchQueue<T> {
     }
 
     fn wake(&self, state: &mut State<T>) {
-        if let Some(Unit(unit)) = state.idle.call() {
+        if let Some(Unit(unit)) = state.idle.wake_one() {
             self.changed[unit].notify_one();
         }
     }
@@ -177,13 +178,13 @@ impl<T> BatchQueue<T> {
     }
 
     fn wait(&self, state: &mut MutexGuard<'_, State<T>>, unit: Unit, until: Option<Instant>) {
-        state.idle.sit(unit);
+        state.idle.park(unit);
         let changed = &self.changed[unit.0];
         match until {
             None => changed.wait(state),
             Some(until) => drop(changed.wait_until(state, until)),
         }
-        state.idle.rise(unit);
+        state.idle.unpark(unit);
     }
 
     /// Notes what a run took, with the lanes and arrivals of its texts. Returns the most tokens of a batch, padding included, if that

@@ -101,7 +101,7 @@ fn texts_of_two_callers_that_run_alone_share_no_run() {
     assert_eq!(queue.next(Unit(1), |_| ()).unwrap().0.entries[0].payload, 20);
 }
 
-/// A call for a free runner must not go to one that waits for its engine to be mended.
+/// Waking a free runner must not wake one instead that waits for its engine to be mended.
 #[test]
 fn a_broken_runner_does_not_keep_texts_from_another_of_its_device() {
     for _ in 0..100 {
