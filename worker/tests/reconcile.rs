@@ -30,7 +30,8 @@ use support::{
 async fn status(client: &Client, variant: &Slug) -> Option<VariantStatus> {
     let answer = client.request("$SRV.INFO.embed-worker", Bytes::new()).await.ok()?;
     let info: Value = serde_json::from_slice(&answer.payload).unwrap();
-    let metadata = serde_json::from_value(info["metadata"].clone()).unwrap();
+    let metadata: std::collections::BTreeMap<String, String> =
+        serde_json::from_value(info["metadata"].clone()).unwrap();
     statuses(&metadata).remove(&(model(), variant.clone()))
 }
 
