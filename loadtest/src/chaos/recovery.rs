@@ -65,9 +65,10 @@ pub async fn watch(clients: Clients, collector: Arc<Collector>, within: Duration
                 match done {
                     Some(Ok(true)) => return begun.elapsed().as_secs_f64(),
                     Some(_) => {}
-                    None => tokio::time::sleep_until(next).await,
+                    None => break,
                 }
             }
+            tokio::time::sleep_until(next).await;
         }
         f64::NAN
     };
