@@ -135,7 +135,7 @@ pub fn judge(jobs: &[Job], stored: &[Stored], dead: &[Dead]) -> Judgement {
     let mut found: Vec<Found<'_>> = jobs.iter().map(|_| Found::default()).collect();
     let mut judgement = Judgement::default();
     for outcome in stored {
-        let key = || key(&outcome.rows.as_ref().ok()?.iter().copied().collect::<Option<Vec<_>>>()?);
+        let key = || key(&outcome.rows.as_ref().ok()?.iter().take(2).copied().collect::<Option<Vec<_>>>()?);
         match by_id.get(outcome.id.as_str()).copied().or_else(|| by_key.get(&key()?).copied()) {
             Some(n) => found[n].outcomes.push(outcome),
             // The worker stores a failure under an id of its own making; whose it is, only the dead letter says.

@@ -59,14 +59,16 @@ pub async fn watch(clients: Clients, collector: Arc<Collector>, within: Duration
         for n in FIRST_CALL.. {
             let clients = clients.clone();
             calls.spawn(async move { clients.call(n).await });
-            let next = tokio::time::sleep(PAUSE);
-            tokio::pin!(next);
-            loop {
-                tokio::select! {
-                    Some(Ok(true)) = calls.join_next() => return begun.elapsed().as_secs_f64(),
-                    () = &mut next => break,
+            let next = tokio::time::Instant::now() + PAUSE;
+            // Those that failed are left behind; the first that is answered ends it.
+            while let Ok(done) = tokio::time::timeout_at(next, calls.join_next()).await {
+                match done {
+                    Some(Ok(true)) => return begun.elapsed().as_secs_f64(),
+                    Some(_) => {}
+                    None => break,
                 }
             }
+            tokio::time::sleep_until(next).await;
         }
         f64::NAN
     };

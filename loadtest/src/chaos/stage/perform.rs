@@ -120,10 +120,12 @@ impl Stage {
         let text = format!("{}-{} kills whoever computes it", beside.clients.run, beside.clients.ledger.number());
         let poison = self.poison.clone();
         let kills = beside.clients.publish_poison(&text, |id| poison.add(id));
-        // Right behind it, on the same connection, so that they are with it in the worker each time that it dies. They are not to
-        // die with it for good.
+        // Right behind it, and all workers wait until they are there, so that they are with it in the worker each time that it
+        // dies. They are not to die with it for good.
         let innocents = (0..INNOCENTS).map(|_| beside.clients.publish(Lane::Job, true, Sort::Good));
+        (0..self.workers.len()).for_each(|n| self.signal_worker(n, Signal::Pause));
         let (accepted, _) = futures::future::join(kills, futures::future::join_all(innocents)).await;
+        (0..self.workers.len()).for_each(|n| self.signal_worker(n, Signal::Resume));
         ensure!(accepted, "the poison could not be published");
         Ok(())
     }

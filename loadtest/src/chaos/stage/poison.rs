@@ -2,7 +2,7 @@
 //!
 //! The relay in front of each worker waits for the result of the job with the poison's id on its way to the server. That is the
 //! moment at which the job has been computed, whenever that is: alone or in a batch, at once or after others. The result does not
-//! pass, the connection is cut, and the worker gets SIGKILL; it could not have done anything in between. So the job is never
+//! pass, the connection is cut, and the worker gets SIGKILL; whatever it says in between does not pass. So the job is never
 //! done, and whatever was computed with it is lost with its worker, as if the computation had killed it. What is stored under its id
 //! when it has become a dead letter, that it failed, passes: it holds no vector, and is told by its size.
 
@@ -59,10 +59,18 @@ impl Poison {
         jobs.last().map(|id| (id.to_string(), self.shared.deaths.load(Ordering::SeqCst)))
     }
 
-    /// Whether the n-th worker is to die; asked once for each death.
+    /// Whether the n-th worker is to die.
     pub(super) fn has_sprung(&self, n: usize) -> bool {
-        let sprung = self.shared.sprung.lock().unwrap_or_else(PoisonError::into_inner);
-        sprung[n].swap(false, Ordering::SeqCst)
+        self.trap_of(n).load(Ordering::SeqCst)
+    }
+
+    /// It has died, and another takes its place.
+    pub(super) fn reset(&self, n: usize) {
+        self.trap_of(n).store(false, Ordering::SeqCst);
+    }
+
+    fn trap_of(&self, n: usize) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.sprung.lock().unwrap_or_else(PoisonError::into_inner)[n])
     }
 }
 
@@ -70,6 +78,10 @@ impl Trap {
     pub(super) fn lets_pass(&self, way: Way, bytes: &[u8]) -> bool {
         if way == Way::ToClient {
             return true;
+        }
+        // The dead say no more.
+        if self.has_sprung.load(Ordering::SeqCst) {
+            return false;
         }
         let jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !jobs.iter().any(|id| is_vector(bytes, &format!("{} ", subjects::result(&self.model, id)))) {
@@ -106,7 +118,10 @@ mod tests {
         assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 17"));
         assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 300\r\n"));
         assert!(!other.lets_pass(Way::ToServer, vector));
-        assert!(!poison.has_sprung(0) && poison.has_sprung(1) && !poison.has_sprung(1));
+        assert!(!poison.has_sprung(0) && poison.has_sprung(1));
+        assert!(!other.lets_pass(Way::ToServer, b"PING\r\n"), "the dead say no more");
+        poison.reset(1);
+        assert!(other.lets_pass(Way::ToServer, b"PING\r\n"));
         poison.add("c-2".parse().unwrap());
         assert!(!trap.lets_pass(Way::ToServer, vector), "it kills all the same");
         assert_eq!(poison.last(), Some(("c-2".to_owned(), 1)));

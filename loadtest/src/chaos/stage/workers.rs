@@ -101,6 +101,7 @@ impl Stage {
     }
 
     fn launch(&mut self, n: usize) {
+        self.poison.reset(n);
         let (setting, worker) = (&self.setting, &mut self.workers[n]);
         let mut command = Command::new(setting.programs.join("embed-worker"));
         command.args(["run", "--json", "--metrics-addr", "127.0.0.1:0", "--server", &worker.urls()]);
