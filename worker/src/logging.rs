@@ -14,7 +14,8 @@ pub enum LogFormat {
 
 /// Starts logging. `RUST_LOG` chooses what is logged; `info` of our own code if it is not set.
 pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,embed_worker=info"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,embed_worker=info,embed_engine=info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Only fails if somebody else has set a subscriber, which then gets our events.
     let _ = match format {

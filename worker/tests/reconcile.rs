@@ -154,8 +154,13 @@ async fn a_swap_does_not_go_down_to_a_lesser_provider_unless_the_better_one_is_g
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
     let registry = TestRegistry::new();
+    // As large as the first, and of other golden vectors than its graph has.
     registry.derive_model("other", "other", FIRST, |folder, metadata| {
-        support::registry::replace(folder, metadata, "fp32.onnx", b"no graph");
+        remark(folder, metadata, "the other");
+        let golden = std::fs::read(folder.join("golden.json")).unwrap();
+        let mut golden: Value = serde_json::from_slice(&golden).unwrap();
+        golden["items"][0]["text"] = json!("another text");
+        support::registry::replace(folder, metadata, "golden.json", golden.to_string().as_bytes());
     });
     registry.promote("other", FIRST);
     let folder = tempfile::tempdir().unwrap();

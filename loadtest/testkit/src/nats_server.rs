@@ -138,7 +138,7 @@ fn spawn(folder: &TempDir, more: &str, port: Option<u16>) -> Child {
     let config = path.join("server.conf");
     let port = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
     let text = format!(
-        "listen: 127.0.0.1:{port}\nports_file_dir: {:?}\njetstream {{ store_dir: {:?} }}\n{more}\n",
+        "listen: 127.0.0.1:{port}\nping_interval: \"2s\"\nping_max: 2\nports_file_dir: {:?}\njetstream {{ store_dir: {:?} }}\n{more}\n",
         path,
         path.join("store")
     );

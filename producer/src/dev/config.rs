@@ -36,6 +36,8 @@ pub(super) fn server(config: &ServerConfig<'_>) -> String {
          listen: \"127.0.0.1:{port}\"\n\
          http: \"127.0.0.1:-1\"\n\
          max_payload: {max_payload}\n\
+         ping_interval: \"2s\"\n\
+         ping_max: 2\n\
          ports_file_dir: {}\n\
          jetstream {{ store_dir: {} }}\n\
          authorization {{ users: [ {{user: \"embed\", password: \"embed\"}} ] }}\n\

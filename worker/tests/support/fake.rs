@@ -167,7 +167,8 @@ impl Backend for FakeBackend {
         activity: &Activity,
     ) -> Result<LoadedModel, LoadError> {
         let devices = &self.0;
-        if let Some(told) = devices.loading.lock().unwrap().take() {
+        let told = devices.loading.lock().unwrap().take();
+        if let Some(told) = told {
             activity.step("building engine 1 of 2".to_owned());
             told.recv().unwrap();
         }
