@@ -74,11 +74,15 @@ fn failed(error: &WireError) -> Outcome {
     }
 }
 
-/// The payloads of calls with `per_call` texts each.
+/// The payloads of calls with `per_call` texts each, that are worth nothing after `deadline`.
 #[must_use]
-pub fn payloads(texts: &[String], per_call: usize, format: Format) -> Arc<[Bytes]> {
+pub fn payloads(texts: &[String], per_call: usize, format: Format, deadline: Option<Duration>) -> Arc<[Bytes]> {
     let mut turning = texts.iter().cycle();
     let calls = texts.len().div_ceil(per_call);
-    let request = |_| embed_schemas::EmbedRequest::new(turning.by_ref().take(per_call).map(String::as_str));
+    let deadline_ms = deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+    let request = |_| embed_schemas::EmbedRequest {
+        deadline_ms,
+        ..embed_schemas::EmbedRequest::new(turning.by_ref().take(per_call).map(String::as_str))
+    };
     (0..calls).map(request).map(|request| format.encode(&request)).collect()
 }

@@ -10,7 +10,7 @@ use embed_engine::{
 use embed_schemas::Precision;
 use serde::{Deserialize, de::IntoDeserializer};
 
-use super::{settings::Settings, texts::Mix};
+use super::{mix_kind::Mix, settings::Settings};
 
 /// What to measure.
 #[derive(Debug, Args)]

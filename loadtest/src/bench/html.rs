@@ -4,7 +4,8 @@ use embed_report::{Axis, Block, Page, Plot, PlotKind, Section, Series, Verdict, 
 
 use super::{
     mix::{MixRow, Order},
-    report::{Report, Subject},
+    report::Report,
+    subject::Subject,
 };
 
 /// The page of a bench.

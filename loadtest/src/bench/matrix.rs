@@ -13,7 +13,7 @@ use embed_schemas::model::GraphForm;
 use fastrand::Rng;
 use serde::Serialize;
 
-use super::{report::Subject, runners::Runners, stats::quantile_ms};
+use super::{runners::Runners, stats::quantile_ms, subject::Subject};
 
 /// The figures of one shape.
 #[derive(Debug, Clone, Serialize)]

@@ -19,9 +19,9 @@ use serde::Serialize;
 use super::{
     batches::{self, Group},
     feed::Feed,
-    report::Subject,
     runners::Runners,
     stats::median,
+    subject::Subject,
 };
 
 /// Texts in a batch where they are not sorted: what most servers do.

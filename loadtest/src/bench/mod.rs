@@ -10,6 +10,7 @@ mod lengths;
 mod machine;
 mod matrix;
 mod mix;
+mod mix_kind;
 mod plan;
 mod planner_cost;
 mod progress;
@@ -17,6 +18,7 @@ mod report;
 mod runners;
 mod settings;
 mod stats;
+mod subject;
 mod texts;
 mod tokenizing;
 
@@ -40,9 +42,10 @@ use self::{
     machine::Machine,
     plan::Part,
     progress::Progress,
-    report::{Parameters, Report, SCHEMA, Subject},
+    report::{Parameters, Report, SCHEMA},
     runners::Runners,
     settings::Settings,
+    subject::Subject,
 };
 /// Chooses tokens and texts: the same in every bench, so that benches can be compared.
 const SEED: u64 = 1;

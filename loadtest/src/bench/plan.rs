@@ -6,7 +6,7 @@ use embed_engine::{
 };
 use embed_schemas::{ModelMetadata, Precision, Slug};
 
-use super::{args::BenchArgs, mix::Order, report::Subject, texts::Mix};
+use super::{args::BenchArgs, mix::Order, mix_kind::Mix, subject::Subject};
 
 /// About how long an engine takes for a token. Only the proportions matter, for the progress.
 const MS_PER_TOKEN: f64 = 0.3;

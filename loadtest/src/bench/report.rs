@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use embed_engine::settings::{Devices, Provider};
+use embed_engine::settings::Devices;
 use embed_report::{Table, significant};
-use embed_schemas::{Precision, Slug, model::GraphForm};
+use embed_schemas::model::GraphForm;
 use serde::Serialize;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     matrix::Cell,
     mix::{ARRIVAL_BATCH, MixRow},
     planner_cost::PlannerCost,
+    subject::Subject,
     tokenizing::TokenizeRow,
 };
 
@@ -20,31 +21,6 @@ pub(super) const SCHEMA: &str = "akidb-embed/bench/1";
 
 /// The title of the planner's table.
 pub(super) const PLANNER_TITLE: &str = "The planner alone";
-
-/// What was measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Subject {
-    /// The model.
-    pub(super) model: Slug,
-    /// Its version.
-    pub(super) version: String,
-    /// The graph's precision.
-    pub(super) precision: Precision,
-    /// The graph's operators.
-    pub(super) form: GraphForm,
-    /// What runs it.
-    pub(super) provider: Provider,
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.model, self.precision)?;
-        if self.provider.on_device() {
-            write!(f, " on {}", self.provider)?;
-        }
-        if self.form == GraphForm::Packed { f.write_str(", packed") } else { Ok(()) }
-    }
-}
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]

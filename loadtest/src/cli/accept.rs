@@ -212,7 +212,7 @@ impl Stack {
 
     /// Calls and bulk jobs of mixed lengths, everything else at its default.
     fn target(&self) -> anyhow::Result<Target> {
-        Defaults::try_parse_from(["accept", "--lengths", "mixed"])?.target.prepare(true)
+        Defaults::try_parse_from(["accept", "--lengths", "mixed"])?.target.prepare(true, None)
     }
 
     /// Rows per second of a backfill.

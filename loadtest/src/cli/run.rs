@@ -37,7 +37,7 @@ impl RunArgs {
         let rate = self.pattern.rate(self.rate).map_err(anyhow::Error::msg)?;
         let seconds = self.duration.as_secs_f64();
         let more = json!({ "pattern": self.pattern.name(), "rate, calls/s": rate, "duration, s": seconds });
-        let target = self.target.prepare(self.pattern == Pattern::Mixed)?.with(more);
+        let target = self.target.prepare(self.pattern == Pattern::Mixed, None)?.with(more);
         let session = Session::open(nats)?;
         let title = format!("Load test: {}, {} calls/s for {} s", self.pattern.name(), rate, significant(seconds, 4));
         let mut document = Document::begin("run", title, target.parameters.clone());

@@ -39,7 +39,8 @@ impl SoakArgs {
         ensure!(!self.target.pid.is_empty(), "--pid: whose memory is to be watched?");
         ensure!(self.rate > 0.0 && self.rate.is_finite(), "--rate: must be above 0");
         let seconds = self.duration.as_secs_f64();
-        let target = self.target.prepare(true)?.with(json!({ "rate, calls/s": self.rate, "duration, s": seconds }));
+        let target =
+            self.target.prepare(true, None)?.with(json!({ "rate, calls/s": self.rate, "duration, s": seconds }));
         let session = Session::open(nats)?;
         let title = format!("Soak test: bulk jobs and {} calls/s for {} s", self.rate, significant(seconds, 4));
         let mut document = Document::begin("soak", title, target.parameters.clone());

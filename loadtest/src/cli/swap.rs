@@ -71,7 +71,7 @@ impl SwapArgs {
     pub(super) fn run(self, nats: &ConnectSettings, json: bool) -> anyhow::Result<bool> {
         ensure!(self.rate > 0.0 && self.rate.is_finite(), "--rate: must be above 0");
         ensure!(self.swaps > 0, "--swaps: must be above 0");
-        let target = self.target.prepare(self.bulk)?;
+        let target = self.target.prepare(self.bulk, None)?;
         let session = Session::open(nats)?;
         let plan = session.wait_for(self.plan(&target))?;
         let target = target.with(json!({

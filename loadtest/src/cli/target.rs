@@ -79,7 +79,7 @@ pub(super) struct Target {
 
 impl TargetArgs {
     /// Checks everything that can be checked before anything is sent.
-    pub(super) fn prepare(&self, beside_bulk: bool) -> anyhow::Result<Target> {
+    pub(super) fn prepare(&self, beside_bulk: bool, deadline: Option<Duration>) -> anyhow::Result<Target> {
         ensure!((1..=MAX_TEXTS).contains(&self.texts_per_call), "--texts-per-call: 1 to {MAX_TEXTS}");
         ensure!(self.slo_ms > 0.0 && self.slo_ms.is_finite(), "--slo-ms: must be above 0");
         ensure!(self.bulk_window > 0, "--bulk-window: must be above 0");
@@ -99,13 +99,14 @@ impl TargetArgs {
             "lengths": self.lengths.name(),
             "arrivals": match self.arrivals { Arrivals::Poisson => "poisson", Arrivals::Constant => "constant" },
             "objective, ms": self.slo_ms,
+            "deadline, s": deadline.map(|deadline| deadline.as_secs_f64()),
             "warm-up, s": warm_up.as_secs_f64(),
             "timeout, s": self.timeout.as_secs_f64(),
             "seed": self.seed,
         });
         let load = Load {
             subject,
-            payloads: call::payloads(&texts, self.texts_per_call, Format::MessagePack),
+            payloads: call::payloads(&texts, self.texts_per_call, Format::MessagePack, deadline),
             timeout: self.timeout,
             warm_up,
             slo: Duration::from_secs_f64(self.slo_ms / 1000.0),

@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::{ServedVariant, VariantSpec, budget::Room, load::load_version, reconcile::Shared, retries::Retries};
+use super::{ServedVariant, VariantSpec, budget::Room, load::load_version, retries::Retries, shared::Shared};
 use crate::{
     metrics::variant_labels,
     variant::{Deployment, ServedVersion, describe_wanted},

@@ -12,6 +12,7 @@ mod reconcile;
 mod retries;
 mod select;
 mod served_variants;
+mod shared;
 mod watch;
 
 pub use controller::set_info;

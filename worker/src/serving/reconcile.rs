@@ -15,6 +15,7 @@ use super::{
     desired::{Bucket, overlay},
     load::{StartError, load_version},
     retries::Retries,
+    shared::Shared,
     watch::Watch,
 };
 use crate::{
@@ -37,30 +38,6 @@ pub struct ServingContext {
     pub intake: IntakeContext,
     /// Starts tasks.
     pub supervisor: Supervisor,
-}
-
-/// What controllers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) served: ServedVariants,
-    pub(super) loader: Loader,
-    pub(super) intake: IntakeContext,
-    pub(super) supervisor: Supervisor,
-    pub(super) memory: Memory,
-    wanted: RwLock<Vec<VariantSpec>>,
-}
-
-impl Shared {
-    /// The variants that stay loaded.
-    pub(super) fn pinned(&self) -> Vec<(Slug, Slug)> {
-        self.wanted.read().iter().filter(|one| one.config.pinned).map(VariantSpec::key).collect()
-    }
-
-    /// Whether another variant of the model is to be the default.
-    pub(super) fn is_other_default_wanted(&self, model: &Slug, variant: &Slug) -> bool {
-        self.wanted.read().iter().any(|one| one.default && one.model == *model && one.variant != *variant)
-    }
 }
 
 /// Starts and ends controllers.
