@@ -140,6 +140,7 @@ impl JobIntake {
                     if changed.is_ok() {
                         // The server forgot the request with the connection; what it had sent may still come.
                         pulling.consumer.forget_request();
+                        pulling.reserved = None;
                         pulling.pause.reset();
                     }
                 }

@@ -150,7 +150,7 @@ impl Publisher {
     /// The server's limit for one message, bytes.
     #[must_use]
     pub fn max_payload(&self) -> usize {
-        self.online.server_info().max_payload
+        self.online.max_payload()
     }
 
     /// A caller is owed an answer.
