@@ -13,7 +13,7 @@ async fn applying_twice_changes_nothing() {
     let client = server.client().await;
     let settings = StreamSettings::default();
     let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 9, "{missing:?}");
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 10, "{missing:?}");
     let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
     let names = [
         "KV_embed_models",
@@ -23,12 +23,13 @@ async fn applying_twice_changes_nothing() {
         "EMBED_m",
         "EMBED_RESULTS_m",
         "EMBED_DEAD",
+        "EMBED_ATTEMPTS",
         "EMBED_m/fp32-job",
         "EMBED_m/fp32-bulk",
     ];
     assert_eq!(made.created, names);
     let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 9), "{again:?}");
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 10), "{again:?}");
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
 }
 

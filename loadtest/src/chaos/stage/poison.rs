@@ -84,7 +84,7 @@ impl Trap {
             return false;
         }
         let jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !jobs.iter().any(|id| is_vector(bytes, &format!("{} ", subjects::result(&self.model, id)))) {
+        if !jobs.iter().any(|id| is_vector(bytes, &format!("{} ", subjects::store(&self.model, id)))) {
             return true;
         }
         self.has_sprung.store(true, Ordering::SeqCst);
@@ -110,13 +110,13 @@ mod tests {
     fn a_vector_is_withheld_and_a_failure_passes() {
         let (poison, model) = (Poison::default(), "m".parse().unwrap());
         let (trap, other) = (poison.trap(&model), poison.trap(&model));
-        let vector = b"HPUB embed.result.m.c-1 _INBOX.x 12 1734\r\n";
+        let vector = b"HPUB embed.store.m.c-1 _INBOX.x 12 1734\r\n";
         assert!(trap.lets_pass(Way::ToServer, vector), "nothing is poison yet");
         poison.add("c-1".parse().unwrap());
         assert!(trap.lets_pass(Way::ToClient, vector));
-        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-12 _INBOX.x 12 1734\r\n"));
-        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 17"));
-        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.result.m.c-1 _INBOX.x 12 300\r\n"));
+        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.store.m.c-12 _INBOX.x 12 1734\r\n"));
+        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.store.m.c-1 _INBOX.x 12 17"));
+        assert!(trap.lets_pass(Way::ToServer, b"HPUB embed.store.m.c-1 _INBOX.x 12 300\r\n"));
         assert!(!other.lets_pass(Way::ToServer, vector));
         assert!(!poison.has_sprung(0) && poison.has_sprung(1));
         assert!(!other.lets_pass(Way::ToServer, b"PING\r\n"), "the dead say no more");
