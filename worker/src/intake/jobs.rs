@@ -200,17 +200,18 @@ impl JobIntake {
         self.set_status(PullStatus::Pulling);
         let admission = &self.deployment.variant.admission;
         let least = (estimate.texts, estimate.bytes);
-        // The first job asks for a version to be loaded, and waits for it; the others can wait in the stream.
-        let messages = if self.deployment.peek().is_some() { MOST_MESSAGES } else { 1 };
         let (texts, bytes) = admission.capacity(self.lane);
-        admission.reserve(self.lane, least, ((messages * estimate.texts).min(texts), bytes)).await
+        admission.reserve(self.lane, least, ((self.most_messages() * estimate.texts).min(texts), bytes)).await
+    }
+
+    /// Without a version, the first job asks for one to be loaded, and waits for it; the others can wait in the stream.
+    fn most_messages(&self) -> usize {
+        if self.deployment.peek().is_some() { MOST_MESSAGES } else { 1 }
     }
 
     async fn request(&self, pulling: &mut Pulling, room: Reservation) -> Result<(), async_nats::PublishError> {
         let estimate = pulling.estimate;
-        let live = self.deployment.peek().is_some();
-        let most = if live { MOST_MESSAGES } else { 1 };
-        let messages = (room.texts() / estimate.texts.max(1)).clamp(1, most);
+        let messages = (room.texts() / estimate.texts.max(1)).clamp(1, self.most_messages());
         let max_bytes = match messages {
             // Whatever its size, it must come through.
             1 => self.context.publisher.max_payload() + 64 * 1024,

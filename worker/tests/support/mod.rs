@@ -44,8 +44,7 @@ pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
 pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Outcome {
     let context = jetstream::new(client.clone());
     let stream = context.get_stream_no_info(streams::results_stream(model)).await.unwrap();
-    // Asked again and again: who subscribes to a result that has just been published can miss it in both places, since subscribers
-    // get it a moment before the stream has it.
+    // Asked again and again: it is stored at some time.
     let stored = async {
         loop {
             match stream.direct_get_last_for_subject(subjects::result(model, id)).await {
