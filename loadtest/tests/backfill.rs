@@ -2,13 +2,24 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
+use async_nats::jetstream;
 use embed_testkit::{Daemon, wait_for};
 use serde_json::Value;
 use support::{Stack, embed};
 
 const ROWS: usize = 600;
+/// Rows in a job.
+const CHUNK: usize = 8;
+/// Jobs under way.
+const WINDOW: usize = 8;
 
 /// Rows with texts of many lengths; their ids say where they are from.
 fn write_input(path: &Path) {
@@ -37,7 +48,7 @@ fn assert_every_row_once(output: &Path) {
 /// A backfill of [`ROWS`] rows in small jobs, with a small window, so that there is a middle.
 fn backfill(stack: &Stack, input: &Path, output: &Path) -> Daemon {
     let mut command = embed(&stack.nats);
-    command.args(["backfill", "run", "--chunk", "8", "--window", "8", "--json"]).arg(input).arg(output);
+    command.args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &WINDOW.to_string(), "--json"]).arg(input).arg(output);
     Daemon::spawn(&mut command)
 }
 
@@ -72,6 +83,40 @@ fn the_worker_is_killed_and_started_again() {
         let worker = Stack::start_worker(&nats);
         Stack { worker, nats }
     });
+}
+
+/// How many outcomes are stored.
+fn stored(stack: &Stack) -> u64 {
+    let look = async {
+        let client = async_nats::connect(stack.nats.url()).await.unwrap();
+        let results = jetstream::new(client).get_stream("EMBED_RESULTS_all-minilm-l6-v2").await.unwrap();
+        results.cached_info().state.messages
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(look)
+}
+
+#[test]
+fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_other() {
+    let ack_wait = Duration::from_secs(30);
+    let stack = Stack::start_with("30s");
+    let other = Stack::start_worker(&stack.nats);
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    write_input(&input);
+    let mut running = backfill(&stack, &input, &output);
+    wait_for("the first rows", || (lines(&output) > 0).then_some(()));
+    let (killed, before) = (Instant::now(), stored(&stack));
+    other.kill();
+    // It held no more than the window.
+    let all_others = (ROWS / CHUNK - WINDOW) as u64;
+    assert!(before < all_others, "it was over before it could be disturbed");
+    wait_for("all others", || (stored(&stack) >= all_others).then_some(()));
+    let took = killed.elapsed();
+    assert!(took < ack_wait / 2, "{took:?}");
+    let summary = running.json_line();
+    println!("all others {took:?} after the death, the end after {:?}", killed.elapsed());
+    assert_eq!((&summary["rows"], &summary["stored"]), (&ROWS.into(), &ROWS.into()));
+    assert_every_row_once(&output);
 }
 
 #[test]

@@ -171,14 +171,18 @@ pub async fn run_with(
         }
     });
     let started = tokio::select! {
-        started = parts.start(&config, loader, selected, &supervisor) => started,
-        () = &mut stop => {
-            tracing::info!("stopped before anything was served");
-            return Ok(());
-        }
+        started = parts.start(&config, loader, selected, &supervisor) => started.map(Some),
+        () = &mut stop => Ok(None),
         reason = deaths.next() => Err(RunError::Died(reason)),
     };
-    let mut running = started?;
+    let mut running = match started {
+        Ok(Some(running)) => running,
+        other => {
+            parts.give_back().await;
+            tracing::info!("stopped before anything was served");
+            return other.map(drop);
+        }
+    };
     parts.health.started();
     let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
     let outcome = tokio::select! {
@@ -325,6 +329,22 @@ impl Parts {
         self.served.live().into_iter().map(describe).collect()
     }
 
+    /// Gives back what is still in the worker, and lets out what is to be said.
+    async fn give_back(&self) {
+        let flush = async {
+            let jobs = self.keeper.give_back_all().await;
+            if jobs > 0 {
+                tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
+            }
+            self.keeper.flush().await;
+            let _ = timeout(ANSWER_TIMEOUT, self.publisher.idle()).await;
+            self.connections.flush().await
+        };
+        if !matches!(timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
+            tracing::warn!("a connection to NATS was lost before the last messages were out");
+        }
+    }
+
     /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest. `hurry` ends the finishing.
     async fn drain(
         self,
@@ -359,19 +379,10 @@ impl Parts {
         self.give_up.cancel();
         let versions = reconciler.close();
         if !finished {
-            let jobs = self.keeper.give_back_all();
-            tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
             // Whoever waits for an answer is told.
             versions.iter().for_each(|version| version.pipeline.halt("the worker is stopping"));
         }
-        let flush = async {
-            self.keeper.flush().await;
-            let _ = timeout(ANSWER_TIMEOUT, self.publisher.idle()).await;
-            self.connections.flush().await
-        };
-        if !matches!(timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
-            tracing::warn!("a connection to NATS was lost before the last messages were out");
-        }
+        self.give_back().await;
         drop(self.publishing);
         if finished {
             let stop = move || versions.iter().for_each(|version| version.pipeline.stop());

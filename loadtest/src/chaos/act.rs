@@ -43,7 +43,7 @@ pub enum Act {
     Poison,
     /// Waits until it has become a dead letter. If it never does, the fault is not recovered from.
     PoisonIsDead,
-    /// Takes the registry's folder away.
+    /// Takes the registry away.
     RegistryAway,
     /// Puts it back.
     RegistryBack,

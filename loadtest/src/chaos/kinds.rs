@@ -48,8 +48,8 @@ pub enum Needs {
     Nothing,
     /// A cluster of three servers.
     Cluster,
-    /// A registry that is a folder.
-    Folder,
+    /// A registry that can be taken away.
+    Registry,
     /// strace, to hold up system calls, and the system's permission to do so.
     Strace,
     /// The library of faketime.
@@ -308,9 +308,9 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         name: "registry-away",
-        what: "The registry's folder is gone, and a worker is restarted meanwhile",
+        what: "The registry is gone (its folder, or the line to its server), and a worker is restarted meanwhile",
         part: Part::Worker,
-        needs: Needs::Folder,
+        needs: Needs::Registry,
         lasts: Lasts::Seconds(2.0, 8.0),
         begin: &[RegistryAway, Worker(Signal::Terminate), StartWorker],
         end: &[RegistryBack],

@@ -299,6 +299,6 @@ mod tests {
         };
         assert_eq!(Stage::lacks(Needs::Nothing, &setting), None);
         assert!(Stage::lacks(Needs::Cluster, &setting).unwrap().contains("--servers 3"));
-        assert!(Stage::lacks(Needs::Folder, &setting).is_some());
+        assert!(Stage::lacks(Needs::Registry, &setting).is_some());
     }
 }

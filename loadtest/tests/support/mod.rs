@@ -16,9 +16,13 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts a server, runs `embed init`, and starts a worker.
     pub(crate) fn start() -> Self {
+        Self::start_with("2s")
+    }
+
+    /// The same. A job of a worker that was killed goes to another after `ack_wait`.
+    pub(crate) fn start_with(ack_wait: &str) -> Self {
         let nats = NatsServer::start();
-        // A job of a worker that was killed goes to another after this time.
-        let init = embed(&nats).args(["init", "--ack-wait", "2s"]).output().unwrap();
+        let init = embed(&nats).args(["init", "--ack-wait", ack_wait]).output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         let worker = Self::start_worker(&nats);
         Self { worker, nats }

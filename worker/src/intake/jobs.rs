@@ -1,6 +1,10 @@
 //! Stored jobs: pulled from a durable consumer as there is room for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::Message;
 use embed_engine::pipeline::Request;
@@ -8,12 +12,14 @@ use embed_schemas::{
     EmbedFailure, EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams,
     wire::{decode_request, readable_id},
 };
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Backoff, IntakeContext, estimate::Estimate};
 use crate::{
+    connection::Connection,
     jetstream::{
         Consumer, Pulled,
         api::{ApiError, ConsumerInfo},
@@ -127,6 +133,23 @@ impl JobIntake {
             reserved: None,
             pause,
         };
+        let pulled = AssertUnwindSafe(self.pull(&mut pulling, connection, &stop)).catch_unwind().await;
+        let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
+        drop(pulling.reserved);
+        let give_back = async |message: Message| {
+            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) {
+                lease.give_back(Duration::ZERO);
+            }
+        };
+        // Also if it panicked: what is on its way is in nobody's hands yet.
+        pulling.consumer.close(give_back).await;
+        if let Err(panic) = pulled {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Pulls until `stop` is cancelled.
+    async fn pull(self: &Arc<Self>, pulling: &mut Pulling, connection: Connection, stop: &CancellationToken) {
         let mut connected = connection.connected;
         // Only what happens from here on makes a request stale.
         connected.mark_unchanged();
@@ -134,8 +157,8 @@ impl JobIntake {
             let (known, waits) = (pulling.ack_wait.is_some(), pulling.consumer.is_waiting());
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                pulled = pulling.consumer.next() => self.pulled(&mut pulling, pulled),
+                () = stop.cancelled() => return,
+                pulled = pulling.consumer.next() => self.pulled(pulling, pulled),
                 changed = connected.changed() => {
                     if changed.is_ok() {
                         // The server forgot the request with the connection; what it had sent may still come.
@@ -144,23 +167,15 @@ impl JobIntake {
                         pulling.pause.reset();
                     }
                 }
-                found = self.look_up(pulling.pause.next), if !known => self.found(&mut pulling, found),
+                found = self.look_up(pulling.pause.next), if !known => self.found(pulling, found),
                 room = self.room(pulling.estimate), if known && !waits => {
-                    if let Err(error) = self.request(&mut pulling, room).await {
+                    if let Err(error) = self.request(pulling, room).await {
                         self.set_status(PullStatus::Failed(format!("pulling: {error}")));
                         pulling.ack_wait = None;
                     }
                 }
             }
         }
-        let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
-        drop(pulling.reserved);
-        let give_back = async |message: Message| {
-            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) {
-                lease.give_back(Duration::ZERO);
-            }
-        };
-        pulling.consumer.close(give_back).await;
     }
 
     /// Asks for the consumer, after a pause that is longer the longer it has not been there.
@@ -245,6 +260,7 @@ impl JobIntake {
         let variant = &self.deployment.variant;
         let (bytes, ack_wait) = (message.length, pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT));
         let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) else { return };
+        tracing::trace!(lane = %self.lane, sequence = lease.delivery().sequence, "take a job");
         variant.metrics.received(self.lane);
         if lease.delivery().deliveries > 1 {
             variant.metrics.redelivered(self.lane);

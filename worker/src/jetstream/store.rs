@@ -77,6 +77,7 @@ impl StoreClient {
         let heard = Arc::clone(&waiting);
         let task = supervisor.spawn("the listener for acknowledgements", async move {
             while let Some(answer) = answers.next().await {
+                tracing::trace!(subject = %answer.subject, "acknowledged");
                 let number = answer.subject.rsplit('.').next().and_then(|number| number.parse().ok());
                 if let Some(waiter) = number.and_then(|number: u64| heard.answers.lock().remove(&number)) {
                     // It may have given up.

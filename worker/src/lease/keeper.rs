@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
 
 use async_nats::Subject;
 use bytes::Bytes;
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,6 +40,7 @@ struct Shared {
     next: AtomicU64,
     held: Mutex<HashMap<u64, Entry>>,
     orders: mpsc::UnboundedSender<Order>,
+    connection: Connection,
 }
 
 #[derive(Debug)]
@@ -69,8 +72,8 @@ impl Keeper {
     #[must_use]
     pub fn start(connection: Connection, supervisor: &Supervisor) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { next: AtomicU64::new(0), held: Mutex::default(), orders });
-        let task = supervisor.spawn("the keeper of leases", keep(Arc::clone(&shared), received, connection));
+        let shared = Arc::new(Shared { next: AtomicU64::new(0), held: Mutex::default(), orders, connection });
+        let task = supervisor.spawn("the keeper of leases", keep(Arc::clone(&shared), received));
         Self { shared, _task: Arc::new(task) }
     }
 
@@ -95,11 +98,14 @@ impl Keeper {
         self.shared.held.lock().len()
     }
 
-    /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish.
-    pub fn give_back_all(&self) -> usize {
+    /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish, or
+    /// something died: it may be the task that says what else is to be said, so this needs none.
+    pub async fn give_back_all(&self) -> usize {
         let held: Vec<Entry> = self.shared.held.lock().drain().map(|(_, entry)| entry).collect();
         let count = held.len();
-        held.into_iter().for_each(|entry| self.shared.give_back(entry, Duration::ZERO));
+        for (subject, payload) in held.into_iter().flat_map(|entry| entry.back(Duration::ZERO)) {
+            send(&self.shared.connection, subject, payload).await;
+        }
         count
     }
 
@@ -112,16 +118,22 @@ impl Keeper {
     }
 }
 
-impl Shared {
-    fn give_back(&self, entry: Entry, delay: Duration) {
-        if let Some((subject, payload)) = entry.on_give_back {
-            let _ = self.orders.send(Order::Send(subject, payload));
-        }
+impl Entry {
+    /// What is said to give it back.
+    fn back(self, delay: Duration) -> impl Iterator<Item = (Subject, Bytes)> {
         let nak = match delay.as_nanos() {
             0 => Bytes::from_static(b"-NAK"),
             delay => format!("-NAK {{\"delay\": {delay}}}").into(),
         };
-        let _ = self.orders.send(Order::Send(entry.reply, nak));
+        self.on_give_back.into_iter().chain([(self.reply, nak)])
+    }
+}
+
+impl Shared {
+    fn give_back(&self, entry: Entry, delay: Duration) {
+        for (subject, payload) in entry.back(delay) {
+            let _ = self.orders.send(Order::Send(subject, payload));
+        }
     }
 
     /// What is due to be reported.
@@ -149,30 +161,57 @@ impl Held {
     }
 
     pub(super) fn end(self, acknowledgement: Bytes) {
-        let entry = self.shared.held.lock().remove(&self.number);
-        if let Some(entry) = entry {
+        if let Some(entry) = self.take() {
             let _ = self.shared.orders.send(Order::Send(entry.reply, acknowledgement));
         }
     }
 
     pub(super) fn give_back(self, delay: Duration) {
-        let entry = self.shared.held.lock().remove(&self.number);
-        if let Some(entry) = entry {
+        if let Some(entry) = self.take() {
             self.shared.give_back(entry, delay);
         }
+    }
+
+    /// Ends the holding. If nobody is left to say so to the server, the message is held until [`Keeper::give_back_all`].
+    fn take(&self) -> Option<Entry> {
+        if self.shared.orders.is_closed() {
+            return None;
+        }
+        self.shared.held.lock().remove(&self.number)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let entry = self.shared.held.lock().remove(&self.number);
-        if let Some(entry) = entry {
+        if let Some(entry) = self.take() {
             self.shared.give_back(entry, Duration::ZERO);
         }
     }
 }
 
-async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, connection: Connection) {
+async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut current = None;
+    let kept = AssertUnwindSafe(keep_informed(&shared, &mut orders, &mut current)).catch_unwind().await;
+    if let Err(panic) = kept {
+        // Somebody waits for each of what was still to be said.
+        orders.close();
+        let rest = current.into_iter().chain(std::iter::from_fn(|| orders.try_recv().ok()));
+        for order in rest {
+            if let Order::Send(subject, payload) = order {
+                send(&shared.connection, subject, payload).await;
+            }
+        }
+        resume_unwind(panic);
+    }
+}
+
+/// Does it, until nothing more can come. `current` is what is being said.
+async fn keep_informed(
+    shared: &Shared,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+    current: &mut Option<Order>,
+) {
+    let connection = &shared.connection;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -180,7 +219,11 @@ async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, c
         let idle = shared.held.lock().is_empty();
         tokio::select! {
             order = orders.recv() => match order {
-                Some(Order::Send(subject, payload)) => send(&connection, subject, payload).await,
+                Some(Order::Send(subject, payload)) => {
+                    *current = Some(Order::Send(subject.clone(), payload.clone()));
+                    send(connection, subject, payload).await;
+                    *current = None;
+                }
                 Some(Order::Wake) => {}
                 Some(Order::Flush(done)) => drop(done.send(())),
                 None => return,
@@ -189,7 +232,7 @@ async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, c
                 // A server that is not there would get the reports of all the time that it was not.
                 if connection.is_up() {
                     for reply in shared.due(Instant::now()) {
-                        send(&connection, reply, Bytes::from_static(PROGRESS)).await;
+                        send(connection, reply, Bytes::from_static(PROGRESS)).await;
                     }
                 }
             }
@@ -198,6 +241,7 @@ async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, c
 }
 
 async fn send(connection: &Connection, subject: Subject, payload: Bytes) {
+    tracing::trace!(%subject, ?payload, "acknowledge");
     if let Err(error) = connection.client.publish(subject, payload).await {
         tracing::warn!(%error, "an acknowledgement could not be sent");
     }

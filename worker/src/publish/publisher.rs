@@ -177,6 +177,7 @@ impl Publisher {
 
     async fn publish(&self, finished: Finished) {
         let Finished { ask, variant, version, lane, reply, embedded, token } = finished;
+        tracing::trace!(?lane, id = %ask.id, "publish");
         let computed = Instant::now();
         let outcome = outcome(&ask, &variant, &version, embedded);
         let error = match reply {

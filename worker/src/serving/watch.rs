@@ -69,13 +69,34 @@ async fn watch_bucket(client: Client, send: watch::Sender<Bucket>, mut looks: mp
                     Ok(()) => tracing::debug!("the watch of {MODELS_BUCKET} ended; watching again"),
                     Err(error) => tracing::warn!(%error, "{MODELS_BUCKET} cannot be watched; trying again"),
                 },
+                () = made_anew(&context, &store, &mut looks) => {
+                    tracing::warn!("{MODELS_BUCKET} was made anew: what it holds now is what counts");
+                    continue;
+                }
                 () = send.closed() => return,
             }
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_AGAIN) => {}
-            _ = looks.recv() => {}
+            Some(()) = looks.recv() => {}
             () = send.closed() => return,
+        }
+    }
+}
+
+/// Waits until the bucket is another one than this. A watch does not notice: it goes on at the sequence at which the old one ended. While
+/// there is none, or nobody answers, what was known holds.
+async fn made_anew(context: &jetstream::Context, store: &kv::Store, looks: &mut mpsc::Receiver<()>) {
+    let made = store.stream.cached_info().created;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            Some(()) = looks.recv() => {}
+        }
+        if let Ok(now) = context.get_stream(&store.stream_name).await
+            && now.cached_info().created != made
+        {
+            return;
         }
     }
 }
@@ -86,19 +107,27 @@ async fn follow(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut entries = store.watch_with_history(">").await?;
     let mut bucket: Bucket = BTreeMap::new();
+    if store.stream.cached_info().state.messages == 0 {
+        // Nothing comes that would say so.
+        know(send, &bucket);
+    }
     while let Some(entry) = entries.next().await {
         let entry = entry?;
         apply(&mut bucket, &entry);
         // What was there before the watch began comes at once, and is one change.
         if entry.delta == 0 {
-            send.send_if_modified(|known| {
-                let changes = *known != bucket;
-                known.clone_from(&bucket);
-                changes
-            });
+            know(send, &bucket);
         }
     }
     Ok(())
+}
+
+fn know(send: &watch::Sender<Bucket>, bucket: &Bucket) {
+    send.send_if_modified(|known| {
+        let changes = known != bucket;
+        known.clone_from(bucket);
+        changes
+    });
 }
 
 /// One entry of the bucket. What cannot be read is named and skipped; the others hold.

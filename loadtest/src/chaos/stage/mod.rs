@@ -7,13 +7,12 @@ mod deaf;
 mod disk;
 mod perform;
 mod poison;
+mod registry;
 mod streams;
 mod workers;
 
 use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -25,7 +24,7 @@ use embed_schemas::Slug;
 use embed_testkit::Cluster;
 use tempfile::TempDir;
 
-use self::{deaf::DeafClient, disk::SlowDisk, poison::Poison, streams::Fills, workers::Worker};
+use self::{deaf::DeafClient, disk::SlowDisk, poison::Poison, registry::Registry, streams::Fills, workers::Worker};
 use super::{collector::Collector, kinds::Needs, traffic::Clients};
 
 /// Longest wait for the stack to begin, for a stream to be read to its end, or for `embed init` to succeed.
@@ -60,8 +59,7 @@ pub struct Setting {
 #[derive(Debug)]
 pub struct Stage {
     setting: Setting,
-    /// Where the registry is from the workers' point of view.
-    registry: String,
+    registry: Registry,
     cluster: Cluster,
     workers: Vec<Worker>,
     context: jetstream::Context,
@@ -99,15 +97,7 @@ impl Stage {
     /// If something cannot be started.
     pub async fn build(setting: Setting, start: Instant) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let registry = match fs::canonicalize(&setting.registry) {
-            // Behind a link of our own, which can be taken away.
-            Ok(path) => {
-                let link = folder.path().join("registry");
-                symlink(path, &link)?;
-                link.display().to_string()
-            }
-            Err(_) => setting.registry.clone(),
-        };
+        let registry = Registry::new(&setting.registry, folder.path())?;
         let cluster = Cluster::start(setting.servers, SERVER);
         let poison = Poison::default();
         let workers = (0..setting.workers).map(|_| Worker::new(&cluster, &poison, &setting.model)).collect::<Vec<_>>();
@@ -145,7 +135,7 @@ impl Stage {
         match needs {
             Needs::Nothing => None,
             Needs::Cluster => (setting.servers < 3).then_some("it needs --servers 3"),
-            Needs::Folder => (!Path::new(&setting.registry).is_dir()).then_some("the registry is not a folder"),
+            Needs::Registry => Registry::stays(&setting.registry),
             Needs::Strace => embed_testkit::on_path("strace").is_none().then_some("strace is not installed"),
             Needs::Faketime => workers::faketime().is_none().then_some("faketime is not installed"),
         }

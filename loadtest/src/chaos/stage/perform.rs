@@ -65,8 +65,8 @@ impl Stage {
             Act::DeafIsGone => self.deaf = None,
             Act::Poison => self.publish_poison(beside).await?,
             Act::PoisonIsDead => self.poison_is_dead(beside).await?,
-            Act::RegistryAway => std::fs::rename(&self.registry, self.folder.path().join("away"))?,
-            Act::RegistryBack => std::fs::rename(self.folder.path().join("away"), &self.registry)?,
+            Act::RegistryAway => self.registry.take_away()?,
+            Act::RegistryBack => self.registry.put_back()?,
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Where versions come from: the registry, with copies of its files on local disk unless it is on local disk itself.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use embed_registry::{Cache, Progress, Registry, RegistryError, Step, VersionSpec};
+use embed_registry::{Cache, Progress, Registry, RegistryError, RegistryOptions, Step, VersionSpec};
 use embed_schemas::{ModelMetadata, Slug};
 use parking_lot::Mutex;
 
@@ -12,6 +12,10 @@ use super::{
     resolve::{ResolveError, ResolvedModel, graphs},
 };
 use crate::settings::{EngineConfig, ModelSpec};
+
+/// How long a request to a registry that does not answer is tried again. Whoever asked says then that it failed, and tries later; what
+/// was downloaded until then is kept.
+const RETRY_FOR: Duration = Duration::from_secs(10);
 
 /// A registry and its cache.
 #[derive(Debug, Clone)]
@@ -26,7 +30,8 @@ impl Source {
     /// # Errors
     /// If the location is not one of a registry, or the cache's folder cannot be made.
     pub fn open(location: &str, cache_dir: PathBuf, cache_bytes: u64) -> Result<Self, RegistryError> {
-        let registry = Registry::open(location)?;
+        let options = RegistryOptions { retry_for: RETRY_FOR, ..RegistryOptions::default() };
+        let registry = Registry::open_with(location, &options)?;
         let cache = match registry.folder() {
             Some(_) => None,
             None => Some(Cache::open(cache_dir, cache_bytes)?),

@@ -141,6 +141,7 @@ impl<J, S: Sink<J>> Thread<J, S> {
     }
 
     fn tokenize(&self, task: &Task<J>, lane: Lane) {
+        tracing::trace!(?lane, texts = task.texts.len(), "tokenize");
         let mut outcomes = Vec::with_capacity(task.texts.len());
         let mut bytes = 0;
         for (index, text) in task.texts.iter().enumerate() {
