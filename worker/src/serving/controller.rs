@@ -187,17 +187,17 @@ impl Controller {
         let loading = load_version(&shared.config, &shared.loader, &shared.supervisor, &variant, &resolved, true);
         tokio::pin!(loading);
         let result = loop {
+            let changed = tokio::select! {
+                result = &mut loading => break result,
+                changed = self.wanted.changed() => changed.is_ok(),
+                // Nobody can ask any more only while the worker ends.
+                _ = self.refreshes.changed() => true,
+            };
+            // The registry may take its time to answer, and loading goes on meanwhile.
             tokio::select! {
                 result = &mut loading => break result,
-                changed = self.wanted.changed() => {
-                    if changed.is_err() || !self.still_means(&resolved).await {
-                        return self.abandon(&resolved);
-                    }
-                }
-                changed = self.refreshes.changed() => {
-                    if changed.is_ok() && !self.still_means(&resolved).await {
-                        return self.abandon(&resolved);
-                    }
+                means = self.still_means(&resolved) => if !(changed && means) {
+                    return self.abandon(&resolved);
                 }
             }
         };
