@@ -9,10 +9,8 @@ use std::{
 };
 
 use async_nats::Client;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     call::{Load, call},
@@ -40,12 +38,13 @@ pub async fn run(
         tally.count(done);
         on_done(done);
     };
-    let mut under_way = JoinSet::new();
+    // Not tasks of their own: what wakes other threads for each call takes the time of the cores that the worker may share with us.
+    let mut under_way = FuturesUnordered::new();
     let mut next = 0;
     loop {
         tokio::select! {
             biased;
-            Some(done) = under_way.join_next() => count(&done.expect("calls do not panic")),
+            Some(done) = under_way.next() => count(&done),
             intended = calls.recv() => {
                 let Some(intended) = intended else { break };
                 let (due, late) = (intended - start, intended.elapsed());
@@ -56,7 +55,7 @@ pub async fn run(
                 }
                 let (client, subject, payload) = (client.clone(), load.subject.clone(), load.payload(next));
                 next += 1;
-                under_way.spawn(async move {
+                under_way.push(async move {
                     let late = intended.elapsed();
                     let (latency, outcome) = call(&client, subject, payload, load.timeout, intended).await;
                     Done { due, late, latency, outcome }
@@ -64,8 +63,8 @@ pub async fn run(
             }
         }
     }
-    while let Some(done) = under_way.join_next().await {
-        count(&done.expect("calls do not panic"));
+    while let Some(done) = under_way.next().await {
+        count(&done);
     }
     Ok(tally)
 }

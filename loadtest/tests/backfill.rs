@@ -48,7 +48,10 @@ fn assert_every_row_once(output: &Path) {
 /// A backfill of [`ROWS`] rows in small jobs, with a small window, so that there is a middle.
 fn backfill(stack: &Stack, input: &Path, output: &Path) -> Daemon {
     let mut command = embed(&stack.nats);
-    command.args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &WINDOW.to_string(), "--json"]).arg(input).arg(output);
+    command
+        .args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &WINDOW.to_string(), "--json"])
+        .arg(input)
+        .arg(output);
     Daemon::spawn(&mut command)
 }
 
@@ -103,7 +106,7 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
-    let mut running = backfill(&stack, &input, &output);
+    let running = backfill(&stack, &input, &output);
     wait_for("the first rows", || (lines(&output) > 0).then_some(()));
     let (killed, before) = (Instant::now(), stored(&stack));
     other.kill();
@@ -114,7 +117,6 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
     let took = killed.elapsed();
     assert!(took < ack_wait / 2, "{took:?}");
     let summary = running.json_line();
-    println!("all others {took:?} after the death, the end after {:?}", killed.elapsed());
     assert_eq!((&summary["rows"], &summary["stored"]), (&ROWS.into(), &ROWS.into()));
     assert_every_row_once(&output);
 }

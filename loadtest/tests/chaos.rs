@@ -23,7 +23,8 @@ fn play(arguments: &[&str], out: &Path) {
 
 /// The same, with more in its environment.
 fn play_with(environment: &[(String, String)], arguments: &[&str], out: &Path) {
-    let output = chaos(environment, &[arguments, &["--json", "--ack-wait", "3", "--out", out.to_str().unwrap()]].concat());
+    let output =
+        chaos(environment, &[arguments, &["--json", "--ack-wait", "3", "--out", out.to_str().unwrap()]].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{said}"));
     let notes =

@@ -334,7 +334,10 @@ impl Parts {
         let flush = async {
             let jobs = self.keeper.give_back_all().await;
             if jobs > 0 {
-                tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
+                tracing::warn!(
+                    jobs,
+                    "stopping before everything was finished: these jobs go back to be taken by others"
+                );
             }
             self.keeper.flush().await;
             let _ = timeout(ANSWER_TIMEOUT, self.publisher.idle()).await;

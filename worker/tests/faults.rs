@@ -117,36 +117,95 @@ async fn a_consumer_that_is_deleted_and_made_anew_is_pulled_from_at_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn with_a_full_results_stream_nobody_hears_what_is_not_stored_and_the_worker_is_not_ready() {
-    let stack = Stack::start().await;
+/// Gives a stream another limit: beyond it, it takes nothing.
+async fn limit(stack: &Stack, stream: &str, max_bytes: i64) {
     let context = jetstream::new(stack.client.clone());
-    let name = streams::results_stream(&model());
-    let limit = async |bytes: i64| {
-        let mut stream = context.get_stream(&name).await.unwrap();
-        let mut config = serde_json::to_value(&stream.info().await.unwrap().config).unwrap();
-        config["max_bytes"] = json!(bytes);
-        let answer: serde_json::Value = context.request(format!("STREAM.UPDATE.{name}"), &config).await.unwrap();
-        assert!(answer["error"].is_null(), "{answer}");
-    };
-    limit(1).await;
-    let id: JobId = "unstored".parse().unwrap();
-    let mut heard = stack.client.subscribe(subjects::result(&model(), &id)).await.unwrap();
-    stack.client.flush().await.unwrap();
-    publish(&stack.client, Lane::Job, &EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(["a"]) }).await;
-    let unready = async {
+    let mut found = context.get_stream(stream).await.unwrap();
+    let mut config = serde_json::to_value(&found.info().await.unwrap().config).unwrap();
+    config["max_bytes"] = json!(max_bytes);
+    let answer: serde_json::Value = context.request(format!("STREAM.UPDATE.{stream}"), &config).await.unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+}
+
+/// Waits until the worker says that it is not ready, for a reason with all of these words.
+async fn unready(stack: &Stack, words: &[&str]) {
+    let said = async {
         loop {
             let (status, body) = stack.get("/readyz").await;
-            if status == 503 && body.contains("stream of results") && body.contains("full") {
+            if status == 503 && words.iter().all(|word| body.contains(word)) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, unready).await.expect("unready in time");
+    tokio::time::timeout(PATIENCE, said).await.expect("unready in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_stream_of_dead_letters_what_is_no_job_stays_until_there_is_room_and_the_worker_is_not_ready() {
+    let stack = Stack::start().await;
+    let jobs = streams::jobs_stream(&model());
+    limit(&stack, streams::DEAD_STREAM, 1).await;
+    stack.publish_raw(Lane::Job, HeaderMap::new(), "no job").await;
+    unready(&stack, &["stream of dead letters", "full"]).await;
+    assert_eq!((stack.messages_in(&jobs).await, stack.messages_in(streams::DEAD_STREAM).await), (1, 0));
+    // Those that can be served are.
+    let result = stack.job(Lane::Job, EmbedRequest::new(["a"]), Format::Json, "beside").await;
+    result.into_result().unwrap();
+    limit(&stack, streams::DEAD_STREAM, 1 << 30).await;
+    stack.wait_for_messages(&jobs, 0).await;
+    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 1);
+    while stack.get("/readyz").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_sends_its_clients_away_holds_up_no_job() {
+    let nats = NatsServer::start_with("lame_duck_duration: 30s\nlame_duck_grace_period: 1s");
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    support::provision(&client, &settings()).await;
+    let worker = Daemon::spawn(&mut worker_command(&nats, &[]));
+    let mut stack = Stack { ready: worker.json_line(), worker, client, nats };
+    let text = "a long sentence about nothing in particular that goes on and on ".repeat(16);
+    for n in 0..3 {
+        let id = Some(format!("long-{n}").parse().unwrap());
+        publish(
+            &stack.client,
+            Lane::Job,
+            &EmbedRequest { id, ..EmbedRequest::new((0..16).map(|i| format!("{i} {text}"))) },
+        )
+        .await;
+    }
+    while stack.worker_metric("akidb_leases_held").await < 1.0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stack.nats.lame_duck();
+    // JetStream ends at once, and connections end one by one.
+    while stack.nats.is_running() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stack.nats.restart();
+    let back = Instant::now();
+    for n in 0..3 {
+        stack.stored(&format!("long-{n}").parse().unwrap()).await.into_result().unwrap();
+    }
+    assert!(back.elapsed() < ACK_WAIT / 2, "{:?}", back.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_results_stream_nobody_hears_what_is_not_stored_and_the_worker_is_not_ready() {
+    let stack = Stack::start().await;
+    let name = streams::results_stream(&model());
+    limit(&stack, &name, 1).await;
+    let id: JobId = "unstored".parse().unwrap();
+    let mut heard = stack.client.subscribe(subjects::result(&model(), &id)).await.unwrap();
+    stack.client.flush().await.unwrap();
+    publish(&stack.client, Lane::Job, &EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(["a"]) }).await;
+    unready(&stack, &["stream of results", "full"]).await;
     assert!(stack.worker_metric("akidb_store_retries_total").await >= 1.0);
     assert!(futures::FutureExt::now_or_never(heard.next()).is_none(), "nobody hears what is not stored");
-    limit(1 << 30).await;
+    limit(&stack, &name, 1 << 30).await;
     let message = tokio::time::timeout(PATIENCE, heard.next()).await.expect("heard in time").unwrap();
     assert!(decode_outcome(&message.payload).unwrap().into_result().is_ok());
     stack.stored(&id).await.into_result().unwrap();

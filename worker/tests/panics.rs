@@ -46,7 +46,8 @@ impl<S: Subscriber> Layer<S> for Bomb {
         if message.0 == "take a job" {
             self.is_armed.store(true, Ordering::SeqCst);
         }
-        if message.0 == self.line && self.is_armed.load(Ordering::SeqCst) && !self.went_off.swap(true, Ordering::SeqCst) {
+        if message.0 == self.line && self.is_armed.load(Ordering::SeqCst) && !self.went_off.swap(true, Ordering::SeqCst)
+        {
             panic!("a bomb at {:?}", self.line);
         }
     }

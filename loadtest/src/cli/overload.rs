@@ -27,6 +27,21 @@ const SLOWEST_REFUSAL_MS: f64 = 10.0;
 /// when more come than it can answer: the peak is above the knee.
 const PEAK_AT: [f64; 4] = [0.8, 1.0, 1.2, 1.5];
 
+/// One time of too many calls, and the peak around it. A machine's speed is not the same from one minute to the next, so each time is
+/// compared with what the machine did right before and right after it, at the rate of the peak.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    goodput: f64,
+    /// The mean of before and after.
+    peak: f64,
+}
+
+impl Compared {
+    fn left(self) -> f64 {
+        if self.peak > 0.0 { self.goodput / self.peak } else { 0.0 }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct OverloadArgs {
     /// Calls a second that can be answered [default: measured first]
@@ -35,7 +50,7 @@ pub(super) struct OverloadArgs {
     /// Callers of the measurement of the capacity
     #[arg(long, default_value_t = 32)]
     callers: usize,
-    /// How long to measure the capacity, and each of four rates around it
+    /// How long to measure the capacity, each of four rates around it, and the peak again after each overload
     #[arg(long, default_value = "20", value_parser = parse_some_time, value_name = "DURATION")]
     peak_duration: Duration,
     /// How many times the capacity to offer
@@ -80,21 +95,30 @@ impl OverloadArgs {
         };
         let mut phases =
             PEAK_AT.into_iter().map(|share| play(share, self.peak_duration, "")).collect::<Result<Vec<_>, _>>()?;
-        let peak = phases.iter().map(|(_, observed)| goodput(observed)).fold(0.0, f64::max);
+        let good: Vec<f64> = phases.iter().map(|(_, observed)| goodput(observed)).collect();
+        let (mut before, peak_at) =
+            good.iter().copied().zip(PEAK_AT).max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are rates");
+        let mut runs = Vec::new();
         for run in 1..=self.runs {
             phases.push(play(self.times, self.duration, &format!(", run {run}"))?);
+            let over = goodput(&phases[phases.len() - 1].1);
+            phases.push(play(peak_at, self.peak_duration, &format!(", after run {run}"))?);
+            let after = goodput(&phases[phases.len() - 1].1);
+            runs.push(Compared { goodput: over, peak: f64::midpoint(before, after) });
+            before = after;
         }
+        let worst = (0..runs.len()).min_by(|a, b| runs[*a].left().total_cmp(&runs[*b].left()));
+        let worst = worst.expect("there is a run");
         let named: Vec<_> = phases.iter().map(|(name, observed)| Named(name, observed)).collect();
-        let worst = named[PEAK_AT.len()..].iter().min_by(|a, b| goodput(a.1).total_cmp(&goodput(b.1)));
-        let over = *worst.expect("there is a run");
-        document.verdicts = verdicts(over.1, peak);
+        let over = named[PEAK_AT.len() + 2 * worst];
+        document.verdicts = verdicts(over.1, &runs, runs[worst]);
         document.figures = figures(&named);
         document.plots = vec![rates_plot(&phases)];
         document.plots.extend(call_plots(over, self.target.slo_ms));
         document.plots.extend(memory_plot(over));
         document.notes = phases.iter().flat_map(|(name, observed)| notes(&format!("{name}: "), observed)).collect();
         document.detail = summary(over.1);
-        document.detail.insert("peak_goodput_per_second".to_owned(), peak.into());
+        document.detail.insert("peak_goodput_per_second".to_owned(), runs[worst].peak.into());
         finish(&document, self.target.out.as_deref(), json)
     }
 
@@ -110,16 +134,21 @@ fn goodput(observed: &Observed) -> f64 {
     observed.tally.total(|second| second.good) as f64 / observed.duration.as_secs_f64()
 }
 
-fn verdicts(over: &Observed, peak: f64) -> Vec<Verdict> {
-    let left = goodput(over);
+fn verdicts(over: &Observed, runs: &[Compared], worst: Compared) -> Vec<Verdict> {
     let refusals = Quantiles::of(&over.tally.refusal);
     let none = over.tally.refusal.is_empty();
+    let all = runs.iter().map(|run| format!("{:.0} %", 100.0 * run.left())).collect::<Vec<_>>().join(", ");
     let mut verdicts = vec![
         Verdict {
             name: "Goodput under overload".to_owned(),
-            value: format!("{} calls/s", significant(left, 3)),
-            target: format!("{:.0} % of the peak of {}", LEAST_GOODPUT * 100.0, significant(peak, 3)),
-            passed: Some(peak > 0.0 && left >= LEAST_GOODPUT * peak),
+            value: format!(
+                "{:.0} % (the worst of {all}): {} calls/s, with {} at the peak before and after",
+                100.0 * worst.left(),
+                significant(worst.goodput, 3),
+                significant(worst.peak, 3)
+            ),
+            target: format!("{:.0} % of the peak", LEAST_GOODPUT * 100.0),
+            passed: Some(worst.left() >= LEAST_GOODPUT),
         },
         Verdict {
             name: "Refusals, p99".to_owned(),
@@ -142,9 +171,11 @@ fn verdicts(over: &Observed, peak: f64) -> Vec<Verdict> {
 
 /// What became of what was offered, from phase to phase.
 fn rates_plot(phases: &[(String, Observed)]) -> Plot {
-    let series = |name: &str, of: fn(&Observed) -> f64| Series {
-        name: name.to_owned(),
-        points: phases.iter().map(|(_, seen)| (rate(seen, |second| second.offered), of(seen))).collect(),
+    let series = |name: &str, of: fn(&Observed) -> f64| {
+        let mut points: Vec<_> =
+            phases.iter().map(|(_, seen)| (rate(seen, |second| second.offered), of(seen))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { name: name.to_owned(), points }
     };
     Plot {
         title: "Answered by what was offered".to_owned(),

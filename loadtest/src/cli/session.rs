@@ -7,6 +7,7 @@ use std::{
 };
 
 use embed_connect::ConnectSettings;
+use embed_engine::threads::cores;
 use embed_producer::Client;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -31,7 +32,9 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn open(nats: &ConnectSettings) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // What generates the load shares its cores with what is measured.
+        let threads = (cores() / 2).max(1);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
         let connect = |name| embed_producer::nats::connect(nats, name);
         let (client, bulk) =
             runtime.block_on(async { tokio::try_join!(connect("embed-loadtest"), connect("embed-loadtest bulk")) })?;

@@ -206,11 +206,7 @@ async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
 }
 
 /// Does it, until nothing more can come. `current` is what is being said.
-async fn keep_informed(
-    shared: &Shared,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
-    current: &mut Option<Order>,
-) {
+async fn keep_informed(shared: &Shared, orders: &mut mpsc::UnboundedReceiver<Order>, current: &mut Option<Order>) {
     let connection = &shared.connection;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use async_nats::Subject;
 use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError};
 use tokio::sync::mpsc;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     metrics::EndpointStats,
@@ -15,7 +16,23 @@ use crate::{
 #[derive(Debug)]
 pub struct Call {
     caller: Option<Caller>,
-    dropped: mpsc::UnboundedSender<(Caller, Outcome)>,
+    refusals: Refusals,
+}
+
+/// Where refusals go.
+#[derive(Debug, Clone)]
+pub(super) struct Refusals {
+    pub(super) sender: mpsc::UnboundedSender<Refusal>,
+    pub(super) tasks: TaskTracker,
+}
+
+/// A caller who is told that it is not served.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) caller: Caller,
+    pub(super) outcome: Outcome,
+    /// Until it is told, publishing is not idle.
+    pub(super) _token: TaskTrackerToken,
 }
 
 /// Where an answer goes, and where it is counted.
@@ -38,8 +55,8 @@ pub struct Caller {
 }
 
 impl Call {
-    pub(super) const fn new(caller: Caller, dropped: mpsc::UnboundedSender<(Caller, Outcome)>) -> Self {
-        Self { caller: Some(caller), dropped }
+    pub(super) const fn new(caller: Caller, refusals: Refusals) -> Self {
+        Self { caller: Some(caller), refusals }
     }
 
     /// The encoding in which it is to be answered.
@@ -63,7 +80,8 @@ impl Call {
         }
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
         // If nobody takes it, the process is ending.
-        let _ = self.dropped.send((caller, outcome));
+        let refusal = Refusal { caller, outcome, _token: self.refusals.tasks.token() };
+        let _ = self.refusals.sender.send(refusal);
     }
 
     /// Takes the duty to answer over.

@@ -15,7 +15,9 @@ use tokio_util::{
 };
 
 use super::{
-    Ask, Call, Caller, StoreTrouble, dead_letter,
+    Ask, Call, Caller, StoreTrouble,
+    call::{Refusal, Refusals},
+    dead_letter,
     encoded::Encoded,
     outcome::outcome,
     stored::{Storage, Stored},
@@ -30,6 +32,11 @@ use crate::{
 
 /// A failed job is given back this long after its first attempt, twice as long after its second, and so on.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Refusals leave together, so far apart: those who hear of it a moment later lose nothing, and those who are served gain the time that
+/// each message on its own would take, here and in the server.
+const REFUSE_AGAIN: Duration = Duration::from_millis(2);
+/// Refusals that leave together at most.
+const MOST_REFUSALS: usize = 256;
 /// A job that no engine can take now is given back for so long.
 const UNAVAILABLE_DELAY: Duration = Duration::from_secs(1);
 
@@ -79,7 +86,7 @@ pub struct Publisher {
     storage: Storage,
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
-    dropped: mpsc::UnboundedSender<(Caller, Outcome)>,
+    refusals: Refusals,
     supervisor: Supervisor,
     tasks: TaskTracker,
 }
@@ -88,7 +95,7 @@ pub struct Publisher {
 #[derive(Debug)]
 pub struct Publishing {
     _finished: Task,
-    _dropped: Task,
+    _refusals: Task,
 }
 
 impl Publisher {
@@ -103,16 +110,17 @@ impl Publisher {
         supervisor: &Supervisor,
     ) -> (Self, Publishing) {
         let (finished, mut to_publish) = mpsc::unbounded_channel();
-        let (dropped, mut to_refuse) = mpsc::unbounded_channel();
+        let (sender, mut to_refuse) = mpsc::unbounded_channel();
+        let tasks = TaskTracker::new();
         let publisher = Self {
             online: connections.online.client.clone(),
             stored: connections.stored.client.clone(),
             attempts: AttemptStore::new(store.clone()),
             storage: Storage::new(store, give_up, trouble),
             finished,
-            dropped,
+            refusals: Refusals { sender, tasks: tasks.clone() },
             supervisor: supervisor.clone(),
-            tasks: TaskTracker::new(),
+            tasks,
         };
         let one = publisher.clone();
         let publish = async move {
@@ -124,13 +132,17 @@ impl Publisher {
         };
         let other = publisher.clone();
         let refuse = async move {
-            while let Some((caller, outcome)) = to_refuse.recv().await {
-                other.answer(caller, &outcome).await;
+            let mut refusals = Vec::new();
+            while to_refuse.recv_many(&mut refusals, MOST_REFUSALS).await > 0 {
+                for Refusal { caller, outcome, _token } in refusals.drain(..) {
+                    other.answer(caller, &outcome).await;
+                }
+                tokio::time::sleep(REFUSE_AGAIN).await;
             }
         };
         let publishing = Publishing {
             _finished: supervisor.spawn("the publisher", publish),
-            _dropped: supervisor.spawn("the publisher of refusals", refuse),
+            _refusals: supervisor.spawn("the publisher of refusals", refuse),
         };
         (publisher, publishing)
     }
@@ -156,7 +168,7 @@ impl Publisher {
     /// A caller is owed an answer.
     #[must_use]
     pub fn call(&self, caller: Caller) -> Call {
-        Call::new(caller, self.dropped.clone())
+        Call::new(caller, self.refusals.clone())
     }
 
     /// Keeps publishing from being [`Publisher::idle`].

@@ -43,7 +43,9 @@ impl Registry {
     /// Why a registry at this location cannot be taken away; `None` if it can.
     pub(super) fn stays(location: &str) -> Option<&'static str> {
         let can_go = Path::new(location).is_dir() || endpoint(location).is_some();
-        (!can_go).then_some("the registry is neither a folder nor a bucket of an S3 server at AWS_ENDPOINT_URL, by plain http")
+        (!can_go).then_some(
+            "the registry is neither a folder nor a bucket of an S3 server at AWS_ENDPOINT_URL, by plain http",
+        )
     }
 
     /// What workers are told.

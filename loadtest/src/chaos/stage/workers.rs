@@ -107,7 +107,9 @@ impl Stage {
         command.args(["run", "--json", "--metrics-addr", "127.0.0.1:0", "--server", &worker.urls()]);
         command.args(["--registry", self.registry.location()]).current_dir(self.folder.path());
         // Copies of what is in a bucket, which a worker goes on with while that is away.
-        command.env("EMBED_WORKER__MODELS__CACHE_DIR", self.folder.path().join("cache")).envs(self.registry.environment());
+        command
+            .env("EMBED_WORKER__MODELS__CACHE_DIR", self.folder.path().join("cache"))
+            .envs(self.registry.environment());
         // Whether a busy machine refuses calls is another question.
         command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "10s").envs(worker.environment.iter().cloned());
         worker.daemon = Some(Daemon::spawn(&mut command));
