@@ -262,7 +262,7 @@ async fn two_busy_variants_with_room_for_one_each_stay_for_a_while() {
     worker.ready().await;
     let (begun, calls) = (Instant::now(), AtomicUsize::new(0));
     let busy = async |model: &Slug| {
-        let payload: Bytes = Format::MessagePack.encode(&EmbedRequest::new(["hello"])).into();
+        let payload: Bytes = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
         while begun.elapsed() < stay * 4 {
             let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(PATIENCE));
             let answer = client.send_request(subjects::bare(Lane::Rpc, model), request).await.unwrap();
