@@ -100,7 +100,7 @@ async fn a_panic_anywhere_ends_the_worker_and_its_jobs_go_to_others_at_once() {
         for n in 0..JOBS {
             let id = Some(format!("job-{round}-{n}").parse().unwrap());
             let request = EmbedRequest { id, ..EmbedRequest::new(texts.iter().cloned()) };
-            let payload = Format::MessagePack.encode(&request).into();
+            let payload = Format::MessagePack.encode(&request);
             let subject = embed_schemas::subjects::bare(Lane::Job, &model());
             client.publish_with_headers(subject, HeaderMap::new(), payload).await.unwrap();
         }
