@@ -63,8 +63,13 @@ impl StoreTrouble {
     pub fn reasons(&self) -> Vec<String> {
         let trouble = self.0.lock();
         let lately = trouble.iter().filter(|(_, (_, met))| met.elapsed() < Self::MEMORY);
-        lately.map(|(stream, (reason, _))| format!("the stream of {stream}: {reason}")).collect()
+        lately.map(|(stream, (reason, _))| format!("the stream of {}: {reason}", holds(stream))).collect()
     }
+}
+
+/// What a kind of stream holds, for people.
+fn holds(stream: &str) -> &str {
+    if stream == "dead" { "dead letters" } else { stream }
 }
 
 /// Stores messages, and tries again as long as that can help.

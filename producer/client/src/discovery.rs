@@ -1,0 +1,181 @@
+//! Which models workers serve right now, as their micro service tells.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use embed_schemas::{
+    Lane, Slug,
+    serving::{self, VariantStatus},
+    subjects,
+};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::Client;
+use crate::{Error, nats};
+
+/// How long the first answer may take: a busy worker, or one that is far away.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Nobody knows how many workers there are. When none has answered for so long, all have.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// A model that at least one worker serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServedModel {
+    /// The model.
+    pub model: Slug,
+    /// The variants that can be chosen.
+    pub variants: Vec<Slug>,
+}
+
+/// A worker, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub id: String,
+    /// What it serves, by model and variant.
+    pub variants: BTreeMap<(Slug, Slug), VariantStatus>,
+}
+
+/// The answer to `$SRV.INFO`, as far as it matters here.
+#[derive(Deserialize)]
+struct Info {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+impl From<Info> for WorkerInfo {
+    fn from(info: Info) -> Self {
+        Self { variants: serving::statuses(&info.metadata), id: info.id }
+    }
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    subject: String,
+}
+
+impl Client {
+    /// Asks all workers which models can be asked for. Takes 300 milliseconds, less if there is no worker, more if workers
+    /// are slow to answer.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn served(&self) -> Result<Vec<ServedModel>, Error> {
+        let infos = self.infos().await?;
+        Ok(models_of(infos.iter().flat_map(|info| &info.endpoints).map(|endpoint| endpoint.subject.as_str())))
+    }
+
+    /// Asks all workers which versions of which variants they serve, in the order of their ids. Takes as long as
+    /// [`Client::served`].
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
+        let mut workers: Vec<WorkerInfo> = self.infos().await?.into_iter().map(Into::into).collect();
+        workers.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(workers)
+    }
+
+    /// Asks one worker, by its id, and waits no longer than for its answer. `None` if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Nats`] if it does not answer; [`Error::BadAnswer`].
+    pub async fn worker(&self, id: &str) -> Result<Option<WorkerInfo>, Error> {
+        let subject = format!("$SRV.INFO.{}.{id}", subjects::SERVICE_NAME);
+        match nats::request(&self.nats, subject, HeaderMap::new(), Bytes::new(), FIRST_ANSWER).await {
+            Ok(answer) => {
+                let bad =
+                    |error: serde_json::Error| Error::BadAnswer { from: id.to_owned(), reason: error.to_string() };
+                serde_json::from_slice::<Info>(&answer.payload).map(|info| Some(info.into())).map_err(bad)
+            }
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+            Err(error) => Err(Error::nats(format!("cannot ask worker {id} what it serves"), error)),
+        }
+    }
+
+    /// How the variants stand on all workers: by model and variant, one status for each worker that has it. Takes as long as
+    /// [`Client::served`].
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn statuses(&self) -> Result<BTreeMap<(Slug, Slug), Vec<VariantStatus>>, Error> {
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for worker in self.workers().await? {
+            for (variant, status) in worker.variants {
+                all.entry(variant).or_default().push(status);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn infos(&self) -> Result<Vec<Info>, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask which models are served", error);
+        let inbox = self.nats.new_inbox();
+        let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
+        let subject = format!("$SRV.INFO.{}", subjects::SERVICE_NAME);
+        self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
+        let mut found = Vec::new();
+        let mut patience = FIRST_ANSWER;
+        while let Ok(Some(answer)) = tokio::time::timeout(patience, answers.next()).await {
+            if answer.status.is_some() {
+                break; // nobody listens
+            }
+            found.extend(serde_json::from_slice::<Info>(&answer.payload));
+            patience = SILENCE;
+        }
+        Ok(found)
+    }
+
+    /// The error for a model that nobody serves, with what is served instead.
+    pub(super) async fn unknown_model(&self, model: &Slug, variant: Option<&Slug>) -> Error {
+        let target = match variant {
+            Some(variant) => format!("variant {variant} of model {model}"),
+            None => format!("model {model}"),
+        };
+        let served = self.served().await.unwrap_or_default();
+        let names = |served: ServedModel| {
+            let ServedModel { model, variants } = served;
+            std::iter::once(model.to_string()).chain(variants.into_iter().map(move |v| format!("{model}.{v}")))
+        };
+        Error::UnknownModel { target, served: served.into_iter().flat_map(names).collect() }
+    }
+}
+
+fn models_of<'a>(subjects: impl Iterator<Item = &'a str>) -> Vec<ServedModel> {
+    let mut models: BTreeMap<Slug, Vec<Slug>> = BTreeMap::new();
+    for target in subjects.filter_map(subjects::parse).filter(|target| target.lane == Lane::Rpc) {
+        let variants = models.entry(target.model).or_default();
+        variants.extend(target.variant);
+    }
+    models
+        .into_iter()
+        .map(|(model, mut variants)| {
+            variants.sort();
+            variants.dedup();
+            ServedModel { model, variants }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_many_workers_are_one_list() {
+        let found = models_of(
+            ["embed.rpc.m", "embed.rpc.m.int8", "embed.rpc.m.fp32", "embed.rpc.m.int8", "embed.rpc.a", "other.x"]
+                .into_iter(),
+        );
+        let slugs = |names: &[&str]| names.iter().map(|n| n.parse().unwrap()).collect::<Vec<Slug>>();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[1].model.as_str(), "m");
+        assert_eq!(found[1].variants, slugs(&["fp32", "int8"]));
+    }
+}

@@ -1,0 +1,71 @@
+//! The client of akidb-embed: calls that are answered at once, jobs that are stored, their results, and what workers serve.
+//!
+//! Workers are met on NATS only, in the terms of [`embed_schemas`]; nothing here knows how a vector is made.
+//!
+//! ```no_run
+//! use embed_client::{CallOptions, Client, ConnectSettings, EmbedRequest, Slug};
+//!
+//! # async fn example() -> Result<(), embed_client::Error> {
+//! let client = Client::connect(&ConnectSettings::default()).await?;
+//! let model: Slug = "all-minilm-l6-v2".parse().expect("lower case, digits and dashes");
+//! let result = client.embed(&model, EmbedRequest::new(["hello"]), &CallOptions::default()).await?;
+//! assert_eq!(result.vector(0)?.len(), result.dim as usize);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client`] only holds the connection; each of the modules adds one thing that it can do.
+
+mod backoff;
+mod call;
+mod combine;
+mod discovery;
+mod error;
+mod held;
+mod ids;
+pub mod nats;
+mod publish;
+mod results;
+mod split;
+
+pub use embed_connect::{ConnectError, ConnectSettings};
+pub use embed_schemas::{
+    EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Lane, Outcome, Slug, WireError,
+};
+
+pub use backoff::Backoff;
+pub use call::CallOptions;
+pub use discovery::{ServedModel, WorkerInfo};
+pub use error::{Answered, Error};
+pub use ids::{new_id, part_id};
+pub use publish::{PublishOptions, Published};
+pub use results::{DEFAULT_POLL, Expected};
+pub use split::{MessageBudget, text_bytes};
+
+/// A connection to NATS, as a producer of texts sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    nats: async_nats::Client,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`nats::connect`].
+    pub async fn connect(settings: &ConnectSettings) -> Result<Self, Error> {
+        Ok(Self::new(nats::connect(settings, "embed").await?))
+    }
+
+    /// Uses a connection that exists.
+    #[must_use]
+    pub const fn new(nats: async_nats::Client) -> Self {
+        Self { nats }
+    }
+
+    /// The connection.
+    #[must_use]
+    pub const fn nats(&self) -> &async_nats::Client {
+        &self.nats
+    }
+}

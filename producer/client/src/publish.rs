@@ -1,0 +1,260 @@
+//! Jobs: stored in the model's stream, and acknowledged.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, RequestErrorKind};
+use embed_schemas::{EmbedRequest, Format, JobId, Lane, MAX_TEXTS, Slug, headers, streams, subjects};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Backoff, Client,
+    ids::{new_id, part_id},
+    split::{MessageBudget, split, without_texts},
+};
+use crate::{
+    Error,
+    nats::{
+        self,
+        api::{self, STREAM_NOT_FOUND},
+    },
+};
+
+/// Jobs being published at once for one request.
+const PUBLISHES_IN_FLIGHT: usize = 8;
+/// For one acknowledgement. The job's id makes a second publish harmless.
+pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// The variant; left to the route if `None`.
+    pub variant: Option<Slug>,
+    /// A subject that gets a copy of the outcome, beside the stored one.
+    pub reply_to: Option<String>,
+    /// W3C trace context, handed on to the outcome.
+    pub traceparent: Option<String>,
+    /// What the server knows a second publication by, and drops it. The job's id if `None`.
+    pub message_id: Option<String>,
+    /// How long to keep trying while the server is away.
+    pub timeout: Duration,
+}
+
+impl Default for PublishOptions {
+    fn default() -> Self {
+        Self { variant: None, reply_to: None, traceparent: None, message_id: None, timeout: Duration::from_secs(30) }
+    }
+}
+
+/// A job that is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// The job's id: its result will be stored under it.
+    pub id: JobId,
+    /// The stream.
+    pub stream: String,
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// Whether a job with this id had been stored within the last minutes already, so that this one was not.
+    pub duplicate: bool,
+}
+
+/// The acknowledgement as JetStream sends it.
+#[derive(Deserialize)]
+struct Ack {
+    stream: String,
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Stored(Ack),
+    Again(Error),
+    Failed(Error),
+}
+
+impl Client {
+    /// Gives a request an id if it has none, and cuts it into as many jobs as its texts and bytes need. More than one get
+    /// the ids `<id>-0`, `<id>-1` and so on. Sends nothing.
+    ///
+    /// # Errors
+    /// If the request is invalid, a text fits into no message, or an id gets too long.
+    pub fn jobs(&self, request: EmbedRequest) -> Result<Vec<EmbedRequest>, Error> {
+        super::call::check(&request)?;
+        let id = request.id.clone().unwrap_or_else(new_id);
+        let longest = EmbedRequest { id: Some(part_id(&id, usize::MAX).unwrap_or_else(|_| id.clone())), ..request };
+        let budget = MessageBudget::new(self.nats.max_payload(), MAX_TEXTS, &longest);
+        let parts = split(&longest.texts, budget)?;
+        let several = parts.len() > 1;
+        let job = |(n, range): (usize, std::ops::Range<usize>)| {
+            let id = if several { part_id(&id, n)? } else { id.clone() };
+            Ok(EmbedRequest { id: Some(id), texts: longest.texts[range].to_vec(), ..without_texts(&longest) })
+        };
+        parts.into_iter().enumerate().map(job).collect()
+    }
+
+    /// Stores a request as one or more jobs (see [`Client::jobs`]) and waits until the server has them. A job whose id the
+    /// server has seen in the last two minutes is not stored again.
+    ///
+    /// # Errors
+    /// [`Error::NoStream`] at once if no stream takes jobs for the model, [`Error::StreamFull`] if it takes no more,
+    /// [`Error::Timeout`] if the server stays away, and what [`Client::jobs`] says.
+    pub async fn publish(
+        &self,
+        model: &Slug,
+        lane: Lane,
+        request: EmbedRequest,
+        options: &PublishOptions,
+    ) -> Result<Vec<Published>, Error> {
+        let jobs = self.jobs(request)?;
+        let publishes: Vec<_> = jobs.iter().map(|job| self.publish_job(model, lane, job, options)).collect();
+        stream::iter(publishes).buffered(PUBLISHES_IN_FLIGHT).try_collect().await
+    }
+
+    /// Stores one job as it is; it must have an id.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn publish_job(
+        &self,
+        model: &Slug,
+        lane: Lane,
+        job: &EmbedRequest,
+        options: &PublishOptions,
+    ) -> Result<Published, Error> {
+        let Some(id) = job.id.clone() else {
+            return Err(embed_schemas::WireError::invalid("id: a job that is published as it is needs one").into());
+        };
+        let subject = match &options.variant {
+            Some(variant) => subjects::pinned(lane, model, variant),
+            None => subjects::bare(lane, model),
+        };
+        let mut header = HeaderMap::new();
+        header.insert(headers::MSG_ID, options.message_id.as_deref().unwrap_or(id.as_str()));
+        header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
+        for (name, value) in [(headers::REPLY_TO, &options.reply_to), (headers::TRACEPARENT, &options.traceparent)] {
+            if let Some(value) = value {
+                header.insert(name, value.as_str());
+            }
+        }
+        let payload = Format::MessagePack.encode(job);
+        let deadline = Instant::now() + options.timeout;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut last = Error::Timeout {
+            what: format!("job {id} was not acknowledged"),
+            after: options.timeout,
+            hint: ": the server is away".into(),
+        };
+        while nats::connected(&self.nats, deadline).await {
+            let left = deadline.saturating_duration_since(Instant::now()).min(ACK_TIMEOUT);
+            let answer = nats::request(&self.nats, subject.clone(), header.clone(), payload.clone(), left).await;
+            match self.judge(model, &subject, answer).await {
+                Attempt::Stored(Ack { stream, seq, duplicate }) => {
+                    return Ok(Published { id, stream, sequence: seq, duplicate });
+                }
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Again(error) => {
+                    tracing::debug!(%id, %error, "the job is published again");
+                    last = error;
+                }
+            }
+            let pause = backoff.pause(None, rand::random());
+            if Instant::now() + pause >= deadline {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(last)
+    }
+
+    async fn judge(
+        &self,
+        model: &Slug,
+        subject: &str,
+        answer: Result<async_nats::Message, async_nats::RequestError>,
+    ) -> Attempt {
+        let stream = streams::jobs_stream(model);
+        let again = |reason: &dyn std::fmt::Display| {
+            Attempt::Again(Error::nats(format!("cannot publish to {subject}"), reason))
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                return match error.kind() {
+                    // The stream may be missing, or between leaders: its definition tells.
+                    RequestErrorKind::NoResponders => match self.stream_is_missing(&stream).await {
+                        true => Attempt::Failed(Error::NoStream { model: model.clone(), stream }),
+                        false => again(&"the stream has no leader"),
+                    },
+                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                        Attempt::Failed(rejected(subject, &error))
+                    }
+                    _ => again(&error),
+                };
+            }
+        };
+        match serde_json::from_slice::<Value>(&answer.payload) {
+            Ok(mut value) => match value.get_mut("error").map(Value::take) {
+                Some(error) => judge_refusal(subject, stream, &error),
+                None => match serde_json::from_value(value) {
+                    Ok(ack) => Attempt::Stored(ack),
+                    Err(error) => bad_ack(subject, &error),
+                },
+            },
+            Err(error) => bad_ack(subject, &error),
+        }
+    }
+
+    pub(super) async fn stream_is_missing(&self, stream: &str) -> bool {
+        let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, ACK_TIMEOUT).await;
+        info.is_err_and(|error| error.is(STREAM_NOT_FOUND))
+    }
+}
+
+/// Somebody else answers on the subject: this is no stream's acknowledgement.
+fn bad_ack(subject: &str, error: &serde_json::Error) -> Attempt {
+    Attempt::Failed(Error::BadAnswer { from: subject.to_owned(), reason: format!("no acknowledgement: {error}") })
+}
+
+fn judge_refusal(subject: &str, stream: String, error: &Value) -> Attempt {
+    let description = error["description"].as_str().unwrap_or("no reason given");
+    match error["code"].as_u64() {
+        // The limits of a stream that refuses new messages: bytes, messages, messages per subject.
+        _ if description.contains("maximum") && description.contains("exceeded") => {
+            Attempt::Failed(Error::StreamFull { stream, reason: description.to_owned() })
+        }
+        // Temporarily unavailable, too many at once, or the same message on its way already: whatever the detailed code.
+        Some(409 | 429 | 503) => Attempt::Again(Error::nats(format!("cannot publish to {subject}"), description)),
+        _ => Attempt::Failed(rejected(subject, &description)),
+    }
+}
+
+fn rejected(subject: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::Rejected { what: format!("cannot publish to {subject}"), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let judge = |error: Value| judge_refusal("s", "S".into(), &error);
+        let full = json!({"code": 503, "err_code": 10077, "description": "maximum bytes exceeded"});
+        assert!(matches!(judge(full), Attempt::Failed(Error::StreamFull { .. })));
+        let away = json!({"code": 503, "err_code": 10008, "description": "system temporarily unavailable"});
+        assert!(matches!(judge(away), Attempt::Again(_)));
+        let twice = json!({"code": 409, "err_code": 10158, "description": "duplicate message id is in process"});
+        assert!(matches!(judge(twice), Attempt::Again(_)));
+        let many = json!({"code": 429, "err_code": 10167, "description": "too many requests"});
+        assert!(matches!(judge(many), Attempt::Again(_)));
+        let other = json!({"code": 400, "err_code": 10003, "description": "bad request"});
+        assert!(matches!(judge(other), Attempt::Failed(Error::Rejected { .. })));
+    }
+}
