@@ -9,10 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use embed_producer::{
-    Client, Error,
-    client::{PublishOptions, new_id},
-};
+use embed_client::{Client, Error, PublishOptions, new_id};
+
 use embed_schemas::{EmbedRequest, Lane, Outcome, Slug};
 use tokio::task::JoinSet;
 

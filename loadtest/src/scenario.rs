@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use embed_producer::Client;
+use embed_client::Client;
 
 use crate::{
     bulk::{self, BulkLoad, BulkTally},

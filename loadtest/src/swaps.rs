@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
-use embed_producer::{Client, client::WorkerInfo, models};
+use embed_client::{Client, WorkerInfo};
+use embed_control::models;
 use embed_registry::Registry;
 use embed_schemas::{
     Slug,

@@ -10,8 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use embed_client::{CallOptions, Client};
 use embed_connect::ConnectSettings;
-use embed_producer::{Client, client::CallOptions};
 use embed_schemas::{EmbedRequest, Slug};
 use serde::Deserialize;
 

@@ -5,12 +5,9 @@
 
 use std::{fmt::Write, path::Path, process::Command, time::Instant};
 
-use embed_producer::{
-    Client,
-    backfill::{self, Pace, Parameters},
-    client::PublishOptions,
-    provision::{ModelVariants, apply},
-};
+use embed_client::{Client, PublishOptions};
+use embed_control::provision::{ModelVariants, apply};
+use embed_producer::backfill::{self, Pace, Parameters};
 use embed_schemas::{EmbedRequest, Lane, Slug, streams::StreamSettings};
 use embed_testkit::{Daemon, registry, repository, sibling_binary};
 use futures::{StreamExt, TryStreamExt, stream};

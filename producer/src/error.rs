@@ -1,155 +1,20 @@
-//! What can go wrong on the producer's side: one enum, whose messages say how to mend it.
+//! What can go wrong with a backfill or a local stack, beside what goes wrong for clients and operators.
 
 use std::{path::PathBuf, time::Duration};
 
 use embed_connect::ConnectError;
-use embed_schemas::{ErrorCode, JobId, Slug, WireError};
+use embed_schemas::{JobId, WireError, job_id::JobIdError};
 
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no connection.
+    /// As for any client.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// A setting cannot be used.
-    #[error("{0}")]
-    Settings(String),
-    /// No worker serves the model.
-    #[error("no worker serves {target}{}", served_hint(.served))]
-    UnknownModel {
-        /// The model, with the variant if one was asked for.
-        target: String,
-        /// What workers do serve, as `model` or `model.variant`.
-        served: Vec<String>,
-    },
-    /// No stream takes jobs for the model.
-    #[error(
-        "no stream takes jobs for model {model}: run `embed init` against this server, or check the model's name \
-         (stream {stream} does not exist)"
-    )]
-    NoStream {
-        /// The model.
-        model: Slug,
-        /// The stream that is missing.
-        stream: String,
-    },
-    /// The stream of jobs takes no more.
-    #[error(
-        "the stream {stream} is full ({reason}): jobs wait to be served; add workers, or raise the limit with `embed init`"
-    )]
-    StreamFull {
-        /// The stream.
-        stream: String,
-        /// What the server says.
-        reason: String,
-    },
-    /// One text is larger than a message may be.
-    #[error(
-        "texts[{index}] has {bytes} bytes, and a message may have {limit} on this server: cut the text, or raise \
-         max_payload in the server's configuration"
-    )]
-    PayloadTooLarge {
-        /// Position of the text in the request.
-        index: usize,
-        /// Its size in bytes.
-        bytes: usize,
-        /// The server's `max_payload`, in bytes.
-        limit: usize,
-    },
-    /// Nothing came in time.
-    #[error("{what} within {}{hint}", humantime::format_duration(*.after))]
-    Timeout {
-        /// What was waited for, as in "no answer from all-minilm-l6-v2".
-        what: String,
-        /// How long.
-        after: Duration,
-        /// What may be the cause, beginning with punctuation; may be empty.
-        hint: String,
-    },
-    /// The worker answered with an error, or would have to.
+    Client(#[from] embed_client::Error),
+    /// As for any operator.
     #[error(transparent)]
-    Wire(#[from] WireError),
-    /// An answer that makes no sense.
-    #[error("unusable answer from {from}: {reason}")]
-    BadAnswer {
-        /// Who answered.
-        from: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The parts of one request were answered from different embedding spaces.
-    #[error(
-        "the parts of this request were answered by {first} and {second}, whose vectors cannot be compared: choose one \
-         with --variant"
-    )]
-    MixedSpaces {
-        /// Variant and version of the first part.
-        first: String,
-        /// Variant and version of the part that differs.
-        second: String,
-    },
-    /// Vectors came from another embedding space than the one that was asked for.
-    #[error(
-        "expected space {expected}, and {from} has {found}: vectors of two spaces cannot be compared. Choose a variant of \
-         the expected space with --variant; or, if the new one is wanted, embed everything anew and ask for it with \
-         --space {found}"
-    )]
-    OtherSpace {
-        /// The space that was asked for.
-        expected: String,
-        /// The space of the vectors.
-        found: String,
-        /// Variant, version and model that made them.
-        from: String,
-    },
-    /// There is no bucket to write to.
-    #[error("there is no bucket {bucket}: run `embed init` against this server")]
-    NoBucket {
-        /// The bucket.
-        bucket: String,
-    },
-    /// A variant that was to be served is not, on some workers.
-    #[error("{target} does not go live: {}", .reasons.join("; "))]
-    NotLive {
-        /// The variant.
-        target: String,
-        /// For each worker, why.
-        reasons: Vec<String>,
-    },
-    /// The connection is gone, or NATS does not answer as it should. Trying again can help.
-    #[error("{what}: {reason}")]
-    Nats {
-        /// What was tried.
-        what: String,
-        /// What NATS or its client says.
-        reason: String,
-    },
-    /// NATS refuses an operation.
-    #[error("{what}: {reason}")]
-    Rejected {
-        /// What was tried.
-        what: String,
-        /// What NATS or its client says.
-        reason: String,
-    },
-    /// A stream or consumer could not be made, read or updated.
-    #[error("{what}: {reason}")]
-    Provision {
-        /// What was tried, such as "cannot update stream EMBED_x (storage)".
-        what: String,
-        /// What the server says.
-        reason: String,
-    },
-    /// The registry holds nothing that can be used.
-    #[error("{0}")]
-    Registry(String),
-    /// The registry cannot be read.
-    #[error(transparent)]
-    RegistryAccess(#[from] embed_registry::RegistryError),
-    /// A job's id is unusable.
-    #[error("the id of this job is unusable: {0}")]
-    JobId(#[from] embed_schemas::job_id::JobIdError),
+    Control(#[from] embed_control::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", .path.display())]
     File {
@@ -186,31 +51,31 @@ pub enum Error {
     Dev(String),
 }
 
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::Client(error.into())
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        Self::Client(error.into())
+    }
+}
+
+impl From<JobIdError> for Error {
+    fn from(error: JobIdError) -> Self {
+        Self::Client(error.into())
+    }
+}
+
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Connect(ConnectError::NoServer { .. }) => "no_server",
-            Self::Connect(ConnectError::Refused { .. }) => "refused",
-            Self::Connect(ConnectError::Settings(_)) => "settings",
-            Self::Connect(ConnectError::File { .. }) => "file",
-            Self::Settings(_) => "settings",
-            Self::UnknownModel { .. } | Self::NoStream { .. } => ErrorCode::UnknownModel.as_str(),
-            Self::StreamFull { .. } => "stream_full",
-            Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge.as_str(),
-            Self::Timeout { .. } => "timeout",
-            Self::Wire(error) => error.code.as_str(),
-            Self::BadAnswer { .. } => "bad_answer",
-            Self::MixedSpaces { .. } => "mixed_spaces",
-            Self::OtherSpace { .. } => "other_space",
-            Self::NoBucket { .. } => "no_bucket",
-            Self::NotLive { .. } => "not_live",
-            Self::Nats { .. } => "nats",
-            Self::Rejected { .. } => "rejected",
-            Self::Provision { .. } => "provision",
-            Self::Registry(_) | Self::RegistryAccess(_) => "registry",
-            Self::JobId(_) => ErrorCode::InvalidRequest.as_str(),
+            Self::Client(error) => error.code(),
+            Self::Control(error) => error.code(),
             Self::File { .. } => "file",
             Self::Backfill(_) => "backfill",
             Self::Stalled { .. } => "stalled",
@@ -222,44 +87,15 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Connect(ConnectError::NoServer { .. })
-            | Self::StreamFull { .. }
-            | Self::Timeout { .. }
-            | Self::Nats { .. }
-            | Self::Stalled { .. } => true,
-            Self::Wire(error) => error.retryable,
-            Self::RegistryAccess(error) => error.retryable(),
+            Self::Client(error) => error.retryable(),
+            Self::Control(error) => error.retryable(),
+            Self::Stalled { .. } => true,
             _ => false,
         }
-    }
-
-    pub(crate) fn nats(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Nats { what: what.into(), reason: reason.to_string() }
     }
 
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         |source| Self::File { path, source }
-    }
-}
-
-fn served_hint(served: &[String]) -> String {
-    match served {
-        [] => ": no worker is running on this server (start one with `embed dev`, or `embed-worker run`)".to_owned(),
-        served => format!("; served are: {}", served.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_say_what_to_do() {
-        let error = Error::UnknownModel { target: "model m".into(), served: vec!["a".into(), "b.fp32".into()] };
-        assert_eq!(error.to_string(), "no worker serves model m; served are: a, b.fp32");
-        assert_eq!(error.code(), "unknown_model");
-        let error = Error::PayloadTooLarge { index: 3, bytes: 9, limit: 8 };
-        assert!(error.to_string().starts_with("texts[3] has 9 bytes"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use embed_client::Error as ClientError;
 use embed_producer::{
     Error,
     backfill::{self, Pace, Parameters},
@@ -238,7 +239,7 @@ async fn another_space_than_asked_for_stops_at_the_first_row() {
     let one = Pace { window: 1, ..pace() };
     let never = std::future::pending();
     let error = backfill::run(&client, parameters, &files.output, false, &one, never, |_| {}).await.unwrap_err();
-    assert!(matches!(&error, Error::OtherSpace { expected, .. } if expected == "old"), "{error}");
+    assert!(matches!(&error, Error::Client(ClientError::OtherSpace { expected, .. }) if expected == "old"), "{error}");
     assert!(rows(&files.output).is_empty());
     assert_eq!(backfill::status(&files.output).unwrap().space.as_deref(), Some("old"));
     // The state keeps it: with the right variant in place the run goes on, past what is stored of the wrong one.
@@ -264,5 +265,5 @@ async fn a_model_without_streams_is_an_error_at_once() {
     let server = Server::start();
     let client = server.client().await;
     let error = Files::new(3).run(&client, 2, &pace()).await.unwrap_err();
-    assert!(matches!(error, Error::NoStream { .. }), "{error}");
+    assert!(matches!(error, Error::Client(ClientError::NoStream { .. })), "{error}");
 }

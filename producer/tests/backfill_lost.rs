@@ -11,7 +11,9 @@ use std::{
 };
 
 use async_nats::jetstream;
-use embed_producer::{Client, backfill::Pace, provision::apply};
+use embed_client::Client;
+use embed_control::provision::apply;
+use embed_producer::backfill::Pace;
 use embed_schemas::{EmbedRequest, Outcome, headers, streams::StreamSettings};
 use futures::{FutureExt, StreamExt};
 use support::{

@@ -10,11 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_client::Error;
+use embed_client::{CallOptions, Client, PublishOptions};
 use embed_connect::{ConnectError, ConnectSettings};
-use embed_producer::{
-    Client, Error,
-    client::{CallOptions, PublishOptions},
-};
 use embed_schemas::{EmbedRequest, ErrorCode, JobId, Lane, Outcome, WireError, streams::StreamSettings, subjects};
 use futures::StreamExt;
 use support::{

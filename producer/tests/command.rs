@@ -4,8 +4,9 @@ mod support;
 
 use std::{path::Path, sync::Arc};
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{Client, provision};
+use embed_control::provision;
 use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use serde_json::Value;
 use support::{

@@ -3,7 +3,8 @@
 mod support;
 
 use async_nats::jetstream;
-use embed_producer::{Client, provision::apply};
+use embed_client::Client;
+use embed_control::provision::apply;
 use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use futures::StreamExt;
 use serde_json::Value;

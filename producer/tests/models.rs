@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use embed_producer::{
-    Client, Error,
+use embed_client::Client;
+use embed_control::Error;
+use embed_control::{
     models::{self, Unserve},
     provision,
 };

@@ -2,7 +2,7 @@
 
 mod support;
 
-use embed_producer::provision::{ModelVariants, apply, check};
+use embed_control::provision::{ModelVariants, apply, check};
 use embed_schemas::{serving::MODELS_BUCKET, streams::StreamSettings};
 use futures::StreamExt;
 use support::{Server, model_m, slug};

@@ -5,11 +5,8 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
-use embed_producer::{
-    Client,
-    client::PublishOptions,
-    provision::{apply, check},
-};
+use embed_client::{Client, PublishOptions};
+use embed_control::provision::{apply, check};
 use embed_schemas::{
     EmbedRequest, JobId, Lane, Outcome,
     streams::{StreamSettings, StreamSpec, former_result_subject, streams},

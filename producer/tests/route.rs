@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 
-use embed_producer::route::{Change, RouteError, ServerState};
+use embed_control::route::{Change, RouteError, ServerState};
 use embed_schemas::{Lane, RouteState, Weights, routes::describe};
 use serde_json::Value;
 use support::{
@@ -32,7 +32,7 @@ async fn a_route_is_set_shown_cleared_and_remembered() {
     let answer = run(&["set", "m", "a=1", "b=99", "--who", "me", "--note", "a trial"]).await;
     assert!(stdout(&answer).starts_with("m: b=99 a=1 (before: default variant), on 1 of 1 servers"), "{answer:?}");
     assert!(answer.status.success());
-    let options = embed_producer::client::CallOptions::default();
+    let options = embed_client::CallOptions::default();
     for _ in 0..50 {
         client.embed(&slug("m"), embed_schemas::EmbedRequest::new(["x"]), &options).await.unwrap();
     }

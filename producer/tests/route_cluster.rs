@@ -2,7 +2,7 @@
 
 mod support;
 
-use embed_producer::route::{Change, Report, ServerState};
+use embed_control::route::{Change, Report, ServerState};
 use embed_schemas::{RouteState, Weights, routes::describe};
 use serde_json::{Value, json};
 use support::{

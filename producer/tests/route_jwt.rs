@@ -4,11 +4,9 @@ mod support;
 
 use std::path::Path;
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
-    route::{Change, Claims, RouteSettings, Router},
-};
+use embed_control::route::{Change, Claims, RouteSettings, Router};
 use embed_schemas::{EmbedRequest, Weights, routes::describe};
 use nkeys::KeyPair;
 use serde_json::{Value, json};

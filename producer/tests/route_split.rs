@@ -8,11 +8,8 @@ use std::sync::{
 };
 
 use async_nats::jetstream;
-use embed_producer::{
-    Client,
-    client::{CallOptions, PublishOptions},
-    route::Change,
-};
+use embed_client::{CallOptions, Client, PublishOptions};
+use embed_control::route::Change;
 use embed_schemas::{EmbedRequest, Lane, Weights, streams, subjects};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
 use embed_engine::threads::cores;
-use embed_producer::Client;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::target::Target;
@@ -35,7 +35,7 @@ impl Session {
         // What generates the load shares its cores with what is measured.
         let threads = (cores() / 2).max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-        let connect = |name| embed_producer::nats::connect(nats, name);
+        let connect = |name| embed_client::nats::connect(nats, name);
         let (client, bulk) =
             runtime.block_on(async { tokio::try_join!(connect("embed-loadtest"), connect("embed-loadtest bulk")) })?;
         Ok(Self { runtime, client: Client::new(client), bulk: Client::new(bulk) })

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
+use embed_client::{CallOptions, Client};
 use embed_connect::ConnectSettings;
-use embed_producer::{Client, client::CallOptions};
 use embed_schemas::{EmbedRequest, Slug};
 use embed_testkit::{Daemon, sibling_binary, wait_for};
 use serde_json::Value;

@@ -9,7 +9,7 @@ use super::{
     Position,
     input::{Input, Row},
 };
-use crate::client::{MessageBudget, text_bytes};
+use embed_client::{MessageBudget, text_bytes};
 
 /// A group of rows; never empty.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,7 +26,8 @@ use super::{
     output::Output,
     purge::Purger,
 };
-use crate::{Client, Error, client::MessageBudget, nats::api};
+use crate::Error;
+use embed_client::{Client, MessageBudget, nats::api};
 
 /// How often progress is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);

@@ -8,10 +8,7 @@ use std::{
 use embed_schemas::{EmbedRequest, JobId, Lane, Outcome};
 
 use super::job::Jobs;
-use crate::{
-    Error,
-    client::{Backoff, DEFAULT_POLL, Expected, PublishOptions, Published},
-};
+use embed_client::{Backoff, DEFAULT_POLL, Error, Expected, PublishOptions, Published};
 
 /// For one round of publishing; rounds follow until the driver gives up.
 const PUBLISH_ROUND: Duration = Duration::from_secs(30);

@@ -17,10 +17,8 @@ use super::{
     chunk::Chunk,
     output::{write_error, write_row},
 };
-use crate::{
-    Client, Error,
-    client::{Backoff, part_id},
-};
+use crate::Error;
+use embed_client::{Backoff, Client, part_id};
 
 /// How often a job that failed is published again, under another id.
 const RETRIES: u32 = 3;
@@ -128,8 +126,10 @@ impl Jobs {
                     }
                     Ok(Outcome::Failure(failure)) => failure.error,
                     // What is stored under this id cannot be read: another id has a chance.
-                    Err(Error::BadAnswer { reason, .. }) => WireError { retryable: true, ..WireError::invalid(reason) },
-                    Err(error) => return Err(error),
+                    Err(embed_client::Error::BadAnswer { reason, .. }) => {
+                        WireError { retryable: true, ..WireError::invalid(reason) }
+                    }
+                    Err(error) => return Err(error.into()),
                 };
                 if !error.retryable || attempt == RETRIES {
                     return Ok(Answer { parts: vec![Part::Failed(count, error)], ids });

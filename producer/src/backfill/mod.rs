@@ -36,7 +36,8 @@ use serde::{Deserialize, Serialize};
 
 pub use state::{Position, State, state_path};
 
-use crate::{Client, Error, client::new_id};
+use crate::Error;
+use embed_client::{Client, new_id};
 use output::Output;
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::Client;
+use embed_client::Client;
 
 /// Removals at once.
 const AT_ONCE: usize = 8;

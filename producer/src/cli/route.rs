@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use embed_producer::route::RouteSettings;
+use embed_control::route::RouteSettings;
 use embed_schemas::{Lane, Slug};
 
 use super::parse_name;

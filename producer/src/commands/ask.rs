@@ -1,7 +1,7 @@
 //! `embed ask`
 
+use embed_client::{CallOptions, Client};
 use embed_connect::ConnectSettings;
-use embed_producer::{Client, client::CallOptions};
 use embed_schemas::{EmbedRequest, Encoding};
 
 use super::{Status, print};

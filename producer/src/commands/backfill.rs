@@ -5,11 +5,9 @@ use std::{
     time::Duration,
 };
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
-    backfill::{self, Pace, Parameters, Progress, State, Summary},
-};
+use embed_producer::backfill::{self, Pace, Parameters, Progress, State, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use embed_client::{Client, nats};
 use embed_connect::ConnectSettings;
-use embed_producer::{Client, models, nats, provision, registry};
+use embed_control::{models, provision, registry};
 use embed_schemas::streams::StreamSettings;
 use serde_json::json;
 

@@ -14,7 +14,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use embed_producer::Error;
+use embed_control::Error;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};

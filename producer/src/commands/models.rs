@@ -5,12 +5,11 @@ mod progress;
 
 use std::time::SystemTime;
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
-    models::{self, Serve, Unserve, Unserved},
-};
+use embed_control::models::{self, Serve, Unserve, Unserved};
 use embed_schemas::serving::DesiredVariant;
+use futures::TryFutureExt;
 use serde_json::json;
 
 use super::{Status, print};
@@ -20,7 +19,8 @@ pub(super) async fn run(command: ModelsCommand, connect: &ConnectSettings, json:
     let client = Client::connect(connect).await?;
     match command {
         ModelsCommand::List => {
-            let (workers, desired) = tokio::try_join!(client.workers(), models::desired(&client))?;
+            let (workers, desired) =
+                tokio::try_join!(client.workers().map_err(embed_control::Error::from), models::desired(&client))?;
             if json {
                 print::json_line(&list::json(&workers, &desired))?;
             } else {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use anyhow::Context;
-use embed_producer::{Error, rollout::RolloutError, route::RouteError};
+use embed_control::{rollout::RolloutError, route::RouteError};
+use embed_producer::Error;
 use embed_schemas::EmbedResult;
 use serde::Serialize;
 use serde_json::json;
@@ -31,9 +32,8 @@ pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Reports an error on standard error, as one line.
 pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
-    let ours = error.downcast_ref::<Error>().map(|error| (error.code(), error.retryable()));
-    let ours = ours.or_else(|| error.downcast_ref::<RouteError>().map(|error| (error.code(), error.retryable())));
-    let ours = ours.or_else(|| error.downcast_ref::<RolloutError>().map(|error| (error.code(), error.retryable())));
+    let ours = [code::<embed_client::Error>, code::<embed_control::Error>, code::<Error>];
+    let ours = ours.into_iter().chain([code::<RouteError>, code::<RolloutError>]).find_map(|code| code(error));
     let mut stderr = std::io::stderr().lock();
     let _ = if json {
         let (code, retryable) = ours.unwrap_or(("failed", false));
@@ -43,6 +43,27 @@ pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
         writeln!(stderr, "error: {error:#}")
     };
     ExitCode::FAILURE
+}
+
+/// An error of one of our libraries: a stable code, and whether the same can succeed later.
+trait Coded: std::error::Error + Send + Sync + 'static {
+    fn coded(&self) -> (&'static str, bool);
+}
+
+macro_rules! coded {
+    ($($error:ty),*) => {
+        $(impl Coded for $error {
+            fn coded(&self) -> (&'static str, bool) {
+                (self.code(), self.retryable())
+            }
+        })*
+    };
+}
+
+coded!(embed_client::Error, embed_control::Error, Error, RouteError, RolloutError);
+
+fn code<E: Coded>(error: &anyhow::Error) -> Option<(&'static str, bool)> {
+    error.downcast_ref::<E>().map(Coded::coded)
 }
 
 /// Tells of something that is no failure yet, on standard error, as one line.

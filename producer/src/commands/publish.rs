@@ -3,11 +3,8 @@
 use std::collections::HashMap;
 
 use anyhow::bail;
+use embed_client::{Client, Error, PublishOptions, Published};
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client, Error,
-    client::{PublishOptions, Published},
-};
 use embed_schemas::{EmbedRequest, JobId, Outcome, Slug};
 use futures::StreamExt;
 use serde_json::json;

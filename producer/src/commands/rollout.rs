@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::Context;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Error,
+use embed_control::Error;
+use embed_control::{
     rollout::{Controller, RolloutError, Rollouts, Settings, new_id},
     route::{RouteError, Router},
 };

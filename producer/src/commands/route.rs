@@ -1,11 +1,9 @@
 //! `embed route`
 
 use anyhow::bail;
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
-    route::{Applied, Change, Entry, OnFailure, Report, RouteError, RouteSettings, Router, ServerState},
-};
+use embed_control::route::{Applied, Change, Entry, OnFailure, Report, RouteError, RouteSettings, Router, ServerState};
 use embed_schemas::{Lane, RouteState, Slug, Weights, routes::describe};
 use serde_json::json;
 

@@ -6,7 +6,8 @@ use embed_schemas::Precision;
 use serde::Serialize;
 
 use super::Options;
-use crate::{Error, provision::ModelVariants, registry::RegisteredModel};
+use crate::Error;
+use embed_control::{provision::ModelVariants, registry::RegisteredModel};
 
 /// The file of mappings, beside the server's configuration.
 pub(super) const MAPPINGS_FILE: &str = "embed-mappings.conf";
@@ -76,7 +77,7 @@ pub(super) fn worker(
         return Ok(Vec::new());
     }
     if options.worker_args.iter().any(|arg| arg == "--config" || arg.starts_with("--config=")) {
-        return Err(Error::Settings(
+        return Err(Error::Dev(
             "--variant writes a configuration for the worker, so --worker-arg cannot name another: leave out one of the two"
                 .to_owned(),
         ));

@@ -17,7 +17,9 @@ use serde::Serialize;
 
 pub use worker::Served;
 
-use crate::{Client, Error, models, provision, registry};
+use crate::Error;
+use embed_client::Client;
+use embed_control::{models, provision, registry};
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]

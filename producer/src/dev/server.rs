@@ -18,12 +18,9 @@ use super::{
     child::Process,
     config::{self, MAPPINGS_FILE, SYSTEM_USER, ServerConfig},
 };
-use crate::{
-    Client, Error,
-    client::new_id,
-    nats,
-    route::{DEV_FILE, RouteSettings, Router},
-};
+use crate::Error;
+use embed_client::{Client, nats, new_id};
+use embed_control::route::{DEV_FILE, RouteSettings, Router};
 
 /// From start to the first answer. It includes reading what the store holds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,7 +72,7 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
                 let settings = ConnectSettings { server: Some(url.clone()), ..ConnectSettings::default() };
                 match nats::connect(&settings, "embed dev").await {
                     Ok(client) => return Ok((url, monitor_url, client)),
-                    Err(error) if Instant::now() >= deadline => return Err(error),
+                    Err(error) if Instant::now() >= deadline => return Err(Error::from(error)),
                     Err(_) => {}
                 }
             } else if Instant::now() >= deadline {

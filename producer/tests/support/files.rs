@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use embed_client::Client;
 use embed_producer::{
-    Client, Error,
+    Error,
     backfill::{self, Pace, Parameters, Summary},
 };
 use serde_json::{Value, json};

@@ -10,11 +10,9 @@ pub mod worker;
 
 use std::time::{Duration, Instant};
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
-    provision::{self, ModelVariants},
-};
+use embed_control::provision::{self, ModelVariants};
 use embed_schemas::{Slug, streams::StreamSettings};
 use embed_testkit::NatsServer;
 pub use embed_testkit::PATIENCE;

@@ -6,9 +6,9 @@ use std::{
     process::Command,
 };
 
+use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_producer::{
-    Client,
+use embed_control::{
     provision::{self, ModelVariants},
     route::{RouteSettings, Router},
 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_nats::jetstream;
-use embed_producer::Client;
+use embed_client::Client;
 use embed_schemas::{
     Lane, Precision,
     serving::{LiveVersion, STATUS_PREFIX, VariantState, VariantStatus},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, jetstream};
-use embed_producer::Client;
+use embed_client::Client;
 use embed_schemas::{
     EmbedFailure, EmbedRequest, EmbedResult, Encoding, Format, Item, Lane, Outcome, Slug, Timing, WireError, headers,
     serving, streams, subjects, wire,
@@ -45,7 +45,7 @@ pub fn embed_in(space: &str, request: &EmbedRequest) -> Outcome {
     }
     let item = |text: &String| Item { tokens: text.split(' ').count() as u32, truncated: false, error: None };
     Outcome::Result(EmbedResult {
-        id: request.id.clone().unwrap_or_else(embed_producer::client::new_id),
+        id: request.id.clone().unwrap_or_else(embed_client::new_id),
         model: slug("m"),
         variant: slug("fp32"),
         version: "v1".into(),

@@ -8,33 +8,34 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// NATS connection settings, named as natscli names them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
-#[command(next_help_heading = "NATS connection")]
+#[cfg_attr(feature = "clap", command(next_help_heading = "NATS connection"))]
 pub struct ConnectSettings {
     /// Server URLs, separated by commas [default: nats://127.0.0.1:4222]
-    #[arg(long, short = 's', env = "NATS_URL", global = true, value_name = "URLS")]
+    #[cfg_attr(feature = "clap", arg(long, short = 's', env = "NATS_URL", global = true, value_name = "URLS"))]
     pub server: Option<String>,
     /// User name
-    #[arg(long, env = "NATS_USER", global = true)]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_USER", global = true))]
     pub user: Option<String>,
     /// Password
-    #[arg(long, env = "NATS_PASSWORD", global = true, hide_env_values = true)]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_PASSWORD", global = true, hide_env_values = true))]
     pub password: Option<String>,
     /// Credentials file (JWT and seed)
-    #[arg(long, env = "NATS_CREDS", global = true, value_name = "FILE")]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_CREDS", global = true, value_name = "FILE"))]
     pub creds: Option<PathBuf>,
     /// Client certificate, PEM
-    #[arg(long, env = "NATS_CERT", global = true, value_name = "FILE")]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_CERT", global = true, value_name = "FILE"))]
     pub tlscert: Option<PathBuf>,
     /// Key of the client certificate, PEM
-    #[arg(long, env = "NATS_KEY", global = true, value_name = "FILE")]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_KEY", global = true, value_name = "FILE"))]
     pub tlskey: Option<PathBuf>,
     /// Certificate authority to trust, PEM
-    #[arg(long, env = "NATS_CA", global = true, value_name = "FILE")]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_CA", global = true, value_name = "FILE"))]
     pub tlsca: Option<PathBuf>,
     /// A context made with `nats context`; options given here override it
-    #[arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME")]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME"))]
     pub context: Option<String>,
 }
 

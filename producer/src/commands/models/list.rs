@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use embed_producer::client::WorkerInfo;
+use embed_client::WorkerInfo;
 use embed_schemas::{
     Slug,
     serving::{DesiredVariant, VariantStatus},

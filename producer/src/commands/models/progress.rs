@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use embed_producer::models::{Progress, WorkerProgress};
+use embed_control::models::{Progress, WorkerProgress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Tells what is being waited for.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use embed_producer::{Error, rollout};
+use embed_control::Error;
+use embed_control::rollout;
 use embed_rollout::record::Record;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! What people get to see of rollouts.
 
-use embed_producer::rollout::{Progress, clock, now_ms};
+use embed_control::rollout::{Progress, clock, now_ms};
 use embed_rollout::{
     Decision, Rollout,
     record::Record,

@@ -1,0 +1,181 @@
+//! A key-value bucket of JSON documents, read and written on its stream's leader.
+//!
+//! By JetStream's own calls: two that change an entry at the same time must see what the other has written, which a read from
+//! any replica does not promise.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use data_encoding::BASE64;
+use embed_schemas::streams;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use embed_client::nats::{
+    api::{self, ApiError, STREAM_NOT_FOUND},
+    request,
+};
+
+use crate::Error;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the bucket may be without a leader, as after the death of the server that was it.
+const NO_LEADER: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
+/// JetStream's code for "no message found".
+const NO_MESSAGE: u64 = 10037;
+/// JetStream's code for "wrong last sequence".
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+
+/// One message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Its sequence; in a bucket, the revision.
+    pub(crate) sequence: u64,
+    /// Empty if it marks a deletion.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// A bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    client: Client,
+    name: &'static str,
+}
+
+impl Bucket {
+    pub(crate) const fn new(client: Client, name: &'static str) -> Self {
+        Self { client, name }
+    }
+
+    /// The keys that match a filter such as `model.>`, in no order.
+    ///
+    /// # Errors
+    /// [`Error::NoBucket`], [`Error::Nats`], [`Error::Rejected`].
+    pub(crate) async fn keys(&self, filter: &str) -> Result<Vec<String>, Error> {
+        let filter = json!({"subjects_filter": self.subject(filter)});
+        let stream = streams::bucket_stream(self.name);
+        let info = call(&self.client, "STREAM.INFO", &stream, &filter).await;
+        let info = info.map_err(|error| self.named(error))?.unwrap_or_default();
+        let prefix = self.subject("");
+        let subjects = info["state"]["subjects"].as_object();
+        let keys = subjects.into_iter().flat_map(|subjects| subjects.keys());
+        Ok(keys.filter_map(|subject| subject.strip_prefix(&prefix)).map(str::to_owned).collect())
+    }
+
+    /// An entry, if there is one, and the key's last revision; 0 if there never was one.
+    ///
+    /// # Errors
+    /// As [`Bucket::keys`]; [`Error::BadAnswer`] for an entry that cannot be read.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<(u64, Option<T>), Error> {
+        let found = self.read(&json!({"last_by_subj": self.subject(key)})).await?;
+        Ok(found.unwrap_or((0, None)))
+    }
+
+    /// The first revision of a key from this one on, `None` past the last.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub(crate) async fn next<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        from: u64,
+    ) -> Result<Option<(u64, Option<T>)>, Error> {
+        self.read(&json!({"seq": from, "next_by_subj": self.subject(key)})).await
+    }
+
+    /// Writes an entry, if `after` is given only while it is still the key's last revision (0: there is none). Returns the new
+    /// revision, `None` if somebody else was faster.
+    ///
+    /// # Errors
+    /// [`Error::Nats`] if it cannot be written.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        value: &impl Serialize,
+        after: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let failed = |reason: String| Error::nats(format!("cannot write {key} to {}", self.name), reason);
+        let mut headers = HeaderMap::new();
+        if let Some(after) = after {
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, after.to_string());
+        }
+        let payload = serde_json::to_vec(value).map_err(|error| failed(error.to_string()))?;
+        let answer = request(&self.client, self.subject(key), headers, payload.into(), TIMEOUT).await;
+        let answer = answer.map_err(|error| failed(error.to_string()))?.payload;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
+        match answer.get("error") {
+            None => Ok(answer["seq"].as_u64()),
+            Some(error) if error["err_code"].as_u64() == Some(WRONG_LAST_SEQUENCE) => Ok(None),
+            Some(error) => Err(failed(error["description"].to_string())),
+        }
+    }
+
+    /// Removes all entries that match a filter, with their history.
+    ///
+    /// # Errors
+    /// As [`Bucket::keys`].
+    pub(crate) async fn purge(&self, filter: &str) -> Result<(), Error> {
+        let filter = json!({"filter": self.subject(filter)});
+        let stream = streams::bucket_stream(self.name);
+        call(&self.client, "STREAM.PURGE", &stream, &filter).await.map(drop).map_err(|error| self.named(error))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, query: &Value) -> Result<Option<(u64, Option<T>)>, Error> {
+        let found = message(&self.client, &streams::bucket_stream(self.name), query).await;
+        let Some(Stored { sequence, payload }) = found.map_err(|error| self.named(error))? else { return Ok(None) };
+        if payload.is_empty() {
+            return Ok(Some((sequence, None)));
+        }
+        let value = serde_json::from_slice(&payload)
+            .map_err(|error| Error::bad_answer(format!("{}, revision {sequence}", self.name), error))?;
+        Ok(Some((sequence, Some(value))))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::NoBucket { .. } => Error::NoBucket { bucket: self.name.to_owned() },
+            other => other,
+        }
+    }
+
+    fn subject(&self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.name)
+    }
+}
+
+/// One message of a stream, read from its leader. `None` if there is no such message.
+///
+/// # Errors
+/// [`Error::NoBucket`] naming the stream if it does not exist, [`Error::Nats`] if it has no leader for too long.
+pub(crate) async fn message(client: &Client, stream: &str, query: &Value) -> Result<Option<Stored>, Error> {
+    let Some(answer) = call(client, "STREAM.MSG.GET", stream, query).await? else { return Ok(None) };
+    let message = &answer["message"];
+    let sequence = message["seq"].as_u64().unwrap_or_default();
+    let payload = BASE64.decode(message["data"].as_str().unwrap_or_default().as_bytes());
+    let broken = |error: data_encoding::DecodeError| Error::bad_answer(stream, error);
+    Ok(Some(Stored { sequence, payload: payload.map_err(broken)? }))
+}
+
+/// Calls JetStream about a stream. `None` if there is no such message.
+///
+/// # Errors
+/// As [`message`].
+pub(crate) async fn call(client: &Client, what: &str, stream: &str, body: &Value) -> Result<Option<Value>, Error> {
+    let deadline = Instant::now() + NO_LEADER;
+    let subject = format!("{what}.{stream}");
+    let answer = loop {
+        match api::call(client, &subject, body, TIMEOUT).await {
+            Err(ApiError::NotReady(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+            other => break other,
+        }
+    };
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is(NO_MESSAGE) => Ok(None),
+        Err(error) if error.is(STREAM_NOT_FOUND) => Err(Error::NoBucket { bucket: stream.to_owned() }),
+        Err(error @ ApiError::NotReady(_)) => Err(Error::nats(format!("cannot read {stream}"), error)),
+        Err(error) => Err(Error::rejected(format!("cannot read {stream}"), error)),
+    }
+}

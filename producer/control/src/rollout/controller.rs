@@ -1,0 +1,320 @@
+//! Carries rollouts on. Any number of controllers may run; for each rollout one acts, and the others wait for its silence.
+
+use std::time::Duration;
+
+use embed_rollout::{
+    Moved, Rollout,
+    record::window_ms,
+    state::{Event, Holder, Phase},
+};
+use embed_schemas::Slug;
+
+use super::{
+    RolloutError, gate, milliseconds, now_ms,
+    statistics::Reader,
+    store::Store,
+    watch::{Turn, Watch},
+    weights::{self, Set},
+};
+use embed_client::Client;
+
+use crate::route::Router;
+
+/// How a controller works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Without a sign for so long, another controller takes over.
+    pub lease: Duration,
+    /// How long to wait for the candidate to be served, warm, and to publish statistics, before the rollout is refused. Also how
+    /// long a change of weights is tried.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(30), patience: Duration::from_secs(60) }
+    }
+}
+
+/// What a controller has to tell.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// Something has happened.
+    Event(&'a Rollout, &'a Event),
+    /// Windows were judged.
+    Windows {
+        /// The rollout.
+        rollout: &'a Rollout,
+        /// Requests of baseline and candidate in this stage.
+        requests: [u64; 2],
+        /// The verdict, if it was a look.
+        verdict: Option<&'a embed_rollout::Verdict>,
+    },
+    /// It waits for something, or for another controller.
+    Waiting(&'a Rollout, String),
+    /// Something failed, and is tried again.
+    Trouble(String),
+}
+
+/// Carries rollouts on.
+#[derive(Debug)]
+pub struct Controller {
+    client: Client,
+    router: Router,
+    store: Store,
+    name: String,
+    settings: Settings,
+}
+
+/// What a turn has come to.
+enum Turned {
+    /// It is over.
+    Over(Box<Rollout>),
+    /// There is nothing to do for so long.
+    Again(Duration),
+}
+
+/// What a controller remembers of the rollout that it carries on. All of it can be found out again.
+#[derive(Debug, Default)]
+struct Memory {
+    watch: Option<Watch>,
+    told: usize,
+    /// Since when it has tried to change weights.
+    moving_since: Option<u64>,
+    waiting: Option<String>,
+}
+
+impl Controller {
+    /// A controller of this name, which no other has.
+    #[must_use]
+    pub fn new(client: &Client, router: Router, name: String, settings: Settings) -> Self {
+        Self { client: client.clone(), router, store: Store::new(client.nats().clone()), name, settings }
+    }
+
+    pub(super) fn holder(&self, now_ms: u64) -> Holder {
+        let lease = milliseconds(self.settings.lease);
+        Holder { name: self.name.clone(), until_ms: now_ms.saturating_add(lease) }
+    }
+
+    /// Carries the last rollout of a model on until it is over, or until `shutdown`; whatever has been reached stays as it is then,
+    /// for another controller. Returns it as it stands.
+    ///
+    /// # Errors
+    /// [`RolloutError::None`]. Whatever else fails is told and tried again.
+    pub async fn run(
+        &self,
+        model: &Slug,
+        shutdown: impl Future<Output = ()>,
+        mut tell: impl FnMut(&Progress<'_>),
+    ) -> Result<Rollout, RolloutError> {
+        tokio::pin!(shutdown);
+        let mut memory = Memory::default();
+        loop {
+            // Not in the middle of a turn: a change of weights that was begun is seen through.
+            let pause = match self.turn(model, &mut memory, &mut tell).await {
+                Ok(Turned::Over(rollout)) => return Ok(*rollout),
+                Ok(Turned::Again(pause)) => pause,
+                Err(error @ RolloutError::None { .. }) => return Err(error),
+                Err(error) => {
+                    tell(&Progress::Trouble(error.to_string()));
+                    // Whatever was half done is read anew.
+                    memory.watch = None;
+                    Duration::from_secs(1)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => (),
+                () = &mut shutdown => return self.let_go(model).await,
+            }
+        }
+    }
+
+    /// One turn: what is due is done.
+    async fn turn(
+        &self,
+        model: &Slug,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<Turned, RolloutError> {
+        let (revision, rollout) = self.store.get(model).await?;
+        let mut rollout = rollout.ok_or_else(|| RolloutError::None { model: model.clone(), id: None })?;
+        tell_events(&rollout, memory, tell);
+        if rollout.outcome().is_some() {
+            return Ok(Turned::Over(Box::new(rollout)));
+        }
+        let period = Duration::from_millis(u64::from(window_ms(&rollout)).clamp(200, 2_000));
+        if let (Some(holder), false) = (&rollout.holder, rollout.may_act(&self.name, now_ms())) {
+            let text = format!("controller {} acts; this one stands by", holder.name);
+            tell_waiting(&rollout, memory, text, tell);
+            memory.watch = None;
+            return Ok(Turned::Again(period));
+        }
+        // From here on nobody else acts, unless this takes longer than the lease: then its last write fails.
+        let Some(revision) = self.claim(&mut rollout, revision).await? else {
+            return Ok(Turned::Again(Duration::ZERO));
+        };
+        let turn = self.act(&mut rollout, memory, tell).await?;
+        if rollout.outcome().is_none() {
+            rollout.holder = Some(self.holder(now_ms()));
+        }
+        if self.store.put(&rollout, revision).await?.is_none() {
+            // A person has changed it, or another has taken over: what was done here is forgotten, and what they want is done.
+            memory.watch = None;
+            return Ok(Turned::Again(Duration::ZERO));
+        }
+        tell_events(&rollout, memory, tell);
+        if turn.windows > 0 {
+            let verdict = turn.verdict.as_ref();
+            tell(&Progress::Windows { rollout: &rollout, requests: turn.requests, verdict });
+        }
+        Ok(match rollout.phase {
+            Phase::Ended { .. } => Turned::Over(Box::new(rollout)),
+            Phase::Moving { .. } | Phase::RollingBack { .. } => Turned::Again(Duration::ZERO),
+            _ => Turned::Again(period),
+        })
+    }
+
+    /// Tells others that this one acts. `None` if somebody was faster.
+    async fn claim(&self, rollout: &mut Rollout, revision: u64) -> Result<Option<u64>, RolloutError> {
+        let now = now_ms();
+        let half = self.settings.lease / 2;
+        // As long as much of the lease is left, there is nothing to write.
+        let fresh = rollout
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.name == self.name && holder.until_ms > now + milliseconds(half));
+        if fresh {
+            return Ok(Some(revision));
+        }
+        rollout.holder = Some(self.holder(now));
+        Ok(self.store.put(rollout, revision).await?)
+    }
+
+    async fn act(
+        &self,
+        rollout: &mut Rollout,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<Turn, RolloutError> {
+        match rollout.phase.clone() {
+            Phase::Checking => self.check(rollout, memory, tell).await?,
+            Phase::Moving { step, route_revision, .. } => {
+                self.set_weights(rollout, step, route_revision, memory, tell).await?;
+            }
+            Phase::Holding(_) | Phase::Paused { .. } => {
+                if memory.watch.as_ref().is_none_or(|watch| !watch.is_of(rollout)) {
+                    memory.watch = Watch::begin(&self.client, &self.store, rollout).await?;
+                }
+                if let Some(watch) = &mut memory.watch {
+                    return watch.turn(&self.client, &self.router, &self.store, rollout).await;
+                }
+            }
+            Phase::RollingBack { reason, .. } => {
+                memory.watch = None;
+                let silent = weights::give_back(&self.router, rollout, &reason).await?;
+                self.warn_of(&silent, tell);
+                rollout.rolled_back(now_ms());
+            }
+            Phase::Ended { .. } => (),
+        }
+        Ok(Turn::default())
+    }
+
+    async fn check(
+        &self,
+        rollout: &mut Rollout,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<(), RolloutError> {
+        let patience = milliseconds(self.settings.patience);
+        match gate::check(&self.client, &self.router, &self.store, rollout).await? {
+            gate::Found::NotYet(why) if now_ms() < rollout.started_ms.saturating_add(patience) => {
+                tell_waiting(rollout, memory, why, tell);
+            }
+            gate::Found::NotYet(why) | gate::Found::Never(why) => rollout.refused(why, now_ms()),
+            gate::Found::Ready { sentence, route_revision, window_ms } => {
+                rollout.config.plan.window = Duration::from_millis(u64::from(window_ms));
+                match rollout.config.validate() {
+                    Ok(()) => rollout.checked(sentence, route_revision, now_ms()),
+                    Err(error) => rollout.refused(error.to_string(), now_ms()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_weights(
+        &self,
+        rollout: &mut Rollout,
+        step: usize,
+        route_revision: u64,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<(), RolloutError> {
+        let since = *memory.moving_since.get_or_insert_with(now_ms);
+        match weights::set(&self.router, rollout, step, route_revision).await {
+            Ok(Set::Done(route_revision, silent)) => {
+                self.warn_of(&silent, tell);
+                let plan = &rollout.config.plan;
+                let settle = milliseconds(plan.settle);
+                let length = u64::from(window_ms(rollout)).max(1);
+                let moved = Moved {
+                    from_ms: (now_ms() + settle).div_ceil(length) * length,
+                    route_revision,
+                    stats_after: Reader::last(self.client.nats()).await?,
+                    versions: weights::versions(&self.client, rollout).await?,
+                };
+                rollout.moved(moved, now_ms());
+                if let Some(stage) = rollout.stage() {
+                    self.store.put_stage(rollout, stage).await?;
+                }
+            }
+            Ok(Set::Stuck(why)) => rollout.stuck(why, now_ms()),
+            Err(error) => {
+                let patience = milliseconds(self.settings.patience);
+                if now_ms() < since.saturating_add(patience) {
+                    return Err(error.into());
+                }
+                rollout.stuck(error.to_string(), now_ms());
+            }
+        }
+        memory.moving_since = None;
+        Ok(())
+    }
+
+    fn warn_of(&self, silent: &[String], tell: &mut impl FnMut(&Progress<'_>)) {
+        for server in silent {
+            tell(&Progress::Trouble(format!(
+                "server {server} does not answer: run `embed route sync` when it is back"
+            )));
+        }
+    }
+
+    /// Leaves the rollout to others, at once.
+    async fn let_go(&self, model: &Slug) -> Result<Rollout, RolloutError> {
+        let (revision, rollout) = self.store.get(model).await?;
+        let mut rollout = rollout.ok_or_else(|| RolloutError::None { model: model.clone(), id: None })?;
+        if rollout.holder.as_ref().is_some_and(|holder| holder.name == self.name) {
+            rollout.holder = None;
+            // If somebody was faster, it is not ours any more anyway.
+            self.store.put(&rollout, revision).await?;
+        }
+        Ok(rollout)
+    }
+}
+
+fn tell_events(rollout: &Rollout, memory: &mut Memory, tell: &mut impl FnMut(&Progress<'_>)) {
+    for event in rollout.history.iter().skip(memory.told) {
+        tell(&Progress::Event(rollout, event));
+        memory.waiting = None;
+    }
+    memory.told = rollout.history.len();
+}
+
+/// Says once what is waited for.
+fn tell_waiting(rollout: &Rollout, memory: &mut Memory, text: String, tell: &mut impl FnMut(&Progress<'_>)) {
+    if memory.waiting.as_ref() != Some(&text) {
+        tell(&Progress::Waiting(rollout, text.clone()));
+        memory.waiting = Some(text);
+    }
+}

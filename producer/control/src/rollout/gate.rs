@@ -1,0 +1,136 @@
+//! What must be so before any traffic moves: both variants are served, warm and verified, in one space; statistics come from both;
+//! the traffic is at the baseline; and the vectors agree.
+
+use embed_rollout::{Finding, Rollout, agreement};
+use embed_schemas::{
+    Slug,
+    serving::{VariantState, VariantStatus},
+    streams::STATS_STREAM,
+    subjects, wire,
+};
+use serde_json::json;
+
+use super::{RolloutError, now_ms, probes, store::Store, weights};
+use embed_client::Client;
+
+use crate::{Error, bucket, route::Router};
+
+/// Windows after which a report is no sign of life any more.
+const RECENT: u64 = 4;
+
+/// What the checks have found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// All is well. Traffic may move, over this revision of the route.
+    Ready {
+        /// For the record.
+        sentence: String,
+        /// The route's revision.
+        route_revision: u64,
+        /// Length of the windows that workers publish, in milliseconds.
+        window_ms: u32,
+    },
+    /// Not yet: this may come by itself.
+    NotYet(String),
+    /// It will not come by itself.
+    Never(String),
+}
+
+pub(super) async fn check(
+    client: &Client,
+    router: &Router,
+    store: &Store,
+    rollout: &Rollout,
+) -> Result<Found, RolloutError> {
+    let statuses = client.statuses().await?;
+    let of = |variant: &Slug| statuses.get(&(rollout.model.clone(), variant.clone())).map_or(&[][..], Vec::as_slice);
+    let (from, to) = (of(&rollout.from), of(&rollout.to));
+    for (variant, statuses) in [(&rollout.from, from), (&rollout.to, to)] {
+        if let Some(why) = not_live(variant, statuses) {
+            return Ok(Found::NotYet(why));
+        }
+    }
+    if rollout.config.probes.required
+        && let Some(why) = two_spaces(rollout, from, to)
+    {
+        return Ok(Found::Never(why));
+    }
+    let window_ms = match windows(client, rollout).await? {
+        Ok(length) => length,
+        Err(why) => return Ok(Found::NotYet(why)),
+    };
+    router.can_put().await?;
+    let (route_revision, record) = router.current(&rollout.model).await?;
+    let default = from.iter().all(|status| status.default);
+    if let Some(why) = weights::elsewhere(rollout, record.as_ref(), default) {
+        return Ok(Found::Never(why));
+    }
+    let mut sentence = format!("{} is live, verified and warm on {} workers", rollout.to, to.len());
+    if rollout.config.probes.required {
+        let texts = store.texts(rollout).await?.unwrap_or_default();
+        let cosines = match probes::cosines(client, rollout, &texts).await {
+            Ok(cosines) => cosines,
+            Err(error) => return Ok(Found::NotYet(format!("the variants cannot be probed: {error}"))),
+        };
+        let agreement = agreement(&rollout.config, &cosines, 0);
+        if agreement.finding != Finding::Pass {
+            return Ok(Found::Never(agreement.sentence));
+        }
+        sentence = format!("{sentence}; {}", agreement.sentence);
+    }
+    Ok(Found::Ready { sentence, route_revision, window_ms })
+}
+
+/// Live means loaded, warm, and that it has reproduced its golden vectors: a worker lets no version go live otherwise.
+fn not_live(variant: &Slug, statuses: &[VariantStatus]) -> Option<String> {
+    if statuses.is_empty() {
+        return Some(format!("no worker serves {variant}"));
+    }
+    let not = statuses.iter().find(|status| status.state != VariantState::Live)?;
+    let why = not.failed.as_ref().map(|failed| format!(" ({}: {})", failed.version, failed.reason)).unwrap_or_default();
+    Some(format!("{variant} is {} on a worker{why}", not.state.as_str()))
+}
+
+fn two_spaces(rollout: &Rollout, from: &[VariantStatus], to: &[VariantStatus]) -> Option<String> {
+    let spaces = |statuses: &[VariantStatus]| -> Vec<String> {
+        let mut spaces: Vec<_> =
+            statuses.iter().filter_map(|status| Some(status.live.as_ref()?.space.clone())).collect();
+        spaces.sort();
+        spaces.dedup();
+        spaces
+    };
+    let (a, b) = (spaces(from), spaces(to));
+    (a != b || a.len() != 1).then(|| {
+        format!(
+            "{} is in space {}, {} in {}: their vectors cannot be compared, and would end up in one index. --across-spaces \
+             goes on all the same",
+            rollout.from,
+            a.join(", "),
+            rollout.to,
+            b.join(", ")
+        )
+    })
+}
+
+/// The length of both variants' windows, in milliseconds; or why there are none.
+async fn windows(client: &Client, rollout: &Rollout) -> Result<Result<u32, String>, Error> {
+    let mut lengths = Vec::new();
+    for variant in [&rollout.from, &rollout.to] {
+        let query = json!({"last_by_subj": subjects::stats(&rollout.model, variant)});
+        let found = bucket::message(client.nats(), STATS_STREAM, &query).await?;
+        let report = found.and_then(|found| wire::decode_stats(&found.payload).ok());
+        let recent =
+            report.filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms());
+        match recent {
+            Some(report) => lengths.push(report.length_ms),
+            None => return Ok(Err(format!("no worker publishes statistics of {variant} (worker.stats_window)"))),
+        }
+    }
+    if lengths[0] != lengths[1] {
+        return Ok(Err(format!(
+            "windows of {} have {} ms, those of {} {} ms: set worker.stats_window alike on all workers",
+            rollout.from, lengths[0], rollout.to, lengths[1]
+        )));
+    }
+    Ok(Ok(lengths[0]))
+}

@@ -1,0 +1,152 @@
+//! The bucket of rollouts.
+//!
+//! | key | holds |
+//! |---|---|
+//! | `<model>` | the last rollout; changed only by whoever has read what it replaces |
+//! | `<model>.<id>.texts` | the texts that both variants are probed with |
+//! | `<model>.<id>.stage.<n>` | a stage as it began |
+//! | `<model>.<id>.window.<n>.<i>` | its window number `i`, as it was when it was judged |
+//! | `<model>.<id>.verdict.<n>.<windows>` | a verdict on its first windows |
+//! | `<model>.<id>.end` | the rollout as it ended |
+//!
+//! All but the first are written once. A controller that takes over finds what the one before has judged, and judges the
+//! same.
+
+use async_nats::Client;
+use embed_rollout::{
+    Rollout,
+    record::{Record, Recorded, StageRecord, Window},
+    state::Stage,
+};
+use embed_schemas::{Slug, streams::ROLLOUTS_BUCKET};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::de::DeserializeOwned;
+
+use crate::{Error, bucket::Bucket};
+
+/// Rollouts of a model whose record is kept.
+const KEPT: usize = 20;
+/// Entries that are read at the same time.
+const READS: usize = 32;
+
+/// The bucket.
+#[derive(Debug, Clone)]
+pub(super) struct Store(Bucket);
+
+impl Store {
+    pub(super) const fn new(client: Client) -> Self {
+        Self(Bucket::new(client, ROLLOUTS_BUCKET))
+    }
+
+    /// The last rollout of a model, with its revision; 0 if there never was one.
+    pub(super) async fn get(&self, model: &Slug) -> Result<(u64, Option<Rollout>), Error> {
+        self.0.get(model.as_str()).await
+    }
+
+    /// The last rollout of each model.
+    pub(super) async fn all(&self) -> Result<Vec<Rollout>, Error> {
+        let mut all = Vec::new();
+        // A model's slug has no dot.
+        for key in self.0.keys("*").await? {
+            all.extend(self.0.get::<Rollout>(&key).await?.1);
+        }
+        all.sort_by(|a, b| a.model.cmp(&b.model));
+        Ok(all)
+    }
+
+    /// Writes a rollout if `after` is still its last revision, and returns the new one. `None` if somebody else was faster.
+    pub(super) async fn put(&self, rollout: &Rollout, after: u64) -> Result<Option<u64>, Error> {
+        let put = self.0.put(rollout.model.as_str(), rollout, Some(after)).await?;
+        if put.is_some() && rollout.outcome().is_some() {
+            self.0.put(&key(rollout, "end"), rollout, None).await?;
+        }
+        Ok(put)
+    }
+
+    pub(super) async fn put_texts(&self, rollout: &Rollout, texts: &[String]) -> Result<(), Error> {
+        self.0.put(&key(rollout, "texts"), &texts, None).await.map(drop)
+    }
+
+    pub(super) async fn texts(&self, rollout: &Rollout) -> Result<Option<Vec<String>>, Error> {
+        Ok(self.0.get(&key(rollout, "texts")).await?.1)
+    }
+
+    pub(super) async fn put_stage(&self, rollout: &Rollout, stage: &Stage) -> Result<(), Error> {
+        self.once(&key(rollout, &format!("stage.{:04}", stage.number)), stage).await
+    }
+
+    pub(super) async fn put_window(
+        &self,
+        rollout: &Rollout,
+        stage: u32,
+        at: u32,
+        window: &Window,
+    ) -> Result<(), Error> {
+        self.once(&key(rollout, &format!("window.{stage:04}.{at:06}")), window).await
+    }
+
+    pub(super) async fn put_verdict(&self, rollout: &Rollout, stage: u32, recorded: &Recorded) -> Result<(), Error> {
+        let windows = recorded.verdict.windows;
+        self.once(&key(rollout, &format!("verdict.{stage:04}.{windows:06}")), recorded).await
+    }
+
+    /// Writes what is written once: whoever was faster has written the same.
+    async fn once(&self, key: &str, value: &impl serde::Serialize) -> Result<(), Error> {
+        self.0.put(key, value, Some(0)).await.map(drop)
+    }
+
+    /// One stage with all that is known of it.
+    pub(super) async fn stage(&self, rollout: &Rollout, stage: Stage) -> Result<StageRecord, Error> {
+        let number = stage.number;
+        let windows = self.values(rollout, &format!("window.{number:04}.*")).await?;
+        let verdicts = self.values(rollout, &format!("verdict.{number:04}.*")).await?;
+        Ok(StageRecord { stage, windows, verdicts })
+    }
+
+    /// Everything that is known of a rollout: the last one of the model, or an earlier one.
+    pub(super) async fn record(&self, model: &Slug, id: Option<&str>) -> Result<Option<Record>, Error> {
+        let last = self.get(model).await?.1;
+        let rollout = match id {
+            Some(id) if last.as_ref().is_none_or(|last| last.id != id) => {
+                self.0.get(&format!("{model}.{id}.end")).await?.1
+            }
+            _ => last,
+        };
+        let Some(rollout) = rollout else { return Ok(None) };
+        let mut stages = Vec::new();
+        for stage in self.values::<Stage>(&rollout, "stage.*").await? {
+            stages.push(self.stage(&rollout, stage).await?);
+        }
+        Ok(Some(Record { rollout, stages }))
+    }
+
+    /// The ids of a model's rollouts that have ended, oldest first.
+    pub(super) async fn ended(&self, model: &Slug) -> Result<Vec<String>, Error> {
+        let keys = self.0.keys(&format!("{model}.*.end")).await?;
+        let mut ids: Vec<String> = keys.iter().filter_map(|key| Some(key.split('.').nth(1)?.to_owned())).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Removes the records of rollouts that ended long ago.
+    pub(super) async fn forget_old(&self, model: &Slug) -> Result<(), Error> {
+        let ids = self.ended(model).await?;
+        for id in &ids[..ids.len().saturating_sub(KEPT)] {
+            self.0.purge(&format!("{model}.{id}.>")).await?;
+        }
+        Ok(())
+    }
+
+    async fn values<T: DeserializeOwned>(&self, rollout: &Rollout, filter: &str) -> Result<Vec<T>, Error> {
+        let mut keys = self.0.keys(&key(rollout, filter)).await?;
+        // Numbers in keys have leading zeros.
+        keys.sort();
+        let reads = keys.iter().map(|key| async { Ok::<_, Error>(self.0.get::<T>(key).await?.1) });
+        let values: Vec<Option<T>> = stream::iter(reads).buffered(READS).try_collect().await?;
+        Ok(values.into_iter().flatten().collect())
+    }
+}
+
+fn key(rollout: &Rollout, rest: &str) -> String {
+    format!("{}.{}.{rest}", rollout.model, rollout.id)
+}

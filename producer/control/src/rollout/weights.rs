@@ -1,0 +1,147 @@
+//! Changes the route of a rollout, and never over a change of somebody else.
+
+use embed_rollout::{Rollout, state::Versions};
+use embed_schemas::{
+    RouteState, Slug, Weights,
+    routes::{Lanes, describe},
+    serving::VariantStatus,
+};
+
+use embed_client::Client;
+
+use crate::{
+    Error,
+    route::{Change, OnFailure, RouteError, Router},
+};
+
+/// What came of an attempt to set a step's weights.
+#[derive(Debug)]
+pub(super) enum Set {
+    /// Every server that answers holds them; the route has this revision now. Those that do not answer are named.
+    Done(u64, Vec<String>),
+    /// Somebody else has changed the route, or a check of the route fails.
+    Stuck(String),
+}
+
+/// Gives the candidate a step's share.
+///
+/// # Errors
+/// What may go better another time.
+pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revision: u64) -> Result<Set, RouteError> {
+    let (wanted, model) = (weights(rollout, step), &rollout.model);
+    let (found, record) = router.current(model).await?;
+    // What a controller before this one has done, and did not live to tell.
+    let ours = record.is_some_and(|record| record.who == who(rollout) && holds(&record.lanes, rollout, &wanted));
+    let note = format!("step {} of {}", step + 1, rollout.config.plan.steps.len());
+    let change = Change {
+        lanes: rollout.lanes.clone(),
+        note: Some(note),
+        // Spaces are the rollout's own concern; whether variants are served is checked before.
+        force: !rollout.config.probes.required,
+        only_after: Some(if ours { found } else { revision }),
+        ..Change::to(wanted.clone(), &who(rollout))
+    };
+    match router.set(model, &change).await {
+        Ok(applied) => {
+            let (found, record) = router.current(model).await?;
+            match record {
+                Some(record) if holds(&record.lanes, rollout, &wanted) => Ok(Set::Done(found, applied.missing)),
+                record => Ok(Set::Stuck(changed(record.as_ref()))),
+            }
+        }
+        Err(error @ RouteError::Superseded { .. }) => Ok(Set::Stuck(error.to_string())),
+        Err(error) if error.retryable() => Err(error),
+        Err(error) => Ok(Set::Stuck(error.to_string())),
+    }
+}
+
+/// Gives everything back to the baseline, whoever has changed the route meanwhile, wherever it can be done. Servers that do not
+/// answer are returned.
+///
+/// # Errors
+/// If it is not so everywhere. To be tried again.
+pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) -> Result<Vec<String>, RouteError> {
+    let change = Change {
+        lanes: rollout.lanes.clone(),
+        note: Some(reason.to_owned()),
+        force: true,
+        on_failure: OnFailure::Keep,
+        ..Change::all_to(rollout.from.clone(), &who(rollout))
+    };
+    Ok(router.set(&rollout.model, &change).await?.missing)
+}
+
+/// Why the route is no longer as this stage has set it, if so.
+///
+/// # Errors
+/// If the bucket cannot be read.
+pub(super) async fn changed_since(router: &Router, rollout: &Rollout) -> Result<Option<String>, RouteError> {
+    let Some(stage) = rollout.stage() else { return Ok(None) };
+    let (revision, record) = router.current(&rollout.model).await?;
+    if revision == stage.route_revision {
+        return Ok(None);
+    }
+    let as_set = record.as_ref().is_some_and(|record| holds(&record.lanes, rollout, &weights(rollout, stage.step)));
+    // A server that was down and is back, say: the weights are the same.
+    Ok((!as_set).then(|| changed(record.as_ref())))
+}
+
+/// Whether all traffic of the rollout's lanes goes to the baseline: otherwise, to what.
+pub(super) fn elsewhere(
+    rollout: &Rollout,
+    route: Option<&embed_schemas::RouteRecord>,
+    default: bool,
+) -> Option<String> {
+    let all = Weights::all_to(rollout.from.clone());
+    let lanes = route.map(|record| record.lanes.clone()).unwrap_or_default();
+    if let Some(record) = route.filter(|record| record.state == RouteState::Applying) {
+        return Some(format!("a change of {} is not finished: run `embed route sync`", record.who));
+    }
+    // A lane without a route goes to the default variant.
+    let there = rollout.lanes.iter().all(|lane| lanes.get(lane).map_or(default, |weights| *weights == all));
+    (!there).then(|| {
+        format!(
+            "the traffic is not all at {}: {}. Run `embed route set {} --all-to {}` first, or name another variant with --from",
+            rollout.from,
+            describe(&lanes),
+            rollout.model,
+            rollout.from
+        )
+    })
+}
+
+/// The versions that both variants serve, over all workers.
+///
+/// # Errors
+/// If nobody can be asked.
+pub(super) async fn versions(client: &Client, rollout: &Rollout) -> Result<Versions, Error> {
+    let statuses = client.statuses().await?;
+    let of = |variant: &Slug| {
+        let statuses = statuses.get(&(rollout.model.clone(), variant.clone())).into_iter().flatten();
+        let version = |status: &VariantStatus| status.live.as_ref().map(|live| live.version.clone());
+        statuses.filter_map(version).collect()
+    };
+    Ok(Versions { from: of(&rollout.from), to: of(&rollout.to) })
+}
+
+fn weights(rollout: &Rollout, step: usize) -> Weights {
+    // Steps are whole percents: the rollout was refused otherwise.
+    let percent = rollout.percent_of(step) as u8;
+    let shares = [(rollout.to.clone(), percent), (rollout.from.clone(), 100 - percent)];
+    Weights::new(shares.into_iter().filter(|(_, share)| *share > 0)).expect("two variants that share 100 percent")
+}
+
+fn holds(lanes: &Lanes, rollout: &Rollout, wanted: &Weights) -> bool {
+    rollout.lanes.iter().all(|lane| lanes.get(lane) == Some(wanted))
+}
+
+fn changed(record: Option<&embed_schemas::RouteRecord>) -> String {
+    match record {
+        Some(record) => format!("{} has changed the route to {}", record.who, describe(&record.lanes)),
+        None => "somebody has removed the route".to_owned(),
+    }
+}
+
+fn who(rollout: &Rollout) -> String {
+    format!("rollout {}", rollout.id)
+}

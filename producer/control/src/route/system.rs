@@ -1,0 +1,210 @@
+//! The servers, asked through the system account: which there are, what they hold, and that they read their files again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{Client, HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    Claims, RouteError,
+    mapping::{self, Mappings},
+};
+use embed_client::nats;
+
+/// For one question to one server.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// For all servers to say that they are there. Those that are take milliseconds.
+const ROLL_CALL: Duration = Duration::from_secs(1);
+
+/// A server that answers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Server {
+    /// Its name, for people and for recognising it after a restart. The id, if it was given no name.
+    pub(super) name: String,
+    /// Its id, new at every start.
+    pub(super) id: String,
+}
+
+/// What a server holds of an account.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Held {
+    /// Its mappings.
+    pub(super) mappings: Mappings,
+    /// When it last read the account, RFC 3339.
+    pub(super) since: Option<String>,
+}
+
+/// A roll call.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct RollCall {
+    /// Who answers, by name.
+    pub(super) present: Vec<Server>,
+    /// The names of those that the cluster knows, and that do not answer.
+    pub(super) missing: Vec<String>,
+}
+
+/// A connection to the system account.
+#[derive(Debug, Clone)]
+pub(super) struct System {
+    client: Client,
+}
+
+impl System {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Asks which servers there are. Waits for those that are known, by name, and for as many as any server knows of: one
+    /// that has just started may know of itself alone.
+    pub(super) async fn roll_call(&self, known: &[String]) -> Result<RollCall, RouteError> {
+        let what = "cannot ask the servers through the system account";
+        let mut expected = 1;
+        let mut present: Vec<Server> = Vec::new();
+        self.scatter("$SYS.REQ.SERVER.PING", Bytes::new(), what, |answer| {
+            present.extend(server_of(&answer));
+            let active = answer["statsz"]["active_servers"].as_u64().and_then(|n| usize::try_from(n).ok());
+            expected = expected.max(active.unwrap_or(usize::MAX));
+            present.len() < expected || known.iter().any(|name| present.iter().all(|server| server.name != *name))
+        })
+        .await?;
+        present.sort();
+        present.dedup();
+        if present.is_empty() {
+            return Err(RouteError::System {
+                what: what.to_owned(),
+                reason: "none answers: are these the credentials of a user of the system account?".to_owned(),
+            });
+        }
+        let asked = present.iter().map(|server| self.ask(server, "JSZ", Value::Null));
+        let known = futures::future::join_all(asked).await.into_iter().flatten().flat_map(|answer| {
+            let replicas = answer["data"]["meta_cluster"]["replicas"].as_array().cloned().unwrap_or_default();
+            replicas.into_iter().filter_map(|peer| peer["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+        });
+        let mut missing: Vec<String> = known.filter(|name| present.iter().all(|s| s.name != *name)).collect();
+        missing.sort();
+        missing.dedup();
+        Ok(RollCall { present, missing })
+    }
+
+    /// The mappings that a server holds for an account.
+    pub(super) async fn held(&self, server: &Server, account: &str) -> Result<Held, String> {
+        let answer = self.ask(server, "ACCOUNTZ", json!({ "account": account })).await?;
+        let detail = &answer["data"]["account_detail"];
+        if !detail.is_object() {
+            return Err(format!("it says nothing of account {account}"));
+        }
+        let since = detail["update_time"].as_str().map(str::to_owned);
+        Ok(Held { mappings: mapping::from_account(detail), since })
+    }
+
+    /// Has a server read its configuration again.
+    pub(super) async fn reload(&self, server: &Server) -> Result<(), String> {
+        self.ask(server, "RELOAD", Value::Null).await.map(drop)
+    }
+
+    /// The claims of an account, as a JWT.
+    pub(super) async fn claims(&self, account: &str) -> Result<String, RouteError> {
+        let subject = format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP");
+        let failed = |reason: String| RouteError::System { what: "cannot look up the account's claims".into(), reason };
+        let answer = nats::request(&self.client, subject, HeaderMap::new(), Bytes::new(), TIMEOUT).await;
+        let payload = answer.map_err(|error| failed(reason(&error)))?.payload;
+        if payload.is_empty() {
+            return Err(failed(format!("no server knows account {account}")));
+        }
+        String::from_utf8(payload.into()).map_err(|_| failed("no text".to_owned()))
+    }
+
+    /// The keys that may sign claims.
+    pub(super) async fn operator_keys(&self) -> Result<Vec<String>, RouteError> {
+        let mut keys = Vec::new();
+        self.scatter("$SYS.REQ.SERVER.PING.VARZ", Bytes::new(), "cannot ask whom the server trusts", |answer| {
+            let operators = answer["data"]["trusted_operators_jwt"].as_array().cloned().unwrap_or_default();
+            let tokens = operators.iter().filter_map(Value::as_str);
+            keys.extend(
+                tokens.filter_map(|token| Claims::decode(token).ok()).flat_map(|claims| claims.operator_keys()),
+            );
+            false
+        })
+        .await?;
+        Ok(keys)
+    }
+
+    /// Gives all servers new claims. The answers of those that refuse them, by server; who says nothing is seen later, when
+    /// asked what it holds.
+    pub(super) async fn update_claims(
+        &self,
+        token: String,
+        servers: usize,
+    ) -> Result<BTreeMap<String, String>, RouteError> {
+        let mut refusals = BTreeMap::new();
+        let mut answers = 0;
+        self.scatter("$SYS.REQ.CLAIMS.UPDATE", token.into(), "cannot update the account's claims", |answer| {
+            answers += 1;
+            if let Some(error) = error_of(&answer) {
+                refusals.insert(server_of(&answer).map_or_else(|| "?".to_owned(), |s| s.name), error);
+            }
+            answers < servers
+        })
+        .await?;
+        Ok(refusals)
+    }
+
+    /// One question to one server.
+    async fn ask(&self, server: &Server, what: &str, body: Value) -> Result<Value, String> {
+        let subject = format!("$SYS.REQ.SERVER.{}.{what}", server.id);
+        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let answer = nats::request(&self.client, subject, HeaderMap::new(), body, TIMEOUT).await;
+        let payload = answer.map_err(|error| reason(&error))?.payload;
+        let answer: Value = serde_json::from_slice(&payload).map_err(|error| format!("broken JSON: {error}"))?;
+        error_of(&answer).map_or(Ok(answer), Err)
+    }
+
+    /// One question to all servers, whose number nobody knows: `take` says whether to wait for more.
+    async fn scatter(
+        &self,
+        subject: &'static str,
+        body: Bytes,
+        what: &str,
+        mut take: impl FnMut(Value) -> bool,
+    ) -> Result<(), RouteError> {
+        let failed = |reason: String| RouteError::System { what: what.to_owned(), reason };
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(e.to_string()))?;
+        self.client.publish_with_reply(subject, inbox, body).await.map_err(|e| failed(e.to_string()))?;
+        let deadline = Instant::now() + ROLL_CALL;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.next()).await {
+            if answer.status.is_some() {
+                return Err(failed(
+                    "nobody listens: this is no user of the system account, or accounts are no JWTs here".to_owned(),
+                ));
+            }
+            if let Ok(answer) = serde_json::from_slice(&answer.payload)
+                && !take(answer)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn server_of(answer: &Value) -> Option<Server> {
+    let text = |field: &str| answer["server"][field].as_str().map(str::to_owned);
+    Some(Server { name: text("name")?, id: text("id")? })
+}
+
+fn error_of(answer: &Value) -> Option<String> {
+    let error = &answer["error"];
+    error.is_object().then(|| error["description"].as_str().unwrap_or("no reason given").trim().replace("\n\n", "; "))
+}
+
+fn reason(error: &async_nats::RequestError) -> String {
+    match error.kind() {
+        RequestErrorKind::TimedOut => format!("no answer within {} s", TIMEOUT.as_secs()),
+        RequestErrorKind::NoResponders => "nobody listens".to_owned(),
+        _ => error.to_string(),
+    }
+}
