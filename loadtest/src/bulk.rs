@@ -125,7 +125,7 @@ async fn job(client: &Client, load: &BulkLoad, texts: Vec<String>) -> Result<u64
     let id = new_id();
     let expected = client.expect(&load.model, id.clone()).await?;
     let job = EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(texts) };
-    let options = PublishOptions { variant: load.variant.clone(), timeout: PATIENCE, ..PublishOptions::default() };
+    let options = PublishOptions::default().variant(load.variant.clone()).timeout(PATIENCE);
     client.publish_job(&load.model, Lane::Bulk, &job, &options).await?;
     match expected.wait(PATIENCE).await? {
         Outcome::Result(result) => {

@@ -21,7 +21,7 @@ use support::{
 };
 
 fn options() -> CallOptions {
-    CallOptions { timeout: PATIENCE, ..CallOptions::default() }
+    CallOptions::default().timeout(PATIENCE)
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn errors_of_the_worker_and_silence_are_told_apart() {
     let request = EmbedRequest { prompt: Some("q".into()), ..EmbedRequest::new(["a"]) };
     let error = client.embed(&slug("m"), request, &options()).await.unwrap_err();
     assert_eq!(error.code(), "unknown_prompt");
-    let soon = CallOptions { timeout: Duration::from_millis(100), ..CallOptions::default() };
+    let soon = CallOptions::default().timeout(Duration::from_millis(100));
     let error = client.embed(&slug("m"), EmbedRequest::new(["a"]), &soon).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     let error = client.embed(&slug("m"), EmbedRequest::new(Vec::<String>::new()), &soon).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn vectors_of_another_space_are_refused() {
     let _calls = Worker::calls(&client, slug("m"), Arc::new(|r| Some(embed_in("new", r)))).await;
     let _jobs = Worker::jobs(&client, 1, Arc::new(|r| Some(embed_in("new", r))));
     let ask = async |space: &str| {
-        let options = CallOptions { space: Some(space.to_owned()), ..options() };
+        let options = options().space(space.to_owned());
         client.embed(&slug("m"), EmbedRequest::new(["a"]), &options).await
     };
     assert_eq!(ask("new").await.unwrap().space, "new");
@@ -221,7 +221,7 @@ async fn publishing_waits_for_a_server_that_is_away() {
     server.kill();
     let publishing = tokio::spawn({
         let client = client.clone();
-        let options = PublishOptions { timeout: PATIENCE, ..PublishOptions::default() };
+        let options = PublishOptions::default().timeout(PATIENCE);
         async move { client.publish(&slug("m"), Lane::Job, EmbedRequest::new(["a"]), &options).await }
     });
     until("the client notices", async || {
@@ -286,7 +286,7 @@ async fn published_jobs_are_answered() {
     let jobs = client.jobs(EmbedRequest::new(["abcd"])).unwrap();
     let mut results =
         client.results(&slug("m"), jobs.iter().filter_map(|job| job.id.clone()).collect(), None).await.unwrap();
-    let options = PublishOptions { reply_to: Some("copies".into()), ..PublishOptions::default() };
+    let options = PublishOptions::default().reply_to("copies".to_owned());
     client.publish_job(&slug("m"), Lane::Job, &jobs[0], &options).await.unwrap();
     let (id, outcome) = tokio::time::timeout(PATIENCE, results.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(Some(&id), jobs[0].id.as_ref());

@@ -81,7 +81,7 @@ async fn a_hundred_thousand_messages_are_split_as_the_route_says() {
         assert_share(&format!("embed, bulk, {a}/{b}"), count_and_purge(&client, Lane::Bulk, "b").await, b);
 
         let before = (calls.of("a"), calls.of("b"));
-        let options = CallOptions { timeout: PATIENCE, ..CallOptions::default() };
+        let options = CallOptions::default().timeout(PATIENCE);
         let call = |_| {
             let (client, options) = (caller.clone(), options.clone());
             async move { client.embed(&slug("m"), EmbedRequest::new(["x"]), &options).await.map(drop) }
@@ -121,7 +121,7 @@ async fn ten_changes_under_load_lose_nothing_and_double_nothing() {
     }
     let (caller, stopped, count) = (nodes[0].client().await, stop.clone(), answered.clone());
     load.push(tokio::spawn(async move {
-        let options = CallOptions { timeout: PATIENCE, ..CallOptions::default() };
+        let options = CallOptions::default().timeout(PATIENCE);
         while !stopped.load(Ordering::SeqCst) {
             caller.embed(&slug("m"), EmbedRequest::new(["x"]), &options).await.unwrap();
             count.fetch_add(1, Ordering::SeqCst);

@@ -215,7 +215,7 @@ pub(crate) fn traffic(canary: &Canary, texts: &[String]) -> (Background, Arc<Ato
                 while !stop.load(Ordering::SeqCst) {
                     let request = EmbedRequest::new([texts[next % texts.len()].as_str()]);
                     next += 1;
-                    let options = CallOptions { timeout: Duration::from_secs(5), ..CallOptions::default() };
+                    let options = CallOptions::default().timeout(Duration::from_secs(5));
                     // A candidate may fail; that is what is being found out.
                     if client.embed(&model, request, &options).await.is_ok() {
                         count.fetch_add(1, Ordering::SeqCst);

@@ -27,20 +27,23 @@ pub mod nats;
 mod publish;
 mod results;
 mod split;
+mod stream;
 
+pub use async_nats::HeaderMap;
 pub use embed_connect::{ConnectError, ConnectSettings};
 pub use embed_schemas::{
     EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Lane, Outcome, Slug, WireError,
 };
 
 pub use backoff::Backoff;
-pub use call::CallOptions;
+pub use call::{CallOptions, Retry};
 pub use discovery::{ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
 pub use ids::{new_id, part_id};
 pub use publish::{PublishOptions, Published};
 pub use results::{DEFAULT_POLL, Expected};
 pub use split::{MessageBudget, text_bytes};
+pub use stream::{Embedded, StreamOptions};
 
 /// A connection to NATS, as a producer of texts sees it. Cheap to clone.
 #[derive(Debug, Clone)]

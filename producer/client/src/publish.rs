@@ -29,6 +29,7 @@ pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishOptions {
     /// The variant; left to the route if `None`.
     pub variant: Option<Slug>,
@@ -38,13 +39,60 @@ pub struct PublishOptions {
     pub traceparent: Option<String>,
     /// What the server knows a second publication by, and drops it. The job's id if `None`.
     pub message_id: Option<String>,
+    /// Stored with the job.
+    pub headers: HeaderMap,
     /// How long to keep trying while the server is away.
     pub timeout: Duration,
 }
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { variant: None, reply_to: None, traceparent: None, message_id: None, timeout: Duration::from_secs(30) }
+        Self {
+            variant: None,
+            reply_to: None,
+            traceparent: None,
+            message_id: None,
+            headers: HeaderMap::new(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl PublishOptions {
+    /// For this variant.
+    #[must_use]
+    pub fn variant(self, variant: impl Into<Option<Slug>>) -> Self {
+        Self { variant: variant.into(), ..self }
+    }
+
+    /// Has the outcome copied to a subject.
+    #[must_use]
+    pub fn reply_to(self, reply_to: impl Into<Option<String>>) -> Self {
+        Self { reply_to: reply_to.into(), ..self }
+    }
+
+    /// Sends a trace context along.
+    #[must_use]
+    pub fn traceparent(self, traceparent: impl Into<Option<String>>) -> Self {
+        Self { traceparent: traceparent.into(), ..self }
+    }
+
+    /// Makes the server know the message by another id than the job's.
+    #[must_use]
+    pub fn message_id(self, message_id: impl Into<Option<String>>) -> Self {
+        Self { message_id: message_id.into(), ..self }
+    }
+
+    /// Sends headers along.
+    #[must_use]
+    pub fn headers(self, headers: HeaderMap) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Keeps trying for no longer than this.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 }
 
@@ -100,6 +148,8 @@ impl Client {
     /// Stores a request as one or more jobs (see [`Client::jobs`]) and waits until the server has them. A job whose id the
     /// server has seen in the last two minutes is not stored again.
     ///
+    /// Dropped before it is done, the future sends nothing more; what it has sent is stored, and will be served.
+    ///
     /// # Errors
     /// [`Error::NoStream`] at once if no stream takes jobs for the model, [`Error::StreamFull`] if it takes no more,
     /// [`Error::Timeout`] if the server stays away, and what [`Client::jobs`] says.
@@ -133,7 +183,7 @@ impl Client {
             Some(variant) => subjects::pinned(lane, model, variant),
             None => subjects::bare(lane, model),
         };
-        let mut header = HeaderMap::new();
+        let mut header = options.headers.clone();
         header.insert(headers::MSG_ID, options.message_id.as_deref().unwrap_or(id.as_str()));
         header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
         for (name, value) in [(headers::REPLY_TO, &options.reply_to), (headers::TRACEPARENT, &options.traceparent)] {

@@ -73,12 +73,10 @@ impl Jobs {
     /// Publishes until the server has the job. A full stream is a reason to wait: the workers will drain it. So is one that is gone
     /// and was there before: somebody makes it anew.
     async fn publish(&self, job: &EmbedRequest, message_id: &str) -> Result<Published, Error> {
-        let options = PublishOptions {
-            variant: self.variant.clone(),
-            message_id: Some(message_id.to_owned()),
-            timeout: PUBLISH_ROUND,
-            ..PublishOptions::default()
-        };
+        let options = PublishOptions::default()
+            .variant(self.variant.clone())
+            .message_id(message_id.to_owned())
+            .timeout(PUBLISH_ROUND);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             match self.client.publish_job(&self.model, Lane::Bulk, job, &options).await {

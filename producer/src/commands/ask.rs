@@ -23,7 +23,7 @@ pub(super) async fn run(args: AskArgs, connect: &ConnectSettings, json: bool) ->
         dimensions: args.model.dimensions,
         ..EmbedRequest::new(texts.iter().cloned())
     };
-    let options = CallOptions { variant: args.model.variant, space: args.space, timeout: args.timeout };
+    let options = CallOptions::default().variant(args.model.variant).space(args.space).timeout(args.timeout);
     let mut result = client.embed(&args.model.model, request, &options).await?;
     result.encoding = shown;
     if json {

@@ -29,12 +29,7 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
     // Listening begins before the first job is sent, so that no result is missed.
     let results = if args.wait { Some(client.results(&model, ids, args.space.as_deref()).await?) } else { None };
 
-    let options = PublishOptions {
-        variant: args.model.variant,
-        reply_to: args.reply_to,
-        timeout: args.timeout,
-        ..PublishOptions::default()
-    };
+    let options = PublishOptions::default().variant(args.model.variant).reply_to(args.reply_to).timeout(args.timeout);
     let mut published = Vec::new();
     for job in &jobs {
         published.push(client.publish_job(&model, args.lane, job, &options).await?);

@@ -29,7 +29,7 @@ pub(super) fn lines(text: &str) -> Vec<String> {
 /// in the variants' statistics, one request each.
 pub(super) async fn cosines(client: &Client, rollout: &Rollout, texts: &[String]) -> Result<Vec<f64>, Error> {
     let vectors = |variant: &Slug| {
-        let options = CallOptions { variant: Some(variant.clone()), timeout: PATIENCE, ..CallOptions::default() };
+        let options = CallOptions::default().variant(variant.clone()).timeout(PATIENCE);
         let (model, request) = (rollout.model.clone(), EmbedRequest::new(texts.iter().cloned()));
         async move {
             let result = client.embed(&model, request, &options).await?;
