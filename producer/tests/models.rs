@@ -178,6 +178,36 @@ async fn the_default_takes_the_bare_subjects_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_become_the_default_at_once_one_does_and_the_other_is_told() {
+    let server = Server::start();
+    let client = server.provisioned().await;
+    let mut told = 0;
+    for round in 0..10 {
+        let become_default = async |variant: &'static str| {
+            let desired = format!(r#"{{"default":true,"version":"v{round}"}}"#);
+            models::serve(&client, &serve(variant, &desired)).await
+        };
+        let results = <[_; 2]>::from(tokio::join!(become_default("left"), become_default("right")));
+        for result in &results {
+            if let Err(error) = result {
+                assert!(matches!(error, Error::Contended { .. }) && error.retryable(), "{error}");
+                told += 1;
+            }
+        }
+        let desired = models::desired(&client).await.unwrap();
+        let defaults: Vec<_> =
+            desired.iter().filter(|(_, one)| one.default == Some(true)).map(|(key, _)| key.1.as_str()).collect();
+        let [default] = defaults[..] else { panic!("{defaults:?}, {results:?}") };
+        // Whoever was told is not it, and jobs without a variant go where the bucket says.
+        for (variant, result) in ["left", "right"].iter().zip(&results) {
+            assert!(result.is_ok() || *variant != default, "{variant}: {result:?}");
+        }
+        assert!(filters(&client, default).await.contains(&"embed.job.m".to_owned()), "{default}");
+    }
+    assert!(told > 0, "two at once never met");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_still_has_traffic_is_not_taken_away_unawares() {
     let server = Server::start();
     let client = server.provisioned().await;

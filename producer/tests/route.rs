@@ -70,6 +70,45 @@ async fn a_route_is_set_shown_cleared_and_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let router = router(&client, &nodes).await;
+    let m = slug("m");
+    // The file of another server cannot be written: before ours, or after it.
+    for first in [true, false] {
+        router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+        let mut command =
+            support::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
+        command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
+        let (ours, theirs) = (nodes[0].mappings(), Path::new("/nonexistent/x.conf").to_owned());
+        for file in if first { [theirs, ours] } else { [ours, theirs] } {
+            command.arg("--mappings-file").arg(file);
+        }
+        command.args(["set", "m", "--all-to", "b"]);
+        let answer = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(answer.status.code(), Some(1), "{answer:?}");
+        assert!(stderr(&answer).contains("/nonexistent/x.conf"), "{answer:?}");
+        let report = router.actual().await.unwrap();
+        let entry = &report.routes[&m];
+        assert_eq!(describe(&entry.record.lanes), "b=100", "the bucket wants it");
+        assert_eq!(describe(&report.servers[0].holds[&m]), "b=100", "and the server that can be reached holds it");
+        // It is finished once everything can be written.
+        router.sync(false, "test", &[]).await.unwrap();
+        assert_eq!(router.actual().await.unwrap().routes[&m].record.state, RouteState::Applied);
+    }
+    // What is no emergency is taken back.
+    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    let mut command = command(&nodes, &["--mappings-file", "/nonexistent/x.conf", "set", "m", "a=90", "b=10"]);
+    let answer = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(answer.status.code() == Some(1) && stderr(&answer).contains("/nonexistent/x.conf"), "{answer:?}");
+    let report = router.actual().await.unwrap();
+    assert_eq!(describe(&report.routes[&m].record.lanes), "a=50 b=50");
+    assert_eq!(describe(&report.servers[0].holds[&m]), "a=50 b=50");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_routed_is_refused_before_anything_changes() {
     let (node, client) = alone(&["a", "b", "c"]).await;
     let nodes = [node];

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, HeaderMap, RequestErrorKind};
 use data_encoding::BASE64;
 use embed_schemas::streams;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,8 +25,10 @@ const NO_LEADER: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 /// JetStream's code for "no message found".
 const NO_MESSAGE: u64 = 10037;
-/// JetStream's code for "wrong last sequence".
-const WRONG_LAST_SEQUENCE: u64 = 10071;
+/// The status of what is temporarily unavailable.
+const UNAVAILABLE: u64 = 503;
+/// JetStream's codes for "wrong last sequence": of the leader alone, and of a cluster.
+const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
 
 /// One message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,27 +91,76 @@ impl Bucket {
     /// revision, `None` if somebody else was faster.
     ///
     /// # Errors
-    /// [`Error::Nats`] if it cannot be written.
+    /// If it cannot be written, also within the time that it may take to find another leader.
     pub(crate) async fn put(
         &self,
         key: &str,
         value: &impl Serialize,
         after: Option<u64>,
     ) -> Result<Option<u64>, Error> {
-        let failed = |reason: String| Error::nats(format!("cannot write {key} to {}", self.name), reason);
+        let payload = serde_json::to_vec(value);
+        let payload = payload.map_err(|error| Error::nats(format!("cannot write {key} to {}", self.name), error))?;
+        self.write(key, HeaderMap::new(), payload, after).await
+    }
+
+    /// Removes an entry, if `after` is still the key's last revision. `false` if somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    pub(crate) async fn delete(&self, key: &str, after: u64) -> Result<bool, Error> {
         let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        Ok(self.write(key, headers, Vec::new(), Some(after)).await?.is_some())
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        mut headers: HeaderMap,
+        payload: Vec<u8>,
+        after: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let failed = |reason: String| Error::nats(format!("cannot write {key} to {}", self.name), reason);
         if let Some(after) = after {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, after.to_string());
         }
-        let payload = serde_json::to_vec(value).map_err(|error| failed(error.to_string()))?;
-        let answer = request(&self.client, self.subject(key), headers, payload.into(), TIMEOUT).await;
-        let answer = answer.map_err(|error| failed(error.to_string()))?.payload;
-        let answer: Value = serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
-        match answer.get("error") {
-            None => Ok(answer["seq"].as_u64()),
-            Some(error) if error["err_code"].as_u64() == Some(WRONG_LAST_SEQUENCE) => Ok(None),
-            Some(error) => Err(failed(error["description"].to_string())),
+        let deadline = Instant::now() + NO_LEADER;
+        // Whether one was sent of which nothing was heard.
+        let mut unheard = false;
+        loop {
+            let sent = request(&self.client, self.subject(key), headers.clone(), payload.clone().into(), TIMEOUT).await;
+            let reason = match sent {
+                Ok(answer) => {
+                    let answer: Value =
+                        serde_json::from_slice(&answer.payload).map_err(|error| failed(error.to_string()))?;
+                    let Some(error) = answer.get("error") else { return Ok(answer["seq"].as_u64()) };
+                    if error["err_code"].as_u64().is_some_and(|code| WRONG_LAST_SEQUENCE.contains(&code)) {
+                        return if unheard { self.is_ours(key, &payload).await } else { Ok(None) };
+                    }
+                    if error["code"].as_u64() != Some(UNAVAILABLE) {
+                        return Err(failed(error["description"].to_string()));
+                    }
+                    error["description"].to_string()
+                }
+                Err(error) => {
+                    unheard |= error.kind() == RequestErrorKind::TimedOut;
+                    error.to_string()
+                }
+            };
+            // Without `after`, a second one would go over what somebody else has written meanwhile.
+            if Instant::now() >= deadline || (after.is_none() && unheard) {
+                return Err(failed(reason));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// The last revision of a key, if it holds just this: it was ours, and only the answer was lost.
+    async fn is_ours(&self, key: &str, payload: &[u8]) -> Result<Option<u64>, Error> {
+        let query = json!({"last_by_subj": self.subject(key)});
+        let found = message(&self.client, &streams::bucket_stream(self.name), &query).await;
+        let found = found.map_err(|error| self.named(error))?;
+        Ok(found.filter(|found| found.payload == payload).map(|found| found.sequence))
     }
 
     /// Removes all entries that match a filter, with their history.

@@ -20,6 +20,12 @@ pub enum Error {
         /// The bucket.
         bucket: String,
     },
+    /// Somebody else has changed the same at the same time.
+    #[error("{what} was changed by somebody else at the same time: look at `embed models list`, and try again")]
+    Contended {
+        /// What was changed.
+        what: String,
+    },
     /// A variant that was to be served is not, on some workers.
     #[error("{target} does not go live: {}", .reasons.join("; "))]
     NotLive {
@@ -72,6 +78,7 @@ impl Error {
             Self::Client(error) => error.code(),
             Self::Settings(_) => "settings",
             Self::NoBucket { .. } => "no_bucket",
+            Self::Contended { .. } => "contended",
             Self::NotLive { .. } => "not_live",
             Self::Provision { .. } => "provision",
             Self::Registry(_) | Self::RegistryAccess(_) => "registry",
@@ -85,6 +92,7 @@ impl Error {
         match self {
             Self::Client(error) => error.retryable(),
             Self::RegistryAccess(error) => error.retryable(),
+            Self::Contended { .. } => true,
             _ => false,
         }
     }

@@ -29,7 +29,7 @@ use crate::{
     Error,
     provision::{Consumers, Report},
 };
-use bucket::Bucket;
+use bucket::Wanted;
 
 /// What to change of a variant that is to be served, or how to add it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +56,10 @@ pub struct Serving {
 /// The variants that are to be served, by model and variant. None if there is no bucket.
 ///
 /// # Errors
-/// [`Error::Nats`] if the bucket cannot be read; [`Error::BadAnswer`] naming an entry that cannot.
+/// If the bucket cannot be read, or an entry of it, which is named.
 pub async fn desired(client: &Client) -> Result<BTreeMap<(Slug, Slug), DesiredVariant>, Error> {
-    match Bucket::open(client).await {
-        Ok(bucket) => bucket.all().await,
+    match Wanted::new(client.nats().clone()).all().await {
+        Ok(all) => Ok(all.into_iter().map(|(target, entry)| (target, entry.desired)).collect()),
         Err(Error::NoBucket { .. }) => Ok(BTreeMap::new()),
         Err(error) => Err(error),
     }
@@ -68,24 +68,41 @@ pub async fn desired(client: &Client) -> Result<BTreeMap<(Slug, Slug), DesiredVa
 /// Wants a variant to be served: makes its consumers, writes it into the bucket, and asks workers to look.
 ///
 /// # Errors
-/// [`Error::NoBucket`] or [`Error::NoStream`] if `embed init` has not been run; [`Error::Provision`]; [`Error::Nats`].
+/// [`Error::NoBucket`], or that there is no stream, if `embed init` has not been run; [`Error::Provision`]; [`Error::Contended`] if somebody
+/// else changes the same, or becomes the default, at the same time: then theirs is what holds.
 pub async fn serve(client: &Client, wanted: &Serve) -> Result<Serving, Error> {
     let Serve { model, variant, desired } = wanted;
     let target = (model.clone(), variant.clone());
-    let bucket = Bucket::open(client).await?;
-    let consumers = Consumers::of(client.nats(), model).await?;
+    let bucket = Wanted::new(client.nats().clone());
     let all = bucket.all().await?;
+    let consumers = Consumers::of(client.nats(), model).await?;
+    let found = all.get(&target).map(|entry| &entry.desired);
     let mut desired = desired.clone();
-    desired.default = desired.default.or(all.get(&target).and_then(|before| before.default));
+    desired.default = desired.default.or(found.and_then(|found| found.default));
     let default = desired.default == Some(true);
-    let report = consumers.add(client.nats(), model, variant, default).await?;
+    // Before anybody serves it.
+    let mut report = consumers.add(client.nats(), model, variant, false).await?;
     let before = settle::failures(&client.workers().await?, &target);
-    // One default for each model: who had it before gives it up.
-    let others = all.into_iter().filter(|(key, _)| default && key.0 == *model && key.1 != *variant);
-    for (key, other) in others.filter(|(_, other)| other.default == Some(true)) {
-        bucket.put(&key, &DesiredVariant { default: None, ..other }).await?;
+    let after = match all.get(&target) {
+        Some(entry) => entry.revision,
+        None => bucket.revision(&target).await?,
+    };
+    let revision = bucket.put(&target, &desired, after).await?;
+    if default {
+        if let Err(error) = bucket.only_default(&target, revision, &all).await {
+            if matches!(error, Error::Contended { .. }) {
+                match found {
+                    // As it was, but for the default: if it was that before, somebody else has taken it.
+                    Some(found) => {
+                        bucket.put(&target, &DesiredVariant { default: None, ..found.clone() }, revision).await?;
+                    }
+                    None => bucket.remove(&target, revision).await?,
+                }
+            }
+            return Err(error);
+        }
+        report = report.and(consumers.add(client.nats(), model, variant, true).await?);
     }
-    bucket.put(&target, &desired).await?;
     refresh(client, None).await?;
     Ok(Serving { desired, consumers: report, target, before })
 }
@@ -94,7 +111,7 @@ impl Serving {
     /// Waits until every worker that answers serves it, or cannot. `on_progress` hears of each look.
     ///
     /// # Errors
-    /// [`Error::NotLive`] with each worker's reason; [`Error::Timeout`] if some worker needs longer, or none answers.
+    /// [`Error::NotLive`] with each worker's reason; a time-out if some worker needs longer, or none answers.
     pub async fn wait(
         &self,
         client: &Client,
@@ -130,7 +147,7 @@ impl Serving {
 /// Asks all workers to look at the registry now, for one model or for all.
 ///
 /// # Errors
-/// [`Error::Nats`] if the connection is gone.
+/// If the connection is gone.
 pub async fn refresh(client: &Client, model: Option<&Slug>) -> Result<(), Error> {
     let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask workers to look at the registry", error);
     let payload = model.map(ToString::to_string).unwrap_or_default();

@@ -1,10 +1,9 @@
 //! Variants that are to be served no longer: who takes what is sent to them, and what waits for them.
 
+use embed_client::Client;
 use embed_schemas::{RouteRecord, Slug, serving::DesiredVariant};
 
-use super::{Bucket, refresh};
-use embed_client::Client;
-
+use super::{bucket::Wanted, refresh};
 use crate::{
     Error,
     provision::Consumers,
@@ -41,12 +40,12 @@ pub struct Unserved {
 /// [`Error::Nats`].
 pub async fn unserve(client: &Client, what: &Unserve) -> Result<Unserved, Error> {
     let Unserve { model, variant, default, force } = what;
-    let bucket = Bucket::open(client).await?;
+    let bucket = Wanted::new(client.nats().clone());
     let target = (model.clone(), variant.clone());
     let mut all = bucket.all().await?;
-    if !all.contains_key(&target) {
+    let Some(found) = all.remove(&target) else {
         return Ok(Unserved { was_wanted: false, waiting: waiting(client, what).await? });
-    }
+    };
     if !force {
         let route = match RouteStore::new(client.nats().clone()).get(model).await {
             Ok((_, route)) => route,
@@ -73,10 +72,11 @@ pub async fn unserve(client: &Client, what: &Unserve) -> Result<Unserved, Error>
         consumers.add(client.nats(), model, default, true).await?;
         let heir = (model.clone(), default.clone());
         if let Some(entry) = all.remove(&heir).filter(|_| default != variant) {
-            bucket.put(&heir, &DesiredVariant { default: Some(true), ..entry }).await?;
+            let desired = DesiredVariant { default: Some(true), ..entry.desired };
+            bucket.put(&heir, &desired, entry.revision).await?;
         }
     }
-    bucket.remove(&target).await?;
+    bucket.remove(&target, found.revision).await?;
     refresh(client, None).await?;
     Ok(Unserved { was_wanted: true, waiting: waiting(client, what).await? })
 }

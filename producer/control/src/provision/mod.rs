@@ -47,6 +47,17 @@ pub struct Report {
     pub unchanged: Vec<String>,
 }
 
+impl Report {
+    /// What was done, and afterwards something more to the same.
+    pub(crate) fn and(mut self, later: Self) -> Self {
+        let is_new = |name: &str| self.created.iter().any(|created| created == name);
+        self.unchanged = later.unchanged.into_iter().filter(|name| !is_new(name)).collect();
+        self.updated.extend(later.updated.into_iter().filter(|difference| !is_new(&difference.name)));
+        self.created.extend(later.created);
+        self
+    }
+}
+
 /// Makes what is missing and updates what differs.
 ///
 /// # Errors

@@ -23,6 +23,15 @@ const ROUNDS: usize = 5;
 /// How long servers may take to make use of claims that they have accepted.
 const CLAIMS_TAKE: Duration = Duration::from_secs(2);
 
+/// What came of giving servers what is wanted.
+#[derive(Debug, Default)]
+struct Given {
+    /// What servers say that refuse it, by name.
+    refusals: BTreeMap<String, String>,
+    /// What could not be written for some.
+    problems: Vec<String>,
+}
+
 impl Router {
     /// Brings all servers to what is wanted for all models. Whoever changes routes at the same time writes to the bucket
     /// first: the bucket is read again at the end, and if it says something else now, so must the servers.
@@ -32,8 +41,9 @@ impl Router {
             let routes = self.store.all().await?;
             let roll_call = self.roll_call().await?;
             let before = self.look(routes.clone(), &roll_call, &BTreeMap::new()).await?;
-            let refusals = self.put(&routes, &roll_call, &before).await?;
-            let report = self.look_until_applied(&routes, &roll_call, &refusals).await?;
+            let Given { refusals, problems } = self.put(&routes, &roll_call, &before).await?;
+            let mut report = self.look_until_applied(&routes, &roll_call, &refusals).await?;
+            report.problems = problems;
             let now = self.store.all().await?;
             if lanes(&now) == lanes(&routes) || round == ROUNDS {
                 return Ok(report);
@@ -46,34 +56,32 @@ impl Router {
         self.system.roll_call(&self.store.servers().await?).await
     }
 
-    /// Gives what is wanted to the servers that did not hold it before. Returns what those say that refuse it, by name.
-    async fn put(
-        &self,
-        routes: &Routes,
-        roll_call: &RollCall,
-        before: &Report,
-    ) -> Result<BTreeMap<String, String>, RouteError> {
+    /// Gives what is wanted to the servers that did not hold it before, whatever becomes of the others.
+    async fn put(&self, routes: &Routes, roll_call: &RollCall, before: &Report) -> Result<Given, RouteError> {
         let wanted = wanted(routes);
         match &self.backend {
             Backend::Files(paths) => {
                 let text = mapping::render(&wanted);
-                paths.iter().try_for_each(|path| files::write(path, &text))?;
+                let problems =
+                    paths.iter().filter_map(|path| Some(files::write(path, &text).err()?.to_string())).collect();
                 // Not the others: a reload reads a server's whole configuration, and does no good while its routes are being made.
                 let differ = roll_call.present.iter().filter(|server| !before.is_as_wanted_on(&server.id));
                 let reload = differ.map(async |server| {
                     let refusal = self.system.reload(server).await.err()?;
                     Some((server.name.clone(), format!("it refuses to reload: {refusal}")))
                 });
-                Ok(futures::future::join_all(reload).await.into_iter().flatten().collect())
+                let refusals = futures::future::join_all(reload).await.into_iter().flatten().collect();
+                Ok(Given { refusals, problems })
             }
             Backend::Claims(key) => {
                 let mut claims = Claims::decode(&self.system.claims(&self.account).await?)?;
                 if !claims.set_mappings(&wanted) {
-                    return Ok(BTreeMap::new());
+                    return Ok(Given::default());
                 }
                 let key = key.as_ref().ok_or_else(no_key)?;
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-                self.system.update_claims(claims.encode(key, now)?, roll_call.present.len()).await
+                let refusals = self.system.update_claims(claims.encode(key, now)?, roll_call.present.len()).await?;
+                Ok(Given { refusals, ..Given::default() })
             }
         }
     }

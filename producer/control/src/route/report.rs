@@ -56,6 +56,9 @@ pub struct Report {
     pub routes: BTreeMap<Slug, Entry>,
     /// The servers, by name.
     pub servers: Vec<ServerView>,
+    /// What could not be written for servers, beside what they say themselves: a file, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 impl Report {
@@ -100,7 +103,7 @@ impl Report {
             }
         }
         servers.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { account: account.to_owned(), routes, servers }
+        Self { account: account.to_owned(), routes, servers, problems: Vec::new() }
     }
 
     /// Only what concerns one model.
@@ -117,16 +120,18 @@ impl Report {
         self
     }
 
-    /// Whether every server that answers holds what is wanted.
+    /// Whether every server that answers holds what is wanted, and goes on doing so.
     #[must_use]
     pub fn is_applied(&self) -> bool {
-        self.servers.iter().all(|s| matches!(s.state, ServerState::AsWanted | ServerState::Silent))
+        self.problems.is_empty()
+            && self.servers.iter().all(|s| matches!(s.state, ServerState::AsWanted | ServerState::Silent))
     }
 
     /// Whether all servers answer and hold what is wanted, and no change is left unfinished.
     #[must_use]
     pub fn is_as_wanted(&self) -> bool {
-        self.servers.iter().all(|server| server.state == ServerState::AsWanted)
+        self.problems.is_empty()
+            && self.servers.iter().all(|server| server.state == ServerState::AsWanted)
             && self.routes.values().all(|entry| entry.record.state == RouteState::Applied)
     }
 
@@ -136,9 +141,9 @@ impl Report {
         self.servers.iter().any(|server| server.id.as_deref() == Some(id) && as_wanted(server))
     }
 
-    /// The servers that do not hold what is wanted, each with its reason.
+    /// The servers that do not hold what is wanted, each with its reason, and what could not be written for them.
     pub fn trouble(&self) -> impl Iterator<Item = String> {
-        self.servers.iter().filter_map(|server| {
+        let servers = self.servers.iter().filter_map(|server| {
             let name = &server.name;
             match (server.state, &server.problem) {
                 (ServerState::AsWanted, _) => None,
@@ -148,7 +153,8 @@ impl Report {
                     Some(format!("server {name} holds {}", list.join("; ")))
                 }
             }
-        })
+        });
+        servers.chain(self.problems.iter().cloned())
     }
 
     /// Changes that were begun and not finished, as sentences.

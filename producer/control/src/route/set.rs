@@ -111,6 +111,10 @@ impl Router {
         let intent = self.intend(model, change).await?;
         let report = match self.apply().await {
             Ok(report) => report,
+            // Wherever it is in effect, there it stays; what is written down says what is still to be done.
+            Err(error) if change.on_failure == OnFailure::Keep => {
+                return Err(RouteError::HalfApplied { model: model.clone(), reasons: error.to_string() });
+            }
             // Whatever was done, if anything: see that all is as before.
             Err(error) => {
                 self.take_back(model, &intent, &change.who, &error.to_string()).await?;
@@ -237,6 +241,7 @@ impl Router {
 
 /// A report in which a server that holds what is wanted counts as such, whatever it refused on the way.
 fn unrefused(mut report: Report) -> Report {
+    report.problems.clear();
     for server in &mut report.servers {
         if server.state == super::ServerState::Refused && server.differences.is_empty() {
             server.state = super::ServerState::AsWanted;
