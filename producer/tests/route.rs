@@ -70,6 +70,22 @@ async fn a_route_is_set_shown_cleared_and_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_context_says_where_the_system_account_is_and_options_may_stand_anywhere() {
+    let (node, _client) = alone(&["a", "b"]).await;
+    let contexts = node.folder.path().join("config/nats/context");
+    std::fs::create_dir_all(&contexts).unwrap();
+    std::fs::write(contexts.join("mine.json"), serde_json::json!({"url": node.url}).to_string()).unwrap();
+    let mut command =
+        support::command::embed(&["route", "show", "--context=mine", "--sys-user=sys", "--sys-password=pw"]);
+    command.arg("--mappings-file").arg(node.mappings()).arg("--json");
+    command.env("XDG_CONFIG_HOME", node.folder.path().join("config")).current_dir(Path::new("/"));
+    let answer = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(answer.status.success(), "{}", stderr(&answer));
+    let report: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(report["servers"][0]["name"], "n1", "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];

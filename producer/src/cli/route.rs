@@ -21,10 +21,10 @@ pub(crate) struct RouteArgs {
 pub(crate) struct RouteAccess {
     /// File with the settings below [default: .embed-dev/route.toml for the server of that stack, or
     /// ~/.config/embed/route.toml]
-    #[arg(long, env = "EMBED_ROUTE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "EMBED_ROUTE_CONFIG", value_name = "FILE")]
     pub(crate) route_config: Option<PathBuf>,
     /// Keep the settings below in that file
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) remember: bool,
     #[command(flatten)]
     pub(crate) settings: RouteSettings,

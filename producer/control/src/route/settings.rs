@@ -24,34 +24,40 @@ pub struct RouteSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// User of the system account
-    #[cfg_attr(feature = "clap", arg(long, env = "EMBED_SYS_USER", value_name = "USER"))]
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_USER", value_name = "USER"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_user: Option<String>,
     /// Password of that user
     #[cfg_attr(
         feature = "clap",
-        arg(long, env = "EMBED_SYS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")
+        arg(long, global = true, env = "EMBED_SYS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_password: Option<String>,
     /// Credentials file of a user of the system account
-    #[cfg_attr(feature = "clap", arg(long, env = "EMBED_SYS_CREDS", value_name = "FILE"))]
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_CREDS", value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_creds: Option<PathBuf>,
     /// Context made with `nats context` that connects to the system account
-    #[cfg_attr(feature = "clap", arg(long, env = "EMBED_SYS_CONTEXT", value_name = "NAME"))]
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_CONTEXT", value_name = "NAME"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_context: Option<String>,
     /// File of mappings that a server includes in `mappings { include … }`; may be repeated, one for each server on this
     /// machine. Without any, files are distributed by other means: see --render
     #[cfg_attr(
         feature = "clap",
-        arg(long = "mappings-file", env = "EMBED_MAPPINGS_FILES", value_delimiter = ',', value_name = "FILE")
+        arg(
+            long = "mappings-file",
+            global = true,
+            env = "EMBED_MAPPINGS_FILES",
+            value_delimiter = ',',
+            value_name = "FILE"
+        )
     )]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mappings_files: Vec<PathBuf>,
     /// File with the seed of the operator, or of one of its signing keys, where accounts are JWTs
-    #[cfg_attr(feature = "clap", arg(long, env = "EMBED_ROUTE_SIGNING_SEED_FILE", value_name = "FILE"))]
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_ROUTE_SIGNING_SEED_FILE", value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_seed_file: Option<PathBuf>,
     /// That seed itself; from the environment only, since a command line can be seen by others.
@@ -153,6 +159,11 @@ impl RouteSettings {
                     .to_owned(),
             ));
         }
+        // The account is another, the servers are the same: those of a context, where one is named.
+        let connect = match self.sys_context {
+            Some(_) => connect.clone(),
+            None => connect.clone().resolved().map_err(Error::from)?,
+        };
         Ok(ConnectSettings {
             server: connect.server.clone().or_else(|| self.server.clone()).filter(|_| self.sys_context.is_none()),
             user: self.sys_user.clone(),
