@@ -1,5 +1,8 @@
 //! `embed`: see `embed --help`.
 
+// Whoever was reading may have gone, which must not end a controller: see `print::note`.
+#![warn(clippy::print_stderr)]
+
 mod cli;
 mod commands;
 

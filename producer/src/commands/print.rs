@@ -66,6 +66,11 @@ fn code<E: Coded>(error: &anyhow::Error) -> Option<(&'static str, bool)> {
     error.downcast_ref::<E>().map(Coded::coded)
 }
 
+/// Tells how it goes, on standard error. Nobody may be reading; that is no reason to stop.
+pub(super) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// Tells of something that is no failure yet, on standard error, as one line.
 pub(super) fn warning(code: &str, message: &str, json: bool) {
     let mut stderr = std::io::stderr().lock();

@@ -139,7 +139,7 @@ async fn start(
 async fn carry_on(controller: &Controller, model: &Slug, json: bool) -> anyhow::Result<Status> {
     let rollout = controller.run(model, asked_to_stop(), show::progress).await?;
     if rollout.outcome().is_none() {
-        eprintln!("the weights stay as they are; `embed rollout run {model}` carries it on");
+        print::note(format_args!("the weights stay as they are; `embed rollout run {model}` carries it on"));
     }
     told(&rollout, json)?;
     Ok(if rollout.outcome() == Some(Outcome::Promoted) { Status::Done } else { Status::Unsuccessful })
@@ -159,7 +159,7 @@ async fn carry_on_all(rollouts: &Rollouts, controller: Controller, json: bool) -
     loop {
         tokio::select! {
             _ = look.tick() => {
-                let all = rollouts.all().await.inspect_err(|error| eprintln!("cannot look for rollouts: {error}"));
+                let all = rollouts.all().await.inspect_err(|error| print::note(format_args!("cannot look for rollouts: {error}")));
                 for rollout in all.unwrap_or_default() {
                     if rollout.outcome().is_none() && !models.contains(&rollout.model) {
                         models.push(rollout.model.clone());

@@ -56,7 +56,7 @@ pub(super) async fn connected(access: RouteAccess, connect: &ConnectSettings) ->
             bail!("--remember: neither XDG_CONFIG_HOME nor HOME says where; use --route-config")
         };
         settings.write(file)?;
-        eprintln!("remembered in {}", file.display());
+        print::note(format_args!("remembered in {}", file.display()));
     }
     let mut connect = connect.clone();
     if connect.context.is_none() {

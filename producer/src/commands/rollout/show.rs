@@ -69,30 +69,30 @@ pub(super) fn line(rollout: &Rollout) -> String {
 /// One line of progress, on standard error.
 pub(super) fn progress(progress: &Progress<'_>) {
     match progress {
-        Progress::Event(rollout, event) => eprintln!("{} {}", rollout.model, happened(event)),
+        Progress::Event(rollout, event) => print::note(format_args!("{} {}", rollout.model, happened(event))),
         Progress::Windows { rollout, requests: [baseline, candidate], verdict } => {
             let Some(stage) = rollout.stage() else { return };
             let windows = format!("window {} of {}", stage.windows, rollout.config.plan.windows());
             match verdict {
                 // Any other decision is told as what has happened.
-                Some(verdict) if verdict.decision == Decision::Hold => eprintln!(
+                Some(verdict) if verdict.decision == Decision::Hold => print::note(format_args!(
                     "{} {} UTC  {windows}, {baseline} + {candidate} requests. {}",
                     rollout.model,
                     clock(now_ms()),
                     verdict.sentence
-                ),
+                )),
                 None if stage.windows.is_multiple_of(12) && matches!(rollout.phase, Phase::Holding(_)) => {
-                    eprintln!(
+                    print::note(format_args!(
                         "{} {} UTC  {windows}, {baseline} + {candidate} requests",
                         rollout.model,
                         clock(now_ms())
-                    );
+                    ));
                 }
                 _ => (),
             }
         }
-        Progress::Waiting(rollout, text) => eprintln!("{} waiting: {text}", rollout.model),
-        Progress::Trouble(text) => eprintln!("warning: {text}"),
+        Progress::Waiting(rollout, text) => print::note(format_args!("{} waiting: {text}", rollout.model)),
+        Progress::Trouble(text) => print::note(format_args!("warning: {text}")),
     }
 }
 
