@@ -102,7 +102,8 @@ fn stored(stack: &Stack) -> u64 {
 fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_other() {
     let ack_wait = Duration::from_secs(30);
     let stack = Stack::start_with("30s");
-    let other = Stack::start_worker(&stack.nats);
+    // It holds two jobs at most, so that something of the window is left to the other.
+    let other = Stack::start_worker_with(&stack.nats, &[("EMBED_WORKER__LIMITS__BULK_TEXTS", "16")]);
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
@@ -110,7 +111,6 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
     wait_for("the first rows", || (lines(&output) > 0).then_some(()));
     let (killed, before) = (Instant::now(), stored(&stack));
     other.kill();
-    // It held no more than the window.
     let all_others = (ROWS / CHUNK - WINDOW) as u64;
     assert!(before < all_others, "it was over before it could be disturbed");
     wait_for("all others", || (stored(&stack) >= all_others).then_some(()));

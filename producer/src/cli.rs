@@ -85,12 +85,13 @@ pub(crate) struct InitArgs {
     /// variant. [default: one for each model, called after its first precision]
     #[arg(long, value_parser = parse_variant, value_name = "MODEL=NAME")]
     pub(crate) variant: Vec<(Slug, Slug)>,
-    /// Time after which a job that a worker holds is given to another
-    #[arg(long, default_value = "6s", value_parser = parse_duration, value_name = "DURATION")]
-    pub(crate) ack_wait: Duration,
-    /// Copies of each stream: 1, 3 or 5
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) replicas: usize,
+    /// Time after which a job that a worker holds is given to another. Like all limits below, it stays as it is if it is not given [default
+    /// for what is made anew: 6s]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) ack_wait: Option<Duration>,
+    /// Copies of each stream: 1, 3 or 5 [default for what is made anew: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<usize>,
     /// What the jobs of one model may take
     #[arg(long, value_parser = parse_bytes::<i64>, value_name = "BYTES")]
     pub(crate) jobs_max_bytes: Option<i64>,

@@ -51,6 +51,14 @@ async fn init_is_idempotent_and_check_only_compares() {
     assert!(stdout(&init(&[])).contains("created    EMBED_m/int8-job"));
     assert!(!stdout(&init(&[])).contains("created"));
     assert_eq!(init(&["--check"]).status.code(), Some(0));
+    // A limit that was given once stays, until another is given.
+    let answer = stdout(&init(&["--results-max-bytes", "1GiB", "--ack-wait", "9s"]));
+    assert!(answer.contains("EMBED_RESULTS_m: max_bytes") && answer.contains("EMBED_m/int8-job: ack_wait"), "{answer}");
+    assert!(!stdout(&init(&[])).contains("updated"));
+    assert_eq!(init(&["--check"]).status.code(), Some(0));
+    assert_eq!(init(&["--check", "--ack-wait", "9s"]).status.code(), Some(0));
+    let answer = stdout(&init(&["--check", "--ack-wait", "6s"]));
+    assert!(answer.contains("EMBED_m/int8-job: ack_wait is 9000000000") && !answer.contains("max_bytes"), "{answer}");
     let answer = init(&["--variant", "M=fp32", "--json"]);
     assert!(stderr(&answer).contains("cannot create consumer EMBED_m/fp32-job"), "{}", stderr(&answer));
     let report: Value =

@@ -32,6 +32,9 @@ use crate::{
 /// How long the last messages may take to leave, after everything else is done.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long intakes may take to end, after something died: a round trip to the server, on busy cores.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long answers may take to leave, after something died.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -178,7 +181,7 @@ pub async fn run_with(
     let mut running = match started {
         Ok(Some(running)) => running,
         other => {
-            parts.give_back().await;
+            parts.abandon_start().await;
             tracing::info!("stopped before anything was served");
             return other.map(drop);
         }
@@ -329,16 +332,32 @@ impl Parts {
         self.served.live().into_iter().map(describe).collect()
     }
 
-    /// Gives back what is still in the worker, and lets out what is to be said.
+    /// Takes nothing more in, of what may already have been begun when the start came to nothing, and gives back what was taken.
+    async fn abandon_start(&self) {
+        self.close().await;
+        self.give_back().await;
+        self.flush().await;
+    }
+
+    /// Ends intakes, within a bound.
+    async fn close(&self) {
+        let served = self.served.all();
+        let _ = timeout(CLOSE_TIMEOUT, join_all(served.iter().map(|one| one.stop()))).await;
+    }
+
+    /// Gives back what is still in the worker.
     async fn give_back(&self) {
+        // Without a server, nothing of it could leave.
+        let back = timeout(ANSWER_TIMEOUT, self.keeper.give_back_all()).await;
+        if !matches!(back, Ok(0)) {
+            let jobs = back.map_or_else(|_| "all".to_owned(), |jobs| jobs.to_string());
+            tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
+        }
+    }
+
+    /// Lets out what is to be said.
+    async fn flush(&self) {
         let flush = async {
-            let jobs = self.keeper.give_back_all().await;
-            if jobs > 0 {
-                tracing::warn!(
-                    jobs,
-                    "stopping before everything was finished: these jobs go back to be taken by others"
-                );
-            }
             self.keeper.flush().await;
             let _ = timeout(ANSWER_TIMEOUT, self.publisher.idle()).await;
             self.connections.flush().await
@@ -363,11 +382,17 @@ impl Parts {
         drop(observers);
         let served = self.served.all();
         let finish = async {
-            join_all(served.iter().map(|one| one.stop())).await;
+            match alive {
+                true => drop(join_all(served.iter().map(|one| one.stop())).await),
+                false => self.close().await,
+            }
             self.publisher.idle().await;
         };
         // The time to stop includes the last flush. What died computes nothing more, but callers can still be told.
-        let all = if alive { config.worker.drain_timeout.saturating_sub(FLUSH_TIMEOUT) } else { ANSWER_TIMEOUT };
+        let all = match alive {
+            true => config.worker.drain_timeout.saturating_sub(FLUSH_TIMEOUT),
+            false => CLOSE_TIMEOUT + ANSWER_TIMEOUT,
+        };
         let finished = tokio::select! {
             result = timeout(all, finish) => result.is_ok(),
             () = hurry => {
@@ -382,10 +407,12 @@ impl Parts {
         self.give_up.cancel();
         let versions = reconciler.close();
         if !finished {
+            // Before their texts fail: what failed goes back later than what was only given back.
+            self.give_back().await;
             // Whoever waits for an answer is told.
             versions.iter().for_each(|version| version.pipeline.halt("the worker is stopping"));
         }
-        self.give_back().await;
+        self.flush().await;
         drop(self.publishing);
         if finished {
             let stop = move || versions.iter().for_each(|version| version.pipeline.stop());

@@ -299,7 +299,8 @@ pub static KINDS: &[Kind] = &[
         name: "poison",
         what: "A job kills whoever computes it: the relay in front of each worker withholds its result, and the worker gets \
                SIGKILL at that moment, until it has become a dead letter; forty jobs come with it that are harmless",
-        part: Part::Worker,
+        // It has to get into its stream, and its dead letter into another.
+        part: Part::Streams,
         needs: Needs::Nothing,
         lasts: AT_ONCE,
         begin: &[Poison],

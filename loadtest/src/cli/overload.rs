@@ -111,7 +111,8 @@ impl OverloadArgs {
         let worst = worst.expect("there is a run");
         let named: Vec<_> = phases.iter().map(|(name, observed)| Named(name, observed)).collect();
         let over = named[PEAK_AT.len() + 2 * worst];
-        document.verdicts = verdicts(over.1, &runs, runs[worst]);
+        let overs: Vec<&Observed> = named[PEAK_AT.len()..].iter().step_by(2).map(|named| named.1).collect();
+        document.verdicts = verdicts(&overs, &runs, runs[worst]);
         document.figures = figures(&named);
         document.plots = vec![rates_plot(&phases)];
         document.plots.extend(call_plots(over, self.target.slo_ms));
@@ -134,9 +135,11 @@ fn goodput(observed: &Observed) -> f64 {
     observed.tally.total(|second| second.good) as f64 / observed.duration.as_secs_f64()
 }
 
-fn verdicts(over: &Observed, runs: &[Compared], worst: Compared) -> Vec<Verdict> {
-    let refusals = Quantiles::of(&over.tally.refusal);
-    let none = over.tally.refusal.is_empty();
+fn verdicts(overs: &[&Observed], runs: &[Compared], worst: Compared) -> Vec<Verdict> {
+    let none = overs.iter().any(|over| over.tally.refusal.is_empty());
+    let slowest =
+        |of: fn(Quantiles) -> f64| overs.iter().map(|over| of(Quantiles::of(&over.tally.refusal))).fold(0.0, f64::max);
+    let (p50, p99) = (slowest(|refusals| refusals.p50), slowest(|refusals| refusals.p99));
     let all = runs.iter().map(|run| format!("{:.0} %", 100.0 * run.left())).collect::<Vec<_>>().join(", ");
     let mut verdicts = vec![
         Verdict {
@@ -152,18 +155,18 @@ fn verdicts(over: &Observed, runs: &[Compared], worst: Compared) -> Vec<Verdict>
         },
         Verdict {
             name: "Refusals, p99".to_owned(),
-            value: if none { "none".to_owned() } else { format!("{} ms", significant(refusals.p99, 3)) },
+            value: if none { "none".to_owned() } else { format!("{} ms", significant(p99, 3)) },
             target: format!("within {SLOWEST_REFUSAL_MS} ms"),
-            passed: Some(!none && refusals.p99 <= SLOWEST_REFUSAL_MS),
+            passed: Some(!none && p99 <= SLOWEST_REFUSAL_MS),
         },
     ];
     let plain = |name: String, value| Verdict { name, value, ..Verdict::default() };
     if !none {
-        verdicts.push(plain("Refusals, median".to_owned(), format!("{} ms", significant(refusals.p50, 3))));
+        verdicts.push(plain("Refusals, median".to_owned(), format!("{} ms", significant(p50, 3))));
     }
-    let failed = over.tally.total(|second| second.failed);
+    let failed: u64 = overs.iter().map(|over| over.tally.total(|second| second.failed)).sum();
     verdicts.push(plain("Neither answered nor refused".to_owned(), format!("{failed} calls")));
-    verdicts.extend(over.processes.iter().map(|process| {
+    verdicts.extend(overs.iter().flat_map(|over| &over.processes).map(|process| {
         plain(format!("{}: highest memory", process.label()), format!("{} MB", significant(process.max(), 4)))
     }));
     verdicts

@@ -30,10 +30,16 @@ impl Stack {
 
     /// Starts a worker and waits until it is ready.
     pub(crate) fn start_worker(nats: &NatsServer) -> Daemon {
+        Self::start_worker_with(nats, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_worker_with(nats: &NatsServer, environment: &[(&str, &str)]) -> Daemon {
         let mut command = Command::new(sibling_binary("embed-worker"));
         command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]);
         // On a busy machine a call may wait long, and is to be answered all the same.
         command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
+        command.envs(environment.iter().copied());
         let worker = Daemon::spawn(command.env("EMBED_REGISTRY", registry()));
         worker.json_line();
         worker

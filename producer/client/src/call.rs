@@ -24,6 +24,8 @@ use super::{
 pub(crate) const TEXTS_PER_CALL: usize = 64;
 /// Calls in flight for one request.
 const CALLS_IN_FLIGHT: usize = 8;
+/// For the look which workers there are.
+const LOOK_AT_WORKERS: Duration = Duration::from_millis(350);
 /// For the look whether a model that nobody serves is one that is to be served.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -139,7 +141,7 @@ impl Client {
     /// # Errors
     /// [`Error::UnknownModel`] if no worker serves the model, at once unless it is provisioned; [`Error::PayloadTooLarge`] for a text that
     /// no message can hold; [`Error::OtherSpace`] for vectors of another space than the one that was asked for; [`Error::Wire`] with
-    /// what the worker says; [`Error::Timeout`]. If it took several calls of which some were answered, [`Error::Incomplete`] with those.
+    /// what the worker says; [`Error::Timeout`]. If it took several calls, and those before the one that failed were answered, [`Error::Incomplete`] with them.
     pub async fn embed(
         &self,
         model: &Slug,
@@ -148,7 +150,7 @@ impl Client {
     ) -> Result<EmbedResult, Error> {
         check(&request)?;
         let id = request.id.clone();
-        let budget = MessageBudget::new(self.nats().max_payload(), TEXTS_PER_CALL, &request);
+        let budget = MessageBudget::new(self.nats().max_payload(), TEXTS_PER_CALL, &request).beside(&options.headers);
         let parts = split(&request.texts, budget)?;
         let subject = match &options.variant {
             Some(variant) => subjects::pinned(Lane::Rpc, model, variant),
@@ -217,13 +219,14 @@ impl Call<'_> {
                 Err(Failed::Error(error)) => return Err(error),
             };
             let pause = backoff.pause(advice, rand::random());
-            if Instant::now() + pause >= self.deadline {
-                return Err(match error {
-                    Some(error) => error,
-                    None => self.unserved().await,
-                });
+            let next = Instant::now() + pause;
+            match error {
+                Some(error) if next >= self.deadline => return Err(error),
+                // It takes a moment to find out who is there.
+                None if next + LOOK_AT_WORKERS >= self.deadline => return Err(self.unserved().await),
+                _ => {}
             }
-            tracing::debug!(subject = self.subject, ?error, ?pause, "the call is made again");
+            tracing::debug!(subject = self.subject, ?pause, "the call is made again");
             tokio::time::sleep(pause).await;
         }
     }
@@ -249,8 +252,13 @@ impl Call<'_> {
         *self.provisioned.get_or_init(|| look).await
     }
 
+    /// Why nobody takes the call, as far as there is time to find out.
     async fn unserved(&self) -> Error {
-        self.client.unknown_model(self.model, self.options.variant.as_ref()).await
+        let look = self.client.unknown_model(self.model, self.options.variant.as_ref());
+        match tokio::time::timeout_at(self.deadline, look).await {
+            Ok(error) => error,
+            Err(_) => self.timed_out(": no worker took it"),
+        }
     }
 
     async fn once(&self, request: &EmbedRequest) -> Result<EmbedResult, Failed> {
@@ -274,6 +282,10 @@ impl Call<'_> {
                     RequestErrorKind::TimedOut => Failed::Error(
                         self.timed_out(": the workers are busy or the connection is gone; try a longer --timeout"),
                     ),
+                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                        let (what, reason) = (format!("cannot call {}", self.subject), error.to_string());
+                        Failed::Error(Error::Rejected { what, reason })
+                    }
                     _ => Failed::Error(Error::nats(format!("cannot call {}", self.subject), error)),
                 });
             }

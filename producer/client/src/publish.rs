@@ -132,10 +132,14 @@ impl Client {
     /// # Errors
     /// If the request is invalid, a text fits into no message, or an id gets too long.
     pub fn jobs(&self, request: EmbedRequest) -> Result<Vec<EmbedRequest>, Error> {
+        self.jobs_beside(request, &HeaderMap::new())
+    }
+
+    fn jobs_beside(&self, request: EmbedRequest, headers: &HeaderMap) -> Result<Vec<EmbedRequest>, Error> {
         super::call::check(&request)?;
         let id = request.id.clone().unwrap_or_else(new_id);
         let longest = EmbedRequest { id: Some(part_id(&id, usize::MAX).unwrap_or_else(|_| id.clone())), ..request };
-        let budget = MessageBudget::new(self.nats.max_payload(), MAX_TEXTS, &longest);
+        let budget = MessageBudget::new(self.nats.max_payload(), MAX_TEXTS, &longest).beside(headers);
         let parts = split(&longest.texts, budget)?;
         let several = parts.len() > 1;
         let job = |(n, range): (usize, std::ops::Range<usize>)| {
@@ -160,7 +164,7 @@ impl Client {
         request: EmbedRequest,
         options: &PublishOptions,
     ) -> Result<Vec<Published>, Error> {
-        let jobs = self.jobs(request)?;
+        let jobs = self.jobs_beside(request, &options.headers)?;
         let publishes: Vec<_> = jobs.iter().map(|job| self.publish_job(model, lane, job, options)).collect();
         stream::iter(publishes).buffered(PUBLISHES_IN_FLIGHT).try_collect().await
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use embed_schemas::{EmbedRequest, Format};
 
 use crate::Error;
@@ -26,6 +27,20 @@ impl MessageBudget {
     pub fn new(max_payload: usize, texts: usize, request: &EmbedRequest) -> Self {
         let fixed = HEADER_BYTES + Format::MessagePack.encode(&without_texts(request)).len();
         Self { texts, bytes: max_payload.saturating_sub(fixed), max_payload }
+    }
+}
+
+impl MessageBudget {
+    /// The same beside more headers, which count like the payload.
+    #[must_use]
+    pub(crate) fn beside(self, headers: &HeaderMap) -> Self {
+        let of = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            // Colon, space and line end.
+            let name: &str = name.as_ref();
+            values.iter().map(|value| name.len() + value.as_str().len() + 4).sum::<usize>()
+        };
+        let more: usize = headers.iter().map(of).sum();
+        Self { bytes: self.bytes.saturating_sub(more), ..self }
     }
 }
 

@@ -124,11 +124,12 @@ impl Client {
             Err(error) => stream::once(future::ready(Err(error))).right_stream(),
         };
         let answers = texts.ready_chunks(options.texts_per_call.get()).map(call).buffered(in_flight);
-        // One past the first error: the error itself.
-        answers.flat_map(rows).scan(false, |ended, row: Result<Embedded, Error>| {
-            let row = (!*ended).then_some(row);
-            *ended |= row.as_ref().is_some_and(Result::is_err);
-            future::ready(row)
+        // After an error nothing is asked for any more, so that it ends there also if no other text ever comes.
+        stream::unfold(Some(Box::pin(answers.flat_map(rows))), async |rows| {
+            let mut rows = rows?;
+            let row = rows.next().await?;
+            let rest = row.is_ok().then_some(rows);
+            Some((row, rest))
         })
     }
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use embed_client::{Client, nats};
 use embed_connect::ConnectSettings;
-use embed_control::{models, provision, registry};
+use embed_control::{
+    models,
+    provision::{self, Given},
+    registry,
+};
 use embed_schemas::streams::StreamSettings;
 use serde_json::json;
 
@@ -20,7 +24,7 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
     let desired = models::desired(&Client::new(client.clone())).await?;
     let variants = provision::with_desired(variants, &desired);
     if args.check {
-        let differences = provision::check(&client, &variants, &settings).await?;
+        let differences = provision::check_given(&client, &variants, &settings, given(&args)).await?;
         if json {
             print::json_line(&json!({ "differences": differences }))?;
         } else {
@@ -33,7 +37,7 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
         }
         return Ok(if differences.is_empty() { Status::Done } else { Status::Unsuccessful });
     }
-    let report = provision::apply(&client, &variants, &settings).await?;
+    let report = provision::apply_given(&client, &variants, &settings, given(&args)).await?;
     if json {
         print::json_line(&report)?;
     } else {
@@ -56,12 +60,24 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
 fn settings(args: &InitArgs) -> StreamSettings {
     let default = StreamSettings::default();
     StreamSettings {
-        replicas: args.replicas,
+        replicas: args.replicas.unwrap_or(default.replicas),
         jobs_max_bytes: args.jobs_max_bytes.unwrap_or(default.jobs_max_bytes),
         results_max_bytes: args.results_max_bytes.unwrap_or(default.results_max_bytes),
         results_max_age_s: args.results_max_age.map_or(default.results_max_age_s, |age| age.as_secs()),
-        ack_wait_ms: milliseconds(args.ack_wait),
+        ack_wait_ms: args.ack_wait.map_or(default.ack_wait_ms, milliseconds),
         ..default
+    }
+}
+
+/// The limits that were named. What is there already keeps the others.
+const fn given(args: &InitArgs) -> Given {
+    Given {
+        replicas: args.replicas.is_some(),
+        jobs_max_bytes: args.jobs_max_bytes.is_some(),
+        results_max_bytes: args.results_max_bytes.is_some(),
+        results_max_age: args.results_max_age.is_some(),
+        ack_wait: args.ack_wait.is_some(),
+        others: false,
     }
 }
 

@@ -168,6 +168,9 @@ fn show_people(report: &Report) -> anyhow::Result<()> {
             print::line(format_args!("    {difference}"))?;
         }
     }
+    for problem in &report.problems {
+        print::line(format_args!("not written: {problem}"))?;
+    }
     for sentence in report.unfinished() {
         print::line(format_args!("unfinished: {sentence}"))?;
     }

@@ -39,6 +39,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A job whose variant cannot be loaded is given back for this long.
 const UNAVAILABLE_DELAY: Duration = Duration::from_secs(5);
+/// For the end of an intake that has panicked.
+const CLOSE_AFTER_PANIC: Duration = Duration::from_millis(500);
 /// Until the server has said how long it waits for an acknowledgement.
 const LEAST_ACK_WAIT: Duration = Duration::from_secs(1);
 
@@ -141,11 +143,13 @@ impl JobIntake {
                 lease.give_back(Duration::ZERO);
             }
         };
-        // Also if it panicked: what is on its way is in nobody's hands yet.
-        pulling.consumer.close(give_back).await;
+        let close = pulling.consumer.close(give_back);
         if let Err(panic) = pulled {
+            // What is on its way is in nobody's hands yet; without a server, nothing is, and somebody waits to hear of this.
+            let _ = timeout(CLOSE_AFTER_PANIC, close).await;
             resume_unwind(panic);
         }
+        close.await;
     }
 
     /// Pulls until `stop` is cancelled.

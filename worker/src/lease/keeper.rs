@@ -14,7 +14,10 @@ use async_nats::Subject;
 use bytes::Bytes;
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::{
     connection::Connection,
@@ -25,6 +28,9 @@ use crate::{
 const REPORTS: u32 = 3;
 /// So often it is looked what is due. The shortest `ack_wait` that can be kept is a few times as long.
 const TICK: Duration = Duration::from_millis(100);
+
+/// For what is still to be said when the keeper has died.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 const PROGRESS: &[u8] = b"+WPI";
 
@@ -103,7 +109,7 @@ impl Keeper {
     pub async fn give_back_all(&self) -> usize {
         let held: Vec<Entry> = self.shared.held.lock().drain().map(|(_, entry)| entry).collect();
         let count = held.len();
-        for (subject, payload) in held.into_iter().flat_map(|entry| entry.back(Duration::ZERO)) {
+        for (subject, payload) in held.iter().flat_map(|entry| entry.back(Duration::ZERO)) {
             send(&self.shared.connection, subject, payload).await;
         }
         count
@@ -119,23 +125,21 @@ impl Keeper {
 }
 
 impl Entry {
-    /// What is said to give it back.
-    fn back(self, delay: Duration) -> impl Iterator<Item = (Subject, Bytes)> {
+    fn nak(&self, delay: Duration) -> (Subject, Bytes) {
         let nak = match delay.as_nanos() {
             0 => Bytes::from_static(b"-NAK"),
             delay => format!("-NAK {{\"delay\": {delay}}}").into(),
         };
-        self.on_give_back.into_iter().chain([(self.reply, nak)])
+        (self.reply.clone(), nak)
+    }
+
+    /// What is said to give it back.
+    fn back(&self, delay: Duration) -> Vec<(Subject, Bytes)> {
+        self.on_give_back.iter().cloned().chain([self.nak(delay)]).collect()
     }
 }
 
 impl Shared {
-    fn give_back(&self, entry: Entry, delay: Duration) {
-        for (subject, payload) in entry.back(delay) {
-            let _ = self.orders.send(Order::Send(subject, payload));
-        }
-    }
-
     /// What is due to be reported.
     fn due(&self, now: Instant) -> Vec<Subject> {
         let mut held = self.held.lock();
@@ -161,31 +165,31 @@ impl Held {
     }
 
     pub(super) fn end(self, acknowledgement: Bytes) {
-        if let Some(entry) = self.take() {
-            let _ = self.shared.orders.send(Order::Send(entry.reply, acknowledgement));
-        }
+        self.conclude(|entry| vec![(entry.reply.clone(), acknowledgement)]);
     }
 
     pub(super) fn give_back(self, delay: Duration) {
-        if let Some(entry) = self.take() {
-            self.shared.give_back(entry, delay);
-        }
+        self.conclude(|entry| entry.back(delay));
     }
 
-    /// Ends the holding. If nobody is left to say so to the server, the message is held until [`Keeper::give_back_all`].
-    fn take(&self) -> Option<Entry> {
-        if self.shared.orders.is_closed() {
-            return None;
+    /// Says this to the server, and ends the holding. If nobody is left to say it, the message is held until [`Keeper::give_back_all`].
+    fn conclude(&self, messages: impl FnOnce(&Entry) -> Vec<(Subject, Bytes)>) {
+        let mut held = self.shared.held.lock();
+        let Some(entry) = held.get(&self.number) else { return };
+        let mut messages = messages(entry).into_iter();
+        if messages.all(|(subject, payload)| self.shared.orders.send(Order::Send(subject, payload)).is_ok()) {
+            held.remove(&self.number);
         }
-        self.shared.held.lock().remove(&self.number)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(entry) = self.take() {
-            self.shared.give_back(entry, Duration::ZERO);
-        }
+        self.conclude(|entry| match std::thread::panicking() {
+            // What runs alone and brings its thread down has had its attempt.
+            true => vec![entry.nak(Duration::ZERO)],
+            false => entry.back(Duration::ZERO),
+        });
     }
 }
 
@@ -195,12 +199,15 @@ async fn keep(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
     if let Err(panic) = kept {
         // Somebody waits for each of what was still to be said.
         orders.close();
-        let rest = current.into_iter().chain(std::iter::from_fn(|| orders.try_recv().ok()));
-        for order in rest {
-            if let Order::Send(subject, payload) = order {
-                send(&shared.connection, subject, payload).await;
+        let rest = async {
+            for order in current.into_iter().chain(std::iter::from_fn(|| orders.try_recv().ok())) {
+                if let Order::Send(subject, payload) = order {
+                    send(&shared.connection, subject, payload).await;
+                }
             }
-        }
+        };
+        // Without a server, it cannot be said.
+        let _ = timeout(LAST_WORDS, rest).await;
         resume_unwind(panic);
     }
 }

@@ -186,17 +186,19 @@ impl Controller {
         let variant = Arc::clone(&self.deployment.variant);
         let loading = load_version(&shared.config, &shared.loader, &shared.supervisor, &variant, &resolved, true);
         tokio::pin!(loading);
+        // Whether something else was wanted of it meanwhile, such as to be the default, if only of the same version.
+        let mut ended = Ended::Settled;
         let result = loop {
-            let changed = tokio::select! {
+            tokio::select! {
                 result = &mut loading => break result,
-                changed = self.wanted.changed() => changed.is_ok(),
+                _ = self.wanted.changed() => ended = Ended::Superseded,
                 // Nobody can ask any more only while the worker ends.
-                _ = self.refreshes.changed() => true,
-            };
+                _ = self.refreshes.changed() => {}
+            }
             // The registry may take its time to answer, and loading goes on meanwhile.
             tokio::select! {
                 result = &mut loading => break result,
-                means = self.still_means(&resolved) => if !(changed && means) {
+                means = self.still_means(&resolved) => if !means {
                     return self.abandon(&resolved);
                 }
             }
@@ -205,7 +207,7 @@ impl Controller {
             Ok(version) => version,
             Err(error) => {
                 self.failed(&resolved, error.to_string());
-                return Ended::Settled;
+                return ended;
             }
         };
         if !self.still_means(&resolved).await {
@@ -213,15 +215,19 @@ impl Controller {
         }
         if let Err(reason) = self.no_lesser_provider(spec, &version).await {
             self.failed(&resolved, reason);
-            return Ended::Settled;
+            return ended;
         }
         self.make_room(&resolved);
         self.go_live(version);
-        Ended::Settled
+        ended
     }
 
     /// Whether this is still what is wanted. If that cannot be found out, it is.
     async fn still_means(&self, resolved: &ResolvedModel) -> bool {
+        if self.wanted.has_changed().is_err() {
+            // Nothing is wanted of the variant any more.
+            return false;
+        }
         let spec = self.wanted.borrow().clone();
         match self.resolve(&spec).await {
             Ok(now) => now.identity() == resolved.identity() && now.metadata.tokenizer == resolved.metadata.tokenizer,

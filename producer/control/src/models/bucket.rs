@@ -73,7 +73,8 @@ impl Wanted {
     }
 
     /// Makes a variant, whose entry at `revision` says that it is the default of its model, the only one: whoever was it in `before`
-    /// gives it up. Of two that become it at the same time, the one that was written first stays, and the other is told.
+    /// gives it up, but for `leaving`, which is on its way out. Of two that become it at the same time, the one that was written first
+    /// stays, and the other is told.
     ///
     /// # Errors
     /// [`Error::Contended`] if another is it.
@@ -82,11 +83,12 @@ impl Wanted {
         target: &Target,
         revision: u64,
         before: &BTreeMap<Target, Entry>,
+        leaving: Option<&Target>,
     ) -> Result<(), Error> {
         loop {
             let all = self.all().await?;
             let is_rival = |(key, entry): &(&Target, &Entry)| {
-                key.0 == target.0 && key.1 != target.1 && entry.desired.default == Some(true)
+                key.0 == target.0 && key.1 != target.1 && Some(*key) != leaving && entry.desired.default == Some(true)
             };
             let mut rivals = all.iter().filter(is_rival);
             // Written since, and before ours.

@@ -89,7 +89,7 @@ pub async fn serve(client: &Client, wanted: &Serve) -> Result<Serving, Error> {
     };
     let revision = bucket.put(&target, &desired, after).await?;
     if default {
-        if let Err(error) = bucket.only_default(&target, revision, &all).await {
+        if let Err(error) = bucket.only_default(&target, revision, &all, None).await {
             if matches!(error, Error::Contended { .. }) {
                 match found {
                     // As it was, but for the default: if it was that before, somebody else has taken it.

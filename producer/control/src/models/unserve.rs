@@ -69,12 +69,18 @@ pub async fn unserve(client: &Client, what: &Unserve) -> Result<Unserved, Error>
                  takes it from now on ({variant} itself, if the workers' configuration serves it)"
             )));
         };
-        consumers.add(client.nats(), model, default, true).await?;
         let heir = (model.clone(), default.clone());
-        if let Some(entry) = all.remove(&heir).filter(|_| default != variant) {
-            let desired = DesiredVariant { default: Some(true), ..entry.desired };
-            bucket.put(&heir, &desired, entry.revision).await?;
+        if let Some(entry) = all.get(&heir).filter(|_| default != variant) {
+            let desired = DesiredVariant { default: Some(true), ..entry.desired.clone() };
+            let revision = bucket.put(&heir, &desired, entry.revision).await?;
+            if let Err(error) = bucket.only_default(&heir, revision, &all, Some(&target)).await {
+                if matches!(error, Error::Contended { .. }) {
+                    bucket.put(&heir, &DesiredVariant { default: None, ..entry.desired.clone() }, revision).await?;
+                }
+                return Err(error);
+            }
         }
+        consumers.add(client.nats(), model, default, true).await?;
     }
     bucket.remove(&target, found.revision).await?;
     refresh(client, None).await?;

@@ -58,14 +58,81 @@ impl Report {
     }
 }
 
+/// Limits of what is there already that somebody has given. The others are left as they are; what is made anew has all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// [`StreamSettings::replicas`].
+    pub replicas: bool,
+    /// [`StreamSettings::jobs_max_bytes`].
+    pub jobs_max_bytes: bool,
+    /// [`StreamSettings::results_max_bytes`].
+    pub results_max_bytes: bool,
+    /// [`StreamSettings::results_max_age_s`].
+    pub results_max_age: bool,
+    /// [`StreamSettings::ack_wait_ms`].
+    pub ack_wait: bool,
+    /// All others.
+    pub others: bool,
+}
+
+impl Given {
+    /// All of them.
+    pub const ALL: Self = Self {
+        replicas: true,
+        jobs_max_bytes: true,
+        results_max_bytes: true,
+        results_max_age: true,
+        ack_wait: true,
+        others: true,
+    };
+
+    /// The fields of an object that are left as they are.
+    fn left(&self, object: &Object, model: Option<&Slug>) -> Vec<&'static str> {
+        let is = |name: fn(&Slug) -> String| model.is_some_and(|model| object.stream == name(model));
+        let (jobs, results) = (is(streams::jobs_stream), is(streams::results_stream));
+        let fields = match object.consumer {
+            Some(_) => vec![("ack_wait", self.ack_wait), ("max_ack_pending", self.others)],
+            None => vec![
+                ("num_replicas", self.replicas),
+                (
+                    "max_bytes",
+                    if jobs {
+                        self.jobs_max_bytes
+                    } else if results {
+                        self.results_max_bytes
+                    } else {
+                        self.others
+                    },
+                ),
+                ("max_age", if results { self.results_max_age } else { self.others }),
+                ("max_msgs_per_subject", self.others),
+            ],
+        };
+        fields.into_iter().filter(|(_, given)| !given).map(|(field, _)| field).collect()
+    }
+}
+
 /// Makes what is missing and updates what differs.
 ///
 /// # Errors
 /// [`Error::Provision`] naming the stream or consumer and the fields, if the server refuses: a stream's storage or
 /// retention, for example, cannot be changed once it exists.
 pub async fn apply(client: &Client, models: &[ModelVariants], settings: &StreamSettings) -> Result<Report, Error> {
+    apply_given(client, models, settings, Given::ALL).await
+}
+
+/// As [`apply`], and leaves the limits that nobody has given as they are.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_given(
+    client: &Client,
+    models: &[ModelVariants],
+    settings: &StreamSettings,
+    given: Given,
+) -> Result<Report, Error> {
     let mut report = Report::default();
-    for object in objects(models, settings) {
+    for object in objects(models, settings, given) {
         ensure(client, object, &mut report).await?;
     }
     Ok(report)
@@ -78,6 +145,7 @@ async fn ensure(client: &Client, object: Object, report: &mut Report) -> Result<
         report.created.push(object.name());
         return Ok(());
     };
+    let object = object.for_update();
     let differences = compare::differences(&object.name(), &object.wanted, &found);
     if differences.is_empty() {
         report.unchanged.push(object.name());
@@ -99,10 +167,26 @@ pub async fn check(
     models: &[ModelVariants],
     settings: &StreamSettings,
 ) -> Result<Vec<Difference>, Error> {
+    check_given(client, models, settings, Given::ALL).await
+}
+
+/// As [`check`]; limits that nobody has given are as they should be.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_given(
+    client: &Client,
+    models: &[ModelVariants],
+    settings: &StreamSettings,
+    given: Given,
+) -> Result<Vec<Difference>, Error> {
     let mut out = Vec::new();
-    for object in objects(models, settings) {
+    for object in objects(models, settings, given) {
         match object.read(client).await? {
-            Some(found) => out.extend(compare::differences(&object.name(), &object.wanted, &found)),
+            Some(found) => {
+                let object = object.for_update();
+                out.extend(compare::differences(&object.name(), &object.wanted, &found));
+            }
             None => out.push(Difference {
                 name: object.name(),
                 field: compare::ALL.to_owned(),
@@ -119,12 +203,19 @@ struct Object {
     stream: String,
     consumer: Option<String>,
     wanted: Map<String, Value>,
+    /// Fields that stay as they are if it is there already.
+    left: Vec<&'static str>,
 }
 
 /// In an order in which they can be made. A work queue refuses two consumers of one subject, so the bare subjects must
 /// leave a former default before the new one takes them: the default comes last.
-fn objects(models: &[ModelVariants], settings: &StreamSettings) -> Vec<Object> {
-    let stream = |spec: StreamSpec| Object { stream: spec.name.clone(), consumer: None, wanted: as_map(&spec) };
+fn objects(models: &[ModelVariants], settings: &StreamSettings, given: Given) -> Vec<Object> {
+    let stream = |spec: StreamSpec| Object {
+        stream: spec.name.clone(),
+        consumer: None,
+        wanted: as_map(&spec),
+        left: Vec::new(),
+    };
     let shared = streams::buckets(settings).into_iter().chain([streams::stats_stream(settings)]);
     let mut out: Vec<Object> = shared.map(stream).collect();
     for ModelVariants { model, variants } in models {
@@ -137,6 +228,13 @@ fn objects(models: &[ModelVariants], settings: &StreamSettings) -> Vec<Object> {
             out.extend(consumers(model, variant, i == 0, settings));
         }
     }
+    for object in &mut out {
+        let model = models
+            .iter()
+            .map(|one| &one.model)
+            .find(|model| [streams::jobs_stream(model), streams::results_stream(model)].contains(&object.stream));
+        object.left = given.left(object, model);
+    }
     out
 }
 
@@ -144,7 +242,7 @@ fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &StreamSe
     streams::consumers(model, variant, is_default, settings).map(|spec| {
         let mut wanted = as_map(&spec);
         wanted.insert("name".to_owned(), spec.durable_name.clone().into());
-        Object { stream: streams::jobs_stream(model), consumer: Some(spec.durable_name), wanted }
+        Object { stream: streams::jobs_stream(model), consumer: Some(spec.durable_name), wanted, left: Vec::new() }
     })
 }
 
@@ -156,6 +254,12 @@ fn as_map(spec: &impl Serialize) -> Map<String, Value> {
 }
 
 impl Object {
+    /// What is to be changed of one that is there.
+    fn for_update(mut self) -> Self {
+        self.wanted.retain(|field, _| !self.left.contains(&field.as_str()));
+        self
+    }
+
     fn name(&self) -> String {
         match &self.consumer {
             Some(consumer) => format!("{}/{consumer}", self.stream),

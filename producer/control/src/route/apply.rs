@@ -139,8 +139,8 @@ impl Router {
     /// Servers in `forget` are gone for good.
     ///
     /// # Errors
-    /// If the bucket or the system account cannot be asked, or a file cannot be written. Servers that do not take it are part
-    /// of the answer.
+    /// If the bucket or the system account cannot be asked. Servers that do not take it are part of the answer, and so are files that
+    /// cannot be written.
     pub async fn sync(&self, undo: bool, who: &str, forget: &[String]) -> Result<Report, RouteError> {
         if let Backend::Claims(_) = &self.backend {
             self.can_put().await?;
@@ -155,7 +155,7 @@ impl Router {
         }
         let report = self.apply().await?;
         self.settle(&report, forget).await?;
-        self.actual().await
+        Ok(Report { problems: report.problems, ..self.actual().await? })
     }
 
     /// Says what is missing if nothing can be put onto the servers, before anything is changed.

@@ -8,8 +8,9 @@
 //! are JWTs. Which one it is, the account's name tells.
 //!
 //! ```no_run
+//! use embed_client::Client;
 //! use embed_connect::ConnectSettings;
-//! use embed_producer::{Client, route::{Change, RouteSettings, Router}};
+//! use embed_control::route::{Change, RouteSettings, Router};
 //! use embed_schemas::Weights;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -83,6 +83,8 @@ impl Pipeline {
         let nice = if report.provider.on_device() { 0 } else { nice };
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();
         let queue = Arc::new(BatchQueue::new(&batch, costs, &units));
+        // From here on, whatever fails closes the queue, and so ends what has been started.
+        let into_batches = IntoBatches(Arc::clone(&queue));
         let observed = Arc::clone(&observer);
         let observe = move |event: RunnerEvent<'_>| match event {
             RunnerEvent::Ran(stats) => observed.ran(stats),
@@ -105,7 +107,7 @@ impl Pipeline {
             0 => cores().div_ceil(4),
             n => n,
         };
-        let pool = Pool::start(threads, &tokenizer, IntoBatches(Arc::clone(&queue)), &on_death)?;
+        let pool = Pool::start(threads, &tokenizer, into_batches, &on_death)?;
         let (runners, observer) = (Mutex::new(Some(runners)), ObserverHandle(observer));
         Ok(Self { metadata, report, pool, queue, runners, engines: units.len(), observer })
     }
@@ -159,10 +161,13 @@ impl Pipeline {
         self.pool.waiting(lane)
     }
 
-    /// Runs nothing more: every text that waits for an engine fails with [`ErrorCode::ModelUnavailable`], and so does what comes.
+    /// Runs nothing more: every text that waits for an engine fails with [`ErrorCode::ModelUnavailable`], and so does what comes. What waits
+    /// for a tokenizer is dropped.
     pub fn halt(&self, reason: &str) {
         let error = EngineError::Broken(reason.to_owned());
         self.queue.halt(reason).into_iter().for_each(|entry| entry.payload.failed(&error));
+        // It may be the tokenizer that has died.
+        self.pool.abandon();
     }
 
     /// Why it fails every request at the moment, if it does: its engines fail whatever they are given.
@@ -187,8 +192,8 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        // The threads end by themselves, and the last of them frees the weights. The one that drops this may be one of
-        // them, so nobody waits here.
-        self.queue.close();
+        // The threads end by themselves: tokenizers when they have done what they have, then runners (see `IntoBatches`), and the
+        // last of them frees the weights. The one that drops this may be one of them, so nobody waits here.
+        self.queue.drain();
     }
 }

@@ -219,9 +219,16 @@ impl Work for Text {
     }
 }
 
-/// From the tokenizer into the batch queue.
+/// From the tokenizer into the batch queue. When the last thread that has it is gone, nothing more can come, and the queue is closed:
+/// earlier, runners could end before the texts that a tokenizer still had.
 #[derive(Debug)]
 pub(super) struct IntoBatches(pub(super) Arc<BatchQueue<Text>>);
+
+impl Drop for IntoBatches {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 impl Sink<Arc<Pending>> for IntoBatches {
     fn expired(&self, request: &Arc<Pending>) -> bool {

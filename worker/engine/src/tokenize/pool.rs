@@ -99,6 +99,15 @@ impl<J: Send + 'static, S: Sink<J>> Pool<J, S> {
 }
 
 impl<J, S> Pool<J, S> {
+    /// Drops what waits for a thread.
+    pub fn abandon(&self) {
+        for (lane, waiting) in self.here.lanes.iter().zip(&*self.waiting) {
+            while let Ok(task) = lane.try_recv() {
+                waiting.fetch_sub(task.texts.len(), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Texts of this lane that wait for a thread.
     pub fn waiting(&self, lane: Lane) -> usize {
         self.waiting[lane.index()].load(Ordering::Relaxed)
@@ -136,12 +145,12 @@ impl<J, S: Sink<J>> Thread<J, S> {
     }
 
     fn received(&self, task: &Task<J>, lane: Lane) {
+        tracing::trace!(?lane, texts = task.texts.len(), "tokenize");
         self.waiting[lane.index()].fetch_sub(task.texts.len(), Ordering::Relaxed);
         self.tokenize(task, lane);
     }
 
     fn tokenize(&self, task: &Task<J>, lane: Lane) {
-        tracing::trace!(?lane, texts = task.texts.len(), "tokenize");
         let mut outcomes = Vec::with_capacity(task.texts.len());
         let mut bytes = 0;
         for (index, text) in task.texts.iter().enumerate() {
