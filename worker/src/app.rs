@@ -181,7 +181,7 @@ pub async fn run_with(
     let mut running = match started {
         Ok(Some(running)) => running,
         other => {
-            parts.abandon_start().await;
+            parts.abandon_start(other.is_err()).await;
             tracing::info!("stopped before anything was served");
             return other.map(drop);
         }
@@ -333,9 +333,9 @@ impl Parts {
     }
 
     /// Takes nothing more in, of what may already have been begun when the start came to nothing, and gives back what was taken.
-    async fn abandon_start(&self) {
+    async fn abandon_start(&self, died: bool) {
         self.close().await;
-        self.give_back().await;
+        self.give_back(died).await;
         self.flush().await;
     }
 
@@ -346,9 +346,9 @@ impl Parts {
     }
 
     /// Gives back what is still in the worker.
-    async fn give_back(&self) {
+    async fn give_back(&self, died: bool) {
         // Without a server, nothing of it could leave.
-        let back = timeout(ANSWER_TIMEOUT, self.keeper.give_back_all()).await;
+        let back = timeout(ANSWER_TIMEOUT, self.keeper.give_back_all(died)).await;
         if !matches!(back, Ok(0)) {
             let jobs = back.map_or_else(|_| "all".to_owned(), |jobs| jobs.to_string());
             tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
@@ -408,7 +408,7 @@ impl Parts {
         let versions = reconciler.close();
         if !finished {
             // Before their texts fail: what failed goes back later than what was only given back.
-            self.give_back().await;
+            self.give_back(!alive).await;
             // Whoever waits for an answer is told.
             versions.iter().for_each(|version| version.pipeline.halt("the worker is stopping"));
         }

@@ -75,9 +75,10 @@ fn worker() {
     Cli::parse_from(arguments).run();
 }
 
-fn spawn(nats: &NatsServer, line: &str) -> Daemon {
+fn spawn(nats: &NatsServer, line: &str, environment: &[(&str, &str)]) -> Daemon {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["worker", "--exact", "--nocapture"]).env(LINE, line).env(SERVER, nats.url());
+    command.envs(environment.iter().copied());
     Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()))
 }
 
@@ -105,7 +106,7 @@ async fn a_panic_anywhere_ends_the_worker_and_its_jobs_go_to_others_at_once() {
             client.publish_with_headers(subject, HeaderMap::new(), payload).await.unwrap();
         }
         // It may take the first of them before it is ready.
-        let mut worker = spawn(&nats, line);
+        let mut worker = spawn(&nats, line, &[]);
         worker.wait_for_log("a bomb");
         let begun = Instant::now();
         let status = wait_for("the worker to end", || (!worker.is_running()).then(|| worker.wait()));
@@ -120,4 +121,35 @@ async fn a_panic_anywhere_ends_the_worker_and_its_jobs_go_to_others_at_once() {
     stack.wait_for_messages(&streams::results_stream(&model()), JOBS * places.len() as u64).await;
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
     assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 0);
+}
+
+/// It panics wherever it is computed. So it is found alone, and is a dead letter after the attempts that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_makes_its_worker_panic_is_a_dead_letter_in_the_end() {
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    provision(&client, &StreamSettings { ack_wait_ms: ACK_WAIT_MS, ..StreamSettings::default() }).await;
+    // More texts than one batch takes: when one of them runs, others wait.
+    let text = "a sentence of a job that harms whoever computes it ".repeat(10);
+    let request = EmbedRequest { id: Some("harmful".parse().unwrap()), ..EmbedRequest::new(vec![text; 100]) };
+    let payload = Format::MessagePack.encode(&request);
+    client.publish(embed_schemas::subjects::bare(Lane::Job, &model()), payload).await.unwrap();
+    let attempts = 2;
+    let mut deaths = 0;
+    loop {
+        let mut worker = spawn(&nats, "run", &[("EMBED_WORKER__LIMITS__MAX_DELIVERIES", &attempts.to_string())]);
+        let context = async_nats::jetstream::new(client.clone());
+        let dead = async || context.get_stream(streams::DEAD_STREAM).await.unwrap().cached_info().state.messages;
+        while worker.is_running() && dead().await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if dead().await == 1 {
+            break;
+        }
+        deaths += 1;
+        let (_, log) = worker.wait();
+        assert!(log.contains("an engine's thread panicked: a bomb"), "{log}");
+        assert!(deaths <= attempts + 1, "it has died {deaths} times");
+    }
+    assert_eq!(deaths, attempts + 1, "once in company, and then as often as it may");
 }

@@ -106,10 +106,12 @@ impl Keeper {
 
     /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish, or
     /// something died: it may be the task that says what else is to be said, so this needs none.
-    pub async fn give_back_all(&self) -> usize {
+    ///
+    /// `died`: something did, and what ran alone may be why, as when a worker is killed. Else attempts that have begun are taken back.
+    pub async fn give_back_all(&self, died: bool) -> usize {
         let held: Vec<Entry> = self.shared.held.lock().drain().map(|(_, entry)| entry).collect();
         let count = held.len();
-        for (subject, payload) in held.iter().flat_map(|entry| entry.back(Duration::ZERO)) {
+        for (subject, payload) in held.iter().flat_map(|entry| entry.back(Duration::ZERO, died)) {
             send(&self.shared.connection, subject, payload).await;
         }
         count
@@ -133,9 +135,10 @@ impl Entry {
         (self.reply.clone(), nak)
     }
 
-    /// What is said to give it back.
-    fn back(&self, delay: Duration) -> Vec<(Subject, Bytes)> {
-        self.on_give_back.iter().cloned().chain([self.nak(delay)]).collect()
+    /// What is said to give it back; if something died, without taking back the attempt that has begun.
+    fn back(&self, delay: Duration, died: bool) -> Vec<(Subject, Bytes)> {
+        let on_give_back = self.on_give_back.iter().filter(|_| !died).cloned();
+        on_give_back.chain([self.nak(delay)]).collect()
     }
 }
 
@@ -169,7 +172,7 @@ impl Held {
     }
 
     pub(super) fn give_back(self, delay: Duration) {
-        self.conclude(|entry| entry.back(delay));
+        self.conclude(|entry| entry.back(delay, false));
     }
 
     /// Says this to the server, and ends the holding. If nobody is left to say it, the message is held until [`Keeper::give_back_all`].
@@ -185,11 +188,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.conclude(|entry| match std::thread::panicking() {
-            // What runs alone and brings its thread down has had its attempt.
-            true => vec![entry.nak(Duration::ZERO)],
-            false => entry.back(Duration::ZERO),
-        });
+        // What brings its thread down has had its attempt.
+        let died = std::thread::panicking();
+        self.conclude(|entry| entry.back(Duration::ZERO, died));
     }
 }
 
