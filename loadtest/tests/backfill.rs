@@ -47,9 +47,13 @@ fn assert_every_row_once(output: &Path) {
 
 /// A backfill of [`ROWS`] rows in small jobs, with a small window, so that there is a middle.
 fn backfill(stack: &Stack, input: &Path, output: &Path) -> Daemon {
+    backfill_in(WINDOW, stack, input, output)
+}
+
+fn backfill_in(window: usize, stack: &Stack, input: &Path, output: &Path) -> Daemon {
     let mut command = embed(&stack.nats);
     command
-        .args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &WINDOW.to_string(), "--json"])
+        .args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &window.to_string(), "--json"])
         .arg(input)
         .arg(output);
     Daemon::spawn(&mut command)
@@ -102,17 +106,19 @@ fn stored(stack: &Stack) -> u64 {
 fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_other() {
     let ack_wait = Duration::from_secs(30);
     let stack = Stack::start_with("30s");
-    // It holds two jobs at most, so that something of the window is left to the other.
-    let other = Stack::start_worker_with(&stack.nats, &[("EMBED_WORKER__LIMITS__BULK_TEXTS", "16")]);
+    // It holds no more texts than this; the window is all there is, so that the rest is there for the other to take.
+    let most = 256;
+    let limit = ("EMBED_WORKER__LIMITS__BULK_TEXTS", &*most.to_string());
+    let other = Stack::start_worker_with(&stack.nats, &[limit]);
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
-    let running = backfill(&stack, &input, &output);
+    let running = backfill_in(ROWS / CHUNK, &stack, &input, &output);
     wait_for("the first rows", || (lines(&output) > 0).then_some(()));
     let (killed, before) = (Instant::now(), stored(&stack));
     other.kill();
-    let all_others = (ROWS / CHUNK - WINDOW) as u64;
-    assert!(before < all_others, "it was over before it could be disturbed");
+    let all_others = ((ROWS - most) / CHUNK) as u64;
+    assert!(before < (ROWS / CHUNK) as u64, "it was over before it could be disturbed");
     wait_for("all others", || (stored(&stack) >= all_others).then_some(()));
     let took = killed.elapsed();
     assert!(took < ack_wait / 2, "{took:?}");

@@ -181,7 +181,10 @@ pub async fn run_with(
     let mut running = match started {
         Ok(Some(running)) => running,
         other => {
-            parts.abandon_start(other.is_err()).await;
+            if other.is_err() {
+                parts.keeper.died();
+            }
+            parts.abandon_start().await;
             tracing::info!("stopped before anything was served");
             return other.map(drop);
         }
@@ -194,6 +197,7 @@ pub async fn run_with(
         never = run_until_stopped(&parts.health, &mut running.reconciler, || on_ready(&ready)) => match never {},
     };
     if let Err(error) = &outcome {
+        parts.keeper.died();
         tracing::error!(%error, "stopping");
     }
     parts.drain(running, &config, outcome.is_ok(), hurry, &mut deaths).await;
@@ -333,9 +337,9 @@ impl Parts {
     }
 
     /// Takes nothing more in, of what may already have been begun when the start came to nothing, and gives back what was taken.
-    async fn abandon_start(&self, died: bool) {
+    async fn abandon_start(&self) {
         self.close().await;
-        self.give_back(died).await;
+        self.give_back().await;
         self.flush().await;
     }
 
@@ -346,9 +350,9 @@ impl Parts {
     }
 
     /// Gives back what is still in the worker.
-    async fn give_back(&self, died: bool) {
+    async fn give_back(&self) {
         // Without a server, nothing of it could leave.
-        let back = timeout(ANSWER_TIMEOUT, self.keeper.give_back_all(died)).await;
+        let back = timeout(ANSWER_TIMEOUT, self.keeper.give_back_all()).await;
         if !matches!(back, Ok(0)) {
             let jobs = back.map_or_else(|_| "all".to_owned(), |jobs| jobs.to_string());
             tracing::warn!(jobs, "stopping before everything was finished: these jobs go back to be taken by others");
@@ -408,7 +412,7 @@ impl Parts {
         let versions = reconciler.close();
         if !finished {
             // Before their texts fail: what failed goes back later than what was only given back.
-            self.give_back(!alive).await;
+            self.give_back().await;
             // Whoever waits for an answer is told.
             versions.iter().for_each(|version| version.pipeline.halt("the worker is stopping"));
         }

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,6 +47,7 @@ struct Shared {
     held: Mutex<HashMap<u64, Entry>>,
     orders: mpsc::UnboundedSender<Order>,
     connection: Connection,
+    died: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,13 @@ impl Keeper {
     #[must_use]
     pub fn start(connection: Connection, supervisor: &Supervisor) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { next: AtomicU64::new(0), held: Mutex::default(), orders, connection });
+        let shared = Arc::new(Shared {
+            next: AtomicU64::new(0),
+            held: Mutex::default(),
+            orders,
+            connection,
+            died: AtomicBool::new(false),
+        });
         let task = supervisor.spawn("the keeper of leases", keep(Arc::clone(&shared), received));
         Self { shared, _task: Arc::new(task) }
     }
@@ -106,15 +113,19 @@ impl Keeper {
 
     /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish, or
     /// something died: it may be the task that says what else is to be said, so this needs none.
-    ///
-    /// `died`: something did, and what ran alone may be why, as when a worker is killed. Else attempts that have begun are taken back.
-    pub async fn give_back_all(&self, died: bool) -> usize {
+    pub async fn give_back_all(&self) -> usize {
         let held: Vec<Entry> = self.shared.held.lock().drain().map(|(_, entry)| entry).collect();
         let count = held.len();
-        for (subject, payload) in held.iter().flat_map(|entry| entry.back(Duration::ZERO, died)) {
+        for (subject, payload) in held.iter().flat_map(|entry| entry.back(Duration::ZERO, self.shared.has_died())) {
             send(&self.shared.connection, subject, payload).await;
         }
         count
+    }
+
+    /// Something in the worker has died, and what ran alone may be why, as where a worker is killed. From now on, attempts that have begun
+    /// are not taken back.
+    pub fn died(&self) {
+        self.shared.died.store(true, Ordering::SeqCst);
     }
 
     /// Waits until everything that was to be said is handed to the connection.
@@ -143,6 +154,11 @@ impl Entry {
 }
 
 impl Shared {
+    /// Whether something has died, or is about to.
+    fn has_died(&self) -> bool {
+        self.died.load(Ordering::SeqCst) || std::thread::panicking()
+    }
+
     /// What is due to be reported.
     fn due(&self, now: Instant) -> Vec<Subject> {
         let mut held = self.held.lock();
@@ -172,7 +188,7 @@ impl Held {
     }
 
     pub(super) fn give_back(self, delay: Duration) {
-        self.conclude(|entry| entry.back(delay, false));
+        self.conclude(|entry| entry.back(delay, self.shared.has_died()));
     }
 
     /// Says this to the server, and ends the holding. If nobody is left to say it, the message is held until [`Keeper::give_back_all`].
@@ -188,9 +204,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // What brings its thread down has had its attempt.
-        let died = std::thread::panicking();
-        self.conclude(|entry| entry.back(Duration::ZERO, died));
+        self.conclude(|entry| entry.back(Duration::ZERO, self.shared.has_died()));
     }
 }
 
