@@ -15,14 +15,6 @@ pub enum Error {
     /// As for any operator.
     #[error(transparent)]
     Control(#[from] embed_control::Error),
-    /// A file could not be read or written.
-    #[error("{}: {source}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
     /// A backfill cannot begin or go on.
     #[error("{0}")]
     Backfill(String),
@@ -76,7 +68,6 @@ impl Error {
         match self {
             Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
-            Self::File { .. } => "file",
             Self::Backfill(_) => "backfill",
             Self::Stalled { .. } => "stalled",
             Self::Dev(_) => "dev",
@@ -95,7 +86,7 @@ impl Error {
     }
 
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        |source| Self::File { path, source }
+        let file = embed_control::Error::file(path);
+        |source| file(source).into()
     }
 }

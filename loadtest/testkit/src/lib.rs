@@ -4,6 +4,7 @@
 
 mod cluster;
 mod daemon;
+mod dependencies;
 mod http;
 pub mod model_registry;
 mod nats_server;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
 pub use daemon::Daemon;
+pub use dependencies::dependencies;
 pub use model_registry::TestRegistry;
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};

@@ -137,8 +137,9 @@ pub struct Summary {
 /// Begins a backfill and runs it to its end, or until `shutdown` is done.
 ///
 /// # Errors
-/// [`Error::Backfill`] if the output exists (unless `force`), if a backfill into it is unfinished or running, or if
-/// results come from two embedding spaces; [`Error::OtherSpace`] if they come from another than asked for; [`Error::Stalled`]; [`Error::NoStream`]; [`Error::File`]. What was written by
+/// [`Error::Backfill`] if the output exists (unless `force`), if a backfill into it is unfinished or running, or if results come from two
+/// embedding spaces; [`Error::Client`] if they come from another than asked for, or no stream takes the jobs; [`Error::Stalled`];
+/// [`Error::Control`] for a file that cannot be read or written. What was written by
 /// then is recorded and can be resumed.
 pub async fn run(
     client: &Client,

@@ -19,6 +19,16 @@ pub(super) enum Auth {
     Credentials(PathBuf),
 }
 
+impl ConnectSettings {
+    /// The same with what its context says filled in, and without the context.
+    ///
+    /// # Errors
+    /// [`ConnectError::Settings`] if there is no such context, or it cannot be read.
+    pub fn resolved(self) -> Result<Self, ConnectError> {
+        Ok(Self { context: None, ..with_context(self)? })
+    }
+}
+
 /// Fills settings from the context file that they name, if they name one.
 pub(super) fn with_context(settings: ConnectSettings) -> Result<ConnectSettings, ConnectError> {
     let Some(below) = settings.context_file() else { return Ok(settings) };

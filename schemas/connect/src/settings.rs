@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ConnectError;
-
 /// Used when nothing else says where the server is.
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
@@ -60,14 +58,6 @@ impl ConnectSettings {
     pub fn servers(&self) -> Vec<String> {
         let urls = self.server.as_deref().unwrap_or(DEFAULT_SERVER);
         urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect()
-    }
-
-    /// The same with what its context says filled in, and without the context.
-    ///
-    /// # Errors
-    /// [`ConnectError::Settings`] if there is no such context, or it cannot be read.
-    pub fn resolved(self) -> Result<Self, ConnectError> {
-        Ok(Self { context: None, ..crate::auth::with_context(self)? })
     }
 
     /// The server URLs without user names and passwords, for logs and messages.

@@ -1,23 +1,11 @@
 //! What this crate may not know: it has neither a client nor a server in it.
 
-use std::{collections::BTreeSet, process::Command};
-
 use embed_engine::model::Registry;
-
-/// The crates that are built for this one, without those of its tests.
-fn dependencies() -> BTreeSet<String> {
-    let arguments = ["tree", "--offline", "--package", "embed-engine", "--edges", "normal", "--prefix", "none"];
-    let mut command = Command::new(env!("CARGO"));
-    let output = command.args(arguments).args(["--format", "{p}"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8(output.stdout).unwrap();
-    tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
-}
+use embed_testkit::dependencies;
 
 #[test]
 fn no_client_and_no_server_is_in_it() {
-    let dependencies = dependencies();
+    let dependencies = dependencies("embed-engine");
     for needed in ["ort", "tokenizers", "embed-registry", "object_store"] {
         assert!(dependencies.contains(needed), "{needed} is not among {dependencies:?}");
     }

@@ -138,18 +138,14 @@ impl Keeper {
 }
 
 impl Entry {
-    fn nak(&self, delay: Duration) -> (Subject, Bytes) {
+    /// What is said to give it back; if something died, without taking back the attempt that has begun.
+    fn back(&self, delay: Duration, died: bool) -> Vec<(Subject, Bytes)> {
         let nak = match delay.as_nanos() {
             0 => Bytes::from_static(b"-NAK"),
             delay => format!("-NAK {{\"delay\": {delay}}}").into(),
         };
-        (self.reply.clone(), nak)
-    }
-
-    /// What is said to give it back; if something died, without taking back the attempt that has begun.
-    fn back(&self, delay: Duration, died: bool) -> Vec<(Subject, Bytes)> {
         let on_give_back = self.on_give_back.iter().filter(|_| !died).cloned();
-        on_give_back.chain([self.nak(delay)]).collect()
+        on_give_back.chain([(self.reply.clone(), nak)]).collect()
     }
 }
 
