@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod jobs;
 pub(crate) mod rollout;
 pub(crate) mod route;
 
@@ -35,6 +36,11 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Store texts as jobs
     Publish(PublishArgs),
+    /// Find single jobs, print their results, take them out of the queue
+    Jobs(jobs::JobsArgs),
+    /// Look at jobs that could not be served, send them once more, or throw them away
+    #[command(subcommand)]
+    Dead(jobs::DeadCommand),
     /// Embed a file of JSON lines into another, through the queue
     #[command(subcommand)]
     Backfill(BackfillCommand),

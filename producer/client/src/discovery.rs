@@ -6,11 +6,12 @@ use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use embed_schemas::{
     Lane, Slug,
+    held::Held,
     serving::{self, VariantStatus},
-    subjects,
+    subjects::{self, Target},
 };
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Client;
 use crate::{Error, nats};
@@ -36,6 +37,35 @@ pub struct WorkerInfo {
     pub id: String,
     /// What it serves, by model and variant.
     pub variants: BTreeMap<(Slug, Slug), VariantStatus>,
+}
+
+/// A worker, and the jobs of one variant that it has taken and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The worker's id.
+    pub worker: String,
+    /// The model.
+    pub model: Slug,
+    /// The variant.
+    pub variant: Slug,
+    /// Which jobs.
+    pub held: Held,
+}
+
+/// The answer to `$SRV.STATS`, as far as it matters here.
+#[derive(Deserialize)]
+struct Stats {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    endpoints: Vec<EndpointStats>,
+}
+
+#[derive(Deserialize)]
+struct EndpointStats {
+    subject: String,
+    #[serde(default)]
+    data: Option<Held>,
 }
 
 /// The answer to `$SRV.INFO`, as far as it matters here.
@@ -114,11 +144,33 @@ impl Client {
         Ok(all)
     }
 
+    /// Asks all workers which jobs they hold. Takes as long as [`Client::served`]. Workers that are too old to say hold none here.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
+        let mut holders = Vec::new();
+        for Stats { id, endpoints } in self.ask_all("STATS").await? {
+            for EndpointStats { subject, data } in endpoints {
+                if let (Some(Target { model, variant: Some(variant), .. }), Some(held)) =
+                    (subjects::parse(&subject), data)
+                {
+                    holders.push(Holder { worker: id.clone(), model, variant, held });
+                }
+            }
+        }
+        Ok(holders)
+    }
+
     async fn infos(&self) -> Result<Vec<Info>, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask which models are served", error);
+        self.ask_all("INFO").await
+    }
+
+    async fn ask_all<T: DeserializeOwned>(&self, verb: &str) -> Result<Vec<T>, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask the workers", error);
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
-        let subject = format!("$SRV.INFO.{}", subjects::SERVICE_NAME);
+        let subject = format!("$SRV.{verb}.{}", subjects::SERVICE_NAME);
         self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
         let mut found = Vec::new();
         let mut patience = FIRST_ANSWER;
@@ -126,7 +178,7 @@ impl Client {
             if answer.status.is_some() {
                 break; // nobody listens
             }
-            found.extend(serde_json::from_slice::<Info>(&answer.payload));
+            found.extend(serde_json::from_slice::<T>(&answer.payload));
             patience = SILENCE;
         }
         Ok(found)

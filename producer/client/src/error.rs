@@ -143,7 +143,7 @@ pub struct Answered {
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Connect(ConnectError::NoServer { .. }) => "no_server",
             Self::Connect(ConnectError::Refused { .. }) => "refused",

@@ -8,7 +8,7 @@ use std::{
 use embed_schemas::{EmbedRequest, JobId, Lane, Outcome};
 
 use super::job::Jobs;
-use embed_client::{Backoff, DEFAULT_POLL, Error, Expected, PublishOptions, Published};
+use embed_client::{Backoff, Error, Expected, PublishOptions, Published};
 
 /// For one round of publishing; rounds follow until the driver gives up.
 const PUBLISH_ROUND: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Jobs {
             // A duplicate of what an earlier run published may be long gone.
             let mut patience = if published.duplicate { Duration::ZERO } else { self.missing_after };
             loop {
-                match tokio::time::timeout(patience, expected.outcome(DEFAULT_POLL)).await {
+                match tokio::time::timeout(patience, expected.outcome()).await {
                     Ok(outcome) => return outcome,
                     Err(_) if self.client.holds(&published, &message_id).await == Some(false) => {
                         // Workers store before they acknowledge: what is done is there now.

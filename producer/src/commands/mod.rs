@@ -2,8 +2,10 @@
 
 mod ask;
 mod backfill;
+mod dead;
 mod dev;
 mod init;
+mod jobs;
 mod models;
 mod print;
 mod publish;
@@ -25,9 +27,12 @@ pub(crate) enum Status {
     Done,
     /// It ran, and what it has to say is no success: a difference, a row that failed.
     Unsuccessful,
+    /// It did what could be done; what could not is listed.
+    Listed,
 }
 
-/// Runs a command and turns its end into an exit status: 0 done, 1 failed. (Usage errors, 2, have ended us before.)
+/// Runs a command and turns its end into an exit status: 0 done, 1 failed, 3 finished with failures that are listed. (Usage errors, 2, have
+/// ended us before.)
 pub(crate) fn run(cli: Cli) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -43,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::Unsuccessful) => ExitCode::FAILURE,
+        Ok(Status::Listed) => ExitCode::from(3),
         Err(error) => print::failure(&error, json),
     }
 }
@@ -54,6 +60,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Init(args) => init::run(args, &connect, json).await,
         Command::Ask(args) => ask::run(args, &connect, json).await,
         Command::Publish(args) => publish::run(args, &connect, json).await,
+        Command::Jobs(args) => jobs::run(args, &connect, json).await,
+        Command::Dead(command) => dead::run(command, &connect, json).await,
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
         Command::Models(command) => models::run(command, &connect, json).await,
         Command::Route(args) => route::run(*args, &connect, json).await,
