@@ -160,6 +160,9 @@ pub(crate) struct PublishArgs {
     /// The lane: `job`, or `bulk` for what may wait behind everything else
     #[arg(long, default_value = "job", value_parser = parse_lane)]
     pub(crate) lane: Lane,
+    /// Publish although no worker serves the model or variant: the jobs wait for one that does
+    #[arg(long)]
+    pub(crate) allow_unserved: bool,
     /// A subject that gets a copy of the result
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) reply_to: Option<String>,

@@ -25,12 +25,14 @@ mod call;
 mod combine;
 mod discovery;
 mod error;
+mod fill;
 mod held;
 mod identity;
 mod ids;
 pub mod nats;
 mod publish;
 mod results;
+mod served;
 mod split;
 mod stream;
 
@@ -44,9 +46,11 @@ pub use backoff::Backoff;
 pub use call::{CallOptions, Retry};
 pub use discovery::{Holder, ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
+pub use fill::{Fill, RESULT_BYTES};
 pub use ids::{new_id, part_id};
 pub use publish::{PublishOptions, Published};
 pub use results::{Expected, outcomes};
+pub use served::RESTART;
 pub use split::{MessageBudget, text_bytes};
 pub use stream::{Embedded, StreamOptions};
 

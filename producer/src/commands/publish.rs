@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::bail;
-use embed_client::{Client, Error, PublishOptions, Published, outcomes};
+use embed_client::{Client, Error, PublishOptions, Published, RESTART, outcomes};
 use embed_connect::ConnectSettings;
 use embed_schemas::{EmbedRequest, JobId, Outcome, Slug};
 use futures::StreamExt;
@@ -17,6 +17,9 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
     let texts = print::texts(args.texts).await?;
     let client = Client::connect(connect).await?;
     let model = args.model.model;
+    if !args.allow_unserved {
+        client.check_served(&model, args.model.variant.as_ref(), RESTART.min(args.timeout)).await?;
+    }
     let names_id = args.id.is_some();
     let jobs = client.jobs(EmbedRequest {
         id: args.id,
@@ -46,6 +49,7 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
             }
         }
     }
+    warn_of_fill(&client, &model, json).await;
     if !args.wait {
         if json {
             print::json_line(&json!({ "jobs": published }))?;
@@ -80,6 +84,13 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         }
     }
     Ok(status)
+}
+
+/// Warns before the results fill their stream.
+async fn warn_of_fill(client: &Client, model: &Slug, json: bool) {
+    if let Some(warning) = client.results_fill(model).await.ok().and_then(|fill| fill.warning()) {
+        print::warning("results_nearly_full", &warning, json);
+    }
 }
 
 fn show(job: &Published) -> anyhow::Result<()> {
