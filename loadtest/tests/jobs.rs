@@ -115,7 +115,7 @@ fn an_id_is_one_jobs_and_what_failed_is_found_and_sent_once_more() {
     let Stack { worker, nats } = stack;
     worker.terminate();
     for id in ["stay", "go"] {
-        assert!(run(&nats, &["publish", "--id", id, "text"]).status.success());
+        assert!(run(&nats, &["publish", "--allow-unserved", "--id", id, "text"]).status.success());
     }
     let (shown, status) = json_lines(&nats, &["jobs", "show", "go"]);
     assert_eq!((shown[0]["state"].as_str(), status), (Some("queued"), 0));
