@@ -21,11 +21,13 @@ mod call;
 mod combine;
 mod discovery;
 mod error;
+mod fill;
 mod held;
 mod ids;
 pub mod nats;
 mod publish;
 mod results;
+mod served;
 mod split;
 mod stream;
 
@@ -39,9 +41,11 @@ pub use backoff::Backoff;
 pub use call::{CallOptions, Retry};
 pub use discovery::{ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
+pub use fill::{Fill, RESULT_BYTES};
 pub use ids::{new_id, part_id};
 pub use publish::{PublishOptions, Published};
 pub use results::{DEFAULT_POLL, Expected};
+pub use served::RESTART;
 pub use split::{MessageBudget, text_bytes};
 pub use stream::{Embedded, StreamOptions};
 
