@@ -23,11 +23,16 @@ use crate::cli::{Cli, Command};
 pub(crate) enum Status {
     /// All is well.
     Done,
-    /// It ran, and what it has to say is no success: a difference, a row that failed.
+    /// It ran, and what it has to say is no success: a difference, for example.
     Unsuccessful,
+    /// It did all that there was to do, and some of that failed, as it has said.
+    Failures,
 }
 
-/// Runs a command and turns its end into an exit status: 0 done, 1 failed. (Usage errors, 2, have ended us before.)
+/// Exit status of what is done, with failures.
+const FAILURES: u8 = 3;
+
+/// Runs a command and turns its end into an exit status: 0 done, 1 failed, 3 done with failures. (Usage errors, 2, have ended us before.)
 pub(crate) fn run(cli: Cli) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -43,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::Unsuccessful) => ExitCode::FAILURE,
+        Ok(Status::Failures) => ExitCode::from(FAILURES),
         Err(error) => print::failure(&error, json),
     }
 }
