@@ -79,6 +79,10 @@ pub(crate) struct InitArgs {
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(crate) registry: Option<String>,
+    /// The configuration file of the workers that are to be provisioned for: what it says of registry, variants and connection holds where
+    /// nothing else is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Only compare; exit with 1 if anything differs
     #[arg(long)]
     pub(crate) check: bool,

@@ -3,6 +3,7 @@
 mod ask;
 mod backfill;
 mod dev;
+mod hint;
 mod init;
 mod models;
 mod print;
@@ -11,6 +12,7 @@ mod rollout;
 mod route;
 mod spaces;
 mod table;
+mod worker_config;
 
 use std::process::ExitCode;
 
