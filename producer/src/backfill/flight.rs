@@ -43,7 +43,8 @@ impl Jobs {
     }
 
     /// Publishes a job until an outcome comes. One that is in no stream and has no outcome is published again, under a message id
-    /// of its own: the server knows the one before, and would drop it. The job's id stays, so only one outcome is ever stored.
+    /// of its own, which no run before this one has used: the server knows those, and would drop it. The job's id stays, so only one outcome
+    /// is ever stored.
     async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
         let mut message_id = id.to_string();
         for again in 1.. {
@@ -65,7 +66,7 @@ impl Jobs {
             }
             tracing::warn!(%id, "the job is not in its stream any more, and has no result: it is published again");
             // No job has an id with a dot.
-            message_id = format!("{id}.{again}");
+            message_id = format!("{id}.{}.{again}", self.run);
         }
         unreachable!("a job is published again as often as it is lost")
     }

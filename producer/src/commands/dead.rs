@@ -146,7 +146,7 @@ async fn retry(client: &Client, chosen: DeadChoice, new_id: bool, json: bool) ->
     if done + refused == 0 {
         return nothing(&names);
     }
-    Ok(if refused == 0 { Status::Done } else { Status::Listed })
+    Ok(if refused == 0 { Status::Done } else { Status::Failures })
 }
 
 async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Result<Status> {

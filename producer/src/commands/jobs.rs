@@ -109,7 +109,7 @@ async fn cancel(client: &Client, model: &Slug, ids: &[JobId], json: bool) -> any
     for id in ids {
         let cancelled = jobs::cancel(client, model, id, progress()).await?;
         if !matches!(cancelled, Cancelled::Cancelled { .. }) {
-            status = Status::Listed;
+            status = Status::Failures;
         }
         if json {
             print::json_line(&json!({"id": id, "cancelled": cancelled}))?;

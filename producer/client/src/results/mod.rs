@@ -18,7 +18,10 @@ pub(crate) use self::shared::Looking;
 use super::{Client, combine::check_space};
 use crate::{
     Error,
-    nats::{self, api},
+    nats::{
+        self,
+        api::{self, ApiError},
+    },
 };
 
 /// For one look.
@@ -98,13 +101,19 @@ impl Client {
     /// What is not removed expires. `false`: nothing was there.
     ///
     /// # Errors
-    /// [`Error::Nats`] if the server does not answer, or refuses.
+    /// [`Error::Nats`] if the server does not answer, as one does not that was not asked, for want of a permission; [`Error::Rejected`] if it
+    /// refuses.
     pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<bool, Error> {
         let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
         let body = json!({ "filter": subjects::result(model, id) });
         let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
-        let removed =
-            removed.map_err(|error| Error::nats(format!("the result of job {id} could not be removed"), error))?;
+        let removed = removed.map_err(|error| {
+            let (what, reason) = (format!("the result of job {id} could not be removed"), error.to_string());
+            match error {
+                ApiError::Refused { .. } => Error::Rejected { what, reason },
+                ApiError::NotReady(_) => Error::Nats { what, reason },
+            }
+        })?;
         Ok(removed["purged"].as_u64() != Some(0))
     }
 }

@@ -1,6 +1,7 @@
 //! Streams, buckets and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
 
 mod compare;
+mod retention;
 mod variants;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use compare::Difference;
+pub use retention::{Retention, retention};
 pub(crate) use variants::Consumers;
 pub use variants::{variants, with_desired};
 
