@@ -15,8 +15,10 @@ mod bucket;
 pub mod error;
 pub mod models;
 pub mod provision;
+mod ready;
 pub mod registry;
 pub mod rollout;
 pub mod route;
 
+pub use embed_registry::who;
 pub use error::Error;
