@@ -11,6 +11,7 @@ mod rollout;
 mod route;
 mod spaces;
 mod table;
+mod who;
 
 use std::process::ExitCode;
 
@@ -25,9 +26,11 @@ pub(crate) enum Status {
     Done,
     /// It ran, and what it has to say is no success: a difference, a row that failed.
     Unsuccessful,
+    /// It is finished, with failures that it has listed.
+    Listed,
 }
 
-/// Runs a command and turns its end into an exit status: 0 done, 1 failed. (Usage errors, 2, have ended us before.)
+/// Runs a command and turns its end into an exit status: 0 done, 1 failed, 3 finished with failures. (Usage errors, 2, have ended us before.)
 pub(crate) fn run(cli: Cli) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -43,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::Unsuccessful) => ExitCode::FAILURE,
+        Ok(Status::Listed) => ExitCode::from(3),
         Err(error) => print::failure(&error, json),
     }
 }

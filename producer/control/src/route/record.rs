@@ -1,14 +1,14 @@
 //! What is written down of a change, from its beginning to its end. Pure, but for the time.
 
+use std::time::SystemTime;
+
 use embed_schemas::{RouteRecord, RouteState, routes::Lanes};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::report::Report;
 
 /// The time, RFC 3339.
 pub(super) fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
 /// What was in effect when a change began: an unfinished one before it is in effect only here and there.
@@ -53,15 +53,14 @@ pub(super) fn settled(record: &RouteRecord, report: &Report) -> Option<RouteReco
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use embed_schemas::Weights;
 
     use super::*;
     use crate::route::{
-        report::wanted,
+        report::{Seen, wanted},
         store::{Entry, Routes},
         system::{Held, RollCall, Server},
+        wish::Wishes,
     };
 
     fn record(state: RouteState) -> RouteRecord {
@@ -80,12 +79,13 @@ mod tests {
     /// What is seen of one server that answers, holding what is wanted or not, and of one that does not.
     fn seen(record: &RouteRecord, holds: bool, silent: bool) -> Report {
         let routes = Routes::from([("m".parse().unwrap(), Entry { revision: 1, record: record.clone() })]);
-        let mappings = if holds { wanted(&routes) } else { Default::default() };
+        let mappings = if holds { wanted(&routes, &Wishes::new()) } else { Default::default() };
         let roll_call = RollCall {
             present: vec![Server { name: "n1".into(), id: "N1".into() }],
             missing: silent.then(|| "n2".to_owned()).into_iter().collect(),
         };
-        Report::new("$G", routes, &roll_call, &[Ok(Held { mappings, since: None })], &[], &BTreeMap::new())
+        let held = vec![Ok(Held { mappings, since: None })];
+        Report::new("$G", routes, &Wishes::new(), &Seen { roll_call, held, ..Seen::default() })
     }
 
     #[test]
