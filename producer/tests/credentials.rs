@@ -187,6 +187,9 @@ async fn what_is_not_permitted_is_said_at_once() {
     let limited = r#"users: [ {user: lim, password: lim, permissions: {
         publish: {allow: ["embed.rpc.m", "embed.job.m", "$JS.API.STREAM.INFO.EMBED_m", "$SRV.INFO.embed-worker"]},
         subscribe: {allow: ["_MINE.>"]}
+    }}, {user: granted, password: lim, permissions: {
+        publish: {allow: ["embed.rpc.m", "embed.rpc.m.*", "embed.job.m", "embed.job.m.*", "$JS.API.STREAM.INFO.*", "$SRV.INFO.embed-worker"]},
+        subscribe: {allow: ["_MINE.>"]}
     }}, "#;
     let nodes = [Node::start("n1", &ACCOUNTS.replacen("users: [", limited, 1))];
     let client = nodes[0].client().await;
@@ -219,6 +222,11 @@ async fn what_is_not_permitted_is_said_at_once() {
     let error = limited.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &options).await.unwrap_err();
     assert!(error.to_string().contains("allow embed.job.m.* as well"), "{error}");
     assert!(began.elapsed() < PATIENCE, "nobody waits for a time-out");
+    // What the README grants is enough, whatever a route does.
+    let granted = ConnectSettings { user: Some("granted".into()), ..user(Some("_MINE")) };
+    let granted = Client::connect(&granted).await.unwrap();
+    ask(&granted).await.unwrap();
+    granted.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &options).await.unwrap();
     // A route that leads to the same variants is no news.
     let mut set = command(&nodes, &["set", "m", "a=40", "b=60"]);
     let answer = tokio::task::spawn_blocking(move || set.output().unwrap()).await.unwrap();

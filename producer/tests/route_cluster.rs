@@ -179,13 +179,20 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     // Leader and quorum hang.
     [led, other].iter().for_each(|i| nodes[*i].signal(libc::SIGSTOP));
     let mut emergency = command(&nodes, &["set", "m", "--all-to", "b", "--who", "me", "--write-within", "0s"]);
+    let began = std::time::Instant::now();
     let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();
+    eprintln!("an emergency without a quorum: {:?}", began.elapsed());
     assert_eq!(answer.status.code(), Some(3), "{answer:?}");
     let told = support::command::stderr(&answer);
     assert!(told.contains(&format!("is in effect on {}", nodes[0].name)), "{told}");
     assert!(told.contains("could not be written down") && told.contains("embed route sync"), "{told}");
     assert!(told.contains(&nodes[led].name) && told.contains(&nodes[other].name), "who was not reached: {told}");
     assert_eq!(nodes[0].holds().await, "b=100");
+    let mut show = command(&nodes, &["show", "m"]);
+    let answer = tokio::task::spawn_blocking(move || show.output().unwrap()).await.unwrap();
+    let held = format!("  server {} holds\n    m: b=100\n", nodes[0].name);
+    assert!(answer.status.code() == Some(1) && stdout(&answer).contains("what is wanted is not known"), "{answer:?}");
+    assert!(stdout(&answer).contains(&held), "{answer:?}");
 
     // Back again, the bucket knows nothing, and whoever looks is told.
     [led, other].iter().for_each(|i| nodes[*i].signal(libc::SIGCONT));

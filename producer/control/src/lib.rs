@@ -19,6 +19,8 @@ mod ready;
 pub mod registry;
 pub mod rollout;
 pub mod route;
+mod times;
 
 pub use embed_registry::who;
 pub use error::Error;
+pub use times::now;

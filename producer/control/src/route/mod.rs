@@ -130,6 +130,16 @@ impl Router {
         Ok(Report::new(&self.account, routes, &Default::default(), &seen))
     }
 
+    /// What each server that answers holds, by name, without asking what is wanted.
+    ///
+    /// # Errors
+    /// If the system account cannot be asked.
+    pub async fn held(&self) -> Result<Vec<ServerView>, RouteError> {
+        let roll_call = self.system.roll_call(&[]).await?;
+        let seen = self.ask(Vec::new(), roll_call).await;
+        Ok(Report::new(&self.account, Default::default(), &Default::default(), &seen).servers)
+    }
+
     /// The route of a model as it is wanted now, with its revision; 0 and `None` if there never was one.
     ///
     /// # Errors

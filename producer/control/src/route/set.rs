@@ -1,18 +1,24 @@
 //! Changing a route: checked, written down, applied, verified, and taken back if a server refuses.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use embed_schemas::{Lane, RouteRecord, RouteState, Slug, Weights, routes::Lanes, subjects};
+use embed_schemas::{
+    Lane, RouteRecord, RouteState, Slug, Weights,
+    routes::{Lanes, describe},
+    subjects,
+};
 use serde::Serialize;
 
 use super::{
     Report, RouteError, Router, ServerView,
     apply::Unwritten,
     checks, mapping,
-    record::{in_effect, now, undone},
+    record::{in_effect, is_abandoned, undone},
     report::Seen,
+    store::{Entry, Routes},
     wish,
 };
+use crate::times;
 
 /// What to do if a server does not take a change that others have taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,7 +113,7 @@ impl Change {
             from,
             state: RouteState::Applying,
             who: self.who.clone(),
-            when: now(),
+            when: times::now(),
             note: self.note.clone(),
             problem: None,
         }
@@ -236,6 +242,7 @@ impl Router {
 
     async fn intend(&self, model: &Slug, change: &Change) -> Result<Intent, RouteError> {
         let (routes, seen) = self.see().await?;
+        tell_abandoned(model, &routes);
         // What an emergency has left unwritten is part of what was before.
         self.adopt(&routes, &seen).await?;
         let (revision, before) = self.store.get(model).await?;
@@ -295,6 +302,20 @@ impl Router {
             return Err(half(report.of(model).trouble().collect::<Vec<_>>().join("; ")));
         }
         self.settle(&unrefused(report), &[]).await
+    }
+}
+
+/// Changes of other models that were written down, perhaps long after they were given up, and take effect with this one. Nobody else tells.
+fn tell_abandoned(model: &Slug, routes: &Routes) {
+    let now = SystemTime::now();
+    for (other, Entry { record, .. }) in routes.iter().filter(|(other, _)| *other != model) {
+        if is_abandoned(record, now) {
+            let (to, who, when) = (describe(&record.lanes), &record.who, &record.when);
+            tracing::warn!(
+                "{other}: the change to {to} by {who} at {when} was begun and not finished, and takes effect now: to go back, set the \
+                 route again"
+            );
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     mapping::{Destination, MARKS, Mappings},
     store::{Entry, Routes},
 };
+use crate::times;
 
 /// Records that are in effect and not written down, by model.
 pub(super) type Wishes = BTreeMap<Slug, RouteRecord>;
@@ -67,7 +68,7 @@ pub(super) fn late(wish: &RouteRecord) -> RouteRecord {
 
 /// Whether one was made after the other. A time that cannot be read is older than any other.
 fn is_newer(one: &RouteRecord, other: &RouteRecord) -> bool {
-    let time = |record: &RouteRecord| humantime::parse_rfc3339(&record.when).ok();
+    let time = |record: &RouteRecord| times::parse(&record.when);
     time(one) > time(other)
 }
 

@@ -75,6 +75,11 @@ async fn unwritten(
     json: bool,
 ) -> anyhow::Result<Status> {
     print::warning(error.code(), &error.to_string(), json);
+    if let (true, RouteError::Unwritten { servers, missing, reason, .. }) = (json, &error) {
+        print::json_line(&json!({
+            "model": model, "written": false, "servers": servers, "missing": missing, "reason": reason,
+        }))?;
+    }
     if within.is_zero() {
         return Ok(Status::Listed);
     }

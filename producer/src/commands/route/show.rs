@@ -12,6 +12,8 @@ use crate::cli::route::{ShowArgs, SyncArgs};
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long to wait for what is wanted, before only what servers hold is shown.
+const WANTED: Duration = Duration::from_secs(5);
 
 /// What is written down, for those who cannot ask the servers.
 pub(super) async fn written(client: &Client, args: &ShowArgs, json: bool) -> anyhow::Result<Status> {
@@ -55,7 +57,31 @@ pub(super) async fn show(router: &Router, client: &Client, args: ShowArgs, json:
             () = asked_to_stop() => return Ok(Status::Done),
         }
     }
-    report(&of(router.actual().await?), json)
+    let why = match tokio::time::timeout(WANTED, router.actual()).await {
+        Ok(Ok(found)) => return report(&of(found), json),
+        Ok(Err(error)) if !error.retryable() => return Err(error.into()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the bucket of routes has not answered within {} s", WANTED.as_secs()),
+    };
+    held(router, args.model.as_ref(), &why, json).await
+}
+
+/// What servers hold, where nobody can say what they are to hold.
+async fn held(router: &Router, model: Option<&Slug>, why: &str, json: bool) -> anyhow::Result<Status> {
+    let mut servers = router.held().await?;
+    servers.retain(|server| server.id.is_some());
+    if json {
+        print::json_line(&json!({ "routes": null, "servers": servers, "as_wanted": false, "problems": [why] }))?;
+        return Ok(Status::Unsuccessful);
+    }
+    print::line(format_args!("what is wanted is not known: {why}"))?;
+    for server in &servers {
+        print::line(format_args!("  server {} holds", server.name))?;
+        for (model, lanes) in server.holds.iter().filter(|(held, _)| model.is_none_or(|model| model == *held)) {
+            print::line(format_args!("    {model}: {}", describe(lanes)))?;
+        }
+    }
+    Ok(Status::Unsuccessful)
 }
 
 /// Shows it whenever it is another. A server, or the bucket, that does not answer for a while is no end.
@@ -67,10 +93,7 @@ async fn watch(router: &Router, of: impl Fn(Report) -> Report, json: bool) -> an
                 let found = of(found);
                 if last.as_ref() != Some(&found) {
                     if !json {
-                        print::line(format_args!(
-                            "-- {}",
-                            humantime::format_rfc3339_seconds(std::time::SystemTime::now())
-                        ))?;
+                        print::line(format_args!("-- {}", embed_control::now()))?;
                     }
                     report(&found, json)?;
                     last = Some(found);
