@@ -261,3 +261,77 @@ async fn those_who_change_routes_at_the_same_time_do_not_lose_each_others_change
         assert_eq!(report.servers[0].holds[&slug(&format!("m{i}"))][&Lane::Rpc].to_string(), expected);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_may_be_declared_in_a_file_tried_and_watched() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let router = router(&client, &nodes).await;
+    let m = slug("m");
+    let run = async |arguments: &[&str]| {
+        let mut command = command(&nodes, arguments);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let answer = run(&["set", "m", "a=50", "b=50", "--dry-run"]).await;
+    assert!(answer.status.success(), "{answer:?}");
+    assert_eq!(stdout(&answer), "m: default variant would become a=50 b=50\n");
+    let answer = run(&["set", "m", "a=50", "x=50", "--dry-run"]).await;
+    assert!(answer.status.code() == Some(1) && stderr(&answer).contains("no worker serves variant x"), "{answer:?}");
+
+    let file = nodes[0].file("routes.toml");
+    let (declared, name) = (|text: &str| std::fs::write(&file, text).unwrap(), file.to_str().unwrap());
+    declared("[route.m]\nweights = {a = 95, b = 5}\nbulk = {a = 100}\nnote = \"from a file\"\n");
+    let change = "m: default variant would become rpc: a=95 b=5, job: a=95 b=5, bulk: a=100\n";
+    let answer = run(&["diff", "-f", name]).await;
+    assert_eq!((answer.status.code(), stdout(&answer).as_str()), (Some(1), change), "{answer:?}");
+    let answer = run(&["apply", "-f", name, "--dry-run"]).await;
+    assert_eq!((answer.status.code(), stdout(&answer).as_str()), (Some(0), change), "{answer:?}");
+    assert!(router.history(&m).await.unwrap().is_empty(), "nothing is written down so far");
+    let answer = run(&["apply", "-f", name]).await;
+    assert!(answer.status.success() && stdout(&answer).starts_with("m: rpc: a=95 b=5, job: "), "{answer:?}");
+    let history = router.history(&m).await.unwrap();
+    assert_eq!(history[0].record.note.as_deref(), Some("from a file"));
+    assert_eq!(describe(&router.actual().await.unwrap().servers[0].holds[&m]), describe(&history[0].record.lanes));
+    // A second time there is nothing to do.
+    let answer = run(&["apply", "-f", name]).await;
+    assert!(answer.status.success() && stdout(&answer).contains("as the file declares"), "{answer:?}");
+    assert!(run(&["diff", "-f", name]).await.status.success());
+    assert_eq!(router.history(&m).await.unwrap(), history);
+    // What differs on a server is another question, and here there is nothing.
+    assert!(run(&["diff"]).await.status.success());
+    declared("[route.m]\nweight = {a = 95, b = 5}\n");
+    let answer = run(&["apply", "-f", name]).await;
+    assert!(answer.status.code() == Some(1) && stderr(&answer).contains("unknown field `weight`"), "{answer:?}");
+
+    // Without the system account: what is written down.
+    let mut bare =
+        support::command::embed(&["route", "-s", &nodes[0].url, "--route-config=/nowhere/route.toml", "show"]);
+    let answer = tokio::task::spawn_blocking(move || bare.output().unwrap()).await.unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+    assert!(stdout(&answer).contains("m: rpc: a=95 b=5") && stdout(&answer).contains("is not known"), "{answer:?}");
+
+    // Whoever watches sees a change, and only changes.
+    let mut watching = command(&nodes, &["show", "m", "--watch", "--json"]);
+    let mut watching = watching.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
+    let mut next = move || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    let (first, mut next) = tokio::task::spawn_blocking(move || (next(), next)).await.unwrap();
+    assert_eq!(first["routes"]["m"]["lanes"]["rpc"]["a"], 95);
+    // What the file does not name is left alone, unless it is to go.
+    declared("");
+    assert!(run(&["apply", "-f", name]).await.status.success());
+    assert_eq!(router.history(&m).await.unwrap(), history);
+    assert!(run(&["apply", "-f", name, "--prune"]).await.status.success());
+    let seen = tokio::task::spawn_blocking(move || {
+        loop {
+            let report = next();
+            if report["as_wanted"] == true {
+                return report;
+            }
+        }
+    });
+    assert_eq!(seen.await.unwrap()["routes"]["m"]["lanes"], serde_json::json!({}));
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}

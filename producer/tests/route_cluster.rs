@@ -2,8 +2,11 @@
 
 mod support;
 
-use embed_control::route::{Change, Report, ServerState};
-use embed_schemas::{RouteState, Weights, routes::describe};
+use embed_control::{
+    provision::{self as provisioning, Given, ModelVariants},
+    route::{Change, Report, ServerState},
+};
+use embed_schemas::{RouteState, Weights, routes::describe, streams::StreamSettings};
 use serde_json::{Value, json};
 use support::{
     command::stdout,
@@ -16,14 +19,20 @@ fn change(shares: &[&str]) -> Change {
     Change::to(Weights::parse(shares).unwrap(), "test")
 }
 
-/// A server that leads nothing that routes need, so that it can be taken away without a wait for another leader.
-async fn victim(nodes: &[Node]) -> usize {
+/// The server that leads the bucket of routes.
+async fn leader(nodes: &[Node]) -> usize {
     let client = nodes[0].client().await;
     let context = async_nats::jetstream::new(client.nats().clone());
     let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
     let leader = info["cluster"]["leader"].as_str().unwrap();
+    nodes.iter().position(|node| node.name == leader).unwrap()
+}
+
+/// A server that leads nothing that routes need, so that it can be taken away without a wait for another leader.
+async fn victim(nodes: &[Node]) -> usize {
+    let leader = leader(nodes).await;
     // The first is the one that the test's own clients are connected to.
-    (1..3).find(|i| nodes[*i].name != leader).unwrap()
+    (1..3).find(|i| *i != leader).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,6 +41,21 @@ async fn every_server_is_changed_and_one_that_is_down_is_known_and_caught_up() {
     let client = nodes[0].client().await;
     provision(&client, &["a", "b"], 3).await;
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    // A bucket that somebody made with one copy gets those of the streams, without being told how many that are.
+    let context = async_nats::jetstream::new(client.nats().clone());
+    let copies = async || {
+        let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
+        (info["config"].clone(), info["config"]["num_replicas"].clone())
+    };
+    let (mut config, _) = copies().await;
+    config["num_replicas"] = 1.into();
+    let _: Value = context.request("STREAM.UPDATE.KV_embed_routes", &config).await.unwrap();
+    assert_eq!(copies().await.1, 1);
+    let given = Given { replicas: false, ..Given::ALL };
+    let model = ModelVariants { model: slug("m"), variants: vec![slug("a"), slug("b")] };
+    provisioning::apply_given(client.nats(), &[model], &StreamSettings::default(), given).await.unwrap();
+    assert_eq!(copies().await.1, 3);
+
     let router = router(&client, &nodes).await;
     let m = slug("m");
     let applied = router.set(&m, &change(&["a=95", "b=5"])).await.unwrap();
@@ -133,5 +157,79 @@ async fn a_change_whose_author_died_is_told_and_finished_or_undone() {
         for server in &report.servers {
             assert_eq!(describe(&server.holds[&m]), expected, "{}", server.name);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_later() {
+    let mut nodes = cluster().await;
+    provision(&nodes[0].client().await, &["a", "b"], 3).await;
+    // The first is the one that everybody here is connected to, and that stays.
+    if leader(&nodes).await == 0 {
+        nodes.swap(0, 1);
+    }
+    let led = leader(&nodes).await;
+    let other = 3 - led;
+    let client = nodes[0].client().await;
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let router = router(&client, &nodes).await;
+    let m = slug("m");
+    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+
+    // Leader and quorum hang.
+    [led, other].iter().for_each(|i| nodes[*i].signal(libc::SIGSTOP));
+    let mut emergency = command(&nodes, &["set", "m", "--all-to", "b", "--who", "me", "--write-within", "0s"]);
+    let began = std::time::Instant::now();
+    let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();
+    eprintln!("an emergency without a quorum: {:?}", began.elapsed());
+    assert_eq!(answer.status.code(), Some(3), "{answer:?}");
+    let told = support::command::stderr(&answer);
+    assert!(told.contains(&format!("is in effect on {}", nodes[0].name)), "{told}");
+    assert!(told.contains("could not be written down") && told.contains("embed route sync"), "{told}");
+    assert!(told.contains(&nodes[led].name) && told.contains(&nodes[other].name), "who was not reached: {told}");
+    assert_eq!(nodes[0].holds().await, "b=100");
+    let mut show = command(&nodes, &["show", "m"]);
+    let answer = tokio::task::spawn_blocking(move || show.output().unwrap()).await.unwrap();
+    let held = format!("  server {} holds\n    m: b=100\n", nodes[0].name);
+    assert!(answer.status.code() == Some(1) && stdout(&answer).contains("what is wanted is not known"), "{answer:?}");
+    assert!(stdout(&answer).contains(&held), "{answer:?}");
+
+    // Back again, the bucket knows nothing, and whoever looks is told.
+    [led, other].iter().for_each(|i| nodes[*i].signal(libc::SIGCONT));
+    let mut found = None;
+    until("the bucket to answer", async || match router.actual().await {
+        Ok(report) => found.insert(report).servers.iter().all(|server| server.id.is_some()),
+        Err(_) => false,
+    })
+    .await;
+    let report = found.unwrap();
+    assert_eq!(describe(&report.routes[&m].record.lanes), "a=50 b=50");
+    assert_eq!(report.unwritten[&m].who, "me");
+    assert!(report.unfinished().any(|line| line.contains("me has put b=100 onto the servers")), "{report:?}");
+    // Whatever changes a route next writes it down, and does not go over it: here a change of one lane.
+    let rpc = Change { lanes: vec![embed_schemas::Lane::Rpc], ..change(&["a=10", "b=90"]) };
+    until("another change", async || router.set(&m, &rpc).await.is_ok()).await;
+    let report = router.actual().await.unwrap();
+    assert!(report.unwritten.is_empty(), "{report:?}");
+    for server in &report.servers {
+        assert_eq!(describe(&server.holds[&m]), "rpc: b=90 a=10, job: b=100, bulk: b=100", "{}", server.name);
+    }
+    let history = router.history(&m).await.unwrap();
+    let written = history.iter().find(|entry| entry.record.who == "me").unwrap();
+    assert!(written.record.problem.as_ref().unwrap().contains("could not be written down"), "{written:?}");
+
+    // The leader alone: the command tells the servers at once, and stays until it is written down.
+    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    let led = leader(&nodes).await;
+    if led != 0 {
+        nodes[led].signal(libc::SIGSTOP);
+        let mut emergency = command(&nodes, &["set", "m", "--all-to", "a", "--who", "you", "--write-within", "2m"]);
+        let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();
+        assert!(answer.status.success(), "{answer:?}");
+        assert_eq!(nodes[0].holds().await, "a=100");
+        let (_, record) = router.current(&m).await.unwrap();
+        let record = record.unwrap();
+        assert_eq!((describe(&record.lanes), record.who.as_str()), ("a=100".to_owned(), "you"));
+        nodes[led].signal(libc::SIGCONT);
     }
 }

@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::path::Path;
-
 use embed_client::Client;
 use embed_connect::ConnectSettings;
 use embed_control::route::{Change, Claims, RouteSettings, Router};
@@ -11,72 +9,24 @@ use embed_schemas::{EmbedRequest, Weights, routes::describe};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use support::{
-    routed::{Node, provision},
-    slug,
+    jwt::{account, configuration, sign, user},
+    routed::{Node, clustered, provision},
+    slug, until,
     variants::Calls,
 };
-
-fn sign(key: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
-    let claims = json!({"sub": subject.public_key(), "name": name, "nats": nats});
-    Claims::new(claims).unwrap().encode(key, 1_700_000_000).unwrap()
-}
-
-fn account(operator: &KeyPair, account: &KeyPair, name: &str, jetstream: bool) -> String {
-    let storage = if jetstream { -1 } else { 0 };
-    let limits = json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
-        "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage,
-    });
-    // A mapping of somebody else's, and a field that this program has never heard of.
-    let mappings = json!({"theirs": [{"subject": "theirs.mapped", "weight": 100}]});
-    sign(
-        operator,
-        account,
-        name,
-        json!({
-            "type": "account", "version": 2, "limits": limits, "mappings": mappings, "unheard_of": {"x": 1},
-        }),
-    )
-}
-
-/// A credentials file.
-fn user(folder: &Path, account: &KeyPair, name: &str) -> std::path::PathBuf {
-    let user = KeyPair::new_user();
-    let limits = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}});
-    let token = sign(account, &user, name, limits);
-    let path = folder.join(format!("{name}.creds"));
-    let text = format!(
-        "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
-         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-        user.seed().unwrap()
-    );
-    std::fs::write(&path, text).unwrap();
-    path
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_are_changed_and_nothing_else_of_them() {
     let (operator, system, app) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
     let signing = KeyPair::new_operator();
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(
-        "n1",
-        &format!(
-            "operator: {}\nsystem_account: {}\nresolver {{ type: full, dir: {:?} }}\nresolver_preload {{ {}: {}\n{}: {} }}",
-            sign(
-                &operator,
-                &operator,
-                "operator",
-                json!({"type": "operator", "version": 2, "signing_keys": [signing.public_key()]})
-            ),
-            system.public_key(),
-            folder.path().join("jwt"),
-            system.public_key(),
-            account(&operator, &system, "SYS", false),
-            app.public_key(),
-            account(&operator, &app, "APP", true),
-        ),
+    let trusted = json!({"type": "operator", "version": 2, "signing_keys": [signing.public_key()]});
+    let configuration = configuration(
+        &sign(&operator, &operator, "operator", trusted),
+        (&system, &account(&operator, &system, "SYS", false)),
+        (&app, &account(&operator, &app, "APP", true)),
     );
+    let node = Node::start("n1", &configuration);
     let creds = user(folder.path(), &app, "app");
     let connect = ConnectSettings { creds: Some(creds.clone()), ..node.connect() };
     let client = Client::connect(&connect).await.unwrap();
@@ -129,4 +79,91 @@ async fn claims_are_changed_and_nothing_else_of_them() {
     router.set(&slug("m"), &Change::clear("test")).await.unwrap();
     assert_eq!(claims().await["nats"]["mappings"].as_object().unwrap().len(), 1);
     assert!(router.actual().await.unwrap().is_as_wanted());
+
+    // Who may publish where nothing is mapped to alone is named: it would see time-outs.
+    let narrow = KeyPair::new_user();
+    let permissions = json!({
+        "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1,
+        "pub": {"allow": ["embed.rpc.m"]}, "sub": {},
+    });
+    let token = sign(&app, &narrow, "narrow", permissions);
+    let files = ["jwt", "seed"].map(|name| folder.path().join(format!("narrow.{name}")));
+    std::fs::write(&files[0], token).unwrap();
+    std::fs::write(&files[1], narrow.seed().unwrap()).unwrap();
+    let [jwt, seed] = files;
+    let connect = ConnectSettings { user_jwt_file: Some(jwt), nkey: Some(seed), ..node.connect() };
+    let _narrow = Client::connect(&connect).await.unwrap();
+    let pinned = ["embed.rpc.m.a".to_owned()];
+    let lacking = router.lacking(&pinned).await;
+    assert!(matches!(lacking.as_slice(), [one] if one.contains("embed")), "{lacking:?}");
+    assert!(router.lacking(&["embed.rpc.m".to_owned()]).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_claims_count_and_every_server_gets_them() {
+    let (operator, system, app) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = clustered(&configuration(
+        &sign(&operator, &operator, "operator", json!({"type": "operator", "version": 2})),
+        (&system, &account(&operator, &system, "SYS", false)),
+        (&app, &account(&operator, &app, "APP", true)),
+    ));
+    let creds = Some(user(folder.path(), &app, "app"));
+    let connect = ConnectSettings { creds, ..nodes[0].connect() };
+    let client = Client::connect(&connect).await.unwrap();
+    until("JetStream", async || client.nats().request("$JS.API.INFO", "".into()).await.is_ok()).await;
+    provision(&client, &["a", "b"], 3).await;
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let seed = folder.path().join("operator.seed");
+    std::fs::write(&seed, operator.seed().unwrap()).unwrap();
+    let sys_creds = Some(user(folder.path(), &system, "sys"));
+    let settings = RouteSettings { sys_creds, signing_seed_file: Some(seed), ..RouteSettings::default() };
+    let router = Router::connect(&client, &connect, &settings).await.unwrap();
+    let m = slug("m");
+    let to = |shares: &[&str]| Change::to(Weights::parse(shares).unwrap(), "test");
+    let all_hold = async |expected: &str| {
+        let report = router.actual().await.unwrap();
+        assert_eq!(report.servers.len(), 3, "{report:?}");
+        report.servers.iter().all(|server| server.holds.get(&m).is_some_and(|held| describe(held) == expected))
+    };
+    router.set(&m, &to(&["a=5", "b=95"])).await.unwrap();
+    assert!(all_hold("b=95 a=5").await);
+
+    // One that was away knows the old ones. That the first to answer has the right ones is not enough.
+    let context = async_nats::jetstream::new(client.nats().clone());
+    let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
+    let away = (1..3).find(|i| info["cluster"]["leader"] != nodes[*i].name).unwrap();
+    nodes[away].kill();
+    router.set(&m, &to(&["a=50", "b=50"])).await.unwrap();
+    nodes[away].restart();
+    until("it to catch up", async || {
+        let synced = router.sync(false, "test", &[]).await;
+        synced.is_ok_and(|report| report.servers.len() == 3 && report.is_as_wanted())
+    })
+    .await;
+    assert!(all_hold("a=50 b=50").await);
+
+    // One that was away has newer ones than the others: of somebody who could reach nobody else.
+    let file = nodes[away].folder.path().join(format!("jwt/{}.jwt", app.public_key()));
+    nodes[away].kill();
+    let body = std::fs::read_to_string(&file).unwrap().split('.').nth(1).unwrap().to_owned();
+    let mut claims: Value =
+        serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap();
+    claims["nats"]["unheard_of"]["x"] = 2.into();
+    let later = claims["iat"].as_u64().unwrap() + 1_000;
+    std::fs::write(&file, Claims::new(claims).unwrap().encode(&operator, later).unwrap()).unwrap();
+    nodes[away].restart();
+    until("it to be back", async || {
+        router.actual().await.is_ok_and(|report| report.servers.iter().all(|server| server.id.is_some()))
+    })
+    .await;
+    router.set(&m, &to(&["a=10", "b=90"])).await.unwrap();
+    assert!(all_hold("b=90 a=10").await);
+    for node in &nodes {
+        let file = node.folder.path().join(format!("jwt/{}.jwt", app.public_key()));
+        let body = std::fs::read_to_string(file).unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims: Value =
+            serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap();
+        assert_eq!(claims["nats"]["unheard_of"]["x"], 2, "{}", node.name);
+    }
 }

@@ -172,11 +172,22 @@ impl RunArgs {
         set("nats.server", self.nats.server.clone());
         set("nats.user", self.nats.user.clone());
         set("nats.password", self.nats.password.clone());
-        set("nats.context", self.nats.context.clone());
+        set("nats.password_file", path(&self.nats.password_file));
+        set("nats.token", self.nats.token.clone());
+        set("nats.token_file", path(&self.nats.token_file));
         set("nats.creds", path(&self.nats.creds));
+        set("nats.nkey", path(&self.nats.nkey));
+        set("nats.user_jwt_file", path(&self.nats.user_jwt_file));
         set("nats.tlscert", path(&self.nats.tlscert));
         set("nats.tlskey", path(&self.nats.tlskey));
         set("nats.tlsca", path(&self.nats.tlsca));
+        set("nats.js_domain", self.nats.js_domain.clone());
+        set("nats.js_api_prefix", self.nats.js_api_prefix.clone());
+        set("nats.inbox_prefix", self.nats.inbox_prefix.clone());
+        set("nats.context", self.nats.context.clone());
+        if self.nats.tlsfirst {
+            flags.push(("nats.tlsfirst", Value::from(true)));
+        }
         flags
     }
 

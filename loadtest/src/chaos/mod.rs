@@ -28,7 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream;
 use embed_schemas::{EmbedRequest, Format, Lane, subjects, wire::decode_outcome};
 use serde::Serialize;
 
@@ -131,7 +130,7 @@ pub async fn run(setting: Setting, orders: &Orders, say: impl Fn(&str)) -> anyho
     say(&format!("{} servers, {} workers", setting.servers, setting.workers));
     let mut stage = Stage::build(setting.clone(), start).await?;
     let calls = stage.connect("embed-loadtest chaos calls").await?;
-    let mut jobs = jetstream::new(stage.connect("embed-loadtest chaos jobs").await?);
+    let mut jobs = embed_connect::jetstream(&stage.connect("embed-loadtest chaos jobs").await?);
     jobs.set_timeout(traffic::PATIENCE);
     let mut clients = Clients {
         calls,
@@ -142,7 +141,7 @@ pub async fn run(setting: Setting, orders: &Orders, say: impl Fn(&str)) -> anyho
         ledger: Arc::new(Ledger::new(start)),
     };
     clients.references = Arc::new(references(&mut stage, &clients, orders.seed).await?);
-    let context = jetstream::new(stage.connect("embed-loadtest chaos results").await?);
+    let context = embed_connect::jetstream(&stage.connect("embed-loadtest chaos results").await?);
     let collector = Collector::start(context, setting.model, Arc::clone(&clients.references), start);
 
     let end = End::when_called();

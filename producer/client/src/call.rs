@@ -286,7 +286,7 @@ impl Call<'_> {
                         let (what, reason) = (format!("cannot call {}", self.subject), error.to_string());
                         Failed::Error(Error::Rejected { what, reason })
                     }
-                    _ => Failed::Error(Error::nats(format!("cannot call {}", self.subject), error)),
+                    _ => Failed::Error(Error::request(format!("cannot call {}", self.subject), &error)),
                 });
             }
         };

@@ -137,6 +137,14 @@ pub enum Error {
         /// What NATS or its client says.
         reason: String,
     },
+    /// NATS does not permit an operation to this user.
+    #[error("{what}: {refusal}")]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+        /// What is not permitted.
+        refusal: embed_connect::Refusal,
+    },
     /// A job's id is unusable.
     #[error("the id of this job is unusable: {0}")]
     JobId(#[from] embed_schemas::job_id::JobIdError),
@@ -173,6 +181,7 @@ impl Error {
             Self::Incomplete { source, .. } => source.code(),
             Self::Nats { .. } => "nats",
             Self::Rejected { .. } => "rejected",
+            Self::NotPermitted { .. } => "not_permitted",
             Self::JobId(_) => ErrorCode::InvalidRequest.as_str(),
         }
     }
@@ -194,6 +203,16 @@ impl Error {
     /// [`Error::Nats`].
     pub fn nats(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Nats { what: what.into(), reason: reason.to_string() }
+    }
+}
+
+impl Error {
+    /// Why a request failed: [`Error::NotPermitted`] if the server said so, else [`Error::Nats`].
+    pub(crate) fn request(what: impl Into<String>, error: &async_nats::RequestError) -> Self {
+        match crate::nats::refusal(error) {
+            Some(refusal) => Self::NotPermitted { what: what.into(), refusal: refusal.clone() },
+            None => Self::nats(what, error),
+        }
     }
 }
 

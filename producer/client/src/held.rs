@@ -17,7 +17,7 @@ impl Client {
     ///
     /// A replica that lags may say no too early. That makes work be done twice, and its result be stored once all the same.
     pub async fn holds(&self, job: &Published, message_id: &str) -> Option<bool> {
-        let subject = format!("$JS.API.DIRECT.GET.{}", job.stream);
+        let subject = embed_connect::api_subject(&self.nats, &format!("DIRECT.GET.{}", job.stream));
         let payload = json!({ "seq": job.sequence }).to_string();
         match nats::request(&self.nats, subject, HeaderMap::new(), payload.into(), ACK_TIMEOUT).await {
             Ok(message) => match message.status {

@@ -43,7 +43,7 @@ impl Client {
 
     /// A message that can be had, and is there.
     async fn direct_get(&self, of: String, question: Vec<u8>) -> Option<Message> {
-        let subject = format!("$JS.API.DIRECT.GET.{of}");
+        let subject = embed_connect::api_subject(&self.nats, &format!("DIRECT.GET.{of}"));
         let answer = nats::request(&self.nats, subject, HeaderMap::new(), question.into(), ACK_TIMEOUT).await;
         match answer {
             Ok(message) if message.status.is_none() => Some(message),

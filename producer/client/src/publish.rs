@@ -289,6 +289,9 @@ impl Client {
                     RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
                         Attempt::Failed(rejected(subject, &error))
                     }
+                    _ if nats::refusal(&error).is_some() => {
+                        Attempt::Failed(Error::request(format!("cannot publish to {subject}"), &error))
+                    }
                     _ => again(&error),
                 };
             }

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use embed_client::nats::{
-    api::{self, ApiError, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE},
-    request,
+    api::{ApiError, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE},
+    refusal, request,
 };
 
-use crate::Error;
+use crate::{Error, ready};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the bucket may be without a leader, as after the death of the server that was it.
@@ -118,7 +118,8 @@ impl Bucket {
         payload: Vec<u8>,
         after: Option<u64>,
     ) -> Result<Option<u64>, Error> {
-        let failed = |reason: String| Error::nats(format!("cannot write {key} to {}", self.name), reason);
+        let what = || format!("cannot write {key} to {}", self.name);
+        let failed = |reason: String| Error::nats(what(), reason);
         if let Some(after) = after {
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, after.to_string());
         }
@@ -126,7 +127,8 @@ impl Bucket {
         // Whether one was sent of which nothing was heard.
         let mut unheard = false;
         loop {
-            let sent = request(&self.client, self.subject(key), headers.clone(), payload.clone().into(), TIMEOUT).await;
+            let subject = embed_connect::bucket_subject(&self.client, &self.subject(key));
+            let sent = request(&self.client, subject, headers.clone(), payload.clone().into(), TIMEOUT).await;
             let reason = match sent {
                 Ok(answer) => {
                     let answer: Value =
@@ -140,6 +142,7 @@ impl Bucket {
                     }
                     error["description"].to_string()
                 }
+                Err(error) if refusal(&error).is_some() => return Err(Error::rejected(what(), error)),
                 Err(error) => {
                     unheard |= error.kind() == RequestErrorKind::TimedOut;
                     error.to_string()
@@ -147,7 +150,8 @@ impl Bucket {
             };
             // Without `after`, a second one would go over what somebody else has written meanwhile.
             if Instant::now() >= deadline || (after.is_none() && unheard) {
-                return Err(failed(reason));
+                let later = if unheard { "; it may be written all the same, once the bucket has a leader" } else { "" };
+                return Err(failed(format!("{reason}{later}")));
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -212,15 +216,7 @@ pub(crate) async fn message(client: &Client, stream: &str, query: &Value) -> Res
 /// # Errors
 /// As [`message`].
 pub(crate) async fn call(client: &Client, what: &str, stream: &str, body: &Value) -> Result<Option<Value>, Error> {
-    let deadline = Instant::now() + NO_LEADER;
-    let subject = format!("{what}.{stream}");
-    let answer = loop {
-        match api::call(client, &subject, body, TIMEOUT).await {
-            Err(ApiError::NotReady(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
-            other => break other,
-        }
-    };
-    match answer {
+    match ready::call(client, &format!("{what}.{stream}"), body, TIMEOUT, NO_LEADER).await {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.is(NO_MESSAGE) => Ok(None),
         Err(error) if error.is(STREAM_NOT_FOUND) => Err(Error::NoBucket { bucket: stream.to_owned() }),

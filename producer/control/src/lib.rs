@@ -21,8 +21,12 @@ pub mod jobs;
 pub mod models;
 pub mod outcomes;
 pub mod provision;
+mod ready;
 pub mod registry;
 pub mod rollout;
 pub mod route;
+mod times;
 
+pub use embed_registry::who;
 pub use error::Error;
+pub use times::now;

@@ -29,7 +29,7 @@ pub struct StoredOutcome {
 /// [`Error::Provision`] if the stream does not answer, [`embed_client::Error::BadAnswer`] if what is stored cannot be read.
 pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Result<Option<StoredOutcome>, Error> {
     let stream = streams::results_stream(model);
-    let subject = format!("$JS.API.DIRECT.GET.{stream}.{}", subjects::result(model, id));
+    let subject = embed_connect::api_subject(client.nats(), &format!("DIRECT.GET.{stream}.{}", subjects::result(model, id)));
     let failed = |reason: String| {
         let what = format!("cannot read the outcome of job {id} from stream {stream}");
         Err(Error::Provision { what, reason })

@@ -14,6 +14,7 @@ mod rollout;
 mod route;
 mod spaces;
 mod table;
+mod who;
 mod worker_config;
 
 use std::process::ExitCode;

@@ -71,7 +71,7 @@ async fn serve(client: &Client, args: ServeArgs, json: bool) -> anyhow::Result<(
         default: args.default.then_some(true),
         pinned: args.pinned,
         who: args.who,
-        when: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        when: embed_control::now(),
     };
     let serve = Serve { model, variant, desired };
     let serving = models::serve(client, &serve).await?;

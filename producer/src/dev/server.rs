@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write,
     net::TcpListener,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -56,7 +54,7 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
     let password = new_id();
     let system_password = password.as_str();
     let text = config::server(&ServerConfig { data_dir, ports_dir: &ports_dir, port, max_payload, system_password });
-    write_private(&config, &text).map_err(Error::file(&config))?;
+    embed_connect::write_private(&config, &text).map_err(Error::file(&config))?;
     let log = data_dir.join("nats-server.log");
     let log_file = std::fs::File::create(&log).map_err(Error::file(&log))?;
 
@@ -134,12 +132,6 @@ pub(super) async fn warn_of_routes(server: &Server, served: &[Served]) {
     for problem in report.unfinished().chain(report.trouble()) {
         tracing::warn!("{problem}: see `embed route show`");
     }
-}
-
-/// For its owner alone: a password stands in it.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// A file of an earlier run would name a port that is gone.

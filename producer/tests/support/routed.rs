@@ -37,7 +37,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a server with these lines of configuration.
+    /// Starts a server with these lines of configuration, in which `@FOLDER@` is its folder.
     pub fn start(name: &str, more: &str) -> Self {
         let node = Self::prepare(name, more);
         node.started()
@@ -48,8 +48,9 @@ impl Node {
         let path = folder.path();
         let text = format!(
             "server_name: {name}\nlisten: \"127.0.0.1:-1\"\nports_file_dir: {path:?}\n\
-             jetstream {{ store_dir: {:?} }}\n{more}\n",
-            path.join("store")
+             jetstream {{ store_dir: {:?} }}\n{}\n",
+            path.join("store"),
+            more.replace("@FOLDER@", path.to_str().unwrap())
         );
         std::fs::write(path.join("server.conf"), text).unwrap();
         std::fs::write(path.join("embed-mappings.conf"), "").unwrap();
@@ -109,10 +110,29 @@ impl Node {
 
     /// Asks it something through the system account.
     pub async fn system(&self, what: &str) -> Value {
+        self.asked(what, "").await
+    }
+
+    /// The shares of model `m` that it holds in the lane of calls, as `a=50 b=50`, without asking anybody else.
+    pub async fn holds(&self) -> String {
+        let answer = self.asked("ACCOUNTZ", r#"{"account": "$G"}"#).await;
+        let mut before = 0;
+        let mut shares: Vec<String> = Vec::new();
+        for to in answer["data"]["account_detail"]["mappings"]["embed.rpc.m"].as_array().into_iter().flatten() {
+            let weight = to["weight"].as_u64().unwrap();
+            shares.push(format!("{}={}", to["subject"].as_str().unwrap().rsplit('.').next().unwrap(), weight - before));
+            before = weight;
+        }
+        shares.sort();
+        shares.join(" ")
+    }
+
+    async fn asked(&self, what: &str, body: &str) -> Value {
         let options = async_nats::ConnectOptions::with_user_and_password("sys".into(), "pw".into());
         let system = options.connect(&self.url).await.unwrap();
         let id = system.server_info().server_id;
-        let answer = system.request(format!("$SYS.REQ.SERVER.{id}.{what}"), "".into()).await.unwrap();
+        let body = body.to_owned().into();
+        let answer = system.request(format!("$SYS.REQ.SERVER.{id}.{what}"), body).await.unwrap();
         serde_json::from_slice(&answer.payload).unwrap()
     }
 }
@@ -133,22 +153,7 @@ pub async fn provision(client: &Client, variants: &[&str], replicas: usize) {
 
 /// Three servers that are one cluster, each with its file.
 pub async fn cluster() -> Vec<Node> {
-    // The listeners are held until all ports are known, so that they differ.
-    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
-    drop(listeners);
-    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-    let mut nodes: Vec<_> = ports
-        .iter()
-        .enumerate()
-        .map(|(i, port)| {
-            let cluster =
-                format!("cluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}", routes.join(", "));
-            Node::prepare(&format!("n{}", i + 1), &format!("{ACCOUNTS}\n{cluster}"))
-        })
-        .collect();
-    nodes.iter_mut().for_each(Node::launch);
-    nodes.iter_mut().for_each(Node::await_ports);
+    let nodes = clustered(ACCOUNTS);
     // There is a leader, and it knows the others.
     until("the cluster to be one", async || {
         let mut known = 0;
@@ -160,6 +165,27 @@ pub async fn cluster() -> Vec<Node> {
         known == 2
     })
     .await;
+    nodes
+}
+
+/// Three servers that are to be one cluster, with these lines of configuration.
+pub fn clustered(more: &str) -> Vec<Node> {
+    // The listeners are held until all ports are known, so that they differ.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+    drop(listeners);
+    let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    let mut nodes: Vec<_> = ports
+        .iter()
+        .enumerate()
+        .map(|(i, port)| {
+            let cluster =
+                format!("cluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}", routes.join(", "));
+            Node::prepare(&format!("n{}", i + 1), &format!("{more}\n{cluster}"))
+        })
+        .collect();
+    nodes.iter_mut().for_each(Node::launch);
+    nodes.iter_mut().for_each(Node::await_ports);
     nodes
 }
 

@@ -1,12 +1,19 @@
 //! The NATS connection of every binary: settings as natscli has them, context files, errors that say what to do.
 
 mod auth;
+mod context;
+mod jetstream;
+mod known;
+mod secret;
 mod settings;
 
 use std::{io, path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-use auth::Auth;
+pub use jetstream::{api_subject, bucket_subject, jetstream};
+use known::Known;
+pub use known::{Refusal, Refusals};
+pub use secret::write_private;
 pub use settings::{ConnectSettings, DEFAULT_SERVER};
 
 /// Longest time that [`connect`] takes.
@@ -49,7 +56,7 @@ pub enum ConnectError {
 /// Connects once; later disconnections mend themselves, for ever.
 ///
 /// `name` is the connection's name, as `nats server report connections` shows it. `adjust` may set further options, such as
-/// an event callback.
+/// an event callback; it replaces ours, which [`Refusals`] rest on.
 ///
 /// # Errors
 /// [`ConnectError::NoServer`] within about five seconds if nobody answers, [`ConnectError::Refused`] if the server does not
@@ -59,21 +66,30 @@ pub async fn connect(
     name: &str,
     adjust: impl FnOnce(ConnectOptions) -> ConnectOptions,
 ) -> Result<Client, ConnectError> {
-    let settings = auth::with_context(settings.clone())?;
+    let settings = settings.clone().resolved()?;
     let (servers, auth) = auth::servers(&settings)?;
-    for file in [&settings.creds, &settings.tlscert, &settings.tlskey, &settings.tlsca].into_iter().flatten() {
+    for file in [&settings.tlscert, &settings.tlskey, &settings.tlsca].into_iter().flatten() {
         std::fs::metadata(file).map_err(unreadable(file))?;
     }
 
     // One server that does not answer must leave time for the next.
     let per_server = CONNECT_TIMEOUT / u32::try_from(servers.len().clamp(1, 5)).unwrap_or(1);
     let mut options = ConnectOptions::new().name(name).connection_timeout(per_server).max_reconnects(None);
-    options = match auth {
-        Auth::None => options,
-        Auth::Token(token) => options.token(token),
-        Auth::Password(user, password) => options.user_and_password(user, password),
-        Auth::Credentials(file) => options.credentials_file(&file).await.map_err(unreadable(&file))?,
-    };
+    options = auth.apply(options)?;
+    if let Some(prefix) = &settings.inbox_prefix {
+        let prefix = prefix.trim_end_matches('.');
+        jetstream::check("--inbox-prefix", prefix)?;
+        options = options.custom_inbox_prefix(prefix);
+    }
+    if settings.tlsfirst {
+        options = options.tls_first().require_tls(true);
+    }
+    let known = Known::new(jetstream::api(&settings)?);
+    let listener = known.clone();
+    options = options.event_callback(move |event| {
+        listener.hear(&event);
+        std::future::ready(())
+    });
     if let Some(ca) = &settings.tlsca {
         options = options.add_root_certificates(ca.clone()).require_tls(true);
     }
@@ -87,7 +103,10 @@ pub async fn connect(
 
     let no_server = |reason: String| ConnectError::NoServer { servers: settings.describe(), reason };
     match tokio::time::timeout(CONNECT_TIMEOUT, adjust(options).connect(servers)).await {
-        Ok(Ok(client)) => Ok(client),
+        Ok(Ok(client)) => {
+            known::keep(&client, known);
+            Ok(client)
+        }
         Ok(Err(error)) => Err(match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication | ConnectErrorKind::Tls => {
                 ConnectError::Refused { servers: settings.describe(), reason: error.to_string() }

@@ -1,4 +1,4 @@
-//! Where the server is and who we are: the options of natscli, and its context files.
+//! Where the server is and who we are: the options of natscli.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,51 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// NATS connection settings, named as natscli names them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// If more than one says who we are: `creds`, then `user_jwt`, `nkey`, `user`, `token`, then what stands in a URL.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
 #[cfg_attr(feature = "clap", command(next_help_heading = "NATS connection"))]
 pub struct ConnectSettings {
-    /// Server URLs, separated by commas [default: nats://127.0.0.1:4222]
-    #[cfg_attr(feature = "clap", arg(long, short = 's', env = "NATS_URL", global = true, value_name = "URLS"))]
+    /// Server URLs, separated by commas [default: those of the context that `nats context select` has chosen, or nats://127.0.0.1:4222]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, short = 's', env = "NATS_URL", hide_env_values = true, global = true, value_name = "URLS")
+    )]
     pub server: Option<String>,
     /// User name
-    #[cfg_attr(feature = "clap", arg(long, env = "NATS_USER", global = true))]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_USER", hide_env_values = true, global = true))]
     pub user: Option<String>,
-    /// Password
-    #[cfg_attr(feature = "clap", arg(long, env = "NATS_PASSWORD", global = true, hide_env_values = true))]
+    /// Password. Other users of this machine see it in a command line: --password-file or the variable keep it from them
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_PASSWORD", hide_env_values = true, global = true))]
     pub password: Option<String>,
+    /// File with the password
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_PASSWORD_FILE", global = true, value_name = "FILE"))]
+    pub password_file: Option<PathBuf>,
+    /// Token. As with the password, --token-file or the variable keep it from others
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_TOKEN", hide_env_values = true, global = true))]
+    pub token: Option<String>,
+    /// File with the token
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_TOKEN_FILE", global = true, value_name = "FILE"))]
+    pub token_file: Option<PathBuf>,
     /// Credentials file (JWT and seed)
     #[cfg_attr(feature = "clap", arg(long, env = "NATS_CREDS", global = true, value_name = "FILE"))]
     pub creds: Option<PathBuf>,
+    /// File with the seed of the user's key
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_NKEY", global = true, value_name = "FILE"))]
+    pub nkey: Option<PathBuf>,
+    /// File with the user's JWT, beside --nkey; alone, it must be a bearer's
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_USER_JWT_FILE", global = true, value_name = "FILE"))]
+    pub user_jwt_file: Option<PathBuf>,
+    /// The user's JWT itself, as it stands in a context.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    #[serde(skip)]
+    pub user_jwt: Option<String>,
+    /// The seed that goes with it, as it stands in a context.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    #[serde(skip)]
+    pub user_seed: Option<String>,
     /// Client certificate, PEM
     #[cfg_attr(feature = "clap", arg(long, env = "NATS_CERT", global = true, value_name = "FILE"))]
     pub tlscert: Option<PathBuf>,
@@ -34,22 +62,21 @@ pub struct ConnectSettings {
     /// Certificate authority to trust, PEM
     #[cfg_attr(feature = "clap", arg(long, env = "NATS_CA", global = true, value_name = "FILE"))]
     pub tlsca: Option<PathBuf>,
-    /// A context made with `nats context`; options given here override it
+    /// Begin with TLS, as servers with `handshake_first` want it
+    #[cfg_attr(feature = "clap", arg(long, global = true))]
+    pub tlsfirst: bool,
+    /// JetStream domain
+    #[cfg_attr(feature = "clap", arg(long, global = true, value_name = "DOMAIN"))]
+    pub js_domain: Option<String>,
+    /// Subject prefix of JetStream's API, where it is imported from another account
+    #[cfg_attr(feature = "clap", arg(long, global = true, conflicts_with = "js_domain", value_name = "PREFIX"))]
+    pub js_api_prefix: Option<String>,
+    /// Subject prefix of inboxes, where permissions want another than _INBOX
+    #[cfg_attr(feature = "clap", arg(long, global = true, value_name = "PREFIX"))]
+    pub inbox_prefix: Option<String>,
+    /// A context made with `nats context`; options given here override it [default: the selected one, if no --server is given]
     #[cfg_attr(feature = "clap", arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME"))]
     pub context: Option<String>,
-}
-
-/// A context file of natscli, as far as it says how to connect.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct NatsContext {
-    url: String,
-    user: String,
-    password: String,
-    creds: String,
-    cert: String,
-    key: String,
-    ca: String,
 }
 
 impl ConnectSettings {
@@ -66,27 +93,39 @@ impl ConnectSettings {
         self.servers().iter().map(|url| split_credentials(url).0).collect::<Vec<_>>().join(", ")
     }
 
-    /// Where natscli keeps this context, below the configuration folder (`$XDG_CONFIG_HOME` or `~/.config`).
+    /// The same with every secret replaced, to be shown.
     #[must_use]
-    pub(crate) fn context_file(&self) -> Option<PathBuf> {
-        self.context.as_ref().map(|name| PathBuf::from("nats/context").join(format!("{name}.json")))
+    pub fn redacted(&self) -> Self {
+        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***".to_owned());
+        Self {
+            server: self.server.as_ref().map(|_| self.describe()),
+            password: hidden(&self.password),
+            token: hidden(&self.token),
+            user_jwt: hidden(&self.user_jwt),
+            user_seed: hidden(&self.user_seed),
+            ..self.clone()
+        }
     }
 
-    /// Fills what is not set from a context.
+    /// Whether anything but a URL says who we are.
     #[must_use]
-    pub(crate) fn or_context(self, context: NatsContext) -> Self {
-        let text = |value: String| (!value.is_empty()).then_some(value);
-        let path = |value: String| text(value).map(PathBuf::from);
-        Self {
-            server: self.server.or_else(|| text(context.url)),
-            user: self.user.or_else(|| text(context.user)),
-            password: self.password.or_else(|| text(context.password)),
-            creds: self.creds.or_else(|| path(context.creds)),
-            tlscert: self.tlscert.or_else(|| path(context.cert)),
-            tlskey: self.tlskey.or_else(|| path(context.key)),
-            tlsca: self.tlsca.or_else(|| path(context.ca)),
-            context: self.context,
-        }
+    pub const fn says_who(&self) -> bool {
+        self.user.is_some()
+            || self.token.is_some()
+            || self.token_file.is_some()
+            || self.creds.is_some()
+            || self.nkey.is_some()
+            || self.user_jwt_file.is_some()
+            || self.user_jwt.is_some()
+    }
+}
+
+/// Without secrets: settings end up in logs.
+impl std::fmt::Debug for ConnectSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = serde_json::to_value(self.redacted()).unwrap_or_default();
+        let set = shown.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        f.debug_map().entries(set).finish()
     }
 }
 
@@ -104,19 +143,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_override_the_context() {
-        let context: NatsContext =
-            serde_json::from_str(r#"{"url":"nats://a:1","user":"u","creds":"","description":"x"}"#).unwrap();
-        let settings = ConnectSettings { user: Some("me".into()), ..ConnectSettings::default() }.or_context(context);
-        assert_eq!(settings.servers(), ["nats://a:1"]);
-        assert_eq!(settings.user.as_deref(), Some("me"));
-        assert_eq!(settings.creds, None);
-    }
-
-    #[test]
-    fn passwords_stay_out_of_messages() {
-        let settings =
-            ConnectSettings { server: Some("nats://u:p@h:4222, tls://h2".into()), ..ConnectSettings::default() };
+    fn secrets_stay_out_of_messages() {
+        let settings = ConnectSettings {
+            server: Some("nats://u:s3cret@h:4222, tls://h2".into()),
+            password: Some("s3cret".into()),
+            token: Some("s3cret".into()),
+            user_jwt: Some("s3cret".into()),
+            user_seed: Some("s3cret".into()),
+            user: Some("me".into()),
+            ..ConnectSettings::default()
+        };
         assert_eq!(settings.describe(), "nats://h:4222, tls://h2");
+        for shown in [format!("{settings:?}"), serde_json::to_string(&settings.redacted()).unwrap()] {
+            assert!(!shown.contains("s3cret") && shown.contains("me") && shown.contains("h:4222"), "{shown}");
+        }
     }
 }

@@ -24,6 +24,7 @@ mod registry;
 mod store;
 mod upload;
 mod verify;
+mod who;
 
 pub use cache::{Cache, LocalVersion, Resolved, VersionSpec};
 pub use engines::EngineKey;
@@ -35,3 +36,4 @@ pub use progress::{Progress, Step};
 pub use publish::Published;
 pub use registry::{Registry, RegistryOptions, VersionInfo};
 pub use verify::FileCheck;
+pub use who::who;

@@ -13,6 +13,8 @@ use super::Config;
 
 /// Prefix of environment variables; `__` also separates sections from keys.
 pub const ENV_PREFIX: &str = "EMBED_WORKER__";
+/// Keys whose values are shown to nobody.
+const SECRETS: [&str; 2] = ["nats.password", "nats.token"];
 
 /// The configuration could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -96,12 +98,20 @@ fn explain(error: figment::Error) -> String {
                         .unwrap_or_default();
                     format!("{key}{field}: unknown key{source}{nearest}")
                 }
-                kind if key.is_empty() => format!("{kind}{source}"),
+                kind if key.is_empty() => format!("{}{source}", unquoted(&kind.to_string())),
+                // What stands there instead may be one all the same.
+                _ if SECRETS.contains(&key.as_str()) => format!("{key}: must be text in quotes{source}"),
                 kind => format!("{key}: {kind}{source}"),
             }
         })
         .collect();
     lines.join("\n")
+}
+
+/// Without the lines that a message quotes from the file: a password may stand there.
+fn unquoted(message: &str) -> String {
+    let quotes = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    message.lines().filter(|line| !quotes(line)).collect::<Vec<_>>().join(": ")
 }
 
 fn describe(metadata: &figment::Metadata) -> String {
@@ -117,10 +127,7 @@ impl Loaded {
     pub fn print(&self) -> String {
         let mut out = String::new();
         let mut config = self.config.clone();
-        if config.nats.password.is_some() {
-            config.nats.password = Some("***".into());
-        }
-        config.nats.server = Some(config.nats.describe());
+        config.nats = config.nats.redacted();
         let value = toml::Table::try_from(&config).unwrap_or_default();
         self.print_table(&mut out, "", &value);
         out
@@ -187,6 +194,22 @@ mod tests {
     fn an_unknown_key_is_named_with_the_nearest_known_one() {
         let error = load_text("[batch]\nmax_text = 8\n", &[]).unwrap_err();
         assert!(error.contains("batch.max_text: unknown key") && error.contains("`batch.max_texts`"), "{error}");
+    }
+
+    #[test]
+    fn no_secret_is_quoted() {
+        for text in [
+            "[nats]\npassword = \"s3cret\nuser = \"u\"\n",
+            "[nats]\npassword = [\"s3cret\"]\n",
+            "[nats]\ntoken = 73737\n",
+        ] {
+            let error = load_text(text, &[]).unwrap_err();
+            assert!(!error.contains("s3cret") && !error.contains("73737"), "{error}");
+            assert!(error.contains("line 2") || error.contains("must be text in quotes"), "{error}");
+        }
+        let text = "[nats]\nserver = \"nats://u:s3cret@h\"\npassword = \"s3cret\"\ntoken = \"s3cret\"\n";
+        let printed = load_text(text, &[]).unwrap().print();
+        assert!(!printed.contains("s3cret") && printed.contains("nats://h"), "{printed}");
     }
 
     #[test]

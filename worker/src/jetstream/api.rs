@@ -76,7 +76,7 @@ pub async fn call<T: DeserializeOwned>(client: &Client, call: &str, payload: Byt
     struct Refusal {
         error: Option<ServerError>,
     }
-    let answer = request(client, format!("$JS.API.{call}"), None, payload).await?;
+    let answer = request(client, embed_connect::api_subject(client, call), None, payload).await?;
     if let Ok(Refusal { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
         return Err(ApiError::Refused(error));
     }
@@ -92,7 +92,13 @@ pub async fn last_on_subject(
     stream: &str,
     subject: &str,
 ) -> Result<Option<async_nats::Message>, ApiError> {
-    let answer = request(client, format!("$JS.API.DIRECT.GET.{stream}.{subject}"), None, Bytes::new()).await?;
+    let answer = request(
+        client,
+        embed_connect::api_subject(client, &format!("DIRECT.GET.{stream}.{subject}")),
+        None,
+        Bytes::new(),
+    )
+    .await?;
     match answer.status.map(|status| status.as_u16()) {
         None => Ok(Some(answer)),
         Some(404) => Ok(None),

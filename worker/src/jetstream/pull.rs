@@ -118,7 +118,8 @@ impl Consumer {
             idle_heartbeat: nanoseconds(HEARTBEAT),
         };
         let payload: Bytes = serde_json::to_vec(&request).expect("numbers").into();
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        let call = format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name);
+        let subject = embed_connect::api_subject(&self.connection.client, &call);
         let reply = format!("{}.{}", self.inbox, self.requests);
         self.waiting = Some(Waiting { messages, last_sign: Instant::now() });
         self.connection.client.publish_with_reply(subject, reply, payload).await

@@ -79,7 +79,9 @@ async fn oldest(client: &Client, stream: &str, info: &ConsumerInfo) -> Result<Op
     for subject in one.chain(&info.config.filter_subjects) {
         let request = serde_json::json!({"seq": info.ack_floor.stream_seq + 1, "next_by_subj": subject});
         let payload: Bytes = request.to_string().into();
-        let answer = api::request(client, format!("$JS.API.DIRECT.GET.{stream}"), None, payload).await?;
+        let answer =
+            api::request(client, embed_connect::api_subject(client, &format!("DIRECT.GET.{stream}")), None, payload)
+                .await?;
         let stored = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Time-Stamp"));
         if let Some(published) = stored.and_then(|when| humantime::parse_rfc3339(when.as_str()).ok()) {
             oldest = Some(oldest.map_or(published, |other| other.min(published)));

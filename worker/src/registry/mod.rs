@@ -5,7 +5,7 @@ mod describe;
 mod output;
 mod progress;
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use embed_registry::{Keep, Registry};
@@ -120,13 +120,6 @@ pub async fn run(args: &ModelsArgs) -> anyhow::Result<()> {
 
 impl Who {
     fn name(&self) -> String {
-        self.who.clone().unwrap_or_else(|| {
-            let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
-            // Services often have no user name in their environment.
-            let uid =
-                || std::fs::metadata("/proc/self").map_or_else(|_| "?".to_owned(), |own| format!("uid-{}", own.uid()));
-            format!("{}@{}", user.unwrap_or_else(uid), host.as_deref().unwrap_or("?").trim())
-        })
+        self.who.clone().unwrap_or_else(embed_registry::who)
     }
 }

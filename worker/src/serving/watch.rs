@@ -61,7 +61,7 @@ async fn forward(mut requests: Subscriber, ask: mpsc::Sender<()>, look: mpsc::Se
 
 /// Follows the bucket for as long as anybody listens.
 async fn watch_bucket(client: Client, send: watch::Sender<Bucket>, mut looks: mpsc::Receiver<()>) {
-    let context = jetstream::new(client);
+    let context = embed_connect::jetstream(&client);
     while !send.is_closed() {
         if let Ok(store) = context.get_key_value(MODELS_BUCKET).await {
             tokio::select! {

@@ -101,7 +101,7 @@ impl Stage {
         let cluster = Cluster::start(setting.servers, SERVER);
         let poison = Poison::default();
         let workers = (0..setting.workers).map(|_| Worker::new(&cluster, &poison, &setting.model)).collect::<Vec<_>>();
-        let context = jetstream::new(connect(&cluster, "embed-loadtest chaos").await?);
+        let context = embed_connect::jetstream(&connect(&cluster, "embed-loadtest chaos").await?);
         let mut stage = Self {
             setting,
             registry,

@@ -22,7 +22,7 @@ pub enum ApiError {
     /// The server says no.
     #[error("{description} ({code})")]
     Refused {
-        /// JetStream's error code.
+        /// JetStream's error code; 0 if it is the server that does not permit the call.
         code: u64,
         /// What the server says.
         description: String,
@@ -43,12 +43,12 @@ impl ApiError {
 /// See [`ApiError`].
 pub async fn call(client: &Client, subject: &str, body: &Value, timeout: Duration) -> Result<Value, ApiError> {
     let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let answer = super::request(client, format!("$JS.API.{subject}"), HeaderMap::new(), payload.into(), timeout).await;
-    let answer = answer.map_err(|error| {
-        ApiError::NotReady(match error.kind() {
-            RequestErrorKind::NoResponders => "no responders".to_owned(),
-            _ => error.to_string(),
-        })
+    let subject = embed_connect::api_subject(client, subject);
+    let answer = super::request(client, subject, HeaderMap::new(), payload.into(), timeout).await;
+    let answer = answer.map_err(|error| match (error.kind(), super::refusal(&error)) {
+        (_, Some(refusal)) => ApiError::Refused { code: 0, description: refusal.to_string() },
+        (RequestErrorKind::NoResponders, None) => ApiError::NotReady("no responders".to_owned()),
+        (_, None) => ApiError::NotReady(error.to_string()),
     })?;
     let mut value: Value =
         serde_json::from_slice(&answer.payload).map_err(|error| ApiError::NotReady(format!("broken JSON: {error}")))?;

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind, connection::State};
 use bytes::Bytes;
-use embed_connect::ConnectSettings;
+use embed_connect::{ConnectSettings, Refusal, Refusals};
 use tokio::time::Instant;
 
 use crate::Error;
+
+/// A server that does not answer two of these in a row is given up for another. With the library's own, that would take minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Connects once; later disconnections mend themselves.
 ///
@@ -21,13 +24,14 @@ use crate::Error;
 /// # Errors
 /// As [`embed_connect::connect`], as [`Error::Connect`].
 pub async fn connect(settings: &ConnectSettings, name: &str) -> Result<Client, Error> {
-    Ok(embed_connect::connect(settings, name, |options| options).await?)
+    Ok(embed_connect::connect(settings, name, |options| options.ping_interval(PING_INTERVAL)).await?)
 }
 
 /// A request with an inbox of its own. It takes no longer than `timeout`, whatever the connection does meanwhile.
 ///
 /// # Errors
-/// Those of the client's library; [`RequestErrorKind::TimedOut`] also where it would only wait for the connection.
+/// Those of the client's library; [`RequestErrorKind::TimedOut`] also where it would only wait for the connection. At once, if the server
+/// says that it does not permit this: see [`refusal`].
 pub async fn request(
     client: &Client,
     subject: String,
@@ -35,14 +39,30 @@ pub async fn request(
     payload: Bytes,
     timeout: Duration,
 ) -> Result<Message, async_nats::RequestError> {
-    let mut request = Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(timeout));
+    let inbox = client.new_inbox();
+    let refusals = Refusals::of(client);
+    let mut request = Request::new().payload(payload).inbox(inbox.clone()).timeout(Some(timeout));
     if !headers.is_empty() {
         request = request.headers(headers);
     }
-    match tokio::time::timeout(timeout, client.send_request(subject, request)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(RequestErrorKind::TimedOut.into()),
+    let subjects = [subject.as_str(), inbox.as_str()];
+    let answer = tokio::time::timeout(timeout, client.send_request(subject.clone(), request));
+    tokio::select! {
+        biased;
+        answer = answer => match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(RequestErrorKind::TimedOut.into()),
+        },
+        refusal = refusals.concerning(&subjects) => {
+            Err(async_nats::RequestError::with_source(RequestErrorKind::Other, refusal))
+        }
     }
+}
+
+/// What the server does not permit, if that is why a request failed.
+#[must_use]
+pub fn refusal(error: &async_nats::RequestError) -> Option<&Refusal> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Waits until the client is connected. `false` if the deadline comes first.

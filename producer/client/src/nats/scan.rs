@@ -65,7 +65,7 @@ impl Scan {
         let failed = |error: &dyn std::fmt::Display| ApiError::NotReady(error.to_string());
         let inbox = self.client.new_inbox();
         let question = json!({"seq": from, "next_by_subj": self.filter, "batch": MOST, "max_bytes": MOST_BYTES});
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.stream);
+        let subject = embed_connect::api_subject(&self.client, &format!("DIRECT.GET.{}", self.stream));
         let answer = async {
             let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
             let sent = self.client.publish_with_reply(subject, inbox, question.to_string().into());

@@ -231,6 +231,6 @@ impl Expected {
 }
 
 async fn get(client: &Client, stream: &str, subject: &str) -> Result<async_nats::Message, async_nats::RequestError> {
-    let subject = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    let subject = embed_connect::api_subject(&client.nats, &format!("DIRECT.GET.{stream}.{subject}"));
     nats::request(&client.nats, subject, HeaderMap::new(), Bytes::new(), GET_TIMEOUT).await
 }

@@ -320,15 +320,16 @@ impl Lookout {
         self.next += 1;
         let subjects: Vec<&str> = wanted.keys().map(String::as_str).collect();
         let (subject, payload) = match subjects.as_slice() {
-            [one] => (format!("$JS.API.DIRECT.GET.{stream}.{one}"), Bytes::new()),
+            [one] => (format!("DIRECT.GET.{stream}.{one}"), Bytes::new()),
             several => {
                 let several = json!({ "multi_last": several });
-                (format!("$JS.API.DIRECT.GET.{stream}"), several.to_string().into())
+                (format!("DIRECT.GET.{stream}"), several.to_string().into())
             }
         };
         let reply = format!("{}.get.{number}", self.shared.inbox);
         self.looks.insert(number, Look { stream, wanted, found: false, until: now + LOOK_TIMEOUT });
         let nats = &self.shared.nats;
+        let subject = embed_connect::api_subject(nats, &subject);
         // What is sent while the server is away would pile up.
         let sent = nats.connection_state() == Connection::Connected
             && matches!(

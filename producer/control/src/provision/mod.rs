@@ -1,6 +1,7 @@
 //! Streams, buckets and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
 
 mod compare;
+mod replicas;
 mod retention;
 mod variants;
 
@@ -13,16 +14,15 @@ use embed_schemas::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 pub use compare::Difference;
 pub use retention::{Retention, retention};
 pub(crate) use variants::Consumers;
 pub use variants::{variants, with_desired};
 
-use embed_client::nats::api::{self, ApiError, CONSUMER_NOT_FOUND, STREAM_NOT_FOUND};
+use embed_client::nats::api::{ApiError, CONSUMER_NOT_FOUND, STREAM_NOT_FOUND};
 
-use crate::Error;
+use crate::{Error, ready};
 
 /// How long to wait for a JetStream that has just started, or that is choosing a leader.
 const READY_WITHIN: Duration = Duration::from_secs(15);
@@ -134,7 +134,7 @@ pub async fn apply_given(
     given: Given,
 ) -> Result<Report, Error> {
     let mut report = Report::default();
-    for object in objects(models, settings, given) {
+    for object in objects_on(client, models, settings, given).await? {
         ensure(client, object, &mut report).await?;
     }
     Ok(report)
@@ -183,7 +183,7 @@ pub async fn check_given(
     given: Given,
 ) -> Result<Vec<Difference>, Error> {
     let mut out = Vec::new();
-    for object in objects(models, settings, given) {
+    for object in objects_on(client, models, settings, given).await? {
         match object.read(client).await? {
             Some(found) => {
                 let object = object.for_update();
@@ -207,6 +207,20 @@ struct Object {
     wanted: Map<String, Value>,
     /// Fields that stay as they are if it is there already.
     left: Vec<&'static str>,
+}
+
+/// As they are to be on this server.
+async fn objects_on(
+    client: &Client,
+    models: &[ModelVariants],
+    settings: &StreamSettings,
+    given: Given,
+) -> Result<Vec<Object>, Error> {
+    let mut objects = objects(models, settings, given);
+    if !given.replicas {
+        replicas::as_the_streams(client, &mut objects).await?;
+    }
+    Ok(objects)
 }
 
 /// In an order in which they can be made. A work queue refuses two consumers of one subject, so the bare subjects must
@@ -305,14 +319,5 @@ impl Object {
 
 /// Calls again while JetStream does not answer, for a bounded time.
 async fn call_when_ready(client: &Client, subject: &str, body: &Value) -> Result<Value, ApiError> {
-    let deadline = Instant::now() + READY_WITHIN;
-    loop {
-        match api::call(client, subject, body, CALL_TIMEOUT).await {
-            Err(ApiError::NotReady(reason)) if Instant::now() < deadline => {
-                tracing::debug!(subject, reason, "JetStream is not ready yet");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            other => return other,
-        }
-    }
+    ready::call(client, subject, body, CALL_TIMEOUT, READY_WITHIN).await
 }

@@ -5,17 +5,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use embed_schemas::{RouteState, Slug, routes::Lanes};
+use embed_schemas::{
+    RouteState, Slug,
+    routes::{Lanes, describe},
+};
 use tokio::time::Instant;
 
 use super::{
     Backend, Report, RouteError, Router, ServerState,
-    claims::{Claims, ClaimsError},
-    files, mapping,
+    claims::{self, ClaimsError},
+    files,
+    mapping::{self, Mappings},
     record::{settled, undone},
-    report::wanted,
+    report::{Seen, wanted},
     store::{Entry, Routes},
     system::RollCall,
+    wish::{self, Wishes},
 };
 
 /// How often it is begun anew because somebody else has changed what is wanted meanwhile.
@@ -32,18 +37,27 @@ struct Given {
     problems: Vec<String>,
 }
 
+/// What becomes of what servers hold that could not be written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// It is written down, and stays in effect.
+    Adopt,
+    /// It goes.
+    Drop,
+}
+
 impl Router {
     /// Brings all servers to what is wanted for all models. Whoever changes routes at the same time writes to the bucket
     /// first: the bucket is read again at the end, and if it says something else now, so must the servers.
-    pub(super) async fn apply(&self) -> Result<Report, RouteError> {
+    pub(super) async fn apply(&self, unwritten: Unwritten) -> Result<Report, RouteError> {
         let mut round = 1;
         loop {
-            let routes = self.store.all().await?;
-            let roll_call = self.roll_call().await?;
-            let before = self.look(routes.clone(), &roll_call, &BTreeMap::new()).await?;
-            let Given { refusals, problems } = self.put(&routes, &roll_call, &before).await?;
-            let mut report = self.look_until_applied(&routes, &roll_call, &refusals).await?;
-            report.problems = problems;
+            let (routes, seen) = self.see().await?;
+            if unwritten == Unwritten::Adopt && self.adopt(&routes, &seen).await? && round < ROUNDS {
+                round += 1;
+                continue;
+            }
+            let report = self.bring(routes.clone(), &Wishes::new(), seen).await?;
             let now = self.store.all().await?;
             if lanes(&now) == lanes(&routes) || round == ROUNDS {
                 return Ok(report);
@@ -52,21 +66,58 @@ impl Router {
         }
     }
 
-    pub(super) async fn roll_call(&self) -> Result<RollCall, RouteError> {
-        self.system.roll_call(&self.store.servers().await?).await
+    /// What is wanted, and what each server says that it holds.
+    pub(super) async fn see(&self) -> Result<(Routes, Seen), RouteError> {
+        let routes = self.store.all().await?;
+        let known = self.store.servers().await?;
+        let roll_call = self.system.roll_call(&known).await?;
+        Ok((routes, self.ask(known, roll_call).await))
+    }
+
+    /// Asks every server that is there what it holds.
+    pub(super) async fn ask(&self, known: Vec<String>, roll_call: RollCall) -> Seen {
+        let ask = roll_call.present.iter().map(|server| self.system.held(server, &self.account));
+        let held = futures::future::join_all(ask).await;
+        Seen { known, roll_call, held, refusals: BTreeMap::new() }
+    }
+
+    /// Writes down what emergencies have put onto servers while that was impossible. `false` if there was nothing.
+    pub(super) async fn adopt(&self, routes: &Routes, seen: &Seen) -> Result<bool, RouteError> {
+        let marks = wish::marked(seen.mappings().map(|(_, mappings)| mappings));
+        let unwritten = wish::unwritten(routes, marks);
+        for (model, wish) in &unwritten {
+            let (revision, _) = self.store.get(model).await?;
+            // Whoever is faster has seen the same, or changes the route anyway.
+            if self.store.put(model, &wish::late(wish), revision).await?.is_some() {
+                let (who, when, to) = (&wish.who, &wish.when, describe(&wish.lanes));
+                tracing::warn!(
+                    "{model}: what {who} did in an emergency at {when}, everything to {to}, is written down now"
+                );
+            }
+        }
+        Ok(!unwritten.is_empty())
+    }
+
+    /// Brings the servers that were seen to these routes, and asks each what it holds then. Touches no bucket.
+    pub(super) async fn bring(&self, routes: Routes, wishes: &Wishes, seen: Seen) -> Result<Report, RouteError> {
+        let before = Report::new(&self.account, routes.clone(), wishes, &seen);
+        let Given { refusals, problems } = self.put(&wanted(&routes, wishes), &seen.roll_call, &before).await?;
+        let Seen { known, roll_call, .. } = seen;
+        let mut report = self.look_until_applied(routes, wishes, known, roll_call, &refusals).await;
+        report.problems = problems;
+        Ok(report)
     }
 
     /// Gives what is wanted to the servers that did not hold it before, whatever becomes of the others.
-    async fn put(&self, routes: &Routes, roll_call: &RollCall, before: &Report) -> Result<Given, RouteError> {
-        let wanted = wanted(routes);
+    async fn put(&self, wanted: &Mappings, roll_call: &RollCall, before: &Report) -> Result<Given, RouteError> {
+        // Not the others: a reload reads a server's whole configuration, and does no good while its routes are being made.
+        let differ = || roll_call.present.iter().filter(|server| !before.is_as_wanted_on(&server.id));
         match &self.backend {
             Backend::Files(paths) => {
-                let text = mapping::render(&wanted);
+                let text = mapping::render(wanted);
                 let problems =
                     paths.iter().filter_map(|path| Some(files::write(path, &text).err()?.to_string())).collect();
-                // Not the others: a reload reads a server's whole configuration, and does no good while its routes are being made.
-                let differ = roll_call.present.iter().filter(|server| !before.is_as_wanted_on(&server.id));
-                let reload = differ.map(async |server| {
+                let reload = differ().map(async |server| {
                     let refusal = self.system.reload(server).await.err()?;
                     Some((server.name.clone(), format!("it refuses to reload: {refusal}")))
                 });
@@ -74,13 +125,21 @@ impl Router {
                 Ok(Given { refusals, problems })
             }
             Backend::Claims(key) => {
-                let mut claims = Claims::decode(&self.system.claims(&self.account).await?)?;
-                if !claims.set_mappings(&wanted) {
+                let servers = roll_call.present.len();
+                let newest = claims::newest(&self.system.claims(&self.account, servers).await?)?;
+                let mut claims = newest.claims;
+                let token = if claims.set_mappings(wanted) {
+                    let key = key.as_ref().ok_or_else(no_key)?;
+                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                    // Of two, servers keep the one that was issued later, whatever our clock says.
+                    let issued = now.max(claims.issued_at() + 1);
+                    claims.encode(key, issued)?
+                } else if newest.differ || differ().next().is_some() {
+                    newest.token
+                } else {
                     return Ok(Given::default());
-                }
-                let key = key.as_ref().ok_or_else(no_key)?;
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-                let refusals = self.system.update_claims(claims.encode(key, now)?, roll_call.present.len()).await?;
+                };
+                let refusals = self.system.update_claims(token, servers).await?;
                 Ok(Given { refusals, ..Given::default() })
             }
         }
@@ -88,32 +147,23 @@ impl Router {
 
     async fn look_until_applied(
         &self,
-        routes: &Routes,
-        roll_call: &RollCall,
+        routes: Routes,
+        wishes: &Wishes,
+        known: Vec<String>,
+        roll_call: RollCall,
         refusals: &BTreeMap<String, String>,
-    ) -> Result<Report, RouteError> {
+    ) -> Report {
         let deadline = Instant::now() + CLAIMS_TAKE;
         loop {
-            let report = self.look(routes.clone(), roll_call, refusals).await?;
+            let seen = self.ask(known.clone(), roll_call.clone()).await;
+            let seen = Seen { refusals: refusals.clone(), ..seen };
+            let report = Report::new(&self.account, routes.clone(), wishes, &seen);
             let differs = report.servers.iter().any(|server| server.state == ServerState::Differs);
             if !differs || matches!(self.backend, Backend::Files(_)) || Instant::now() >= deadline {
-                return Ok(report);
+                return report;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    /// Asks every server what it holds.
-    pub(super) async fn look(
-        &self,
-        routes: Routes,
-        roll_call: &RollCall,
-        refusals: &BTreeMap<String, String>,
-    ) -> Result<Report, RouteError> {
-        let ask = roll_call.present.iter().map(|server| self.system.held(server, &self.account));
-        let held = futures::future::join_all(ask).await;
-        let known = self.store.servers().await?;
-        Ok(Report::new(&self.account, routes, roll_call, &held, &known, refusals))
     }
 
     /// Writes down how the changes ended that are not marked as applied, and which servers there are.
@@ -135,7 +185,7 @@ impl Router {
         Ok(())
     }
 
-    /// Finishes what was left unfinished, or takes it back, and repairs servers that hold something else than is wanted.
+    /// Finishes what was left unfinished, or takes it back, writes down what an emergency could not, and repairs servers that hold something else than is wanted.
     /// Servers in `forget` are gone for good.
     ///
     /// # Errors
@@ -153,7 +203,7 @@ impl Router {
                 }
             }
         }
-        let report = self.apply().await?;
+        let report = self.apply(if undo { Unwritten::Drop } else { Unwritten::Adopt }).await?;
         self.settle(&report, forget).await?;
         Ok(Report { problems: report.problems, ..self.actual().await? })
     }
@@ -170,7 +220,9 @@ impl Router {
             Backend::Files(_) => Ok(()),
             Backend::Claims(None) => Err(no_key()),
             Backend::Claims(Some(key)) => {
-                let (claims, key) = (Claims::decode(&self.system.claims(&self.account).await?)?, key.public_key());
+                // One answer is enough to see who has issued them.
+                let claims = claims::newest(&self.system.claims(&self.account, 1).await?)?.claims;
+                let key = key.public_key();
                 if claims.issuer() == key {
                     return Ok(());
                 }
@@ -193,6 +245,7 @@ fn no_key() -> RouteError {
     )
 }
 
-fn lanes(routes: &Routes) -> BTreeMap<&Slug, &Lanes> {
+/// What is wanted, without who wants it.
+pub(super) fn lanes(routes: &Routes) -> BTreeMap<&Slug, &Lanes> {
     routes.iter().map(|(model, entry)| (model, &entry.record.lanes)).collect()
 }

@@ -72,6 +72,16 @@ impl Claims {
         self.0.get("iss").and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// When they were issued, in seconds since 1970.
+    pub(super) fn issued_at(&self) -> u64 {
+        self.0.get("iat").and_then(Value::as_u64).unwrap_or_default()
+    }
+
+    /// What a user may publish.
+    pub(super) fn publish(&self) -> &Value {
+        self.0.get("nats").map_or(&Value::Null, |nats| &nats["pub"])
+    }
+
     /// An operator's keys: its own, and those that sign for it.
     pub(super) fn operator_keys(&self) -> Vec<String> {
         let signing = self.0.get("nats").and_then(|nats| nats["signing_keys"].as_array()).into_iter().flatten();
@@ -123,6 +133,38 @@ fn identifier(claims: &Map<String, Value>) -> String {
     let names = ["aud", "exp", "iat", "iss", "name", "nbf", "sub"];
     let members: Vec<_> = names.iter().filter_map(|name| Some(format!("{name:?}:{}", claims.get(*name)?))).collect();
     BASE32_NOPAD.encode(&Sha512_256::digest(format!("{{{}}}", members.join(","))))
+}
+
+/// The newest of what servers know of an account.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Newest {
+    /// Its claims.
+    pub(super) claims: Claims,
+    /// As it is signed.
+    pub(super) token: String,
+    /// Whether some server knows something else.
+    pub(super) differ: bool,
+}
+
+/// The one of these tokens that was issued last. A server that was away may know an old one; what is signed anew must not rest on it.
+///
+/// # Errors
+/// If none can be read.
+pub(super) fn newest(tokens: &[String]) -> Result<Newest, ClaimsError> {
+    let mut newest: Option<Newest> = None;
+    let mut broken = ClaimsError::Broken("no server knows any".to_owned());
+    for token in tokens {
+        match Claims::decode(token) {
+            Ok(claims) if newest.as_ref().is_none_or(|newest| claims.issued_at() > newest.claims.issued_at()) => {
+                newest = Some(Newest { claims, token: token.clone(), differ: false });
+            }
+            Ok(_) => {}
+            Err(error) => broken = error,
+        }
+    }
+    let newest = newest.ok_or(broken)?;
+    let differ = tokens.iter().any(|token| *token != newest.token);
+    Ok(Newest { differ, ..newest })
 }
 
 /// Reads the seed that signs an account's claims.
@@ -184,6 +226,22 @@ mod tests {
         assert_eq!(read.0["jti"].as_str().unwrap().len(), 52);
         assert!(matches!(Claims::decode("a.b"), Err(ClaimsError::Broken(_))));
         assert!(matches!(Claims::decode("a.!.c"), Err(ClaimsError::Broken(_))));
+    }
+
+    #[test]
+    fn the_newest_claims_are_those_that_count() {
+        let operator = KeyPair::new_operator();
+        let token = |issued: u64| {
+            Claims::new(json!({"sub": "A", "nats": {"of": issued}})).unwrap().encode(&operator, issued).unwrap()
+        };
+        let (old, new) = (token(5), token(6));
+        for tokens in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
+            let found = newest(&tokens).unwrap();
+            assert_eq!((found.claims.issued_at(), found.differ, &found.token), (6, true, &new));
+        }
+        assert!(!newest(&[new.clone(), new.clone()]).unwrap().differ);
+        assert!(newest(&[new, "broken".to_owned()]).unwrap().differ);
+        assert!(newest(&[]).is_err() && newest(&["a.b".to_owned()]).is_err());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What can go wrong with a route; every message says what to do.
 
-use embed_schemas::{Slug, routes::WeightsError};
+use embed_schemas::{
+    RouteRecord, Slug,
+    routes::{WeightsError, describe},
+};
 
 use super::claims::ClaimsError;
 use crate::Error;
@@ -109,6 +112,24 @@ pub enum RouteError {
         /// What each server that did not take it says.
         reasons: String,
     },
+    /// A change is in effect on every server that answers, and could not be written down. The servers keep it, and carry a mark by which it is
+    /// found and written down later.
+    #[error(
+        "the route of model {model} is in effect on {}{}, and could not be written down: {reason}. It stays in effect; `embed route \
+         sync`, or whatever changes a route next, writes it down once the bucket can be written",
+        .servers.join(", "),
+        not_on(.missing)
+    )]
+    Unwritten {
+        /// The model.
+        model: Slug,
+        /// The servers that hold it.
+        servers: Vec<String>,
+        /// Those that do not answer.
+        missing: Vec<String>,
+        /// Why it could not be written down.
+        reason: String,
+    },
     /// A file of mappings is not ours to overwrite.
     #[error(
         "{path} holds something that `embed route` has not written: name another file with --mappings-file, or empty this one"
@@ -119,7 +140,20 @@ pub enum RouteError {
     },
 }
 
+fn not_on(missing: &[String]) -> String {
+    if missing.is_empty() { String::new() } else { format!(" (not on {}: no answer)", missing.join(", ")) }
+}
+
 impl RouteError {
+    /// That somebody else's change is the one that holds.
+    pub(super) fn superseded(model: &Slug, other: Option<&RouteRecord>) -> Self {
+        let (who, to) = match other {
+            Some(other) => (other.who.clone(), describe(&other.lanes)),
+            None => ("somebody".to_owned(), "nothing".to_owned()),
+        };
+        Self::Superseded { model: model.clone(), who, to }
+    }
+
     /// A stable code.
     #[must_use]
     pub fn code(&self) -> &str {
@@ -136,6 +170,7 @@ impl RouteError {
             Self::Superseded { .. } => "superseded",
             Self::Undone { .. } => "undone",
             Self::HalfApplied { .. } => "half_applied",
+            Self::Unwritten { .. } => "unwritten",
             Self::NotOurs { .. } => "not_ours",
         }
     }
@@ -145,7 +180,7 @@ impl RouteError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Common(error) => error.retryable(),
-            Self::System { .. } | Self::Superseded { .. } | Self::HalfApplied { .. } => true,
+            Self::System { .. } | Self::Superseded { .. } | Self::HalfApplied { .. } | Self::Unwritten { .. } => true,
             _ => false,
         }
     }

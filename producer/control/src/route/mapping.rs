@@ -41,9 +41,20 @@ pub(super) fn of_routes<'a>(routes: impl IntoIterator<Item = (&'a Slug, &'a Lane
     mappings
 }
 
-/// Whether a mapping's source is one that routes are made of: the subject of a lane and a model, without a variant.
+/// Sources below this mark what an emergency has put onto a server while it could not be written down.
+pub(super) const MARKS: &str = "embed.wish.";
+
+/// Whether a mapping's source is one that routes are made of: the subject of a lane and a model, without a variant, or a mark.
 pub(super) fn is_ours(source: &str) -> bool {
-    subjects::parse(source).is_some_and(|target| target.variant.is_none())
+    model_of(source).is_some()
+}
+
+/// The model that a mapping of ours concerns.
+pub(super) fn model_of(source: &str) -> Option<Slug> {
+    match source.strip_prefix(MARKS) {
+        Some(model) => model.parse().ok(),
+        None => subjects::parse(source).filter(|target| target.variant.is_none()).map(|target| target.model),
+    }
 }
 
 /// First line of the file of mappings. What does not begin with it is not overwritten.
@@ -117,6 +128,10 @@ pub struct MappingDifference {
 
 impl std::fmt::Display for MappingDifference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(model) = self.source.strip_prefix(MARKS) {
+            let is = if self.found.is_empty() { "is missing" } else { "is out of date" };
+            return write!(f, "{model}: the mark of an emergency that was not written down {is}");
+        }
         let list = |destinations: &[Destination]| match destinations {
             [] => "not mapped".to_owned(),
             some => {

@@ -27,6 +27,9 @@
 mod apply;
 mod checks;
 mod claims;
+mod concerned;
+pub mod declared;
+mod emergency;
 mod error;
 mod files;
 mod mapping;
@@ -37,8 +40,9 @@ mod settings;
 mod store;
 mod subject;
 mod system;
+mod wish;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use async_nats::HeaderMap;
 use embed_connect::ConnectSettings;
@@ -47,10 +51,11 @@ use nkeys::KeyPair;
 use serde_json::Value;
 
 pub use claims::{Claims, ClaimsError};
+pub use concerned::newly_mapped;
 pub use error::RouteError;
 pub use mapping::{Destination, MappingDifference, Mappings};
 pub use report::{Report, ServerState, ServerView};
-pub use set::{Applied, Change, OnFailure};
+pub use set::{Applied, Change, OnFailure, Plan};
 pub use settings::{DEV_FILE, RouteSettings};
 pub use store::Entry;
 
@@ -90,6 +95,22 @@ impl Router {
         settings: &RouteSettings,
     ) -> Result<Self, RouteError> {
         let system = nats::connect(&settings.system(connect)?, "embed route").await?;
+        Self::over(client, system, settings).await
+    }
+
+    /// As [`Router::connect`], and to the account itself at the same time: where a server hangs, each takes a while to go on to the next.
+    ///
+    /// # Errors
+    /// As [`Router::connect`].
+    pub async fn dial(connect: &ConnectSettings, settings: &RouteSettings) -> Result<(Client, Self), RouteError> {
+        let system = settings.system(connect)?;
+        let (client, system) = tokio::join!(Client::connect(connect), nats::connect(&system, "embed route"));
+        let client = client?;
+        let router = Self::over(&client, system?, settings).await?;
+        Ok((client, router))
+    }
+
+    async fn over(client: &Client, system: async_nats::Client, settings: &RouteSettings) -> Result<Self, RouteError> {
         let account = account(client).await?;
         let backend = if is_public_key(&account) {
             Backend::Claims(settings.seed()?.map(|seed| claims::signing_key(&seed).map(Box::new)).transpose()?)
@@ -105,9 +126,18 @@ impl Router {
     /// # Errors
     /// If the bucket or the system account cannot be asked. A server that cannot is part of the answer.
     pub async fn actual(&self) -> Result<Report, RouteError> {
-        let routes = self.store.all().await?;
-        let roll_call = self.roll_call().await?;
-        self.look(routes, &roll_call, &std::collections::BTreeMap::new()).await
+        let (routes, seen) = self.see().await?;
+        Ok(Report::new(&self.account, routes, &Default::default(), &seen))
+    }
+
+    /// What each server that answers holds, by name, without asking what is wanted.
+    ///
+    /// # Errors
+    /// If the system account cannot be asked.
+    pub async fn held(&self) -> Result<Vec<ServerView>, RouteError> {
+        let roll_call = self.system.roll_call(&[]).await?;
+        let seen = self.ask(Vec::new(), roll_call).await;
+        Ok(Report::new(&self.account, Default::default(), &Default::default(), &seen).servers)
     }
 
     /// The route of a model as it is wanted now, with its revision; 0 and `None` if there never was one.
@@ -131,20 +161,41 @@ impl Router {
     /// # Errors
     /// If the bucket cannot be read.
     pub async fn render(&self) -> Result<String, RouteError> {
-        Ok(mapping::render(&report::wanted(&self.store.all().await?)))
+        Ok(mapping::render(&report::wanted(&self.store.all().await?, &Default::default())))
     }
 }
 
-/// The account that a connection is in.
-async fn account(client: &Client) -> Result<String, RouteError> {
+/// What is written down of all routes, for those who cannot ask the servers.
+///
+/// # Errors
+/// If the bucket cannot be read.
+pub async fn written(client: &Client) -> Result<BTreeMap<Slug, Entry>, RouteError> {
+    Store::new(client.nats().clone()).all().await
+}
+
+/// How the route of a model came to be, oldest first.
+///
+/// # Errors
+/// If the bucket cannot be read.
+pub async fn history(client: &Client, model: &Slug) -> Result<Vec<Entry>, RouteError> {
+    Store::new(client.nats().clone()).history(model).await
+}
+
+/// What the server says of us.
+async fn user_info(client: &Client) -> Result<Value, RouteError> {
     let failed = |reason: String| RouteError::System { what: "cannot find out which account this is".into(), reason };
     let timeout = std::time::Duration::from_secs(2);
     let subject = "$SYS.REQ.USER.INFO".to_owned();
     let answer = nats::request(client.nats(), subject, HeaderMap::new(), bytes::Bytes::new(), timeout).await;
     let payload = answer.map_err(|error| failed(error.to_string()))?.payload;
-    let answer: Value = serde_json::from_slice(&payload).map_err(|error| failed(error.to_string()))?;
-    let name = answer["data"]["account"].as_str();
-    name.map(str::to_owned).ok_or_else(|| failed("the server does not say".to_owned()))
+    serde_json::from_slice(&payload).map_err(|error| failed(error.to_string()))
+}
+
+/// The account that a connection is in.
+async fn account(client: &Client) -> Result<String, RouteError> {
+    let name = user_info(client).await?["data"]["account"].as_str().map(str::to_owned);
+    let what = "cannot find out which account this is".to_owned();
+    name.ok_or_else(|| RouteError::System { what, reason: "the server does not say".to_owned() })
 }
 
 /// Accounts that are JWTs are called after their public keys.

@@ -1,14 +1,19 @@
 //! What is written down of a change, from its beginning to its end. Pure, but for the time.
 
+use std::time::{Duration, SystemTime};
+
 use embed_schemas::{RouteRecord, RouteState, routes::Lanes};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::report::Report;
+use crate::times;
 
-/// The time, RFC 3339.
-pub(super) fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+/// How long a change may take. One that was begun longer ago has no author any more.
+const TAKES: Duration = Duration::from_secs(60);
+
+/// Whether a change was begun, and whoever began it did not live to see the end.
+pub(super) fn is_abandoned(record: &RouteRecord, now: SystemTime) -> bool {
+    let begun = || times::parse(&record.when).and_then(|when| now.duration_since(when).ok());
+    record.state == RouteState::Applying && begun().is_some_and(|age| age > TAKES)
 }
 
 /// What was in effect when a change began: an unfinished one before it is in effect only here and there.
@@ -23,7 +28,7 @@ pub(super) fn undone(record: &RouteRecord, who: &str, why: &str) -> RouteRecord 
         from: record.lanes.clone(),
         state: RouteState::Applying,
         who: who.to_owned(),
-        when: now(),
+        when: times::now(),
         note: None,
         problem: Some(why.to_owned()),
     }
@@ -53,15 +58,14 @@ pub(super) fn settled(record: &RouteRecord, report: &Report) -> Option<RouteReco
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use embed_schemas::Weights;
 
     use super::*;
     use crate::route::{
-        report::wanted,
+        report::{Seen, wanted},
         store::{Entry, Routes},
         system::{Held, RollCall, Server},
+        wish::Wishes,
     };
 
     fn record(state: RouteState) -> RouteRecord {
@@ -80,12 +84,13 @@ mod tests {
     /// What is seen of one server that answers, holding what is wanted or not, and of one that does not.
     fn seen(record: &RouteRecord, holds: bool, silent: bool) -> Report {
         let routes = Routes::from([("m".parse().unwrap(), Entry { revision: 1, record: record.clone() })]);
-        let mappings = if holds { wanted(&routes) } else { Default::default() };
+        let mappings = if holds { wanted(&routes, &Wishes::new()) } else { Default::default() };
         let roll_call = RollCall {
             present: vec![Server { name: "n1".into(), id: "N1".into() }],
             missing: silent.then(|| "n2".to_owned()).into_iter().collect(),
         };
-        Report::new("$G", routes, &roll_call, &[Ok(Held { mappings, since: None })], &[], &BTreeMap::new())
+        let held = vec![Ok(Held { mappings, since: None })];
+        Report::new("$G", routes, &Wishes::new(), &Seen { roll_call, held, ..Seen::default() })
     }
 
     #[test]
@@ -99,6 +104,16 @@ mod tests {
         assert_eq!(end(Applied, true, true), None, "what is over is not begun again");
         let caught_up = settled(&record(Incomplete), &seen(&record(Incomplete), true, false)).unwrap();
         assert_eq!(caught_up.problem, None);
+    }
+
+    #[test]
+    fn only_what_was_begun_long_ago_is_abandoned() {
+        let now = times::parse("2026-01-01T00:02:00Z").unwrap();
+        let abandoned = |state, when: &str| is_abandoned(&RouteRecord { when: when.into(), ..record(state) }, now);
+        assert!(abandoned(RouteState::Applying, "2026-01-01T00:00:00Z"));
+        assert!(!abandoned(RouteState::Applied, "2026-01-01T00:00:00Z"));
+        assert!(!abandoned(RouteState::Applying, "2026-01-01T00:01:30Z"));
+        assert!(!abandoned(RouteState::Applying, "2026-01-01T00:03:00Z") && !abandoned(RouteState::Applying, "then"));
     }
 
     #[test]

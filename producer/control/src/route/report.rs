@@ -12,6 +12,7 @@ use super::{
     mapping::{self, MappingDifference, Mappings},
     store::{Entry, Routes},
     system::{Held, RollCall},
+    wish::{self, Wishes},
 };
 
 /// How a server stands.
@@ -59,20 +60,38 @@ pub struct Report {
     /// What could not be written for servers, beside what they say themselves: a file, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What an emergency has put onto servers and the bucket does not know, since it could not be written then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unwritten: BTreeMap<Slug, RouteRecord>,
+}
+
+/// What servers were asked, and what they said.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// The servers that have been there before, by name.
+    pub(super) known: Vec<String>,
+    /// Who answers now.
+    pub(super) roll_call: RollCall,
+    /// What each of those holds.
+    pub(super) held: Vec<Result<Held, String>>,
+    /// What servers said when they were to take something, by name.
+    pub(super) refusals: BTreeMap<String, String>,
+}
+
+impl Seen {
+    /// What each server holds that says it.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = (&str, &Mappings)> {
+        let named = self.roll_call.present.iter().zip(&self.held);
+        named.filter_map(|(server, held)| Some((server.name.as_str(), &held.as_ref().ok()?.mappings)))
+    }
 }
 
 impl Report {
-    /// Puts together what was found. `known` are the servers that have been there before, `refusals` what servers said when
-    /// they were to take something.
-    pub(super) fn new(
-        account: &str,
-        routes: Routes,
-        roll_call: &RollCall,
-        held: &[Result<Held, String>],
-        known: &[String],
-        refusals: &BTreeMap<String, String>,
-    ) -> Self {
-        let wanted = wanted(&routes);
+    /// Puts together what is wanted, in effect or to be put into effect without having been written down, and what was found.
+    pub(super) fn new(account: &str, routes: Routes, wishes: &Wishes, seen: &Seen) -> Self {
+        let Seen { known, roll_call, held, refusals } = seen;
+        let wanted = wanted(&routes, wishes);
+        let unwritten = wish::unwritten(&routes, wish::marked(seen.mappings().map(|(_, mappings)| mappings)));
         let mut servers: Vec<ServerView> = Vec::new();
         for (server, held) in roll_call.present.iter().zip(held) {
             let (mappings, since, unreadable) = match held {
@@ -103,13 +122,14 @@ impl Report {
             }
         }
         servers.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { account: account.to_owned(), routes, servers, problems: Vec::new() }
+        Self { account: account.to_owned(), routes, servers, problems: Vec::new(), unwritten }
     }
 
     /// Only what concerns one model.
     #[must_use]
     pub fn of(mut self, model: &Slug) -> Self {
         self.routes.retain(|m, _| m == model);
+        self.unwritten.retain(|m, _| m == model);
         for server in &mut self.servers {
             server.holds.retain(|m, _| m == model);
             server.differences.retain(|d| concerns(d, model));
@@ -131,6 +151,7 @@ impl Report {
     #[must_use]
     pub fn is_as_wanted(&self) -> bool {
         self.problems.is_empty()
+            && self.unwritten.is_empty()
             && self.servers.iter().all(|server| server.state == ServerState::AsWanted)
             && self.routes.values().all(|entry| entry.record.state == RouteState::Applied)
     }
@@ -160,7 +181,7 @@ impl Report {
     /// Changes that were begun and not finished, as sentences.
     pub fn unfinished(&self) -> impl Iterator<Item = String> {
         let open = self.routes.iter().filter(|(_, entry)| entry.record.state != RouteState::Applied);
-        open.map(|(model, entry)| {
+        let begun = open.map(|(model, entry)| {
             let RouteRecord { lanes, from, who, when, state, problem, .. } = &entry.record;
             let how = match state {
                 RouteState::Incomplete => "is not in effect everywhere",
@@ -173,13 +194,23 @@ impl Report {
                 describe(from),
                 describe(lanes)
             )
-        })
+        });
+        let unwritten = self.unwritten.iter().map(|(model, RouteRecord { lanes, who, when, .. })| {
+            format!(
+                "{model}: {who} has put {} onto the servers at {when}, in an emergency in which it could not be written down; \
+                 `embed route sync` writes it down, `embed route sync --undo` takes it back",
+                describe(lanes)
+            )
+        });
+        begun.chain(unwritten)
     }
 }
 
-/// The mappings that all routes together make.
-pub(super) fn wanted(routes: &Routes) -> Mappings {
-    mapping::of_routes(routes.iter().map(|(model, entry)| (model, &entry.record.lanes)))
+/// The mappings that all routes together make, with the marks of those that are not written down.
+pub(super) fn wanted(routes: &Routes, wishes: &Wishes) -> Mappings {
+    let mut mappings = mapping::of_routes(routes.iter().map(|(model, entry)| (model, &entry.record.lanes)));
+    wish::mark(&mut mappings, wishes);
+    mappings
 }
 
 fn shares(mappings: &Mappings) -> BTreeMap<Slug, Lanes> {
@@ -195,7 +226,7 @@ fn shares(mappings: &Mappings) -> BTreeMap<Slug, Lanes> {
 }
 
 fn concerns(difference: &MappingDifference, model: &Slug) -> bool {
-    embed_schemas::subjects::parse(&difference.source).is_some_and(|target| target.model == *model)
+    mapping::model_of(&difference.source).is_some_and(|of| of == *model)
 }
 
 #[cfg(test)]
@@ -218,15 +249,15 @@ mod tests {
             problem: None,
         };
         let routes = Routes::from([(m.clone(), Entry { revision: 1, record })]);
-        let good = Held { mappings: wanted(&routes), since: None };
+        let good = Held { mappings: wanted(&routes, &Wishes::new()), since: None };
         let bad = Held { mappings: Mappings::new(), since: None };
         let server = |name: &str| Server { name: name.into(), id: format!("N{name}") };
         let roll_call =
             RollCall { present: vec![server("n1"), server("n2"), server("n3")], missing: vec!["n5".into()] };
         let refusals = BTreeMap::from([("n3".to_owned(), "x.conf:1:2: no".to_owned())]);
-        let held = [Ok(good.clone()), Ok(bad.clone()), Ok(bad)];
-        let known = ["n1".to_owned(), "n4".to_owned()];
-        let report = Report::new("$G", routes, &roll_call, &held, &known, &refusals);
+        let held = vec![Ok(good.clone()), Ok(bad.clone()), Ok(bad)];
+        let known = vec!["n1".to_owned(), "n4".to_owned()];
+        let report = Report::new("$G", routes, &Wishes::new(), &Seen { known, roll_call, held, refusals });
         use ServerState::{AsWanted, Differs, Refused, Silent};
         let states: Vec<_> = report.servers.iter().map(|s| (s.name.as_str(), s.state)).collect();
         assert_eq!(states, [("n1", AsWanted), ("n2", Differs), ("n3", Refused), ("n4", Silent), ("n5", Silent)]);
@@ -239,5 +270,36 @@ mod tests {
         assert!(unfinished[0].contains("from default variant to rpc: a=95 b=5 by me"), "{unfinished:?}");
         let other = report.of(&"x".parse().unwrap());
         assert_eq!(other.servers[1].state, AsWanted, "nothing is wrong with that model");
+    }
+
+    #[test]
+    fn what_is_in_effect_and_not_written_down_is_told() {
+        let m: Slug = "m".parse().unwrap();
+        let record = |to: &str, when: &str| RouteRecord {
+            lanes: Lanes::from([(Lane::Rpc, Weights::all_to(to.parse().unwrap()))]),
+            from: Lanes::new(),
+            state: RouteState::Applied,
+            who: "me".into(),
+            when: when.into(),
+            note: None,
+            problem: None,
+        };
+        let entry = |record: RouteRecord| Routes::from([(m.clone(), Entry { revision: 1, record })]);
+        let written = entry(record("a", "2026-01-01T00:00:00Z"));
+        let wishes = Wishes::from([(m.clone(), record("b", "2026-01-01T00:00:01Z"))]);
+        let mappings = wanted(&wish::with(written.clone(), &wishes), &wishes);
+        let roll_call = RollCall { present: vec![Server { name: "n1".into(), id: "N1".into() }], missing: Vec::new() };
+        let held = vec![Ok(Held { mappings, since: None })];
+        let seen = Seen { roll_call, held, ..Seen::default() };
+        let report = Report::new("$G", written, &Wishes::new(), &seen);
+        assert_eq!(report.unwritten, wishes);
+        assert!(!report.is_as_wanted());
+        assert!(report.unfinished().next().unwrap().contains("me has put rpc: b=100 onto the servers"));
+        // Written down, it is over but for the mark.
+        let report = Report::new("$G", entry(wishes[&m].clone()), &Wishes::new(), &seen);
+        assert!(report.unwritten.is_empty() && report.unfinished().next().is_none());
+        assert!(report.trouble().next().unwrap().contains("the mark of an emergency"), "{report:?}");
+        let report = report.of(&m);
+        assert_eq!(report.servers[0].state, ServerState::Differs);
     }
 }

@@ -1,6 +1,6 @@
 //! Changing a route: checked, written down, applied, verified, and taken back if a server refuses.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use embed_schemas::{
     Lane, RouteRecord, RouteState, Slug, Weights,
@@ -10,9 +10,15 @@ use embed_schemas::{
 use serde::Serialize;
 
 use super::{
-    Report, RouteError, Router, ServerView, checks, mapping,
-    record::{in_effect, now, undone},
+    Report, RouteError, Router, ServerView,
+    apply::Unwritten,
+    checks, mapping,
+    record::{in_effect, is_abandoned, undone},
+    report::Seen,
+    store::{Entry, Routes},
+    wish,
 };
+use crate::times;
 
 /// What to do if a server does not take a change that others have taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +47,8 @@ pub struct Change {
     pub on_failure: OnFailure,
     /// Only if the route still has this revision (0: there never was one), see [`Router::current`].
     pub only_after: Option<u64>,
+    /// Exactly these shares, lane by lane, whatever `weights` and `lanes` say.
+    pub exactly: Option<Lanes>,
 }
 
 impl Change {
@@ -55,7 +63,14 @@ impl Change {
             force: false,
             on_failure: OnFailure::default(),
             only_after: None,
+            exactly: None,
         }
+    }
+
+    /// Exactly these shares: a lane that is left out is not routed.
+    #[must_use]
+    pub fn exactly(lanes: Lanes, who: &str) -> Self {
+        Self { exactly: Some(lanes), ..Self::clear(who) }
     }
 
     /// Everything to one variant, wherever that can be done: the way out of trouble.
@@ -68,6 +83,40 @@ impl Change {
     #[must_use]
     pub fn clear(who: &str) -> Self {
         Self { weights: None, ..Self::to(Weights::all_to(Slug::from_name("default").expect("a slug")), who) }
+    }
+
+    /// The shares that this makes of those before.
+    fn lanes(&self, before: &Lanes) -> Lanes {
+        if let Some(exactly) = &self.exactly {
+            return exactly.clone();
+        }
+        let mut lanes = before.clone();
+        for lane in &self.lanes {
+            match &self.weights {
+                Some(weights) => lanes.insert(*lane, weights.clone()),
+                None => lanes.remove(lane),
+            };
+        }
+        lanes
+    }
+
+    /// The shares that it names.
+    fn named(&self) -> Lanes {
+        self.lanes(&Lanes::new())
+    }
+
+    /// The record of it, over the one before.
+    pub(super) fn record(&self, before: Option<RouteRecord>) -> RouteRecord {
+        let from = before.map(in_effect).unwrap_or_default();
+        RouteRecord {
+            lanes: self.lanes(&from),
+            from,
+            state: RouteState::Applying,
+            who: self.who.clone(),
+            when: times::now(),
+            note: self.note.clone(),
+            problem: None,
+        }
     }
 }
 
@@ -87,6 +136,34 @@ pub struct Applied {
     pub took: Duration,
 }
 
+impl Applied {
+    /// From what is known of the model in the end.
+    pub(super) fn new(model: &Slug, record: RouteRecord, mine: Report, took: Duration) -> Self {
+        let silent = mine.servers.iter().filter(|server| server.id.is_none());
+        let missing = silent.map(|server| server.name.clone()).collect();
+        Self { model: model.clone(), record, servers: mine.servers, missing, took }
+    }
+}
+
+/// What a change would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The model.
+    pub model: Slug,
+    /// The shares now.
+    pub from: Lanes,
+    /// The shares afterwards.
+    pub to: Lanes,
+}
+
+impl Plan {
+    /// Whether anything changes.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        self.from != self.to
+    }
+}
+
 fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
@@ -103,18 +180,21 @@ impl Router {
     /// # Errors
     /// Before anything is changed: [`RouteError::NotServed`], [`RouteError::Spaces`], [`RouteError::NoConsumer`],
     /// [`RouteError::Overlap`], [`RouteError::Superseded`]. [`RouteError::Undone`] if a server refused it and all are as
-    /// before; [`RouteError::HalfApplied`] if that could not be brought about, or was not wanted. Servers that do not answer
-    /// are no error: see [`Applied::missing`].
+    /// before; [`RouteError::HalfApplied`] if that could not be brought about, or was not wanted; [`RouteError::Unwritten`] if it is in
+    /// effect, and could not be written down. Servers that do not answer are no error: see [`Applied::missing`].
     pub async fn set(&self, model: &Slug, change: &Change) -> Result<Applied, RouteError> {
-        let started = Instant::now();
         self.can_put().await?;
+        match change.on_failure {
+            OnFailure::Keep => self.emergency(model, change).await,
+            OnFailure::Undo => self.everywhere_or_nowhere(model, change).await,
+        }
+    }
+
+    async fn everywhere_or_nowhere(&self, model: &Slug, change: &Change) -> Result<Applied, RouteError> {
+        let started = Instant::now();
         let intent = self.intend(model, change).await?;
-        let report = match self.apply().await {
+        let report = match self.apply(Unwritten::Adopt).await {
             Ok(report) => report,
-            // Wherever it is in effect, there it stays; what is written down says what is still to be done.
-            Err(error) if change.on_failure == OnFailure::Keep => {
-                return Err(RouteError::HalfApplied { model: model.clone(), reasons: error.to_string() });
-            }
             // Whatever was done, if anything: see that all is as before.
             Err(error) => {
                 self.take_back(model, &intent, &change.who, &error.to_string()).await?;
@@ -125,21 +205,29 @@ impl Router {
         let (_, record) = self.store.get(model).await?;
         let record = record.unwrap_or_else(|| intent.record.clone());
         if record.lanes != intent.record.lanes {
-            let (who, to) = (record.who, describe(&record.lanes));
-            return Err(RouteError::Superseded { model: model.clone(), who, to });
+            return Err(RouteError::superseded(model, Some(&record)));
         }
         let mine = report.of(model);
         if !mine.is_applied() {
             let reasons = mine.trouble().collect::<Vec<_>>().join("; ");
-            if change.on_failure == OnFailure::Keep {
-                return Err(RouteError::HalfApplied { model: model.clone(), reasons });
-            }
             self.take_back(model, &intent, &change.who, &reasons).await?;
             return Err(RouteError::Undone { model: model.clone(), reasons });
         }
-        let silent = mine.servers.iter().filter(|server| server.id.is_none());
-        let missing = silent.map(|server| server.name.clone()).collect();
-        Ok(Applied { model: model.clone(), record, servers: mine.servers, missing, took: started.elapsed() })
+        Ok(Applied::new(model, record, mine, started.elapsed()))
+    }
+
+    /// What a change would do, and whether it would be refused. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Router::set`], before anything is changed.
+    pub async fn plan(&self, model: &Slug, change: &Change) -> Result<Plan, RouteError> {
+        let (routes, seen) = self.see().await?;
+        let found = Report::new(&self.account, routes, &Default::default(), &seen);
+        // What an emergency has left unwritten is in effect, and will be written down first.
+        let written = found.routes.get(model).map(|entry| entry.record.clone());
+        let record = change.record(found.unwritten.get(model).map(wish::in_effect).or(written));
+        self.check(model, change, &seen).await?;
+        Ok(Plan { model: model.clone(), from: record.from, to: record.lanes })
     }
 
     /// Checks a change and writes it down, and returns the file of mappings with it. To be finished with [`Router::sync`],
@@ -153,65 +241,43 @@ impl Router {
     }
 
     async fn intend(&self, model: &Slug, change: &Change) -> Result<Intent, RouteError> {
+        let (routes, seen) = self.see().await?;
+        tell_abandoned(model, &routes);
+        // What an emergency has left unwritten is part of what was before.
+        self.adopt(&routes, &seen).await?;
         let (revision, before) = self.store.get(model).await?;
         if change.only_after.is_some_and(|wanted| wanted != revision) {
-            return Err(self.superseded(model).await?);
+            return Err(RouteError::superseded(model, before.as_ref()));
         }
-        let from = before.map(in_effect).unwrap_or_default();
-        let mut lanes = from.clone();
-        for lane in &change.lanes {
-            match &change.weights {
-                Some(weights) => lanes.insert(*lane, weights.clone()),
-                None => lanes.remove(lane),
-            };
-        }
-        self.check(model, change).await?;
-        let record = RouteRecord {
-            lanes,
-            from,
-            state: RouteState::Applying,
-            who: change.who.clone(),
-            when: now(),
-            note: change.note.clone(),
-            problem: None,
-        };
+        self.check(model, change, &seen).await?;
+        let record = change.record(before);
         match self.store.put(model, &record, revision).await? {
             Some(revision) => Ok(Intent { revision, record }),
-            None => Err(self.superseded(model).await?),
+            None => Err(RouteError::superseded(model, self.store.get(model).await?.1.as_ref())),
         }
     }
 
-    async fn superseded(&self, model: &Slug) -> Result<RouteError, RouteError> {
-        let (who, to) = match self.store.get(model).await?.1 {
-            Some(other) => (other.who, describe(&other.lanes)),
-            None => ("somebody".to_owned(), "nothing".to_owned()),
-        };
-        Ok(RouteError::Superseded { model: model.clone(), who, to })
-    }
-
-    async fn check(&self, model: &Slug, change: &Change) -> Result<(), RouteError> {
-        let Some(weights) = &change.weights else { return Ok(()) };
-        let changed: Lanes = change.lanes.iter().map(|lane| (*lane, weights.clone())).collect();
+    /// Whether a change can be made at all.
+    pub(super) async fn check(&self, model: &Slug, change: &Change, seen: &Seen) -> Result<(), RouteError> {
+        let named = change.named();
+        if named.is_empty() {
+            return Ok(());
+        }
         let served = async {
             if change.force {
                 return Ok(());
             }
             let statuses = self.client.statuses().await?;
-            checks::served(model, &changed, &statuses)?;
-            checks::one_space(model, &changed, &statuses)
+            checks::served(model, &named, &statuses)?;
+            checks::one_space(model, &named, &statuses)
         };
-        let (served, consumers, overlap) =
-            tokio::join!(served, checks::consumers(&self.client, model, &changed), self.check_overlap(model, change));
-        served.and(consumers).and(overlap)
-    }
-
-    async fn check_overlap(&self, model: &Slug, change: &Change) -> Result<(), RouteError> {
-        let sources: Vec<_> = change.lanes.iter().map(|lane| subjects::bare(*lane, model)).collect();
-        for server in self.roll_call().await?.present {
-            let Ok(held) = self.system.held(&server, &self.account).await else { continue };
-            if let Some(other) = mapping::overlapping(&sources, &held.mappings).first() {
+        let (served, consumers) = tokio::join!(served, checks::consumers(&self.client, model, &named));
+        served.and(consumers)?;
+        let sources: Vec<_> = named.keys().map(|lane| subjects::bare(*lane, model)).collect();
+        for (server, mappings) in seen.mappings() {
+            if let Some(other) = mapping::overlapping(&sources, mappings).first() {
                 return Err(RouteError::Overlap {
-                    server: server.name,
+                    server: server.to_owned(),
                     source_subject: (*other).to_owned(),
                     subjects: sources.join(", "),
                 });
@@ -229,13 +295,27 @@ impl Router {
         if ours.is_none() {
             return Ok(());
         }
-        let report = self.apply().await.map_err(|error| half(format!("{why}; {error}")))?;
+        let report = self.apply(Unwritten::Adopt).await.map_err(|error| half(format!("{why}; {error}")))?;
         // A server that refuses to read its files again still holds what it held before.
         let holds_it = report.clone().of(model).servers.iter().all(|server| server.differences.is_empty());
         if !holds_it {
             return Err(half(report.of(model).trouble().collect::<Vec<_>>().join("; ")));
         }
         self.settle(&unrefused(report), &[]).await
+    }
+}
+
+/// Changes of other models that were written down, perhaps long after they were given up, and take effect with this one. Nobody else tells.
+fn tell_abandoned(model: &Slug, routes: &Routes) {
+    let now = SystemTime::now();
+    for (other, Entry { record, .. }) in routes.iter().filter(|(other, _)| *other != model) {
+        if is_abandoned(record, now) {
+            let (to, who, when) = (describe(&record.lanes), &record.who, &record.when);
+            tracing::warn!(
+                "{other}: the change to {to} by {who} at {when} was begun and not finished, and takes effect now: to go back, set the \
+                 route again"
+            );
+        }
     }
 }
 

@@ -1,11 +1,7 @@
 //! How routes get onto the servers: the system account, and files of mappings or a key that signs claims. Given once, and
 //! remembered in a file.
 
-use std::{
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use embed_connect::ConnectSettings;
 use serde::{Deserialize, Serialize};
@@ -14,7 +10,7 @@ use super::RouteError;
 use crate::Error;
 
 /// What `embed route` has to know. Also the form of the file in which it is remembered.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
 #[cfg_attr(feature = "clap", command(next_help_heading = "Routes"))]
@@ -27,13 +23,21 @@ pub struct RouteSettings {
     #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_USER", value_name = "USER"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_user: Option<String>,
-    /// Password of that user
+    /// Password of that user. Other users of this machine see it in a command line: --sys-password-file or the variable keep it from them
     #[cfg_attr(
         feature = "clap",
         arg(long, global = true, env = "EMBED_SYS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sys_password: Option<String>,
+    /// File with that password
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_PASSWORD_FILE", value_name = "FILE"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sys_password_file: Option<PathBuf>,
+    /// File with the seed of the key of a user of the system account
+    #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_NKEY", value_name = "FILE"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sys_nkey: Option<PathBuf>,
     /// Credentials file of a user of the system account
     #[cfg_attr(feature = "clap", arg(long, global = true, env = "EMBED_SYS_CREDS", value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +84,11 @@ impl RouteSettings {
     /// If it cannot be read, or has a key that is not known.
     pub fn read(path: &Path) -> Result<Self, RouteError> {
         let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
-        toml::from_str(&text).map_err(|error| RouteError::Settings(format!("{}: {error}", path.display())))
+        toml::from_str(&text).map_err(|error| {
+            // Without the line that it quotes: a password may stand there.
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            RouteError::Settings(format!("{}, line {line}: {}", path.display(), error.message()))
+        })
     }
 
     /// Writes the file, for its owner alone: a password may stand in it.
@@ -92,22 +100,20 @@ impl RouteSettings {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
         }
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(path).map_err(Error::file(path))?;
-        file.write_all(text.as_bytes()).map_err(Error::file(path))?;
+        embed_connect::write_private(path, &text).map_err(Error::file(path))?;
         Ok(())
     }
 
     /// These settings, and the other's for what is not set. Ways of authentication are not mixed.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        let named = self.sys_user.is_some() || self.sys_creds.is_some() || self.sys_context.is_some();
-        let system = if named { self.clone() } else { other.clone() };
+        let system = if self.has_system() { self.clone() } else { other.clone() };
         Self {
             server: self.server.or(other.server),
             sys_user: system.sys_user,
             sys_password: system.sys_password,
+            sys_password_file: system.sys_password_file,
+            sys_nkey: system.sys_nkey,
             sys_creds: system.sys_creds,
             sys_context: system.sys_context,
             mappings_files: if self.mappings_files.is_empty() { other.mappings_files } else { self.mappings_files },
@@ -146,20 +152,26 @@ impl RouteSettings {
         }
     }
 
+    /// Whether anything says how to connect to the system account.
+    #[must_use]
+    pub const fn has_system(&self) -> bool {
+        self.sys_user.is_some() || self.sys_creds.is_some() || self.sys_nkey.is_some() || self.sys_context.is_some()
+    }
+
     /// How to connect to the system account.
     ///
     /// # Errors
     /// If nothing says how.
     pub(super) fn system(&self, connect: &ConnectSettings) -> Result<ConnectSettings, RouteError> {
-        if self.sys_user.is_none() && self.sys_creds.is_none() && self.sys_context.is_none() {
+        if !self.has_system() {
             return Err(RouteError::Settings(
-                "routes are set through the server's system account: pass --sys-user and --sys-password, --sys-creds, or \
-                 --sys-context (--remember keeps them); `embed dev` writes them to route.toml in its data folder, which \
+                "routes are set through the server's system account: pass --sys-user and --sys-password-file, --sys-creds, \
+                 --sys-nkey, or --sys-context (--remember keeps them); `embed dev` writes them to route.toml in its data folder, which \
                  --route-config names"
                     .to_owned(),
             ));
         }
-        // The account is another, the servers are the same: those of a context, where one is named.
+        // The account is another, the servers are the same: those of a context, where one is named or selected.
         let connect = match self.sys_context {
             Some(_) => connect.clone(),
             None => connect.clone().resolved().map_err(Error::from)?,
@@ -168,11 +180,15 @@ impl RouteSettings {
             server: connect.server.clone().or_else(|| self.server.clone()).filter(|_| self.sys_context.is_none()),
             user: self.sys_user.clone(),
             password: self.sys_password.clone(),
+            password_file: self.sys_password_file.clone(),
             creds: self.sys_creds.clone(),
+            nkey: self.sys_nkey.clone(),
             context: self.sys_context.clone(),
-            tlscert: connect.tlscert.clone(),
-            tlskey: connect.tlskey.clone(),
-            tlsca: connect.tlsca.clone(),
+            tlscert: connect.tlscert,
+            tlskey: connect.tlskey,
+            tlsca: connect.tlsca,
+            tlsfirst: connect.tlsfirst,
+            ..ConnectSettings::default()
         })
     }
 
@@ -183,6 +199,16 @@ impl RouteSettings {
             (None, Some(path)) => Ok(Some(std::fs::read_to_string(path).map_err(Error::file(path))?)),
             (None, None) => Ok(None),
         }
+    }
+}
+
+/// Without secrets: settings end up in logs.
+impl std::fmt::Debug for RouteSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***".to_owned());
+        let shown = Self { sys_password: hidden(&self.sys_password), signing_seed: None, ..self.clone() };
+        let shown = serde_json::to_value(shown).unwrap_or_default();
+        f.debug_map().entries(shown.as_object().into_iter().flatten()).finish()
     }
 }
 
@@ -209,6 +235,9 @@ mod tests {
             signing_seed: Some("SOSECRET".into()),
             ..RouteSettings::default()
         };
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         settings.write(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let read = RouteSettings::read(&path).unwrap();
@@ -216,6 +245,9 @@ mod tests {
         std::fs::write(&path, "sys_usr = 1").unwrap();
         let error = RouteSettings::read(&path).unwrap_err().to_string();
         assert!(error.contains("sys_usr") && error.contains("sys_user"), "{error}");
+        std::fs::write(&path, "server = \"nats://h\"\nsys_password = \"s3cret\nsys_user = \"u\"\n").unwrap();
+        let error = RouteSettings::read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

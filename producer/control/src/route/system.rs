@@ -100,21 +100,32 @@ impl System {
         Ok(Held { mappings: mapping::from_account(detail), since })
     }
 
+    /// The connections of an account to a server, with how each has proved who it is.
+    pub(super) async fn connections(&self, server: &Server, account: &str) -> Result<Vec<Value>, String> {
+        let answer = self.ask(server, "CONNZ", json!({ "auth": true, "acc": account })).await?;
+        Ok(answer["data"]["connections"].as_array().cloned().unwrap_or_default())
+    }
+
     /// Has a server read its configuration again.
     pub(super) async fn reload(&self, server: &Server) -> Result<(), String> {
         self.ask(server, "RELOAD", Value::Null).await.map(drop)
     }
 
-    /// The claims of an account, as a JWT.
-    pub(super) async fn claims(&self, account: &str) -> Result<String, RouteError> {
+    /// The claims of an account as each server knows them, as JWTs. Waits for so many; servers that know none say nothing.
+    pub(super) async fn claims(&self, account: &str, servers: usize) -> Result<Vec<String>, RouteError> {
         let subject = format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP");
-        let failed = |reason: String| RouteError::System { what: "cannot look up the account's claims".into(), reason };
-        let answer = nats::request(&self.client, subject, HeaderMap::new(), Bytes::new(), TIMEOUT).await;
-        let payload = answer.map_err(|error| failed(reason(&error)))?.payload;
-        if payload.is_empty() {
-            return Err(failed(format!("no server knows account {account}")));
+        let what = "cannot look up the account's claims";
+        let mut tokens = Vec::new();
+        self.gather(subject, Bytes::new(), what, |payload| {
+            tokens.extend(String::from_utf8(payload.to_vec()).ok().filter(|token| !token.is_empty()));
+            tokens.len() < servers
+        })
+        .await?;
+        if tokens.is_empty() {
+            let reason = format!("no server knows account {account}");
+            return Err(RouteError::System { what: what.to_owned(), reason });
         }
-        String::from_utf8(payload.into()).map_err(|_| failed("no text".to_owned()))
+        Ok(tokens)
     }
 
     /// The keys that may sign claims.
@@ -162,13 +173,28 @@ impl System {
         error_of(&answer).map_or(Ok(answer), Err)
     }
 
-    /// One question to all servers, whose number nobody knows: `take` says whether to wait for more.
+    /// One question to all servers, whose number nobody knows, answered in JSON: `take` says whether to wait for more.
     async fn scatter(
         &self,
-        subject: &'static str,
+        subject: &str,
         body: Bytes,
         what: &str,
         mut take: impl FnMut(Value) -> bool,
+    ) -> Result<(), RouteError> {
+        self.gather(subject.to_owned(), body, what, |payload| match serde_json::from_slice(payload) {
+            Ok(answer) => take(answer),
+            Err(_) => true,
+        })
+        .await
+    }
+
+    /// One question to all servers, whatever the form of the answers.
+    async fn gather(
+        &self,
+        subject: String,
+        body: Bytes,
+        what: &str,
+        mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), RouteError> {
         let failed = |reason: String| RouteError::System { what: what.to_owned(), reason };
         let inbox = self.client.new_inbox();
@@ -181,9 +207,7 @@ impl System {
                     "nobody listens: this is no user of the system account, or accounts are no JWTs here".to_owned(),
                 ));
             }
-            if let Ok(answer) = serde_json::from_slice(&answer.payload)
-                && !take(answer)
-            {
+            if !take(&answer.payload) {
                 break;
             }
         }

@@ -1,0 +1,276 @@
+//! Every way to say where the server is and who we are, as a user of natscli knows them; and that no secret is shown.
+
+mod support;
+
+use std::{net::TcpListener, path::Path, process::Output};
+
+use embed_client::{CallOptions, Client, Error, PublishOptions};
+use embed_connect::ConnectSettings;
+use embed_control::{
+    models::{self, Serve},
+    route::Change,
+};
+use embed_schemas::{EmbedRequest, Lane, Weights, serving::DesiredVariant};
+use embed_testkit::sibling_binary;
+use nkeys::KeyPair;
+use serde_json::json;
+use support::{
+    PATIENCE, Server,
+    command::{stderr, stdout},
+    jwt::{account, configuration, sign},
+    routed::{ACCOUNTS, Node, command, provision, router},
+    slug, until,
+    variants::Calls,
+};
+
+const SECRET: &str = "s3cret-of-the-test";
+
+fn written(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Whether these settings get in, and the message if not.
+async fn enters(settings: ConnectSettings) -> Result<(), String> {
+    let connected = Client::connect(&settings).await;
+    connected.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn passwords_keys_and_tokens_may_stand_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, other) = (KeyPair::new_user(), KeyPair::new_user());
+    let server = Server::with(&format!(
+        "authorization {{ users: [ {{user: me, password: {SECRET:?}}}, {{nkey: {}}} ] }}",
+        key.public_key()
+    ));
+    let password = |text: &str| ConnectSettings {
+        user: Some("me".into()),
+        password_file: Some(written(folder.path(), "password", text)),
+        ..server.settings()
+    };
+    enters(password(&format!("{SECRET}\n"))).await.unwrap();
+    assert!(enters(password("wrong")).await.unwrap_err().contains("refuses the connection"));
+    let nkey = |key: &KeyPair| ConnectSettings {
+        nkey: Some(written(folder.path(), "seed", &key.seed().unwrap())),
+        ..server.settings()
+    };
+    enters(nkey(&key)).await.unwrap();
+    enters(nkey(&other)).await.unwrap_err();
+
+    let server = Server::with(&format!("authorization {{ token: {SECRET:?} }}"));
+    let token_file = Some(written(folder.path(), "token", SECRET));
+    enters(ConnectSettings { token_file, ..server.settings() }).await.unwrap();
+    enters(ConnectSettings { token: Some(SECRET.into()), ..server.settings() }).await.unwrap();
+    enters(server.settings()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_users_jwt_goes_with_a_seed_or_is_a_bearers() {
+    let (operator, system, app) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
+    let node = Node::start(
+        "n1",
+        &configuration(
+            &sign(&operator, &operator, "operator", json!({"type": "operator", "version": 2})),
+            (&system, &account(&operator, &system, "SYS", false)),
+            (&app, &account(&operator, &app, "APP", true)),
+        ),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let user = KeyPair::new_user();
+    let claims = |bearer: bool| {
+        let claims = json!({
+            "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}, "bearer_token": bearer,
+        });
+        sign(&app, &user, "user", claims)
+    };
+    let with = |bearer: bool, seed: bool| ConnectSettings {
+        user_jwt_file: Some(written(folder.path(), "jwt", &claims(bearer))),
+        nkey: seed.then(|| written(folder.path(), "seed", &user.seed().unwrap())),
+        ..node.connect()
+    };
+    enters(with(false, true)).await.unwrap();
+    enters(with(true, false)).await.unwrap();
+    enters(with(false, false)).await.unwrap_err();
+    // As they stand in a context.
+    let (user_jwt, user_seed) = (Some(claims(false)), Some(user.seed().unwrap()));
+    enters(ConnectSettings { user_jwt, user_seed, ..node.connect() }).await.unwrap();
+}
+
+/// The certificates in `tests/support/tls` are for `localhost` and 127.0.0.1, for a hundred years, and trusted by nobody else.
+#[tokio::test]
+async fn tls_may_come_first() {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls");
+    let node = Node::start(
+        "n1",
+        &format!(
+            "tls {{ cert_file: {:?}, key_file: {:?}, handshake_first: true }}",
+            files.join("server.pem"),
+            files.join("server-key.pem")
+        ),
+    );
+    let server = Some(node.url.replace("nats://", "tls://"));
+    let settings = ConnectSettings { server, tlsca: Some(files.join("ca.pem")), ..ConnectSettings::default() };
+    enters(ConnectSettings { tlsfirst: true, ..settings.clone() }).await.unwrap();
+    // Without it, both wait for the other to begin.
+    enters(settings).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_selected_context_is_the_default() {
+    let server = Server::with(&format!("authorization {{ users: [ {{user: me, password: {SECRET:?}}} ] }}"));
+    let folder = tempfile::tempdir().unwrap();
+    let contexts = folder.path().join("nats/context");
+    std::fs::create_dir_all(&contexts).unwrap();
+    let file = written(folder.path(), "password", SECRET);
+    let context = json!({"url": server.url(), "user": "me", "password": format!("file://{}", file.display())});
+    written(&contexts, "mine.json", &context.to_string());
+    written(&contexts, "proxied.json", &json!({"url": server.url(), "socks_proxy": "socks5://h"}).to_string());
+    written(&folder.path().join("nats"), "context.txt", "mine");
+    let ask = async |arguments: &[&str]| -> Output {
+        let mut command =
+            support::command::embed(&[&["ask", "--model", "m", "--timeout", "20s", "x"], arguments].concat());
+        command.env("XDG_CONFIG_HOME", folder.path()).env("RUST_LOG", "info").current_dir("/");
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let answer = ask(&[]).await;
+    assert!(stderr(&answer).contains("no worker serves"), "it got in: {answer:?}");
+    assert!(stderr(&answer).contains("the context that is selected, mine"), "and says how: {answer:?}");
+    let answer = ask(&["--context", "proxied"]).await;
+    assert!(stderr(&answer).contains("socks_proxy"), "{answer:?}");
+    // A server that is named is that server, and nothing else.
+    let answer = ask(&["-s", &server.url()]).await;
+    assert!(stderr(&answer).contains("refuses the connection"), "{answer:?}");
+    assert!(!stderr(&answer).contains(SECRET), "{answer:?}");
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let shown = |mut command: std::process::Command| {
+        for (name, value) in [
+            ("NATS_URL", format!("nats://me:{SECRET}@127.0.0.1:1")),
+            ("NATS_USER", "me".to_owned()),
+            ("NATS_PASSWORD", SECRET.to_owned()),
+            ("NATS_TOKEN", SECRET.to_owned()),
+            ("EMBED_SYS_PASSWORD", SECRET.to_owned()),
+            ("EMBED_ROUTE_SIGNING_SEED", SECRET.to_owned()),
+        ] {
+            command.env(name, value);
+        }
+        let answer = command.output().unwrap();
+        let text = format!("{}{}", stdout(&answer), stderr(&answer));
+        assert!(!text.contains(SECRET), "{command:?}: {text}");
+        text
+    };
+    let binary = |name: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(sibling_binary(name));
+        command.args(arguments);
+        command
+    };
+    for arguments in [&["--help"][..], &["ask", "--help"], &["route", "set", "--help"], &["rollout", "start", "--help"]]
+    {
+        assert!(shown(binary("embed", arguments)).contains("--password-file"), "{arguments:?}");
+    }
+    assert!(shown(binary("embed-worker", &["run", "--help"])).contains("--nkey"));
+    assert!(shown(binary("embed-loadtest", &["run", "--help"])).contains("--token-file"));
+    // Nor in errors, nor in a configuration that is printed.
+    assert!(shown(binary("embed", &["ask", "x"])).contains("127.0.0.1:1"));
+    let printed =
+        shown(binary("embed-worker", &["run", "--print-config", "--registry", "/r", "--inbox-prefix", "_MINE"]));
+    assert!(printed.contains("server = \"nats://127.0.0.1:1\"") && printed.contains("token = \"***\""), "{printed}");
+    assert!(printed.contains("inbox_prefix = \"_MINE\""), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_permitted_is_said_at_once() {
+    let limited = r#"users: [ {user: lim, password: lim, permissions: {
+        publish: {allow: ["embed.rpc.m", "embed.job.m", "$JS.API.STREAM.INFO.EMBED_m", "$SRV.INFO.embed-worker"]},
+        subscribe: {allow: ["_MINE.>"]}
+    }}, {user: granted, password: lim, permissions: {
+        publish: {allow: ["embed.rpc.m", "embed.rpc.m.*", "embed.job.m", "embed.job.m.*", "$JS.API.STREAM.INFO.*", "$SRV.INFO.embed-worker"]},
+        subscribe: {allow: ["_MINE.>"]}
+    }}, "#;
+    let nodes = [Node::start("n1", &ACCOUNTS.replacen("users: [", limited, 1))];
+    let client = nodes[0].client().await;
+    provision(&client, &["a", "b"], 1).await;
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let user = |inbox: Option<&str>| ConnectSettings {
+        user: Some("lim".into()),
+        password: Some("lim".into()),
+        inbox_prefix: inbox.map(str::to_owned),
+        ..nodes[0].connect()
+    };
+    let ask = async |client: &Client| {
+        let options = CallOptions::default().timeout(PATIENCE);
+        client.embed(&slug("m"), EmbedRequest::new(["x"]), &options).await
+    };
+    let limited = Client::connect(&user(Some("_MINE"))).await.unwrap();
+    ask(&limited).await.unwrap();
+    let began = std::time::Instant::now();
+    let error = ask(&Client::connect(&user(None)).await.unwrap()).await.unwrap_err();
+    assert!(error.code() == "not_permitted" && error.to_string().contains("--inbox-prefix"), "{error}");
+
+    // A route maps what it may publish to what it may not.
+    let mut set = command(&nodes, &["set", "m", "a=50", "b=50"]);
+    let answer = tokio::task::spawn_blocking(move || set.output().unwrap()).await.unwrap();
+    assert!(answer.status.success() && stderr(&answer).contains("Allow embed.<lane>.m.*"), "{answer:?}");
+    let error = ask(&limited).await.unwrap_err();
+    assert!(matches!(error, Error::NotPermitted { .. }) && !error.retryable(), "{error:?}");
+    assert!(error.to_string().contains("allow embed.rpc.m.* as well"), "{error}");
+    let options = PublishOptions::default().timeout(PATIENCE);
+    let error = limited.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &options).await.unwrap_err();
+    assert!(error.to_string().contains("allow embed.job.m.* as well"), "{error}");
+    assert!(began.elapsed() < PATIENCE, "nobody waits for a time-out");
+    // What the README grants is enough, whatever a route does.
+    let granted = ConnectSettings { user: Some("granted".into()), ..user(Some("_MINE")) };
+    let granted = Client::connect(&granted).await.unwrap();
+    ask(&granted).await.unwrap();
+    granted.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &options).await.unwrap();
+    // A route that leads to the same variants is no news.
+    let mut set = command(&nodes, &["set", "m", "a=40", "b=60"]);
+    let answer = tokio::task::spawn_blocking(move || set.output().unwrap()).await.unwrap();
+    assert!(!stderr(&answer).contains("Allow"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jetstream_domain_is_kept_to() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let jetstream = |domain: &str| format!("jetstream {{ store_dir: \"@FOLDER@/store\", domain: {domain} }}");
+    let hub =
+        Node::start("hub", &format!("{ACCOUNTS}\n{}\nleafnodes {{ listen: \"127.0.0.1:{port}\" }}", jetstream("hub")));
+    let leaf = Node::start(
+        "leaf",
+        &format!("{}\nleafnodes {{ remotes: [ {{ url: \"nats://app:app@127.0.0.1:{port}\" }} ] }}", jetstream("leaf")),
+    );
+    let from_leaf = ConnectSettings { js_domain: Some("hub".into()), ..leaf.connect() };
+    let client = Client::connect(&from_leaf).await.unwrap();
+    until("the leaf to know the hub", async || client.nats().request("$JS.hub.API.INFO", "".into()).await.is_ok())
+        .await;
+    provision(&client, &["a", "b"], 1).await;
+    let at_hub = hub.client().await;
+    let stored = async |client: &Client, call: &str| {
+        let answer = client.nats().request(format!("$JS.API.{call}"), "".into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        answer["state"]["messages"].as_u64()
+    };
+    assert_eq!(stored(&at_hub, "STREAM.INFO.EMBED_m").await, Some(0));
+    let at_leaf = leaf.client().await;
+    assert_eq!(stored(&at_leaf, "STREAM.INFO.EMBED_m").await, None, "the leaf's own JetStream has nothing");
+
+    // Jobs, and the entries of buckets.
+    client.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &PublishOptions::default()).await.unwrap();
+    assert_eq!(stored(&at_hub, "STREAM.INFO.EMBED_m").await, Some(1));
+    let desired: DesiredVariant = serde_json::from_value(json!({})).unwrap();
+    models::serve(&client, &Serve { model: slug("m"), variant: slug("b"), desired }).await.unwrap();
+    assert_eq!(stored(&at_hub, "STREAM.INFO.KV_embed_models").await, Some(1));
+    assert_eq!(models::desired(&client).await.unwrap().len(), 1);
+
+    // Routes are written in the domain, too, and set on the servers of the account.
+    let _calls = Calls::serve(&at_hub, &[("a", "s"), ("b", "s")]).await;
+    let nodes = [hub];
+    let router = router(&at_hub, &nodes).await;
+    router.set(&slug("m"), &Change::to(Weights::parse(&["a=50", "b=50"]).unwrap(), "test")).await.unwrap();
+    let written = embed_control::route::written(&client).await.unwrap();
+    assert_eq!(written[&slug("m")].record.who, "test");
+}
