@@ -11,7 +11,7 @@ use embed_control::{
     route::Change,
 };
 use embed_schemas::{EmbedRequest, Lane, Weights, serving::DesiredVariant};
-use embed_testkit::sibling_binary;
+use embed_testkit::{repository, sibling_binary};
 use nkeys::KeyPair;
 use serde_json::json;
 use support::{
@@ -231,6 +231,29 @@ async fn what_is_not_permitted_is_said_at_once() {
     let mut set = command(&nodes, &["set", "m", "a=40", "b=60"]);
     let answer = tokio::task::spawn_blocking(move || set.output().unwrap()).await.unwrap();
     assert!(!stderr(&answer).contains("Allow"), "{answer:?}");
+}
+
+/// A domain is kept to only if everything asks where JetStream is.
+#[test]
+fn nothing_takes_jetstream_to_be_where_it_is_by_default() {
+    let mut folders: Vec<_> =
+        ["worker/src", "producer", "loadtest/src"].into_iter().map(|folder| repository().join(folder)).collect();
+    let (mut files, mut wrong) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() && !path.ends_with("tests") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files += 1;
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+                let bad = code.filter(|line| line.contains("\"$JS.API") || line.contains("jetstream::new("));
+                wrong.extend(bad.map(|line| format!("{}: {line}", path.display())));
+            }
+        }
+    }
+    assert!(files > 100, "{files} files were looked at");
+    assert!(wrong.is_empty(), "use `embed_connect::api_subject` and `embed_connect::jetstream`: {wrong:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -111,7 +111,12 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
     let creds = Some(user(folder.path(), &app, "app"));
     let connect = ConnectSettings { creds, ..nodes[0].connect() };
     let client = Client::connect(&connect).await.unwrap();
-    until("JetStream", async || client.nats().request("$JS.API.INFO", "".into()).await.is_ok()).await;
+    // What is asked before there is a leader is not answered later.
+    let answers = async || {
+        let asked = client.nats().request("$JS.API.INFO", "".into());
+        tokio::time::timeout(std::time::Duration::from_millis(300), asked).await.is_ok_and(|answer| answer.is_ok())
+    };
+    until("JetStream", answers).await;
     provision(&client, &["a", "b"], 3).await;
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let seed = folder.path().join("operator.seed");
@@ -166,4 +171,20 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
             serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap();
         assert_eq!(claims["nats"]["unheard_of"]["x"], 2, "{}", node.name);
     }
+
+    // An emergency without a quorum: the claims themselves carry what cannot be written down.
+    nodes[1..].iter().for_each(|node| node.signal(libc::SIGSTOP));
+    let error = router.set(&m, &Change::all_to(slug("a"), "me")).await.unwrap_err();
+    assert_eq!(error.code(), "unwritten", "{error}");
+    let held = router.held().await.unwrap();
+    let first = held.iter().find(|server| server.name == nodes[0].name).unwrap();
+    assert_eq!(describe(&first.holds[&m]), "a=100");
+    nodes[1..].iter().for_each(|node| node.signal(libc::SIGCONT));
+    until("it to be written down", async || {
+        let synced = router.sync(false, "test", &[]).await;
+        synced.is_ok_and(|report| report.servers.len() == 3 && report.is_as_wanted())
+    })
+    .await;
+    assert!(all_hold("a=100").await);
+    assert_eq!(router.current(&m).await.unwrap().1.unwrap().who, "me");
 }

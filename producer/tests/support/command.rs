@@ -24,10 +24,20 @@ while true; do sleep 0.05; done
 /// `embed` with these arguments, free of the surroundings' settings.
 pub fn embed(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed"));
-    for variable in ["NATS_URL", "NATS_CONTEXT", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS", "EMBED_MODEL", "RUST_LOG"]
-    {
+    for variable in [
+        "NATS_URL",
+        "NATS_CONTEXT",
+        "NATS_USER",
+        "NATS_PASSWORD",
+        "NATS_CREDS",
+        "NATS_TOKEN",
+        "EMBED_MODEL",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
+    // Nor the context that somebody has selected on this machine.
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
     command.args(arguments).env(NATS_SERVER.variable, embed_testkit::nats_server_binary());
     command
 }

@@ -83,10 +83,12 @@ async fn unwritten(
     if within.is_zero() {
         return Ok(Status::Failures);
     }
-    let within_text = humantime::format_duration(within);
-    print::note(format_args!(
-        "trying to write it down for another {within_text}; to stop that changes nothing on the servers"
-    ));
+    if !json {
+        let within = humantime::format_duration(within);
+        print::note(format_args!(
+            "trying to write it down for another {within}; to stop that changes nothing on the servers"
+        ));
+    }
     match router.reconcile(model, &change.who, within).await {
         Ok(report) => {
             super::show::report(&report, json)?;
@@ -128,12 +130,14 @@ async fn told(router: &Router, applied: &Applied, json: bool) -> anyhow::Result<
         applied.model
     );
     let lacking = router.lacking(&new).await;
-    if lacking.is_empty() {
+    if lacking.is_empty() && !json {
         print::note(format_args!("note: {message}"));
-    } else {
-        message.push_str(&format!(". That concerns {}", lacking.join(", ")));
-        print::warning("permissions", &message, json);
+        return Ok(());
     }
+    if !lacking.is_empty() {
+        message.push_str(&format!(". That concerns {}", lacking.join(", ")));
+    }
+    print::warning("permissions", &message, json);
     Ok(())
 }
 
