@@ -74,7 +74,11 @@ no_auth_user: "u"
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn results_that_may_not_be_removed_are_told_of_once() {
     let server = Server::with(NO_PURGE);
-    let client = server.provisioned().await;
+    let client =
+        server.provisioned_with(&StreamSettings { results_max_bytes: 1 << 20, ..StreamSettings::default() }).await;
+    // Somebody else's, which nearly fill the stream.
+    client.nats().publish("embed.store.m.other", vec![b'x'; 900_000].into()).await.unwrap();
+    until("it is stored", async || stored(&client, "EMBED_RESULTS_m").await == 1).await;
     let _worker = Worker::jobs(&client, 1, Arc::new(|r| Some(embed(r))));
     let files = Files::new(100);
     let arguments = ["-s", &server.url(), "backfill", "run", "-m", "m", "--chunk", "2", "--allow-unserved", "--json"];
@@ -89,6 +93,7 @@ async fn results_that_may_not_be_removed_are_told_of_once() {
     assert_eq!(summary["results_left"], 50);
     let lines: Vec<_> = told.lines().filter(|line| line.contains("$JS.API.STREAM.PURGE.EMBED_RESULTS_m")).collect();
     assert!(lines.len() == 1 && lines[0].contains("WARN"), "{told}");
+    assert!(told.contains("EMBED_RESULTS_m is 85 % full"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use super::{ModelArgs, parse_duration};
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackfillCommand {
     /// Embed every row of INPUT into OUTPUT
-    Run(BackfillRunArgs),
+    Run(Box<BackfillRunArgs>),
     /// Go on with a backfill that was stopped
     Resume(BackfillResumeArgs),
     /// Show how far a backfill is

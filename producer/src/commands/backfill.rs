@@ -26,6 +26,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
     let summary = match command {
         BackfillCommand::Status { output } => return status(&backfill::status(&output)?, json),
         BackfillCommand::Run(args) => {
+            let args = *args;
             let parameters = Parameters {
                 input: args.input,
                 model: args.model.model,
