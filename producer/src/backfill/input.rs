@@ -73,10 +73,11 @@ impl Fields {
 
     /// Reads a line. The error of a row that is none.
     fn read(&self, line: &[u8]) -> Result<Read, String> {
-        let none = |error: serde_json::Error| format!("not a JSON object: {error}");
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(line).map_err(none)?;
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(line)
+            .map_err(|error| format!("not a JSON object: {}, column {}", what_of(&error), error.column()))?;
         let mut text = match fields.get(&self.text) {
-            Some(text) if text.get().starts_with('"') => Ok(serde_json::from_str(text.get()).map_err(none)?),
+            Some(text) if text.get().starts_with('"') => Ok(serde_json::from_str(text.get())
+                .map_err(|error| format!("not a JSON object: {}, in `{}`", what_of(&error), self.text))?),
             Some(_) => Err(format!("`{}` is not a string", self.text)),
             None => Err(format!("there is no field `{}`", self.text)),
         };
@@ -95,6 +96,12 @@ impl Fields {
         }
         Ok(Read { id: fields.get(&self.id).map(|id| id.get().to_owned()), text, along })
     }
+}
+
+/// What is wrong, without the place, which is that in a part of the input only.
+fn what_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }
 
 /// What a line holds.
@@ -251,7 +258,7 @@ mod tests {
             "line 1: not a JSON object",
             "line 2: there is no field `text`",
             "line 4: `text` is not a string",
-            "line 5: not a JSON object",
+            "line 5: not a JSON object: unexpected end of hex escape, in `text`",
             "line 6: not a JSON object",
         ]) {
             assert!(error.starts_with(expected), "{error}");

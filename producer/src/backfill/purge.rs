@@ -25,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub(super) struct Purger {
     ids: mpsc::UnboundedSender<Vec<JobId>>,
     task: AbortOnDropHandle<Remover>,
+    /// In place of the task's, if that does not come to its end.
+    fresh: Remover,
 }
 
 impl Purger {
@@ -32,7 +34,7 @@ impl Purger {
     pub(super) fn start(client: &Client, backfill: &JobId, model: &Slug) -> Self {
         // Unbounded, but no faster than rows are written: an id is far smaller than the rows that it stands for.
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
-        let mut remover = Remover {
+        let fresh = Remover {
             client: client.clone(),
             model: model.clone(),
             backfill: backfill.clone(),
@@ -41,6 +43,7 @@ impl Purger {
             blocked: false,
             said: false,
         };
+        let mut remover = fresh.clone();
         let task = tokio::spawn(async move {
             while let Some(mut ids) = received.recv().await {
                 while let Ok(more) = received.try_recv() {
@@ -50,7 +53,7 @@ impl Purger {
             }
             remover
         });
-        Self { ids, task: AbortOnDropHandle::new(task) }
+        Self { ids, task: AbortOnDropHandle::new(task), fresh }
     }
 
     /// Removes the results of these jobs, sometime.
@@ -63,11 +66,10 @@ impl Purger {
     /// server brought back, is removed as well. Returns how many results are left, as far as that is known.
     pub(super) async fn finish(self, over: bool) -> u64 {
         drop(self.ids);
-        let Ok(Ok(mut remover)) = tokio::time::timeout(LAST_TIMEOUT, self.task).await else {
-            tracing::warn!(
-                "not all results that are written could be removed from their stream in time; they will expire"
-            );
-            return 0;
+        let mut remover = match tokio::time::timeout(LAST_TIMEOUT, self.task).await {
+            Ok(Ok(remover)) => remover,
+            // What it would have removed is found again, now or at the end of a resumed run.
+            _ => self.fresh,
         };
         remover.sweep(over).await;
         remover.left.len() as u64
@@ -75,7 +77,7 @@ impl Purger {
 }
 
 /// What removes, and what it has found out about that.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Remover {
     client: Client,
     model: Slug,
