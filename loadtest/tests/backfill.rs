@@ -13,13 +13,18 @@ use std::{
 use async_nats::jetstream;
 use embed_testkit::{Daemon, wait_for};
 use serde_json::Value;
-use support::{Stack, embed};
+use support::{
+    Stack, embed,
+    gate::{GATE, Gate},
+};
 
 const ROWS: usize = 600;
 /// Rows in a job.
 const CHUNK: usize = 8;
 /// Jobs under way.
 const WINDOW: usize = 8;
+/// Jobs that are done when something happens.
+const SOME: usize = 20;
 
 /// Rows with texts of many lengths; their ids say where they are from.
 fn write_input(path: &Path) {
@@ -45,30 +50,34 @@ fn assert_every_row_once(output: &Path) {
     assert_eq!(distinct.len(), ROWS, "no row has the vector of another");
 }
 
-/// A backfill of [`ROWS`] rows in small jobs, with a small window, so that there is a middle.
+/// A backfill of [`ROWS`] rows in small jobs, with a small window, whose jobs pass through the gate.
 fn backfill(stack: &Stack, input: &Path, output: &Path) -> Daemon {
-    backfill_in(WINDOW, stack, input, output)
+    backfill_with_options(
+        stack,
+        input,
+        output,
+        &["--window", &WINDOW.to_string(), "--variant", GATE, "--allow-unserved"],
+    )
 }
 
-fn backfill_in(window: usize, stack: &Stack, input: &Path, output: &Path) -> Daemon {
+fn backfill_with_options(stack: &Stack, input: &Path, output: &Path, options: &[&str]) -> Daemon {
     let mut command = embed(&stack.nats);
-    command
-        .args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--window", &window.to_string(), "--json"])
-        .arg(input)
-        .arg(output);
+    command.args(["backfill", "run", "--chunk", &CHUNK.to_string(), "--json"]).args(options).arg(input).arg(output);
     Daemon::spawn(&mut command)
 }
 
-/// Runs `disturb` when some rows are out and others are not; then checks the summary and the output.
-fn backfill_with(disturb: impl FnOnce(Stack) -> Stack) {
+/// Runs `disturb` when some rows are out and others cannot be; then checks the summary and the output.
+fn backfill_with(disturb: impl FnOnce(Stack, &Gate) -> Stack) {
     let stack = Stack::start();
+    let gate = Gate::new(&stack.nats);
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
     let mut running = backfill(&stack, &input, &output);
+    gate.pass(SOME);
     wait_for("the first rows", || (lines(&output) > 0).then_some(()));
-    assert!(lines(&output) < ROWS && running.is_running(), "it was over before it could be disturbed");
-    let stack = disturb(stack);
+    let stack = disturb(stack, &gate);
+    gate.open();
     let summary = running.json_line();
     assert_eq!((&summary["rows"], &summary["stored"], &summary["failed"]), (&ROWS.into(), &ROWS.into(), &0.into()));
     let (status, log) = running.wait();
@@ -79,13 +88,16 @@ fn backfill_with(disturb: impl FnOnce(Stack) -> Stack) {
 
 #[test]
 fn undisturbed() {
-    backfill_with(|stack| stack);
+    backfill_with(|stack, _| stack);
 }
 
 #[test]
 fn the_worker_is_killed_and_started_again() {
-    backfill_with(|stack| {
+    backfill_with(|stack, gate| {
         let Stack { worker, nats } = stack;
+        // It has asked for these, and gets no further with them.
+        worker.signal(libc::SIGSTOP);
+        gate.pass(WINDOW);
         worker.kill();
         let worker = Stack::start_worker(&nats);
         Stack { worker, nats }
@@ -113,14 +125,14 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
-    let running = backfill_in(ROWS / CHUNK, &stack, &input, &output);
-    wait_for("the first rows", || (lines(&output) > 0).then_some(()));
-    let (killed, before) = (Instant::now(), stored(&stack));
-    other.kill();
+    // It has asked for jobs, which it gets, and does no more.
+    other.signal(libc::SIGSTOP);
+    let started = Instant::now();
+    let running = backfill_with_options(&stack, &input, &output, &["--window", &(ROWS / CHUNK).to_string()]);
     let all_others = ((ROWS - most) / CHUNK) as u64;
-    assert!(before < (ROWS / CHUNK) as u64, "it was over before it could be disturbed");
     wait_for("all others", || (stored(&stack) >= all_others).then_some(()));
-    let took = killed.elapsed();
+    let took = started.elapsed();
+    other.kill();
     assert!(took < ack_wait / 2, "{took:?}");
     let summary = running.json_line();
     assert_eq!((&summary["rows"], &summary["stored"]), (&ROWS.into(), &ROWS.into()));
@@ -129,8 +141,11 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
 
 #[test]
 fn the_server_is_killed_and_started_again() {
-    backfill_with(|mut stack| {
+    backfill_with(|mut stack, gate| {
+        stack.worker.signal(libc::SIGSTOP);
+        gate.pass(WINDOW);
         stack.nats.kill();
+        stack.worker.signal(libc::SIGCONT);
         stack.nats.restart();
         stack
     });
@@ -142,7 +157,9 @@ fn the_backfill_itself_is_killed_and_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     write_input(&input);
+    let gate = Gate::new(&stack.nats);
     let running = backfill(&stack, &input, &output);
+    gate.pass(SOME);
     let state = folder.path().join("out.jsonl.backfill.json");
     // Some progress is recorded, and there is more to do.
     wait_for("progress to be recorded", || {
@@ -150,8 +167,10 @@ fn the_backfill_itself_is_killed_and_resumed() {
         (state["done"]["rows"].as_u64()? > 0).then_some(())
     });
     running.kill();
-    assert!(lines(&output) < ROWS, "it was over before it could be killed");
-    let resumed = embed(&stack.nats).args(["backfill", "resume", "--json"]).arg(&output).output().unwrap();
+    assert!(lines(&output) < ROWS);
+    gate.open();
+    let resumed =
+        embed(&stack.nats).args(["backfill", "resume", "--json", "--allow-unserved"]).arg(&output).output().unwrap();
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
     assert_every_row_once(&output);
 }

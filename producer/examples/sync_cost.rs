@@ -85,6 +85,7 @@ async fn measure(config: &Path, folder: &Path) -> anyhow::Result<[f64; 3]> {
         space: None,
         text_field: "text".into(),
         id_field: "id".into(),
+        keep: Vec::new(),
         chunk: 64,
     };
     let (output, never) = (folder.join("vectors.jsonl"), std::future::pending());

@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod backfill;
+pub(crate) mod jobs;
 pub(crate) mod rollout;
 pub(crate) mod route;
 
@@ -35,9 +37,14 @@ pub(crate) enum Command {
     Ask(AskArgs),
     /// Store texts as jobs
     Publish(PublishArgs),
+    /// Find single jobs, print their results, take them out of the queue
+    Jobs(jobs::JobsArgs),
+    /// Look at jobs that could not be served, send them once more, or throw them away
+    #[command(subcommand)]
+    Dead(jobs::DeadCommand),
     /// Embed a file of JSON lines into another, through the queue
     #[command(subcommand)]
-    Backfill(BackfillCommand),
+    Backfill(backfill::BackfillCommand),
     /// Which versions workers serve, and which they are to serve
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -78,6 +85,10 @@ pub(crate) struct InitArgs {
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
     #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
     pub(crate) registry: Option<String>,
+    /// The configuration file of the workers that are to be provisioned for: what it says of registry, variants and connection holds where
+    /// nothing else is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Only compare; exit with 1 if anything differs
     #[arg(long)]
     pub(crate) check: bool,
@@ -154,6 +165,9 @@ pub(crate) struct PublishArgs {
     /// The lane: `job`, or `bulk` for what may wait behind everything else
     #[arg(long, default_value = "job", value_parser = parse_lane)]
     pub(crate) lane: Lane,
+    /// Publish although no worker serves the model or variant: the jobs wait for one that does
+    #[arg(long)]
+    pub(crate) allow_unserved: bool,
     /// A subject that gets a copy of the result
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) reply_to: Option<String>,
@@ -169,68 +183,6 @@ pub(crate) struct PublishArgs {
     /// The texts; `-` reads lines from standard input
     #[arg(required = true, value_name = "TEXT")]
     pub(crate) texts: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BackfillCommand {
-    /// Embed every row of INPUT into OUTPUT
-    Run(BackfillRunArgs),
-    /// Go on with a backfill that was stopped
-    Resume(BackfillResumeArgs),
-    /// Show how far a backfill is
-    Status {
-        /// The output of the backfill
-        output: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BackfillRunArgs {
-    /// Rows such as {"id": 7, "text": "…"}, one JSON object a line
-    pub(crate) input: PathBuf,
-    /// Rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input
-    pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// The field that holds the text
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    pub(crate) text_field: String,
-    /// The field that holds the row's id; rows without one get their number
-    #[arg(long, default_value = "id", value_name = "NAME")]
-    pub(crate) id_field: String,
-    /// Take vectors of this embedding space only, and stop at any other [default: that of the first]
-    #[arg(long, value_name = "SPACE")]
-    pub(crate) space: Option<String>,
-    /// Rows in one job
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
-    pub(crate) chunk: u16,
-    /// Overwrite OUTPUT if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) pace: PaceArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BackfillResumeArgs {
-    /// The output of the backfill
-    pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) pace: PaceArgs,
-}
-
-/// What may be chosen anew when a backfill is resumed.
-#[derive(Debug, Args)]
-pub(crate) struct PaceArgs {
-    /// Jobs in flight
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
-    pub(crate) window: u16,
-    /// Give up if no result at all comes for so long
-    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
-    pub(crate) stall_timeout: Duration,
-    /// Leave the results in their stream until they expire
-    #[arg(long)]
-    pub(crate) keep_results: bool,
 }
 
 #[derive(Debug, Subcommand)]

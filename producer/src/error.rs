@@ -1,6 +1,9 @@
 //! What can go wrong with a backfill or a local stack, beside what goes wrong for clients and operators.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use embed_connect::ConnectError;
 use embed_schemas::{JobId, WireError, job_id::JobIdError};
@@ -20,11 +23,10 @@ pub enum Error {
     Backfill(String),
     /// A backfill that makes no progress.
     #[error(
-        "no result came for {}: {waiting} jobs wait, the first is {first}. {} What is done is kept; go on with \
-         `embed backfill resume {}`",
+        "no result came for {}: {waiting} jobs wait, the first is {first}. {}{}",
         humantime::format_duration(*.after),
         .trouble.as_deref().unwrap_or("Is a worker running that serves the model?"),
-        .output.display()
+        resume_hint(.output.as_deref())
     )]
     Stalled {
         /// For how long nothing came.
@@ -35,8 +37,8 @@ pub enum Error {
         first: JobId,
         /// What last kept a job from being published, if anything did.
         trouble: Option<String>,
-        /// The output.
-        output: PathBuf,
+        /// The output, if the backfill can be resumed.
+        output: Option<PathBuf>,
     },
     /// The local stack cannot start, or one of its processes ended.
     #[error("{0}")]
@@ -64,7 +66,7 @@ impl From<JobIdError> for Error {
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
@@ -89,4 +91,10 @@ impl Error {
         let file = embed_control::Error::file(path);
         |source| file(source).into()
     }
+}
+
+fn resume_hint(output: Option<&Path>) -> String {
+    let go_on =
+        |output: &Path| format!(" What is done is kept; go on with `embed backfill resume {}`", output.display());
+    output.map(go_on).unwrap_or_default()
 }

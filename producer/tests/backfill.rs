@@ -64,8 +64,12 @@ async fn bad_rows_stay_in_their_place() {
     let summary = files.run(&client, 3, &Pace { keep_results: true, ..pace() }).await.unwrap();
     assert_eq!((summary.rows, summary.stored, summary.failed), (6, 2, 4));
     let rows = rows(&files.output);
-    let ids: Vec<_> = rows.iter().map(|row| row["id"].clone()).collect();
-    assert_eq!(ids, [json!(0), json!(1), json!(7), json!("h"), json!(4), json!(null)]);
+    let names: Vec<_> = rows.iter().map(|row| row.get("id").or_else(|| row.get("line")).cloned().unwrap()).collect();
+    assert_eq!(names, [json!(1), json!(2), json!(7), json!("h"), json!(6), json!(null)]);
+    let has_id: Vec<_> = rows.iter().map(|row| row.get("id").is_some()).collect();
+    assert_eq!(has_id, [false, false, true, true, false, true]);
+    assert_eq!(summary.failures["invalid_request"].rows, 2);
+    assert_eq!(summary.failures["text_too_long"].first[0].line, 6);
     let codes: Vec<_> = rows.iter().map(|row| row["error"]["code"].as_str()).collect();
     let bad = Some("invalid_request");
     assert_eq!(codes, [None, bad, bad, Some("payload_too_large"), Some("text_too_long"), None]);

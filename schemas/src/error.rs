@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::JobId;
+
 /// A stable code. Programs branch on it; messages may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -38,11 +40,60 @@ pub enum ErrorCode {
     EngineFailed,
     /// The job was delivered too often without being answered: it is likely to harm whoever takes it.
     TooManyDeliveries,
+    /// There is an outcome of a job with the same id and other content.
+    IdConflict,
+    /// An operator took the job out of the queue.
+    Cancelled,
+    /// A code of a newer program, as it was sent. Whether a retry can help stands beside it.
+    #[serde(untagged)]
+    Other(OtherCode),
+}
+
+/// A code that this version does not know. What is longer than [`OtherCode::MAX_LEN`] bytes is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "String", into = "String")]
+#[schemars(with = "String", description = "A code of a newer program.")]
+pub struct OtherCode {
+    // In place, so that codes can be copied, and cost no allocation.
+    bytes: [u8; Self::MAX_LEN],
+    len: u8,
+}
+
+impl OtherCode {
+    /// Most bytes of a code.
+    pub const MAX_LEN: usize = 47;
+
+    /// The code.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl From<String> for OtherCode {
+    fn from(code: String) -> Self {
+        let code = &code[..code.floor_char_boundary(Self::MAX_LEN)];
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes[..code.len()].copy_from_slice(code.as_bytes());
+        Self { bytes, len: u8::try_from(code.len()).unwrap_or_default() }
+    }
+}
+
+impl From<OtherCode> for String {
+    fn from(code: OtherCode) -> Self {
+        code.as_str().to_owned()
+    }
+}
+
+impl fmt::Debug for OtherCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
 }
 
 impl ErrorCode {
-    /// All codes.
-    pub const ALL: [Self; 14] = [
+    /// All codes that this version knows.
+    pub const ALL: [Self; 16] = [
         Self::InvalidRequest,
         Self::UnknownModel,
         Self::UnknownPrompt,
@@ -57,11 +108,13 @@ impl ErrorCode {
         Self::ModelUnavailable,
         Self::EngineFailed,
         Self::TooManyDeliveries,
+        Self::IdConflict,
+        Self::Cancelled,
     ];
 
     /// The code as on the wire and in metric labels.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::UnknownModel => "unknown_model",
@@ -77,6 +130,9 @@ impl ErrorCode {
             Self::ModelUnavailable => "model_unavailable",
             Self::EngineFailed => "engine_failed",
             Self::TooManyDeliveries => "too_many_deliveries",
+            Self::IdConflict => "id_conflict",
+            Self::Cancelled => "cancelled",
+            Self::Other(code) => code.as_str(),
         }
     }
 
@@ -86,9 +142,11 @@ impl ErrorCode {
         match self {
             Self::InvalidRequest | Self::UnknownPrompt | Self::UnsupportedDimensions | Self::TextTooLong => 400,
             Self::UnknownModel => 404,
+            Self::IdConflict => 409,
+            Self::Cancelled => 410,
             Self::TextTooLarge | Self::PayloadTooLarge | Self::ResultTooLarge => 413,
             Self::Overloaded => 429,
-            Self::EngineFailed | Self::TooManyDeliveries => 500,
+            Self::EngineFailed | Self::TooManyDeliveries | Self::Other(_) => 500,
             Self::ShuttingDown | Self::ModelUnavailable => 503,
             Self::DeadlineExceeded => 504,
         }
@@ -159,6 +217,15 @@ impl WireError {
         )
     }
 
+    /// The error of a job whose id is taken.
+    #[must_use]
+    pub fn id_conflict(id: &JobId) -> Self {
+        let message = format!(
+            "id: there is another job {id}, with other texts or options; give this one an id of its own, or leave `id` out"
+        );
+        Self::new(ErrorCode::IdConflict, message)
+    }
+
     /// Shorthand for [`ErrorCode::InvalidRequest`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidRequest, message)
@@ -183,6 +250,20 @@ mod tests {
     fn the_text_of_a_code_is_its_wire_form() {
         for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(serde_json::from_value::<ErrorCode>(code.as_str().into()).unwrap(), code);
         }
+    }
+
+    #[test]
+    fn a_code_of_a_newer_program_is_kept_as_it_is() {
+        let sent = r#"{"code":"quota_exhausted","message":"no more today","retryable":true}"#;
+        let error: WireError = serde_json::from_str(sent).unwrap();
+        assert_eq!(error.to_string(), "quota_exhausted: no more today");
+        assert!(error.retryable, "as the sender says");
+        assert_eq!(serde_json::to_string(&error).unwrap(), sent);
+        let packed = rmp_serde::to_vec_named(&error).unwrap();
+        assert_eq!(rmp_serde::from_slice::<WireError>(&packed).unwrap(), error);
+        let long = ErrorCode::Other("ä".repeat(100).into());
+        assert_eq!(long.as_str(), "ä".repeat(OtherCode::MAX_LEN / 2));
     }
 }

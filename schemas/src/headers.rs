@@ -6,6 +6,10 @@ pub const MSG_ID: &str = "Nats-Msg-Id";
 pub const CONTENT_TYPE: &str = "Content-Type";
 /// On a job: a subject that gets a direct copy of the outcome, beside the stored one.
 pub const REPLY_TO: &str = "Reply-To";
+/// On a job: the subject that its producer published it on, before a route sent it to a variant. Whoever sends a job once more uses it.
+pub const SUBJECT: &str = "Embed-Subject";
+/// On an outcome: [`crate::EmbedRequest::digest`] of the job, so that another with the same id is told from the same one.
+pub const REQUEST_DIGEST: &str = "Embed-Request-Digest";
 /// W3C trace context, passed on from the job to its outcome.
 pub const TRACEPARENT: &str = "traceparent";
 /// On an answer that is an error: its message (as NATS micro services do).
@@ -17,6 +21,10 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 pub const DEAD_CODE: &str = "Embed-Dead-Code";
 /// On a dead letter: what went wrong, for a person.
 pub const DEAD_REASON: &str = "Embed-Dead-Reason";
+/// On a dead letter: the id of the job, where it is known.
+pub const DEAD_ID: &str = "Embed-Dead-Id";
+/// On a dead letter: the worker that wrote it.
+pub const DEAD_WORKER: &str = "Embed-Dead-Worker";
 /// On a dead letter: the subject on which the job was stored.
 pub const DEAD_SUBJECT: &str = "Embed-Dead-Subject";
 /// On a dead letter: the job's sequence in its stream.

@@ -8,6 +8,7 @@
 pub mod encoding;
 pub mod error;
 pub mod headers;
+pub mod held;
 pub mod job_id;
 pub mod lane;
 pub mod latency;

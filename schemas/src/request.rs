@@ -1,7 +1,9 @@
 //! What a producer sends: the same type as an online call, a job, or a chunk of a backfill.
 
+use base64::{Engine, prelude::BASE64_URL_SAFE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{Encoding, Format, JobId, WireError};
 
@@ -79,6 +81,24 @@ impl EmbedRequest {
         Ok(())
     }
 
+    /// What the request asks for, as `SHA-256=<base64url>`: the same for the same texts and options, whatever the id and the deadline.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let Self { id: _, texts, prompt, truncate, encoding, dimensions, deadline_ms: _ } = self;
+        let mut digest = Sha256::new();
+        // Nothing in it may be read in two ways: what varies in length comes with its length.
+        let mut add = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        let options = serde_json::json!([prompt, truncate, encoding, dimensions]);
+        add(options.to_string().as_bytes());
+        for text in texts {
+            add(text.as_bytes());
+        }
+        sha256_header(&digest.finalize())
+    }
+
     /// The encoding to answer with, in this format.
     #[must_use]
     pub fn encoding_for(&self, format: Format) -> Encoding {
@@ -86,5 +106,34 @@ impl EmbedRequest {
             Format::Json => Encoding::Float,
             Format::MessagePack => Encoding::F32,
         })
+    }
+}
+
+/// A SHA-256 as it stands in a header: `SHA-256=<base64url>`, as NATS's object store writes it.
+#[must_use]
+pub fn sha256_header(digest: &[u8]) -> String {
+    format!("SHA-256={}", BASE64_URL_SAFE.encode(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_the_content() {
+        let request = EmbedRequest::new(["ab", "c"]);
+        let same = EmbedRequest { id: Some("x".parse().unwrap()), deadline_ms: Some(1), ..request.clone() };
+        assert_eq!(request.digest(), same.digest());
+        let others = [
+            EmbedRequest::new(["a", "bc"]),
+            EmbedRequest::new(["c", "ab"]),
+            EmbedRequest { prompt: Some("query".into()), ..request.clone() },
+            EmbedRequest { truncate: false, ..request.clone() },
+            EmbedRequest { encoding: Some(Encoding::F16), ..request.clone() },
+            EmbedRequest { dimensions: Some(8), ..request.clone() },
+        ];
+        let digests: std::collections::BTreeSet<_> =
+            others.iter().chain([&request]).map(EmbedRequest::digest).collect();
+        assert_eq!(digests.len(), others.len() + 1);
     }
 }

@@ -21,7 +21,7 @@ pub fn results_stream(model: &Slug) -> String {
 /// What a model's stream of outcomes took before results were published on [`subjects::store`]. `embed init` updates such a stream.
 #[must_use]
 pub fn former_result_subject(model: &Slug) -> String {
-    format!("embed.result.{model}.*")
+    subjects::results(model)
 }
 
 /// The stream of dead letters of all models.
@@ -258,7 +258,7 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
             max_bytes: settings.results_max_bytes,
             max_age: settings.results_max_age_s * SECOND,
             subject_transform: Some(SubjectMapping { src: incoming.clone(), dest: result.clone() }),
-            republish: Some(SubjectMapping { src: format!("embed.result.{model}.*"), dest: result }),
+            republish: Some(SubjectMapping { src: subjects::results(model), dest: result }),
             ..base(results_stream(model), format!("Outcomes of jobs for {model}"), vec![incoming])
         },
         StreamSpec {

@@ -33,6 +33,12 @@ pub fn result(model: &Slug, id: &JobId) -> String {
     format!("embed.result.{model}.{id}")
 }
 
+/// `embed.result.<model>.*`: the outcomes of all jobs of a model.
+#[must_use]
+pub fn results(model: &Slug) -> String {
+    format!("embed.result.{model}.*")
+}
+
 /// `embed.attempts.<model>.<key>`: what is known of attempts at a message that was delivered more than once.
 #[must_use]
 pub fn attempts(model: &Slug, key: &str) -> String {

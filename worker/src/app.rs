@@ -264,7 +264,7 @@ impl Parts {
         let (served, give_up, trouble) = (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
         let store = StoreClient::start(connections.stored.client.clone(), supervisor).await?;
         let (publisher, publishing) =
-            Publisher::start(connections, store, give_up.clone(), trouble.clone(), supervisor);
+            Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), supervisor);
         let keeper = Keeper::start(connections.stored.clone(), supervisor);
         let intake =
             IntakeContext::new(worker_id, connections.clone(), publisher.clone(), keeper.clone(), supervisor.clone());
@@ -305,7 +305,7 @@ impl Parts {
         };
         let reconciler = Reconciler::start(context, selected).await?;
         let (client, worker) = (self.connections.online.client.clone(), self.intake.worker.to_string());
-        let discovery = Discovery::new(client.clone(), worker.clone(), self.served.clone());
+        let discovery = Discovery::new(client.clone(), worker.clone(), self.served.clone(), self.keeper.clone());
         let discovery = async move {
             if let Err(error) = discovery.serve().await {
                 tracing::error!(%error, "the worker cannot be discovered");

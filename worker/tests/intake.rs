@@ -34,16 +34,27 @@ async fn no_more_is_held_than_there_is_room_for_and_nothing_is_redelivered() {
             .await;
     }
     // 1,024 texts have room: four of these.
-    let mut most = 0;
+    let (mut most, mut most_told) = (0, 0);
     while stack.messages_in(&streams::jobs_stream(&model())).await > 0 {
         let info = consumer_info(&stack, Lane::Bulk).await;
         most = most.max(info.num_ack_pending);
         assert_eq!(info.num_redelivered, 0);
+        most_told = most_told.max(told_to_be_held(&stack).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!((1..=4).contains(&most), "{most} jobs were held at the same time");
+    assert!((1..=4).contains(&most_told), "{most_told} jobs were said to be held at the same time");
+    assert_eq!(told_to_be_held(&stack).await, 0);
     assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, jobs);
     assert_eq!(stack.worker_metric("akidb_redeliveries_total").await, 0.0);
+}
+
+/// How many chunks the worker says that it has.
+async fn told_to_be_held(stack: &Stack) -> u64 {
+    let answer = stack.client.request("$SRV.STATS.embed-worker", "".into()).await.unwrap();
+    let stats: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    let all = stats["endpoints"].as_array().unwrap().iter().filter_map(|endpoint| endpoint["data"]["bulk"].as_array());
+    all.flatten().map(|run| run[1].as_u64().unwrap() - run[0].as_u64().unwrap() + 1).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

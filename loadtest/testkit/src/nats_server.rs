@@ -71,6 +71,14 @@ impl NatsServer {
         self.monitoring.as_deref().is_some_and(http::is_healthy)
     }
 
+    /// What its monitoring says, such as at `/connz?subs=1`. Only with `http` in its configuration.
+    pub fn monitor(&self, path: &str) -> Value {
+        let address = self.monitoring.as_deref().expect("monitoring is configured");
+        let answer = http::ask(address, &format!("GET {path}")).expect("the server answers");
+        let body = answer.split_once("\r\n\r\n").expect("an answer has a body").1;
+        serde_json::from_str(body).expect("it is JSON")
+    }
+
     /// SIGKILL. The store stays.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server can be killed");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "a module of every test file, each of which uses its part")]
 
 pub(crate) mod canary;
+pub(crate) mod gate;
 
 use std::process::Command;
 

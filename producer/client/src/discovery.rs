@@ -6,11 +6,12 @@ use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use embed_schemas::{
     Lane, Slug,
-    serving::{self, VariantStatus},
-    subjects,
+    held::Held,
+    serving::{self, VariantState, VariantStatus},
+    subjects::{self, Target},
 };
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Client;
 use crate::{Error, nats};
@@ -38,9 +39,38 @@ pub struct WorkerInfo {
     pub variants: BTreeMap<(Slug, Slug), VariantStatus>,
 }
 
+/// A worker, and the jobs of one variant that it has taken and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The worker's id.
+    pub worker: String,
+    /// The model.
+    pub model: Slug,
+    /// The variant.
+    pub variant: Slug,
+    /// Which jobs.
+    pub held: Held,
+}
+
+/// The answer to `$SRV.STATS`, as far as it matters here.
+#[derive(Deserialize)]
+struct Stats {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    endpoints: Vec<EndpointStats>,
+}
+
+#[derive(Deserialize)]
+struct EndpointStats {
+    subject: String,
+    #[serde(default)]
+    data: Option<Held>,
+}
+
 /// The answer to `$SRV.INFO`, as far as it matters here.
 #[derive(Deserialize)]
-struct Info {
+pub(super) struct Info {
     #[serde(default)]
     id: String,
     #[serde(default)]
@@ -60,6 +90,26 @@ struct Endpoint {
     subject: String,
 }
 
+impl Info {
+    /// Whether the worker serves the variant, or will as soon as it has loaded it. Without a variant: any of the model.
+    pub(super) fn serves(&self, model: &Slug, variant: Option<&Slug>) -> bool {
+        let is = |of: &Slug, name: Option<&Slug>| of == model && (variant.is_none() || name == variant);
+        let targets = self.endpoints.iter().filter_map(|endpoint| subjects::parse(&endpoint.subject));
+        let loaded = targets.into_iter().any(|target| is(&target.model, target.variant.as_ref()));
+        loaded || {
+            let statuses = serving::statuses(&self.metadata);
+            statuses.iter().any(|((of, name), status)| is(of, Some(name)) && status.state != VariantState::Failed)
+        }
+    }
+}
+
+/// Who answered a question to all workers.
+pub(super) struct Answers<T> {
+    pub(super) given: Vec<T>,
+    /// Whether the server knows how many listen, or somebody answered: silence may mean that asking is not permitted.
+    pub(super) known: bool,
+}
+
 impl Client {
     /// Asks all workers which models can be asked for. Takes 300 milliseconds, less if there is no worker, more if workers
     /// are slow to answer.
@@ -67,8 +117,7 @@ impl Client {
     /// # Errors
     /// If the connection is gone.
     pub async fn served(&self) -> Result<Vec<ServedModel>, Error> {
-        let infos = self.infos().await?;
-        Ok(models_of(infos.iter().flat_map(|info| &info.endpoints).map(|endpoint| endpoint.subject.as_str())))
+        Ok(served_by(&self.infos().await?))
     }
 
     /// Asks all workers which versions of which variants they serve, in the order of their ids. Takes as long as
@@ -114,19 +163,50 @@ impl Client {
         Ok(all)
     }
 
+    /// Asks all workers which jobs they hold. Takes as long as [`Client::served`]. Workers that are too old to say hold none here.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
+        let mut holders = Vec::new();
+        for Stats { id, endpoints } in self.ask_all("STATS", |_| false).await?.given {
+            for EndpointStats { subject, data } in endpoints {
+                if let (Some(Target { model, variant: Some(variant), .. }), Some(held)) =
+                    (subjects::parse(&subject), data)
+                {
+                    holders.push(Holder { worker: id.clone(), model, variant, held });
+                }
+            }
+        }
+        Ok(holders)
+    }
+
     async fn infos(&self) -> Result<Vec<Info>, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask which models are served", error);
+        Ok(self.ask_all("INFO", |_| false).await?.given)
+    }
+
+    /// Asks all workers, until one says what is enough.
+    pub(super) async fn ask_all<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        enough: impl Fn(&T) -> bool,
+    ) -> Result<Answers<T>, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask the workers", error);
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
-        let subject = format!("$SRV.INFO.{}", subjects::SERVICE_NAME);
+        let subject = format!("$SRV.{verb}.{}", subjects::SERVICE_NAME);
         self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
-        let mut found = Vec::new();
+        let mut found = Answers { given: Vec::new(), known: false };
         let mut patience = FIRST_ANSWER;
         while let Ok(Some(answer)) = tokio::time::timeout(patience, answers.next()).await {
+            found.known = true;
             if answer.status.is_some() {
                 break; // nobody listens
             }
-            found.extend(serde_json::from_slice::<Info>(&answer.payload));
+            found.given.extend(serde_json::from_slice::<T>(&answer.payload));
+            if found.given.last().is_some_and(&enough) {
+                break;
+            }
             patience = SILENCE;
         }
         Ok(found)
@@ -134,17 +214,29 @@ impl Client {
 
     /// The error for a model that nobody serves, with what is served instead.
     pub(super) async fn unknown_model(&self, model: &Slug, variant: Option<&Slug>) -> Error {
-        let target = match variant {
-            Some(variant) => format!("variant {variant} of model {model}"),
-            None => format!("model {model}"),
-        };
         let served = self.served().await.unwrap_or_default();
-        let names = |served: ServedModel| {
-            let ServedModel { model, variants } = served;
-            std::iter::once(model.to_string()).chain(variants.into_iter().map(move |v| format!("{model}.{v}")))
-        };
-        Error::UnknownModel { target, served: served.into_iter().flat_map(names).collect() }
+        Error::UnknownModel { target: target(model, variant), served: names(served) }
     }
+}
+
+/// For messages: what was asked for.
+pub(super) fn target(model: &Slug, variant: Option<&Slug>) -> String {
+    match variant {
+        Some(variant) => format!("variant {variant} of model {model}"),
+        None => format!("model {model}"),
+    }
+}
+
+/// For messages: what can be asked for, as `model` or `model.variant`.
+pub(super) fn names(served: Vec<ServedModel>) -> Vec<String> {
+    let names = |ServedModel { model, variants }: ServedModel| {
+        std::iter::once(model.to_string()).chain(variants.into_iter().map(move |v| format!("{model}.{v}")))
+    };
+    served.into_iter().flat_map(names).collect()
+}
+
+pub(super) fn served_by(infos: &[Info]) -> Vec<ServedModel> {
+    models_of(infos.iter().flat_map(|info| &info.endpoints).map(|endpoint| endpoint.subject.as_str()))
 }
 
 fn models_of<'a>(subjects: impl Iterator<Item = &'a str>) -> Vec<ServedModel> {

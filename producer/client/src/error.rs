@@ -20,6 +20,17 @@ pub enum Error {
         /// What workers do serve, as `model` or `model.variant`.
         served: Vec<String>,
     },
+    /// No worker serves what jobs are for: they would wait in the stream until one does.
+    #[error(
+        "no worker serves {target}{}. Jobs would wait for one that does: pass --allow-unserved if they are to",
+        served_hint(.served)
+    )]
+    Unserved {
+        /// The model, with the variant if one was asked for.
+        target: String,
+        /// What workers do serve, as `model` or `model.variant`.
+        served: Vec<String>,
+    },
     /// No stream takes jobs for the model.
     #[error(
         "no stream takes jobs for model {model}: run `embed init` against this server, or check the model's name \
@@ -151,13 +162,15 @@ pub struct Answered {
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Connect(ConnectError::NoServer { .. }) => "no_server",
             Self::Connect(ConnectError::Refused { .. }) => "refused",
             Self::Connect(ConnectError::Settings(_)) => "settings",
             Self::Connect(ConnectError::File { .. }) => "file",
-            Self::UnknownModel { .. } | Self::NoStream { .. } => ErrorCode::UnknownModel.as_str(),
+            Self::UnknownModel { .. } | Self::Unserved { .. } | Self::NoStream { .. } => {
+                ErrorCode::UnknownModel.as_str()
+            }
             Self::StreamFull { .. } => "stream_full",
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge.as_str(),
             Self::Timeout { .. } => "timeout",

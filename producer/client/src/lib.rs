@@ -16,16 +16,23 @@
 //!
 //! [`Client`] only holds the connection; each of the modules adds one thing that it can do.
 
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
 mod backoff;
 mod call;
 mod combine;
 mod discovery;
 mod error;
+mod fill;
 mod held;
+mod identity;
 mod ids;
 pub mod nats;
 mod publish;
 mod results;
+mod served;
 mod split;
 mod stream;
 
@@ -37,11 +44,13 @@ pub use embed_schemas::{
 
 pub use backoff::Backoff;
 pub use call::{CallOptions, Retry};
-pub use discovery::{ServedModel, WorkerInfo};
+pub use discovery::{Holder, ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
+pub use fill::{Fill, RESULT_BYTES};
 pub use ids::{new_id, part_id};
 pub use publish::{PublishOptions, Published};
-pub use results::{DEFAULT_POLL, Expected};
+pub use results::{Expected, outcomes};
+pub use served::RESTART;
 pub use split::{MessageBudget, text_bytes};
 pub use stream::{Embedded, StreamOptions};
 
@@ -49,6 +58,8 @@ pub use stream::{Embedded, StreamOptions};
 #[derive(Debug, Clone)]
 pub struct Client {
     nats: async_nats::Client,
+    /// Begins with the first result that is waited for.
+    looking: Arc<OnceCell<Arc<results::Looking>>>,
 }
 
 impl Client {
@@ -62,8 +73,8 @@ impl Client {
 
     /// Uses a connection that exists.
     #[must_use]
-    pub const fn new(nats: async_nats::Client) -> Self {
-        Self { nats }
+    pub fn new(nats: async_nats::Client) -> Self {
+        Self { nats, looking: Arc::default() }
     }
 
     /// The connection.

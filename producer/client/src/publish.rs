@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, RequestErrorKind};
-use embed_schemas::{EmbedRequest, Format, JobId, Lane, MAX_TEXTS, Slug, headers, streams, subjects};
+use bytes::Bytes;
+use embed_schemas::{
+    EmbedRequest, Format, JobId, Lane, MAX_TEXTS, Slug, headers, streams,
+    subjects::{self, Target},
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +45,9 @@ pub struct PublishOptions {
     pub message_id: Option<String>,
     /// Stored with the job.
     pub headers: HeaderMap,
+    /// Looks first whether there is an outcome under the job's id already: that of the same job is as good as a new one, that of another
+    /// is an error. [`Client::publish`] does so for requests that name their id.
+    pub check_id: bool,
     /// How long to keep trying while the server is away.
     pub timeout: Duration,
 }
@@ -53,6 +60,7 @@ impl Default for PublishOptions {
             traceparent: None,
             message_id: None,
             headers: HeaderMap::new(),
+            check_id: false,
             timeout: Duration::from_secs(30),
         }
     }
@@ -89,6 +97,12 @@ impl PublishOptions {
         Self { headers, ..self }
     }
 
+    /// Looks whether the job's id is taken.
+    #[must_use]
+    pub fn check_id(self, check_id: bool) -> Self {
+        Self { check_id, ..self }
+    }
+
     /// Keeps trying for no longer than this.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
@@ -101,11 +115,11 @@ impl PublishOptions {
 pub struct Published {
     /// The job's id: its result will be stored under it.
     pub id: JobId,
-    /// The stream.
+    /// The stream: that of results if the job is done already.
     pub stream: String,
     /// Its sequence in the stream.
     pub sequence: u64,
-    /// Whether a job with this id had been stored within the last minutes already, so that this one was not.
+    /// Whether the same job had been stored before, so that this one was not.
     pub duplicate: bool,
 }
 
@@ -156,7 +170,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NoStream`] at once if no stream takes jobs for the model, [`Error::StreamFull`] if it takes no more,
-    /// [`Error::Timeout`] if the server stays away, and what [`Client::jobs`] says.
+    /// [`Error::Wire`] with `id_conflict` if the request names an id that another has, [`Error::Timeout`] if the server stays away, and what [`Client::jobs`] says.
     pub async fn publish(
         &self,
         model: &Slug,
@@ -164,6 +178,7 @@ impl Client {
         request: EmbedRequest,
         options: &PublishOptions,
     ) -> Result<Vec<Published>, Error> {
+        let options = &options.clone().check_id(options.check_id || request.id.is_some());
         let jobs = self.jobs_beside(request, &options.headers)?;
         let publishes: Vec<_> = jobs.iter().map(|job| self.publish_job(model, lane, job, options)).collect();
         stream::iter(publishes).buffered(PUBLISHES_IN_FLIGHT).try_collect().await
@@ -172,7 +187,7 @@ impl Client {
     /// Stores one job as it is; it must have an id.
     ///
     /// # Errors
-    /// As [`Client::publish`].
+    /// As [`Client::publish`], and [`Error::Wire`] with `id_conflict` if another job has its id.
     pub async fn publish_job(
         &self,
         model: &Slug,
@@ -195,18 +210,43 @@ impl Client {
                 header.insert(name, value.as_str());
             }
         }
+        header.insert(headers::SUBJECT, subject.as_str());
+        if options.check_id
+            && let Some(sequence) = self.known(model, &id, job).await?
+        {
+            return Ok(Published { id, stream: streams::results_stream(model), sequence, duplicate: true });
+        }
         let payload = Format::MessagePack.encode(job);
-        let deadline = Instant::now() + options.timeout;
+        let published = self.publish_encoded(&subject, id, header, payload, options.timeout).await?;
+        if published.duplicate {
+            self.is_the_same(model, &published, job).await?;
+        }
+        Ok(published)
+    }
+
+    /// Stores a job as it is encoded, with these headers. Its id stands in the payload.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn publish_encoded(
+        &self,
+        subject: &str,
+        id: JobId,
+        header: HeaderMap,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Published, Error> {
+        let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut last = Error::Timeout {
             what: format!("job {id} was not acknowledged"),
-            after: options.timeout,
+            after: timeout,
             hint: ": the server is away".into(),
         };
         while nats::connected(&self.nats, deadline).await {
             let left = deadline.saturating_duration_since(Instant::now()).min(ACK_TIMEOUT);
-            let answer = nats::request(&self.nats, subject.clone(), header.clone(), payload.clone(), left).await;
-            match self.judge(model, &subject, answer).await {
+            let answer = nats::request(&self.nats, subject.to_owned(), header.clone(), payload.clone(), left).await;
+            match self.judge(subject, answer).await {
                 Attempt::Stored(Ack { stream, seq, duplicate }) => {
                     return Ok(Published { id, stream, sequence: seq, duplicate });
                 }
@@ -225,13 +265,11 @@ impl Client {
         Err(last)
     }
 
-    async fn judge(
-        &self,
-        model: &Slug,
-        subject: &str,
-        answer: Result<async_nats::Message, async_nats::RequestError>,
-    ) -> Attempt {
-        let stream = streams::jobs_stream(model);
+    async fn judge(&self, subject: &str, answer: Result<async_nats::Message, async_nats::RequestError>) -> Attempt {
+        let Some(Target { model, .. }) = subjects::parse(subject) else {
+            return Attempt::Failed(rejected(subject, &"it is no subject of jobs"));
+        };
+        let stream = streams::jobs_stream(&model);
         let again = |reason: &dyn std::fmt::Display| {
             Attempt::Again(Error::nats(format!("cannot publish to {subject}"), reason))
         };
@@ -241,7 +279,7 @@ impl Client {
                 return match error.kind() {
                     // The stream may be missing, or between leaders: its definition tells.
                     RequestErrorKind::NoResponders => match self.stream_is_missing(&stream).await {
-                        true => Attempt::Failed(Error::NoStream { model: model.clone(), stream }),
+                        true => Attempt::Failed(Error::NoStream { model, stream }),
                         false => again(&"the stream has no leader"),
                     },
                     RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use embed_client::nats::{
-    api::{ApiError, STREAM_NOT_FOUND},
+    api::{ApiError, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE},
     refusal, request,
 };
 
@@ -27,8 +27,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 const NO_MESSAGE: u64 = 10037;
 /// The status of what is temporarily unavailable.
 const UNAVAILABLE: u64 = 503;
-/// JetStream's codes for "wrong last sequence": of the leader alone, and of a cluster.
-const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
 
 /// One message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]

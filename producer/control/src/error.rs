@@ -73,7 +73,7 @@ impl From<embed_schemas::WireError> for Error {
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Client(error) => error.code(),
             Self::Settings(_) => "settings",

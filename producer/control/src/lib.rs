@@ -7,13 +7,19 @@
 //! | [`provision`] | makes streams, consumers and buckets, or compares them |
 //! | [`models`] | which variants workers are to serve, and whether they do |
 //! | [`route`] | splits traffic, in the servers' mappings |
+//! | [`jobs`] | finds single jobs, and takes them out of the queue |
+//! | [`outcomes`] | what is stored of jobs that have ended |
+//! | [`dead`] | dead letters: looked at, sent once more, thrown away |
 //! | [`rollout`] | moves a route step by step, on evidence |
 //!
 //! The binary `embed` is a thin shell over this library and `embed-client`.
 
 mod bucket;
+pub mod dead;
 pub mod error;
+pub mod jobs;
 pub mod models;
+pub mod outcomes;
 pub mod provision;
 mod ready;
 pub mod registry;

@@ -43,6 +43,11 @@ impl<R: BufRead> Chunks<R> {
         Self { input, budget, held: None }
     }
 
+    /// What is read from.
+    pub(super) const fn reader(&self) -> &R {
+        self.input.reader()
+    }
+
     /// The next group; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Chunk>> {
         let mut rows = Vec::new();
@@ -81,10 +86,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::backfill::input::Fields;
 
     fn chunks(text: &str, at: Position, texts: usize, bytes: usize) -> Vec<Chunk> {
         let budget = MessageBudget { texts, bytes, max_payload: bytes };
-        let input = Input::new(&text.as_bytes()[at.bytes as usize..], at, "text", "id");
+        let fields = Fields::of(&crate::backfill::tests::parameters()).unwrap();
+        let input = Input::new(&text.as_bytes()[at.bytes as usize..], at, fields);
         let mut chunks = Chunks::new(input, budget);
         std::iter::from_fn(|| chunks.next().unwrap()).collect()
     }

@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Seek, SeekFrom},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize},
@@ -11,30 +10,34 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::{JobId, Slug, streams};
+use embed_schemas::{JobId, Slug};
 use futures::{StreamExt, stream::FuturesUnordered};
-use serde_json::Value;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Pace, Progress, State, Summary,
     ahead::Ahead,
-    chunk::Chunks,
-    input::Input,
+    chunk::{Chunk, Chunks},
+    failures,
+    input::{Fields, Input},
     job::{Finished, Jobs},
     output::Output,
     purge::Purger,
+    source,
 };
 use crate::Error;
-use embed_client::{Client, MessageBudget, nats::api};
+use embed_client::{Client, MessageBudget, new_id};
 
 /// How often progress is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
-/// For one question about a stream.
-const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether the results fill their stream.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// The output and what is recorded of it. File operations are done in place: they are short, and no await between
 /// them means that a run which is dropped leaves nothing half done behind its back.
@@ -66,6 +69,7 @@ pub(super) async fn drive(
         model: parameters.model.clone(),
         variant: parameters.variant.clone(),
         space: state.space.clone(),
+        run: new_id().to_string(),
         template: parameters.template(),
         outcomes: watch::Sender::new(0),
         // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
@@ -75,21 +79,26 @@ pub(super) async fn drive(
         missing_after: pace.missing_after,
         trouble: Mutex::new(None),
     });
-    let file = open_input(&state)?;
-    let input = Input::new(file, state.done, &parameters.text_field, &parameters.id_field);
+    let content = state.content();
+    let input = match &content {
+        Some(content) => source::open(&parameters.input, content, state.done.bytes)?,
+        None => source::open_stream()?,
+    };
+    let input = Input::new(input, state.done, Fields::of(&parameters).map_err(Error::Backfill)?);
     let budget = MessageBudget::new(client.nats().max_payload(), parameters.chunk, &parameters.template());
-    let chunks = Chunks::new(input, budget);
+    let chunks = source::read(Chunks::new(input, budget), content.is_some());
     let now = Instant::now();
     let mut books = Books {
         rows_before: state.done.rows,
+        purger: (!pace.keep_results).then(|| Purger::start(client, &state.id, &parameters.model)),
         state,
         output,
         written: Vec::new(),
         recorded: now,
-        purger: (!pace.keep_results).then(|| Purger::start(client, &parameters.model)),
         started: now,
     };
     let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
+    let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let end = work(&jobs, chunks, ahead, &mut books, pace, shutdown, &mut on_progress).await;
     // Whatever the end is, what was written is kept.
     if let Ok(finished) = end {
@@ -97,36 +106,40 @@ pub(super) async fn drive(
     }
     let kept = books.record();
     on_progress(&books.progress());
-    if let Some(purger) = books.purger.take() {
-        purger.finish().await;
-    }
-    end.and(kept)?;
-    Ok(books.state.summary(&books.output.path, books.state.done.rows - books.rows_before, books.started.elapsed()))
-}
-
-fn open_input(state: &State) -> Result<BufReader<File>, Error> {
-    let path = &state.parameters.input;
-    let open = || {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(state.done.bytes))?;
-        Ok(BufReader::with_capacity(1 << 18, file))
+    let results_left = match books.purger.take() {
+        Some(purger) => purger.finish(books.state.finished).await,
+        None => 0,
     };
-    open().map_err(Error::file(path))
+    end.and(kept)?;
+    let rows_now = books.state.done.rows - books.rows_before;
+    Ok(books.state.summary(&books.output.path, rows_now, books.started.elapsed(), results_left))
 }
 
 /// What may wait in memory: its results are still in their stream, and must not fill it.
 async fn ahead_bytes(client: &Client, model: &Slug, pace: &Pace) -> usize {
-    let info = format!("STREAM.INFO.{}", streams::results_stream(model));
-    let info = api::call(client.nats(), &info, &Value::Null, INFO_TIMEOUT).await;
-    // -1: no limit.
-    let limit = info.ok().and_then(|info| usize::try_from(info["config"]["max_bytes"].as_i64()?).ok());
+    let limit = client.results_fill(model).await.ok().and_then(|fill| usize::try_from(fill.max_bytes?).ok());
     limit.map_or(pace.ahead_bytes, |limit| pace.ahead_bytes.min(limit / 4))
+}
+
+/// Says once that the stream of results is nearly full: what is in it may be somebody else's, and then everybody's workers wait.
+async fn warn_when_full(client: Client, model: Slug) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Ok(fill) = client.results_fill(&model).await
+            && let Some(warning) = fill.warning()
+        {
+            tracing::warn!("{warning}");
+            return;
+        }
+    }
 }
 
 /// Returns whether the whole input is done; it is not if `shutdown` came first.
 async fn work(
     jobs: &Arc<Jobs>,
-    mut chunks: Chunks<BufReader<File>>,
+    mut chunks: mpsc::Receiver<io::Result<Chunk>>,
     mut ahead: Ahead<Finished>,
     books: &mut Books,
     pace: &Pace,
@@ -143,10 +156,17 @@ async fn work(
     let mut waiting = BTreeMap::new();
     let mut numbers = 0..;
     let mut more = true;
-    loop {
-        while more && in_flight.len() < pace.window.max(1) && ahead.has_room() {
-            match chunks.next().map_err(Error::file(&books.state.parameters.input))? {
+    while more || !in_flight.is_empty() {
+        let room = more && in_flight.len() < pace.window.max(1) && ahead.has_room();
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(false),
+            chunk = chunks.recv(), if room => match chunk.transpose().map_err(Error::file(&books.state.parameters.input))? {
                 Some(chunk) => {
+                    if in_flight.is_empty() {
+                        // Until now nothing could come: there was nothing to do.
+                        give_up = Instant::now() + pace.stall_timeout;
+                    }
                     let number: u64 = numbers.next().unwrap_or(u64::MAX);
                     waiting.insert(number, jobs.job_id(&chunk)?);
                     // Tasks of their own, so that encoding and formatting use all cores.
@@ -154,39 +174,33 @@ async fn work(
                     in_flight.push(async move { (number, task.await) });
                 }
                 None => more = false,
-            }
-        }
-        tokio::select! {
-            biased;
-            () = &mut shutdown => return Ok(false),
-            finished = in_flight.next() => match finished {
-                Some((number, finished)) => {
-                    let finished = finished.map_err(|error| Error::Backfill(format!("a task failed: {error}")))??;
-                    waiting.remove(&number);
-                    ahead.push(number, finished.bytes, finished);
-                    while let Some(finished) = ahead.pop() {
-                        books.write(finished)?;
-                    }
-                    give_up = Instant::now() + pace.stall_timeout;
-                }
-                None => return Ok(true),
             },
+            Some((number, finished)) = in_flight.next() => {
+                let finished = finished.map_err(|error| Error::Backfill(format!("a task failed: {error}")))??;
+                waiting.remove(&number);
+                ahead.push(number, finished.bytes, finished);
+                while let Some(finished) = ahead.pop() {
+                    books.write(finished)?;
+                }
+                give_up = Instant::now() + pace.stall_timeout;
+            }
             Ok(()) = outcomes.changed() => give_up = Instant::now() + pace.stall_timeout,
             _ = tell.tick() => {
                 books.record_if_due()?;
                 on_progress(&books.progress());
             }
-            () = tokio::time::sleep_until(give_up) => {
+            () = tokio::time::sleep_until(give_up), if !in_flight.is_empty() => {
                 return Err(Error::Stalled {
                     after: pace.stall_timeout,
                     waiting: waiting.len(),
                     first: waiting.values().next().unwrap_or(&books.state.id).clone(),
                     trouble: jobs.trouble.lock().unwrap_or_else(PoisonError::into_inner).take(),
-                    output: books.output.path.clone(),
+                    output: books.can_be_resumed().then(|| books.output.path.clone()),
                 });
             }
         }
     }
+    Ok(true)
 }
 
 impl Books {
@@ -208,6 +222,7 @@ impl Books {
         self.state.output_bytes = self.output.bytes();
         self.state.stored += finished.stored;
         self.state.failed += finished.failed;
+        failures::add(&mut self.state.failures, finished.failures);
         self.written.extend(finished.ids);
         self.record_if_due()
     }
@@ -216,10 +231,16 @@ impl Books {
         if !self.written.is_empty() && self.recorded.elapsed() >= RECORD_EVERY { self.record() } else { Ok(()) }
     }
 
+    fn can_be_resumed(&self) -> bool {
+        self.state.can_be_resumed() && !self.output.is_stream()
+    }
+
     /// The output first, then the record of it, then the results that are no longer needed.
     fn record(&mut self) -> Result<(), Error> {
         self.output.sync()?;
-        self.state.save(&self.output.path)?;
+        if !self.output.is_stream() {
+            self.state.save(&self.output.path)?;
+        }
         self.recorded = Instant::now();
         let written = std::mem::take(&mut self.written);
         if let Some(purger) = &self.purger {

@@ -8,7 +8,7 @@ use std::{
 use embed_schemas::{EmbedRequest, JobId, Lane, Outcome};
 
 use super::job::Jobs;
-use embed_client::{Backoff, DEFAULT_POLL, Error, Expected, PublishOptions, Published};
+use embed_client::{Backoff, Error, Expected, PublishOptions, Published};
 
 /// For one round of publishing; rounds follow until the driver gives up.
 const PUBLISH_ROUND: Duration = Duration::from_secs(30);
@@ -43,7 +43,8 @@ impl Jobs {
     }
 
     /// Publishes a job until an outcome comes. One that is in no stream and has no outcome is published again, under a message id
-    /// of its own: the server knows the one before, and would drop it. The job's id stays, so only one outcome is ever stored.
+    /// of its own, which no run before this one has used: the server knows those, and would drop it. The job's id stays, so only one outcome
+    /// is ever stored.
     async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
         let mut message_id = id.to_string();
         for again in 1.. {
@@ -51,7 +52,7 @@ impl Jobs {
             // A duplicate of what an earlier run published may be long gone.
             let mut patience = if published.duplicate { Duration::ZERO } else { self.missing_after };
             loop {
-                match tokio::time::timeout(patience, expected.outcome(DEFAULT_POLL)).await {
+                match tokio::time::timeout(patience, expected.outcome()).await {
                     Ok(outcome) => return outcome,
                     Err(_) if self.client.holds(&published, &message_id).await == Some(false) => {
                         // Workers store before they acknowledge: what is done is there now.
@@ -65,7 +66,7 @@ impl Jobs {
             }
             tracing::warn!(%id, "the job is not in its stream any more, and has no result: it is published again");
             // No job has an id with a dot.
-            message_id = format!("{id}.{again}");
+            message_id = format!("{id}.{}.{again}", self.run);
         }
         unreachable!("a job is published again as often as it is lost")
     }

@@ -1,14 +1,25 @@
-//! Lines of the input, as rows: an id and a text, or what is wrong with the line.
+//! Lines of the input, as rows: an id, a text and what comes along with them, or what is wrong with the line.
+//!
+//! Ids and what comes along are never read: they are carried on as they were written, whatever a number in them would lose otherwise.
 
-use std::io::{self, BufRead};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead},
+};
 
 use embed_schemas::{ErrorCode, WireError};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
-use super::Position;
+use super::{Parameters, Position};
 
 /// Longest line that is read into memory.
 const MAX_LINE: usize = 64 * 1024 * 1024;
+/// What some programs write before the first line.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// In place of names of fields: all of them, but for id and text.
+const ALL: &str = "all";
+/// Names that the lines of the output use themselves: no other field of a row can come along under one of them.
+const NAMES: [&str; 6] = ["id", "line", "embedding", "tokens", "truncated", "error"];
 
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,26 +27,100 @@ pub(super) struct Row {
     /// Counted from 0.
     pub(super) number: u64,
     /// What the output calls it.
-    pub(super) id: Value,
+    pub(super) label: Label,
     /// The text, or why there is none.
     pub(super) text: Result<String, WireError>,
+    /// Fields that come along, in JSON, each with a comma before it.
+    pub(super) along: String,
     /// The input after this row.
     pub(super) end: Position,
+}
+
+/// What a row is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Label {
+    /// By its id, in JSON, as it was written.
+    Id(String),
+    /// By its line, counted from 1: it has no id, or cannot be read. An id that we made could be another row's.
+    Line(u64),
+}
+
+/// Which fields of a row are of interest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fields {
+    text: String,
+    id: String,
+    /// Those that come along.
+    keep: Vec<String>,
+}
+
+impl Fields {
+    /// Those that a backfill names.
+    ///
+    /// # Errors
+    /// If one cannot come along.
+    pub(super) fn of(parameters: &Parameters) -> Result<Self, String> {
+        let Parameters { text_field, id_field, keep, .. } = parameters;
+        if let Some(name) = keep.iter().find(|name| NAMES.contains(&name.as_str())) {
+            return Err(format!("--keep {name}: the output has a field of that name; rename it in the input"));
+        }
+        Ok(Self { text: text_field.clone(), id: id_field.clone(), keep: keep.clone() })
+    }
+
+    fn comes_along(&self, name: &str) -> bool {
+        self.keep.iter().any(|kept| kept == name || kept == ALL && name != self.text && name != self.id)
+    }
+
+    /// Reads a line. The error of a row that is none.
+    fn read(&self, line: &[u8]) -> Result<Read, String> {
+        let none = |error: serde_json::Error| format!("not a JSON object: {error}");
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(line).map_err(none)?;
+        let mut text = match fields.get(&self.text) {
+            Some(text) if text.get().starts_with('"') => Ok(serde_json::from_str(text.get()).map_err(none)?),
+            Some(_) => Err(format!("`{}` is not a string", self.text)),
+            None => Err(format!("there is no field `{}`", self.text)),
+        };
+        let mut along = String::new();
+        for (name, value) in fields.iter().filter(|(name, _)| self.comes_along(name)) {
+            if NAMES.contains(&name.as_str()) {
+                text = Err(format!(
+                    "`{name}` cannot come along, since the output has a field of that name: name others with --keep"
+                ));
+                continue;
+            }
+            along.push(',');
+            along.push_str(&serde_json::Value::from(name.as_str()).to_string());
+            along.push(':');
+            along.push_str(value.get());
+        }
+        Ok(Read { id: fields.get(&self.id).map(|id| id.get().to_owned()), text, along })
+    }
+}
+
+/// What a line holds.
+struct Read {
+    id: Option<String>,
+    text: Result<String, String>,
+    along: String,
 }
 
 /// The rows of an input.
 #[derive(Debug)]
 pub(super) struct Input<R> {
     reader: R,
-    text_field: String,
-    id_field: String,
+    fields: Fields,
     at: Position,
 }
 
 impl<R: BufRead> Input<R> {
     /// Reads on from `at`; the reader must stand there.
-    pub(super) fn new(reader: R, at: Position, text_field: &str, id_field: &str) -> Self {
-        Self { reader, text_field: text_field.to_owned(), id_field: id_field.to_owned(), at }
+    pub(super) const fn new(reader: R, at: Position, fields: Fields) -> Self {
+        Self { reader, fields, at }
+    }
+
+    /// What is read from.
+    pub(super) const fn reader(&self) -> &R {
+        &self.reader
     }
 
     /// The next row; `None` at the end.
@@ -45,49 +130,38 @@ impl<R: BufRead> Input<R> {
             if length == 0 {
                 return Ok(None);
             }
+            let is_first = self.at.bytes == 0;
             self.at.bytes += length;
             self.at.lines += 1;
-            if line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
+            let line = line.as_deref().map(|line| match line.strip_prefix(BYTE_ORDER_MARK) {
+                Some(rest) if is_first => rest,
+                _ => line,
+            });
+            if line.is_ok_and(|line| line.trim_ascii().is_empty()) {
                 continue;
             }
             let number = self.at.rows;
             self.at.rows += 1;
-            let (id, text) = match line {
-                Ok(line) => self.parse(&line),
-                Err(TooLong) => (None, Err(format!("longer than {MAX_LINE} bytes"))),
+            let read = match line {
+                Ok(line) => self.fields.read(line),
+                Err(TooLong) => Err(format!("longer than {MAX_LINE} bytes")),
             };
+            let Read { id, text, along } =
+                read.unwrap_or_else(|reason| Read { id: None, text: Err(reason), along: String::new() });
             let error = |reason| WireError::new(ErrorCode::InvalidRequest, format!("line {}: {reason}", self.at.lines));
             return Ok(Some(Row {
                 number,
-                id: id.unwrap_or_else(|| number.into()),
+                label: id.map_or(Label::Line(self.at.lines), Label::Id),
                 text: text.map_err(error),
+                along,
                 end: self.at,
             }));
         }
     }
-
-    fn parse(&self, line: &[u8]) -> (Option<Value>, Result<String, String>) {
-        let mut row: Map<String, Value> = match serde_json::from_slice(line) {
-            Ok(row) => row,
-            Err(error) => return (None, Err(format!("not a JSON object: {error}"))),
-        };
-        let id = match row.remove(&self.id_field) {
-            Some(Value::Array(_) | Value::Object(_)) => {
-                return (None, Err(format!("`{}` must be a string, a number, a boolean or null", self.id_field)));
-            }
-            id => id,
-        };
-        let text = match row.remove(&self.text_field) {
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(format!("`{}` is not a string", self.text_field)),
-            None => Err(format!("there is no field `{}`", self.text_field)),
-        };
-        (id, text)
-    }
 }
 
 /// The line has more bytes than are read into memory.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TooLong;
 
 /// Reads up to and with the next newline. Returns the line and the number of bytes read, 0 at the end.
@@ -120,41 +194,92 @@ fn read_line(reader: &mut impl BufRead, limit: usize) -> io::Result<(Result<Vec<
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
-    fn rows(text: &str, at: Position) -> Vec<Row> {
-        let mut input = Input::new(&text.as_bytes()[at.bytes as usize..], at, "text", "id");
+    fn fields(keep: &[&str]) -> Fields {
+        Fields { text: "text".into(), id: "id".into(), keep: keep.iter().map(ToString::to_string).collect() }
+    }
+
+    fn rows_with(keep: &[&str], text: &str, at: Position) -> Vec<Row> {
+        let mut input = Input::new(&text.as_bytes()[at.bytes as usize..], at, fields(keep));
         std::iter::from_fn(|| input.next().unwrap()).collect()
     }
 
+    fn rows(text: &str, at: Position) -> Vec<Row> {
+        rows_with(&[], text, at)
+    }
+
+    fn id(json: &str) -> Label {
+        Label::Id(json.into())
+    }
+
     #[test]
-    fn rows_have_ids_and_numbers() {
+    fn rows_have_ids_or_lines() {
         let text = "{\"text\":\"a\"}\n\n{\"id\":\"x\",\"text\":\"b\",\"more\":[1]}\n";
         let rows = rows(text, Position::default());
-        assert_eq!(rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>(), [json!(0), json!("x")]);
+        assert_eq!(rows.iter().map(|row| row.label.clone()).collect::<Vec<_>>(), [Label::Line(1), id("\"x\"")]);
+        assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(rows[1].end, Position { bytes: text.len() as u64, lines: 3, rows: 2 });
     }
 
     #[test]
+    fn ids_are_carried_on_as_they_were_written() {
+        for written in [
+            "18446744073709551616",
+            "-123456789012345678901234567890",
+            "1.10",
+            "1e400",
+            "0.1000000000000000055511151231257827",
+            "\"\\u00e4\"",
+            "null",
+            "false",
+            "[1, 2]",
+            "{\"b\": 1.0, \"a\":2}",
+        ] {
+            let row = &rows(&format!("{{\"id\": {written} , \"text\": \"t\"}}"), Position::default())[0];
+            assert_eq!((&row.label, row.text.as_deref()), (&id(written), Ok("t")));
+        }
+    }
+
+    #[test]
     fn bad_rows_name_their_line_and_keep_their_id() {
-        let text = "nonsense\n{\"id\":1}\n\n{\"id\":2,\"text\":3}\n{\"id\":[],\"text\":\"t\"}\n[1]";
+        let text = "nonsense\n{\"id\":1}\n\n{\"id\":2,\"text\":3}\n{\"id\":3,\"text\":\"\\ud83d\"}\n[1]";
         let rows = rows(text, Position::default());
         let errors: Vec<_> = rows.iter().map(|r| r.text.clone().unwrap_err().message).collect();
         for (error, expected) in errors.iter().zip([
             "line 1: not a JSON object",
             "line 2: there is no field `text`",
             "line 4: `text` is not a string",
-            "line 5: `id` must be",
+            "line 5: not a JSON object",
             "line 6: not a JSON object",
         ]) {
             assert!(error.starts_with(expected), "{error}");
         }
         assert_eq!(
-            rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>(),
-            [json!(0), json!(1), json!(2), json!(3), json!(4)]
+            rows.iter().map(|r| r.label.clone()).collect::<Vec<_>>(),
+            [Label::Line(1), id("1"), id("2"), Label::Line(5), Label::Line(6)]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_where_it_is_one() {
+        let text = "\u{feff}{\"id\":1,\"text\":\"a\"}\n\u{feff}{\"id\":2,\"text\":\"b\"}\n";
+        let all = rows(text, Position::default());
+        assert_eq!((&all[0].label, &all[1].label), (&id("1"), &Label::Line(2)));
+        assert_eq!(rows(text, all[0].end)[..], all[1..]);
+    }
+
+    #[test]
+    fn other_fields_come_along() {
+        let text = "{\"n\": 1.50, \"id\": 1, \"text\": \"a\", \"\\\"x\": {\"y\": []}}";
+        let along = |keep: &[&str]| rows_with(keep, text, Position::default())[0].along.clone();
+        assert_eq!(along(&[]), "");
+        assert_eq!(along(&["n", "missing"]), ",\"n\":1.50");
+        assert_eq!(along(&["all"]), ",\"\\\"x\":{\"y\": []},\"n\":1.50");
+        assert_eq!(along(&["n", "text"]), ",\"n\":1.50,\"text\":\"a\"");
+        let row = &rows_with(&["all"], "{\"text\":\"a\",\"embedding\":1}", Position::default())[0];
+        assert!(row.text.as_ref().unwrap_err().message.contains("`embedding` cannot come along"), "{row:?}");
     }
 
     #[test]

@@ -13,17 +13,16 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
 use super::{
-    Position,
+    Failures, Position,
     chunk::Chunk,
-    output::{write_error, write_row},
+    failures,
+    line::{write_error, write_row},
 };
 use crate::Error;
-use embed_client::{Backoff, Client, part_id};
+use embed_client::{Backoff, Client, RESULT_BYTES, part_id};
 
 /// How often a job that failed is published again, under another id.
 const RETRIES: u32 = 3;
-/// What a result takes beside its vectors, about.
-const RESULT_BYTES: usize = 512;
 
 /// What all jobs of a run share.
 #[derive(Debug)]
@@ -34,6 +33,8 @@ pub(super) struct Jobs {
     pub(super) variant: Option<Slug>,
     /// The only embedding space whose vectors are of use, if it is known already.
     pub(super) space: Option<String>,
+    /// Part of the message ids of what this run publishes again: the server remembers those of runs before it.
+    pub(super) run: String,
     /// A job without texts and id.
     pub(super) template: EmbedRequest,
     /// Counts outcomes: the sign of life that the driver looks at.
@@ -57,6 +58,7 @@ pub(super) struct Finished {
     pub(super) end: Position,
     pub(super) stored: u64,
     pub(super) failed: u64,
+    pub(super) failures: Failures,
     /// The embedding spaces of its vectors; more than one only if the model changed meanwhile.
     pub(super) spaces: Vec<String>,
     /// The jobs whose results the stream may hold.
@@ -147,8 +149,16 @@ impl Jobs {
 /// The lines of a group: rows that were bad from the start stay where they are.
 fn write(chunk: &Chunk, answer: Answer) -> Finished {
     let Answer { parts, ids } = answer;
-    let mut finished =
-        Finished { lines: Vec::new(), end: chunk.end(), stored: 0, failed: 0, spaces: Vec::new(), ids, bytes: 0 };
+    let mut finished = Finished {
+        lines: Vec::new(),
+        end: chunk.end(),
+        stored: 0,
+        failed: 0,
+        failures: Failures::new(),
+        spaces: Vec::new(),
+        ids,
+        bytes: 0,
+    };
     let mut texts = parts.iter().flat_map(|part| {
         let count = match part {
             Part::Vectors(result) => result.items.len(),
@@ -157,18 +167,20 @@ fn write(chunk: &Chunk, answer: Answer) -> Finished {
         (0..count).map(move |row| (part, row))
     });
     for row in &chunk.rows {
-        let stored = match (&row.text, if row.text.is_ok() { texts.next() } else { None }) {
-            (Ok(_), Some((Part::Vectors(result), n))) => write_row(&mut finished.lines, &row.id, result, n),
+        let failed = match (&row.text, if row.text.is_ok() { texts.next() } else { None }) {
+            (Ok(_), Some((Part::Vectors(result), n))) => write_row(&mut finished.lines, row, result, n).err(),
             (Ok(_), Some((Part::Failed(_, error), _))) | (Err(error), _) => {
-                write_error(&mut finished.lines, &row.id, error);
-                false
+                write_error(&mut finished.lines, row, error);
+                Some(error.clone())
             }
             (Ok(_), None) => unreachable!("the parts of a job cover its texts"),
         };
-        if stored {
-            finished.stored += 1;
-        } else {
-            finished.failed += 1;
+        match failed {
+            None => finished.stored += 1,
+            Some(error) => {
+                finished.failed += 1;
+                failures::count(&mut finished.failures, row.end.lines, &error);
+            }
         }
     }
     for part in &parts {

@@ -6,11 +6,14 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | `source` | what is read, and whether it is still the same |
 //! | `input` | lines -> rows, with their position in the file |
 //! | `chunk` | rows -> groups that fit into one message |
 //! | `job` | a group -> its lines of the output, through the queue |
 //! | `flight` | one job of it: published, waited for, published again if it was lost |
 //! | `ahead` | groups that are done before one that comes before them |
+//! | `line` | a row and what became of it -> a line of the output |
+//! | `failures` | why rows have no vector, for the summary |
 //! | `output` | the file being written |
 //! | `state` | what is recorded of a backfill |
 //! | `driver` | the loop over all of it |
@@ -19,11 +22,14 @@
 mod ahead;
 mod chunk;
 mod driver;
+mod failures;
 mod flight;
 mod input;
 mod job;
+mod line;
 mod output;
 mod purge;
+mod source;
 mod state;
 
 use std::{
@@ -34,17 +40,20 @@ use std::{
 use embed_schemas::{EmbedRequest, JobId, Slug};
 use serde::{Deserialize, Serialize};
 
+pub use failures::{Example, Failures, Reason};
+pub use source::Content;
 pub use state::{Position, State, state_path};
 
 use crate::Error;
 use embed_client::{Client, new_id};
+use input::Fields;
 use output::Output;
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The file to read.
+    /// The file to read; `-` for standard input.
     pub input: PathBuf,
     /// The model.
     pub model: Slug,
@@ -63,6 +72,9 @@ pub struct Parameters {
     pub text_field: String,
     /// The field that holds the row's id.
     pub id_field: String,
+    /// Other fields that come along into the output; `all` for all but id and text.
+    #[serde(default)]
+    pub keep: Vec<String>,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
 }
@@ -107,8 +119,8 @@ pub struct Progress {
     pub failed: u64,
     /// Bytes of the input that are done.
     pub input_bytes: u64,
-    /// Bytes of the input.
-    pub input_size: u64,
+    /// Bytes of the input. `None` if it is standard input.
+    pub input_size: Option<u64>,
     /// For how long this run has been running.
     pub elapsed: Duration,
 }
@@ -128,19 +140,24 @@ pub struct Summary {
     pub stored: u64,
     /// Rows that have an error.
     pub failed: u64,
+    /// Why they have it.
+    pub failures: Failures,
+    /// Results of rows that are written, which could not be removed from their stream, as far as is known. 0 if they are to be
+    /// kept.
+    pub results_left: u64,
     /// Seconds that this run took.
     pub seconds: f64,
     /// Rows per second of this run.
     pub rows_per_second: f64,
 }
 
-/// Begins a backfill and runs it to its end, or until `shutdown` is done.
+/// Begins a backfill and runs it to its end, or until `shutdown` is done. `-` as the output is standard output.
 ///
 /// # Errors
 /// [`Error::Backfill`] if the output exists (unless `force`), if a backfill into it is unfinished or running, or if results come from two
 /// embedding spaces; [`Error::Client`] if they come from another than asked for, or no stream takes the jobs; [`Error::Stalled`];
 /// [`Error::Control`] for a file that cannot be read or written. What was written by
-/// then is recorded and can be resumed.
+/// then is recorded and can be resumed, unless it came from standard input or went to standard output.
 pub async fn run(
     client: &Client,
     parameters: Parameters,
@@ -150,30 +167,51 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
-    let parameters = Parameters {
-        input: std::path::absolute(&parameters.input).map_err(Error::file(&parameters.input))?,
-        ..parameters
+    Fields::of(&parameters).map_err(Error::Backfill)?;
+    let (parameters, content) = if source::is_stream(&parameters.input) {
+        (parameters, None)
+    } else {
+        let input = std::path::absolute(&parameters.input).map_err(Error::file(&parameters.input))?;
+        let parameters = Parameters { input, ..parameters };
+        refuse_overwriting(&parameters.input, output)?;
+        let input = parameters.input.clone();
+        let content = in_a_thread(move || Content::of(&input)).await?;
+        (parameters, Some(content))
     };
-    let input_size = std::fs::metadata(&parameters.input).map_err(Error::file(&parameters.input))?.len();
-    if !force && let Some(state) = State::find(output)? {
-        return Err(Error::Backfill(if state.finished {
-            format!("{} is the output of a finished backfill: pass --force to overwrite it", output.display())
-        } else {
-            format!(
-                "a backfill into {0} is unfinished: go on with `embed backfill resume {0}`, or pass --force to begin anew",
-                output.display()
-            )
-        }));
-    }
-    // Overwriting is asked for with the output in mind.
+    let state = State::new(new_id(), parameters, content);
+    let file = if source::is_stream(output) {
+        Output::stream()?
+    } else {
+        refuse_forgetting(output, force)?;
+        let mut file = Output::create(output, force)?;
+        // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
+        state.save(output)?;
+        file.cut(0)?;
+        file
+    };
+    driver::drive(client, state, file, pace, false, shutdown, on_progress).await
+}
+
+/// Overwriting is asked for with the output in mind.
+fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), Error> {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
-    if real(output).is_some_and(|output| real(&parameters.input) == Some(output)) {
+    if real(output).is_some_and(|output| real(input) == Some(output)) {
         return Err(Error::Backfill(format!("{} is the input: choose another output", output.display())));
     }
-    let file = Output::create(output, force)?;
-    let state = State::new(new_id(), parameters, input_size);
-    state.save(output)?;
-    driver::drive(client, state, file, pace, false, shutdown, on_progress).await
+    Ok(())
+}
+
+fn refuse_forgetting(output: &Path, force: bool) -> Result<(), Error> {
+    let state = if force { None } else { State::find(output)? };
+    let Some(state) = state else { return Ok(()) };
+    let output = output.display();
+    Err(Error::Backfill(match (state.finished, state.can_be_resumed()) {
+        (true, _) => format!("{output} is the output of a finished backfill: pass --force to overwrite it"),
+        (false, true) => format!(
+            "a backfill into {output} is unfinished: go on with `embed backfill resume {output}`, or pass --force to begin anew"
+        ),
+        (false, false) => format!("a backfill of standard input into {output} was stopped: pass --force to begin anew"),
+    }))
 }
 
 /// Goes on with a backfill that was stopped. One that is finished is left as it is.
@@ -187,22 +225,30 @@ pub async fn resume(
     shutdown: impl Future<Output = ()>,
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
+    // What is not there at all is no file that cannot be opened.
+    status(output)?;
+    let mut file = Output::reopen(output)?;
+    // Read again behind the lock: another run may have gone on meanwhile.
     let state = status(output)?;
     if state.finished {
-        return Ok(state.summary(output, 0, Duration::ZERO));
+        return Ok(state.summary(output, 0, Duration::ZERO, 0));
     }
-    let input = &state.parameters.input;
-    let input_size = std::fs::metadata(input).map_err(Error::file(input))?.len();
-    if input_size != state.input_size {
+    let Some(content) = state.content().filter(|_| state.can_be_resumed()) else {
         return Err(Error::Backfill(format!(
-            "{} has {input_size} bytes and had {} when the backfill began: it cannot be resumed on another input; begin \
-             anew with --force",
-            input.display(),
-            state.input_size
+            "the input of the backfill into {} was standard input, which is gone: begin anew with `embed backfill run --force`",
+            output.display()
         )));
-    }
-    let file = Output::reopen(output, state.output_bytes)?;
+    };
+    let input = state.parameters.input.clone();
+    in_a_thread(move || content.check(&input)).await?;
+    file.cut(state.output_bytes)?;
     driver::drive(client, state, file, pace, true, shutdown, on_progress).await
+}
+
+/// For what reads a whole file.
+async fn in_a_thread<T: Send + 'static>(read: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
 }
 
 /// What is recorded of the backfill into `output`.
@@ -227,6 +273,27 @@ impl Parameters {
             truncate: self.truncate,
             dimensions: self.dimensions,
             ..EmbedRequest::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Parameters;
+
+    pub(super) fn parameters() -> Parameters {
+        Parameters {
+            input: "/in.jsonl".into(),
+            model: "m".parse().unwrap(),
+            variant: None,
+            prompt: None,
+            truncate: true,
+            dimensions: None,
+            space: None,
+            text_field: "text".into(),
+            id_field: "id".into(),
+            keep: Vec::new(),
+            chunk: 64,
         }
     }
 }

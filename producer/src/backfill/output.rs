@@ -1,32 +1,30 @@
-//! The file being written. Nothing but the driver writes to it, and only whole groups of rows.
+//! What is being written: a file, or standard output. Nothing but the driver writes to it, and only whole groups of rows.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, Seek, SeekFrom, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-use embed_schemas::{EmbedResult, WireError};
-use serde::Serialize;
-use serde_json::Value;
-
 use crate::Error;
 
-/// An output, locked against other backfills as long as it is open.
+/// Where rows go. A file is locked against other backfills as long as it is open.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
+    is_stream: bool,
 }
 
 impl Output {
-    /// Begins a new output.
+    /// Opens and locks the file of a new backfill. What is in it stays until [`Output::cut`].
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, Error> {
         let mut options = OpenOptions::new();
         options.write(true);
         if overwrite {
-            options.create(true)
+            options.create(true).truncate(false)
         } else {
             options.create_new(true)
         };
@@ -36,32 +34,46 @@ impl Output {
             }
             _ => Error::file(path)(error),
         })?;
-        Self::open(path, file, 0)
+        Self::locked(path, file)
+    }
+
+    /// Opens and locks the file of a backfill that was begun. What is in it stays until [`Output::cut`].
+    pub(super) fn reopen(path: &Path) -> Result<Self, Error> {
+        let file = OpenOptions::new().write(true).open(path).map_err(Error::file(path))?;
+        Self::locked(path, file)
+    }
+
+    /// Standard output. What is written to it is gone: there is nothing to go on from.
+    pub(super) fn stream() -> Result<Self, Error> {
+        let path = PathBuf::from("standard output");
+        let file = io::stdout().as_fd().try_clone_to_owned().map_err(Error::file(&path))?;
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file.into()), bytes: 0, is_stream: true })
+    }
+
+    fn locked(path: &Path, file: File) -> Result<Self, Error> {
+        file.try_lock()
+            .map_err(|error| Error::Backfill(format!("another backfill is writing to {} ({error})", path.display())))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::with_capacity(1 << 18, file), bytes: 0, is_stream: false })
     }
 
     /// Goes on after the first `bytes` bytes; what follows them had not been recorded, and is dropped.
-    pub(super) fn reopen(path: &Path, bytes: u64) -> Result<Self, Error> {
-        let file = OpenOptions::new().write(true).open(path).map_err(Error::file(path))?;
-        let length = file.metadata().map_err(Error::file(path))?.len();
+    pub(super) fn cut(&mut self, bytes: u64) -> Result<(), Error> {
+        let file = self.file.get_mut();
+        let length = file.metadata().map_err(Error::file(&self.path))?.len();
         if length < bytes {
             return Err(Error::Backfill(format!(
                 "{} has {length} bytes, and {bytes} were recorded: it was changed since; begin anew with --force",
-                path.display()
+                self.path.display()
             )));
         }
-        Self::open(path, file, bytes)
+        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        self.bytes = cut.map_err(Error::file(&self.path))?;
+        Ok(())
     }
 
-    fn open(path: &Path, file: File, bytes: u64) -> Result<Self, Error> {
-        file.try_lock()
-            .map_err(|error| Error::Backfill(format!("another backfill is writing to {} ({error})", path.display())))?;
-        let prepared = || -> io::Result<()> {
-            file.set_len(bytes)?;
-            (&file).seek(SeekFrom::Start(bytes))?;
-            Ok(())
-        };
-        prepared().map_err(Error::file(path))?;
-        Ok(Self { path: path.to_owned(), file: BufWriter::with_capacity(1 << 18, file), bytes })
+    /// Whether it is standard output.
+    pub(super) const fn is_stream(&self) -> bool {
+        self.is_stream
     }
 
     /// Bytes written, those of earlier runs included.
@@ -69,57 +81,21 @@ impl Output {
         self.bytes
     }
 
+    /// Writes lines. Whoever reads standard output gets them at once.
     pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Error> {
-        self.file.write_all(lines).map_err(Error::file(&self.path))?;
+        let written = self.file.write_all(lines);
+        let written = written.and_then(|()| if self.is_stream { self.file.flush() } else { Ok(()) });
+        written.map_err(Error::file(&self.path))?;
         self.bytes += lines.len() as u64;
         Ok(())
     }
 
-    /// Makes all that was appended durable.
+    /// Makes all that was appended durable, as far as that can be.
     pub(super) fn sync(&mut self) -> Result<(), Error> {
-        self.file.flush().and_then(|()| self.file.get_ref().sync_data()).map_err(Error::file(&self.path))
+        let flushed = self.file.flush();
+        let synced = flushed.and_then(|()| if self.is_stream { Ok(()) } else { self.file.get_ref().sync_data() });
+        synced.map_err(Error::file(&self.path))
     }
-}
-
-/// A row that has a vector.
-#[derive(Serialize)]
-struct Stored<'a> {
-    id: &'a Value,
-    embedding: &'a [f32],
-    tokens: u32,
-    truncated: bool,
-}
-
-/// A row that has none.
-#[derive(Serialize)]
-struct Failed<'a> {
-    id: &'a Value,
-    error: &'a WireError,
-}
-
-/// Writes the line of row `row` of a result. `false` if that row has no vector.
-pub(super) fn write_row(out: &mut Vec<u8>, id: &Value, result: &EmbedResult, row: usize) -> bool {
-    match result.vector(row) {
-        Ok(embedding) => {
-            let item = &result.items[row];
-            line(out, &Stored { id, embedding: &embedding, tokens: item.tokens, truncated: item.truncated });
-            true
-        }
-        Err(error) => {
-            write_error(out, id, &error);
-            false
-        }
-    }
-}
-
-/// Writes the line of a row that has no vector.
-pub(super) fn write_error(out: &mut Vec<u8>, id: &Value, error: &WireError) {
-    line(out, &Failed { id, error });
-}
-
-fn line(out: &mut Vec<u8>, row: &impl Serialize) {
-    serde_json::to_writer(&mut *out, row).expect("rows have string keys, and memory takes every write");
-    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -134,16 +110,31 @@ mod tests {
         output.append(b"one\n").unwrap();
         output.append(b"half of tw").unwrap();
         output.sync().unwrap();
-        let busy = Output::reopen(&path, 4).unwrap_err().to_string();
-        assert!(busy.contains("another backfill"), "{busy}");
+        for busy in [Output::reopen(&path), Output::create(&path, true)] {
+            let busy = busy.unwrap_err().to_string();
+            assert!(busy.contains("another backfill"), "{busy}");
+        }
         drop(output);
         assert!(Output::create(&path, false).unwrap_err().to_string().contains("--force"));
-        let mut output = Output::reopen(&path, 4).unwrap();
+        let mut output = Output::reopen(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\nhalf of tw");
+        output.cut(4).unwrap();
         output.append(b"two\n").unwrap();
         output.sync().unwrap();
         assert_eq!(output.bytes(), 8);
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
         drop(output);
-        assert!(Output::reopen(&path, 9).unwrap_err().to_string().contains("changed since"));
+        assert!(Output::reopen(&path).unwrap().cut(9).unwrap_err().to_string().contains("changed since"));
+    }
+
+    #[test]
+    fn what_is_overwritten_stays_until_it_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        std::fs::write(&path, "old\n").unwrap();
+        let mut output = Output::create(&path, true).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old\n");
+        output.cut(0).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
     }
 }

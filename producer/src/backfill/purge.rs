@@ -1,41 +1,54 @@
 //! Results that are written are removed from their stream, so that a stream with a bound never fills under a backfill.
 //! Only what is durable in the output is removed. What cannot be removed expires with the stream's age.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use embed_schemas::{JobId, Slug};
-use futures::StreamExt;
-use tokio::sync::mpsc;
+use embed_schemas::{JobId, Slug, streams, subjects};
+use futures::{StreamExt, stream};
+use serde_json::json;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use embed_client::Client;
+use embed_client::{Client, Error, nats::api};
 
 /// Removals at once.
 const AT_ONCE: usize = 8;
 /// For what is left at the end of a run.
 const LAST_TIMEOUT: Duration = Duration::from_secs(15);
+/// For one page of the list of what is left.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server that has answered no removal for so long is not choosing a leader: it is not asked, or may not be.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Removes results behind the driver's back.
 #[derive(Debug)]
 pub(super) struct Purger {
     ids: mpsc::UnboundedSender<Vec<JobId>>,
-    task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<Remover>,
 }
 
 impl Purger {
-    pub(super) fn start(client: &Client, model: &Slug) -> Self {
-        let (client, model) = (client.clone(), model.clone());
+    /// For the backfill `backfill`, whose id all its jobs' ids begin with.
+    pub(super) fn start(client: &Client, backfill: &JobId, model: &Slug) -> Self {
         // Unbounded, but no faster than rows are written: an id is far smaller than the rows that it stands for.
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
+        let mut remover = Remover {
+            client: client.clone(),
+            model: model.clone(),
+            backfill: backfill.clone(),
+            left: Vec::new(),
+            silent_since: None,
+            blocked: false,
+            said: false,
+        };
         let task = tokio::spawn(async move {
-            while let Some(ids) = received.recv().await {
-                let purge = async |id: JobId| match client.remove_result(&model, &id).await {
-                    Ok(true) => {}
-                    Ok(false) => tracing::debug!(%id, "a result that is written is not in its stream"),
-                    Err(error) => tracing::debug!(%error, "a result that is written stays"),
-                };
-                futures::stream::iter(ids).map(purge).buffer_unordered(AT_ONCE).collect::<()>().await;
+            while let Some(mut ids) = received.recv().await {
+                while let Ok(more) = received.try_recv() {
+                    ids.extend(more);
+                }
+                remover.remove(ids, None).await;
             }
+            remover
         });
         Self { ids, task: AbortOnDropHandle::new(task) }
     }
@@ -46,11 +59,144 @@ impl Purger {
         let _ = self.ids.send(ids);
     }
 
-    /// Waits for the removals, a bounded time.
-    pub(super) async fn finish(self) {
+    /// Waits for the removals, a bounded time. If the backfill is over, nothing of it is to stay: what a worker has stored again since, or a
+    /// server brought back, is removed as well. Returns how many results are left, as far as that is known.
+    pub(super) async fn finish(self, over: bool) -> u64 {
         drop(self.ids);
-        if tokio::time::timeout(LAST_TIMEOUT, self.task).await.is_err() {
-            tracing::warn!("not all results that are written could be removed from their stream; they will expire");
+        let Ok(Ok(mut remover)) = tokio::time::timeout(LAST_TIMEOUT, self.task).await else {
+            tracing::warn!(
+                "not all results that are written could be removed from their stream in time; they will expire"
+            );
+            return 0;
+        };
+        remover.sweep(over).await;
+        remover.left.len() as u64
+    }
+}
+
+/// What removes, and what it has found out about that.
+#[derive(Debug)]
+struct Remover {
+    client: Client,
+    model: Slug,
+    backfill: JobId,
+    /// Jobs whose results are still to be removed.
+    left: Vec<JobId>,
+    /// Since when no removal has been answered, if the last was not.
+    silent_since: Option<Instant>,
+    /// Whether only one at a time is tried, to see whether it can be done again.
+    blocked: bool,
+    /// Whether it was said that results stay.
+    said: bool,
+}
+
+impl Remover {
+    /// Removes results; those that cannot be removed now are left for later.
+    async fn remove(&mut self, mut ids: Vec<JobId>, deadline: Option<Instant>) {
+        while !ids.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            let rest = ids.split_off(ids.len().min(if self.blocked { 1 } else { AT_ONCE }));
+            match self.remove_some(ids).await {
+                Ok(()) => {
+                    ids = rest;
+                    if std::mem::take(&mut self.blocked) {
+                        ids.append(&mut self.left);
+                    }
+                    self.silent_since = None;
+                }
+                Err(error) => {
+                    ids = rest;
+                    self.complain_of(&error);
+                    break;
+                }
+            }
+        }
+        self.left.append(&mut ids);
+    }
+
+    /// Fails if none could be removed.
+    async fn remove_some(&mut self, ids: Vec<JobId>) -> Result<(), Error> {
+        let (client, model) = (&self.client, &self.model);
+        let remove = async |id: JobId| {
+            let removed = client.remove_result(model, &id).await;
+            (id, removed)
+        };
+        let removed: Vec<_> = stream::iter(ids).map(remove).buffer_unordered(AT_ONCE).collect().await;
+        let (mut failed, mut answered) = (None, false);
+        for (id, removed) in removed {
+            match removed {
+                Ok(there) => {
+                    answered = true;
+                    if !there {
+                        tracing::debug!(%id, "a result that is written is not in its stream");
+                    }
+                }
+                Err(error) => {
+                    self.left.push(id);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.filter(|_| !answered).map_or(Ok(()), Err)
+    }
+
+    /// Nothing was removed. What passes is not worth a word.
+    fn complain_of(&mut self, error: &Error) {
+        self.blocked = true;
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        if matches!(error, Error::Rejected { .. }) || since.elapsed() >= SILENCE {
+            self.say(error);
+        } else {
+            tracing::debug!(%error, "results that are written stay for now");
+        }
+    }
+
+    fn say(&mut self, reason: &dyn std::fmt::Display) {
+        if !std::mem::replace(&mut self.said, true) {
+            let stream = streams::results_stream(&self.model);
+            tracing::warn!(
+                "results that are written stay in the stream {stream} until they expire, and when it is full, workers wait: {reason}. Allow \
+                 publishing on $JS.API.STREAM.PURGE.{stream}, or say --keep-results if they are to stay"
+            );
+        }
+    }
+
+    /// The last attempt for what is left; for all that there is of the backfill if it is over.
+    async fn sweep(&mut self, over: bool) {
+        let deadline = Instant::now() + LAST_TIMEOUT;
+        let mut ids = std::mem::take(&mut self.left);
+        if over {
+            match tokio::time::timeout_at(deadline, self.stored()).await {
+                Ok(Ok(stored)) => ids = stored,
+                Ok(Err(error)) => tracing::debug!(%error, "cannot look for results that are left"),
+                Err(_) => tracing::debug!("no time to look for results that are left"),
+            }
+        }
+        self.remove(ids, Some(deadline)).await;
+        if !self.left.is_empty() {
+            self.say(&format_args!("{} could not be removed", self.left.len()));
+        }
+    }
+
+    /// The jobs of the backfill that have a result in the stream.
+    async fn stored(&self) -> Result<Vec<JobId>, api::ApiError> {
+        let call = format!("STREAM.INFO.{}", streams::results_stream(&self.model));
+        let prefix = format!("{}-", self.backfill);
+        let all = subjects::results(&self.model);
+        let mut found = BTreeSet::new();
+        let mut offset = 0;
+        loop {
+            // Page by page, since there may be results of others.
+            let body = json!({ "subjects_filter": all, "offset": offset });
+            let page = api::call(self.client.nats(), &call, &body, LIST_TIMEOUT).await?;
+            let subjects = page["state"]["subjects"].as_object();
+            let ids = subjects.into_iter().flat_map(|subjects| subjects.keys());
+            let ids = ids.filter_map(|subject| subject.rsplit_once('.')?.1.parse::<JobId>().ok());
+            let before = offset;
+            offset += subjects.map_or(0, serde_json::Map::len);
+            found.extend(ids.filter(|id| id.as_str().starts_with(&prefix)));
+            if offset == before || page["total"].as_u64().is_none_or(|total| offset as u64 >= total) {
+                return Ok(found.into_iter().collect());
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,11 +11,17 @@ use std::{
 use embed_schemas::JobId;
 use serde::{Deserialize, Serialize};
 
-use super::{Parameters, Summary};
+use super::{
+    Parameters, Summary,
+    failures::Failures,
+    source::{self, Content},
+};
 use crate::Error;
 
 /// The layout of the file.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Layouts that can be read: the first did not say what the input held.
+const READABLE: RangeInclusive<u32> = 1..=FORMAT;
 
 /// How far the input has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,14 +38,17 @@ pub struct Position {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The layout of the file, 1.
+    /// The layout of the file, 2.
     pub format: u32,
     /// The backfill's id: the beginning of the ids of its jobs.
     pub id: JobId,
     /// What it does.
     pub parameters: Parameters,
-    /// Bytes of the input when it began.
-    pub input_size: u64,
+    /// Bytes of the input when it began. `None` if it is standard input.
+    pub input_size: Option<u64>,
+    /// SHA-256 of these bytes. `None` if it is not known.
+    #[serde(default)]
+    pub input_sha256: Option<String>,
     /// How much of the input is done: its rows are in the output.
     pub done: Position,
     /// Bytes of the output that belong to `done`. What comes after is written again.
@@ -47,6 +57,9 @@ pub struct State {
     pub stored: u64,
     /// Rows that have an error.
     pub failed: u64,
+    /// Why they have it.
+    #[serde(default)]
+    pub failures: Failures,
     /// The embedding space of the vectors: the one that was asked for, or that of the first.
     pub space: Option<String>,
     /// Whether the whole input is done.
@@ -66,19 +79,33 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl State {
-    pub(super) fn new(id: JobId, parameters: Parameters, input_size: u64) -> Self {
+    /// Nothing is done yet. `content`: what the input holds, if it is a file.
+    pub(super) fn new(id: JobId, parameters: Parameters, content: Option<Content>) -> Self {
+        let (input_size, input_sha256) = content.map(|content| (content.bytes, content.sha256)).unzip();
         Self {
             format: FORMAT,
             id,
             space: parameters.space.clone(),
             parameters,
             input_size,
+            input_sha256: input_sha256.flatten(),
             done: Position::default(),
             output_bytes: 0,
             stored: 0,
             failed: 0,
+            failures: Failures::new(),
             finished: false,
         }
+    }
+
+    /// What the input held when it began, if it is a file.
+    pub(super) fn content(&self) -> Option<Content> {
+        self.input_size.map(|bytes| Content { bytes, sha256: self.input_sha256.clone() })
+    }
+
+    /// Whether a run can go on from here: what standard input held is gone.
+    pub(super) fn can_be_resumed(&self) -> bool {
+        !source::is_stream(&self.parameters.input)
     }
 
     /// Reads the state of the backfill into `output`. `None` if there is none.
@@ -91,10 +118,10 @@ impl State {
         };
         let broken = |reason: String| Error::Backfill(format!("{}: {reason}", path.display()));
         let state: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if state.format != FORMAT {
-            return Err(broken(format!("format {}, this version reads format {FORMAT}", state.format)));
+        if !READABLE.contains(&state.format) {
+            return Err(broken(format!("format {}, this version reads up to format {FORMAT}", state.format)));
         }
-        Ok(Some(state))
+        Ok(Some(Self { format: FORMAT, ..state }))
     }
 
     /// Writes the state so that a reader, and we after a crash, find either the old or the new one.
@@ -116,7 +143,8 @@ impl State {
         write().map_err(Error::file(&path))
     }
 
-    pub(super) fn summary(&self, output: &Path, rows_now: u64, elapsed: Duration) -> Summary {
+    /// `results_left`: results of written rows that are still in their stream.
+    pub(super) fn summary(&self, output: &Path, rows_now: u64, elapsed: Duration, results_left: u64) -> Summary {
         let seconds = elapsed.as_secs_f64();
         // Precise up to 2^53 rows.
         let rows_per_second = if seconds > 0.0 { rows_now as f64 / seconds } else { 0.0 };
@@ -127,6 +155,8 @@ impl State {
             rows: self.done.rows,
             stored: self.stored,
             failed: self.failed,
+            failures: self.failures.clone(),
+            results_left,
             seconds,
             rows_per_second,
         }
@@ -136,21 +166,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backfill::tests::parameters;
 
     fn state() -> State {
-        let parameters = Parameters {
-            input: "/in.jsonl".into(),
-            model: "m".parse().unwrap(),
-            variant: None,
-            prompt: None,
-            truncate: true,
-            dimensions: None,
-            space: None,
-            text_field: "text".into(),
-            id_field: "id".into(),
-            chunk: 64,
-        };
-        State::new("a".parse().unwrap(), parameters, 10)
+        let content = Content { bytes: 10, sha256: Some("0a".into()) };
+        State::new("a".parse().unwrap(), parameters(), Some(content))
     }
 
     #[test]
@@ -169,8 +189,8 @@ mod tests {
 
     #[test]
     fn a_space_that_is_asked_for_holds_from_the_first_row() {
-        let parameters = Parameters { space: Some("s".into()), ..state().parameters };
-        assert_eq!(State::new("a".parse().unwrap(), parameters, 10).space.as_deref(), Some("s"));
+        let parameters = Parameters { space: Some("s".into()), ..parameters() };
+        assert_eq!(State::new("a".parse().unwrap(), parameters, None).space.as_deref(), Some("s"));
     }
 
     #[test]
@@ -179,5 +199,19 @@ mod tests {
         let output = folder.path().join("out");
         State { format: 9, ..state() }.save(&output).unwrap();
         assert!(State::find(&output).unwrap_err().to_string().contains("format 9"));
+    }
+
+    #[test]
+    fn a_state_of_before_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out");
+        let old = r#"{"format": 1, "id": "a", "parameters": {"input": "/in.jsonl", "model": "m", "variant": null, "prompt": null,
+            "truncate": true, "dimensions": null, "space": null, "text_field": "text", "id_field": "id", "chunk": 64},
+            "input_size": 10, "done": {"bytes": 5, "lines": 1, "rows": 1}, "output_bytes": 7, "stored": 1, "failed": 0,
+            "space": "s", "finished": false}"#;
+        fs::write(state_path(&output), old).unwrap();
+        let read = State::find(&output).unwrap().unwrap();
+        assert_eq!(read.content(), Some(Content { bytes: 10, sha256: None }));
+        assert_eq!((read.parameters, read.output_bytes, read.format), (parameters(), 7, FORMAT));
     }
 }

@@ -2,23 +2,27 @@
 
 use std::{
     io::{IsTerminal, Write},
+    path::Path,
     time::Duration,
 };
 
-use embed_client::Client;
+use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
-use embed_producer::backfill::{self, Pace, Parameters, Progress, State, Summary};
+use embed_producer::backfill::{self, Failures, Pace, Parameters, Progress, State, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::{Status, asked_to_stop, print};
-use crate::cli::{BackfillCommand, PaceArgs};
+use crate::cli::backfill::{BackfillCommand, PaceArgs};
 
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
     let mut meter = Meter::new();
+    let is_stream = |path: &Path| path.as_os_str() == "-";
+    let to_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.output));
+    let from_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.input));
     let summary = match command {
         BackfillCommand::Status { output } => return status(&backfill::status(&output)?, json),
         BackfillCommand::Run(args) => {
@@ -32,27 +36,47 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 space: args.space,
                 text_field: args.text_field,
                 id_field: args.id_field,
+                keep: args.keep,
                 chunk: usize::from(args.chunk),
             };
             let client = Client::connect(connect).await?;
+            check_served(&client, &parameters, &args.pace).await?;
             let progress = |progress: &Progress| meter.show(progress);
             backfill::run(&client, parameters, &args.output, args.force, &pace(&args.pace), asked_to_stop(), progress)
                 .await
         }
         BackfillCommand::Resume(args) => {
+            let state = backfill::status(&args.output)?;
             let client = Client::connect(connect).await?;
+            if !state.finished {
+                check_served(&client, &state.parameters, &args.pace).await?;
+            }
             let progress = |progress: &Progress| meter.show(progress);
             backfill::resume(&client, &args.output, &pace(&args.pace), asked_to_stop(), progress).await
         }
     };
     meter.end();
     let summary = summary?;
-    if json {
-        print::json_line(&summary)?;
+    let told = if json { serde_json::to_string(&summary)? } else { describe(&summary, !to_stream && !from_stream) };
+    if to_stream {
+        // Standard output is for rows.
+        print::note(told);
     } else {
-        print::line(describe(&summary))?;
+        print::line(told)?;
     }
-    Ok(if summary.finished && summary.failed == 0 { Status::Done } else { Status::Unsuccessful })
+    Ok(match (summary.finished, summary.failed) {
+        (true, 0) => Status::Done,
+        (true, _) => Status::Failures,
+        (false, _) => Status::Unsuccessful,
+    })
+}
+
+/// Jobs that nobody takes would be waited for until the stall time-out.
+async fn check_served(client: &Client, parameters: &Parameters, args: &PaceArgs) -> anyhow::Result<()> {
+    if !args.allow_unserved {
+        client.check_served(&parameters.model, parameters.variant.as_ref(), RESTART).await?;
+    }
+    Ok(())
 }
 
 fn pace(args: &PaceArgs) -> Pace {
@@ -64,14 +88,36 @@ fn pace(args: &PaceArgs) -> Pace {
     }
 }
 
-fn describe(summary: &Summary) -> String {
-    let Summary { rows, stored, failed, seconds, rows_per_second, finished, output, .. } = summary;
+fn describe(summary: &Summary, can_go_on: bool) -> String {
+    let Summary { rows, stored, failed, failures, seconds, rows_per_second, finished, output, .. } = summary;
     let output = output.display();
     let numbers = format!("{rows} rows, {stored} stored, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s");
-    match finished {
-        true => format!("{output}: {numbers}"),
-        false => format!("{output}: stopped after {numbers}. Go on with `embed backfill resume {output}`"),
+    let reasons = reasons(failures);
+    match (finished, can_go_on) {
+        (true, _) => format!("{output}: {numbers}{reasons}"),
+        (false, true) => {
+            format!("{output}: stopped after {numbers}. Go on with `embed backfill resume {output}`{reasons}")
+        }
+        (false, false) => format!("{output}: stopped after {numbers}{reasons}"),
     }
+}
+
+/// Why rows have no vector: a line for each code, with the first rows below it.
+fn reasons(failures: &Failures) -> String {
+    let mut text = String::new();
+    for (code, reason) in failures {
+        text += &format!("\n  {} failed with {code}:", reason.rows);
+        for example in &reason.first {
+            // Some messages name their line themselves.
+            let line = format!("line {}: ", example.line);
+            let message = example.message.strip_prefix(&line).unwrap_or(&example.message);
+            text += &format!("\n    {line}{message}");
+        }
+        if reason.rows > reason.first.len() as u64 {
+            text += "\n    …";
+        }
+    }
+    text
 }
 
 fn status(state: &State, json: bool) -> anyhow::Result<Status> {
@@ -79,17 +125,20 @@ fn status(state: &State, json: bool) -> anyhow::Result<Status> {
         print::json_line(state)?;
         return Ok(Status::Done);
     }
-    let State { id, parameters, done, stored, failed, input_size, finished, .. } = state;
-    let percent = if *input_size == 0 { 100 } else { done.bytes * 100 / input_size };
+    let State { id, parameters, done, stored, failed, failures, input_size, finished, .. } = state;
+    let of = match *input_size {
+        None => format!("{} bytes", done.bytes),
+        Some(0) => "0 bytes, 100 %".to_owned(),
+        Some(size) => format!("{} of {size} bytes, {} %", done.bytes, done.bytes * 100 / size),
+    };
     print::line(format_args!(
-        "backfill {id}: {}\n  input    {} ({} of {input_size} bytes, {percent} %)\n  model    {}{}\n  rows     {} done, \
-         {stored} stored, {failed} failed",
+        "backfill {id}: {}\n  input    {} ({of})\n  model    {}{}\n  rows     {} done, {stored} stored, {failed} failed{}",
         if *finished { "finished" } else { "unfinished" },
         parameters.input.display(),
-        done.bytes,
         parameters.model,
         parameters.variant.as_ref().map(|v| format!(", variant {v}")).unwrap_or_default(),
         done.rows,
+        reasons(failures),
     ))?;
     Ok(Status::Done)
 }
@@ -117,9 +166,9 @@ impl Meter {
         let message = format!("{rows} rows, {failed} failed, {:.0} rows/s", progress.rows_now as f64 / seconds);
         match self {
             Self::Bar(bar) => {
-                if bar.length().is_none() {
+                if let (None, Some(size)) = (bar.length(), input_size) {
                     // What earlier runs did must not count as this run's speed.
-                    bar.set_length(input_size);
+                    bar.set_length(size);
                     bar.set_position(input_bytes);
                     bar.reset_eta();
                 }
@@ -128,8 +177,9 @@ impl Meter {
             }
             Self::Lines(last) if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
+                let of = input_size.map_or(String::new(), |size| format!(" of {size}"));
                 // Nobody may be reading; that is no reason to stop.
-                let _ = writeln!(std::io::stderr(), "{message}, {input_bytes} of {input_size} bytes");
+                let _ = writeln!(std::io::stderr(), "{message}, {input_bytes}{of} bytes");
             }
             Self::Lines(_) => {}
         }

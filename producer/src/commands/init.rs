@@ -6,40 +6,56 @@ use embed_client::{Client, nats};
 use embed_connect::ConnectSettings;
 use embed_control::{
     models,
-    provision::{self, Given},
+    provision::{self, Given, Retention},
     registry,
 };
 use embed_schemas::streams::StreamSettings;
 use serde_json::json;
 
-use super::{Status, print};
+use super::{Status, hint, print, worker_config::WorkerConfig};
 use crate::cli::InitArgs;
 
 pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
-    let registered = registry::list(&super::registry(args.registry.clone())?).await?;
-    let variants = provision::variants(&registered, &args.variant)?;
+    let config = args.config.as_deref().map(WorkerConfig::read).transpose()?.unwrap_or_default();
+    let location = super::registry(args.registry.clone().or_else(|| config.registry.clone()))?;
+    let registered = registry::list(&location).await?;
+    let named: Vec<_> = args.variant.iter().cloned().chain(config.variants(&registered)?).collect();
+    let variants = provision::variants(&registered, &named)?;
+    let registered = config.served(registered)?;
+    let variants: Vec<_> =
+        variants.into_iter().filter(|one| registered.iter().any(|model| *model.slug() == one.model)).collect();
     let settings = settings(&args);
+    let connect = if *connect == ConnectSettings::default() { &config.nats } else { connect };
     let client = nats::connect(connect, "embed init").await?;
     // Workers serve the variants of the bucket too, and need their consumers.
-    let desired = models::desired(&Client::new(client.clone())).await?;
-    let variants = provision::with_desired(variants, &desired);
+    let asking = Client::new(client.clone());
+    let variants = provision::with_desired(variants, &models::desired(&asking).await?);
     if args.check {
         let differences = provision::check_given(&client, &variants, &settings, given(&args)).await?;
+        let results = provision::retention(&asking, &registered).await;
+        let hint = (!differences.is_empty()).then(|| hint::command(std::env::args(), &["--check", "--json"], &[]));
         if json {
-            print::json_line(&json!({ "differences": differences }))?;
+            print::json_line(&json!({ "differences": differences, "results": results, "mend": hint }))?;
         } else {
             for difference in &differences {
                 print::line(difference)?;
             }
-            if differences.is_empty() {
-                print::line("all streams, buckets and consumers are as they should be")?;
+            match hint {
+                Some(command) => print::line(format_args!("mended by\n  {command}"))?,
+                None => print::line("all streams, buckets and consumers are as they should be")?,
             }
+            tell(&results)?;
         }
+        warn(&results, json);
         return Ok(if differences.is_empty() { Status::Done } else { Status::Unsuccessful });
     }
     let report = provision::apply_given(&client, &variants, &settings, given(&args)).await?;
+    let results = provision::retention(&asking, &registered).await;
     if json {
-        print::json_line(&report)?;
+        let provision::Report { created, updated, unchanged } = report;
+        print::json_line(
+            &json!({ "created": created, "updated": updated, "unchanged": unchanged, "results": results }),
+        )?;
     } else {
         for name in &report.created {
             print::line(format_args!("created    {name}"))?;
@@ -53,8 +69,25 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
         for name in &report.unchanged {
             print::line(format_args!("unchanged  {name}"))?;
         }
+        tell(&results)?;
     }
+    warn(&results, json);
     Ok(Status::Done)
+}
+
+/// How long results are kept, and how many fit.
+fn tell(results: &[Retention]) -> anyhow::Result<()> {
+    results.iter().try_for_each(|one| print::line(format_args!("results    {one}")))
+}
+
+/// Streams of results that are nearly full, with the command that makes room.
+fn warn(results: &[Retention], json: bool) {
+    for one in results {
+        let Retention { warning: Some(warning), max_bytes: Some(limit), .. } = one else { continue };
+        let twice = limit.saturating_mul(2).to_string();
+        let command = hint::command(std::env::args(), &["--check", "--json"], &["--results-max-bytes", &twice]);
+        print::warning("results_nearly_full", &format!("{warning}. In full: {command}"), json);
+    }
 }
 
 fn settings(args: &InitArgs) -> StreamSettings {

@@ -2,8 +2,11 @@
 
 mod ask;
 mod backfill;
+mod dead;
 mod dev;
+mod hint;
 mod init;
+mod jobs;
 mod models;
 mod print;
 mod publish;
@@ -12,6 +15,7 @@ mod route;
 mod spaces;
 mod table;
 mod who;
+mod worker_config;
 
 use std::process::ExitCode;
 
@@ -24,13 +28,16 @@ use crate::cli::{Cli, Command};
 pub(crate) enum Status {
     /// All is well.
     Done,
-    /// It ran, and what it has to say is no success: a difference, a row that failed.
+    /// It ran, and what it has to say is no success: a difference, for example.
     Unsuccessful,
-    /// It is finished, with failures that it has listed.
-    Listed,
+    /// It did all that there was to do, and some of that failed, as it has said.
+    Failures,
 }
 
-/// Runs a command and turns its end into an exit status: 0 done, 1 failed, 3 finished with failures. (Usage errors, 2, have ended us before.)
+/// Exit status of what is done, with failures.
+const FAILURES: u8 = 3;
+
+/// Runs a command and turns its end into an exit status: 0 done, 1 failed, 3 done with failures. (Usage errors, 2, have ended us before.)
 pub(crate) fn run(cli: Cli) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -46,7 +53,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::Unsuccessful) => ExitCode::FAILURE,
-        Ok(Status::Listed) => ExitCode::from(3),
+        Ok(Status::Failures) => ExitCode::from(FAILURES),
         Err(error) => print::failure(&error, json),
     }
 }
@@ -58,6 +65,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Init(args) => init::run(args, &connect, json).await,
         Command::Ask(args) => ask::run(args, &connect, json).await,
         Command::Publish(args) => publish::run(args, &connect, json).await,
+        Command::Jobs(args) => jobs::run(args, &connect, json).await,
+        Command::Dead(command) => dead::run(command, &connect, json).await,
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
         Command::Models(command) => models::run(command, &connect, json).await,
         Command::Route(args) => route::run(*args, &connect, json).await,

@@ -47,13 +47,13 @@ pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
 
 /// An error of one of our libraries: a stable code, and whether the same can succeed later.
 trait Coded: std::error::Error + Send + Sync + 'static {
-    fn coded(&self) -> (&'static str, bool);
+    fn coded(&self) -> (&str, bool);
 }
 
 macro_rules! coded {
     ($($error:ty),*) => {
         $(impl Coded for $error {
-            fn coded(&self) -> (&'static str, bool) {
+            fn coded(&self) -> (&str, bool) {
                 (self.code(), self.retryable())
             }
         })*
@@ -62,7 +62,7 @@ macro_rules! coded {
 
 coded!(embed_client::Error, embed_control::Error, Error, RouteError, RolloutError);
 
-fn code<E: Coded>(error: &anyhow::Error) -> Option<(&'static str, bool)> {
+fn code<E: Coded>(error: &anyhow::Error) -> Option<(&str, bool)> {
     error.downcast_ref::<E>().map(Coded::coded)
 }
 

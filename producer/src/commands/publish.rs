@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::bail;
-use embed_client::{Client, Error, PublishOptions, Published};
+use embed_client::{Client, Error, PublishOptions, Published, RESTART, outcomes};
 use embed_connect::ConnectSettings;
 use embed_schemas::{EmbedRequest, JobId, Outcome, Slug};
 use futures::StreamExt;
@@ -17,6 +17,10 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
     let texts = print::texts(args.texts).await?;
     let client = Client::connect(connect).await?;
     let model = args.model.model;
+    if !args.allow_unserved {
+        client.check_served(&model, args.model.variant.as_ref(), RESTART.min(args.timeout)).await?;
+    }
+    let names_id = args.id.is_some();
     let jobs = client.jobs(EmbedRequest {
         id: args.id,
         prompt: args.model.prompt,
@@ -25,23 +29,36 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         dimensions: args.model.dimensions,
         ..EmbedRequest::new(texts)
     })?;
-    let ids: Vec<JobId> = jobs.iter().filter_map(|job| job.id.clone()).collect();
-    // Listening begins before the first job is sent, so that no result is missed.
-    let results = if args.wait { Some(client.results(&model, ids, args.space.as_deref()).await?) } else { None };
-
-    let options = PublishOptions::default().variant(args.model.variant).reply_to(args.reply_to).timeout(args.timeout);
-    let mut published = Vec::new();
+    let options = PublishOptions::default().variant(args.model.variant).check_id(names_id).timeout(args.timeout);
+    let (mut published, mut expected) = (Vec::new(), Vec::new());
     for job in &jobs {
-        published.push(client.publish_job(&model, args.lane, job, &options).await?);
+        let mut reply_to = args.reply_to.clone();
+        if let (true, Some(id)) = (args.wait, &job.id) {
+            let one = client.expect(&model, id.clone()).await?.of(job).in_space(args.space.clone());
+            // A copy tells of the result at once; without one, it is looked for from time to time.
+            reply_to = reply_to.or_else(|| Some(one.reply_to()));
+            expected.push(one);
+        }
+        match client.publish_job(&model, args.lane, job, &options.clone().reply_to(reply_to)).await {
+            Ok(job) => published.push(job),
+            Err(error) => {
+                // What is stored will be served, and can be found by its id.
+                published.iter().for_each(|job| print::note(format_args!("job {} is stored", job.id)));
+                let id = job.id.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(anyhow::Error::new(error).context(format!("job {id} could not be published")));
+            }
+        }
     }
+    warn_of_fill(&client, &model, json).await;
     if !args.wait {
         if json {
             print::json_line(&json!({ "jobs": published }))?;
         } else {
             published.iter().try_for_each(show)?;
         }
+        return Ok(Status::Done);
     }
-    let Some(mut results) = results else { return Ok(Status::Done) };
+    let mut results = outcomes(expected);
 
     let mut texts: HashMap<JobId, Vec<String>> =
         jobs.into_iter().filter_map(|job| job.id.map(|id| (id, job.texts))).collect();
@@ -67,6 +84,13 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         }
     }
     Ok(status)
+}
+
+/// Warns before the results fill their stream.
+async fn warn_of_fill(client: &Client, model: &Slug, json: bool) {
+    if let Some(warning) = client.results_fill(model).await.ok().and_then(|fill| fill.warning()) {
+        print::warning("results_nearly_full", &warning, json);
+    }
 }
 
 fn show(job: &Published) -> anyhow::Result<()> {

@@ -47,6 +47,7 @@ impl Files {
             space: None,
             text_field: "text".into(),
             id_field: "id".into(),
+            keep: Vec::new(),
             chunk,
         }
     }

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use embed_schemas::{ErrorCode, JobId, WireError};
+use embed_schemas::{ErrorCode, WireError};
 
-use super::jobs::{Job, JobIntake};
+use super::jobs::{Job, JobIntake, identity};
 use crate::{
     lease::{AttemptStore, Attempts},
     variant::ServedVersion,
@@ -43,9 +43,9 @@ impl JobIntake {
     async fn give_up(self: &Arc<Self>, job: Job, attempts: Attempts) {
         let Job { lease, request, format, permit } = job;
         let variant = &self.deployment.variant;
-        let id: JobId = request.id.or_else(|| lease.id_in_headers()).unwrap_or_else(|| lease.delivery().job_id());
+        let identity = identity(&lease, &request);
         // Its worker may have died, or been cut off, between storing the result and acknowledging.
-        match self.context.publisher.is_stored(variant, &id).await {
+        match self.context.publisher.is_stored(variant, &identity.id).await {
             Ok(true) => return lease.ack(),
             Ok(false) => {}
             Err(error) => {
@@ -64,6 +64,6 @@ impl JobIntake {
                 variant.max_attempts
             ),
         );
-        self.refuse(lease, Some(id), error, format, attempts.count(), permit);
+        self.refuse(lease, Some(identity), error, format, attempts.count(), permit);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use async_nats::Message;
 use embed_engine::pipeline::Request;
 use embed_schemas::{
-    EmbedFailure, EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams,
+    EmbedFailure, EmbedRequest, ErrorCode, Format, Lane, Outcome, WireError, headers, streams,
     wire::{decode_request, readable_id},
 };
 use futures::FutureExt;
@@ -26,7 +26,7 @@ use crate::{
         consumer_info,
     },
     lease::{Attempts, Lease},
-    publish::{Ask, Finished, Reply},
+    publish::{Ask, Finished, JobIdentity, Reply},
     variant::{Deployment, Permit, Reservation, ServedVersion},
 };
 
@@ -285,6 +285,7 @@ impl JobIntake {
             Err(refusal) => match permit_for(1) {
                 Some(permit) => {
                     let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
+                    let id = id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None });
                     self.refuse(lease, id, refusal.error, refusal.format, 0, permit);
                 }
                 None => lease.give_back(Duration::ZERO),
@@ -320,14 +321,15 @@ impl JobIntake {
         again: Option<(Attempts, OwnedSemaphorePermit)>,
     ) {
         let Job { lease, request, format, permit } = job;
+        let identity = identity(&lease, &request);
         if let Err(error) = version.check(&request, format, self.context.publisher.max_payload()) {
-            return self.refuse(lease, request.id, error, format, 0, permit);
+            return self.refuse(lease, Some(identity), error, format, 0, permit);
         }
         let (received, lane) = (lease.received(), self.lane);
         let age = self.context.clock.age(lease.delivery().published);
         let left = request.deadline_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age));
         let ask = Ask {
-            id: request.id.clone().or_else(|| lease.id_in_headers()).unwrap_or_else(|| lease.delivery().job_id()),
+            id: identity.id.clone(),
             format,
             encoding: request.encoding_for(format),
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
@@ -344,7 +346,7 @@ impl JobIntake {
             begun: Arc::clone(lease.begun()),
         };
         let (before, one_at_a_time) = again.unzip();
-        let reply = Reply::Stored { lease, before: before.unwrap_or_default(), permit };
+        let reply = Reply::Stored { lease, identity, before: before.unwrap_or_default(), permit };
         let (finished, variant) = (self.context.publisher.finished().clone(), Arc::clone(&self.deployment.variant));
         let (token, used) = (self.context.publisher.token(), Arc::clone(&version));
         version.pipeline.submit(to_engine, move |embedded| {
@@ -359,7 +361,7 @@ impl JobIntake {
     pub(super) fn refuse(
         &self,
         lease: Lease,
-        id: Option<JobId>,
+        job: Option<JobIdentity>,
         error: WireError,
         format: Format,
         attempts: u64,
@@ -369,16 +371,22 @@ impl JobIntake {
         variant.metrics.refused(self.lane, Duration::ZERO, error.code);
         let publisher = self.context.publisher.clone();
         self.context.publisher.spawn(async move {
-            match id.or_else(|| lease.id_in_headers()) {
-                Some(id) => {
-                    let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
-                    publisher.settle(lease, &variant, &id, &outcome, format, attempts).await;
+            match job {
+                Some(job) => {
+                    let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error });
+                    publisher.settle(lease, &variant, &job, &outcome, format, attempts).await;
                 }
                 None => publisher.reject(lease, &variant, error, format).await,
             }
             drop(permit);
         });
     }
+}
+
+/// What the outcome of a job is stored by: the id that it names, in its payload or beside it, or one that follows from where it is stored.
+pub(super) fn identity(lease: &Lease, request: &EmbedRequest) -> JobIdentity {
+    let id = request.id.clone().or_else(|| lease.id_in_headers());
+    JobIdentity { id: id.unwrap_or_else(|| lease.delivery().job_id()), digest: Some(request.digest()) }
 }
 
 /// What a pull loop knows.

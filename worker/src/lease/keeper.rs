@@ -19,6 +19,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::delivery::Delivery;
 use crate::{
     connection::Connection,
     supervise::{Supervisor, Task},
@@ -109,6 +110,12 @@ impl Keeper {
     #[must_use]
     pub fn held(&self) -> usize {
         self.shared.held.lock().len()
+    }
+
+    /// Which messages are in the worker.
+    #[must_use]
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        self.shared.held.lock().values().filter_map(|entry| Delivery::parse(&entry.reply)).collect()
     }
 
     /// Gives back everything that is in the worker, and says how many messages that were. For when there is no time to finish, or

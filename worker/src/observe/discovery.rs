@@ -4,17 +4,21 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use async_nats::{
     Client, SubscribeError,
-    service::{Info, PingResponse, Stats},
+    service::{Info, PingResponse, Stats, endpoint},
 };
 use bytes::Bytes;
 use embed_schemas::{
+    Lane,
+    held::Held,
     serving::{STATUS_PREFIX, models_key},
-    subjects::SERVICE_NAME,
+    streams,
+    subjects::{self, SERVICE_NAME, Target},
 };
 use futures::{StreamExt, stream::select_all};
 use serde::Serialize;
 
 use crate::{
+    lease::{Delivery, Keeper},
     metrics::EndpointStats,
     serving::{ServedVariant, ServedVariants},
     variant::Variant,
@@ -28,13 +32,14 @@ pub struct Discovery {
     client: Client,
     worker: String,
     served: ServedVariants,
+    keeper: Keeper,
     started: SystemTime,
 }
 
 impl Discovery {
     /// A responder for this worker.
-    pub fn new(client: Client, worker: String, served: ServedVariants) -> Self {
-        Self { client, worker, served, started: SystemTime::now() }
+    pub fn new(client: Client, worker: String, served: ServedVariants, keeper: Keeper) -> Self {
+        Self { client, worker, served, keeper, started: SystemTime::now() }
     }
 
     /// Subscribes, and answers for ever.
@@ -104,15 +109,34 @@ impl Discovery {
     }
 
     fn stats(&self) -> Stats {
+        let mut held: HashMap<_, Vec<u64>> = HashMap::new();
+        for Delivery { stream, consumer, sequence, .. } in self.keeper.deliveries() {
+            held.entry((stream, consumer)).or_default().push(sequence);
+        }
+        let endpoints = self.endpoints(EndpointStats::stats);
+        let endpoints = endpoints.into_iter().map(|stats| with_held(stats, &mut held)).collect();
         Stats {
             kind: "io.nats.micro.v1.stats_response".to_owned(),
             name: SERVICE_NAME.to_owned(),
             id: self.worker.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started.into(),
-            endpoints: self.endpoints(EndpointStats::stats),
+            endpoints,
         }
     }
+}
+
+/// Says which jobs of its variant are held, at the endpoint that is pinned to it.
+fn with_held(mut stats: endpoint::Stats, held: &mut HashMap<(String, String), Vec<u64>>) -> endpoint::Stats {
+    if let Some(Target { model, variant: Some(variant), .. }) = subjects::parse(&stats.subject) {
+        let mut of_variant = Held::default();
+        for lane in Lane::STORED {
+            let key = (streams::jobs_stream(&model), streams::consumer(&variant, lane));
+            of_variant.set(lane, held.remove(&key).unwrap_or_default());
+        }
+        stats.data = serde_json::to_value(of_variant).ok();
+    }
+    stats
 }
 
 fn json(answer: &impl Serialize) -> Bytes {

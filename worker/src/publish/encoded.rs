@@ -38,6 +38,14 @@ impl Encoded {
         Self::with(&failure, format, trace, Some(too_large))
     }
 
+    /// Says of which job it is, by the digest of its request.
+    pub(super) fn of(mut self, digest: Option<&str>) -> Self {
+        if let Some(digest) = digest {
+            self.headers.insert(headers::REQUEST_DIGEST, digest);
+        }
+        self
+    }
+
     fn with(outcome: &Outcome, format: Format, trace: Option<&str>, error: Option<WireError>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(headers::CONTENT_TYPE, format.content_type());

@@ -9,5 +9,5 @@ mod stored;
 
 pub use call::{Call, Caller};
 pub use outcome::Ask;
-pub use publisher::{Finished, Publisher, Publishing, Reply};
+pub use publisher::{Finished, JobIdentity, Publisher, Publishing, Reply};
 pub use stored::StoreTrouble;

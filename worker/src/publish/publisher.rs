@@ -37,6 +37,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 const REFUSE_AGAIN: Duration = Duration::from_millis(2);
 /// Refusals that leave together at most.
 const MOST_REFUSALS: usize = 256;
+/// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A job that no engine can take now is given back for so long.
 const UNAVAILABLE_DELAY: Duration = Duration::from_secs(1);
 
@@ -50,11 +52,22 @@ pub enum Reply {
     Stored {
         /// The message.
         lease: Lease,
+        /// What its outcome is stored by.
+        identity: JobIdentity,
         /// What was known of attempts at it before this one.
         before: Attempts,
         /// Its share of the room; given back when the lease ends.
         permit: Permit,
     },
+}
+
+/// What a job's outcome is stored by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobIdentity {
+    /// Its id.
+    pub id: JobId,
+    /// [`embed_schemas::EmbedRequest::digest`]: two jobs of one id with different ones are in conflict. `None` where the job cannot be read.
+    pub digest: Option<String>,
 }
 
 /// A request whose texts are done.
@@ -83,6 +96,8 @@ pub struct Publisher {
     online: Client,
     /// For stored outcomes.
     stored: Client,
+    /// This worker's id, for dead letters.
+    worker: Arc<str>,
     storage: Storage,
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
@@ -104,6 +119,7 @@ impl Publisher {
     #[must_use]
     pub fn start(
         connections: &Connections,
+        worker: &str,
         store: StoreClient,
         give_up: CancellationToken,
         trouble: StoreTrouble,
@@ -115,6 +131,7 @@ impl Publisher {
         let publisher = Self {
             online: connections.online.client.clone(),
             stored: connections.stored.client.clone(),
+            worker: worker.into(),
             attempts: AttemptStore::new(store.clone()),
             storage: Storage::new(store, give_up, trouble),
             finished,
@@ -202,7 +219,7 @@ impl Publisher {
                 }
                 error
             }
-            Reply::Stored { lease, before, permit } => {
+            Reply::Stored { lease, identity, before, permit } => {
                 if unavailable(&outcome) {
                     // It is no attempt, and no outcome: another worker may have an engine that runs.
                     lease.give_back(UNAVAILABLE_DELAY);
@@ -214,7 +231,7 @@ impl Publisher {
                     self.retry(lease, &variant, attempts).await;
                     return;
                 }
-                let error = self.settle(lease, &variant, &ask.id, &outcome, ask.format, attempts.count()).await;
+                let error = self.settle(lease, &variant, &identity, &outcome, ask.format, attempts.count()).await;
                 drop(permit);
                 error
             }
@@ -254,25 +271,34 @@ impl Publisher {
         &self,
         lease: Lease,
         variant: &Variant,
-        id: &JobId,
+        job: &JobIdentity,
         outcome: &Outcome,
         format: Format,
         attempts: u64,
     ) -> Option<ErrorCode> {
         let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        let encoded = encoded.of(job.digest.as_deref());
         if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
             variant.metrics.error(lease.lane(), error.code);
         }
         let code = encoded.error.as_ref().map(|error| error.code);
         if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
-            && !self.bury(&lease, variant, &error, attempts).await
+            && !self.bury(&lease, variant, Some(&job.id), &error, attempts).await
         {
             lease.give_back(Duration::ZERO);
             return Some(error.code);
         }
-        match self.storage.outcome(&variant.model, id, &encoded).await {
+        match self.storage.outcome(&variant.model, &job.id, &encoded).await {
             Stored::New => {}
-            Stored::Before => variant.metrics.duplicate_result(),
+            Stored::Before => match self.conflict(variant, job).await {
+                Ok(None) => variant.metrics.duplicate_result(),
+                Ok(Some(error)) => return self.end_in_conflict(lease, variant, &job.id, error, format, attempts).await,
+                Err(error) => {
+                    tracing::warn!(id = %job.id, %error, "it cannot be told whether the outcome that is stored is that of this job");
+                    lease.give_back(LOOK_AGAIN);
+                    return code;
+                }
+            },
             Stored::No => {
                 lease.give_back(Duration::ZERO);
                 return code;
@@ -281,7 +307,7 @@ impl Publisher {
                 // Whatever it is about this outcome: the job ends, and can be found.
                 let error =
                     WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
-                return self.end_unstorable(lease, variant, id, error, format, attempts).await;
+                return self.end_unstorable(lease, variant, &job.id, error, format, attempts).await;
             }
         }
         self.copy_to_reply(&lease, encoded).await;
@@ -299,7 +325,7 @@ impl Publisher {
         format: Format,
         attempts: u64,
     ) -> Option<ErrorCode> {
-        if !self.bury(&lease, variant, &error, attempts).await {
+        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
             lease.give_back(Duration::ZERO);
             return Some(error.code);
         }
@@ -319,9 +345,40 @@ impl Publisher {
         Some(code)
     }
 
+    /// Says so if the outcome that is stored under a job's id is that of another job.
+    async fn conflict(&self, variant: &Variant, job: &JobIdentity) -> Result<Option<WireError>, api::ApiError> {
+        let stream = streams::results_stream(&variant.model);
+        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, &job.id)).await?;
+        let digest = stored.as_ref().and_then(|stored| stored.headers.as_ref()?.get(headers::REQUEST_DIGEST));
+        let other = job.digest.as_deref().zip(digest).is_some_and(|(digest, stored)| digest != stored.as_str());
+        Ok(other.then(|| WireError::id_conflict(&job.id)))
+    }
+
+    /// The id is another job's: that keeps its outcome, and a dead letter has this one.
+    async fn end_in_conflict(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        id: &JobId,
+        error: WireError,
+        format: Format,
+        attempts: u64,
+    ) -> Option<ErrorCode> {
+        let code = error.code;
+        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
+            lease.give_back(Duration::ZERO);
+            return Some(code);
+        }
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
+        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        self.copy_to_reply(&lease, encoded).await;
+        lease.ack();
+        Some(code)
+    }
+
     /// Ends a message that is no job: there is no id under which an outcome could be stored.
     pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
-        if !self.bury(&lease, variant, &error, 0).await {
+        if !self.bury(&lease, variant, None, &error, 0).await {
             return lease.give_back(Duration::ZERO);
         }
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
@@ -350,8 +407,16 @@ impl Publisher {
     }
 
     /// Writes the dead letter, and waits until it is stored. `false`: the worker stops before it can be.
-    async fn bury(&self, lease: &Lease, variant: &Variant, error: &WireError, attempts: u64) -> bool {
-        let (headers, payload) = dead_letter::letter(lease, error, attempts, self.max_payload());
+    async fn bury(
+        &self,
+        lease: &Lease,
+        variant: &Variant,
+        id: Option<&JobId>,
+        error: &WireError,
+        attempts: u64,
+    ) -> bool {
+        let found = dead_letter::Found { id, error, attempts, worker: &self.worker };
+        let (headers, payload) = dead_letter::letter(lease, &found, self.max_payload());
         let subject = subjects::dead(&variant.model, &variant.name);
         let sequence = lease.delivery().sequence;
         match self.storage.dead_letter(subject.clone(), &headers, &payload).await {

@@ -10,6 +10,9 @@ pub const STREAM_NOT_FOUND: u64 = 10059;
 /// JetStream's code for "consumer not found".
 pub const CONSUMER_NOT_FOUND: u64 = 10014;
 
+/// JetStream's codes for "wrong last sequence": of the leader alone, and of a cluster.
+pub const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {

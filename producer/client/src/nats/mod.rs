@@ -3,6 +3,7 @@
 //! Requests get an inbox of their own: the client's shared one keeps an entry for every request that timed out.
 
 pub mod api;
+pub mod scan;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod compare;
 mod replicas;
+mod retention;
 mod variants;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 pub use compare::Difference;
+pub use retention::{Retention, retention};
 pub(crate) use variants::Consumers;
 pub use variants::{variants, with_desired};
 

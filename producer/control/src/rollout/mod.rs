@@ -90,7 +90,7 @@ impl From<embed_client::Error> for RolloutError {
 impl RolloutError {
     /// A stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Common(error) => error.code(),
             Self::Route(error) => error.code(),

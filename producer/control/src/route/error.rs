@@ -156,7 +156,7 @@ impl RouteError {
 
     /// A stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Common(error) => error.code(),
             Self::Weights(_) => "weights",

@@ -81,7 +81,7 @@ async fn unwritten(
         }))?;
     }
     if within.is_zero() {
-        return Ok(Status::Listed);
+        return Ok(Status::Failures);
     }
     if !json {
         let within = humantime::format_duration(within);
@@ -92,11 +92,11 @@ async fn unwritten(
     match router.reconcile(model, &change.who, within).await {
         Ok(report) => {
             super::show::report(&report, json)?;
-            Ok(if report.is_applied() { Status::Done } else { Status::Listed })
+            Ok(if report.is_applied() { Status::Done } else { Status::Failures })
         }
         Err(error) => {
             print::warning(error.code(), &format!("{error}: run `embed route sync` later"), json);
-            Ok(Status::Listed)
+            Ok(Status::Failures)
         }
     }
 }
@@ -203,13 +203,13 @@ pub(super) async fn apply(
             Ok(Some(applied)) => {
                 told(router, &applied, json).await?;
                 if !applied.missing.is_empty() {
-                    status = Status::Listed;
+                    status = Status::Failures;
                 }
             }
             Ok(None) => planned(plan, json)?,
             Err(error) => {
                 print::warning(error.code(), &format!("{}: {error}", plan.model), json);
-                status = Status::Listed;
+                status = Status::Failures;
             }
         }
     }

@@ -1,0 +1,99 @@
+//! Messages of a stream, read in its order without a consumer: what a work queue holds can be looked at and is not taken.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client, HeaderMap,
+    header::{NATS_SEQUENCE, NATS_SUBJECT, NATS_TIME_STAMP},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::api::ApiError;
+
+/// Messages in one answer at most.
+const MOST: usize = 256;
+/// Bytes in one answer, about. What is more comes with the next.
+const MOST_BYTES: usize = 8 << 20;
+
+/// A message as a stream holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence.
+    pub sequence: u64,
+    /// The subject under which it is stored.
+    pub subject: String,
+    /// When it was stored, RFC 3339, by the server's clock.
+    pub time: String,
+    /// Its headers, those that the server adds included.
+    pub headers: HeaderMap,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// Where a scan has come to.
+#[derive(Debug)]
+pub struct Scan {
+    client: Client,
+    stream: String,
+    filter: String,
+    next: Option<u64>,
+}
+
+impl Scan {
+    /// Of the messages whose subject matches `filter`, from the first on.
+    #[must_use]
+    pub fn new(client: &Client, stream: impl Into<String>, filter: impl Into<String>) -> Self {
+        Self { client: client.clone(), stream: stream.into(), filter: filter.into(), next: Some(1) }
+    }
+
+    /// The next few messages. Empty after the last.
+    ///
+    /// # Errors
+    /// [`ApiError::NotReady`] if the stream does not answer within `timeout`, or there is none; [`ApiError::Refused`] by servers before
+    /// 2.11, which cannot answer with several messages.
+    pub async fn page(&mut self, timeout: Duration) -> Result<Vec<Stored>, ApiError> {
+        let Some(from) = self.next else { return Ok(Vec::new()) };
+        let page = self.get(from, Instant::now() + timeout).await?;
+        self.next = page.last().map(|last| last.sequence + 1);
+        Ok(page)
+    }
+
+    async fn get(&self, from: u64, deadline: Instant) -> Result<Vec<Stored>, ApiError> {
+        let failed = |error: &dyn std::fmt::Display| ApiError::NotReady(error.to_string());
+        let inbox = self.client.new_inbox();
+        let question = json!({"seq": from, "next_by_subj": self.filter, "batch": MOST, "max_bytes": MOST_BYTES});
+        let subject = embed_connect::api_subject(&self.client, &format!("DIRECT.GET.{}", self.stream));
+        let answer = async {
+            let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
+            let sent = self.client.publish_with_reply(subject, inbox, question.to_string().into());
+            sent.await.map_err(|e| failed(&e))?;
+            let mut page: Vec<Stored> = Vec::new();
+            loop {
+                let Some(message) = answers.next().await else { return Err(failed(&"the connection is closed")) };
+                match message.status.map(|status| status.as_u16()) {
+                    None => page.extend(stored(message)),
+                    // The end, or that there is nothing.
+                    Some(204 | 404) => return Ok(page),
+                    Some(503) => return Err(failed(&"no responders")),
+                    Some(code) => {
+                        let description = message.description.unwrap_or_default();
+                        let description = format!("{description}: reading several messages needs nats-server 2.11");
+                        return Err(ApiError::Refused { code: code.into(), description });
+                    }
+                }
+            }
+        };
+        let late = |_| failed(&"it does not answer in time");
+        tokio::time::timeout_at(deadline, answer).await.map_err(late)?
+    }
+}
+
+fn stored(message: async_nats::Message) -> Option<Stored> {
+    let headers = message.headers?;
+    let text = |name: async_nats::HeaderName| headers.get(name).map(|value| value.as_str().to_owned());
+    let (sequence, subject, time) = (text(NATS_SEQUENCE)?.parse().ok()?, text(NATS_SUBJECT)?, text(NATS_TIME_STAMP)?);
+    Some(Stored { sequence, subject, time, headers, payload: message.payload })
+}

@@ -1,0 +1,77 @@
+//! Why rows have no vector, as far as it is worth telling beside the rows themselves: how many by code, and the first of each.
+
+use std::collections::BTreeMap;
+
+use embed_schemas::WireError;
+use serde::{Deserialize, Serialize};
+
+/// Rows of one code that are quoted.
+const QUOTED: usize = 3;
+/// Characters of a message that are quoted.
+const MESSAGE: usize = 300;
+
+/// Rows without a vector, by the code of their error.
+pub type Failures = BTreeMap<String, Reason>;
+
+/// Rows that have no vector for the same reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// How many.
+    pub rows: u64,
+    /// The first of them.
+    pub first: Vec<Example>,
+}
+
+/// One row, and why it has no vector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// Its line in the input, counted from 1.
+    pub line: u64,
+    /// The message of its error.
+    pub message: String,
+}
+
+/// Counts a row.
+pub(super) fn count(failures: &mut Failures, line: u64, error: &WireError) {
+    let reason = failures.entry(error.code.as_str().to_owned()).or_default();
+    reason.rows += 1;
+    if reason.first.len() < QUOTED {
+        reason.first.push(Example { line, message: error.message.chars().take(MESSAGE).collect() });
+    }
+}
+
+/// Adds what came later.
+pub(super) fn add(failures: &mut Failures, later: Failures) {
+    for (code, Reason { rows, first }) in later {
+        let reason = failures.entry(code).or_default();
+        reason.rows += rows;
+        let room = QUOTED.saturating_sub(reason.first.len());
+        reason.first.extend(first.into_iter().take(room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_schemas::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn all_are_counted_and_the_first_are_quoted() {
+        let error = |code, text: &str| WireError::new(code, text);
+        let mut all = Failures::new();
+        for chunk in 0..3 {
+            let mut failures = Failures::new();
+            for line in [2 * chunk + 1, 2 * chunk + 2] {
+                count(&mut failures, line, &error(ErrorCode::TextTooLong, &"x".repeat(1000)));
+            }
+            count(&mut failures, 2 * chunk + 1, &error(ErrorCode::InvalidRequest, "no"));
+            add(&mut all, failures);
+        }
+        let of = |code: ErrorCode| &all[code.as_str()];
+        assert_eq!((of(ErrorCode::TextTooLong).rows, of(ErrorCode::InvalidRequest).rows), (6, 3));
+        let lines: Vec<u64> = of(ErrorCode::TextTooLong).first.iter().map(|example| example.line).collect();
+        assert_eq!(lines, [1, 2, 3]);
+        assert_eq!(of(ErrorCode::TextTooLong).first[0].message.len(), MESSAGE);
+    }
+}

@@ -1,0 +1,200 @@
+//! `embed dead`
+
+use anyhow::bail;
+use embed_client::Client;
+use embed_connect::ConnectSettings;
+use embed_control::dead::{self, DeadLetter, DeadLetters, Filter, Retried};
+use embed_schemas::wire;
+use serde_json::json;
+
+use super::{Status, print, table};
+use crate::cli::jobs::{DeadChoice, DeadCommand, DeadFilter};
+
+const HEAD: [&str; 8] = ["LETTER", "TIME", "MODEL", "VARIANT", "CODE", "TRIED", "JOB", "REASON"];
+/// Characters of a reason in the list.
+const REASON: usize = 80;
+/// Letters after which it is told how far it is.
+const TELL: usize = 1000;
+
+pub(super) async fn run(command: DeadCommand, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    let client = Client::connect(connect).await?;
+    match command {
+        DeadCommand::List { filter, limit } => list(&client, filter.into(), limit, json).await,
+        DeadCommand::Show { name } => show(&client, name, json).await,
+        DeadCommand::Retry { chosen, new_id } => retry(&client, chosen, new_id, json).await,
+        DeadCommand::Purge { chosen } => purge(&client, chosen, json).await,
+    }
+}
+
+impl From<DeadFilter> for Filter {
+    fn from(filter: DeadFilter) -> Self {
+        let DeadFilter { model, variant, code, since, until } = filter;
+        Self { model, variant, code, since: since.map(Into::into), until: until.map(Into::into), names: Vec::new() }
+    }
+}
+
+fn filter(chosen: DeadChoice) -> anyhow::Result<Filter> {
+    if chosen.names.is_empty() && chosen.filter.is_empty() && !chosen.all {
+        bail!("which dead letters? Name their sequences or their jobs' ids, give a filter such as --code, or --all");
+    }
+    Ok(Filter { names: chosen.names, ..chosen.filter.into() })
+}
+
+async fn list(client: &Client, filter: Filter, limit: usize, json: bool) -> anyhow::Result<Status> {
+    let mut letters = DeadLetters::new(client, filter);
+    let (mut all, mut seen) = (Vec::new(), 0);
+    while let Some(page) = letters.page().await? {
+        seen += page.len();
+        all.extend(page);
+        all.drain(..all.len().saturating_sub(limit));
+    }
+    if json {
+        all.iter().try_for_each(print::json_line)?;
+        return Ok(Status::Done);
+    }
+    if all.is_empty() {
+        print::line("no dead letters")?;
+        return Ok(Status::Done);
+    }
+    let rows: Vec<_> = all.iter().map(row).collect();
+    table::lines(HEAD, &rows).into_iter().try_for_each(print::line)?;
+    if seen > all.len() {
+        print::line(format_args!("the latest {} of {seen}; --limit shows more", all.len()))?;
+    }
+    Ok(Status::Done)
+}
+
+fn row(letter: &DeadLetter) -> [String; 8] {
+    let mut reason: String = letter.reason.chars().take(REASON).collect();
+    if reason.len() < letter.reason.len() {
+        reason.push('…');
+    }
+    [
+        letter.sequence.to_string(),
+        // Whole seconds.
+        letter.time.get(..19).unwrap_or(&letter.time).to_owned(),
+        letter.model.to_string(),
+        letter.variant.to_string(),
+        letter.code.clone(),
+        letter.attempts.to_string(),
+        letter.id.as_ref().map_or("-", |id| id.as_str()).to_owned(),
+        reason,
+    ]
+}
+
+async fn show(client: &Client, name: String, json: bool) -> anyhow::Result<Status> {
+    let mut letters = DeadLetters::new(client, Filter { names: vec![name.clone()], ..Filter::default() });
+    let mut found = false;
+    while let Some(page) = letters.page().await? {
+        for letter in page {
+            found = true;
+            let request = wire::decode_request(&letter.payload, None).ok().map(|(request, _)| request);
+            if json {
+                print::json_line(&json!({"letter": letter, "job": request}))?;
+                continue;
+            }
+            let DeadLetter {
+                sequence, time, model, variant, code, reason, attempts, deliveries, subject, bytes, ..
+            } = &letter;
+            print::line(format_args!("dead letter {sequence}, {time}"))?;
+            print::line(format_args!("  error     {code}: {reason}"))?;
+            print::line(format_args!("  model     {model}, variant {variant}"))?;
+            print::line(format_args!("  tried     {attempts} times, delivered {deliveries} times"))?;
+            print::line(format_args!("  worker    {}", letter.worker.as_deref().unwrap_or("not known")))?;
+            print::line(format_args!("  job       {}", letter.id.as_ref().map_or("no id", |id| id.as_str())))?;
+            print::line(format_args!("  subject   {subject}"))?;
+            let cut = if letter.cut { ", of which the letter holds a part" } else { "" };
+            print::line(format_args!("  size      {bytes} bytes{cut}"))?;
+            for text in request.iter().flat_map(|request| &request.texts) {
+                print::line(format_args!("  text      {text:?}"))?;
+            }
+        }
+    }
+    if !found {
+        bail!("there is no dead letter {name}; `embed dead list` shows those there are");
+    }
+    Ok(Status::Done)
+}
+
+async fn retry(client: &Client, chosen: DeadChoice, new_id: bool, json: bool) -> anyhow::Result<Status> {
+    let dry_run = chosen.dry_run;
+    let filter = filter(chosen)?;
+    let names = filter.names.clone();
+    let (mut done, mut refused) = (0, 0);
+    for letter in all(client, filter).await? {
+        let retried = dead::retry(client, &letter, new_id, dry_run).await?;
+        if json {
+            print::json_line(&json!({"letter": letter.sequence, "retried": retried}))?;
+        } else {
+            let sequence = letter.sequence;
+            match &retried {
+                Retried::Published { id, subject, .. } => {
+                    print::line(format_args!("{sequence}: job {id} is sent once more on {subject}"))?;
+                }
+                Retried::Would { id, subject } => {
+                    print::line(format_args!("{sequence}: job {id} would be sent once more on {subject}"))?;
+                }
+                Retried::Done { id } => print::line(format_args!("{sequence}: job {id} has its result already"))?,
+                Retried::Refused { reason } => print::line(format_args!("{sequence}: stays: {reason}"))?,
+            }
+        }
+        match retried {
+            Retried::Refused { .. } => refused += 1,
+            _ => done += 1,
+        }
+        tell(done + refused);
+    }
+    if done + refused == 0 {
+        return nothing(&names);
+    }
+    Ok(if refused == 0 { Status::Done } else { Status::Failures })
+}
+
+async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Result<Status> {
+    let dry_run = chosen.dry_run;
+    let filter = filter(chosen)?;
+    let names = filter.names.clone();
+    let mut done = 0;
+    for letter in all(client, filter).await? {
+        if !dry_run {
+            dead::remove(client, letter.sequence).await?;
+        }
+        done += 1;
+        tell(done);
+    }
+    if done == 0 {
+        return nothing(&names);
+    }
+    if json {
+        print::json_line(&json!({"purged": if dry_run { 0 } else { done }, "chosen": done}))?;
+    } else if dry_run {
+        print::line(format_args!("{done} dead letters would be thrown away"))?;
+    } else {
+        print::line(format_args!("{done} dead letters are thrown away"))?;
+    }
+    Ok(Status::Done)
+}
+
+/// All that are there now: what is written meanwhile is left for another time, or a job that fails again would be sent for ever.
+async fn all(client: &Client, filter: Filter) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut letters = DeadLetters::new(client, filter);
+    let mut all = Vec::new();
+    while let Some(page) = letters.page().await? {
+        all.extend(page);
+    }
+    Ok(all)
+}
+
+fn tell(done: usize) {
+    if done.is_multiple_of(TELL) {
+        print::note(format_args!("{done} dead letters so far"));
+    }
+}
+
+fn nothing(names: &[String]) -> anyhow::Result<Status> {
+    if names.is_empty() {
+        print::note("no dead letter is like that");
+        return Ok(Status::Done);
+    }
+    bail!("there is no dead letter {}; `embed dead list` shows those there are", names.join(", "))
+}
