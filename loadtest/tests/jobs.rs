@@ -84,7 +84,10 @@ fn an_id_is_one_jobs_and_what_failed_is_found_and_sent_once_more() {
     assert!(String::from_utf8_lossy(&failed.stdout).starts_with("job doc: error unknown_prompt"), "{failed:?}");
     let first = letter(nats, "doc", None);
     let field = |name: &str| first[name].as_str().unwrap_or_default().to_owned();
-    assert_eq!((field("code"), field("model"), field("subject")), ("unknown_prompt".into(), MODEL.into(), format!("embed.job.{MODEL}")));
+    assert_eq!(
+        (field("code"), field("model"), field("subject")),
+        ("unknown_prompt".into(), MODEL.into(), format!("embed.job.{MODEL}"))
+    );
     assert!(!field("worker").is_empty() && field("reason").contains("nonsense") && first["attempts"] == 0, "{first}");
     assert_eq!(json_lines(nats, &["jobs", "show", "doc"]).0[0]["error"]["code"], "unknown_prompt");
     for (filter, found) in [

@@ -8,17 +8,18 @@ use embed_client::{CallOptions, Client, Error, PublishOptions};
 use embed_connect::ConnectSettings;
 use embed_control::{
     models::{self, Serve},
+    provision::{self, ModelVariants},
     route::Change,
 };
-use embed_schemas::{EmbedRequest, Lane, Weights, serving::DesiredVariant};
-use embed_testkit::{repository, sibling_binary};
+use embed_schemas::{EmbedRequest, Lane, Weights, serving::DesiredVariant, streams::StreamSettings};
+use embed_testkit::{Daemon, registry, repository, sibling_binary};
 use nkeys::KeyPair;
 use serde_json::json;
 use support::{
     PATIENCE, Server,
     command::{stderr, stdout},
     jwt::{account, configuration, sign},
-    routed::{ACCOUNTS, Node, command, provision, router},
+    routed::{ACCOUNTS, Node, command, provision as provision_m, router},
     slug, until,
     variants::Calls,
 };
@@ -193,7 +194,7 @@ async fn what_is_not_permitted_is_said_at_once() {
     }}, "#;
     let nodes = [Node::start("n1", &ACCOUNTS.replacen("users: [", limited, 1))];
     let client = nodes[0].client().await;
-    provision(&client, &["a", "b"], 1).await;
+    provision_m(&client, &["a", "b"], 1).await;
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let user = |inbox: Option<&str>| ConnectSettings {
         user: Some("lim".into()),
@@ -256,8 +257,8 @@ fn nothing_takes_jetstream_to_be_where_it_is_by_default() {
     assert!(wrong.is_empty(), "use `embed_connect::api_subject` and `embed_connect::jetstream`: {wrong:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_jetstream_domain_is_kept_to() {
+/// Two servers with a JetStream of their own, and a connection to the leaf that uses the hub's.
+async fn domains() -> (Node, Node, Client) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let jetstream = |domain: &str| format!("jetstream {{ store_dir: \"@FOLDER@/store\", domain: {domain} }}");
     let hub =
@@ -270,23 +271,47 @@ async fn a_jetstream_domain_is_kept_to() {
     let client = Client::connect(&from_leaf).await.unwrap();
     until("the leaf to know the hub", async || client.nats().request("$JS.hub.API.INFO", "".into()).await.is_ok())
         .await;
-    provision(&client, &["a", "b"], 1).await;
+    (hub, leaf, client)
+}
+
+/// Messages of a stream of the server's own JetStream; nothing if it has no such stream.
+async fn stored(client: &Client, stream: &str) -> Option<u64> {
+    let answer = client.nats().request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    answer["state"]["messages"].as_u64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_keeps_to_its_domain() {
+    let (hub, leaf, client) = domains().await;
+    let model = ModelVariants { model: slug("all-minilm-l6-v2"), variants: vec![slug("v")] };
+    provision::apply(client.nats(), std::slice::from_ref(&model), &StreamSettings::default()).await.unwrap();
+    let mut worker = std::process::Command::new(sibling_binary("embed-worker"));
+    worker.args(["run", "--variant", "all-minilm-l6-v2=v", "--js-domain", "hub", "--metrics-addr", "127.0.0.1:0"]);
+    worker.arg("--registry").arg(registry()).arg("--server").arg(&leaf.url);
+    let _worker = Daemon::spawn(&mut worker);
+    let request = EmbedRequest::new(["a job that is stored at the hub"]);
+    client.publish(&model.model, Lane::Job, request, &PublishOptions::default()).await.unwrap();
     let at_hub = hub.client().await;
-    let stored = async |client: &Client, call: &str| {
-        let answer = client.nats().request(format!("$JS.API.{call}"), "".into()).await.unwrap();
-        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
-        answer["state"]["messages"].as_u64()
-    };
-    assert_eq!(stored(&at_hub, "STREAM.INFO.EMBED_m").await, Some(0));
+    until("its result", async || stored(&at_hub, "EMBED_RESULTS_all-minilm-l6-v2").await == Some(1)).await;
+    until("it to be done", async || stored(&at_hub, "EMBED_all-minilm-l6-v2").await == Some(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jetstream_domain_is_kept_to() {
+    let (hub, leaf, client) = domains().await;
+    provision_m(&client, &["a", "b"], 1).await;
+    let at_hub = hub.client().await;
+    assert_eq!(stored(&at_hub, "EMBED_m").await, Some(0));
     let at_leaf = leaf.client().await;
-    assert_eq!(stored(&at_leaf, "STREAM.INFO.EMBED_m").await, None, "the leaf's own JetStream has nothing");
+    assert_eq!(stored(&at_leaf, "EMBED_m").await, None, "the leaf's own JetStream has nothing");
 
     // Jobs, and the entries of buckets.
     client.publish(&slug("m"), Lane::Job, EmbedRequest::new(["x"]), &PublishOptions::default()).await.unwrap();
-    assert_eq!(stored(&at_hub, "STREAM.INFO.EMBED_m").await, Some(1));
+    assert_eq!(stored(&at_hub, "EMBED_m").await, Some(1));
     let desired: DesiredVariant = serde_json::from_value(json!({})).unwrap();
     models::serve(&client, &Serve { model: slug("m"), variant: slug("b"), desired }).await.unwrap();
-    assert_eq!(stored(&at_hub, "STREAM.INFO.KV_embed_models").await, Some(1));
+    assert_eq!(stored(&at_hub, "KV_embed_models").await, Some(1));
     assert_eq!(models::desired(&client).await.unwrap().len(), 1);
 
     // Routes are written in the domain, too, and set on the servers of the account.

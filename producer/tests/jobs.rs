@@ -16,9 +16,7 @@ use embed_control::{
     dead::{self, DeadLetter, DeadLetters, Filter, Retried},
     jobs::{self, JobState},
 };
-use embed_schemas::{
-    EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects,
-};
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects};
 use futures::StreamExt;
 use serde_json::json;
 use support::{
@@ -59,7 +57,8 @@ async fn however_many_results_are_waited_for_one_subscription_and_one_look_serve
     // All have been looked for several times.
     until("several looks", async || looks.load(Ordering::SeqCst) >= 5).await;
     let connections = server.monitor("/connz")["connections"].clone();
-    let subscriptions: Vec<_> = connections.as_array().unwrap().iter().map(|one| one["subscriptions"].clone()).collect();
+    let subscriptions: Vec<_> =
+        connections.as_array().unwrap().iter().map(|one| one["subscriptions"].clone()).collect();
     assert!(subscriptions.iter().all(|count| count.as_u64() <= Some(3)), "{subscriptions:?}");
     let context = jetstream::new(client.nats().clone());
     for id in &ids {

@@ -98,7 +98,20 @@ async fn the_command_prints_no_result_that_is_not_stored_and_says_why() {
     let publish = move |timeout: &'static str| {
         let url = url.clone();
         tokio::task::spawn_blocking(move || {
-            command::output(&["publish", "--allow-unserved", "-s", &url, "-m", "m", "--id", "one", "--wait", "--timeout", timeout, "abc"])
+            command::output(&[
+                "publish",
+                "--allow-unserved",
+                "-s",
+                &url,
+                "-m",
+                "m",
+                "--id",
+                "one",
+                "--wait",
+                "--timeout",
+                timeout,
+                "abc",
+            ])
         })
     };
     let refused = publish("2s").await.unwrap();

@@ -132,7 +132,8 @@ mod tests {
             EmbedRequest { encoding: Some(Encoding::F16), ..request.clone() },
             EmbedRequest { dimensions: Some(8), ..request.clone() },
         ];
-        let digests: std::collections::BTreeSet<_> = others.iter().chain([&request]).map(EmbedRequest::digest).collect();
+        let digests: std::collections::BTreeSet<_> =
+            others.iter().chain([&request]).map(EmbedRequest::digest).collect();
         assert_eq!(digests.len(), others.len() + 1);
     }
 }

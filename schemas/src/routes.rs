@@ -15,6 +15,11 @@ pub const ROUTES_BUCKET: &str = "embed_routes";
 /// no slug, so no model has it.
 pub const SERVERS_KEY: &str = "_servers";
 
+/// Below this, followed by the model's slug, is the source of a mapping that marks a server on which a route is in effect that could not be
+/// written to [`ROUTES_BUCKET`]. Nobody publishes there. Its destination ends with the [`RouteRecord`], as JSON in base 64 (for URLs, without
+/// padding).
+pub const MARKS: &str = "embed.wish.";
+
 /// Shares of a model's variants, in whole percent, 100 in all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "BTreeMap<Slug, u8>", into = "BTreeMap<Slug, u8>")]

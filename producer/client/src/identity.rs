@@ -29,7 +29,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::known`].
-    pub(super) async fn is_the_same(&self, model: &Slug, published: &Published, job: &EmbedRequest) -> Result<(), Error> {
+    pub(super) async fn is_the_same(
+        &self,
+        model: &Slug,
+        published: &Published,
+        job: &EmbedRequest,
+    ) -> Result<(), Error> {
         let question = json!({ "seq": published.sequence }).to_string();
         let Some(first) = self.direct_get(published.stream.clone(), question.into()).await else {
             // It is done.
@@ -43,7 +48,7 @@ impl Client {
 
     /// A message that can be had, and is there.
     async fn direct_get(&self, of: String, question: Vec<u8>) -> Option<Message> {
-        let subject = embed_connect::api_subject(&self.nats, &format!("DIRECT.GET.{of}"));
+        let subject = embed_connect::api_subject(self.nats(), &format!("DIRECT.GET.{of}"));
         let answer = nats::request(&self.nats, subject, HeaderMap::new(), question.into(), ACK_TIMEOUT).await;
         match answer {
             Ok(message) if message.status.is_none() => Some(message),

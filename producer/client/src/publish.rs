@@ -265,11 +265,7 @@ impl Client {
         Err(last)
     }
 
-    async fn judge(
-        &self,
-        subject: &str,
-        answer: Result<async_nats::Message, async_nats::RequestError>,
-    ) -> Attempt {
+    async fn judge(&self, subject: &str, answer: Result<async_nats::Message, async_nats::RequestError>) -> Attempt {
         let Some(Target { model, .. }) = subjects::parse(subject) else {
             return Attempt::Failed(rejected(subject, &"it is no subject of jobs"));
         };

@@ -5,11 +5,12 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use embed_client::{
-    Client, new_id,
+    Client,
     nats::{
         api,
         scan::{Scan, Stored},
     },
+    new_id,
 };
 use embed_schemas::{
     JobId, Outcome, Slug, headers,
@@ -205,7 +206,9 @@ impl DeadLetters {
 pub async fn retry(client: &Client, letter: &DeadLetter, as_new: bool, dry_run: bool) -> Result<Retried, Error> {
     let refused = |reason: &str| Ok(Retried::Refused { reason: reason.to_owned() });
     if letter.cut {
-        return refused("the letter holds only a part of the job, which was too large: publish it anew, in smaller pieces");
+        return refused(
+            "the letter holds only a part of the job, which was too large: publish it anew, in smaller pieces",
+        );
     }
     let content_type = letter.headers.get(headers::CONTENT_TYPE).map(|value| value.as_str());
     let (mut request, format) = match wire::decode_request(&letter.payload, content_type) {

@@ -209,7 +209,10 @@ pub async fn cancel(client: &Client, model: &Slug, id: &JobId, progress: impl Fn
 
 /// Stores the outcome `cancelled`. `false` if there is one already.
 async fn store(client: &Client, model: &Slug, id: &JobId, job: &QueuedJob) -> Result<bool, Error> {
-    let error = WireError::new(ErrorCode::Cancelled, "an operator took the job out of the queue; publish it anew if it is wanted");
+    let error = WireError::new(
+        ErrorCode::Cancelled,
+        "an operator took the job out of the queue; publish it anew if it is wanted",
+    );
     let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
     let mut header = HeaderMap::new();
     header.insert(headers::CONTENT_TYPE, job.format.content_type());

@@ -29,7 +29,8 @@ pub struct StoredOutcome {
 /// [`Error::Provision`] if the stream does not answer, [`embed_client::Error::BadAnswer`] if what is stored cannot be read.
 pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Result<Option<StoredOutcome>, Error> {
     let stream = streams::results_stream(model);
-    let subject = embed_connect::api_subject(client.nats(), &format!("DIRECT.GET.{stream}.{}", subjects::result(model, id)));
+    let call = format!("DIRECT.GET.{stream}.{}", subjects::result(model, id));
+    let subject = embed_connect::api_subject(client.nats(), &call);
     let failed = |reason: String| {
         let what = format!("cannot read the outcome of job {id} from stream {stream}");
         Err(Error::Provision { what, reason })
@@ -37,7 +38,9 @@ pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Result<Option
     let message = match nats::request(client.nats(), subject, HeaderMap::new(), Bytes::new(), TIMEOUT).await {
         Ok(message) => message,
         Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-            return failed("there is no such stream, or it has no leader; run `embed init` if it was never made".into());
+            return failed(
+                "there is no such stream, or it has no leader; run `embed init` if it was never made".into(),
+            );
         }
         Err(error) => return failed(error.to_string()),
     };

@@ -93,8 +93,9 @@ async fn show(client: &Client, name: String, json: bool) -> anyhow::Result<Statu
                 print::json_line(&json!({"letter": letter, "job": request}))?;
                 continue;
             }
-            let DeadLetter { sequence, time, model, variant, code, reason, attempts, deliveries, subject, bytes, .. } =
-                &letter;
+            let DeadLetter {
+                sequence, time, model, variant, code, reason, attempts, deliveries, subject, bytes, ..
+            } = &letter;
             print::line(format_args!("dead letter {sequence}, {time}"))?;
             print::line(format_args!("  error     {code}: {reason}"))?;
             print::line(format_args!("  model     {model}, variant {variant}"))?;

@@ -23,9 +23,7 @@ pub(super) async fn run(args: JobsArgs, connect: &ConnectSettings, json: bool) -
         JobsCommand::Show { id } => show(&client, &model, &id, json).await,
         JobsCommand::Result { id } => result(&client, &model, &id, json).await,
         JobsCommand::Cancel { ids } => cancel(&client, &model, &ids, json).await,
-        JobsCommand::List { lane, variant, limit } => {
-            list(&client, &model, lane, variant.as_ref(), limit, json).await
-        }
+        JobsCommand::List { lane, variant, limit } => list(&client, &model, lane, variant.as_ref(), limit, json).await,
     }
 }
 
@@ -64,7 +62,8 @@ fn sentence(state: &JobState) -> String {
     match state {
         JobState::Ended(StoredOutcome { outcome, time, .. }) => match outcome {
             Outcome::Result(result) => {
-                let (texts, errors) = (result.items.len(), result.items.iter().filter(|item| item.error.is_some()).count());
+                let (texts, errors) =
+                    (result.items.len(), result.items.iter().filter(|item| item.error.is_some()).count());
                 let failed = if errors > 0 { format!(", {errors} of them without a vector") } else { String::new() };
                 format!("done, {time}, by {} {}: {texts} texts{failed}", result.variant, result.version)
             }

@@ -15,8 +15,8 @@ use std::{
 
 use async_nats::{Message, Subject};
 pub use attempts::{AttemptStore, Attempts};
-pub use delivery::Delivery;
 use bytes::Bytes;
+pub use delivery::Delivery;
 use embed_schemas::{JobId, Lane, headers, subjects};
 pub use keeper::Keeper;
 

@@ -13,8 +13,8 @@ use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, WireError, headers, stre
 use futures::{Stream, stream::FuturesUnordered};
 use serde_json::{Value, json};
 
-use self::shared::Wanted;
 pub(crate) use self::shared::Looking;
+use self::shared::Wanted;
 use super::{Client, combine::check_space};
 use crate::{
     Error,
@@ -52,7 +52,8 @@ impl Client {
     /// If the connection is closed.
     pub async fn expect(&self, model: &Slug, id: JobId) -> Result<Expected, Error> {
         let looking = self.looking.get_or_try_init(async || {
-            let looking = Looking::start(&self.nats).await.map_err(|error| Error::nats("cannot wait for results", error))?;
+            let looking =
+                Looking::start(&self.nats).await.map_err(|error| Error::nats("cannot wait for results", error))?;
             Ok::<_, Error>(Arc::new(looking))
         });
         let (subject, stream) = (subjects::result(model, &id), streams::results_stream(model));

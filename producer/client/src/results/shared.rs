@@ -100,8 +100,7 @@ impl Looking {
     pub(super) async fn start(nats: &Client) -> Result<Self, async_nats::SubscribeError> {
         let inbox = nats.new_inbox();
         let messages = nats.subscribe(format!("{inbox}.*.*")).await?;
-        let shared =
-            Arc::new(Shared { nats: nats.clone(), inbox, state: Mutex::default(), changed: Notify::new() });
+        let shared = Arc::new(Shared { nats: nats.clone(), inbox, state: Mutex::default(), changed: Notify::new() });
         let task = tokio::spawn(look_out(Arc::clone(&shared), messages)).abort_handle();
         Ok(Self { shared, task })
     }
@@ -292,7 +291,8 @@ impl Lookout {
 
     fn end_late_looks(&mut self) {
         let now = Instant::now();
-        let late: Vec<u64> = self.looks.iter().filter(|(_, look)| look.until <= now).map(|(number, _)| *number).collect();
+        let late: Vec<u64> =
+            self.looks.iter().filter(|(_, look)| look.until <= now).map(|(number, _)| *number).collect();
         for number in late {
             let look = &self.looks[&number];
             if look.wanted.len() > 1 {
@@ -319,13 +319,14 @@ impl Lookout {
         let number = self.next;
         self.next += 1;
         let subjects: Vec<&str> = wanted.keys().map(String::as_str).collect();
-        let (subject, payload) = match subjects.as_slice() {
+        let (call, payload) = match subjects.as_slice() {
             [one] => (format!("DIRECT.GET.{stream}.{one}"), Bytes::new()),
             several => {
                 let several = json!({ "multi_last": several });
                 (format!("DIRECT.GET.{stream}"), several.to_string().into())
             }
         };
+        let subject = embed_connect::api_subject(&self.shared.nats, &call);
         let reply = format!("{}.get.{number}", self.shared.inbox);
         self.looks.insert(number, Look { stream, wanted, found: false, until: now + LOOK_TIMEOUT });
         let nats = &self.shared.nats;

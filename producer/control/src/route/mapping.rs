@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use embed_schemas::{Lane, Slug, Weights, routes::Lanes, subjects};
+use embed_schemas::{
+    Lane, Slug, Weights,
+    routes::{Lanes, MARKS},
+    subjects,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -40,9 +44,6 @@ pub(super) fn of_routes<'a>(routes: impl IntoIterator<Item = (&'a Slug, &'a Lane
     }
     mappings
 }
-
-/// Sources below this mark what an emergency has put onto a server while it could not be written down.
-pub(super) const MARKS: &str = "embed.wish.";
 
 /// Whether a mapping's source is one that routes are made of: the subject of a lane and a model, without a variant, or a mark.
 pub(super) fn is_ours(source: &str) -> bool {

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use data_encoding::BASE64URL_NOPAD;
-use embed_schemas::{RouteRecord, RouteState, Slug};
+use embed_schemas::{RouteRecord, RouteState, Slug, routes::MARKS};
 
 use super::{
-    mapping::{Destination, MARKS, Mappings},
+    mapping::{Destination, Mappings},
     store::{Entry, Routes},
 };
 use crate::times;
