@@ -18,6 +18,7 @@ pub mod request;
 pub mod routes;
 pub mod schema;
 pub mod serving;
+pub mod shadow;
 pub mod slug;
 pub mod stats;
 pub mod streams;

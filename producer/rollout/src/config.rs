@@ -9,6 +9,7 @@ use crate::{
     error::{ConfigError, refuse},
     metric::Metric,
     plan::Plan,
+    shadow::Shadow,
     spending::Spending,
 };
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub rule: RuleKind,
     /// Steps, hold and looks.
     pub plan: Plan,
+    /// The first step, before any traffic moves.
+    pub shadow: Shadow,
     /// What is checked with every window, whatever the rule.
     pub fast: Fast,
     /// Agreement of both variants' vectors.
@@ -219,6 +222,7 @@ impl Config {
     /// Naming the setting and the fix.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.plan.validate()?;
+        self.shadow.validate()?;
         let g = &self.guarded;
         for (field, alpha) in [
             ("fast.alpha", self.fast.alpha),

@@ -25,6 +25,7 @@ mod metric;
 pub mod plan;
 pub mod record;
 mod rule;
+pub mod shadow;
 pub mod simulation;
 pub mod spending;
 pub mod state;

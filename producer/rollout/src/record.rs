@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Arm, ConfigError, Evidence, Rule, Verdict,
+    shadow::ShadowRecord,
     state::{Rollout, Stage},
 };
 
@@ -13,6 +14,9 @@ use crate::{
 pub struct Record {
     /// The rollout.
     pub rollout: Rollout,
+    /// Its shadows, in order.
+    #[serde(default)]
+    pub shadows: Vec<ShadowRecord>,
     /// Its stages, in order.
     pub stages: Vec<StageRecord>,
 }
@@ -91,6 +95,13 @@ impl StageRecord {
 }
 
 impl Record {
+    /// Shadows whose verdicts, made again, come out otherwise.
+    #[must_use]
+    pub fn different_shadows(&self) -> usize {
+        let settings = &self.rollout.config.shadow;
+        self.shadows.iter().filter(|shadow| !shadow.is_same(settings)).count()
+    }
+
     /// Makes every verdict again.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     error::{ConfigError, refuse},
+    shadow::ShadowStage,
 };
 
 /// A rollout.
@@ -34,6 +35,12 @@ pub struct Rollout {
     pub started_ms: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Shadows begun so far.
+    #[serde(default)]
+    pub shadows: u32,
+    /// Whether a shadow was passed, or somebody did not wait for it.
+    #[serde(default)]
+    pub shadow_over: bool,
     /// Stages begun so far.
     pub stages: u32,
     /// What has happened, oldest first.
@@ -49,6 +56,8 @@ pub struct Rollout {
 pub enum Phase {
     /// No traffic has moved: it is being checked whether any may.
     Checking,
+    /// No traffic has moved: what the candidate makes of the baseline's texts is compared.
+    Shadowing(ShadowStage),
     /// The weights are being changed to those of a step.
     Moving {
         /// The step, an index into the plan's.
@@ -199,6 +208,8 @@ impl Rollout {
             note,
             started_ms: now_ms,
             phase: Phase::Checking,
+            shadows: 0,
+            shadow_over: false,
             stages: 0,
             history: Vec::new(),
             holder: None,
@@ -284,6 +295,7 @@ impl Phase {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Checking => "checking",
+            Self::Shadowing(_) => "shadowing",
             Self::Moving { .. } => "moving",
             Self::Holding(_) => "holding",
             Self::Paused { .. } => "paused",

@@ -66,6 +66,19 @@ pub(crate) struct StartArgs {
     /// Its share in percent, step by step [default: 5,25,50,100]
     #[arg(long, value_delimiter = ',', value_name = "PERCENT,…")]
     pub(crate) steps: Vec<f64>,
+    /// Share of the texts, in percent, that the candidate is given as well before anybody is served by it; its vectors are compared with those
+    /// that were served [default: 10]
+    #[arg(long, value_parser = parse_percent, value_name = "PERCENT", conflicts_with_all = ["no_shadow", "across_spaces"])]
+    pub(crate) shadow: Option<f64>,
+    /// How long that goes on [default: 10m]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", conflicts_with_all = ["no_shadow", "across_spaces"])]
+    pub(crate) shadow_hold: Option<Duration>,
+    /// Begin with the first step at once
+    #[arg(long)]
+    pub(crate) no_shadow: bool,
+    /// Tell of the texts whose vectors are farthest apart only the digests, not how they begin
+    #[arg(long)]
+    pub(crate) hide_texts: bool,
     /// How long each step is held [default: 30m]
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) hold: Option<Duration>,
@@ -140,6 +153,13 @@ pub(crate) struct ReportArgs {
     /// Where the page goes [default: rollout-ID.html]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// `10` or `10%`.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    let percent = percent.ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| format!("{text:?} is not a percentage above 0 and up to 100, such as 10%"))
 }
 
 fn parse_rule(text: &str) -> Result<RuleKind, String> {

@@ -97,6 +97,13 @@ fn config(args: &StartArgs) -> anyhow::Result<Config> {
     plan.hold = args.hold.unwrap_or(plan.hold);
     plan.looks = args.looks.unwrap_or(plan.looks);
     plan.settle = args.settle.unwrap_or(plan.settle);
+    let shadow = &mut config.shadow;
+    shadow.share = args.shadow.unwrap_or(shadow.share);
+    shadow.hold = args.shadow_hold.unwrap_or(shadow.hold);
+    shadow.tell_texts &= !args.hide_texts;
+    if args.no_shadow {
+        shadow.share = 0.0;
+    }
     config.rule = args.rule.unwrap_or(config.rule);
     config.probes.required &= !args.across_spaces;
     Ok(config)

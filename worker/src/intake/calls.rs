@@ -188,6 +188,7 @@ impl CallIntake {
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
         };
+        let sample = if self.is_probe { None } else { self.deployment.variant.tap.sample(Lane::Rpc, &request) };
         let to_engine = Request {
             prompt: version.prompt(&request),
             truncate: request.truncate,
@@ -202,7 +203,7 @@ impl CallIntake {
             drop(permit);
             let (lane, reply) = (Lane::Rpc, Reply::Call(call));
             // If nobody takes it, it is dropped, and so answered that the worker stops.
-            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, sample, token });
         });
     }
 }

@@ -333,6 +333,8 @@ impl JobIntake {
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
         };
+        // Not what may have killed its worker.
+        let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
             lane,
             prompt: version.prompt(&request),
@@ -350,7 +352,7 @@ impl JobIntake {
         version.pipeline.submit(to_engine, move |embedded| {
             drop(one_at_a_time);
             // If nobody takes it, it is dropped, and so the job goes back.
-            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, sample, token });
         });
     }
 

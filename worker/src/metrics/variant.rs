@@ -12,7 +12,7 @@ use embed_engine::{
 use embed_schemas::{ErrorCode, Lane, Outcome, Slug, metrics as names};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
-use super::{Window, recorder};
+use super::{ShadowWindow, Window, recorder};
 
 /// The labels that tell a variant from others.
 #[must_use]
@@ -40,6 +40,7 @@ pub struct VariantMetrics {
     publish: Histogram,
     busy: Seconds,
     window: Window,
+    shadow: ShadowWindow,
 }
 
 impl VariantMetrics {
@@ -68,6 +69,7 @@ impl VariantMetrics {
             publish: stage("publish"),
             busy: Seconds::default(),
             window: Window::default(),
+            shadow: ShadowWindow::default(),
             labels,
         }
     }
@@ -97,6 +99,11 @@ impl VariantMetrics {
     /// What happened lately.
     pub const fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// What was found of it lately, as another's shadow.
+    pub const fn shadow(&self) -> &ShadowWindow {
+        &self.shadow
     }
 
     /// Its outcome is out: `took` from its arrival on, `publish` of it to encode, send and store. `error` is that which

@@ -4,7 +4,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::Client;
-use embed_schemas::{Format, Lane, stats::VariantStats, subjects};
+use embed_schemas::{Format, Lane, shadow::ShadowStats, stats::VariantStats, subjects};
+use serde::Serialize;
 
 use crate::serving::ServedVariants;
 
@@ -18,6 +19,19 @@ pub async fn publish(client: Client, worker: String, served: ServedVariants, win
         // What is not loaded has done nothing.
         for (deployment, live) in served.live() {
             let variant = &deployment.variant;
+            if let Some((id, counts)) = variant.metrics.shadow().take() {
+                let stats = ShadowStats {
+                    id,
+                    model: variant.model.clone(),
+                    variant: variant.name.clone(),
+                    version: live.metadata().version.clone(),
+                    worker: worker.clone(),
+                    start_ms,
+                    length_ms,
+                    counts,
+                };
+                send(&client, subjects::shadow_stats(&variant.model, &variant.name), &stats).await;
+            }
             for lane in Lane::ALL {
                 let stats = VariantStats {
                     model: variant.model.clone(),
@@ -29,12 +43,15 @@ pub async fn publish(client: Client, worker: String, served: ServedVariants, win
                     length_ms,
                     counts: variant.metrics.window().take(lane),
                 };
-                let subject = subjects::stats(&variant.model, &variant.name);
-                if let Err(error) = client.publish(subject, Format::MessagePack.encode(&stats)).await {
-                    tracing::debug!(%error, "statistics could not be sent");
-                }
+                send(&client, subjects::stats(&variant.model, &variant.name), &stats).await;
             }
         }
+    }
+}
+
+async fn send(client: &Client, subject: String, stats: &impl Serialize) {
+    if let Err(error) = client.publish(subject, Format::MessagePack.encode(stats)).await {
+        tracing::debug!(%error, "statistics could not be sent");
     }
 }
 

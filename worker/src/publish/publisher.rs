@@ -20,6 +20,7 @@ use super::{
     dead_letter,
     encoded::Encoded,
     outcome::outcome,
+    shadow::Shadows,
     stored::{Storage, Stored},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     jetstream::{StoreClient, api},
     lease::{AttemptStore, Attempts, Lease},
     supervise::{Supervisor, Task},
-    variant::{Permit, ServedVersion, Variant},
+    variant::{Permit, Sample, ServedVersion, Variant},
 };
 
 /// A failed job is given back this long after its first attempt, twice as long after its second, and so on.
@@ -72,6 +73,8 @@ pub struct Finished {
     pub reply: Reply,
     /// What became of its texts.
     pub embedded: Embedded,
+    /// What a shadow is to have of it.
+    pub sample: Option<Box<Sample>>,
     /// Until its outcome is out, publishing is not [`Publisher::idle`].
     pub token: TaskTrackerToken,
 }
@@ -87,6 +90,7 @@ pub struct Publisher {
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
     refusals: Refusals,
+    shadows: Shadows,
     supervisor: Supervisor,
     tasks: TaskTracker,
 }
@@ -96,22 +100,26 @@ pub struct Publisher {
 pub struct Publishing {
     _finished: Task,
     _refusals: Task,
+    _shadows: Task,
 }
 
 impl Publisher {
     /// Starts a publisher on these connections. What cannot be stored when `give_up` is cancelled is given back; until then, `trouble`
-    /// hears of it.
+    /// hears of it. At most `shadow_bytes` a second leave for shadows.
     #[must_use]
     pub fn start(
         connections: &Connections,
         store: StoreClient,
         give_up: CancellationToken,
         trouble: StoreTrouble,
+        shadow_bytes: u64,
         supervisor: &Supervisor,
     ) -> (Self, Publishing) {
         let (finished, mut to_publish) = mpsc::unbounded_channel();
         let (sender, mut to_refuse) = mpsc::unbounded_channel();
         let tasks = TaskTracker::new();
+        // Behind results, not before answers.
+        let (shadows, sending) = Shadows::start(connections.stored.client.clone(), shadow_bytes, supervisor);
         let publisher = Self {
             online: connections.online.client.clone(),
             stored: connections.stored.client.clone(),
@@ -119,6 +127,7 @@ impl Publisher {
             storage: Storage::new(store, give_up, trouble),
             finished,
             refusals: Refusals { sender, tasks: tasks.clone() },
+            shadows,
             supervisor: supervisor.clone(),
             tasks,
         };
@@ -143,6 +152,7 @@ impl Publisher {
         let publishing = Publishing {
             _finished: supervisor.spawn("the publisher", publish),
             _refusals: supervisor.spawn("the publisher of refusals", refuse),
+            _shadows: sending,
         };
         (publisher, publishing)
     }
@@ -176,6 +186,12 @@ impl Publisher {
         self.tasks.token()
     }
 
+    /// Whether there is anything in the worker that somebody waits for.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// Runs a task that ends what came in, beside others.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.supervisor.spawn("publishing", self.tasks.track_future(task)).detach();
@@ -188,9 +204,10 @@ impl Publisher {
     }
 
     async fn publish(&self, finished: Finished) {
-        let Finished { ask, variant, version, lane, reply, embedded, token } = finished;
+        let Finished { ask, variant, version, lane, reply, embedded, sample, token } = finished;
         tracing::trace!(?lane, id = %ask.id, "publish");
         let computed = Instant::now();
+        let tapped = sample.and_then(|sample| sample.served(&ask.id, &variant, &version, &embedded));
         let outcome = outcome(&ask, &variant, &version, embedded);
         let error = match reply {
             Reply::Call(call) => {
@@ -222,6 +239,9 @@ impl Publisher {
         let error = error.or_else(|| first_error(&outcome));
         variant.metrics.finished(lane, ask.received.elapsed(), &outcome, computed.elapsed(), error);
         drop(token);
+        if let Some(tapped) = tapped {
+            self.shadows.offer(tapped);
+        }
     }
 
     /// Gives a job back on which the engine failed.

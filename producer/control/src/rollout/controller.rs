@@ -5,12 +5,14 @@ use std::time::Duration;
 use embed_rollout::{
     Moved, Rollout,
     record::window_ms,
+    shadow::{ShadowStage, ShadowVerdict},
     state::{Event, Holder, Phase},
 };
-use embed_schemas::Slug;
+use embed_schemas::{Slug, shadow::ShadowCounts};
 
 use super::{
     RolloutError, gate, milliseconds, now_ms,
+    shadow::{self, Shadowing},
     statistics::Reader,
     store::Store,
     watch::{Turn, Watch},
@@ -50,6 +52,15 @@ pub enum Progress<'a> {
         /// The verdict, if it was a look.
         verdict: Option<&'a embed_rollout::Verdict>,
     },
+    /// Texts were compared.
+    Shadow {
+        /// The rollout.
+        rollout: &'a Rollout,
+        /// All that was compared so far.
+        counts: &'a ShadowCounts,
+        /// What is said of it.
+        verdict: &'a ShadowVerdict,
+    },
     /// It waits for something, or for another controller.
     Waiting(&'a Rollout, String),
     /// Something failed, and is tried again.
@@ -78,6 +89,7 @@ enum Turned {
 #[derive(Debug, Default)]
 struct Memory {
     watch: Option<Watch>,
+    shadow: Option<Shadowing>,
     told: usize,
     /// Since when it has tried to change weights.
     moving_since: Option<u64>,
@@ -196,7 +208,14 @@ impl Controller {
         memory: &mut Memory,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<Turn, RolloutError> {
+        if rollout.shadow().is_none()
+            && let Some(shadow) = memory.shadow.take()
+        {
+            // A person has ended it.
+            shadow.end().await?;
+        }
         match rollout.phase.clone() {
+            Phase::Shadowing(stage) => self.shadow(rollout, &stage, memory, tell).await?,
             Phase::Checking => self.check(rollout, memory, tell).await?,
             Phase::Moving { step, route_revision, .. } => {
                 self.set_weights(rollout, step, route_revision, memory, tell).await?;
@@ -227,18 +246,44 @@ impl Controller {
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<(), RolloutError> {
         let patience = milliseconds(self.settings.patience);
+        // Since it was started, or resumed.
+        let checking_since = rollout.history.last().map_or(rollout.started_ms, |event| event.when_ms);
         match gate::check(&self.client, &self.router, &self.store, rollout).await? {
-            gate::Found::NotYet(why) if now_ms() < rollout.started_ms.saturating_add(patience) => {
+            gate::Found::NotYet(why) if now_ms() < checking_since.saturating_add(patience) => {
                 tell_waiting(rollout, memory, why, tell);
             }
             gate::Found::NotYet(why) | gate::Found::Never(why) => rollout.refused(why, now_ms()),
             gate::Found::Ready { sentence, route_revision, window_ms } => {
                 rollout.config.plan.window = Duration::from_millis(u64::from(window_ms));
                 match rollout.config.validate() {
+                    Ok(()) if rollout.wants_shadow() => {
+                        shadow::begin(&self.client, rollout, sentence, route_revision).await?;
+                    }
                     Ok(()) => rollout.checked(sentence, route_revision, now_ms()),
                     Err(error) => rollout.refused(error.to_string(), now_ms()),
                 }
             }
+        }
+        Ok(())
+    }
+
+    async fn shadow(
+        &self,
+        rollout: &mut Rollout,
+        stage: &ShadowStage,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<(), RolloutError> {
+        if memory.shadow.as_ref().is_none_or(|shadow| !shadow.is_of(rollout)) {
+            memory.shadow = Some(Shadowing::take_up(&self.client, rollout, stage));
+        }
+        let Some(shadow) = &mut memory.shadow else { return Ok(()) };
+        let verdict = shadow.turn(&self.store, rollout).await?;
+        if !verdict.reasons.is_empty() {
+            tell(&Progress::Shadow { rollout, counts: shadow.counts(), verdict: &verdict });
+        }
+        if rollout.shadow().is_none() {
+            memory.shadow = None;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! | `store` | the bucket `embed_rollouts`: the state, and what verdicts rest on |
 //! | `controller` | one controller at a time carries a rollout on; when it dies another takes over |
 //! | `gate` | what must be so before traffic moves |
+//! | `shadow` | the step before any traffic moves: what workers are told, gathered, judged |
 //! | `watch` | a stage's windows: gathered, kept, judged |
 //! | `weights` | changes the route, never over somebody else's change |
 //! | `statistics`, `probes` | the evidence: workers' windows, and shadow calls to both variants |
@@ -18,6 +19,8 @@ mod controller;
 mod gate;
 mod page;
 mod probes;
+mod shadow;
+mod shadow_page;
 mod statistics;
 mod store;
 mod watch;

@@ -8,7 +8,7 @@ use embed_rollout::{
 };
 use embed_schemas::{LatencySketch, WindowCounts};
 
-use super::clock;
+use super::{clock, shadow_page};
 
 /// Points of a distribution: percentiles, denser where it matters.
 const PERCENTILES: [f64; 13] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9999];
@@ -21,19 +21,22 @@ pub fn page(record: &Record) -> Result<Page, ConfigError> {
     let rollout = &record.rollout;
     let replayed = record.replay()?;
     let mut sections = vec![timeline(rollout)];
+    sections.extend(record.shadows.iter().map(|shadow| shadow_page::section(rollout, shadow)));
     sections.extend(record.stages.iter().map(|stage| section(rollout, stage)));
     Ok(Page {
         title: format!("Rollout of {} for {}, model {}", rollout.to, rollout.from, rollout.model),
-        summary: summary(rollout, &replayed),
+        summary: summary(record, &replayed),
         facts: facts(rollout),
         sections,
     })
 }
 
-fn summary(rollout: &Rollout, replayed: &[Replayed]) -> Vec<Line> {
+fn summary(record: &Record, replayed: &[Replayed]) -> Vec<Line> {
+    let rollout = &record.rollout;
     let outcome = rollout.outcome();
     let last = rollout.history.last().map(|event| event.sentence.clone()).unwrap_or_default();
-    let others = replayed.iter().filter(|verdict| !verdict.same).count();
+    let others = replayed.iter().filter(|verdict| !verdict.same).count() + record.different_shadows();
+    let all = replayed.len() + record.shadows.len();
     vec![
         Line {
             name: "Outcome".into(),
@@ -43,7 +46,7 @@ fn summary(rollout: &Rollout, replayed: &[Replayed]) -> Vec<Line> {
         },
         Line {
             name: "Verdicts made again from the record".into(),
-            value: format!("{} of {} the same", replayed.len() - others, replayed.len()),
+            value: format!("{} of {all} the same", all - others),
             target: "all".into(),
             passed: Some(others == 0),
         },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use embed_rollout::Rollout;
-use embed_schemas::{EmbedRequest, Slug};
+use embed_schemas::{EmbedRequest, Slug, encoding::cosine};
 
 use embed_client::{CallOptions, Client};
 
@@ -40,28 +40,9 @@ pub(super) async fn cosines(client: &Client, rollout: &Rollout, texts: &[String]
     Ok(from.iter().zip(&to).map(|(a, b)| cosine(a, b)).collect())
 }
 
-/// 0 for vectors that cannot be compared: those agree in nothing.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    if a.len() != b.len() {
-        return 0.0;
-    }
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-    if cosine.is_finite() { cosine } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cosines_are_numbers() {
-        assert!((cosine(&[1.0, 1.0], &[2.0, 2.0]) - 1.0).abs() < 1e-12);
-        assert!(cosine(&[1.0, 0.0], &[0.0, 1.0]).abs() < 1e-12);
-        assert_eq!(cosine(&[0.0], &[1.0]), 0.0);
-        assert_eq!(cosine(&[f32::NAN], &[1.0]), 0.0);
-        assert_eq!(cosine(&[1.0], &[1.0, 0.0]), 0.0);
-    }
 
     #[test]
     fn the_built_in_texts_are_enough_and_differ() {

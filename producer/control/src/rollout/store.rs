@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `<model>` | the last rollout; changed only by whoever has read what it replaces |
 //! | `<model>.<id>.texts` | the texts that both variants are probed with |
+//! | `<model>.<id>.shadow.<n>` | what a shadow came to |
 //! | `<model>.<id>.stage.<n>` | a stage as it began |
 //! | `<model>.<id>.window.<n>.<i>` | its window number `i`, as it was when it was judged |
 //! | `<model>.<id>.verdict.<n>.<windows>` | a verdict on its first windows |
@@ -16,6 +17,7 @@ use async_nats::Client;
 use embed_rollout::{
     Rollout,
     record::{Record, Recorded, StageRecord, Window},
+    shadow::ShadowRecord,
     state::Stage,
 };
 use embed_schemas::{Slug, streams::ROLLOUTS_BUCKET};
@@ -90,6 +92,15 @@ impl Store {
         self.once(&key(rollout, &format!("verdict.{stage:04}.{windows:06}")), recorded).await
     }
 
+    /// Keeps what a shadow came to, and returns what is kept: that of whoever was first.
+    pub(super) async fn put_shadow(&self, rollout: &Rollout, record: ShadowRecord) -> Result<ShadowRecord, Error> {
+        let key = key(rollout, &format!("shadow.{:04}", record.stage.number));
+        if self.0.put(&key, &record, Some(0)).await?.is_some() {
+            return Ok(record);
+        }
+        Ok(self.0.get(&key).await?.1.unwrap_or(record))
+    }
+
     /// Writes what is written once: whoever was faster has written the same.
     async fn once(&self, key: &str, value: &impl serde::Serialize) -> Result<(), Error> {
         self.0.put(key, value, Some(0)).await.map(drop)
@@ -117,7 +128,8 @@ impl Store {
         for stage in self.values::<Stage>(&rollout, "stage.*").await? {
             stages.push(self.stage(&rollout, stage).await?);
         }
-        Ok(Some(Record { rollout, stages }))
+        let shadows = self.values(&rollout, "shadow.*").await?;
+        Ok(Some(Record { rollout, shadows, stages }))
     }
 
     /// The ids of a model's rollouts that have ended, oldest first.

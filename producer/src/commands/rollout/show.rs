@@ -4,6 +4,7 @@ use embed_control::rollout::{Progress, clock, now_ms};
 use embed_rollout::{
     Decision, Rollout,
     record::Record,
+    shadow::{Aspect, ShadowStage},
     state::{Event, Phase},
 };
 use serde_json::json;
@@ -27,12 +28,19 @@ pub(super) fn one(record: &Record, json: bool) -> anyhow::Result<Status> {
     let rollout = &record.rollout;
     let last = record.stages.iter().rev().find_map(|stage| stage.verdicts.last());
     if json {
-        print::json_line(&json!({ "rollout": rollout, "verdict": last.map(|recorded| &recorded.verdict) }))?;
+        let verdict = last.map(|recorded| &recorded.verdict);
+        print::json_line(&json!({ "rollout": rollout, "shadow": record.shadows.last(), "verdict": verdict }))?;
         return Ok(Status::Done);
     }
     print::line(line(rollout))?;
     for event in &rollout.history {
         print::line(format_args!("  {}", happened(event)))?;
+    }
+    if let Some(shadow) = record.shadows.last() {
+        print::line(format_args!("shadow, judged {} UTC:", clock(shadow.when_ms)))?;
+        for reason in &shadow.verdict.reasons {
+            print::line(format_args!("  {}", reason.sentence))?;
+        }
     }
     if let Some(recorded) = last {
         print::line(format_args!("last verdict, {} UTC:", clock(recorded.when_ms)))?;
@@ -49,6 +57,10 @@ pub(super) fn line(rollout: &Rollout) -> String {
     let step = |step: usize| format!("step {} of {} ({} %)", step + 1, plan.steps.len(), rollout.percent_of(step));
     let state = match &rollout.phase {
         Phase::Checking => "checking whether traffic may move".to_owned(),
+        Phase::Shadowing(stage) => {
+            let share = rollout.config.shadow.share;
+            format!("shadowing ({share} % of the texts, until {} UTC)", clock(shadow_end(rollout, stage)))
+        }
         Phase::Moving { step: at, .. } => format!("moving to {}", step(*at)),
         Phase::Holding(stage) => {
             format!("holding {}, window {} of {}", step(stage.step), stage.windows, plan.windows())
@@ -91,9 +103,23 @@ pub(super) fn progress(progress: &Progress<'_>) {
                 _ => (),
             }
         }
+        Progress::Shadow { rollout, counts, verdict } => {
+            let dropped =
+                if counts.dropped == 0 { String::new() } else { format!(", of {} requests dropped", counts.dropped) };
+            let means = verdict.reasons.iter().filter(|reason| reason.aspect == Aspect::MeanCosine);
+            let mean = means.filter(|reason| reason.tokens.is_none()).find_map(|reason| reason.figure);
+            let mean = mean.map(|mean| format!(", mean cosine {mean:.4}")).unwrap_or_default();
+            print::note(format_args!("{} {} UTC  {}{dropped}{mean}", rollout.model, clock(now_ms()), verdict.sentence));
+        }
         Progress::Waiting(rollout, text) => print::note(format_args!("{} waiting: {text}", rollout.model)),
         Progress::Trouble(text) => print::note(format_args!("warning: {text}")),
     }
+}
+
+/// When a shadow has lasted as long as it is to, Unix time in milliseconds.
+fn shadow_end(rollout: &Rollout, stage: &ShadowStage) -> u64 {
+    let hold = u64::try_from(rollout.config.shadow.hold.as_millis()).unwrap_or(u64::MAX);
+    stage.from_ms.saturating_add(hold)
 }
 
 fn happened(event: &Event) -> String {
