@@ -38,6 +38,9 @@ pub struct Rollout {
     pub stages: u32,
     /// What has happened, oldest first.
     pub history: Vec<Event>,
+    /// Where somebody has sent it on without waiting for evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<Forced>,
     /// Which controller acts, and until when it must have given a sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
@@ -132,6 +135,15 @@ pub enum Outcome {
     Refused,
 }
 
+/// A step that somebody did not wait for the evidence of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Who.
+    pub who: String,
+    /// The step's share in percent.
+    pub percent: f64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -201,6 +213,7 @@ impl Rollout {
             phase: Phase::Checking,
             stages: 0,
             history: Vec::new(),
+            forced: Vec::new(),
             holder: None,
         };
         let note = rollout.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -219,6 +232,14 @@ impl Rollout {
     #[must_use]
     pub fn percent_of(&self, step: usize) -> f64 {
         self.config.plan.steps.get(step).copied().unwrap_or_default()
+    }
+
+    /// What somebody sent on without waiting for evidence, in words: `25 % by me`. `None` if nobody did.
+    #[must_use]
+    pub fn forced(&self) -> Option<String> {
+        let forced: Vec<String> =
+            self.forced.iter().map(|forced| format!("{} % by {}", forced.percent, forced.who)).collect();
+        (!forced.is_empty()).then(|| forced.join(", "))
     }
 
     /// What is being gathered, or was when it was paused.

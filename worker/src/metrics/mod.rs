@@ -9,5 +9,5 @@ mod window;
 pub use endpoint::EndpointStats;
 pub use gpu::GpuWatch;
 pub use recorder::{SET_GAUGES, install, texts_embedded};
-pub use variant::{VariantMetrics, variant_labels};
+pub use variant::{Demand, VariantMetrics, variant_labels};
 pub use window::Window;

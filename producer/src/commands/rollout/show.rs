@@ -1,6 +1,6 @@
 //! What people get to see of rollouts.
 
-use embed_control::rollout::{Progress, clock, now_ms};
+use embed_control::rollout::{Progress, ServerTime, clock};
 use embed_rollout::{
     Decision, Rollout,
     record::Record,
@@ -20,6 +20,34 @@ pub(super) fn all(rollouts: &[Rollout], json: bool) -> anyhow::Result<Status> {
         rollouts.iter().map(line).try_for_each(print::line)?;
     }
     Ok(Status::Done)
+}
+
+/// Rollouts that are over, one a line.
+pub(super) fn history(rollouts: &[Rollout], json: bool) -> anyhow::Result<Status> {
+    if json {
+        print::json_line(&json!({ "rollouts": rollouts }))?;
+        return Ok(Status::Done);
+    }
+    if rollouts.is_empty() {
+        print::line("no rollouts that are over")?;
+    }
+    for rollout in rollouts {
+        let (begun, line) = (clock(rollout.started_ms), line(rollout));
+        print::line(format_args!("{begun} UTC  {}  {line}", rollout.id))?;
+    }
+    Ok(Status::Done)
+}
+
+/// What is new of a rollout since it was last shown.
+pub(super) fn changed(before: Option<&Rollout>, rollout: &Rollout, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print::json_line(&json!({ "rollout": rollout }));
+    }
+    let known = before.filter(|before| before.id == rollout.id).map_or(0, |before| before.history.len());
+    for event in rollout.history.iter().skip(known) {
+        print::line(format_args!("{} {}", rollout.model, happened(event)))?;
+    }
+    print::line(line(rollout))
 }
 
 /// A rollout with its history, and the last verdict with its reasons.
@@ -51,7 +79,8 @@ pub(super) fn line(rollout: &Rollout) -> String {
         Phase::Checking => "checking whether traffic may move".to_owned(),
         Phase::Moving { step: at, .. } => format!("moving to {}", step(*at)),
         Phase::Holding(stage) => {
-            format!("holding {}, window {} of {}", step(stage.step), stage.windows, plan.windows())
+            let windows = rollout.config.at(stage.step).plan.windows();
+            format!("holding {}, window {} of {windows}", step(stage.step), stage.windows)
         }
         Phase::Paused { step: at, reason, .. } => format!("paused at {}: {}", step(*at), reason.trim_end_matches('.')),
         Phase::RollingBack { reason, .. } => format!("rolling back: {reason}"),
@@ -70,9 +99,11 @@ pub(super) fn line(rollout: &Rollout) -> String {
 pub(super) fn progress(progress: &Progress<'_>) {
     match progress {
         Progress::Event(rollout, event) => print::note(format_args!("{} {}", rollout.model, happened(event))),
+        // It is told by its events.
+        Progress::Changed(_) => (),
         Progress::Windows { rollout, requests: [baseline, candidate], verdict } => {
             let Some(stage) = rollout.stage() else { return };
-            let windows = format!("window {} of {}", stage.windows, rollout.config.plan.windows());
+            let windows = format!("window {} of {}", stage.windows, rollout.config.at(stage.step).plan.windows());
             match verdict {
                 // Any other decision is told as what has happened.
                 Some(verdict) if verdict.decision == Decision::Hold => print::note(format_args!(
@@ -94,6 +125,11 @@ pub(super) fn progress(progress: &Progress<'_>) {
         Progress::Waiting(rollout, text) => print::note(format_args!("{} waiting: {text}", rollout.model)),
         Progress::Trouble(text) => print::note(format_args!("warning: {text}")),
     }
+}
+
+/// By this machine's clock: good enough to be shown.
+fn now_ms() -> u64 {
+    ServerTime::default().now_ms()
 }
 
 fn happened(event: &Event) -> String {
