@@ -35,5 +35,5 @@ pub use outcome::{EmbedFailure, EmbedResult, Item, Outcome, Timing};
 pub use request::{EmbedRequest, MAX_TEXTS};
 pub use routes::{RouteRecord, RouteState, Weights};
 pub use slug::Slug;
-pub use stats::{VariantStats, WindowCounts};
+pub use stats::{Earlier, VariantStats, WindowCounts};
 pub use wire::Format;

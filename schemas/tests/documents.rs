@@ -5,8 +5,8 @@
 use std::{fs, path::PathBuf};
 
 use embed_schemas::{
-    EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing, VariantStats,
-    WindowCounts, WireError, schema,
+    Earlier, EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing,
+    VariantStats, WindowCounts, WireError, schema,
     shadow::{ShadowCounts, ShadowStats, ShadowText, ShadowTexts, ShadowWish},
     wire::{
         decode_outcome, decode_request, decode_shadow_stats, decode_shadow_texts, decode_shadow_wish, decode_stats,
@@ -121,11 +121,27 @@ fn golden_statistics() {
             batches: 3,
             batch_texts: 12,
             busy_us: 9_876,
+            ..WindowCounts::default()
         },
     };
+    // With what was published before it, and with what callers did.
+    let mut late = stats.clone();
+    late.counts.errors.insert(ErrorCode::InvalidRequest, 1);
+    late.counts.requests += 1;
+    late.counts.by_caller = [(ErrorCode::InvalidRequest, 1)].into();
+    late.counts.earlier = vec![
+        Earlier {
+            published_ms: 1_699_999_900_000,
+            requests: 2,
+            errors: [(ErrorCode::EngineFailed, 1)].into(),
+            latency_us: [80].into_iter().collect(),
+            ..Earlier::default()
+        },
+        Earlier { published_ms: 1_699_999_995_000, requests: 1, ..Earlier::default() },
+    ];
     let idle = VariantStats { counts: WindowCounts::default(), ..stats.clone() };
     for (format, suffix) in [(Format::Json, "json"), (Format::MessagePack, "msgpack")] {
-        for (name, stats) in [("stats", &stats), ("stats-idle", &idle)] {
+        for (name, stats) in [("stats", &stats), ("stats-idle", &idle), ("stats-earlier", &late)] {
             let bytes = format.encode(stats);
             check("golden", &format!("{name}.{suffix}"), &bytes);
             assert_eq!(decode_stats(&bytes).unwrap(), *stats);

@@ -312,7 +312,8 @@ impl Parts {
                 tracing::error!(%error, "the worker cannot be discovered");
             }
         };
-        let statistics = observe::publish_statistics(client, worker, self.served.clone(), config.worker.stats_window);
+        let (served, clock) = (self.served.clone(), self.intake.clock.clone());
+        let statistics = observe::publish_statistics(client, worker, served, config.worker.stats_window, clock);
         let backlog =
             observe::watch_backlog(self.connections.stored.clone(), self.intake.clock.clone(), self.served.clone());
         let gauges = Arc::clone(&self.gauges);

@@ -13,7 +13,7 @@ use embed_schemas::WindowCounts;
 
 use crate::{
     Decision, Verdict,
-    state::{Outcome, Phase, Rollout, Stage, Versions},
+    state::{Forced, Outcome, Phase, Rollout, Stage, Versions},
     verdict::Pace,
 };
 
@@ -91,11 +91,14 @@ impl Rollout {
         }
     }
 
-    /// A verdict on the first `windows` windows of the stage. `baseline` are the baseline's of all of them, added up.
+    /// A verdict on the first `windows` windows of the stage, or on the last ones if it is paused. `baseline` are the baseline's of all of them, added up.
     pub fn judged(&mut self, windows: u32, verdict: &Verdict, baseline: impl FnOnce() -> WindowCounts, now_ms: u64) {
+        let paused = matches!(self.phase, Phase::Paused { .. });
         let Some(stage) = self.stage_mut() else { return };
-        stage.windows = windows;
-        let (stage, paused) = (stage.clone(), matches!(self.phase, Phase::Paused { .. }));
+        if !paused {
+            stage.windows = windows;
+        }
+        let stage = stage.clone();
         match verdict.decision {
             Decision::RollBack => self.roll_back(Outcome::RolledBack, verdict.sentence.clone(), now_ms),
             // Somebody has to say how it goes on, and has not.
@@ -202,11 +205,12 @@ impl Rollout {
             Phase::Paused { step, stage, .. } => (*step, stage.clone()),
             _ => return Err(self.not_now("only a rollout that holds a step or is paused can be promoted")),
         };
-        // Whoever goes on does not wait for a shadow either.
-        self.shadow_over |= self.shadows > 0;
+        let percent = if self.is_shadow() { 0.0 } else { self.percent_of(step) };
+        self.shadow_over |= self.is_shadow();
         let last = self.config.plan.steps.len() - 1;
         let next = if full { last.max(step + 1) } else { step + 1 };
         self.tell(now_ms, format!("{who} promotes it without waiting for evidence"));
+        self.forced.push(Forced { who: who.to_owned(), percent });
         match stage {
             Some(stage) => {
                 self.advance(
@@ -231,7 +235,7 @@ impl Rollout {
     /// # Errors
     /// If it is over.
     pub fn abort(&mut self, who: &str, now_ms: u64) -> Result<(), NotNow> {
-        let never_moved = matches!(self.phase, Phase::Checking | Phase::Shadowing(_)) || self.is_paused_shadow();
+        let never_moved = matches!(self.phase, Phase::Checking) || self.is_shadow();
         match self.phase {
             Phase::Ended { .. } => Err(self.not_now("there is nothing to abort; `embed route set` changes weights")),
             _ if never_moved => {

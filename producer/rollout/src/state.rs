@@ -45,6 +45,9 @@ pub struct Rollout {
     pub stages: u32,
     /// What has happened, oldest first.
     pub history: Vec<Event>,
+    /// Where somebody has sent it on without waiting for evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<Forced>,
     /// Which controller acts, and until when it must have given a sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
@@ -141,6 +144,15 @@ pub enum Outcome {
     Refused,
 }
 
+/// A step that somebody did not wait for the evidence of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Who.
+    pub who: String,
+    /// The step's share in percent. 0: of the shadow.
+    pub percent: f64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -212,6 +224,7 @@ impl Rollout {
             shadow_over: false,
             stages: 0,
             history: Vec::new(),
+            forced: Vec::new(),
             holder: None,
         };
         let note = rollout.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -230,6 +243,17 @@ impl Rollout {
     #[must_use]
     pub fn percent_of(&self, step: usize) -> f64 {
         self.config.plan.steps.get(step).copied().unwrap_or_default()
+    }
+
+    /// What somebody sent on without waiting for evidence, in words: `25 % by me`. `None` if nobody did.
+    #[must_use]
+    pub fn forced(&self) -> Option<String> {
+        let step = |forced: &Forced| match forced.percent {
+            0.0 => format!("the shadow by {}", forced.who),
+            percent => format!("{percent} % by {}", forced.who),
+        };
+        let forced: Vec<String> = self.forced.iter().map(step).collect();
+        (!forced.is_empty()).then(|| forced.join(", "))
     }
 
     /// What is being gathered, or was when it was paused.

@@ -26,6 +26,7 @@ use crate::{
         consumer_info,
     },
     lease::{Attempts, Lease},
+    metrics::Demand,
     publish::{Ask, Finished, Reply},
     variant::{Deployment, Permit, Reservation, ServedVersion},
 };
@@ -332,6 +333,7 @@ impl JobIntake {
             encoding: request.encoding_for(format),
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
+            demand: Demand { age, left: left.unwrap_or(Duration::MAX) },
         };
         // Not what may have killed its worker.
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
@@ -368,7 +370,8 @@ impl JobIntake {
         permit: Permit,
     ) {
         let variant = Arc::clone(&self.deployment.variant);
-        variant.metrics.refused(self.lane, Duration::ZERO, error.code);
+        let demand = Demand { age: self.context.clock.age(lease.delivery().published), ..Demand::default() };
+        variant.metrics.refused(self.lane, Duration::ZERO, demand, error.code);
         let publisher = self.context.publisher.clone();
         self.context.publisher.spawn(async move {
             match id.or_else(|| lease.id_in_headers()) {

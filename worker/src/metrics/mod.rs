@@ -11,5 +11,5 @@ pub use endpoint::EndpointStats;
 pub use gpu::GpuWatch;
 pub use recorder::{SET_GAUGES, install, texts_embedded};
 pub use shadow::ShadowWindow;
-pub use variant::{VariantMetrics, variant_labels};
+pub use variant::{Demand, VariantMetrics, variant_labels};
 pub use window::Window;

@@ -227,7 +227,7 @@ impl Publisher {
                 }
                 let attempts = if failed_in_engine(&outcome) { before.fail(false) } else { before };
                 if attempts != before && attempts.count() < variant.max_attempts {
-                    variant.metrics.tried_in_vain(lane, ask.received.elapsed());
+                    variant.metrics.tried_in_vain(lane, ask.received.elapsed(), ask.demand);
                     self.retry(lease, &variant, attempts).await;
                     return;
                 }
@@ -237,7 +237,7 @@ impl Publisher {
             }
         };
         let error = error.or_else(|| first_error(&outcome));
-        variant.metrics.finished(lane, ask.received.elapsed(), &outcome, computed.elapsed(), error);
+        variant.metrics.finished(lane, ask.received.elapsed(), ask.demand, &outcome, computed.elapsed(), error);
         drop(token);
         if let Some(tapped) = tapped {
             self.shadows.offer(tapped);

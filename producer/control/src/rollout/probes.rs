@@ -1,4 +1,4 @@
-//! Shadow calls: the same texts to both variants, and how far their vectors agree.
+//! Probes: the same texts to both variants, and how far their vectors agree.
 
 use std::time::Duration;
 
@@ -26,10 +26,15 @@ pub(super) fn lines(text: &str) -> Vec<String> {
 }
 
 /// The cosine of both variants' vectors for each text. The calls name their variants, so no route is in their way; they count
-/// in the variants' statistics, one request each.
-pub(super) async fn cosines(client: &Client, rollout: &Rollout, texts: &[String]) -> Result<Vec<f64>, Error> {
+/// in the variants' statistics, one request each. It takes no longer than `most`, so that a lease outlasts it.
+pub(super) async fn cosines(
+    client: &Client,
+    rollout: &Rollout,
+    texts: &[String],
+    most: Duration,
+) -> Result<Vec<f64>, Error> {
     let vectors = |variant: &Slug| {
-        let options = CallOptions::default().variant(variant.clone()).timeout(PATIENCE);
+        let options = CallOptions::default().variant(variant.clone()).timeout(PATIENCE.min(most));
         let (model, request) = (rollout.model.clone(), EmbedRequest::new(texts.iter().cloned()));
         async move {
             let result = client.embed(&model, request, &options).await?;

@@ -11,19 +11,21 @@ use embed_rollout::{
 use embed_schemas::{
     Format,
     shadow::{SHADOW_SUBJECT, ShadowCounts, ShadowWish},
-    streams::STATS_STREAM,
     subjects,
     wire::decode_shadow_stats,
 };
-use serde_json::json;
+use tokio::time::Instant;
 
-use super::{RolloutError, milliseconds, now_ms, statistics::Reader, store::Store, weights};
-use crate::{Error, bucket};
+use super::{
+    RolloutError, milliseconds,
+    statistics::{From, Reader},
+    watch::Means,
+    workers::Serving,
+};
+use crate::Error;
 
 /// How long workers go on without hearing of it again.
 const TTL_MS: u64 = 15_000;
-/// Looks in a row that must find nobody who serves the candidate. One may miss the answer of a busy worker.
-const LOST: u32 = 3;
 
 /// A shadow that is being watched.
 #[derive(Debug)]
@@ -31,27 +33,33 @@ pub(super) struct Shadowing {
     client: Client,
     wish: ShadowWish,
     stage: ShadowStage,
-    /// The next message of the stream of statistics.
-    next: u64,
+    reader: Reader,
     counts: ShadowCounts,
-    lost: u32,
+    /// Since when nobody has served the candidate, by the server's time.
+    gone_since_ms: Option<u64>,
 }
 
-/// Begins a shadow. `sentence` says what was found before.
+/// What a turn has come to.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// What is said of it, if there is anything new.
+    pub(super) verdict: Option<ShadowVerdict>,
+    /// Whether there is more to read at once.
+    pub(super) more: bool,
+}
+
+/// Begins a shadow. `sentence` says what was found before, `last` is the last message of the stream of statistics.
 pub(super) async fn begin(
-    client: &Client,
+    means: &Means<'_>,
     rollout: &mut Rollout,
     sentence: String,
     route_revision: u64,
+    last: u64,
 ) -> Result<(), RolloutError> {
-    let stage = ShadowStage {
-        number: 0,
-        from_ms: now_ms(),
-        route_revision,
-        stats_after: Reader::last(client.nats()).await?,
-        versions: weights::versions(client, rollout).await?,
-    };
-    rollout.shadow_begins(sentence, stage, now_ms());
+    let versions = Serving::ask(means.client, rollout).await?.versions;
+    let now = means.time.now_ms();
+    let stage = ShadowStage { number: 0, from_ms: now, route_revision, stats_after: last, versions };
+    rollout.shadow_begins(sentence, stage, now);
     Ok(())
 }
 
@@ -69,8 +77,10 @@ impl Shadowing {
             tell_texts: settings.tell_texts,
             ttl_ms: TTL_MS,
         };
-        let (client, stage, next) = (client.clone(), stage.clone(), stage.stats_after + 1);
-        Self { client, wish, stage, next, counts: ShadowCounts::default(), lost: 0 }
+        let from = From::Sequence(stage.stats_after + 1);
+        let reader = Reader::new(client.nats().clone(), subjects::shadow_stats(&wish.model, &wish.to), from);
+        let (client, stage) = (client.clone(), stage.clone());
+        Self { client, wish, stage, reader, counts: ShadowCounts::default(), gone_since_ms: None }
     }
 
     /// Whether this is the shadow that the rollout is in.
@@ -78,28 +88,48 @@ impl Shadowing {
         rollout.shadow() == Some(&self.stage)
     }
 
-    /// Says what is wanted once more, looks at who serves what and at what was found since, and has it judged.
-    pub(super) async fn turn(&mut self, store: &Store, rollout: &mut Rollout) -> Result<ShadowVerdict, RolloutError> {
+    /// Says what is wanted once more, looks at who serves what and at what was found since, and has it judged. `last` is the last message of
+    /// the stream of statistics. No longer than a third of the lease, or a step of it.
+    pub(super) async fn turn(
+        &mut self,
+        means: &Means<'_>,
+        rollout: &mut Rollout,
+        last: u64,
+    ) -> Result<Found, RolloutError> {
         self.say(TTL_MS).await?;
-        let new = self.read().await?;
-        let settings = &rollout.config.shadow;
-        let over = now_ms() >= self.stage.from_ms.saturating_add(milliseconds(settings.hold));
+        let until = Instant::now() + means.lease / 3;
+        let mut any = false;
+        while !self.reader.has_read(last) {
+            if Instant::now() >= until {
+                return Ok(Found { verdict: None, more: true });
+            }
+            let reports = self.reader.batch(decode_shadow_stats).await?;
+            if reports.is_empty() {
+                break;
+            }
+            // Not of a shadow before this one.
+            for (_, stats) in reports.iter().filter(|(_, stats)| stats.id == self.wish.id) {
+                self.counts.merge(&stats.counts);
+                any = true;
+            }
+        }
+        let (settings, now) = (&rollout.config.shadow, means.time.now_ms());
+        let over = now >= self.stage.from_ms.saturating_add(milliseconds(settings.hold));
         let mut verdict = judge(settings, &self.counts, over);
         if verdict.decision != Decision::Hold {
             let counts = self.counts.clone();
-            let record = ShadowRecord { stage: self.stage.clone(), when_ms: now_ms(), over, counts, verdict };
+            let record = ShadowRecord { stage: self.stage.clone(), when_ms: now, over, counts, verdict };
             // Whoever was here before, and did not live to tell, has said it already.
-            verdict = store.put_shadow(rollout, record).await?.verdict;
+            verdict = means.store.put_shadow(rollout, record).await?.verdict;
         }
-        rollout.shadow_judged(&verdict, now_ms());
+        rollout.shadow_judged(&verdict, now);
         if self.is_of(rollout) {
-            self.look_at_workers(rollout).await?;
+            self.look_at_workers(means, rollout, last).await?;
         }
         if !self.is_of(rollout) {
             self.end().await?;
         }
-        // Only what is new is told.
-        Ok(if new { verdict } else { ShadowVerdict { reasons: Vec::new(), ..verdict } })
+        Ok(Found { verdict: any.then_some(verdict), more: false })
     }
 
     /// What was compared so far.
@@ -118,43 +148,30 @@ impl Shadowing {
         said.map_err(|error| Error::nats("cannot tell workers of the shadow", error))
     }
 
-    /// Reads what was found since. Whether there was anything.
-    async fn read(&mut self) -> Result<bool, Error> {
-        let subject = subjects::shadow_stats(&self.wish.model, &self.wish.to);
-        let mut any = false;
-        loop {
-            let query = json!({"seq": self.next, "next_by_subj": subject});
-            let Some(found) = bucket::message(self.client.nats(), STATS_STREAM, &query).await? else { return Ok(any) };
-            self.next = found.sequence + 1;
-            match decode_shadow_stats(&found.payload) {
-                Ok(stats) if stats.id == self.wish.id => {
-                    self.counts.merge(&stats.counts);
-                    any = true;
-                }
-                // Of a shadow before this one.
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, sequence = found.sequence, "a report that cannot be read is left out");
-                }
-            }
-        }
-    }
-
-    async fn look_at_workers(&mut self, rollout: &mut Rollout) -> Result<(), RolloutError> {
-        let now = weights::versions(&self.client, rollout).await?;
-        self.lost = if now.to.is_empty() { self.lost + 1 } else { 0 };
-        if self.lost >= LOST {
-            let reason = format!("no worker serves {} any more; nobody was served by it", rollout.to);
-            rollout.shadow_lost(reason, now_ms());
+    async fn look_at_workers(
+        &mut self,
+        means: &Means<'_>,
+        rollout: &mut Rollout,
+        last: u64,
+    ) -> Result<(), RolloutError> {
+        let serving = Serving::ask(&self.client, rollout).await?;
+        let now = means.time.now_ms();
+        let since = if serving.candidate { None } else { Some(self.gone_since_ms.unwrap_or(now)) };
+        self.gone_since_ms = since;
+        // Its only worker may just be restarted.
+        if since.is_some_and(|since| now >= since.saturating_add(milliseconds(rollout.config.fast.restart))) {
+            let patience = humantime::format_duration(rollout.config.fast.restart);
+            let reason = format!("no worker has served {} for {patience}; nobody was served by it", rollout.to);
+            rollout.shadow_lost(reason, now);
             return Ok(());
         }
-        let then = &self.stage.versions;
+        let (then, now) = (&self.stage.versions, &serving.versions);
         let changed = [(&rollout.from, &now.from, &then.from), (&rollout.to, &now.to, &then.to)]
             .into_iter()
             .find_map(|(variant, now, then)| Some((variant.clone(), now.difference(then).next()?.clone())));
         if let Some((variant, version)) = changed {
             let sentence = format!("{variant} now serves version {version}: the shadow begins anew");
-            begin(&self.client, rollout, sentence, self.stage.route_revision).await?;
+            begin(means, rollout, sentence, self.stage.route_revision, last).await?;
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ pub(super) struct Group {
     pub(super) lane: Option<Lane>,
     /// `None`: of all lengths.
     pub(super) tokens: Option<u32>,
+    /// Lanes and lengths in it.
+    cells: usize,
     distance: LatencySketch,
     errors: BTreeMap<ErrorCode, u64>,
 }
@@ -42,6 +44,7 @@ impl Group {
             let one = Self {
                 lane: Some(cell.lane),
                 tokens: Some(cell.tokens),
+                cells: 1,
                 distance: cell.distance.clone(),
                 errors: cell.errors.clone(),
             };
@@ -58,10 +61,16 @@ impl Group {
     }
 
     fn add(&mut self, other: &Self) {
+        self.cells += other.cells;
         self.distance.merge(&other.distance);
         for (code, n) in &other.errors {
             *self.errors.entry(*code).or_default() += n;
         }
+    }
+
+    /// Whether it is a length, over all lanes.
+    pub(super) const fn is_length(&self) -> bool {
+        self.lane.is_none() && self.tokens.is_some()
     }
 
     /// Texts of which there are both vectors.
@@ -88,9 +97,12 @@ impl Group {
         }
     }
 
-    /// What is known of them. `over`: nothing more will come.
+    /// What is known of them. `over`: nothing more will come. Nothing of a length that is one of one lane: that is judged.
     pub(super) fn judge(&self, settings: &Shadow, over: bool) -> Vec<ShadowReason> {
         let mut reasons = Vec::new();
+        if self.is_length() && self.cells < 2 {
+            return reasons;
+        }
         if self.compared() > 0 {
             reasons.push(self.mean(settings, over));
             reasons.push(self.low(settings, over));
@@ -99,7 +111,7 @@ impl Group {
         reasons
     }
 
-    fn is_enough(&self, settings: &Shadow) -> bool {
+    pub(super) fn is_enough(&self, settings: &Shadow) -> bool {
         self.texts() >= settings.min_length_texts
     }
 

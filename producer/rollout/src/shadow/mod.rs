@@ -8,8 +8,6 @@ mod group;
 mod settings;
 mod step;
 
-use std::collections::BTreeSet;
-
 use embed_schemas::{Lane, shadow::ShadowCounts};
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +88,7 @@ pub fn judge(settings: &Shadow, counts: &ShadowCounts, over: bool) -> ShadowVerd
         reasons.push(lacking.clone());
         (Decision::Pause, lacking.sentence)
     } else {
-        (Decision::Promote { pace: Pace::NextStep }, passed(&groups, &reasons))
+        (Decision::Promote { pace: Pace::NextStep }, passed(settings, &groups, &reasons))
     };
     ShadowVerdict { decision, sentence, reasons }
 }
@@ -178,7 +176,7 @@ fn lacking(settings: &Shadow, groups: &[Group], counts: &ShadowCounts) -> Option
     let few = |group: &&Group| {
         let texts = group.texts();
         let lacks = texts < settings.min_length_texts && texts as f64 >= settings.rare * all as f64;
-        group.lane.is_none() && group.tokens.is_some() && lacks
+        group.is_length() && lacks
     };
     let few: Vec<&Group> = groups.iter().filter(few).collect();
     let first = few.first()?;
@@ -192,19 +190,15 @@ fn lacking(settings: &Shadow, groups: &[Group], counts: &ShadowCounts) -> Option
 }
 
 /// What a candidate that passes has shown.
-fn passed(groups: &[Group], reasons: &[ShadowReason]) -> String {
+fn passed(settings: &Shadow, groups: &[Group], reasons: &[ShadowReason]) -> String {
     let all = groups.last().map_or(0, Group::texts);
     let of = |aspect| reasons.iter().rev().find(|reason| reason.aspect == aspect && reason.tokens.is_none());
     let mean = of(Aspect::MeanCosine).and_then(|reason| reason.figure).unwrap_or_default();
     let means = reasons.iter().filter(|reason| reason.aspect == Aspect::MeanCosine && reason.finding == Finding::Pass);
     let worst = means.min_by(|a, b| a.figure.unwrap_or_default().total_cmp(&b.figure.unwrap_or_default()));
     let worst = worst.map(|reason| format!(", least on {}", reason.sentence)).unwrap_or_default();
-    let unknown: BTreeSet<u32> = reasons
-        .iter()
-        .filter(|reason| reason.lane.is_none() && reason.finding == Finding::TooLittle)
-        .filter_map(|reason| reason.tokens)
-        .collect();
-    let unknown: Vec<String> = unknown.into_iter().map(embed_schemas::shadow::describe_length).collect();
+    let unknown = groups.iter().filter(|group| group.is_length() && !group.is_enough(settings));
+    let unknown: Vec<String> = unknown.map(Group::name).collect();
     let unknown =
         if unknown.is_empty() { String::new() } else { format!("; too rare to be judged: {}", unknown.join(", ")) };
     let speed = of(Aspect::Speed).map(|reason| reason.sentence.clone()).unwrap_or_default();

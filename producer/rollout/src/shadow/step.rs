@@ -63,6 +63,12 @@ impl Rollout {
         }
     }
 
+    /// It is in its shadow, or that was paused: traffic has never moved.
+    #[must_use]
+    pub const fn is_shadow(&self) -> bool {
+        matches!(self.phase, Phase::Shadowing(_)) || self.is_paused_shadow()
+    }
+
     /// A shadow was paused, and traffic has never moved.
     pub(crate) const fn is_paused_shadow(&self) -> bool {
         matches!(self.phase, Phase::Paused { stage: None, .. }) && self.shadows > 0 && !self.shadow_over
