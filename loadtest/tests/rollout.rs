@@ -55,7 +55,7 @@ fn an_equal_candidate_is_promoted_whatever_nonsense_it_is_sent() {
     canary.status_when("the first step", |rollout| rollout["phase"]["name"] == "holding");
     // Another carries it on.
     controller.kill();
-    let mut command = canary.routing("rollout", &["run", MODEL, "--lease=1s", "--json"]);
+    let mut command = canary.routing("rollout", &["run", MODEL, "--lease=10s", "--json"]);
     controller = Daemon::spawn(&mut command);
     let status = canary.status_when("the end", |rollout| rollout["phase"]["name"] == "ended");
     let end = &status["rollout"];

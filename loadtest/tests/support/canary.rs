@@ -112,7 +112,7 @@ impl Canary {
             }
         }
         std::fs::write(&config, decisions).unwrap();
-        let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=1s", "--patience=60s", "--json", "--config"];
+        let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=10s", "--patience=60s", "--json", "--config"];
         let mut arguments = vec!["start".to_owned(), MODEL.to_owned(), format!("--steps={steps}")];
         arguments.extend(rest.map(str::to_owned));
         arguments.push(config.to_string_lossy().into_owned());

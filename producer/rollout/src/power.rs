@@ -19,8 +19,8 @@ const CLEAR: u32 = 6;
 const HOPELESS: f64 = 0.1;
 /// And from here on it can be relied on.
 const ENOUGH: f64 = 0.8;
-/// More requests in a step tell nothing more about whether it can decide, and take time to simulate.
-const MOST_REQUESTS: f64 = 200_000.0;
+/// More requests of the arm with fewer tell nothing more about whether a step can decide, and take time to simulate.
+const MOST_REQUESTS: f64 = 50_000.0;
 /// What is tried instead: holds so many times as long.
 const LONGER: [u32; 6] = [2, 4, 8, 16, 32, 64];
 
@@ -81,7 +81,7 @@ pub fn power(config: &Config, step: usize, traffic: Traffic) -> Result<Power, Co
     }
     let error_rate = traffic.error_rate.clamp(0.0, 0.5);
     let scenario = Scenario {
-        requests_per_second: traffic.requests_per_second * (MOST_REQUESTS / in_hold.max(1.0)).min(1.0),
+        requests_per_second: traffic.requests_per_second * (MOST_REQUESTS / requests.max(1.0)).min(1.0),
         candidate_percent: percent,
         batch: traffic.batch.max(1.0),
         error_rate,

@@ -237,7 +237,6 @@ fn a_silent_candidate_is_rolled_back_after_the_time_of_a_restart() {
     let silence = |evidence: &mut Evidence, windows: usize| {
         evidence.candidate.windows.iter_mut().rev().take(windows).for_each(|w| *w = WindowCounts::default());
     };
-    // Its only worker is restarted, and back within half a minute.
     silence(&mut evidence, 5);
     assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold);
     silence(&mut evidence, 6);
@@ -248,7 +247,6 @@ fn a_silent_candidate_is_rolled_back_after_the_time_of_a_restart() {
         "{verdict}"
     );
     assert!(verdict.sentence.contains("6 windows (30s)"), "{verdict}");
-    // It works on what had been waiting before the step.
     let mut busy = evidence.clone();
     busy.candidate.backlog[71].left_out = 3;
     assert_eq!(rule().verdict(&busy, Check::Window, 1).decision, Decision::Hold);
@@ -276,7 +274,6 @@ fn what_callers_did_wrong_and_restarts_count_against_nobody() {
         assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold, "{code}");
         assert!(last(&evidence).decision.is_promotion(), "{code}: {}", last(&evidence));
     }
-    // A deadline that nobody could keep is the caller's, another is not.
     let mut evidence = failing_with(ErrorCode::DeadlineExceeded);
     assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::RollBack);
     evidence.candidate.windows.iter_mut().for_each(|w| w.by_caller = [(ErrorCode::DeadlineExceeded, 20)].into());
@@ -317,7 +314,6 @@ fn a_pause_uses_no_error_probability() {
 fn the_split_is_not_judged_while_the_baseline_works_on_a_backlog() {
     let mut evidence = evidence(&busy(), 1);
     for (window, backlog) in evidence.baseline.windows.iter_mut().zip(&mut evidence.baseline.backlog) {
-        // What was sent to it since waits behind what had been waiting.
         backlog.left_out = window.requests;
         *window = WindowCounts { requests: window.requests / 2, ..WindowCounts::default() };
     }
