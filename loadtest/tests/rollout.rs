@@ -1,5 +1,5 @@
-//! Rollouts on real workers: what is good is promoted, what is not is rolled back, each for the right reason, and whoever carries it on
-//! may die at any time.
+//! Rollouts on real workers: what is good is promoted, what is not is rolled back, each for the right reason. What is decided by times is
+//! tested with workers that are made up (`producer/tests/rollout.rs`), since nobody can say how fast a machine is during a test.
 
 mod support;
 
@@ -14,7 +14,7 @@ use embed_testkit::{
     wait_for,
 };
 use serde_json::{Value, json};
-use support::canary::{Canary, MODEL, slowed, traffic};
+use support::canary::{Canary, MODEL, nonsense, traffic};
 
 /// One at a time: they compare times, and the cores are there only once.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -46,32 +46,20 @@ fn assert_all_at(canary: &Canary, variant: &str) {
 }
 
 #[test]
-fn a_faster_candidate_is_promoted_step_by_step_though_its_controller_dies_at_each() {
+fn an_equal_candidate_is_promoted_whatever_nonsense_it_is_sent() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let canary = Canary::start(&embed_testkit::registry(), &[]);
     let (_traffic, answered) = traffic(&canary, &sentences());
-    let _slow = slowed(canary.baseline_pid());
-    let mut controller = canary.start_rollout("5,25,50,100");
-    // While it is checking as well.
-    canary.status_when("the rollout to be written down", |rollout| rollout["id"].is_string());
-    for step in 0..4 {
-        controller.kill();
-        let mut command = canary.routing("rollout", &["run", MODEL, "--lease=1s", "--json"]);
-        controller = Daemon::spawn(&mut command);
-        canary.status_when("the next step, or the end", |rollout| {
-            let phase = &rollout["phase"];
-            let reached = phase["step"].as_u64().is_some_and(|at| at >= step) && phase["name"] != "moving";
-            assert_ne!(phase["name"], "paused", "{rollout}");
-            reached && phase["windows"].as_u64() > Some(1) || phase["name"] == "ended"
-        });
-    }
+    let _nonsense = nonsense(&canary);
+    let mut controller = canary.start_rollout(HALF);
+    canary.status_when("the first step", |rollout| rollout["phase"]["name"] == "holding");
+    // Another carries it on.
+    controller.kill();
+    let mut command = canary.routing("rollout", &["run", MODEL, "--lease=10s", "--json"]);
+    controller = Daemon::spawn(&mut command);
     let status = canary.status_when("the end", |rollout| rollout["phase"]["name"] == "ended");
     let end = &status["rollout"];
     assert_eq!(end["phase"]["outcome"], "promoted", "{status}");
-    let mut shares: Vec<f64> =
-        end["history"].as_array().unwrap().iter().map(|event| event["percent"].as_f64().unwrap()).collect();
-    shares.dedup();
-    assert_eq!(shares, [0.0, 5.0, 25.0, 50.0, 100.0]);
     assert_all_at(&canary, "canary");
     assert!(answered.load(Ordering::SeqCst) > 0);
     controller.wait();
@@ -82,12 +70,12 @@ fn a_faster_candidate_is_promoted_step_by_step_though_its_controller_dies_at_eac
     let report =
         canary.routing("rollout", &["report", MODEL, "--save", record, "-o", page, "--json"]).output().unwrap();
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
-    assert!(report["verdicts"].as_u64().unwrap() >= 8 && report["different"] == 0, "{report}");
+    assert!(report["verdicts"].as_u64().unwrap() >= 4 && report["different"] == 0, "{report}");
     let mut offline = canary.routing("rollout", &["report", "--record", record, "-o", page]);
     let offline = offline.env("NATS_URL", "nats://127.0.0.1:1").output().unwrap();
     assert!(offline.status.success(), "{}", said(&offline));
     let page = std::fs::read_to_string(page).unwrap();
-    assert!(page.contains("Stage 4: 100 %") && page.contains("Distribution of the latencies"));
+    assert!(page.contains("Stage 2: 100 %") && page.contains("Distribution of the latencies"));
 
     // A record that was tampered with does not.
     let mut tampered: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
@@ -99,22 +87,10 @@ fn a_faster_candidate_is_promoted_step_by_step_though_its_controller_dies_at_eac
     let page = canary.file("tampered.html");
     let check = ["report", "--record", record, "-o", page.to_str().unwrap()];
     assert!(!canary.routing("rollout", &check).output().unwrap().status.success());
-}
 
-#[test]
-fn a_slower_candidate_is_rolled_back() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let canary = Canary::start(&embed_testkit::registry(), &[]);
-    let (_traffic, _) = traffic(&canary, &sentences());
-    let candidate = i32::try_from(canary.candidate.as_ref().unwrap().id()).unwrap();
-    let _slow = slowed(candidate);
-    let output = canary.roll_out(HALF);
-    let end = rollout(&output);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(end["phase"]["outcome"], "rolled_back", "{}", said(&output));
-    let reason = end["phase"]["reason"].as_str().unwrap();
-    assert!(reason.contains("p50") || reason.contains("p95"), "{reason}");
-    assert_all_at(&canary, "fp32");
+    // What comes after it is said, and who has to do it.
+    let finish = canary.routing("rollout", &["finish", MODEL, "--dry-run"]).output().unwrap();
+    assert!(said(&finish).contains("workers' configuration serves canary"), "{finish:?}");
 }
 
 #[test]
@@ -129,7 +105,7 @@ fn a_candidate_that_errs_is_rolled_back_and_one_that_dies_too() {
     let end = rollout(&output);
     assert_eq!(end["phase"]["outcome"], "rolled_back", "{}", said(&output));
     let reason = end["phase"]["reason"].as_str().unwrap();
-    assert!(reason.contains("requests failed") || reason.contains("requests fail,"), "{reason}");
+    assert!(reason.contains("text_too_large"), "{reason}");
     assert_all_at(&canary, "fp32");
 
     // The next one: its only worker dies.
@@ -142,7 +118,7 @@ fn a_candidate_that_errs_is_rolled_back_and_one_that_dies_too() {
     let phase = &status["rollout"]["phase"];
     assert_eq!(phase["outcome"], "rolled_back", "{status}");
     let reason = phase["reason"].as_str().unwrap();
-    assert!(reason.contains("no worker serves canary") || reason.contains("answered nothing"), "{reason}");
+    assert!(reason.contains("no worker has served canary") || reason.contains("answered nothing"), "{reason}");
     assert_all_at(&canary, "fp32");
     assert_eq!(controller.wait().0.code(), Some(1));
 }

@@ -152,6 +152,12 @@ impl ErrorCode {
         }
     }
 
+    /// Whether it is always the caller's doing, whichever variant and worker was asked.
+    #[must_use]
+    pub const fn is_callers(self) -> bool {
+        matches!(self, Self::InvalidRequest | Self::UnknownPrompt)
+    }
+
     /// Whether the same request, sent again later, can succeed.
     #[must_use]
     pub const fn retryable(self) -> bool {

@@ -85,6 +85,16 @@ impl LatencySketch {
         self.buckets = merged;
     }
 
+    /// Takes out another sketch that is a part of this one. What is not in this one cannot be taken out of it.
+    pub fn subtract(&mut self, part: &Self) {
+        for (bucket, n) in &part.buckets {
+            if let Ok(at) = self.buckets.binary_search_by_key(bucket, |b| b.0) {
+                self.buckets[at].1 = self.buckets[at].1.saturating_sub(*n);
+            }
+        }
+        self.buckets.retain(|(_, n)| *n > 0);
+    }
+
     /// How many latencies it holds.
     #[must_use]
     pub fn count(&self) -> u64 {

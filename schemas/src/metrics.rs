@@ -24,6 +24,22 @@ pub const FORM: &str = "form";
 /// Label: how something ended.
 pub const OUTCOME: &str = "outcome";
 
+/// Label: what a rollout is doing, or how it has ended.
+pub const STATE: &str = "state";
+
+/// Gauge: the share of the traffic that a rollout's candidate has, in percent.
+pub const ROLLOUT_PERCENT: &str = "akidb_rollout_percent";
+/// Gauge: 1 while a rollout is under way, 0 once it is over.
+pub const ROLLOUT_ACTIVE: &str = "akidb_rollout_active";
+/// Gauge: windows of a rollout's step that were judged.
+pub const ROLLOUT_WINDOWS: &str = "akidb_rollout_windows";
+/// Gauge: requests that the evidence of a rollout's step has, by variant.
+pub const ROLLOUT_REQUESTS: &str = "akidb_rollout_requests";
+/// Counter: what a controller has brought about, by `state`.
+pub const ROLLOUT_CHANGES_TOTAL: &str = "akidb_rollout_changes_total";
+/// Counter: what failed for a controller, and was tried again.
+pub const ROLLOUT_TROUBLES_TOTAL: &str = "akidb_rollout_troubles_total";
+
 /// Histogram, seconds: from a job's arrival at the worker to its outcome being handed to NATS.
 pub const EMBED_LATENCY_SECONDS: &str = "akidb_embed_latency_seconds";
 /// Counter: jobs and calls that came in.

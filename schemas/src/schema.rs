@@ -8,6 +8,7 @@ use crate::{
     CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, VariantStats, headers,
     model::GoldenSet,
     serving::{DesiredVariant, VariantStatus},
+    shadow::{SHADOW_SUBJECT, ShadowStats, ShadowTexts, ShadowWish},
     subjects,
 };
 
@@ -24,6 +25,9 @@ pub fn documents() -> Vec<(&'static str, Value)> {
         ("golden-set.schema.json", schema::<GoldenSet>()),
         ("desired-variant.schema.json", schema::<DesiredVariant>()),
         ("variant-status.schema.json", schema::<VariantStatus>()),
+        ("shadow-wish.schema.json", schema::<ShadowWish>()),
+        ("shadow-texts.schema.json", schema::<ShadowTexts>()),
+        ("shadow-stats.schema.json", schema::<ShadowStats>()),
         ("asyncapi.json", asyncapi()),
     ]
 }
@@ -44,6 +48,9 @@ fn components() -> Value {
     generator.subschema_for::<EmbedResult>();
     generator.subschema_for::<EmbedFailure>();
     generator.subschema_for::<VariantStats>();
+    generator.subschema_for::<ShadowWish>();
+    generator.subschema_for::<ShadowTexts>();
+    generator.subschema_for::<ShadowStats>();
     generator.take_definitions(true).into()
 }
 
@@ -97,6 +104,9 @@ fn asyncapi() -> Value {
             "store": channel("embed.store.{model}.{id}", "Where workers publish outcomes; stored, and then heard, as embed.result.{model}.{id}", "outcome"),
             "dead": channel("embed.dead.{model}.{variant}", "Jobs that could not be served, stored in EMBED_DEAD", "deadLetter"),
             "stats": channel("embed.stats.{model}.{variant}", "What each worker says of a variant, once a window and lane", "stats"),
+            "shadowWish": channel(SHADOW_SUBJECT, "What is to be shadowed: said again and again while it is", "shadowWish"),
+            "shadow": channel("embed.shadow.{model}.{variant}", "Texts that another variant has served, for this one to be compared with", "shadowTexts"),
+            "shadowStats": channel("embed.stats.{model}.{variant}.shadow", "What a worker of a shadow's candidate has found in a window", "shadowStats"),
         },
         "operations": {
             "answerCall": {
@@ -110,6 +120,14 @@ fn asyncapi() -> Value {
             "storeOutcome": {"action": "send", "channel": reference("channels", "store")},
             "buryJob": {"action": "send", "channel": reference("channels", "dead")},
             "reportWindow": {"action": "send", "channel": reference("channels", "stats")},
+            "hearWish": {"action": "receive", "channel": reference("channels", "shadowWish")},
+            "giveToShadow": {"action": "send", "channel": reference("channels", "shadow")},
+            "takeForShadow": {
+                "action": "receive",
+                "channel": reference("channels", "shadow"),
+                "description": format!("Taken by one worker of the queue group `{}`, if it has time", subjects::RPC_QUEUE_GROUP),
+            },
+            "reportShadow": {"action": "send", "channel": reference("channels", "shadowStats")},
         },
         "components": {
             "messages": {
@@ -121,6 +139,9 @@ fn asyncapi() -> Value {
                 "deadLetter": message("deadLetter", payload("EmbedRequest"),
                     &[headers::DEAD_CODE, headers::DEAD_REASON, headers::DEAD_SUBJECT, headers::DEAD_SEQUENCE, headers::DEAD_DELIVERIES]),
                 "stats": message("stats", payload("VariantStats"), &[headers::CONTENT_TYPE]),
+                "shadowWish": message("shadowWish", payload("ShadowWish"), &[headers::CONTENT_TYPE]),
+                "shadowTexts": message("shadowTexts", payload("ShadowTexts"), &[headers::CONTENT_TYPE]),
+                "shadowStats": message("shadowStats", payload("ShadowStats"), &[headers::CONTENT_TYPE]),
             },
             "schemas": components(),
         },

@@ -320,6 +320,19 @@ mod tests {
         }
     }
 
+    /// What nobody has time for is gone, and texts of users are kept nowhere.
+    #[test]
+    fn no_stream_takes_what_is_shadowed() {
+        let (model, settings): (Slug, _) = ("m".parse().unwrap(), StreamSettings::default());
+        let all = streams(&model, &settings).into_iter().chain(buckets(&settings)).chain([stats_stream(&settings)]);
+        let first = |subject: &str| subject.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
+        for taken in all.flat_map(|stream| stream.subjects) {
+            for sent in [subjects::shadow(&model, &model), crate::shadow::SHADOW_SUBJECT.to_owned()] {
+                assert_ne!(first(&taken), first(&sent), "{taken}");
+            }
+        }
+    }
+
     #[test]
     fn a_result_is_stored_under_the_subject_that_it_is_heard_on() {
         let (model, id) = ("m".parse().unwrap(), "x".parse().unwrap());

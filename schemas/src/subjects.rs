@@ -57,6 +57,20 @@ pub fn stats(model: &Slug, variant: &Slug) -> String {
     format!("embed.stats.{model}.{variant}")
 }
 
+/// `embed.stats.<model>.<variant>.shadow`: what a worker of the candidate has found, see [`crate::shadow::ShadowStats`]. A subject of its
+/// own, so that whoever reads the last window of a variant does not find this instead.
+#[must_use]
+pub fn shadow_stats(model: &Slug, variant: &Slug) -> String {
+    format!("embed.stats.{model}.{variant}.shadow")
+}
+
+/// `embed.shadow.<model>.<variant>`: texts that another variant has served, for this one to be compared with, see
+/// [`crate::shadow::ShadowTexts`]. No stream takes it: what nobody has time for is gone.
+#[must_use]
+pub fn shadow(model: &Slug, variant: &Slug) -> String {
+    format!("embed.shadow.{model}.{variant}")
+}
+
 /// `embed.probe.<worker>.<model>.<variant>`: a worker's calls to itself. They take the way of an online call, through
 /// the server and the engine, but no other worker can answer them.
 #[must_use]
@@ -99,7 +113,7 @@ mod tests {
 
     #[test]
     fn other_subjects_are_none_of_ours() {
-        let others = ["embed.result.m.x", "embed.store.m.x", "embed.job.m.v.x", "embed.job.M"];
+        let others = ["embed.result.m.x", "embed.store.m.x", "embed.shadow.m.v", "embed.job.m.v.x", "embed.job.M"];
         for subject in ["", "embed", "embed.job", "embed.job."].into_iter().chain(others) {
             assert_eq!(parse(subject), None, "{subject}");
         }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{EmbedRequest, Outcome, VariantStats, WireError};
+use crate::{
+    EmbedRequest, Outcome, VariantStats, WireError,
+    shadow::{ShadowStats, ShadowTexts, ShadowWish},
+};
 
 /// The encoding of a message. An answer uses the encoding of its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -109,6 +112,33 @@ pub fn decode_stats(payload: &[u8]) -> Result<VariantStats, DecodeError> {
     let stats: VariantStats = decode(payload, format)?;
     stats.validate().map_err(|error| DecodeError { error, format })?;
     Ok(stats)
+}
+
+/// Reads and validates what is to be shadowed.
+///
+/// # Errors
+/// As [`decode_stats`].
+pub fn decode_shadow_wish(payload: &[u8]) -> Result<ShadowWish, DecodeError> {
+    let format = detect(payload, None)?;
+    let wish: ShadowWish = decode(payload, format)?;
+    wish.validate().map_err(|error| DecodeError { error, format })?;
+    Ok(wish)
+}
+
+/// Reads texts that were served.
+///
+/// # Errors
+/// As [`decode_stats`].
+pub fn decode_shadow_texts(payload: &[u8]) -> Result<ShadowTexts, DecodeError> {
+    decode(payload, detect(payload, None)?)
+}
+
+/// Reads what a candidate's worker has found.
+///
+/// # Errors
+/// As [`decode_stats`].
+pub fn decode_shadow_stats(payload: &[u8]) -> Result<ShadowStats, DecodeError> {
+    decode(payload, detect(payload, None)?)
 }
 
 fn detect(payload: &[u8], content_type: Option<&str>) -> Result<Format, DecodeError> {

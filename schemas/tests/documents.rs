@@ -5,9 +5,12 @@
 use std::{fs, path::PathBuf};
 
 use embed_schemas::{
-    EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing, VariantStats,
-    WindowCounts, WireError, schema,
-    wire::{decode_outcome, decode_request, decode_stats},
+    Earlier, EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing,
+    VariantStats, WindowCounts, WireError, schema,
+    shadow::{ShadowCounts, ShadowStats, ShadowText, ShadowTexts, ShadowWish},
+    wire::{
+        decode_outcome, decode_request, decode_shadow_stats, decode_shadow_texts, decode_shadow_wish, decode_stats,
+    },
 };
 
 fn check(folder: &str, file: &str, content: &[u8]) {
@@ -118,14 +121,95 @@ fn golden_statistics() {
             batches: 3,
             batch_texts: 12,
             busy_us: 9_876,
+            ..WindowCounts::default()
         },
     };
+    // With what was published before it, and with what callers did.
+    let mut late = stats.clone();
+    late.counts.errors.insert(ErrorCode::InvalidRequest, 1);
+    late.counts.requests += 1;
+    late.counts.by_caller = [(ErrorCode::InvalidRequest, 1)].into();
+    late.counts.earlier = vec![
+        Earlier {
+            published_ms: 1_699_999_900_000,
+            requests: 2,
+            errors: [(ErrorCode::EngineFailed, 1)].into(),
+            latency_us: [80].into_iter().collect(),
+            ..Earlier::default()
+        },
+        Earlier { published_ms: 1_699_999_995_000, requests: 1, ..Earlier::default() },
+    ];
     let idle = VariantStats { counts: WindowCounts::default(), ..stats.clone() };
     for (format, suffix) in [(Format::Json, "json"), (Format::MessagePack, "msgpack")] {
-        for (name, stats) in [("stats", &stats), ("stats-idle", &idle)] {
+        for (name, stats) in [("stats", &stats), ("stats-idle", &idle), ("stats-earlier", &late)] {
             let bytes = format.encode(stats);
             check("golden", &format!("{name}.{suffix}"), &bytes);
             assert_eq!(decode_stats(&bytes).unwrap(), *stats);
         }
+    }
+}
+
+#[test]
+fn golden_shadows() {
+    let id = "2026-03-14-092653-1a2b.1".to_owned();
+    let wish = ShadowWish {
+        id: id.clone(),
+        model: "all-minilm-l6-v2".parse().unwrap(),
+        from: "fp32".parse().unwrap(),
+        to: "int8".parse().unwrap(),
+        lanes: vec![Lane::Rpc, Lane::Bulk],
+        share: 0.1,
+        tell_texts: true,
+        ttl_ms: 10_000,
+    };
+    let texts = ShadowTexts {
+        id: id.clone(),
+        lane: Lane::Rpc,
+        request: EmbedRequest { prompt: Some("query".into()), ..EmbedRequest::new(["hello", "you"]) },
+        served: Outcome::Result(result(Encoding::F16)),
+        dropped: 3,
+        tell_texts: true,
+    };
+    let mut counts = ShadowCounts { requests: 2, dropped: 1, ..ShadowCounts::default() };
+    counts.versions.insert("v1.0.0".into(), 2);
+    counts.compared(Lane::Rpc, 4, 0.97, || ShadowText {
+        lane: Lane::Rpc,
+        tokens: 4,
+        cosine: 0.97,
+        request: "job-1".into(),
+        digest: "2cf24dba5fb0a30e".into(),
+        text: Some("hello".into()),
+    });
+    counts.failed(Lane::Rpc, 300, ErrorCode::TextTooLong);
+    counts.baseline_us.record(900);
+    counts.candidate_us.record(450);
+    let stats = ShadowStats {
+        id,
+        model: wish.model.clone(),
+        variant: wish.to.clone(),
+        version: "v1.1.0".into(),
+        worker: "w-1".into(),
+        start_ms: 1_700_000_000_000,
+        length_ms: 5_000,
+        counts,
+    };
+    for (format, suffix) in [(Format::Json, "json"), (Format::MessagePack, "msgpack")] {
+        let bytes = format.encode(&wish);
+        check("golden", &format!("shadow-wish.{suffix}"), &bytes);
+        assert_eq!(decode_shadow_wish(&bytes).unwrap(), wish);
+        let bytes = format.encode(&texts);
+        check("golden", &format!("shadow-texts.{suffix}"), &bytes);
+        assert_eq!(decode_shadow_texts(&bytes).unwrap(), texts);
+        let bytes = format.encode(&stats);
+        check("golden", &format!("shadow-stats.{suffix}"), &bytes);
+        assert_eq!(decode_shadow_stats(&bytes).unwrap(), stats);
+        // A program of before takes it for no window of the variant's own.
+        assert!(decode_stats(&bytes).is_err());
+    }
+    for (share, to) in [(0.0, "int8"), (1.1, "int8"), (f64::NAN, "int8"), (0.5, "fp32")] {
+        let bad = ShadowWish { share, to: to.parse().unwrap(), ..wish.clone() };
+        let field = if to == "fp32" { "to:" } else { "share" };
+        let message = decode_shadow_wish(&Format::MessagePack.encode(&bad)).unwrap_err().error.message;
+        assert!(message.contains(field), "{message}");
     }
 }

@@ -1,7 +1,7 @@
 //! Properties of the latency sketch, and the windows that are refused.
 
 use embed_schemas::{
-    ErrorCode, Format, Lane, LatencyRecorder, LatencySketch, VariantStats, WindowCounts,
+    Earlier, ErrorCode, Format, Lane, LatencyRecorder, LatencySketch, VariantStats, WindowCounts,
     latency::{BUCKETS, RELATIVE_ERROR, bucket_bounds, bucket_of},
     wire::decode_stats,
 };
@@ -89,6 +89,34 @@ proptest! {
         }
     }
 
+    /// Whatever was published when: what is left and what is left out are the whole, and what is left is what it would have been
+    /// without the other.
+    #[test]
+    fn what_was_published_before_can_be_left_out(parts in prop::collection::vec((0u64..9, latencies(), 0u64..5), 1..20), since in 0u64..10) {
+        let (mut all, mut wanted, mut left_out) = (WindowCounts::default(), WindowCounts::default(), 0);
+        for (published, latencies, failed) in parts {
+            let errors: std::collections::BTreeMap<_, _> = [(ErrorCode::Overloaded, failed)].into_iter().filter(|e| e.1 > 0).collect();
+            let part = Earlier {
+                published_ms: published,
+                requests: latencies.len() as u64 + failed,
+                errors: errors.clone(),
+                by_caller: errors.clone(),
+                latency_us: sketch(&latencies),
+            };
+            let counts = WindowCounts {
+                requests: part.requests,
+                errors: errors.clone(),
+                by_caller: errors,
+                latency_us: part.latency_us.clone(),
+                earlier: vec![part],
+                ..WindowCounts::default()
+            };
+            if published >= since { wanted.merge(&counts) } else { left_out += counts.requests }
+            all.merge(&counts);
+        }
+        prop_assert_eq!(all.published_since(since), (wanted, left_out));
+    }
+
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), first in prop::sample::select(&b"{\x80\x8d\xde"[..])) {
         let _ = decode_stats(&[&[first][..], &bytes].concat());
@@ -151,6 +179,13 @@ fn refusals_name_the_field() {
         (r#""requests":1"#, r#""requests":1,"latency_us":[[5,0]]"#, &["empty"]),
         (r#""requests":1"#, r#""requests":9,"latency_us":[[5,1],[4,1]]"#, &["out of order"]),
         (r#""requests":1"#, r#""requests":-1"#, &["-1"]),
+        (r#""requests":1"#, r#""requests":1,"by_caller":{"invalid_request":1}"#, &["by_caller", "invalid_request"]),
+        (r#""requests":1"#, r#""requests":1,"earlier":[{"published_ms":1,"requests":2}]"#, &["earlier: 2", "of 1"]),
+        (
+            r#""requests":1"#,
+            r#""requests":1,"earlier":[{"published_ms":2,"requests":0},{"published_ms":1,"requests":0}]"#,
+            &["published_ms", "sort"],
+        ),
         (r#""model":"m""#, r#""model":"M""#, &["slug"]),
     ] {
         assert!(good.contains(from), "{good}");
@@ -159,4 +194,22 @@ fn refusals_name_the_field() {
             assert!(message.contains(word), "{to}: {message:?} lacks {word:?}");
         }
     }
+}
+
+#[test]
+fn what_the_engine_did_is_divided_by_requests() {
+    let earlier = Earlier { published_ms: 5, requests: 3, ..Earlier::default() };
+    let all = WindowCounts {
+        requests: 4,
+        texts: 8,
+        tokens: 400,
+        batches: 2,
+        batch_texts: 8,
+        busy_us: 1_000,
+        earlier: vec![earlier],
+        ..WindowCounts::default()
+    };
+    let (left, out) = all.published_since(6);
+    assert_eq!((out, left.requests, left.texts, left.tokens, left.busy_us), (3, 1, 2, 100, 250));
+    assert_eq!(all.published_since(5), (all.clone(), 0));
 }

@@ -25,7 +25,7 @@ use crate::{
     metrics::{self, GpuWatch},
     observe::{self, Discovery, Gauges, Health},
     publish::{Publisher, Publishing, StoreTrouble},
-    serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, select},
+    serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, follow_shadows, select},
     supervise::{Deaths, Supervisor, Task},
 };
 
@@ -250,7 +250,7 @@ struct Parts {
 /// What runs while the worker serves.
 struct Running {
     reconciler: Reconciler,
-    _observers: [Task; 4],
+    _observers: Vec<Task>,
 }
 
 impl Parts {
@@ -262,9 +262,10 @@ impl Parts {
         supervisor: &Supervisor,
     ) -> Result<Self, RunError> {
         let (served, give_up, trouble) = (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
+        let shadow_bytes = config.worker.shadow_bytes.as_u64();
         let store = StoreClient::start(connections.stored.client.clone(), supervisor).await?;
         let (publisher, publishing) =
-            Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), supervisor);
+            Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), shadow_bytes, supervisor);
         let keeper = Keeper::start(connections.stored.clone(), supervisor);
         let intake =
             IntakeContext::new(worker_id, connections.clone(), publisher.clone(), keeper.clone(), supervisor.clone());
@@ -311,16 +312,21 @@ impl Parts {
                 tracing::error!(%error, "the worker cannot be discovered");
             }
         };
-        let statistics = observe::publish_statistics(client, worker, self.served.clone(), config.worker.stats_window);
+        let (served, clock) = (self.served.clone(), self.intake.clock.clone());
+        let statistics = observe::publish_statistics(client, worker, served, config.worker.stats_window, clock);
         let backlog =
             observe::watch_backlog(self.connections.stored.clone(), self.intake.clock.clone(), self.served.clone());
         let gauges = Arc::clone(&self.gauges);
-        let observers = [
+        let mut observers = vec![
             supervisor.spawn("discovery", discovery),
             supervisor.spawn("statistics", statistics),
             supervisor.spawn("the watch of the backlog", backlog),
             supervisor.spawn("gauges", async move { gauges.keep_setting().await }),
         ];
+        if config.worker.shadow_bytes.as_u64() > 0 {
+            let shadows = follow_shadows(self.connections.online.client.clone(), self.served.clone());
+            observers.push(supervisor.spawn("the listener for shadows", shadows));
+        }
         Ok(Running { reconciler, _observers: observers })
     }
 

@@ -5,6 +5,7 @@
 mod cluster;
 mod daemon;
 mod dependencies;
+mod graph;
 mod http;
 pub mod model_registry;
 mod nats_server;

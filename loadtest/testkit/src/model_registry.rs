@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::{registry, repository};
+use crate::{graph::off_on_long_texts, registry, repository};
 
 /// The version of the real registry.
 pub const FIRST: &str = "v1.0.0";
@@ -121,6 +121,20 @@ impl TestRegistry {
         ]);
         let output = command.arg("--registry").arg(self.path()).output().expect("it is there, and can be used");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A version whose vectors are off by this cosine on texts of more than `tokens` tokens. Its golden texts are those that are shorter, so
+    /// that nothing shows before it is asked for others.
+    pub fn derive_off_on_long_texts(&self, version: &str, tokens: u32, cosine: f64) {
+        self.derive(version, |folder, metadata| {
+            let read = |file| fs::read(folder.join(file)).expect("it is there, and can be used");
+            let graph = off_on_long_texts(read("fp32.onnx"), i64::from(tokens), cosine);
+            replace(folder, metadata, "fp32.onnx", &graph);
+            let mut golden: Value = serde_json::from_slice(&read("golden.json")).expect("golden texts");
+            let items = golden["items"].as_array_mut().expect("golden texts");
+            items.retain(|item| item["tokens"].as_u64().is_some_and(|n| n <= u64::from(tokens)));
+            replace(folder, metadata, "golden.json", golden.to_string().as_bytes());
+        });
     }
 
     /// Moves a model's pointer, as one would with a text editor.

@@ -1,10 +1,11 @@
 //! Two variants on workers of their own, behind a server whose routes can be changed, and traffic for whichever the route says.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -13,14 +14,14 @@ use std::{
 
 use embed_client::{CallOptions, Client};
 use embed_connect::ConnectSettings;
-use embed_schemas::{EmbedRequest, Slug};
+use embed_schemas::{EmbedRequest, EmbedResult, Slug};
 use embed_testkit::{Daemon, sibling_binary, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const MODEL: &str = "all-minilm-l6-v2";
 
-/// Short holds, and few requests asked for: what is slow here is slow by a factor, and what errs errs half of the time.
+/// Short holds, and few requests asked for: what errs here errs half of the time. How long anything takes is the machine's business.
 const DECISIONS: &str = r#"
 [plan]
 hold = "6s"
@@ -28,13 +29,21 @@ window = "500ms"
 looks = 2
 settle = "500ms"
 
+[fast]
+restart = "3s"
+
 [guarded]
-metrics = ["p50", "errors"]
+metrics = ["errors"]
 errors = 0.2
 min_requests = 10
 min_tail = 1
 min_block = 1
 correlation = 0.0
+
+[shadow]
+min_texts = 60
+min_length_texts = 10
+slower = 20.0
 "#;
 
 /// The stack. The baseline is the variant `fp32`, the candidate `canary`.
@@ -103,21 +112,27 @@ impl Canary {
             }
         }
         std::fs::write(&config, decisions).unwrap();
-        let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=1s", "--patience=60s", "--json", "--config"];
+        let rest = ["--from=fp32", "--to=canary", "--lane=rpc", "--lease=10s", "--patience=60s", "--json", "--config"];
         let mut arguments = vec!["start".to_owned(), MODEL.to_owned(), format!("--steps={steps}")];
         arguments.extend(rest.map(str::to_owned));
         arguments.push(config.to_string_lossy().into_owned());
         arguments
     }
 
-    /// Runs a rollout to its end, which must come by itself.
+    /// Runs a rollout to its end, which must come by itself. Without a shadow, which would be found out first.
     pub(crate) fn roll_out(&self, steps: &str) -> Output {
-        self.routing("rollout", &[]).args(self.start_arguments(steps)).output().unwrap()
+        self.routing("rollout", &[]).args(self.start_arguments(steps)).arg("--no-shadow").output().unwrap()
+    }
+
+    /// Starts a rollout that begins with a shadow, and leaves it to its controller, which is this process.
+    pub(crate) fn start_shadow(&self, hold: &str) -> Daemon {
+        let shadow = ["--shadow=50%".to_owned(), format!("--shadow-hold={hold}")];
+        Daemon::spawn(self.routing("rollout", &[]).args(self.start_arguments("50,100")).args(shadow))
     }
 
     /// Starts a rollout, and leaves it to its controller, which is this process.
     pub(crate) fn start_rollout(&self, steps: &str) -> Daemon {
-        Daemon::spawn(self.routing("rollout", &[]).args(self.start_arguments(steps)))
+        Daemon::spawn(self.routing("rollout", &[]).args(self.start_arguments(steps)).arg("--no-shadow"))
     }
 
     /// The last rollout, with its last verdict.
@@ -138,10 +153,6 @@ impl Canary {
     pub(crate) fn route(&self) -> Value {
         let output = self.routing("route", &["show", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    pub(crate) fn baseline_pid(&self) -> i32 {
-        i32::try_from(self.ready["pids"]["worker"].as_i64().unwrap()).unwrap()
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -180,19 +191,18 @@ impl Drop for Background {
     }
 }
 
-/// A process that gets only a part of the time: stopped, and going on, in turn. It is real work that takes longer then.
-pub(crate) fn slowed(pid: i32) -> Background {
+/// Calls to the candidate, by its name, that are no requests: what no worker can answer.
+pub(crate) fn nonsense(canary: &Canary) -> Background {
+    let url = canary.ready["nats_url"].as_str().unwrap().to_owned();
     Background::start(move |stop| {
-        let signal = |signal| {
-            // SAFETY: `kill` takes two numbers; the process is a child of this test, or of one, and is running.
-            unsafe { libc::kill(pid, signal) };
-        };
-        while !stop.load(Ordering::SeqCst) {
-            signal(libc::SIGSTOP);
-            thread::sleep(Duration::from_millis(60));
-            signal(libc::SIGCONT);
-            thread::sleep(Duration::from_millis(20));
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = async_nats::connect(url).await.unwrap();
+            while !stop.load(Ordering::SeqCst) {
+                // Whatever it answers, and if it is gone.
+                let _ = client.request(format!("embed.rpc.{MODEL}.canary"), "{\"texts\": 7}".into()).await;
+            }
+        });
     })
 }
 
@@ -201,10 +211,26 @@ const LINES: usize = 16;
 
 /// Online calls that name no variant, one after the other on each line. Counts those that were answered.
 pub(crate) fn traffic(canary: &Canary, texts: &[String]) -> (Background, Arc<AtomicU64>) {
-    let url = canary.ready["nats_url"].as_str().unwrap().to_owned();
-    let (texts, answered) = (texts.to_vec(), Arc::new(AtomicU64::new(0)));
+    let answered = Arc::new(AtomicU64::new(0));
     let count = answered.clone();
-    let traffic = Background::start(move |stop| {
+    let hear = move |_: &EmbedResult| {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
+    (calls(canary, texts, hear), answered)
+}
+
+/// The same. Counts the answers by the variants that gave them.
+pub(crate) fn traffic_by_variant(canary: &Canary, texts: &[String]) -> (Background, Arc<Mutex<BTreeMap<String, u64>>>) {
+    let answered = Arc::<Mutex<BTreeMap<String, u64>>>::default();
+    let count = answered.clone();
+    let hear = move |result: &EmbedResult| *count.lock().unwrap().entry(result.variant.to_string()).or_default() += 1;
+    (calls(canary, texts, hear), answered)
+}
+
+fn calls(canary: &Canary, texts: &[String], hear: impl Fn(&EmbedResult) + Send + 'static) -> Background {
+    let url = canary.ready["nats_url"].as_str().unwrap().to_owned();
+    let texts = texts.to_vec();
+    Background::start(move |stop| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let settings = ConnectSettings { server: Some(url), ..ConnectSettings::default() };
@@ -217,13 +243,12 @@ pub(crate) fn traffic(canary: &Canary, texts: &[String]) -> (Background, Arc<Ato
                     next += 1;
                     let options = CallOptions::default().timeout(Duration::from_secs(5));
                     // A candidate may fail; that is what is being found out.
-                    if client.embed(&model, request, &options).await.is_ok() {
-                        count.fetch_add(1, Ordering::SeqCst);
+                    if let Ok(result) = client.embed(&model, request, &options).await {
+                        hear(&result);
                     }
                 }
             };
             futures::future::join_all((0..LINES).map(line)).await;
         });
-    });
-    (traffic, answered)
+    })
 }

@@ -33,7 +33,9 @@ pub(crate) fn decide(config: &Config, evidence: &Evidence, look: u32) -> Outcome
         }
     };
     if evidence.candidate_percent >= 100.0 {
-        return if last {
+        return if last && evidence.candidate.windows.iter().all(|w| w.requests == 0) {
+            wait(Vec::new(), "the candidate has all the traffic, and there was none".into())
+        } else if last {
             let done = "Promoted: the candidate has had all the traffic for the whole step, without an error spike.";
             (Decision::Promote { pace: Pace::NextStep }, done.into(), Vec::new())
         } else {
@@ -73,14 +75,26 @@ pub(crate) fn decide(config: &Config, evidence: &Evidence, look: u32) -> Outcome
         Metric::Errors,
         graded(increase < c.gradual_error_increase),
         windows,
-        format!("{:.3} % of the candidate's requests fail, {:.3} % of the baseline's: {:+.1} % (less than {:+.0} % is wanted)",
-            candidate.error_rate() * 100.0, baseline.error_rate() * 100.0, increase * 100.0, c.gradual_error_increase * 100.0),
+        format!(
+            "{:.3} % of the candidate's requests fail{}, {:.3} % of the baseline's{}: {} (less than {:+.0} % is wanted)",
+            candidate.error_rate() * 100.0,
+            candidate.codes(),
+            baseline.error_rate() * 100.0,
+            baseline.codes(),
+            growth(increase),
+            c.gradual_error_increase * 100.0
+        ),
     )
     .figures(baseline.error_rate(), candidate.error_rate(), increase, c.gradual_error_increase);
     let (effect, significant) = effect(c, &base, &cand, windows);
     let misses = misses(config, evidence, [base_p95, cand_p95], candidate.error_rate() - baseline.error_rate());
     let reasons = vec![volume, latency, errors, effect];
-    if !rollout && !gradual {
+    // By how much something exceeds nothing is no number, unless it is more than chance makes of equal arms.
+    let from_nothing = baseline.failed == 0 && candidate.failed > 0 && improvement > c.gradual_improvement;
+    if from_nothing && chance(&baseline, &candidate) > c.large_p {
+        let why = format!("{}: too few failures to say by how much they grow", reasons[2].sentence);
+        wait(reasons, why)
+    } else if !rollout && !gradual {
         let why = format!("Rolled back: {}.", list(&reasons, Finding::Fail));
         (Decision::RollBack, why, reasons)
     } else if !significant {
@@ -106,6 +120,16 @@ fn merged(windows: &[WindowCounts]) -> LatencySketch {
 /// Growth relative to the baseline. From nothing to something it is infinite.
 fn relative(candidate: f64, baseline: f64) -> f64 {
     if candidate == baseline { 0.0 } else { (candidate - baseline) / baseline }
+}
+
+fn growth(increase: f64) -> String {
+    if increase.is_finite() { format!("{:+.1} %", increase * 100.0) } else { "more than none".to_owned() }
+}
+
+/// Fisher's exact test where the baseline has no failures: the probability that all of them are the candidate's by chance.
+fn chance(baseline: &Tally, candidate: &Tally) -> f64 {
+    let (ours, all) = (candidate.requests as f64, (candidate.requests + baseline.requests) as f64);
+    (0..candidate.failed).map(|n| (ours - n as f64) / (all - n as f64)).product()
 }
 
 fn volume(c: &Classic, evidence: &Evidence, baseline: &Tally, candidate: &Tally) -> Reason {

@@ -9,6 +9,7 @@ use crate::{
     error::{ConfigError, refuse},
     metric::Metric,
     plan::Plan,
+    shadow::Shadow,
     spending::Spending,
 };
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub rule: RuleKind,
     /// Steps, hold and looks.
     pub plan: Plan,
+    /// The first step, before any traffic moves.
+    pub shadow: Shadow,
     /// What is checked with every window, whatever the rule.
     pub fast: Fast,
     /// Agreement of both variants' vectors.
@@ -28,7 +31,7 @@ pub struct Config {
     pub guarded: Guarded,
     /// Settings of the rule `classic`.
     pub classic: Classic,
-    /// Error codes that are the caller's doing whatever the variant, and are not counted.
+    /// Error codes that are not counted, beside what callers did wrong and what a worker refuses while it stops.
     pub ignored_errors: Vec<ErrorCode>,
 }
 
@@ -56,11 +59,14 @@ pub struct Fast {
     /// Windows in a row without any request that make a candidate silent, if its share of the traffic should have
     /// brought some.
     pub silent_windows: u32,
+    /// How long the candidate may answer nothing, and be served by nobody: its only worker may just be restarted.
+    #[serde(with = "humantime_serde")]
+    pub restart: Duration,
 }
 
 impl Default for Fast {
     fn default() -> Self {
-        Self { alpha: 0.001, spike: 0.05, spike_errors: 5, silent_windows: 3 }
+        Self { alpha: 0.001, spike: 0.05, spike_errors: 5, silent_windows: 3, restart: Duration::from_secs(30) }
     }
 }
 
@@ -219,6 +225,7 @@ impl Config {
     /// Naming the setting and the fix.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.plan.validate()?;
+        self.shadow.validate()?;
         let g = &self.guarded;
         for (field, alpha) in [
             ("fast.alpha", self.fast.alpha),
@@ -271,16 +278,26 @@ impl Config {
         if self.fast.silent_windows == 0 {
             return refuse("fast.silent_windows", "at least 1");
         }
-        if self.rule == RuleKind::Classic && self.plan.hold < self.classic.min_duration {
+        let compared = (0..self.plan.comparisons()).map(|step| self.plan.hold_of(step));
+        if let Some(hold) =
+            compared.min().filter(|hold| self.rule == RuleKind::Classic && *hold < self.classic.min_duration)
+        {
             return refuse(
                 "plan.hold",
                 format!(
                     "the rule `classic` wants {} of evidence, a step is held for {}: hold longer, or lower classic.min_duration",
                     humantime::format_duration(self.classic.min_duration),
-                    humantime::format_duration(self.plan.hold)
+                    humantime::format_duration(hold)
                 ),
             );
         }
         Ok(())
+    }
+
+    /// What holds for one step, an index into the plan's: its hold is that of all.
+    #[must_use]
+    pub fn at(&self, step: usize) -> Self {
+        let plan = Plan { hold: self.plan.hold_of(step), holds: Vec::new(), ..self.plan.clone() };
+        Self { plan, ..self.clone() }
     }
 }

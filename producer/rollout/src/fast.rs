@@ -1,24 +1,31 @@
 //! What is checked with every window, whatever the rule: vectors that disagree, a spike of errors, a silent candidate.
 //!
 //! These have an error probability of their own, a tiny one, spread evenly over all windows of the rollout, because they
-//! are looked at so often.
+//! are looked at so often. A pause may last for ever: what is checked then uses none of it, but a level that years of windows do not use up.
+
+use std::time::Duration;
 
 use statrs::distribution::{Binomial, DiscreteCDF, Hypergeometric};
 
 use crate::{
     config::Config,
     evidence::{Evidence, Tally},
-    verdict::{Finding, Metric, Reason},
+    verdict::{Check, Finding, Metric, Reason},
 };
 
 /// How many of the last windows are searched for a spike. With enough traffic one or two show it; with little, it takes more.
 const SPIKE_SPANS: [usize; 5] = [1, 2, 4, 8, 16];
 
+/// How many windows a paused rollout is watched by: as many as the longest of these tests takes.
+pub const PAUSED_WINDOWS: usize = 16;
+/// The level of a test in a pause: a year of windows of five seconds adds up to 0.00004.
+const PAUSED_LEVEL: f64 = 1e-12;
+
 /// Reasons to roll back at once, and what the probes say. The probes come first, if there are any.
-pub(crate) fn check(config: &Config, evidence: &Evidence) -> Vec<Reason> {
+pub(crate) fn check(config: &Config, evidence: &Evidence, check: Check) -> Vec<Reason> {
     // With each window, one test for each span, and one for silence.
     let tests = (SPIKE_SPANS.len() + 1) as f64 * f64::from(config.plan.windows()) * config.plan.steps.len() as f64;
-    let level = config.fast.alpha / tests;
+    let level = if check == Check::Paused { PAUSED_LEVEL } else { config.fast.alpha / tests };
     let mut reasons: Vec<Reason> = probes(config, evidence).into_iter().collect();
     reasons.extend(SPIKE_SPANS.into_iter().filter_map(|windows| spike(config, evidence, windows, level)).take(1));
     reasons.extend(silence(config, evidence, level));
@@ -84,11 +91,13 @@ fn spike(config: &Config, evidence: &Evidence, windows: usize, level: f64) -> Op
         return None;
     }
     let sentence = format!(
-        "{} of the candidate's last {} requests failed ({:.1} %), of the baseline's {:.1} %",
+        "{} of the candidate's last {} requests failed ({:.1} %{}), of the baseline's {:.1} %{}",
         candidate.failed,
         candidate.requests,
         now * 100.0,
-        before * 100.0
+        candidate.codes(),
+        before * 100.0,
+        baseline.codes(),
     );
     let mut reason = Reason::new(Metric::Spike, Finding::Fail, windows, sentence).figures(
         before,
@@ -117,8 +126,12 @@ fn probability(failed: u64, requests: u64, baseline_failed: u64, baseline_reques
 /// No request of the candidate's in the last windows, while the baseline had so many that its share should have brought some.
 fn silence(config: &Config, evidence: &Evidence, level: f64) -> Option<Reason> {
     let [baseline, candidate] = evidence.arms();
-    let silent = candidate.iter().rev().take_while(|w| w.requests == 0).count();
-    if silent < config.fast.silent_windows as usize || evidence.candidate_percent >= 100.0 {
+    let backlog = |at: usize| evidence.candidate.backlog.get(at).map_or(0, |backlog| backlog.left_out);
+    // Whoever works on what had been waiting before is not gone.
+    let silent = (0..candidate.len()).rev().take_while(|at| candidate[*at].requests == 0 && backlog(*at) == 0).count();
+    let restart = config.fast.restart.as_millis().div_ceil(u128::from(evidence.window_ms.max(1)));
+    let longest = (config.fast.silent_windows as usize).max(usize::try_from(restart).unwrap_or(usize::MAX));
+    if silent < longest || evidence.candidate_percent >= 100.0 {
         return None;
     }
     let others: u64 = baseline[baseline.len() - silent..].iter().map(|w| w.requests).sum();
@@ -128,8 +141,9 @@ fn silence(config: &Config, evidence: &Evidence, level: f64) -> Option<Reason> {
         return None;
     }
     let sentence = format!(
-        "the candidate answered nothing in the last {silent} windows, in which the baseline answered {others} requests: its workers \
-         are gone, or do not get their share"
+        "the candidate answered nothing in the last {silent} windows ({}), in which the baseline answered {others} requests: its workers \
+         are gone, or do not get their share",
+        humantime::format_duration(Duration::from_millis(silent as u64 * u64::from(evidence.window_ms)))
     );
     let mut reason = Reason::new(Metric::Silence, Finding::Fail, silent, sentence).figures(
         others as f64,

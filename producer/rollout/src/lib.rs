@@ -10,7 +10,8 @@
 //! state ◄── machine ◄───────────────────────────────────────────┘
 //! ```
 //!
-//! `record` keeps what a verdict rests on, so that it can be made again.
+//! `follow` says when a window is complete enough to be judged; `record` keeps what a verdict rests on, so that it can be made again; `power`
+//! says beforehand whether a plan can decide.
 //!
 //! The statistics and their assumptions are explained in ARCHITECTURE.md, "How a rollout decides".
 
@@ -19,12 +20,15 @@ pub mod config;
 mod error;
 pub mod evidence;
 mod fast;
+pub mod follow;
 mod guarded;
 mod machine;
 mod metric;
 pub mod plan;
+pub mod power;
 pub mod record;
 mod rule;
+pub mod shadow;
 pub mod simulation;
 pub mod spending;
 pub mod state;
@@ -34,7 +38,7 @@ pub mod verdict;
 pub use config::Config;
 pub use error::ConfigError;
 pub use evidence::{Arm, Collector, Evidence};
-pub use fast::agreement;
+pub use fast::{PAUSED_WINDOWS, agreement};
 pub use machine::{Moved, NotNow};
 pub use rule::Rule;
 pub use state::Rollout;

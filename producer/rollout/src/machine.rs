@@ -2,18 +2,18 @@
 //! only if nobody else has changed it meanwhile.
 //!
 //! ```text
-//! Checking ──► Moving ──► Holding ──► Moving (next step) ──► … ──► Ended: promoted
-//!    │            │          ├──► Paused ──► Moving (same step, or the next)
-//!    ▼            ▼          ▼       ▼
-//! Ended:       Paused     RollingBack ──► Ended: rolled back, aborted
-//! refused
+//! Checking ──► Shadowing ──► Moving ──► Holding ──► Moving (next step) ──► … ──► Ended: promoted
+//!    │    ▲        │  │        │          ├──► Paused ──► Moving (same step, or the next)
+//!    │    └─ Paused ◄─┘        │          │       │
+//!    ▼             ▼           ▼          ▼       ▼
+//! Ended: refused ◄─┘        Paused     RollingBack ──► Ended: rolled back, aborted
 //! ```
 
 use embed_schemas::WindowCounts;
 
 use crate::{
     Decision, Verdict,
-    state::{Outcome, Phase, Rollout, Stage, Versions},
+    state::{Forced, Outcome, Phase, Rollout, Stage, Versions},
     verdict::Pace,
 };
 
@@ -91,11 +91,14 @@ impl Rollout {
         }
     }
 
-    /// A verdict on the first `windows` windows of the stage. `baseline` are the baseline's of all of them, added up.
+    /// A verdict on the first `windows` windows of the stage, or on the last ones if it is paused. `baseline` are the baseline's of all of them, added up.
     pub fn judged(&mut self, windows: u32, verdict: &Verdict, baseline: impl FnOnce() -> WindowCounts, now_ms: u64) {
+        let paused = matches!(self.phase, Phase::Paused { .. });
         let Some(stage) = self.stage_mut() else { return };
-        stage.windows = windows;
-        let (stage, paused) = (stage.clone(), matches!(self.phase, Phase::Paused { .. }));
+        if !paused {
+            stage.windows = windows;
+        }
+        let stage = stage.clone();
         match verdict.decision {
             Decision::RollBack => self.roll_back(Outcome::RolledBack, verdict.sentence.clone(), now_ms),
             // Somebody has to say how it goes on, and has not.
@@ -155,6 +158,10 @@ impl Rollout {
                 self.pause_because(stage.step, Some(stage), format!("paused by {who}"), now_ms);
                 Ok(())
             }
+            Phase::Shadowing(_) => {
+                self.pause_because(0, None, format!("paused by {who}"), now_ms);
+                Ok(())
+            }
             _ => Err(self.not_now("only a rollout that holds a step can be paused; `abort` gives all traffic back")),
         }
     }
@@ -168,7 +175,13 @@ impl Rollout {
             return Err(self.not_now("there is nothing to resume"));
         };
         let (step, reference) = (*step, stage.as_ref().and_then(|stage| stage.reference.clone()));
+        let again = self.is_paused_shadow();
         self.tell(now_ms, format!("{who} resumes it"));
+        if again {
+            // A shadow begins anew, and whatever must be so before it may be otherwise by now.
+            self.phase = Phase::Checking;
+            return Ok(());
+        }
         self.phase = Phase::Moving { step, route_revision, reference };
         Ok(())
     }
@@ -187,13 +200,17 @@ impl Rollout {
         now_ms: u64,
     ) -> Result<(), NotNow> {
         let (step, stage) = match &self.phase {
+            Phase::Shadowing(_) => (0, None),
             Phase::Holding(stage) => (stage.step, Some(stage.clone())),
             Phase::Paused { step, stage, .. } => (*step, stage.clone()),
             _ => return Err(self.not_now("only a rollout that holds a step or is paused can be promoted")),
         };
+        let percent = if self.is_shadow() { 0.0 } else { self.percent_of(step) };
+        self.shadow_over |= self.is_shadow();
         let last = self.config.plan.steps.len() - 1;
         let next = if full { last.max(step + 1) } else { step + 1 };
         self.tell(now_ms, format!("{who} promotes it without waiting for evidence"));
+        self.forced.push(Forced { who: who.to_owned(), percent });
         match stage {
             Some(stage) => {
                 self.advance(
@@ -218,9 +235,10 @@ impl Rollout {
     /// # Errors
     /// If it is over.
     pub fn abort(&mut self, who: &str, now_ms: u64) -> Result<(), NotNow> {
+        let never_moved = matches!(self.phase, Phase::Checking) || self.is_shadow();
         match self.phase {
             Phase::Ended { .. } => Err(self.not_now("there is nothing to abort; `embed route set` changes weights")),
-            Phase::Checking => {
+            _ if never_moved => {
                 self.end(Outcome::Aborted, format!("aborted by {who}, before any traffic was moved"), now_ms);
                 Ok(())
             }
@@ -247,7 +265,7 @@ impl Rollout {
         self.phase = Phase::Moving { step, route_revision: stage.route_revision, reference };
     }
 
-    fn pause_because(&mut self, step: usize, stage: Option<Stage>, reason: String, now_ms: u64) {
+    pub(crate) fn pause_because(&mut self, step: usize, stage: Option<Stage>, reason: String, now_ms: u64) {
         self.tell(now_ms, reason.clone());
         self.phase = Phase::Paused { step, stage, reason };
     }
@@ -259,7 +277,7 @@ impl Rollout {
         }
     }
 
-    fn end(&mut self, outcome: Outcome, reason: String, now_ms: u64) {
+    pub(crate) fn end(&mut self, outcome: Outcome, reason: String, now_ms: u64) {
         self.tell(now_ms, format!("{outcome}: {reason}"));
         self.phase = Phase::Ended { outcome, reason };
         self.holder = None;

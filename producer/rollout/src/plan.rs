@@ -16,6 +16,9 @@ pub struct Plan {
     /// How long a step is held. Its last look is at the end of this time.
     #[serde(with = "humantime_serde")]
     pub hold: Duration,
+    /// How long each step is held, if not all as long as [`Plan::hold`]: as many as there are steps.
+    #[serde(with = "durations", skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Duration>,
     /// Looks at a step's evidence, evenly spread over the hold.
     pub looks: u32,
     /// Length of a window of the statistics.
@@ -24,6 +27,9 @@ pub struct Plan {
     /// Time after a change of weights that is left out: requests that were routed before it are still under way.
     #[serde(with = "humantime_serde")]
     pub settle: Duration,
+    /// Whether to begin although the traffic there is cannot decide.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub any_traffic: bool,
 }
 
 impl Default for Plan {
@@ -31,15 +37,23 @@ impl Default for Plan {
         Self {
             steps: vec![5.0, 25.0, 50.0, 100.0],
             hold: Duration::from_secs(30 * 60),
+            holds: Vec::new(),
             looks: 10,
             window: Duration::from_secs(5),
             settle: Duration::from_secs(30),
+            any_traffic: false,
         }
     }
 }
 
 impl Plan {
-    /// Windows of one step, those of [`Plan::settle`] left out.
+    /// How long a step is held.
+    #[must_use]
+    pub fn hold_of(&self, step: usize) -> Duration {
+        self.holds.get(step).copied().unwrap_or(self.hold)
+    }
+
+    /// Windows of one step, those of [`Plan::settle`] left out. Of a plan with [`Plan::holds`], see [`crate::Config::at`].
     #[must_use]
     pub fn windows(&self) -> u32 {
         u32::try_from(self.hold.as_millis() / self.window.as_millis().max(1)).unwrap_or(u32::MAX)
@@ -76,18 +90,45 @@ impl Plan {
         if self.looks == 0 {
             return refuse("plan.looks", "at least one look is needed to decide");
         }
-        if self.windows() / self.looks < 4 {
+        if !self.holds.is_empty() && self.holds.len() != self.steps.len() {
             return refuse(
-                "plan.hold",
-                format!(
-                    "{} hold {} windows of {}, too few for {} looks of at least 4 windows: hold longer, or look less often",
-                    humantime::format_duration(self.hold),
-                    self.windows(),
-                    humantime::format_duration(self.window),
-                    self.looks
-                ),
+                "plan.holds",
+                format!("{} holds for {} steps: give one for each, or none", self.holds.len(), self.steps.len()),
             );
         }
+        for step in 0..self.steps.len() {
+            let held = Self { hold: self.hold_of(step), ..self.clone() };
+            if held.windows() / self.looks < 4 {
+                return refuse(
+                    "plan.hold",
+                    format!(
+                        "{} hold {} windows of {}, too few for {} looks of at least 4 windows: hold longer, or look less often",
+                        humantime::format_duration(held.hold),
+                        held.windows(),
+                        humantime::format_duration(self.window),
+                        self.looks
+                    ),
+                );
+            }
+        }
         Ok(())
+    }
+}
+
+/// Durations as people write them.
+mod durations {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Human(#[serde(with = "humantime_serde")] Duration);
+
+    pub(super) fn serialize<S: Serializer>(durations: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(durations.iter().map(|duration| Human(*duration)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+        Ok(Vec::<Human>::deserialize(deserializer)?.into_iter().map(|human| human.0).collect())
     }
 }

@@ -35,12 +35,13 @@ impl Rule {
     /// Decides. The same arguments give the same verdict.
     #[must_use]
     pub fn verdict(&self, evidence: &Evidence, check: Check, seed: u64) -> Verdict {
-        let mut reasons = fast::check(&self.config, evidence);
+        let mut reasons = fast::check(&self.config, evidence, check);
         let (decision, sentence) = if reasons.iter().any(|r| r.finding == Finding::Fail) {
             (Decision::RollBack, format!("Rolled back: {}.", list(&reasons, Finding::Fail)))
         } else {
             match check {
                 Check::Window => (Decision::Hold, "Holding: nothing to act on between looks.".to_owned()),
+                Check::Paused => (Decision::Hold, "Paused: nothing to act on.".to_owned()),
                 Check::Look(look) => {
                     let (decision, sentence, more) = match self.config.rule {
                         RuleKind::Guarded => guarded::decide(&self.config, &self.levels, evidence, look, seed),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     error::{ConfigError, refuse},
+    shadow::ShadowStage,
 };
 
 /// A rollout.
@@ -34,10 +35,19 @@ pub struct Rollout {
     pub started_ms: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Shadows begun so far.
+    #[serde(default)]
+    pub shadows: u32,
+    /// Whether a shadow was passed, or somebody did not wait for it.
+    #[serde(default)]
+    pub shadow_over: bool,
     /// Stages begun so far.
     pub stages: u32,
     /// What has happened, oldest first.
     pub history: Vec<Event>,
+    /// Where somebody has sent it on without waiting for evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<Forced>,
     /// Which controller acts, and until when it must have given a sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
@@ -49,6 +59,8 @@ pub struct Rollout {
 pub enum Phase {
     /// No traffic has moved: it is being checked whether any may.
     Checking,
+    /// No traffic has moved: what the candidate makes of the baseline's texts is compared.
+    Shadowing(ShadowStage),
     /// The weights are being changed to those of a step.
     Moving {
         /// The step, an index into the plan's.
@@ -132,6 +144,15 @@ pub enum Outcome {
     Refused,
 }
 
+/// A step that somebody did not wait for the evidence of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Who.
+    pub who: String,
+    /// The step's share in percent. 0: of the shadow.
+    pub percent: f64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -199,8 +220,11 @@ impl Rollout {
             note,
             started_ms: now_ms,
             phase: Phase::Checking,
+            shadows: 0,
+            shadow_over: false,
             stages: 0,
             history: Vec::new(),
+            forced: Vec::new(),
             holder: None,
         };
         let note = rollout.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -219,6 +243,17 @@ impl Rollout {
     #[must_use]
     pub fn percent_of(&self, step: usize) -> f64 {
         self.config.plan.steps.get(step).copied().unwrap_or_default()
+    }
+
+    /// What somebody sent on without waiting for evidence, in words: `25 % by me`. `None` if nobody did.
+    #[must_use]
+    pub fn forced(&self) -> Option<String> {
+        let step = |forced: &Forced| match forced.percent {
+            0.0 => format!("the shadow by {}", forced.who),
+            percent => format!("{percent} % by {}", forced.who),
+        };
+        let forced: Vec<String> = self.forced.iter().map(step).collect();
+        (!forced.is_empty()).then(|| forced.join(", "))
     }
 
     /// What is being gathered, or was when it was paused.
@@ -284,6 +319,7 @@ impl Phase {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Checking => "checking",
+            Self::Shadowing(_) => "shadowing",
             Self::Moving { .. } => "moving",
             Self::Holding(_) => "holding",
             Self::Paused { .. } => "paused",

@@ -13,6 +13,8 @@ pub use crate::metric::Metric;
 pub enum Check {
     /// Between looks, with every window: only what needs no look.
     Window,
+    /// As `Window`, while a person is to say how it goes on: of the last windows alone, at a level that any length of a pause keeps to.
+    Paused,
     /// A look, numbered from 1; the plan says how many there are and when.
     Look(u32),
 }

@@ -192,10 +192,23 @@ fn a_paused_rollout_is_still_rolled_back() {
     rollout.pause("me", 3).unwrap();
     rollout.judged(30, &verdict(Decision::Promote { pace: Pace::NextStep }), WindowCounts::default, 4);
     assert!(matches!(rollout.phase, Phase::Paused { .. }), "a person has to say how it goes on");
+    assert_eq!(rollout.stage().unwrap().windows, 0, "a pause adds nothing to what is gathered");
     rollout.judged(31, &verdict(Decision::RollBack), WindowCounts::default, 5);
     assert!(matches!(rollout.phase, Phase::RollingBack { .. }));
     let error = rollout.resume("me", 1, 6).unwrap_err().to_string();
     assert_eq!(error, "the rollout r is rolling back (RollBack): there is nothing to resume");
+}
+
+#[test]
+fn who_was_forced_through_is_remembered() {
+    let mut rollout = begin(&[5.0, 50.0, 100.0]);
+    rollout.checked("good", 3, 1);
+    rollout.moved(moved(4), 2);
+    assert_eq!(rollout.forced(), None);
+    rollout.promote("me", false, 4, WindowCounts::default(), 3).unwrap();
+    rollout.moved(moved(5), 4);
+    rollout.promote("them", true, 5, WindowCounts::default(), 5).unwrap();
+    assert_eq!(rollout.forced().unwrap(), "5 % by me, 50 % by them");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use embed_rollout::{
     Config, Decision, Finding, Metric, Rule,
     config::Guarded,
-    simulation::{Quality, Run, Scenario},
+    simulation::{Disturbance, Quality, Run, Scenario},
     spending::Spending,
 };
 use statrs::distribution::{Binomial, DiscreteCDF};
@@ -177,4 +177,34 @@ fn an_error_spike_is_rolled_back_within_two_windows() {
         assert!(run.windows <= 52, "only at window {}: {}", run.windows, run.verdict.sentence);
     });
     assert_eq!(ends.rolled_back, 100);
+}
+
+/// Everything at once: work that had been waiting at the baseline, late reports, and clocks that are off by as much as a lease.
+#[test]
+fn disturbed_evidence_is_read_rightly() {
+    let rule = Rule::new(Config::default()).unwrap();
+    let disturbance = Disturbance {
+        backlog: [std::time::Duration::from_secs(600), std::time::Duration::ZERO],
+        late: 0.05,
+        clock: std::time::Duration::from_secs(30),
+        naive: false,
+    };
+    let ends = |candidate: Quality, disturbance: &Disturbance| {
+        let scenario = Scenario { candidate, ..Scenario::default() };
+        let mut ends = Ends::default();
+        for seed in 0..20 {
+            let decision = scenario.run_disturbed(&rule, disturbance, seed).verdict.decision;
+            ends.promoted += u64::from(decision.is_promotion());
+            ends.rolled_back += u64::from(decision == Decision::RollBack);
+        }
+        ends
+    };
+    let equal = ends(Quality::default(), &disturbance);
+    assert_at_least("equal, promoted", equal.promoted, 20, 0.8);
+    assert_at_most("equal, rolled back", equal.rolled_back, 20, 0.02);
+    let slower = Quality { slowness: 1.2, ..Quality::default() };
+    assert_at_least("20 % slower, rolled back", ends(slower, &disturbance).rolled_back, 20, 0.9);
+    // If all counted as it is reported, what had been waiting would hide that.
+    let naive = Disturbance { naive: true, ..disturbance };
+    assert_eq!(ends(Quality::default(), &naive).promoted, 0);
 }

@@ -84,9 +84,9 @@ fn reports(evidence: &Evidence, deal: &[u8]) -> Vec<VariantStats> {
 fn collect(evidence: &Evidence, reports: impl IntoIterator<Item = VariantStats>) -> Evidence {
     let slug = |s: &str| s.parse().unwrap();
     let mut collector = Collector::new(slug("m"), slug("baseline"), slug("candidate"), evidence.window_ms, &[]);
-    reports.into_iter().for_each(|r| collector.add(r).unwrap());
+    reports.into_iter().for_each(|r| collector.add(r, None).unwrap());
     let until = evidence.from_ms + evidence.windows() as u64 * u64::from(evidence.window_ms);
-    let collected = collector.evidence(evidence.candidate_percent, evidence.from_ms, until);
+    let collected = collector.evidence(evidence.candidate_percent, evidence.from_ms, evidence.from_ms, until);
     Evidence { probes: evidence.probes.clone(), ..collected }
 }
 
@@ -187,7 +187,7 @@ fn windows_of_another_length_or_model_are_refused() {
     let slug = |s: &str| s.parse().unwrap();
     let mut collector = Collector::new(slug("m"), slug("baseline"), slug("candidate"), 5_000, &[Lane::Rpc]);
     let mut refuse = |report: VariantStats, words: &str| {
-        let message = collector.add(report).unwrap_err().to_string();
+        let message = collector.add(report, None).unwrap_err().to_string();
         assert!(message.contains(words), "{message}");
     };
     let rpc = VariantStats { lane: Lane::Rpc, ..report.clone() };
@@ -195,7 +195,7 @@ fn windows_of_another_length_or_model_are_refused() {
     refuse(VariantStats { start_ms: 1, ..rpc.clone() }, "start_ms");
     refuse(VariantStats { model: slug("other"), ..rpc.clone() }, "other/baseline");
     refuse(VariantStats { lane: Lane::Bulk, ..rpc.clone() }, "lane bulk");
-    collector.add(rpc).unwrap();
+    collector.add(rpc, None).unwrap();
 }
 
 #[test]
@@ -232,25 +232,94 @@ fn little_traffic_pauses_and_says_how_much_is_needed() {
 }
 
 #[test]
-fn a_silent_candidate_is_rolled_back_after_three_windows() {
+fn a_silent_candidate_is_rolled_back_after_the_time_of_a_restart() {
     let mut evidence = evidence(&busy(), 1);
     let silence = |evidence: &mut Evidence, windows: usize| {
         evidence.candidate.windows.iter_mut().rev().take(windows).for_each(|w| *w = WindowCounts::default());
     };
-    silence(&mut evidence, 2);
+    silence(&mut evidence, 5);
     assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold);
-    silence(&mut evidence, 3);
+    silence(&mut evidence, 6);
     let verdict = rule().verdict(&evidence, Check::Window, 1);
     assert_eq!(
         (verdict.decision, finding(&verdict, Metric::Silence)),
         (Decision::RollBack, Finding::Fail),
         "{verdict}"
     );
+    assert!(verdict.sentence.contains("6 windows (30s)"), "{verdict}");
+    let mut busy = evidence.clone();
+    busy.candidate.backlog[71].left_out = 3;
+    assert_eq!(rule().verdict(&busy, Check::Window, 1).decision, Decision::Hold);
     // Nobody sent anything: that is not silence.
-    for window in evidence.baseline.windows.iter_mut().rev().take(3) {
+    for window in evidence.baseline.windows.iter_mut().rev().take(6) {
         *window = WindowCounts::default();
     }
     assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold);
+}
+
+/// Half of the candidate's requests fail with a code, 20 a window.
+fn failing_with(code: ErrorCode) -> Evidence {
+    let mut evidence = evidence(&busy(), 1);
+    for window in &mut evidence.candidate.windows {
+        window.requests += 20;
+        *window.errors.entry(code).or_default() += 20;
+    }
+    evidence
+}
+
+#[test]
+fn what_callers_did_wrong_and_restarts_count_against_nobody() {
+    for code in [ErrorCode::InvalidRequest, ErrorCode::UnknownPrompt, ErrorCode::ShuttingDown] {
+        let evidence = failing_with(code);
+        assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold, "{code}");
+        assert!(last(&evidence).decision.is_promotion(), "{code}: {}", last(&evidence));
+    }
+    let mut evidence = failing_with(ErrorCode::DeadlineExceeded);
+    assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::RollBack);
+    evidence.candidate.windows.iter_mut().for_each(|w| w.by_caller = [(ErrorCode::DeadlineExceeded, 20)].into());
+    assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::Hold);
+}
+
+#[test]
+fn reasons_name_the_codes_with_their_counts() {
+    let verdict = rule().verdict(&failing_with(ErrorCode::Overloaded), Check::Window, 1);
+    assert_eq!(finding(&verdict, Metric::Spike), Finding::Fail);
+    assert!(verdict.sentence.contains("0 overloaded, "), "{verdict}");
+    let failing = Quality { error_rate: 0.04, ..Quality::default() };
+    let verdict = last(&evidence(&Scenario { candidate: failing, ..busy() }, 1));
+    assert_eq!(verdict.decision, Decision::RollBack, "{verdict}");
+    assert!(verdict.sentence.contains(" engine_failed, "), "{verdict}");
+}
+
+#[test]
+fn a_pause_uses_no_error_probability() {
+    // Bad luck that would end a step, and that a pause of days may well see.
+    let mut evidence = evidence(&busy(), 1);
+    for arm in [&mut evidence.baseline, &mut evidence.candidate] {
+        arm.windows.drain(..56);
+        arm.backlog.drain(..56);
+    }
+    let window = evidence.candidate.windows.last_mut().unwrap();
+    window.errors = [(ErrorCode::EngineFailed, window.requests / 3)].into();
+    assert_eq!(rule().verdict(&evidence, Check::Window, 1).decision, Decision::RollBack);
+    assert_eq!(rule().verdict(&evidence, Check::Paused, 1).decision, Decision::Hold);
+    // A candidate that is broken is given up all the same.
+    for window in evidence.candidate.windows.iter_mut().rev().take(2) {
+        window.errors = [(ErrorCode::EngineFailed, window.requests)].into();
+    }
+    assert_eq!(rule().verdict(&evidence, Check::Paused, 1).decision, Decision::RollBack);
+}
+
+#[test]
+fn the_split_is_not_judged_while_the_baseline_works_on_a_backlog() {
+    let mut evidence = evidence(&busy(), 1);
+    for (window, backlog) in evidence.baseline.windows.iter_mut().zip(&mut evidence.baseline.backlog) {
+        backlog.left_out = window.requests;
+        *window = WindowCounts { requests: window.requests / 2, ..WindowCounts::default() };
+    }
+    assert_eq!(finding(&last(&evidence), Metric::Split), Finding::TooLittle);
+    evidence.baseline.backlog.iter_mut().for_each(|backlog| backlog.left_out = 0);
+    assert_eq!(finding(&last(&evidence), Metric::Split), Finding::Fail);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `embed rollout`
 
+mod finish;
+mod hooks;
+mod metrics;
 mod report;
 mod show;
 
@@ -12,7 +15,7 @@ use anyhow::Context;
 use embed_connect::ConnectSettings;
 use embed_control::Error;
 use embed_control::{
-    rollout::{Controller, RolloutError, Rollouts, Settings, new_id},
+    rollout::{Controller, Progress, RolloutError, Rollouts, Settings, new_id},
     route::{RouteError, Router},
 };
 use embed_rollout::{
@@ -28,10 +31,13 @@ use super::{
     Status, asked_to_stop, print,
     route::{Connected, connected, who},
 };
-use crate::cli::rollout::{ControllerArgs, RolloutArgs, RolloutCommand, StartArgs};
+use crate::cli::rollout::{ControllerArgs, HookArgs, RolloutArgs, RolloutCommand, StartArgs};
+use hooks::Hooks;
 
 /// How often to look for rollouts that nobody carries on.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often somebody who watches is shown what is new.
+const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: RolloutArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
     if let RolloutCommand::Report(report) = &args.command
@@ -45,18 +51,31 @@ pub(super) async fn run(args: RolloutArgs, connect: &ConnectSettings, json: bool
         RolloutCommand::Start(args) => Some(config(args)?),
         _ => None,
     };
+    if let (RolloutCommand::Start(args), Some(config)) = (&args.command, &config)
+        && args.print_config
+    {
+        config.validate().map_err(RolloutError::from)?;
+        print::line(toml::to_string(config).context("cannot write TOML")?.trim_end())?;
+        return Ok(Status::Done);
+    }
     let connected = connected(args.access, connect).await?;
     let rollouts = Rollouts::new(&connected.client);
     match args.command {
         RolloutCommand::Start(args) => start(&connected, &rollouts, *args, config.unwrap_or_default(), json).await,
-        RolloutCommand::Run { model: Some(model), controller } => {
-            carry_on(&connected.controller(&controller).await?, &model, json).await
+        RolloutCommand::Run { model, controller, hooks } => {
+            let hooks = listeners(hooks).await?;
+            let controller = connected.controller(&controller).await?;
+            let status = match model {
+                Some(model) => carry_on(&controller, &model, &hooks, json).await,
+                None => carry_on_all(&rollouts, controller, &hooks, json).await,
+            };
+            hooks.end().await;
+            status
         }
-        RolloutCommand::Run { model: None, controller } => {
-            carry_on_all(&rollouts, connected.controller(&controller).await?, json).await
-        }
-        RolloutCommand::Status { model: None } => show::all(&rollouts.all().await?, json),
-        RolloutCommand::Status { model: Some(model) } => show::one(&rollouts.record(&model, None).await?, json),
+        RolloutCommand::Status { model, watch: true } => watch(&rollouts, model.as_ref(), json).await,
+        RolloutCommand::Status { model: None, .. } | RolloutCommand::List => show::all(&rollouts.all().await?, json),
+        RolloutCommand::Status { model: Some(model), .. } => show::one(&rollouts.record(&model, None).await?, json),
+        RolloutCommand::History { model } => show::history(&rollouts.history(&model).await?, json),
         RolloutCommand::Pause(args) => told(&rollouts.pause(&args.model, &who(args.who)).await?, json),
         RolloutCommand::Resume(args) => told(&rollouts.resume(&args.model, &who(args.who)).await?, json),
         RolloutCommand::Promote { person, full } => {
@@ -69,6 +88,10 @@ pub(super) async fn run(args: RolloutArgs, connect: &ConnectSettings, json: bool
             let rollout = controller.run(&args.model, asked_to_stop(), show::progress).await?;
             told(&rollout, json)?;
             Ok(if rollout.outcome().is_some() { Status::Done } else { Status::Unsuccessful })
+        }
+        RolloutCommand::Finish { person, dry_run, timeout } => {
+            let rollout = rollouts.get(&person.model).await?;
+            finish::run(&connected, &rollout, &who(person.who), dry_run, timeout, json).await
         }
         RolloutCommand::Report(args) => {
             let model = args.model.as_ref().context("no model")?;
@@ -91,12 +114,23 @@ impl Connected {
 fn config(args: &StartArgs) -> anyhow::Result<Config> {
     let mut config = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
     let plan = &mut config.plan;
-    if !args.steps.is_empty() {
-        plan.steps.clone_from(&args.steps);
-    }
     plan.hold = args.hold.unwrap_or(plan.hold);
+    if !args.steps.is_empty() {
+        plan.steps = args.steps.iter().map(|(percent, _)| *percent).collect();
+        let own = args.steps.iter().any(|(_, hold)| hold.is_some());
+        plan.holds = args.steps.iter().filter(|_| own).map(|(_, hold)| hold.unwrap_or(plan.hold)).collect();
+    }
+    plan.any_traffic |= args.any_traffic;
     plan.looks = args.looks.unwrap_or(plan.looks);
     plan.settle = args.settle.unwrap_or(plan.settle);
+    let shadow = &mut config.shadow;
+    shadow.share = args.shadow.unwrap_or(shadow.share);
+    shadow.hold = args.shadow_hold.unwrap_or(shadow.hold);
+    shadow.tell_texts &= !args.hide_texts;
+    if args.no_shadow {
+        shadow.share = 0.0;
+    }
+    config.fast.restart = args.restart.unwrap_or(config.fast.restart);
     config.rule = args.rule.unwrap_or(config.rule);
     config.probes.required &= !args.across_spaces;
     Ok(config)
@@ -119,6 +153,7 @@ async fn start(
     let texts = args.probes.as_ref().map(read).transpose()?;
     // What the controller needs is asked for before anything is written down.
     let controller = if args.detach { None } else { Some(connected.controller(&args.controller).await?) };
+    let hooks = listeners(args.hooks).await?;
     let start = Start {
         id: new_id(),
         model: args.model,
@@ -130,14 +165,51 @@ async fn start(
         note: args.note,
     };
     let rollout = rollouts.start(start, texts.as_deref()).await?;
-    match controller {
-        Some(controller) => carry_on(&controller, &rollout.model, json).await,
+    let status = match controller {
+        Some(controller) => carry_on(&controller, &rollout.model, &hooks, json).await,
         None => told(&rollout, json),
+    };
+    hooks.end().await;
+    status
+}
+
+async fn listeners(args: HookArgs) -> anyhow::Result<Hooks> {
+    if let Some(address) = args.metrics_listen {
+        metrics::serve(address).await?;
+    }
+    Hooks::start(args)
+}
+
+/// Shows what happens, until there is nothing left to happen, or we are asked to stop.
+async fn watch(rollouts: &Rollouts, model: Option<&Slug>, json: bool) -> anyhow::Result<Status> {
+    let (mut look, mut stopped) = (interval(WATCH), std::pin::pin!(asked_to_stop()));
+    let mut shown = std::collections::BTreeMap::<Slug, Rollout>::new();
+    loop {
+        tokio::select! {
+            _ = look.tick() => (),
+            () = &mut stopped => return Ok(Status::Done),
+        }
+        let all = match model {
+            Some(model) => vec![rollouts.get(model).await?],
+            None => rollouts.all().await?,
+        };
+        let over = all.iter().all(|rollout| rollout.outcome().is_some());
+        for rollout in all {
+            // Who acts, and until when, changes all the time.
+            let now = Rollout { holder: None, ..rollout.clone() };
+            if shown.get(&rollout.model) != Some(&now) {
+                show::changed(shown.get(&rollout.model), &rollout, json)?;
+                shown.insert(rollout.model.clone(), now);
+            }
+        }
+        if over {
+            return Ok(Status::Done);
+        }
     }
 }
 
-async fn carry_on(controller: &Controller, model: &Slug, json: bool) -> anyhow::Result<Status> {
-    let rollout = controller.run(model, asked_to_stop(), show::progress).await?;
+async fn carry_on(controller: &Controller, model: &Slug, hooks: &Hooks, json: bool) -> anyhow::Result<Status> {
+    let rollout = controller.run(model, asked_to_stop(), |progress| hear(hooks, progress)).await?;
     if rollout.outcome().is_none() {
         print::note(format_args!("the weights stay as they are; `embed rollout run {model}` carries it on"));
     }
@@ -145,13 +217,24 @@ async fn carry_on(controller: &Controller, model: &Slug, json: bool) -> anyhow::
     Ok(if rollout.outcome() == Some(Outcome::Promoted) { Status::Done } else { Status::Unsuccessful })
 }
 
+fn hear(hooks: &Hooks, progress: &Progress<'_>) {
+    show::progress(progress);
+    metrics::hear(progress);
+    hooks.hear(progress);
+}
+
 /// Carries on whatever is not over, until we are asked to stop.
-async fn carry_on_all(rollouts: &Rollouts, controller: Controller, json: bool) -> anyhow::Result<Status> {
+async fn carry_on_all(
+    rollouts: &Rollouts,
+    controller: Controller,
+    hooks: &Hooks,
+    json: bool,
+) -> anyhow::Result<Status> {
     let (stop, stopping) = tokio::sync::watch::channel(());
     let carry_on = async |model: Slug| {
         let mut stopping = stopping.clone();
         let stopped = async move { drop(stopping.changed().await) };
-        let end = controller.run(&model, stopped, show::progress).await;
+        let end = controller.run(&model, stopped, |progress| hear(hooks, progress)).await;
         (model, end)
     };
     let (mut running, mut models) = (FuturesUnordered::new(), Vec::<Slug>::new());

@@ -4,6 +4,7 @@
 pub mod command;
 pub mod configured;
 pub mod files;
+pub mod fleet;
 pub mod jwt;
 pub mod routed;
 pub mod variants;

@@ -7,6 +7,7 @@ mod telemetry;
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytesize::ByteSize;
 use embed_connect::ConnectSettings;
 use embed_engine::settings::{BatchConfig, EngineConfig, TokenizeConfig, check_chain};
 pub use limits::LimitsConfig;
@@ -16,6 +17,8 @@ pub use telemetry::TelemetryConfig;
 
 /// A worker's id is part of subjects, and of the ids of calls.
 const MAX_WORKER_ID: usize = 64;
+/// Bytes of the largest message of texts for a shadow, and some more.
+const LEAST_SHADOW_BYTES: u64 = 256 * 1024;
 
 /// The worker's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -57,11 +60,19 @@ pub struct WorkerConfig {
     /// How often each variant's statistics are published on `embed.stats.<model>.<variant>`.
     #[serde(with = "humantime_serde")]
     pub stats_window: Duration,
+    /// Bytes a second that may leave for variants which are compared with those served here, while somebody wants that (`embed rollout
+    /// start --shadow`). 0: none, whoever wants it.
+    pub shadow_bytes: ByteSize,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { id: None, drain_timeout: Duration::from_secs(25), stats_window: Duration::from_secs(5) }
+        Self {
+            id: None,
+            drain_timeout: Duration::from_secs(25),
+            stats_window: Duration::from_secs(5),
+            shadow_bytes: ByteSize::mib(4),
+        }
     }
 }
 
@@ -109,6 +120,12 @@ impl Config {
         }
         if self.worker.stats_window < Duration::from_millis(100) {
             return Err("worker.stats_window: must be at least `100ms`".into());
+        }
+        let shadow = self.worker.shadow_bytes.as_u64();
+        if (1..LEAST_SHADOW_BYTES).contains(&shadow) {
+            return Err(format!(
+                "worker.shadow_bytes: {shadow} is less than one message; set it to `256 KiB` or more, or to 0 for none"
+            ));
         }
         if self.models.refresh.is_zero() {
             return Err("models.refresh: must be above 0, such as `30s`".into());

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::IntakeContext;
 use crate::{
     connection::end_subscription,
-    metrics::EndpointStats,
+    metrics::{Demand, EndpointStats},
     publish::{Ask, Call, Caller, Finished, Reply},
     variant::{Deployment, ServedVersion, Variant},
 };
@@ -150,6 +150,7 @@ impl CallIntake {
             // Until it has been read.
             format: Format::sniff(&message.payload).unwrap_or(Format::Json),
             received,
+            demand: Demand::default(),
             variant: Arc::clone(&self.deployment.variant),
             stats: Arc::clone(&self.stats),
             is_probe: self.is_probe,
@@ -173,6 +174,8 @@ impl CallIntake {
             return call.refuse(error);
         }
         let deadline = request.deadline_ms.map(Duration::from_millis);
+        let demand = Demand { left: deadline.unwrap_or(Duration::MAX), ..Demand::default() };
+        let call = call.set_demand(demand);
         // The worker's own call is to tell whether it works, not whether it has much to do.
         let permit = match self.is_probe {
             true => None,
@@ -187,7 +190,9 @@ impl CallIntake {
             encoding: request.encoding_for(format),
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
+            demand,
         };
+        let sample = if self.is_probe { None } else { self.deployment.variant.tap.sample(Lane::Rpc, &request) };
         let to_engine = Request {
             prompt: version.prompt(&request),
             truncate: request.truncate,
@@ -202,7 +207,7 @@ impl CallIntake {
             drop(permit);
             let (lane, reply) = (Lane::Rpc, Reply::Call(call));
             // If nobody takes it, it is dropped, and so answered that the worker stops.
-            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, sample, token });
         });
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         consumer_info,
     },
     lease::{Attempts, Lease},
+    metrics::Demand,
     publish::{Ask, Finished, JobIdentity, Reply},
     variant::{Deployment, Permit, Reservation, ServedVersion},
 };
@@ -334,7 +335,10 @@ impl JobIntake {
             encoding: request.encoding_for(format),
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
+            demand: Demand { age, left: left.unwrap_or(Duration::MAX) },
         };
+        // Not what may have killed its worker.
+        let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
             lane,
             prompt: version.prompt(&request),
@@ -352,7 +356,7 @@ impl JobIntake {
         version.pipeline.submit(to_engine, move |embedded| {
             drop(one_at_a_time);
             // If nobody takes it, it is dropped, and so the job goes back.
-            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, token });
+            let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, sample, token });
         });
     }
 
@@ -368,7 +372,8 @@ impl JobIntake {
         permit: Permit,
     ) {
         let variant = Arc::clone(&self.deployment.variant);
-        variant.metrics.refused(self.lane, Duration::ZERO, error.code);
+        let demand = Demand { age: self.context.clock.age(lease.delivery().published), ..Demand::default() };
+        variant.metrics.refused(self.lane, Duration::ZERO, demand, error.code);
         let publisher = self.context.publisher.clone();
         self.context.publisher.spawn(async move {
             match job {

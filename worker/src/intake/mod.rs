@@ -7,6 +7,7 @@ mod again;
 mod calls;
 mod estimate;
 mod jobs;
+mod shadow;
 
 use std::{
     sync::{
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 
 pub use calls::{Endpoint, subscribe, subscribe_bare};
 pub use jobs::{JobIntake, PullStatus};
+pub use shadow::ShadowIntake;
 
 use crate::{
     connection::Connections, jetstream::ServerClock, lease::Keeper, publish::Publisher, supervise::Supervisor,

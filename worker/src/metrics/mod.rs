@@ -3,11 +3,13 @@
 mod endpoint;
 mod gpu;
 mod recorder;
+mod shadow;
 mod variant;
 mod window;
 
 pub use endpoint::EndpointStats;
 pub use gpu::GpuWatch;
 pub use recorder::{SET_GAUGES, install, texts_embedded};
-pub use variant::{VariantMetrics, variant_labels};
+pub use shadow::ShadowWindow;
+pub use variant::{Demand, VariantMetrics, variant_labels};
 pub use window::Window;

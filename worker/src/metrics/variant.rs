@@ -12,12 +12,41 @@ use embed_engine::{
 use embed_schemas::{ErrorCode, Lane, Outcome, Slug, metrics as names};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
-use super::{Window, recorder};
+use super::{
+    ShadowWindow, recorder,
+    window::{Ended, Window},
+};
 
 /// The labels that tell a variant from others.
 #[must_use]
 pub fn variant_labels(model: &Slug, variant: &Slug) -> [(&'static str, String); 2] {
     [(names::MODEL, model.to_string()), (names::MODEL_VERSION, variant.to_string())]
+}
+
+/// A deadline that leaves less time than this when the request arrives can be kept by nobody who has anything else to do.
+const HOPELESS: Duration = Duration::from_millis(10);
+
+/// What a request brought with it when it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// How long ago it had been published.
+    pub age: Duration,
+    /// How much time its deadline left.
+    pub left: Duration,
+}
+
+impl Default for Demand {
+    fn default() -> Self {
+        Self { age: Duration::ZERO, left: Duration::MAX }
+    }
+}
+
+impl Demand {
+    /// Whether such an error was the caller's doing, whichever variant had been asked.
+    fn is_to_blame(&self, code: ErrorCode) -> bool {
+        let deadline = matches!(code, ErrorCode::DeadlineExceeded | ErrorCode::Overloaded);
+        code.is_callers() || (deadline && self.left < HOPELESS)
+    }
 }
 
 /// The handles of one variant.
@@ -40,6 +69,7 @@ pub struct VariantMetrics {
     publish: Histogram,
     busy: Seconds,
     window: Window,
+    shadow: ShadowWindow,
 }
 
 impl VariantMetrics {
@@ -68,6 +98,7 @@ impl VariantMetrics {
             publish: stage("publish"),
             busy: Seconds::default(),
             window: Window::default(),
+            shadow: ShadowWindow::default(),
             labels,
         }
     }
@@ -99,10 +130,23 @@ impl VariantMetrics {
         &self.window
     }
 
+    /// What was found of it lately, as another's shadow.
+    pub const fn shadow(&self) -> &ShadowWindow {
+        &self.shadow
+    }
+
     /// Its outcome is out: `took` from its arrival on, `publish` of it to encode, send and store. `error` is that which
     /// it ended in, or the first of its texts.
-    pub fn finished(&self, lane: Lane, took: Duration, outcome: &Outcome, publish: Duration, error: Option<ErrorCode>) {
-        self.window.finished(lane, took, error);
+    pub fn finished(
+        &self,
+        lane: Lane,
+        took: Duration,
+        demand: Demand,
+        outcome: &Outcome,
+        publish: Duration,
+        error: Option<ErrorCode>,
+    ) {
+        self.ended(lane, took, demand, error);
         self.latency[lane.index()].record(took);
         self.publish.record(publish);
         if let Outcome::Result(result) = outcome {
@@ -112,14 +156,19 @@ impl VariantMetrics {
     }
 
     /// A job or call was refused before any of it was computed.
-    pub fn refused(&self, lane: Lane, took: Duration, code: ErrorCode) {
+    pub fn refused(&self, lane: Lane, took: Duration, demand: Demand, code: ErrorCode) {
         self.error(lane, code);
-        self.window.finished(lane, took, Some(code));
+        self.ended(lane, took, demand, Some(code));
     }
 
     /// The engine failed on a job, which goes back to be tried again.
-    pub fn tried_in_vain(&self, lane: Lane, took: Duration) {
-        self.window.finished(lane, took, Some(ErrorCode::EngineFailed));
+    pub fn tried_in_vain(&self, lane: Lane, took: Duration, demand: Demand) {
+        self.ended(lane, took, demand, Some(ErrorCode::EngineFailed));
+    }
+
+    fn ended(&self, lane: Lane, took: Duration, demand: Demand, error: Option<ErrorCode>) {
+        let by_caller = error.is_some_and(|code| demand.is_to_blame(code));
+        self.window.finished(lane, &Ended { took, age: demand.age, error, by_caller });
     }
 
     /// A job, call or text ended in an error.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
-    metrics::EndpointStats,
+    metrics::{Demand, EndpointStats},
     variant::{Variant, shutting_down},
 };
 
@@ -46,6 +46,8 @@ pub struct Caller {
     pub format: Format,
     /// When it arrived.
     pub received: Instant,
+    /// What it brought with it, as far as it has been read.
+    pub demand: Demand,
     /// The variant that was asked.
     pub variant: Arc<Variant>,
     /// Where the answer is counted.
@@ -68,6 +70,15 @@ impl Call {
         self
     }
 
+    /// What it was found to bring with it.
+    #[must_use]
+    pub fn set_demand(mut self, demand: Demand) -> Self {
+        if let Some(caller) = &mut self.caller {
+            caller.demand = demand;
+        }
+        self
+    }
+
     /// Answers that it cannot be served.
     pub fn refuse(mut self, error: WireError) {
         self.end(error);
@@ -76,7 +87,7 @@ impl Call {
     fn end(&mut self, error: WireError) {
         let Some(caller) = self.caller.take() else { return };
         if !caller.is_probe {
-            caller.variant.metrics.refused(Lane::Rpc, caller.received.elapsed(), error.code);
+            caller.variant.metrics.refused(Lane::Rpc, caller.received.elapsed(), caller.demand, error.code);
         }
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
         // If nobody takes it, the process is ending.

@@ -5,6 +5,7 @@ mod dead_letter;
 mod encoded;
 mod outcome;
 mod publisher;
+mod shadow;
 mod stored;
 
 pub use call::{Call, Caller};

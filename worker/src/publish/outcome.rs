@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use embed_engine::pipeline::{Embedded, EmbeddedText};
 use embed_schemas::{EmbedFailure, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Outcome, WireError};
 
-use crate::variant::{ServedVersion, Variant};
+use crate::{
+    metrics::Demand,
+    variant::{ServedVersion, Variant},
+};
 
 /// What was asked, as far as the outcome depends on it.
 #[derive(Debug, Clone)]
@@ -20,6 +23,8 @@ pub struct Ask {
     pub dimensions: Option<u32>,
     /// When it arrived.
     pub received: Instant,
+    /// What it brought with it.
+    pub demand: Demand,
 }
 
 /// The outcome of a request. Rows are copied once, into the bytes that are sent.

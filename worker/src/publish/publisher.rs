@@ -20,6 +20,7 @@ use super::{
     dead_letter,
     encoded::Encoded,
     outcome::outcome,
+    shadow::Shadows,
     stored::{Storage, Stored},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     jetstream::{StoreClient, api},
     lease::{AttemptStore, Attempts, Lease},
     supervise::{Supervisor, Task},
-    variant::{Permit, ServedVersion, Variant},
+    variant::{Permit, Sample, ServedVersion, Variant},
 };
 
 /// A failed job is given back this long after its first attempt, twice as long after its second, and so on.
@@ -85,6 +86,8 @@ pub struct Finished {
     pub reply: Reply,
     /// What became of its texts.
     pub embedded: Embedded,
+    /// What a shadow is to have of it.
+    pub sample: Option<Box<Sample>>,
     /// Until its outcome is out, publishing is not [`Publisher::idle`].
     pub token: TaskTrackerToken,
 }
@@ -102,6 +105,7 @@ pub struct Publisher {
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
     refusals: Refusals,
+    shadows: Shadows,
     supervisor: Supervisor,
     tasks: TaskTracker,
 }
@@ -111,11 +115,12 @@ pub struct Publisher {
 pub struct Publishing {
     _finished: Task,
     _refusals: Task,
+    _shadows: Task,
 }
 
 impl Publisher {
     /// Starts a publisher on these connections. What cannot be stored when `give_up` is cancelled is given back; until then, `trouble`
-    /// hears of it.
+    /// hears of it. At most `shadow_bytes` a second leave for shadows.
     #[must_use]
     pub fn start(
         connections: &Connections,
@@ -123,11 +128,14 @@ impl Publisher {
         store: StoreClient,
         give_up: CancellationToken,
         trouble: StoreTrouble,
+        shadow_bytes: u64,
         supervisor: &Supervisor,
     ) -> (Self, Publishing) {
         let (finished, mut to_publish) = mpsc::unbounded_channel();
         let (sender, mut to_refuse) = mpsc::unbounded_channel();
         let tasks = TaskTracker::new();
+        // Behind results, not before answers.
+        let (shadows, sending) = Shadows::start(connections.stored.client.clone(), shadow_bytes, supervisor);
         let publisher = Self {
             online: connections.online.client.clone(),
             stored: connections.stored.client.clone(),
@@ -136,6 +144,7 @@ impl Publisher {
             storage: Storage::new(store, give_up, trouble),
             finished,
             refusals: Refusals { sender, tasks: tasks.clone() },
+            shadows,
             supervisor: supervisor.clone(),
             tasks,
         };
@@ -160,6 +169,7 @@ impl Publisher {
         let publishing = Publishing {
             _finished: supervisor.spawn("the publisher", publish),
             _refusals: supervisor.spawn("the publisher of refusals", refuse),
+            _shadows: sending,
         };
         (publisher, publishing)
     }
@@ -193,6 +203,12 @@ impl Publisher {
         self.tasks.token()
     }
 
+    /// Whether there is anything in the worker that somebody waits for.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// Runs a task that ends what came in, beside others.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.supervisor.spawn("publishing", self.tasks.track_future(task)).detach();
@@ -205,9 +221,10 @@ impl Publisher {
     }
 
     async fn publish(&self, finished: Finished) {
-        let Finished { ask, variant, version, lane, reply, embedded, token } = finished;
+        let Finished { ask, variant, version, lane, reply, embedded, sample, token } = finished;
         tracing::trace!(?lane, id = %ask.id, "publish");
         let computed = Instant::now();
+        let tapped = sample.and_then(|sample| sample.served(&ask.id, &variant, &version, &embedded));
         let outcome = outcome(&ask, &variant, &version, embedded);
         let error = match reply {
             Reply::Call(call) => {
@@ -227,7 +244,7 @@ impl Publisher {
                 }
                 let attempts = if failed_in_engine(&outcome) { before.fail(false) } else { before };
                 if attempts != before && attempts.count() < variant.max_attempts {
-                    variant.metrics.tried_in_vain(lane, ask.received.elapsed());
+                    variant.metrics.tried_in_vain(lane, ask.received.elapsed(), ask.demand);
                     self.retry(lease, &variant, attempts).await;
                     return;
                 }
@@ -237,8 +254,11 @@ impl Publisher {
             }
         };
         let error = error.or_else(|| first_error(&outcome));
-        variant.metrics.finished(lane, ask.received.elapsed(), &outcome, computed.elapsed(), error);
+        variant.metrics.finished(lane, ask.received.elapsed(), ask.demand, &outcome, computed.elapsed(), error);
         drop(token);
+        if let Some(tapped) = tapped {
+            self.shadows.offer(tapped);
+        }
     }
 
     /// Gives a job back on which the engine failed.

@@ -12,6 +12,7 @@ mod reconcile;
 mod retries;
 mod select;
 mod served_variants;
+mod shadow;
 mod shared;
 mod watch;
 
@@ -21,3 +22,4 @@ pub use load::StartError;
 pub use reconcile::{Reconciler, ServeError, ServingContext};
 pub use select::{SelectError, Selected, select};
 pub use served_variants::{ServedVariant, ServedVariants};
+pub use shadow::follow_shadows;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    intake::{self, IntakeContext, JobIntake},
+    intake::{self, IntakeContext, JobIntake, ShadowIntake},
     metrics::EndpointStats,
     supervise::Task,
     variant::{Deployment, ServedVersion},
@@ -56,6 +56,8 @@ impl ServedVariant {
             endpoints.push(Arc::clone(&endpoint.stats));
             tasks.push(context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone())));
         }
+        let shadow = ShadowIntake::subscribe(&deployment, context).await?;
+        tasks.push(context.supervisor.spawn("an intake of texts to compare", shadow.run(stop.clone())));
         for lane in Lane::STORED {
             let intake = JobIntake::new(Arc::clone(&deployment), context.clone(), lane);
             jobs.push(Arc::clone(&intake));

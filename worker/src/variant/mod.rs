@@ -3,6 +3,7 @@
 mod admission;
 mod deployment;
 mod service_rate;
+mod tap;
 mod version;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use embed_schemas::{ErrorCode, Lane, Slug};
 pub use admission::{Admission, Permit, Reservation};
 pub(crate) use deployment::shutting_down;
 pub use deployment::{Deployment, Pause};
+pub use tap::{Sample, Tap, Tapped};
 pub use version::{ServedVersion, describe_wanted, result_too_large};
 
 use crate::{config::LimitsConfig, metrics::VariantMetrics};
@@ -31,6 +33,8 @@ pub struct Variant {
     pub metrics: VariantMetrics,
     /// What may come in.
     pub admission: Admission,
+    /// Gives a share of its texts to a variant that is compared with it.
+    pub tap: Tap,
     /// How often a job is tried.
     pub max_attempts: u64,
     /// Bounds the runs at one time, over all its versions.
@@ -46,6 +50,7 @@ impl Variant {
             model,
             name,
             admission: Admission::new(limits),
+            tap: Tap::default(),
             max_attempts: limits.max_deliveries,
             run_limit: Arc::new(RunLimit::new(1)),
         }

@@ -330,7 +330,6 @@ impl Lookout {
         let reply = format!("{}.get.{number}", self.shared.inbox);
         self.looks.insert(number, Look { stream, wanted, found: false, until: now + LOOK_TIMEOUT });
         let nats = &self.shared.nats;
-        let subject = embed_connect::api_subject(nats, &subject);
         // What is sent while the server is away would pile up.
         let sent = nats.connection_state() == Connection::Connected
             && matches!(

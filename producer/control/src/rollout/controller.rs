@@ -5,16 +5,19 @@ use std::time::Duration;
 use embed_rollout::{
     Moved, Rollout,
     record::window_ms,
+    shadow::{ShadowStage, ShadowVerdict},
     state::{Event, Holder, Phase},
 };
-use embed_schemas::Slug;
+use embed_schemas::{Slug, shadow::ShadowCounts};
 
 use super::{
-    RolloutError, gate, milliseconds, now_ms,
-    statistics::Reader,
+    RolloutError, gate, milliseconds,
+    server_time::ServerTime,
+    shadow::{self, Shadowing},
     store::Store,
-    watch::{Turn, Watch},
+    watch::{Means, Turn, Watch},
     weights::{self, Set},
+    workers::Serving,
 };
 use embed_client::Client;
 
@@ -41,6 +44,8 @@ impl Default for Settings {
 pub enum Progress<'a> {
     /// Something has happened.
     Event(&'a Rollout, &'a Event),
+    /// This controller has brought the rollout to another step or state.
+    Changed(&'a Rollout),
     /// Windows were judged.
     Windows {
         /// The rollout.
@@ -49,6 +54,15 @@ pub enum Progress<'a> {
         requests: [u64; 2],
         /// The verdict, if it was a look.
         verdict: Option<&'a embed_rollout::Verdict>,
+    },
+    /// Texts were compared.
+    Shadow {
+        /// The rollout.
+        rollout: &'a Rollout,
+        /// All that was compared so far.
+        counts: &'a ShadowCounts,
+        /// What is said of it.
+        verdict: &'a ShadowVerdict,
     },
     /// It waits for something, or for another controller.
     Waiting(&'a Rollout, String),
@@ -64,6 +78,7 @@ pub struct Controller {
     store: Store,
     name: String,
     settings: Settings,
+    time: ServerTime,
 }
 
 /// What a turn has come to.
@@ -78,17 +93,43 @@ enum Turned {
 #[derive(Debug, Default)]
 struct Memory {
     watch: Option<Watch>,
+    shadow: Option<Shadowing>,
     told: usize,
     /// Since when it has tried to change weights.
     moving_since: Option<u64>,
     waiting: Option<String>,
 }
 
+impl Memory {
+    /// Another acts, or has changed the rollout: what was begun here is not ours any more.
+    fn forget(&mut self) {
+        self.watch = None;
+        self.moving_since = None;
+    }
+}
+
 impl Controller {
     /// A controller of this name, which no other has.
     #[must_use]
     pub fn new(client: &Client, router: Router, name: String, settings: Settings) -> Self {
-        Self { client: client.clone(), router, store: Store::new(client.nats().clone()), name, settings }
+        let (store, time) = (Store::new(client.nats().clone()), ServerTime::default());
+        Self { client: client.clone(), router, store, name, settings, time }
+    }
+
+    /// The same, by another clock than this machine's. The server's time is what counts, so it may be off.
+    #[must_use]
+    pub fn by(self, time: ServerTime) -> Self {
+        Self { time, ..self }
+    }
+
+    const fn means(&self) -> Means<'_> {
+        Means {
+            client: &self.client,
+            router: &self.router,
+            store: &self.store,
+            time: &self.time,
+            lease: self.settings.lease,
+        }
     }
 
     pub(super) fn holder(&self, now_ms: u64) -> Holder {
@@ -136,6 +177,7 @@ impl Controller {
         memory: &mut Memory,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<Turned, RolloutError> {
+        let last = self.time.ask(self.client.nats()).await?;
         let (revision, rollout) = self.store.get(model).await?;
         let mut rollout = rollout.ok_or_else(|| RolloutError::None { model: model.clone(), id: None })?;
         tell_events(&rollout, memory, tell);
@@ -143,7 +185,7 @@ impl Controller {
             return Ok(Turned::Over(Box::new(rollout)));
         }
         let period = Duration::from_millis(u64::from(window_ms(&rollout)).clamp(200, 2_000));
-        if let (Some(holder), false) = (&rollout.holder, rollout.may_act(&self.name, now_ms())) {
+        if let (Some(holder), false) = (&rollout.holder, rollout.may_act(&self.name, self.time.now_ms())) {
             let text = format!("controller {} acts; this one stands by", holder.name);
             tell_waiting(&rollout, memory, text, tell);
             memory.watch = None;
@@ -153,16 +195,20 @@ impl Controller {
         let Some(revision) = self.claim(&mut rollout, revision).await? else {
             return Ok(Turned::Again(Duration::ZERO));
         };
-        let turn = self.act(&mut rollout, memory, tell).await?;
+        let before = place(&rollout);
+        let turn = self.act(&mut rollout, memory, last, tell).await?;
         if rollout.outcome().is_none() {
-            rollout.holder = Some(self.holder(now_ms()));
+            rollout.holder = Some(self.holder(self.time.now_ms()));
         }
         if self.store.put(&rollout, revision).await?.is_none() {
             // A person has changed it, or another has taken over: what was done here is forgotten, and what they want is done.
-            memory.watch = None;
+            memory.forget();
             return Ok(Turned::Again(Duration::ZERO));
         }
         tell_events(&rollout, memory, tell);
+        if place(&rollout) != before {
+            tell(&Progress::Changed(&rollout));
+        }
         if turn.windows > 0 {
             let verdict = turn.verdict.as_ref();
             tell(&Progress::Windows { rollout: &rollout, requests: turn.requests, verdict });
@@ -170,13 +216,14 @@ impl Controller {
         Ok(match rollout.phase {
             Phase::Ended { .. } => Turned::Over(Box::new(rollout)),
             Phase::Moving { .. } | Phase::RollingBack { .. } => Turned::Again(Duration::ZERO),
+            _ if turn.more => Turned::Again(Duration::ZERO),
             _ => Turned::Again(period),
         })
     }
 
     /// Tells others that this one acts. `None` if somebody was faster.
     async fn claim(&self, rollout: &mut Rollout, revision: u64) -> Result<Option<u64>, RolloutError> {
-        let now = now_ms();
+        let now = self.time.now_ms();
         let half = self.settings.lease / 2;
         // As long as much of the lease is left, there is nothing to write.
         let fresh = rollout
@@ -194,26 +241,34 @@ impl Controller {
         &self,
         rollout: &mut Rollout,
         memory: &mut Memory,
+        last: u64,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<Turn, RolloutError> {
+        if rollout.shadow().is_none()
+            && let Some(shadow) = memory.shadow.take()
+        {
+            // A person has ended it.
+            shadow.end().await?;
+        }
         match rollout.phase.clone() {
-            Phase::Checking => self.check(rollout, memory, tell).await?,
+            Phase::Shadowing(stage) => return self.shadow(rollout, &stage, last, memory, tell).await,
+            Phase::Checking => self.check(rollout, last, memory, tell).await?,
             Phase::Moving { step, route_revision, .. } => {
-                self.set_weights(rollout, step, route_revision, memory, tell).await?;
+                self.set_weights(rollout, step, route_revision, last, memory, tell).await?;
             }
             Phase::Holding(_) | Phase::Paused { .. } => {
                 if memory.watch.as_ref().is_none_or(|watch| !watch.is_of(rollout)) {
-                    memory.watch = Watch::begin(&self.client, &self.store, rollout).await?;
+                    memory.watch = Watch::begin(&self.means(), rollout).await?;
                 }
                 if let Some(watch) = &mut memory.watch {
-                    return watch.turn(&self.client, &self.router, &self.store, rollout).await;
+                    return watch.turn(&self.means(), rollout, last).await;
                 }
             }
             Phase::RollingBack { reason, .. } => {
                 memory.watch = None;
                 let silent = weights::give_back(&self.router, rollout, &reason).await?;
                 self.warn_of(&silent, tell);
-                rollout.rolled_back(now_ms());
+                rollout.rolled_back(self.time.now_ms());
             }
             Phase::Ended { .. } => (),
         }
@@ -223,24 +278,54 @@ impl Controller {
     async fn check(
         &self,
         rollout: &mut Rollout,
+        last: u64,
         memory: &mut Memory,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<(), RolloutError> {
         let patience = milliseconds(self.settings.patience);
-        match gate::check(&self.client, &self.router, &self.store, rollout).await? {
-            gate::Found::NotYet(why) if now_ms() < rollout.started_ms.saturating_add(patience) => {
+        // Since it was started, or resumed.
+        let since = rollout.history.last().map_or(rollout.started_ms, |event| event.when_ms);
+        let found = gate::check(&self.means(), rollout).await?;
+        let now = self.time.now_ms();
+        match found {
+            gate::Found::NotYet(why) if now < since.saturating_add(patience) => {
                 tell_waiting(rollout, memory, why, tell);
             }
-            gate::Found::NotYet(why) | gate::Found::Never(why) => rollout.refused(why, now_ms()),
+            gate::Found::NotYet(why) | gate::Found::Never(why) => rollout.refused(why, now),
             gate::Found::Ready { sentence, route_revision, window_ms } => {
                 rollout.config.plan.window = Duration::from_millis(u64::from(window_ms));
                 match rollout.config.validate() {
-                    Ok(()) => rollout.checked(sentence, route_revision, now_ms()),
-                    Err(error) => rollout.refused(error.to_string(), now_ms()),
+                    Ok(()) if rollout.wants_shadow() => {
+                        shadow::begin(&self.means(), rollout, sentence, route_revision, last).await?;
+                    }
+                    Ok(()) => rollout.checked(sentence, route_revision, now),
+                    Err(error) => rollout.refused(error.to_string(), now),
                 }
             }
         }
         Ok(())
+    }
+
+    async fn shadow(
+        &self,
+        rollout: &mut Rollout,
+        stage: &ShadowStage,
+        last: u64,
+        memory: &mut Memory,
+        tell: &mut impl FnMut(&Progress<'_>),
+    ) -> Result<Turn, RolloutError> {
+        if memory.shadow.as_ref().is_none_or(|shadow| !shadow.is_of(rollout)) {
+            memory.shadow = Some(Shadowing::take_up(&self.client, rollout, stage));
+        }
+        let Some(shadow) = &mut memory.shadow else { return Ok(Turn::default()) };
+        let found = shadow.turn(&self.means(), rollout, last).await?;
+        if let Some(verdict) = &found.verdict {
+            tell(&Progress::Shadow { rollout, counts: shadow.counts(), verdict });
+        }
+        if rollout.shadow().is_none() {
+            memory.shadow = None;
+        }
+        Ok(Turn { more: found.more, ..Turn::default() })
     }
 
     async fn set_weights(
@@ -248,10 +333,11 @@ impl Controller {
         rollout: &mut Rollout,
         step: usize,
         route_revision: u64,
+        last: u64,
         memory: &mut Memory,
         tell: &mut impl FnMut(&Progress<'_>),
     ) -> Result<(), RolloutError> {
-        let since = *memory.moving_since.get_or_insert_with(now_ms);
+        let since = *memory.moving_since.get_or_insert_with(|| self.time.now_ms());
         match weights::set(&self.router, rollout, step, route_revision).await {
             Ok(Set::Done(route_revision, silent)) => {
                 self.warn_of(&silent, tell);
@@ -259,23 +345,21 @@ impl Controller {
                 let settle = milliseconds(plan.settle);
                 let length = u64::from(window_ms(rollout)).max(1);
                 let moved = Moved {
-                    from_ms: (now_ms() + settle).div_ceil(length) * length,
+                    from_ms: (self.time.now_ms() + settle).div_ceil(length) * length,
                     route_revision,
-                    stats_after: Reader::last(self.client.nats()).await?,
-                    versions: weights::versions(&self.client, rollout).await?,
+                    // What came since is of the time that is left out.
+                    stats_after: last,
+                    versions: Serving::ask(&self.client, rollout).await?.versions,
                 };
-                rollout.moved(moved, now_ms());
-                if let Some(stage) = rollout.stage() {
-                    self.store.put_stage(rollout, stage).await?;
-                }
+                rollout.moved(moved, self.time.now_ms());
             }
-            Ok(Set::Stuck(why)) => rollout.stuck(why, now_ms()),
+            Ok(Set::Stuck(why)) => rollout.stuck(why, self.time.now_ms()),
             Err(error) => {
                 let patience = milliseconds(self.settings.patience);
-                if now_ms() < since.saturating_add(patience) {
+                if self.time.now_ms() < since.saturating_add(patience) {
                     return Err(error.into());
                 }
-                rollout.stuck(error.to_string(), now_ms());
+                rollout.stuck(error.to_string(), self.time.now_ms());
             }
         }
         memory.moving_since = None;
@@ -301,6 +385,16 @@ impl Controller {
         }
         Ok(rollout)
     }
+}
+
+/// What a rollout is doing, and at which step.
+fn place(rollout: &Rollout) -> (&'static str, Option<usize>) {
+    let step = match &rollout.phase {
+        Phase::Moving { step, .. } | Phase::Paused { step, .. } => Some(*step),
+        Phase::Holding(stage) => Some(stage.step),
+        _ => None,
+    };
+    (rollout.phase.as_str(), step)
 }
 
 fn tell_events(rollout: &Rollout, memory: &mut Memory, tell: &mut impl FnMut(&Progress<'_>)) {

@@ -1,7 +1,12 @@
 //! What must be so before any traffic moves: both variants are served, warm and verified, in one space; statistics come from both;
-//! the traffic is at the baseline; and the vectors agree.
+//! the traffic is at the baseline, and there is enough of it to decide by; and the vectors agree.
 
-use embed_rollout::{Finding, Rollout, agreement};
+use std::time::Duration;
+
+use embed_rollout::{
+    Collector, Finding, Rollout, agreement,
+    power::{self, Traffic},
+};
 use embed_schemas::{
     Slug,
     serving::{VariantState, VariantStatus},
@@ -10,13 +15,22 @@ use embed_schemas::{
 };
 use serde_json::json;
 
-use super::{RolloutError, now_ms, probes, store::Store, weights};
+use super::{
+    RolloutError, milliseconds, probes,
+    statistics::{From, Reader},
+    watch::Means,
+    weights,
+};
 use embed_client::Client;
 
-use crate::{Error, bucket, route::Router};
+use crate::{Error, bucket};
 
 /// Windows after which a report is no sign of life any more.
 const RECENT: u64 = 4;
+
+/// How far back the traffic is looked at, and in how many requests at most.
+const LATELY: Duration = Duration::from_secs(600);
+const MOST_BATCHES: usize = 200;
 
 /// What the checks have found.
 #[derive(Debug)]
@@ -36,12 +50,8 @@ pub(super) enum Found {
     Never(String),
 }
 
-pub(super) async fn check(
-    client: &Client,
-    router: &Router,
-    store: &Store,
-    rollout: &Rollout,
-) -> Result<Found, RolloutError> {
+pub(super) async fn check(means: &Means<'_>, rollout: &Rollout) -> Result<Found, RolloutError> {
+    let Means { client, router, store, .. } = means;
     let statuses = client.statuses().await?;
     let of = |variant: &Slug| statuses.get(&(rollout.model.clone(), variant.clone())).map_or(&[][..], Vec::as_slice);
     let (from, to) = (of(&rollout.from), of(&rollout.to));
@@ -55,7 +65,7 @@ pub(super) async fn check(
     {
         return Ok(Found::Never(why));
     }
-    let window_ms = match windows(client, rollout).await? {
+    let window_ms = match windows(client, rollout, means.time.now_ms()).await? {
         Ok(length) => length,
         Err(why) => return Ok(Found::NotYet(why)),
     };
@@ -65,10 +75,14 @@ pub(super) async fn check(
     if let Some(why) = weights::elsewhere(rollout, record.as_ref(), default) {
         return Ok(Found::Never(why));
     }
+    let uncertain = match can_decide(means, rollout, window_ms).await? {
+        Ok(uncertain) => uncertain,
+        Err(why) => return Ok(Found::NotYet(why)),
+    };
     let mut sentence = format!("{} is live, verified and warm on {} workers", rollout.to, to.len());
     if rollout.config.probes.required {
         let texts = store.texts(rollout).await?.unwrap_or_default();
-        let cosines = match probes::cosines(client, rollout, &texts).await {
+        let cosines = match probes::cosines(client, rollout, &texts, means.lease / 2).await {
             Ok(cosines) => cosines,
             Err(error) => return Ok(Found::NotYet(format!("the variants cannot be probed: {error}"))),
         };
@@ -77,6 +91,9 @@ pub(super) async fn check(
             return Ok(Found::Never(agreement.sentence));
         }
         sentence = format!("{sentence}; {}", agreement.sentence);
+    }
+    if let Some(uncertain) = uncertain {
+        sentence = format!("{sentence}; {uncertain}");
     }
     Ok(Found::Ready { sentence, route_revision, window_ms })
 }
@@ -112,15 +129,57 @@ fn two_spaces(rollout: &Rollout, from: &[VariantStatus], to: &[VariantStatus]) -
     })
 }
 
+/// What the plan comes to at the traffic of the last minutes: what is uncertain, or why nothing can come of it.
+async fn can_decide(
+    means: &Means<'_>,
+    rollout: &Rollout,
+    window_ms: u32,
+) -> Result<Result<Option<String>, String>, RolloutError> {
+    let mut config = rollout.config.clone();
+    config.plan.window = Duration::from_millis(u64::from(window_ms));
+    if config.plan.any_traffic || config.validate().is_err() {
+        // What makes no sense is refused for that.
+        return Ok(Ok(None));
+    }
+    let traffic = traffic(means, rollout, window_ms).await?;
+    // It simulates, which takes a while.
+    let checked = tokio::task::spawn_blocking(move || power::check(&config, traffic)).await;
+    Ok(checked.map_err(|error| Error::Settings(format!("the plan could not be checked: {error}")))??)
+}
+
+/// The baseline's traffic in the last minutes, as far back as its workers report.
+async fn traffic(means: &Means<'_>, rollout: &Rollout, window_ms: u32) -> Result<Traffic, Error> {
+    let (now, length) = (means.time.now_ms(), u64::from(window_ms));
+    let (model, from, to) = (rollout.model.clone(), rollout.from.clone(), rollout.to.clone());
+    let mut collector = Collector::new(model, from, to, window_ms, &rollout.lanes);
+    let mut reader =
+        Reader::windows(means.client.nats().clone(), &rollout.model, From::Time(now - milliseconds(LATELY).min(now)));
+    let mut begin = now;
+    for _ in 0..MOST_BATCHES {
+        let reports = reader.batch(wire::decode_stats).await?;
+        if reports.is_empty() {
+            break;
+        }
+        for (stored_ms, report) in reports {
+            if report.variant == rollout.from {
+                begin = begin.min(stored_ms.saturating_sub(length));
+            }
+            // What is no part of it does not matter here.
+            drop(collector.add(report, Some(stored_ms)));
+        }
+    }
+    let windows = collector.evidence(0.0, 0, begin, now).baseline.windows;
+    Ok(Traffic::of(&windows, Duration::from_millis(length), &rollout.config))
+}
+
 /// The length of both variants' windows, in milliseconds; or why there are none.
-async fn windows(client: &Client, rollout: &Rollout) -> Result<Result<u32, String>, Error> {
+async fn windows(client: &Client, rollout: &Rollout, now_ms: u64) -> Result<Result<u32, String>, Error> {
     let mut lengths = Vec::new();
     for variant in [&rollout.from, &rollout.to] {
         let query = json!({"last_by_subj": subjects::stats(&rollout.model, variant)});
         let found = bucket::message(client.nats(), STATS_STREAM, &query).await?;
         let report = found.and_then(|found| wire::decode_stats(&found.payload).ok());
-        let recent =
-            report.filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms());
+        let recent = report.filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms);
         match recent {
             Some(report) => lengths.push(report.length_ms),
             None => return Ok(Err(format!("no worker publishes statistics of {variant} (worker.stats_window)"))),

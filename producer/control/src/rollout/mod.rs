@@ -7,30 +7,41 @@
 //! | `store` | the bucket `embed_rollouts`: the state, and what verdicts rest on |
 //! | `controller` | one controller at a time carries a rollout on; when it dies another takes over |
 //! | `gate` | what must be so before traffic moves |
+//! | `shadow` | the step before any traffic moves: what workers are told, gathered, judged |
 //! | `watch` | a stage's windows: gathered, kept, judged |
+//! | `workers` | who serves the variants |
+//! | `finish` | what is left to do after a promotion |
+//! | `server_time` | what time it is, for all who take part |
 //! | `weights` | changes the route, never over somebody else's change |
-//! | `statistics`, `probes` | the evidence: workers' windows, and shadow calls to both variants |
+//! | `statistics`, `probes` | the evidence: workers' windows, and calls of the same texts to both variants |
 //!
 //! Everything that decides is in the bucket, and every change of it is made only over what was read before. A controller that
 //! was killed, or was asleep while another took over, finds out with its next write.
 
 mod controller;
+mod finish;
 mod gate;
 mod page;
 mod probes;
+mod server_time;
+mod shadow;
+mod shadow_page;
 mod statistics;
 mod store;
 mod watch;
 mod weights;
+mod workers;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use embed_rollout::{ConfigError, NotNow, Rollout, record::Record, state::Start};
 use embed_schemas::{Slug, WindowCounts};
 use time::OffsetDateTime;
 
 pub use controller::{Controller, Progress, Settings};
+pub use finish::{Ending, end, endings};
 pub use page::page;
+pub use server_time::ServerTime;
 
 use embed_client::Client;
 
@@ -122,13 +133,14 @@ const ATTEMPTS: u32 = 20;
 pub struct Rollouts {
     client: Client,
     store: Store,
+    time: ServerTime,
 }
 
 impl Rollouts {
     /// Those on this connection's servers.
     #[must_use]
     pub fn new(client: &Client) -> Self {
-        Self { client: client.clone(), store: Store::new(client.nats().clone()) }
+        Self { client: client.clone(), store: Store::new(client.nats().clone()), time: ServerTime::default() }
     }
 
     /// Writes a rollout down, for a [`Controller`] to carry it on. `texts` are those that both variants are probed with; none
@@ -147,7 +159,7 @@ impl Rollouts {
             ))
             .into());
         }
-        let rollout = Rollout::begin(start, now_ms())?;
+        let rollout = Rollout::begin(start, self.now_ms().await)?;
         let (revision, before) = self.store.get(&rollout.model).await?;
         let under_way = |other: &Rollout| RolloutError::UnderWay {
             model: other.model.clone(),
@@ -192,6 +204,14 @@ impl Rollouts {
         self.store.record(model, id).await?.ok_or_else(none)
     }
 
+    /// A model's rollouts that are over and whose records are kept, oldest first.
+    ///
+    /// # Errors
+    /// If the bucket cannot be read.
+    pub async fn history(&self, model: &Slug) -> Result<Vec<Rollout>, RolloutError> {
+        Ok(self.store.history(model).await?)
+    }
+
     /// The ids of a model's rollouts whose records are kept, oldest first.
     ///
     /// # Errors
@@ -205,7 +225,7 @@ impl Rollouts {
     /// # Errors
     /// [`RolloutError::NotNow`], [`RolloutError::None`].
     pub async fn pause(&self, model: &Slug, who: &str) -> Result<Rollout, RolloutError> {
-        self.change(model, async |rollout| Ok(rollout.pause(who, now_ms())?)).await
+        self.change(model, async |rollout| Ok(rollout.pause(who, self.now_ms().await)?)).await
     }
 
     /// Lets it go on: the step begins anew.
@@ -214,7 +234,7 @@ impl Rollouts {
     /// As [`Rollouts::pause`].
     pub async fn resume(&self, model: &Slug, who: &str) -> Result<Rollout, RolloutError> {
         let revision = self.route_revision(model).await?;
-        self.change(model, async |rollout| Ok(rollout.resume(who, revision, now_ms())?)).await
+        self.change(model, async |rollout| Ok(rollout.resume(who, revision, self.now_ms().await)?)).await
     }
 
     /// Goes on to the next step, or with `full` to the last, without waiting for evidence.
@@ -228,7 +248,7 @@ impl Rollouts {
                 Some(stage) => self.store.stage(rollout, stage.clone()).await?.baseline(),
                 None => WindowCounts::default(),
             };
-            Ok(rollout.promote(who, full, revision, baseline, now_ms())?)
+            Ok(rollout.promote(who, full, revision, baseline, self.now_ms().await)?)
         })
         .await
     }
@@ -239,13 +259,19 @@ impl Rollouts {
     /// As [`Rollouts::pause`].
     pub async fn abort(&self, model: &Slug, who: &str, controller: &Controller) -> Result<Rollout, RolloutError> {
         self.change(model, async |rollout| {
-            rollout.abort(who, now_ms())?;
+            let now = self.now_ms().await;
+            rollout.abort(who, now)?;
             if rollout.outcome().is_none() {
-                rollout.holder = Some(controller.holder(now_ms()));
+                rollout.holder = Some(controller.holder(now));
             }
             Ok(())
         })
         .await
+    }
+
+    /// The server's time, which all times of a rollout are in; Unix time in milliseconds.
+    pub async fn now_ms(&self) -> u64 {
+        self.time.asked(self.client.nats()).await
     }
 
     async fn route_revision(&self, model: &Slug) -> Result<u64, RolloutError> {
@@ -279,13 +305,7 @@ pub fn new_id() -> String {
     format!("{date}-{hour:02}{minute:02}{second:02}-{:04x}", rand::random::<u16>())
 }
 
-/// Unix time in milliseconds, which all timestamps of a rollout are in.
-#[must_use]
-pub fn now_ms() -> u64 {
-    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-/// Such a timestamp for people, in UTC: `2026-03-14 09:26:53`.
+/// A time of a rollout, Unix time in milliseconds, for people, in UTC: `2026-03-14 09:26:53`.
 #[must_use]
 pub fn clock(ms: u64) -> String {
     let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000) else { return ms.to_string() };

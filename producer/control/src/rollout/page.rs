@@ -8,7 +8,7 @@ use embed_rollout::{
 };
 use embed_schemas::{LatencySketch, WindowCounts};
 
-use super::clock;
+use super::{clock, shadow_page};
 
 /// Points of a distribution: percentiles, denser where it matters.
 const PERCENTILES: [f64; 13] = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9999];
@@ -21,29 +21,39 @@ pub fn page(record: &Record) -> Result<Page, ConfigError> {
     let rollout = &record.rollout;
     let replayed = record.replay()?;
     let mut sections = vec![timeline(rollout)];
+    sections.extend(record.shadows.iter().map(|shadow| shadow_page::section(rollout, shadow)));
     sections.extend(record.stages.iter().map(|stage| section(rollout, stage)));
     Ok(Page {
         title: format!("Rollout of {} for {}, model {}", rollout.to, rollout.from, rollout.model),
-        summary: summary(rollout, &replayed),
+        summary: summary(record, &replayed),
         facts: facts(rollout),
         sections,
     })
 }
 
-fn summary(rollout: &Rollout, replayed: &[Replayed]) -> Vec<Line> {
+fn summary(record: &Record, replayed: &[Replayed]) -> Vec<Line> {
+    let rollout = &record.rollout;
     let outcome = rollout.outcome();
+    let forced = rollout.forced();
     let last = rollout.history.last().map(|event| event.sentence.clone()).unwrap_or_default();
-    let others = replayed.iter().filter(|verdict| !verdict.same).count();
+    let others = replayed.iter().filter(|verdict| !verdict.same).count() + record.different_shadows();
+    let all = replayed.len() + record.shadows.len();
     vec![
         Line {
             name: "Outcome".into(),
-            value: format!("{}. {last}", rollout.phase.as_str()),
-            target: String::new(),
-            passed: outcome.map(|outcome| outcome == Outcome::Promoted),
+            value: match &forced {
+                Some(forced) => {
+                    format!("Forced, without waiting for evidence: {forced}. {}. {last}", rollout.phase.as_str())
+                }
+                None => format!("{}. {last}", rollout.phase.as_str()),
+            },
+            target: if forced.is_some() { "evidence at every step".into() } else { String::new() },
+            // Whoever was promoted by a person's word has met nothing.
+            passed: outcome.map(|outcome| outcome == Outcome::Promoted && forced.is_none()),
         },
         Line {
             name: "Verdicts made again from the record".into(),
-            value: format!("{} of {} the same", replayed.len() - others, replayed.len()),
+            value: format!("{} of {all} the same", all - others),
             target: "all".into(),
             passed: Some(others == 0),
         },
@@ -99,10 +109,15 @@ fn section(rollout: &Rollout, stage: &StageRecord) -> Section {
     let title = format!("Stage {}: {percent} %", stage.stage.number);
     let versions =
         |versions: &std::collections::BTreeSet<String>| versions.iter().cloned().collect::<Vec<_>>().join(", ");
+    let late: std::collections::BTreeSet<u32> =
+        stage.late.iter().flat_map(|late| late.changed.iter().map(|(at, _)| *at)).collect();
+    let left_out: u64 = stage.all().iter().flat_map(|window| window.backlog).map(|backlog| backlog.left_out).sum();
     let text = format!(
-        "{} windows from {} on. {} serves {}, {} serves {}.",
+        "{} windows from {} on, {} of which late reports added to. {left_out} requests that had been published before are left out. {} serves {}, {} \
+         serves {}.",
         stage.windows.len(),
         clock(stage.stage.from_ms),
+        late.len(),
         rollout.from,
         versions(&stage.stage.versions.from),
         rollout.to,
@@ -144,7 +159,7 @@ fn verdict(recorded: &Recorded) -> [Block; 2] {
 fn distribution(rollout: &Rollout, stage: &StageRecord) -> Plot {
     let series = |name: String, of: fn(&Window) -> &WindowCounts| {
         let mut all = LatencySketch::default();
-        stage.windows.iter().for_each(|window| all.merge(&of(window).latency_us));
+        stage.all().iter().for_each(|window| all.merge(&of(window).latency_us));
         // On an axis of the share that is slower, tails can be seen.
         let point = |q: &f64| Some(((1.0 - q) * 100.0, all.quantile(*q)? / 1_000.0));
         let mut points: Vec<_> = PERCENTILES.iter().filter_map(point).collect();
@@ -171,8 +186,12 @@ fn over_time(
 ) -> Block {
     let length = f64::from(window_ms(rollout)) / 60_000.0;
     let series = |name: String, arm: fn(&Window) -> &WindowCounts| {
-        let windows = stage.windows.iter().enumerate();
-        let points = windows.map(|(at, window)| (at as f64 * length, of(arm(window)).unwrap_or(f64::NAN))).collect();
+        let windows = stage.all();
+        let points = windows
+            .iter()
+            .enumerate()
+            .map(|(at, window)| (at as f64 * length, of(arm(window)).unwrap_or(f64::NAN)))
+            .collect();
         Series { name, points }
     };
     let both =

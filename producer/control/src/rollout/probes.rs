@@ -1,9 +1,9 @@
-//! Shadow calls: the same texts to both variants, and how far their vectors agree.
+//! Probes: the same texts to both variants, and how far their vectors agree.
 
 use std::time::Duration;
 
 use embed_rollout::Rollout;
-use embed_schemas::{EmbedRequest, Slug};
+use embed_schemas::{EmbedRequest, Slug, encoding::cosine};
 
 use embed_client::{CallOptions, Client};
 
@@ -26,10 +26,15 @@ pub(super) fn lines(text: &str) -> Vec<String> {
 }
 
 /// The cosine of both variants' vectors for each text. The calls name their variants, so no route is in their way; they count
-/// in the variants' statistics, one request each.
-pub(super) async fn cosines(client: &Client, rollout: &Rollout, texts: &[String]) -> Result<Vec<f64>, Error> {
+/// in the variants' statistics, one request each. It takes no longer than `most`, so that a lease outlasts it.
+pub(super) async fn cosines(
+    client: &Client,
+    rollout: &Rollout,
+    texts: &[String],
+    most: Duration,
+) -> Result<Vec<f64>, Error> {
     let vectors = |variant: &Slug| {
-        let options = CallOptions::default().variant(variant.clone()).timeout(PATIENCE);
+        let options = CallOptions::default().variant(variant.clone()).timeout(PATIENCE.min(most));
         let (model, request) = (rollout.model.clone(), EmbedRequest::new(texts.iter().cloned()));
         async move {
             let result = client.embed(&model, request, &options).await?;
@@ -40,28 +45,9 @@ pub(super) async fn cosines(client: &Client, rollout: &Rollout, texts: &[String]
     Ok(from.iter().zip(&to).map(|(a, b)| cosine(a, b)).collect())
 }
 
-/// 0 for vectors that cannot be compared: those agree in nothing.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    if a.len() != b.len() {
-        return 0.0;
-    }
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-    if cosine.is_finite() { cosine } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cosines_are_numbers() {
-        assert!((cosine(&[1.0, 1.0], &[2.0, 2.0]) - 1.0).abs() < 1e-12);
-        assert!(cosine(&[1.0, 0.0], &[0.0, 1.0]).abs() < 1e-12);
-        assert_eq!(cosine(&[0.0], &[1.0]), 0.0);
-        assert_eq!(cosine(&[f32::NAN], &[1.0]), 0.0);
-        assert_eq!(cosine(&[1.0], &[1.0, 0.0]), 0.0);
-    }
 
     #[test]
     fn the_built_in_texts_are_enough_and_differ() {

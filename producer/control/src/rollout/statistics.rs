@@ -1,70 +1,133 @@
-//! The windows that workers publish, read from the stream that keeps them.
+//! The windows that workers publish, read from the stream that keeps them, many at a time.
 
-use async_nats::Client;
-use embed_rollout::evidence::{Collector, Rejected};
-use embed_schemas::{Slug, VariantStats, streams::STATS_STREAM, wire};
-use serde_json::json;
+use std::time::Duration;
 
-use crate::{Error, bucket};
+use async_nats::{Client, Message};
+use embed_schemas::{Slug, streams::STATS_STREAM, wire::DecodeError};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
 
-/// Reads the windows of a model, in the order in which they were published.
+use super::server_time::parse_ms;
+use crate::Error;
+
+/// Messages that one request asks for, and bytes.
+const BATCH: u64 = 512;
+const BATCH_BYTES: u64 = 4 << 20;
+/// Longest wait for the next message of an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The statuses that end a batch: all is sent; there is nothing.
+const END: u16 = 204;
+const NOTHING: u16 = 404;
+
+/// Reads what workers publish on some subjects, in the order in which it was published.
 #[derive(Debug)]
 pub(super) struct Reader {
     client: Client,
     filter: String,
-    next: u64,
+    from: From,
+}
+
+/// Where to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// With what was stored from this moment on, Unix time in milliseconds.
+    Time(u64),
+    /// With this message, or the first one after it.
+    Sequence(u64),
 }
 
 impl Reader {
-    /// What was published after message number `after` of the stream.
-    pub(super) fn new(client: Client, model: &Slug, after: u64) -> Self {
-        Self { client, filter: format!("embed.stats.{model}.>"), next: after + 1 }
+    /// The windows of all variants of a model, and nothing else. They are read with [`embed_schemas::wire::decode_stats`].
+    pub(super) fn windows(client: Client, model: &Slug, from: From) -> Self {
+        Self::new(client, format!("embed.stats.{model}.*"), from)
     }
 
-    /// The number of the stream's last message.
-    pub(super) async fn last(client: &Client) -> Result<u64, Error> {
-        let info = bucket::call(client, "STREAM.INFO", STATS_STREAM, &json!({})).await.map_err(missing)?;
-        Ok(info.unwrap_or_default()["state"]["last_seq"].as_u64().unwrap_or_default())
+    /// `filter`: subjects of [`STATS_STREAM`].
+    pub(super) const fn new(client: Client, filter: String, from: From) -> Self {
+        Self { client, filter, from }
     }
 
-    /// The next report, if there is one by now.
-    pub(super) async fn next(&mut self) -> Result<Option<VariantStats>, Error> {
+    /// Whether everything up to this message of the stream has been read.
+    pub(super) fn has_read(&self, last: u64) -> bool {
+        matches!(self.from, From::Sequence(next) if next > last)
+    }
+
+    /// The next reports, as many as one request brings, each with the time when the server stored it (Unix time in milliseconds). None if there
+    /// are no more by now.
+    ///
+    /// # Errors
+    /// If the stream does not answer, or there is none.
+    pub(super) async fn batch<T>(
+        &mut self,
+        decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<Vec<(u64, T)>, Error> {
         loop {
-            let query = json!({"seq": self.next, "next_by_subj": self.filter});
-            let Some(found) = bucket::message(&self.client, STATS_STREAM, &query).await.map_err(missing)? else {
-                return Ok(None);
+            let mut query = json!({"next_by_subj": self.filter, "batch": BATCH, "max_bytes": BATCH_BYTES});
+            match self.from {
+                From::Sequence(sequence) => query["seq"] = sequence.into(),
+                From::Time(ms) => query["start_time"] = rfc3339(ms).into(),
+            }
+            let (mut reports, mut next) = (Vec::new(), self.from);
+            for message in self.messages(&query).await? {
+                let headers = message.headers.unwrap_or_default();
+                let header = |name: &str| headers.get(name).map(|value| value.as_str());
+                let sequence = header("Nats-Sequence").and_then(|text| text.parse::<u64>().ok());
+                let (Some(sequence), Some(stored_ms)) = (sequence, header("Nats-Time-Stamp").and_then(parse_ms)) else {
+                    return Err(Error::bad_answer(STATS_STREAM, "a message without its sequence and time"));
+                };
+                next = From::Sequence(sequence + 1);
+                match decode(&message.payload) {
+                    Ok(report) => reports.push((stored_ms, report)),
+                    // From another release, or from somebody who may publish what he likes: nothing to wait for.
+                    Err(error) => tracing::warn!(%error, sequence, "a report that cannot be read is left out"),
+                }
+            }
+            let read = next != self.from;
+            self.from = next;
+            if !read || !reports.is_empty() {
+                return Ok(reports);
+            }
+        }
+    }
+
+    async fn messages(&self, query: &Value) -> Result<Vec<Message>, Error> {
+        let failed = |reason: String| Error::nats("cannot read statistics", reason);
+        let inbox = self.client.new_inbox();
+        let subject = format!("$JS.API.DIRECT.GET.{STATS_STREAM}");
+        let answers = async {
+            let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
+            let payload = query.to_string().into();
+            let sent = self.client.publish_with_reply(subject, inbox, payload).await;
+            sent.map_err(|error| failed(error.to_string()))?;
+            Ok::<_, Error>(answers)
+        };
+        let late = |_| failed("the stream does not answer".to_owned());
+        let mut answers = timeout(PATIENCE, answers).await.map_err(late)??;
+        let mut messages = Vec::new();
+        loop {
+            let Some(message) = timeout(PATIENCE, answers.next()).await.map_err(late)? else {
+                return Err(failed("the connection is closed".to_owned()));
             };
-            self.next = found.sequence + 1;
-            match wire::decode_stats(&found.payload) {
-                Ok(report) => return Ok(Some(report)),
-                // From another release, or from somebody who may publish what he likes: nothing to wait for.
-                Err(error) => {
-                    tracing::warn!(%error, sequence = found.sequence, "a report that cannot be read is left out");
+            match message.status.map(|status| status.as_u16()) {
+                None => messages.push(message),
+                Some(END | NOTHING) => return Ok(messages),
+                Some(503) => {
+                    return Err(failed(format!(
+                        "nobody answers for stream {STATS_STREAM}: has `embed init` been run?"
+                    )));
+                }
+                Some(status) => {
+                    return Err(failed(format!("status {status}: {}", message.description.unwrap_or_default())));
                 }
             }
         }
     }
-
-    /// Adds all reports that are there by now.
-    pub(super) async fn read_into(&mut self, collector: &mut Collector) -> Result<(), Error> {
-        while let Some(report) = self.next().await? {
-            match collector.add(report) {
-                // Other variants of the model, and lanes that are not judged.
-                Ok(()) | Err(Rejected::Foreign { .. }) => (),
-                Err(error) => tracing::warn!(%error, "a report is left out"),
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The stream is made by `embed init`, as a bucket is.
-fn missing(error: Error) -> Error {
-    match error {
-        Error::NoBucket { .. } => Error::rejected(
-            "cannot read statistics",
-            format!("there is no stream {STATS_STREAM}: run `embed init` against this server"),
-        ),
-        other => other,
-    }
+fn rfc3339(ms: u64) -> String {
+    let time =
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
 }

@@ -4,23 +4,26 @@
 //! |---|---|
 //! | `<model>` | the last rollout; changed only by whoever has read what it replaces |
 //! | `<model>.<id>.texts` | the texts that both variants are probed with |
+//! | `<model>.<id>.shadow.<n>` | what a shadow came to |
 //! | `<model>.<id>.stage.<n>` | a stage as it began |
 //! | `<model>.<id>.window.<n>.<i>` | its window number `i`, as it was when it was judged |
-//! | `<model>.<id>.verdict.<n>.<windows>` | a verdict on its first windows |
+//! | `<model>.<id>.late.<n>.<windows>` | what late reports had made of the windows before by the time when there were so many |
+//! | `<model>.<id>.verdict.<n>.<windows>` | a verdict on its first windows; `paused-<time>` for one in a pause |
 //! | `<model>.<id>.end` | the rollout as it ended |
 //!
-//! All but the first are written once. A controller that takes over finds what the one before has judged, and judges the
-//! same.
+//! All but the first are written once: whoever comes second goes on with what is there. A controller that takes over finds what the one
+//! before has judged, and judges the same.
 
 use async_nats::Client;
 use embed_rollout::{
     Rollout,
-    record::{Record, Recorded, StageRecord, Window},
+    record::{Late, Record, Recorded, StageRecord, Window},
+    shadow::ShadowRecord,
     state::Stage,
 };
 use embed_schemas::{Slug, streams::ROLLOUTS_BUCKET};
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Error, bucket::Bucket};
 
@@ -71,36 +74,68 @@ impl Store {
         Ok(self.0.get(&key(rollout, "texts")).await?.1)
     }
 
+    /// A stage as it began: whoever has written its number into the rollout knows.
     pub(super) async fn put_stage(&self, rollout: &Rollout, stage: &Stage) -> Result<(), Error> {
-        self.once(&key(rollout, &format!("stage.{:04}", stage.number)), stage).await
+        let (key, begun) = (key(rollout, &format!("stage.{:04}", stage.number)), Stage { windows: 0, ..stage.clone() });
+        let (revision, found) = self.0.get::<Stage>(&key).await?;
+        if found.as_ref() != Some(&begun) {
+            self.0.put(&key, &begun, Some(revision)).await?;
+        }
+        Ok(())
     }
 
+    /// Keeps a window, and gives back what is kept: another's, if that was faster.
     pub(super) async fn put_window(
         &self,
         rollout: &Rollout,
         stage: u32,
         at: u32,
-        window: &Window,
-    ) -> Result<(), Error> {
+        window: Window,
+    ) -> Result<Window, Error> {
         self.once(&key(rollout, &format!("window.{stage:04}.{at:06}")), window).await
     }
 
-    pub(super) async fn put_verdict(&self, rollout: &Rollout, stage: u32, recorded: &Recorded) -> Result<(), Error> {
-        let windows = recorded.verdict.windows;
-        self.once(&key(rollout, &format!("verdict.{stage:04}.{windows:06}")), recorded).await
+    /// As [`Store::put_window`].
+    pub(super) async fn put_late(&self, rollout: &Rollout, stage: u32, late: Late) -> Result<Late, Error> {
+        self.once(&key(rollout, &format!("late.{stage:04}.{:06}", late.windows)), late).await
     }
 
-    /// Writes what is written once: whoever was faster has written the same.
-    async fn once(&self, key: &str, value: &impl serde::Serialize) -> Result<(), Error> {
-        self.0.put(key, value, Some(0)).await.map(drop)
+    /// As [`Store::put_window`].
+    pub(super) async fn put_verdict(
+        &self,
+        rollout: &Rollout,
+        stage: u32,
+        recorded: Recorded,
+    ) -> Result<Recorded, Error> {
+        let last = match &recorded.paused {
+            Some(paused) => format!("paused-{}", paused.from_ms),
+            None => format!("{:06}", recorded.verdict.windows),
+        };
+        self.once(&key(rollout, &format!("verdict.{stage:04}.{last}")), recorded).await
+    }
+
+    /// Keeps what a shadow came to, as [`Store::put_window`].
+    pub(super) async fn put_shadow(&self, rollout: &Rollout, record: ShadowRecord) -> Result<ShadowRecord, Error> {
+        self.once(&key(rollout, &format!("shadow.{:04}", record.stage.number)), record).await
+    }
+
+    /// Writes what is written once. If somebody was faster, theirs is what there is.
+    async fn once<T: Serialize + DeserializeOwned>(&self, key: &str, value: T) -> Result<T, Error> {
+        if self.0.put(key, &value, Some(0)).await?.is_some() {
+            return Ok(value);
+        }
+        tracing::debug!(key, "another controller has written this before");
+        let theirs = self.0.get(key).await?.1;
+        theirs.ok_or_else(|| Error::bad_answer(key, "it was written, and is not there"))
     }
 
     /// One stage with all that is known of it.
     pub(super) async fn stage(&self, rollout: &Rollout, stage: Stage) -> Result<StageRecord, Error> {
         let number = stage.number;
         let windows = self.values(rollout, &format!("window.{number:04}.*")).await?;
+        let late = self.values(rollout, &format!("late.{number:04}.*")).await?;
         let verdicts = self.values(rollout, &format!("verdict.{number:04}.*")).await?;
-        Ok(StageRecord { stage, windows, verdicts })
+        Ok(StageRecord { stage, windows, late, verdicts })
     }
 
     /// Everything that is known of a rollout: the last one of the model, or an earlier one.
@@ -117,7 +152,8 @@ impl Store {
         for stage in self.values::<Stage>(&rollout, "stage.*").await? {
             stages.push(self.stage(&rollout, stage).await?);
         }
-        Ok(Some(Record { rollout, stages }))
+        let shadows = self.values(&rollout, "shadow.*").await?;
+        Ok(Some(Record { rollout, shadows, stages }))
     }
 
     /// The ids of a model's rollouts that have ended, oldest first.
@@ -126,6 +162,15 @@ impl Store {
         let mut ids: Vec<String> = keys.iter().filter_map(|key| Some(key.split('.').nth(1)?.to_owned())).collect();
         ids.sort();
         Ok(ids)
+    }
+
+    /// A model's rollouts that have ended, oldest first.
+    pub(super) async fn history(&self, model: &Slug) -> Result<Vec<Rollout>, Error> {
+        let mut rollouts = Vec::new();
+        for id in self.ended(model).await? {
+            rollouts.extend(self.0.get::<Rollout>(&format!("{model}.{id}.end")).await?.1);
+        }
+        Ok(rollouts)
     }
 
     /// Removes the records of rollouts that ended long ago.
@@ -141,7 +186,11 @@ impl Store {
         let mut keys = self.0.keys(&key(rollout, filter)).await?;
         // Numbers in keys have leading zeros.
         keys.sort();
-        let reads = keys.iter().map(|key| async { Ok::<_, Error>(self.0.get::<T>(key).await?.1) });
+        let read = |key: String| {
+            let bucket = self.0.clone();
+            async move { Ok::<_, Error>(bucket.get::<T>(&key).await?.1) }
+        };
+        let reads = keys.into_iter().map(read);
         let values: Vec<Option<T>> = stream::iter(reads).buffered(READS).try_collect().await?;
         Ok(values.into_iter().flatten().collect())
     }

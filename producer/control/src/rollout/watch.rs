@@ -1,37 +1,60 @@
-//! A stage's windows: gathered from what workers publish, kept as they are judged, and judged one after the other.
+//! A stage that is being watched: its windows are gathered, kept as they are judged, and judged one after the other.
 //!
-//! A window is judged a moment after its end, and never again: a controller that takes over, and whoever replays the record, has
-//! the same windows and comes to the same verdicts.
+//! A controller that takes over, and whoever replays the record, has the same windows and comes to the same verdicts. While a rollout is
+//! paused nothing is kept: its last windows are looked at, however long that lasts.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use embed_rollout::{
-    Check, Decision, Rollout, Rule, Verdict,
-    evidence::Collector,
-    record::{self, Recorded, StageRecord, Window},
+    Check, Decision, Evidence, Rollout, Rule, Verdict,
+    evidence::Rejected,
+    follow::{Follower, PausedFollower},
+    record::{self, PausedWindows, Recorded, StageRecord},
     state::{Phase, Versions},
 };
+use embed_schemas::{VariantStats, wire::decode_stats};
+use tokio::time::Instant;
 
-use super::{RolloutError, now_ms, probes, statistics::Reader, store::Store, weights};
+use super::{
+    RolloutError, milliseconds, probes,
+    server_time::ServerTime,
+    statistics::{From, Reader},
+    store::Store,
+    weights,
+    workers::Serving,
+};
 use embed_client::Client;
 
 use crate::route::Router;
 
-/// How long after its end a window may still be added to: a report has to come from the worker, through the stream.
-const LATE_MS: u64 = 2_000;
-/// Looks in a row that must find nobody who serves the candidate. One may miss the answer of a busy worker.
-const LOST: u32 = 2;
+/// Who watches, and with what.
+#[derive(Debug)]
+pub(super) struct Means<'a> {
+    pub(super) client: &'a Client,
+    pub(super) router: &'a Router,
+    pub(super) store: &'a Store,
+    pub(super) time: &'a ServerTime,
+    /// Without a sign for so long, another takes over.
+    pub(super) lease: Duration,
+}
 
 /// A stage that is being watched.
 #[derive(Debug)]
 pub(super) struct Watch {
-    record: StageRecord,
+    number: u32,
+    following: Following,
     rule: Rule,
-    collector: Collector,
     reader: Reader,
     texts: Vec<String>,
     probes: Option<Vec<f64>>,
-    lost: u32,
+    /// Since when nobody has served the candidate, by the server's time.
+    gone_since_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Following {
+    Holding(Follower),
+    Paused(PausedFollower, StageRecord),
 }
 
 /// What a turn has come to.
@@ -43,65 +66,122 @@ pub(super) struct Turn {
     pub(super) requests: [u64; 2],
     /// The last verdict at a look, if there was one.
     pub(super) verdict: Option<Verdict>,
+    /// Whether there is more to do at once. It was left for another turn, so that a sign is given in between.
+    pub(super) more: bool,
 }
 
 impl Watch {
     /// Takes up a stage where it stands. `None` if the rollout is in none.
-    pub(super) async fn begin(client: &Client, store: &Store, rollout: &Rollout) -> Result<Option<Self>, RolloutError> {
+    pub(super) async fn begin(means: &Means<'_>, rollout: &Rollout) -> Result<Option<Self>, RolloutError> {
         let Some(stage) = rollout.stage() else { return Ok(None) };
-        let record = store.stage(rollout, stage.clone()).await?;
-        let length = record::window_ms(rollout);
-        let (model, from, to) = (rollout.model.clone(), rollout.from.clone(), rollout.to.clone());
+        means.store.put_stage(rollout, stage).await?;
+        let record = means.store.stage(rollout, stage.clone()).await?;
+        let probes = record.verdicts.iter().rev().find_map(|recorded| recorded.probes.clone());
+        let (number, step, now) = (stage.number, stage.step, means.time.now_ms());
+        let (following, from) = if matches!(rollout.phase, Phase::Paused { .. }) {
+            let Some(follower) = PausedFollower::new(rollout, now) else { return Ok(None) };
+            (Following::Paused(follower, record), From::Time(now))
+        } else {
+            let from = match stage.windows {
+                // What the server had before the stage began is nothing to it.
+                0 => From::Sequence(stage.stats_after + 1),
+                judged => From::Time(Follower::new(rollout, record.clone()).read_from_ms(judged)),
+            };
+            (Following::Holding(Follower::new(rollout, record)), from)
+        };
         Ok(Some(Self {
-            rule: Rule::new(rollout.config.clone())?,
-            collector: Collector::new(model, from, to, length, &rollout.lanes),
-            reader: Reader::new(client.nats().clone(), &rollout.model, stage.stats_after),
-            texts: store.texts(rollout).await?.unwrap_or_default(),
-            probes: record.verdicts.iter().rev().find_map(|recorded| recorded.probes.clone()),
-            lost: 0,
-            record,
+            number,
+            following,
+            rule: Rule::new(rollout.config.at(step))?,
+            reader: Reader::windows(means.client.nats().clone(), &rollout.model, from),
+            texts: means.store.texts(rollout).await?.unwrap_or_default(),
+            probes,
+            gone_since_ms: None,
         }))
     }
 
     /// Whether this is the stage that the rollout is in.
     pub(super) fn is_of(&self, rollout: &Rollout) -> bool {
-        rollout.stage().is_some_and(|stage| stage.number == self.record.stage.number)
+        let paused = matches!(rollout.phase, Phase::Paused { .. });
+        rollout.stage().is_some_and(|stage| stage.number == self.number)
+            && paused == matches!(self.following, Following::Paused(..))
     }
 
-    /// Looks at everything once: the route, who serves what, and the windows that have ended since.
+    /// Looks at everything once: the route, who serves what, and the windows that have ended since. `last` is the last message of the stream
+    /// of statistics. No longer than a third of the lease, or a step of it.
     pub(super) async fn turn(
         &mut self,
-        client: &Client,
-        router: &Router,
-        store: &Store,
+        means: &Means<'_>,
         rollout: &mut Rollout,
+        last: u64,
     ) -> Result<Turn, RolloutError> {
-        if let Some(reason) = weights::changed_since(router, rollout).await? {
-            rollout.interrupted(reason, now_ms());
+        let until = Instant::now() + means.lease / 3;
+        if let Some(reason) = weights::changed_since(means.router, rollout).await? {
+            rollout.interrupted(reason, means.time.now_ms());
         }
-        self.look_at_workers(weights::versions(client, rollout).await?, rollout);
-        self.reader.read_into(&mut self.collector).await?;
+        self.look_at_workers(&Serving::ask(means.client, rollout).await?, rollout, means.time.now_ms());
         let mut turn = Turn::default();
-        while self.is_of(rollout) && self.is_over(rollout) {
-            let verdict = self.window(client, store, rollout).await?;
-            turn.windows += 1;
-            turn.verdict = verdict.or(turn.verdict);
+        // What is over by now is here once all that the server has now is read.
+        let now = means.time.now_ms();
+        while !self.reader.has_read(last) {
+            if Instant::now() >= until {
+                turn.more = true;
+                return Ok(turn);
+            }
+            let reports = self.reader.batch(decode_stats).await?;
+            if reports.is_empty() {
+                break;
+            }
+            reports.into_iter().for_each(|(stored_ms, report)| self.add(report, stored_ms));
         }
-        for window in &self.record.windows {
-            turn.requests[0] += window.baseline.requests;
-            turn.requests[1] += window.candidate.requests;
+        while self.is_of(rollout) {
+            if Instant::now() >= until {
+                turn.more = true;
+                break;
+            }
+            let judged = match &self.following {
+                Following::Holding(_) => self.window(means, rollout, now).await?,
+                Following::Paused(..) => self.paused_window(means, rollout, now).await?,
+            };
+            let Some(verdict) = judged else { break };
+            turn.windows += 1;
+            turn.verdict = matches!(verdict.check, Check::Look(_)).then_some(verdict).or(turn.verdict);
+        }
+        if let Following::Holding(follower) = &self.following {
+            for window in follower.record().all() {
+                turn.requests[0] += window.baseline.requests;
+                turn.requests[1] += window.candidate.requests;
+            }
         }
         Ok(turn)
     }
 
-    fn look_at_workers(&mut self, now: Versions, rollout: &mut Rollout) {
-        self.lost = if now.to.is_empty() { self.lost + 1 } else { 0 };
-        if self.lost >= LOST {
-            let reason = format!("no worker serves {} any more", rollout.to);
-            return rollout.candidate_lost(reason, now_ms());
+    fn add(&mut self, report: VariantStats, stored_ms: u64) {
+        let added = match &mut self.following {
+            Following::Holding(follower) => follower.add(report, stored_ms),
+            Following::Paused(follower, _) => follower.add(report, stored_ms),
+        };
+        match added {
+            // Other variants of the model, and lanes that are not judged.
+            Ok(()) | Err(Rejected::Foreign { .. }) => (),
+            Err(error) => tracing::warn!(%error, "a report is left out"),
+        }
+    }
+
+    fn look_at_workers(&mut self, serving: &Serving, rollout: &mut Rollout, now_ms: u64) {
+        if serving.candidate {
+            self.gone_since_ms = None;
+        } else {
+            let since = *self.gone_since_ms.get_or_insert(now_ms);
+            let patience = rollout.config.fast.restart;
+            if now_ms.saturating_sub(since) >= milliseconds(patience) {
+                let patience = humantime::format_duration(patience);
+                let reason = format!("no worker has served {} for {patience}", rollout.to);
+                return rollout.candidate_lost(reason, now_ms);
+            }
         }
         let Some(stage) = rollout.stage() else { return };
-        let then = &stage.versions;
+        let (now, then): (&Versions, _) = (&serving.versions, &stage.versions);
         let new = |now: &BTreeSet<String>, then: &BTreeSet<String>| now.difference(then).next().cloned();
         // Versions that are gone are not new evidence: a worker may just have been too busy to answer.
         let changed = [(&rollout.from, new(&now.from, &then.from)), (&rollout.to, new(&now.to, &then.to))];
@@ -110,76 +190,109 @@ impl Watch {
         };
         let sentence = changed.into_iter().find_map(say);
         if let Some(sentence) = sentence {
-            rollout.version_changed(sentence, now_ms());
+            rollout.version_changed(sentence, now_ms);
         }
     }
 
-    /// Whether the next window can be judged.
-    fn is_over(&self, rollout: &Rollout) -> bool {
-        let Some(stage) = rollout.stage() else { return false };
-        let length = u64::from(record::window_ms(rollout));
-        now_ms() >= stage.from_ms + u64::from(stage.windows + 1) * length + LATE_MS
-    }
-
-    /// Keeps the next window, and judges all up to it. The verdict is returned if it is one of a look.
+    /// Keeps the next window, and judges all up to it, if it is due.
     async fn window(
         &mut self,
-        client: &Client,
-        store: &Store,
+        means: &Means<'_>,
         rollout: &mut Rollout,
+        now_ms: u64,
     ) -> Result<Option<Verdict>, RolloutError> {
-        let (number, judged) = (self.record.stage.number, rollout.stage().map_or(0, |stage| stage.windows));
-        let length = u64::from(record::window_ms(rollout));
-        if self.record.windows.len() <= judged as usize {
-            let from = self.record.stage.from_ms + u64::from(judged) * length;
-            let mut evidence = self.collector.evidence(rollout.percent(), from, from + length);
-            let take = |arm: &mut embed_rollout::Arm| arm.windows.pop().unwrap_or_default();
-            let (baseline, candidate) = (take(&mut evidence.baseline), take(&mut evidence.candidate));
-            let window = Window { baseline, candidate };
-            store.put_window(rollout, number, judged, &window).await?;
-            self.record.windows.push(window);
-            self.collector.forget_before(from);
+        let judged = rollout.stage().map_or(0, |stage| stage.windows);
+        let Following::Holding(follower) = &mut self.following else { return Ok(None) };
+        if !follower.is_due(judged, now_ms) {
+            return Ok(None);
+        }
+        let due = follower.due(judged);
+        if let Some(late) = due.late {
+            let late = means.store.put_late(rollout, self.number, late).await?;
+            follower.record_mut().late.push(late);
+        }
+        if let Some(window) = due.window {
+            let window = means.store.put_window(rollout, self.number, judged, window).await?;
+            follower.record_mut().windows.push(window);
         }
         let windows = judged + 1;
-        let known = self.record.verdicts.iter().find(|recorded| recorded.verdict.windows == windows).cloned();
-        let recorded = match known {
+        let known = |recorded: &&Recorded| recorded.paused.is_none() && recorded.verdict.windows == windows;
+        let recorded = match follower.record().verdicts.iter().find(known).cloned() {
             Some(recorded) => recorded,
-            None => self.judge(client, store, rollout, windows).await?,
+            None => self.judge(means, rollout, windows).await?,
         };
-        let record = &self.record;
-        rollout.judged(windows, &recorded.verdict, || record.baseline(), now_ms());
-        Ok(matches!(recorded.verdict.check, Check::Look(_)).then_some(recorded.verdict))
+        let Following::Holding(follower) = &self.following else { return Ok(None) };
+        rollout.judged(windows, &recorded.verdict, || follower.record().baseline(), means.time.now_ms());
+        Ok(Some(recorded.verdict))
     }
 
-    async fn judge(
-        &mut self,
-        client: &Client,
-        store: &Store,
-        rollout: &Rollout,
-        windows: u32,
-    ) -> Result<Recorded, RolloutError> {
-        let plan = &rollout.config.plan;
-        let paused = matches!(rollout.phase, Phase::Paused { .. });
-        let look = (1..=plan.looks).find(|look| !paused && plan.windows_at(*look) == windows);
+    async fn judge(&mut self, means: &Means<'_>, rollout: &Rollout, windows: u32) -> Result<Recorded, RolloutError> {
+        let plan = &self.rule.config().plan;
+        let look = (1..=plan.looks).find(|look| plan.windows_at(*look) == windows);
         let check = look.map_or(Check::Window, Check::Look);
         if look.is_some() && rollout.config.probes.required {
             // Without an answer nothing is known: that is no agreement, and no promotion.
-            self.probes = probes::cosines(client, rollout, &self.texts)
+            self.probes = probes::cosines(means.client, rollout, &self.texts, means.lease / 2)
                 .await
                 .inspect_err(|error| tracing::warn!(%error, "the variants cannot be probed"))
                 .ok();
         }
-        let evidence = self.record.evidence(rollout, windows, self.probes.as_deref());
-        let number = self.record.stage.number;
-        let (rule, seed) = (self.rule.clone(), record::seed(&rollout.id, number, windows));
-        // Resampling takes a while; whatever else runs here must not wait for it.
-        let verdict = tokio::task::spawn_blocking(move || rule.verdict(&evidence, check, seed)).await;
-        let verdict = verdict.map_err(|error| crate::Error::Settings(format!("the verdict failed: {error}")))?;
-        let recorded = Recorded { when_ms: now_ms(), probes: self.probes.clone(), verdict };
-        if look.is_some() || recorded.verdict.decision != Decision::Hold {
-            store.put_verdict(rollout, number, &recorded).await?;
-            self.record.verdicts.push(recorded.clone());
+        let Following::Holding(follower) = &self.following else { unreachable!("only what is held is judged") };
+        let evidence = follower.evidence(rollout, windows, self.probes.as_deref());
+        let verdict = self.verdict(rollout, evidence, check, windows).await?;
+        let recorded = Recorded { when_ms: means.time.now_ms(), probes: self.probes.clone(), paused: None, verdict };
+        if look.is_none() && recorded.verdict.decision == Decision::Hold {
+            return Ok(recorded);
+        }
+        let recorded = means.store.put_verdict(rollout, self.number, recorded).await?;
+        if let Following::Holding(follower) = &mut self.following {
+            follower.record_mut().verdicts.push(recorded.clone());
         }
         Ok(recorded)
+    }
+
+    /// Looks at the last windows of a paused rollout, if another one is over. Nothing is kept, unless something is done about it.
+    async fn paused_window(
+        &mut self,
+        means: &Means<'_>,
+        rollout: &mut Rollout,
+        now_ms: u64,
+    ) -> Result<Option<Verdict>, RolloutError> {
+        let Following::Paused(follower, record) = &mut self.following else { return Ok(None) };
+        let Some(paused) = follower.next(now_ms) else { return Ok(None) };
+        let windows = u32::try_from(paused.windows.len()).unwrap_or(u32::MAX);
+        let evidence = record.paused(rollout, &paused, self.probes.as_deref());
+        let verdict = self.verdict(rollout, evidence, Check::Paused, windows).await?;
+        if verdict.decision != Decision::Hold {
+            self.keep_paused(means, rollout, paused, verdict.clone()).await?;
+            rollout.judged(windows, &verdict, Default::default, means.time.now_ms());
+        }
+        Ok(Some(verdict))
+    }
+
+    async fn keep_paused(
+        &self,
+        means: &Means<'_>,
+        rollout: &Rollout,
+        paused: PausedWindows,
+        verdict: Verdict,
+    ) -> Result<(), RolloutError> {
+        let (when_ms, probes) = (means.time.now_ms(), self.probes.clone());
+        let recorded = Recorded { when_ms, probes, paused: Some(paused), verdict };
+        means.store.put_verdict(rollout, self.number, recorded).await?;
+        Ok(())
+    }
+
+    async fn verdict(
+        &self,
+        rollout: &Rollout,
+        evidence: Evidence,
+        check: Check,
+        windows: u32,
+    ) -> Result<Verdict, RolloutError> {
+        let (rule, seed) = (self.rule.clone(), record::seed(&rollout.id, self.number, windows));
+        // Resampling takes a while; whatever else runs here must not wait for it.
+        let verdict = tokio::task::spawn_blocking(move || rule.verdict(&evidence, check, seed)).await;
+        Ok(verdict.map_err(|error| crate::Error::Settings(format!("the verdict failed: {error}")))?)
     }
 }

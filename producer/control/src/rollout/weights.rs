@@ -1,18 +1,12 @@
 //! Changes the route of a rollout, and never over a change of somebody else.
 
-use embed_rollout::{Rollout, state::Versions};
+use embed_rollout::Rollout;
 use embed_schemas::{
-    RouteState, Slug, Weights,
+    RouteState, Weights,
     routes::{Lanes, describe},
-    serving::VariantStatus,
 };
 
-use embed_client::Client;
-
-use crate::{
-    Error,
-    route::{Change, OnFailure, RouteError, Router},
-};
+use crate::route::{Change, OnFailure, RouteError, Router};
 
 /// What came of an attempt to set a step's weights.
 #[derive(Debug)]
@@ -108,20 +102,6 @@ pub(super) fn elsewhere(
             rollout.from
         )
     })
-}
-
-/// The versions that both variants serve, over all workers.
-///
-/// # Errors
-/// If nobody can be asked.
-pub(super) async fn versions(client: &Client, rollout: &Rollout) -> Result<Versions, Error> {
-    let statuses = client.statuses().await?;
-    let of = |variant: &Slug| {
-        let statuses = statuses.get(&(rollout.model.clone(), variant.clone())).into_iter().flatten();
-        let version = |status: &VariantStatus| status.live.as_ref().map(|live| live.version.clone());
-        statuses.filter_map(version).collect()
-    };
-    Ok(Versions { from: of(&rollout.from), to: of(&rollout.to) })
 }
 
 fn weights(rollout: &Rollout, step: usize) -> Weights {

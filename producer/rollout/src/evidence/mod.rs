@@ -3,6 +3,8 @@
 mod blocks;
 mod collect;
 
+use std::collections::BTreeMap;
+
 use embed_schemas::{ErrorCode, Slug, WindowCounts};
 use serde::{Deserialize, Serialize};
 
@@ -35,15 +37,39 @@ pub struct Evidence {
 pub struct Arm {
     /// The variant.
     pub variant: Slug,
-    /// Its windows.
+    /// Its windows, of what was published since the step began.
     pub windows: Vec<WindowCounts>,
+    /// What had been waiting in each of them. Shorter than the windows where it is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backlog: Vec<Backlog>,
 }
 
+/// Requests that had been waiting before they were done in a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Published before the step began: no evidence, and not in the counts.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Published since, but some windows earlier. They are in the counts.
+    #[serde(default)]
+    pub waited: u64,
+}
+
+/// Requests that waited for more windows than this have been waiting for others.
+const WAITED: u64 = 2;
+/// Share of the requests in the last windows that may have been waiting in an arm that keeps up.
+const KEEPS_UP: f64 = 0.1;
+/// How many of the last windows show whether an arm keeps up.
+const LATELY: usize = 4;
+/// Error codes that a sentence names.
+const NAMED: usize = 4;
+
 /// Requests and failures of several windows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
+    codes: BTreeMap<ErrorCode, u64>,
     /// Sums that give the number of requests in an engine run.
     texts: u64,
     batches: u64,
@@ -69,22 +95,50 @@ impl Evidence {
     }
 }
 
+impl Arm {
+    /// Whether it works on what had been waiting before. `windows` of it are looked at.
+    pub(crate) fn is_behind(&self, windows: usize) -> bool {
+        let last = windows.saturating_sub(LATELY)..windows;
+        let backlog = self.backlog.get(last.clone()).unwrap_or_default();
+        let waiting: u64 = backlog.iter().map(|b| b.left_out + b.waited).sum();
+        let all: u64 = self.windows.get(last).unwrap_or_default().iter().map(|w| w.requests).sum::<u64>()
+            + backlog.iter().map(|b| b.left_out).sum::<u64>();
+        waiting as f64 > KEEPS_UP * all as f64
+    }
+}
+
 impl Tally {
     pub(crate) fn of<'a>(windows: impl IntoIterator<Item = &'a WindowCounts>, ignored: &[ErrorCode]) -> Self {
-        windows.into_iter().fold(Self::default(), |sum, w| {
-            let (requests, failed) = counted(w, ignored);
-            Self {
-                requests: sum.requests + requests,
-                failed: sum.failed + failed,
-                texts: sum.texts + w.texts,
-                batches: sum.batches + w.batches,
-                batch_texts: sum.batch_texts + w.batch_texts,
+        let mut sum = Self::default();
+        for window in windows {
+            let (requests, failed) = counted(window, ignored);
+            sum.requests += requests;
+            sum.failed += failed;
+            for (code, n) in &window.errors {
+                let n = n.saturating_sub(not_counted(window, *code, *n, ignored));
+                if n > 0 {
+                    *sum.codes.entry(*code).or_default() += n;
+                }
             }
-        })
+            sum.texts += window.texts;
+            sum.batches += window.batches;
+            sum.batch_texts += window.batch_texts;
+        }
+        sum
     }
 
     pub(crate) fn error_rate(&self) -> f64 {
         self.failed as f64 / self.requests as f64
+    }
+
+    /// What failed, by code, most first: `: 12 engine_failed, 3 overloaded`. Nothing if nothing failed.
+    pub(crate) fn codes(&self) -> String {
+        let mut codes: Vec<_> = self.codes.iter().collect();
+        codes.sort_by_key(|(code, n)| (std::cmp::Reverse(**n), **code));
+        let others: u64 = codes.iter().skip(NAMED).map(|(_, n)| **n).sum();
+        let mut named: Vec<String> = codes.iter().take(NAMED).map(|(code, n)| format!("{n} {code}")).collect();
+        named.extend((others > 0).then(|| format!("{others} others")));
+        if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) }
     }
 
     /// Requests that share an engine run, on average; at least 1. They can fail together.
@@ -97,8 +151,26 @@ impl Tally {
     }
 }
 
-/// Requests and failures of a window, without those that failed for a reason that is the caller's.
+/// Requests and failures of a window, without those that failed for a reason that is no variant's.
 pub(crate) fn counted(window: &WindowCounts, ignored: &[ErrorCode]) -> (u64, u64) {
-    let not_counted: u64 = ignored.iter().filter_map(|code| window.errors.get(code)).sum();
-    (window.requests - not_counted.min(window.requests), window.failed() - not_counted)
+    let left_out = window.errors.iter().map(|(code, n)| not_counted(window, *code, *n, ignored)).sum::<u64>();
+    (window.requests.saturating_sub(left_out), window.failed().saturating_sub(left_out))
+}
+
+/// How many of a window's `n` failures with a code say nothing about the arm: what the caller did wrong, and what a worker refused since it
+/// was stopping, as for a restart.
+fn not_counted(window: &WindowCounts, code: ErrorCode, n: u64, ignored: &[ErrorCode]) -> u64 {
+    if code.is_callers() || code == ErrorCode::ShuttingDown || ignored.contains(&code) {
+        return n;
+    }
+    window.by_caller.get(&code).copied().unwrap_or_default().min(n)
+}
+
+/// A window without what was published before `since_ms`, with what had been waiting. `start_ms` is its own beginning.
+pub(crate) fn since(counts: &WindowCounts, start_ms: u64, window_ms: u32, since_ms: u64) -> (WindowCounts, Backlog) {
+    let (mut left, left_out) = counts.published_since(since_ms);
+    let long_ago = start_ms.saturating_sub(WAITED * u64::from(window_ms));
+    let earlier = std::mem::take(&mut left.earlier);
+    let waited = earlier.iter().filter(|part| part.published_ms < long_ago).map(|part| part.requests).sum();
+    (left, Backlog { left_out, waited })
 }

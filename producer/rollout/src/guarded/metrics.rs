@@ -68,9 +68,11 @@ fn error_rates(config: &Config, evidence: &Evidence, blocks: &Blocks, level: Lev
     };
     let tested = estimate.test(margin, level.promote, level.rollback);
     let sentence = format!(
-        "{:.3} % of the candidate's requests fail, {:.3} % of the baseline's (allowed: {:.3} percentage points more{})",
+        "{:.3} % of the candidate's requests fail{}, {:.3} % of the baseline's{} (allowed: {:.3} percentage points more{})",
         candidate.error_rate() * 100.0,
+        candidate.codes(),
         baseline.error_rate() * 100.0,
+        baseline.codes(),
         margin * 100.0,
         bounds(&tested, |x| format!("{:+.3}", x * 100.0)),
     );

@@ -63,7 +63,7 @@ pub(crate) fn decide(
         return watch(last, evidence);
     }
     let blocks = Blocks::new(evidence, settings.min_block as usize, &config.ignored_errors);
-    let mut reasons = vec![split::check(&blocks, evidence.share(), evidence.windows(), levels.split, settings)];
+    let mut reasons = vec![split::check(&blocks, evidence, levels.split, settings)];
     reasons.extend(metrics::compare(config, evidence, &blocks, level, seed));
 
     let rest = &reasons[1..];

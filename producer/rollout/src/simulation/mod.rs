@@ -2,17 +2,20 @@
 //! a given traffic can decide.
 //!
 //! The traffic is made as unpleasant as production is: requests of a batch share its latency, latencies are skewed with a heavy tail, the
-//! arms drift from window to window (each on its own, and both together), and errors come in batches and in bad windows.
+//! arms drift from window to window (each on its own, and both together), and errors come in batches and in bad windows. A [`Disturbance`]
+//! adds what had been waiting before, reports that come late, and workers whose clocks are wrong.
 
 mod arm;
+mod disturbed;
 
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use rand_pcg::Pcg64;
 
-use crate::{Arm, Check, Decision, Evidence, Rule, Verdict, plan::Plan};
+use crate::{Arm, Check, Decision, Evidence, Rule, Verdict, evidence::Backlog, plan::Plan};
 
 use arm::Generator;
+pub use disturbed::Disturbance;
 
 /// What an arm is like.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +135,7 @@ impl Source {
     }
 
     fn empty(&self) -> Evidence {
-        let arm = |name: &str| Arm { variant: name.parse().expect("a slug"), windows: Vec::new() };
+        let arm = |name: &str| Arm { variant: name.parse().expect("a slug"), windows: Vec::new(), backlog: Vec::new() };
         Evidence {
             candidate_percent: self.scenario.candidate_percent,
             from_ms: 0,
@@ -151,5 +154,7 @@ impl Source {
         let [baseline, candidate] = &mut self.arms;
         evidence.baseline.windows.push(baseline.window(at, self.common));
         evidence.candidate.windows.push(candidate.window(at, self.common));
+        evidence.baseline.backlog.push(Backlog::default());
+        evidence.candidate.backlog.push(Backlog::default());
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn fresh(record: &Record, args: &ReportArgs, json: bool) -> anyhow::R
 
 fn write(record: &Record, args: &ReportArgs, json: bool) -> anyhow::Result<Status> {
     let replayed = record.replay()?;
-    let different = replayed.iter().filter(|verdict| !verdict.same).count();
+    let verdicts = replayed.len() + record.shadows.len();
+    let different = replayed.iter().filter(|verdict| !verdict.same).count() + record.different_shadows();
     let default = || PathBuf::from(format!("rollout-{}.html", record.rollout.id));
     let output = args.output.clone().unwrap_or_else(default);
     std::fs::write(&output, rollout::page(record)?.render())
@@ -38,12 +39,12 @@ fn write(record: &Record, args: &ReportArgs, json: bool) -> anyhow::Result<Statu
     if json {
         let state = record.rollout.phase.as_str();
         print::json_line(&json!({
-            "id": record.rollout.id, "state": state, "verdicts": replayed.len(), "different": different,
+            "id": record.rollout.id, "state": state, "verdicts": verdicts, "different": different,
             "page": output, "record": args.save,
         }))?;
     } else {
         print::line(super::show::line(&record.rollout))?;
-        print::line(format_args!("{} verdicts made again, {different} came out otherwise", replayed.len()))?;
+        print::line(format_args!("{verdicts} verdicts made again, {different} came out otherwise"))?;
         print::line(format_args!("page: {}", output.display()))?;
     }
     Ok(if different == 0 { Status::Done } else { Status::Unsuccessful })

@@ -1,0 +1,117 @@
+//! What is left to do once a rollout has been promoted: its candidate becomes the default, the route that gave it its traffic is not needed any
+//! more, and neither is the variant that it has replaced.
+
+use std::time::Duration;
+
+use embed_client::Client;
+use embed_rollout::{Rollout, state::Outcome};
+use embed_schemas::{RouteRecord, Weights, routes::describe, serving::DesiredVariant};
+
+use super::RolloutError;
+use crate::{
+    Error,
+    models::{self, Serve, Unserve},
+    route::{Change, Router},
+};
+
+/// Something that ends a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The candidate takes what is sent to the model without a variant.
+    Default,
+    /// The route is removed: everything goes to the default variant.
+    Route,
+    /// The variant that was replaced is not wanted any more.
+    Unserve,
+}
+
+impl Ending {
+    /// In words, as what is to be done.
+    #[must_use]
+    pub fn describe(self, rollout: &Rollout) -> String {
+        let Rollout { model, from, to, .. } = rollout;
+        match self {
+            Self::Default => format!("make {to} the default variant of {model}"),
+            Self::Route => format!("remove the route of {model}"),
+            Self::Unserve => format!("unserve {from}"),
+        }
+    }
+}
+
+/// What is to be done to end a promoted rollout, in order. What is done already is left out.
+///
+/// # Errors
+/// [`Error::Settings`] if it was not promoted, if somebody else has given its traffic to others since, or if workers' configuration decides.
+pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Result<Vec<Ending>, RolloutError> {
+    let Rollout { model, from, to, .. } = rollout;
+    let refuse = |why: String| Err(Error::Settings(why).into());
+    if rollout.outcome() != Some(Outcome::Promoted) {
+        let state = rollout.phase.as_str();
+        return refuse(format!(
+            "the rollout {} of {model} is {state}: only a promoted one can be finished",
+            rollout.id
+        ));
+    }
+    let (_, route) = router.current(model).await?;
+    let elsewhere = |record: &RouteRecord| {
+        let all = Weights::all_to(to.clone());
+        record.lanes.iter().any(|(_, weights)| *weights != all).then(|| (record.who.clone(), describe(&record.lanes)))
+    };
+    if let Some((who, lanes)) = route.as_ref().and_then(elsewhere) {
+        return refuse(format!(
+            "{who} has set the route of {model} to {lanes}: not all is at {to}, so there is nothing to finish"
+        ));
+    }
+    let (statuses, wanted) = (client.statuses().await?, models::desired(client).await?);
+    let of = |variant: &embed_schemas::Slug| (model.clone(), variant.clone());
+    let is_default = statuses.get(&of(to)).is_some_and(|statuses| statuses.iter().all(|status| status.default));
+    if !is_default && !wanted.contains_key(&of(to)) {
+        return refuse(format!(
+            "workers' configuration serves {to}: make it the default there (`default = true`), and finish again"
+        ));
+    }
+    let routed = route.is_some_and(|record| !record.lanes.is_empty());
+    let all =
+        [(Ending::Default, !is_default), (Ending::Route, routed), (Ending::Unserve, wanted.contains_key(&of(from)))];
+    Ok(all.into_iter().filter(|(_, needed)| *needed).map(|(ending, _)| ending).collect())
+}
+
+/// Does one of them. Waits up to `timeout` for workers. Gives back what else there is to know.
+///
+/// # Errors
+/// What is done stays done: the same again goes on.
+pub async fn end(
+    client: &Client,
+    router: &Router,
+    rollout: &Rollout,
+    ending: Ending,
+    who: &str,
+    timeout: Duration,
+) -> Result<Option<String>, RolloutError> {
+    let Rollout { model, from, to, .. } = rollout;
+    match ending {
+        Ending::Default => {
+            let wanted = models::desired(client).await?.remove(&(model.clone(), to.clone()));
+            let Some(found) = wanted else {
+                return Err(Error::Settings(format!("{to} is not wanted any more: finish again")).into());
+            };
+            let desired = DesiredVariant { default: Some(true), who: who.to_owned(), ..found };
+            let serve = Serve { model: model.clone(), variant: to.clone(), desired };
+            models::serve(client, &serve).await?.wait(client, timeout, |_| {}).await?;
+            Ok(None)
+        }
+        Ending::Route => {
+            let note = Some(format!("end of rollout {}", rollout.id));
+            let applied = router.set(model, &Change { note, ..Change::clear(who) }).await?;
+            let missing = applied.missing.join(", ");
+            Ok((!missing.is_empty())
+                .then(|| format!("{missing} do not answer: run `embed route sync` when they are back")))
+        }
+        Ending::Unserve => {
+            let what = Unserve { model: model.clone(), variant: from.clone(), default: Some(to.clone()), force: false };
+            let waiting = models::unserve(client, &what).await?.waiting;
+            Ok((waiting > 0)
+                .then(|| format!("{waiting} jobs that had been sent to {from} wait until somebody serves it")))
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! However a shadow goes, no traffic moves before it is passed, or somebody says that it is not waited for.
+
+use embed_rollout::{
+    Config, Decision, Moved, Pace, Rollout,
+    shadow::{ShadowRecord, ShadowStage, ShadowVerdict, judge},
+    state::{Outcome, Phase, Start, Versions},
+};
+use embed_schemas::{Lane, WindowCounts, shadow::ShadowCounts};
+use proptest::prelude::*;
+
+fn begin(config: Config) -> Rollout {
+    let start = Start {
+        id: "r".into(),
+        model: "m".parse().unwrap(),
+        from: "v1".parse().unwrap(),
+        to: "v2".parse().unwrap(),
+        lanes: Vec::new(),
+        config,
+        who: "me".into(),
+        note: None,
+    };
+    Rollout::begin(start, 0).unwrap()
+}
+
+fn stage() -> ShadowStage {
+    ShadowStage { number: 0, from_ms: 5, route_revision: 3, stats_after: 7, versions: Versions::default() }
+}
+
+fn verdict(decision: Decision) -> ShadowVerdict {
+    ShadowVerdict { decision, sentence: format!("{decision:?}"), reasons: Vec::new() }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    Begins,
+    Judged(Decision),
+    Lost,
+    Moved,
+    Stuck,
+    Pause,
+    Resume,
+    Promote(bool),
+    Abort,
+}
+
+fn apply(rollout: &mut Rollout, input: Input, now: u64) {
+    match input {
+        Input::Begins => rollout.shadow_begins("good", stage(), now),
+        Input::Judged(decision) => rollout.shadow_judged(&verdict(decision), now),
+        Input::Lost => rollout.shadow_lost("gone", now),
+        Input::Moved => {
+            let moved = Moved { from_ms: 0, route_revision: 4, stats_after: 0, versions: Versions::default() };
+            rollout.moved(moved, now);
+        }
+        Input::Stuck => rollout.stuck("no", now),
+        Input::Pause => drop(rollout.pause("me", now)),
+        Input::Resume => drop(rollout.resume("me", 1, now)),
+        Input::Promote(full) => drop(rollout.promote("me", full, 9, WindowCounts::default(), now)),
+        Input::Abort => drop(rollout.abort("me", now)),
+    }
+}
+
+fn inputs() -> impl Strategy<Value = Vec<Input>> {
+    use Input::*;
+    let one = prop_oneof![
+        6 => Just(Begins),
+        2 => Just(Judged(Decision::Promote { pace: Pace::NextStep })),
+        3 => Just(Judged(Decision::Hold)),
+        2 => Just(Judged(Decision::Pause)),
+        1 => Just(Judged(Decision::RollBack)),
+        1 => Just(Lost),
+        4 => Just(Moved),
+        1 => Just(Stuck),
+        2 => Just(Pause),
+        3 => Just(Resume),
+        1 => any::<bool>().prop_map(Promote),
+        1 => Just(Abort),
+    ];
+    prop::collection::vec(one, 0..30)
+}
+
+proptest! {
+    #[test]
+    fn no_traffic_moves_before_a_shadow_is_passed_or_not_waited_for(inputs in inputs()) {
+        let mut rollout = begin(Config::default());
+        let mut may_move = false;
+        for (now, input) in inputs.into_iter().enumerate() {
+            let before = rollout.clone();
+            apply(&mut rollout, input, now as u64 + 1);
+            may_move |= matches!(input, Input::Judged(Decision::Promote { .. }) | Input::Promote(_));
+            let moves = matches!(rollout.phase, Phase::Moving { .. } | Phase::Holding(_)) || rollout.percent() > 0.0;
+            prop_assert!(!moves || may_move && !rollout.wants_shadow(), "{:?}", rollout.phase);
+            prop_assert!(rollout.shadows >= before.shadows);
+            if let Some(stage) = rollout.shadow() {
+                prop_assert_eq!(stage.number, rollout.shadows);
+            }
+            if before.outcome().is_some() {
+                prop_assert_eq!(&rollout, &before, "what is over stays over");
+            }
+            // Nothing has to be given back where nothing was moved.
+            if before.percent() == 0.0 && !before.shadow_over {
+                prop_assert!(!matches!(rollout.phase, Phase::RollingBack { .. }), "{:?}", before.phase);
+            }
+            let json = serde_json::to_string(&rollout).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Rollout>(&json).unwrap(), rollout.clone());
+        }
+    }
+}
+
+#[test]
+fn a_shadow_ends_in_the_first_step_in_a_refusal_or_in_a_pause() {
+    let shadowing = || {
+        let mut rollout = begin(Config::default());
+        assert!(rollout.wants_shadow());
+        rollout.shadow_begins("good", stage(), 1);
+        rollout
+    };
+    let mut passes = shadowing();
+    passes.shadow_judged(&verdict(Decision::Promote { pace: Pace::NextStep }), 2);
+    assert_eq!(passes.phase, Phase::Moving { step: 0, route_revision: 3, reference: None });
+    let mut fails = shadowing();
+    fails.shadow_judged(&verdict(Decision::RollBack), 2);
+    assert_eq!((fails.outcome(), fails.percent()), (Some(Outcome::Refused), 0.0));
+    let mut unsure = shadowing();
+    unsure.shadow_judged(&verdict(Decision::Pause), 2);
+    let mut again = unsure.clone();
+    again.resume("me", 8, 3).unwrap();
+    assert_eq!(again.phase, Phase::Checking, "what must be so before it is looked at again");
+    again.shadow_begins("good", stage(), 4);
+    assert_eq!(again.shadow().unwrap().number, 2);
+    unsure.promote("me", false, 8, WindowCounts::default(), 3).unwrap();
+    assert_eq!(unsure.phase, Phase::Moving { step: 0, route_revision: 8, reference: None });
+    let mut changed = shadowing();
+    changed.shadow_begins("v2 now serves version v9", stage(), 2);
+    assert_eq!(changed.shadow().unwrap().number, 2);
+}
+
+#[test]
+fn it_may_be_declined_and_what_was_stored_before_there_was_one_is_read() {
+    let mut config = Config::default();
+    config.shadow.share = 0.0;
+    let rollout = begin(config);
+    assert!(!rollout.wants_shadow());
+    let mut stored = serde_json::to_value(&rollout).unwrap();
+    for field in ["shadows", "shadow_over"] {
+        stored.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    assert_eq!(serde_json::from_value::<Rollout>(stored).unwrap(), rollout);
+}
+
+#[test]
+fn a_verdict_is_made_again_from_its_record_and_another_is_seen() {
+    let settings = Config::default().shadow;
+    let mut counts = ShadowCounts { requests: 500, ..ShadowCounts::default() };
+    (0..500).for_each(|n| counts.cell(Lane::Rpc, n % 60).distance.record(u64::from(n) * 7));
+    let verdict = judge(&settings, &counts, true);
+    let record = ShadowRecord { stage: stage(), when_ms: 9, over: true, counts, verdict };
+    let json = serde_json::to_string(&record).unwrap();
+    let mut back: ShadowRecord = serde_json::from_str(&json).unwrap();
+    assert!(back == record && back.is_same(&settings));
+    back.counts.cell(Lane::Rpc, 5).distance.record(90_000);
+    assert!(!back.is_same(&settings));
+}

@@ -1,0 +1,364 @@
+//! Rollouts by made-up workers, whose windows say what the tests want, and by controllers whose clocks are set: what is decided, and who
+//! decides it when controllers die, sleep, or are several.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use embed_client::Client;
+use embed_control::{
+    rollout::{Controller, Progress, Rollouts, ServerTime, Settings, new_id, page},
+    route::Router,
+};
+use embed_rollout::{
+    Config, Decision, Rollout,
+    state::{Outcome, Phase, Start},
+};
+use embed_schemas::{ErrorCode, Lane};
+use support::{
+    PATIENCE,
+    fleet::{Fleet, WINDOW, World, now_ms},
+    routed::{self, Node, alone, cluster, provision, router},
+    slug, until,
+    variants::Calls,
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Short holds; what is slow here is slow by a factor, and what errs errs much.
+const DECISIONS: &str = r#"
+[plan]
+steps = [50, 100]
+hold = "2s"
+window = "200ms"
+looks = 2
+settle = "200ms"
+
+[fast]
+restart = "2s"
+
+[guarded]
+metrics = ["p50", "errors"]
+errors = 0.2
+min_requests = 10
+min_tail = 1
+min_block = 1
+correlation = 0.0
+
+[shadow]
+share = 0
+"#;
+
+fn config() -> Config {
+    toml::from_str(DECISIONS).unwrap()
+}
+
+fn start(config: Config) -> Start {
+    Start {
+        id: new_id(),
+        model: slug("m"),
+        from: slug("a"),
+        to: slug("b"),
+        lanes: vec![Lane::Rpc],
+        config,
+        who: "test".into(),
+        note: None,
+    }
+}
+
+/// What a controller has told.
+type Told = Arc<Mutex<Vec<String>>>;
+
+/// A controller with a thread and a connection of its own, as a process has them. It runs until the rollout is over, or this is dropped, as if it
+/// were killed.
+struct Running {
+    end: Option<oneshot::Receiver<Rollout>>,
+    kill: CancellationToken,
+    told: Told,
+    /// While it is set, the controller is asleep the next time it has something to tell.
+    asleep: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// `ahead_ms`: how far its machine's clock is wrong.
+    fn start(nodes: &[Node], name: &str, lease: Duration, ahead_ms: i64) -> Self {
+        let settings = Settings { lease, patience: Duration::from_secs(60) };
+        let (connect, routes, name) = (nodes[0].connect(), routed::settings(nodes), name.to_owned());
+        let (told, asleep, kill) = (Told::default(), Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let (tell, sleeps, killed) = (told.clone(), asleep.clone(), kill.clone());
+        let (ended, end) = oneshot::channel();
+        std::thread::spawn(move || {
+            let listen = |progress: &Progress<'_>| {
+                let line = match progress {
+                    Progress::Event(_, event) => event.sentence.clone(),
+                    Progress::Waiting(_, text) | Progress::Trouble(text) => text.clone(),
+                    Progress::Changed(_) => "changed".to_owned(),
+                    Progress::Windows { .. } => "windows".to_owned(),
+                    Progress::Shadow { .. } => "shadow".to_owned(),
+                };
+                tell.lock().unwrap().push(line);
+                while sleeps.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            };
+            let run = async {
+                let client = Client::connect(&connect).await.unwrap();
+                let router = Router::connect(&client, &connect, &routes).await.unwrap();
+                let controller = Controller::new(&client, router, name, settings)
+                    .by(ServerTime::by(move || now_ms().saturating_add_signed(ahead_ms)));
+                controller.run(&slug("m"), std::future::pending(), listen).await.unwrap()
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            if let Some(rollout) = runtime.block_on(killed.run_until_cancelled(run)) {
+                let _ = ended.send(rollout);
+            }
+        });
+        Self { end: Some(end), kill, told, asleep }
+    }
+
+    fn told(&self, text: &str) -> bool {
+        self.told.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    async fn end(mut self) -> Rollout {
+        let end = self.end.take().unwrap();
+        tokio::time::timeout(PATIENCE, end).await.unwrap_or_else(|_| panic!("no end: {:?}", self.told)).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.asleep.store(false, Ordering::SeqCst);
+        self.kill.cancel();
+    }
+}
+
+async fn holds(rollouts: &Rollouts, step: usize) -> Rollout {
+    let mut found = None;
+    until("a step with windows", async || {
+        let rollout = rollouts.get(&slug("m")).await.unwrap();
+        assert!(!matches!(rollout.phase, Phase::Paused { .. }), "{:?}", rollout.phase);
+        let reached = matches!(&rollout.phase, Phase::Holding(stage) if stage.step >= step && stage.windows > 0);
+        let reached = reached || rollout.outcome().is_some();
+        found = Some(rollout);
+        reached
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Every verdict comes out the same from what is on record.
+async fn assert_replays(rollouts: &Rollouts) {
+    let record = rollouts.record(&slug("m"), None).await.unwrap();
+    let replayed = record.replay().unwrap();
+    assert!(!replayed.is_empty() && replayed.iter().all(|verdict| verdict.same), "{replayed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_good_is_promoted_and_what_is_not_is_rolled_back_whatever_the_clocks_say() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    // The baseline is busy with what had been waiting; callers send nonsense to the candidate, whose worker is eight seconds ahead.
+    let world =
+        World { backlog: 300, failing: Some((ErrorCode::InvalidRequest, 40)), ahead_ms: 8_000, ..World::default() };
+    let fleet = Fleet::start(&client, world).await;
+    let rollouts = Rollouts::new(&client);
+    let lease = Duration::from_secs(2);
+    rollouts.start(start(config()), None).await.unwrap();
+    // Controllers that die at each step, on machines with clocks that are off by far more than the lease.
+    for (step, ahead) in [(0, 25_000), (1, -25_000)] {
+        let controller = Running::start(&nodes, &format!("c{step}"), lease, ahead);
+        let rollout = holds(&rollouts, step).await;
+        assert!(rollout.started_ms.abs_diff(now_ms()) < 60_000);
+        drop(controller);
+    }
+    let end = Running::start(&nodes, "last", lease, 10_000).end().await;
+    assert_eq!(end.outcome(), Some(Outcome::Promoted), "{:#?}", end.history);
+    let mut shares: Vec<f64> = end.history.iter().map(|event| event.percent).collect();
+    shares.dedup();
+    assert_eq!(shares, [0.0, 50.0, 100.0]);
+    assert_replays(&rollouts).await;
+    let record = rollouts.record(&slug("m"), None).await.unwrap();
+    let left_out: u64 = record.stages[0].all().iter().map(|window| window.backlog[0].left_out).sum();
+    assert!(left_out >= 600 && record.stages[0].all().iter().all(|w| w.baseline.requests <= 1_000), "{left_out}");
+
+    // The next candidate fails by itself, and the codes are named.
+    let router = router(&client, &nodes).await;
+    router.set(&slug("m"), &embed_control::route::Change::clear("test")).await.unwrap();
+    fleet.change(|world| world.failing = Some((ErrorCode::Overloaded, 40)));
+    rollouts.start(start(config()), None).await.unwrap();
+    let end = Running::start(&nodes, "c", lease, 0).end().await;
+    assert_eq!(end.outcome(), Some(Outcome::RolledBack), "{:#?}", end.history);
+    let reason = &end.history.last().unwrap().sentence;
+    assert!(reason.contains("overloaded"), "{reason}");
+
+    // One is too slow.
+    fleet.change(|world| (world.failing, world.slowness) = (None, 2));
+    rollouts.start(start(config()), None).await.unwrap();
+    let end = Running::start(&nodes, "c", lease, 0).end().await;
+    assert_eq!(end.outcome(), Some(Outcome::RolledBack), "{:#?}", end.history);
+    assert!(end.history.last().unwrap().sentence.contains("p50 is "), "{:?}", end.history.last());
+    assert_replays(&rollouts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_controller_acts_whoever_sleeps_or_stands_by() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    // A takeover has thousands of reports to read, within a lease of a second.
+    let _fleet = Fleet::start(&client, World { noise: 300, ..World::default() }).await;
+    let rollouts = Rollouts::new(&client);
+    let mut slow = config();
+    slow.plan.hold = Duration::from_secs(5);
+    rollouts.start(start(slow), None).await.unwrap();
+    let lease = Duration::from_secs(1);
+    let first = Running::start(&nodes, "first", lease, 0);
+    until("the first to act", async || first.told("gets 50 %")).await;
+    let [second, third] = [Running::start(&nodes, "second", lease, 0), Running::start(&nodes, "third", lease, 0)];
+    until("the others to stand by", async || {
+        [&second, &third].iter().all(|other| other.told("controller first acts; this one stands by"))
+    })
+    .await;
+    holds(&rollouts, 0).await;
+    // It sleeps longer than its lease. Another takes over, and is followed by nobody.
+    first.asleep.store(true, Ordering::SeqCst);
+    let acts = async || rollouts.get(&slug("m")).await.unwrap().holder.map(|holder| holder.name).unwrap_or_default();
+    until("another to act", async || acts().await != "first").await;
+    let other = acts().await;
+    until("it to go on", async || {
+        let rollout = rollouts.get(&slug("m")).await.unwrap();
+        matches!(&rollout.phase, Phase::Holding(stage) if stage.windows > 5) || rollout.outcome().is_some()
+    })
+    .await;
+    first.asleep.store(false, Ordering::SeqCst);
+    until("the first to find out", async || {
+        first.told(&format!("controller {other} acts")) || rollouts.get(&slug("m")).await.unwrap().outcome().is_some()
+    })
+    .await;
+    let ends = [first.end().await, second.end().await, third.end().await];
+    assert!(ends.iter().all(|end| end.outcome() == Some(Outcome::Promoted)), "{:#?}", ends[0].history);
+    // Whatever happened, happened once.
+    let stages = ends[0].history.iter().filter(|event| event.sentence.contains(" of the traffic")).count();
+    assert_eq!((stages, ends[0].stages), (2, 2), "{:#?}", ends[0].history);
+    assert_replays(&rollouts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_restart_costs_patience_a_pause_costs_nothing_and_a_loss_is_a_loss() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let calls = Calls::serve(&client, &[("a", "s")]).await;
+    let candidate = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let mut patient = config();
+    patient.fast.restart = Duration::from_secs(4);
+    patient.plan.hold = Duration::from_secs(8);
+    rollouts.start(start(patient), None).await.unwrap();
+    let controller = Running::start(&nodes, "c", Duration::from_secs(5), 0);
+    holds(&rollouts, 0).await;
+    // Its only worker is restarted, and back after some windows.
+    drop(candidate);
+    fleet.change(|world| world.silent = true);
+    tokio::time::sleep(WINDOW * 6).await;
+    let candidate = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    fleet.change(|world| world.silent = false);
+    let windows = holds(&rollouts, 0).await.stage().unwrap().windows;
+    until("it to go on", async || {
+        rollouts.get(&slug("m")).await.unwrap().stage().is_some_and(|s| s.windows > windows + 8)
+    })
+    .await;
+
+    // Paused, nothing is kept.
+    rollouts.pause(&slug("m"), "me").await.unwrap();
+    let kept = async || rollouts.record(&slug("m"), None).await.unwrap().stages[0].windows.len();
+    until("the controller to know", async || controller.told("paused by me")).await;
+    let before = kept().await;
+    let told = controller.told.lock().unwrap().len();
+    until("windows in the pause", async || {
+        controller.told.lock().unwrap()[told..].iter().filter(|line| *line == "windows").count() > 2
+    })
+    .await;
+    assert_eq!(kept().await, before);
+    assert!(before > 8);
+
+    // And then nobody serves it any more.
+    drop((candidate, calls));
+    let _calls = Calls::serve(&client, &[("a", "s")]).await;
+    let end = controller.end().await;
+    assert_eq!(end.outcome(), Some(Outcome::RolledBack), "{:#?}", end.history);
+    assert!(end.history.last().unwrap().sentence.contains("no worker has served b for 4s"), "{:#?}", end.history);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plan_that_cannot_decide_is_refused_and_whoever_forces_it_is_named() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World { requests: 2, ..World::default() }).await;
+    let rollouts = Rollouts::new(&client);
+    let mut usual = config();
+    usual.guarded = Default::default();
+    rollouts.start(start(usual.clone()), None).await.unwrap();
+    let settings = Settings { lease: Duration::from_secs(5), patience: Duration::from_secs(3) };
+    let controller = Controller::new(&client, router(&client, &nodes).await, "c".into(), settings.clone());
+    let end = controller.run(&slug("m"), std::future::pending(), |_| {}).await.unwrap();
+    assert_eq!(end.outcome(), Some(Outcome::Refused));
+    let reason = &end.history.last().unwrap().sentence;
+    for words in ["a step of 50 % held for 2s cannot decide at", "p99", "What helps: ", "--any-traffic"] {
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+
+    // Somebody wants it all the same, and waits for nothing.
+    usual.plan.any_traffic = true;
+    rollouts.start(start(usual), None).await.unwrap();
+    let controller = Running::start(&nodes, "d", settings.lease, 0);
+    until("the first step", async || {
+        matches!(rollouts.get(&slug("m")).await.unwrap().phase, Phase::Holding(_) | Phase::Paused { .. })
+    })
+    .await;
+    rollouts.promote(&slug("m"), true, "me").await.unwrap();
+    until("the last step", async || {
+        let phase = rollouts.get(&slug("m")).await.unwrap().phase;
+        matches!(phase, Phase::Holding(stage) if stage.step == 1)
+    })
+    .await;
+    rollouts.promote(&slug("m"), false, "me").await.unwrap();
+    let end = controller.end().await;
+    assert_eq!(end.outcome(), Some(Outcome::Promoted));
+    let html = page(&rollouts.record(&slug("m"), None).await.unwrap()).unwrap().render();
+    assert!(html.contains("Forced, without waiting for evidence: 50 % by me, 100 % by me"));
+    assert!(!html.contains("Both targets are met"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_death_of_the_leader_of_the_bucket_costs_time_alone() {
+    let mut nodes = cluster().await;
+    let client = nodes[0].client().await;
+    provision(&client, &["a", "b"], 3).await;
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let mut slow = config();
+    slow.plan.hold = Duration::from_secs(4);
+    rollouts.start(start(slow), None).await.unwrap();
+    let controller = Running::start(&nodes, "c", Duration::from_secs(5), 0);
+    holds(&rollouts, 0).await;
+    let info = client.nats().request("$JS.API.STREAM.INFO.KV_embed_rollouts", "".into()).await.unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();
+    let leader = info["cluster"]["leader"].as_str().unwrap().to_owned();
+    nodes.iter_mut().find(|node| node.name == leader).unwrap().kill();
+    let end = controller.end().await;
+    assert_eq!(end.outcome(), Some(Outcome::Promoted), "{leader}: {:#?}", end.history);
+    assert_replays(&rollouts).await;
+    let verdicts = rollouts.record(&slug("m"), None).await.unwrap().stages.into_iter().flat_map(|stage| stage.verdicts);
+    assert!(verdicts.into_iter().all(|recorded| recorded.verdict.decision != Decision::RollBack));
+}
