@@ -113,12 +113,14 @@ impl Node {
         self.asked(what, "").await
     }
 
-    /// The shares of model `m` that it holds in the lane of calls, as `a=50 b=50`, without asking anybody else.
-    pub async fn holds(&self) -> String {
+    /// The shares of a model that it holds in the lane of calls, as `a=50 b=50`, without asking anybody else.
+    pub async fn holds(&self, model: &str) -> String {
         let answer = self.asked("ACCOUNTZ", r#"{"account": "$G"}"#).await;
         let mut before = 0;
         let mut shares: Vec<String> = Vec::new();
-        for to in answer["data"]["account_detail"]["mappings"]["embed.rpc.m"].as_array().into_iter().flatten() {
+        for to in
+            answer["data"]["account_detail"]["mappings"][format!("embed.rpc.{model}")].as_array().into_iter().flatten()
+        {
             let weight = to["weight"].as_u64().unwrap();
             shares.push(format!("{}={}", to["subject"].as_str().unwrap().rsplit('.').next().unwrap(), weight - before));
             before = weight;
