@@ -124,6 +124,8 @@ fn an_id_is_one_jobs_and_what_failed_is_found_and_sent_once_more() {
     assert_eq!((shown[0]["state"].as_str(), status), (Some("queued"), 0));
     assert_eq!(json_lines(&nats, &["jobs", "cancel", "go"]).1, 0);
     assert_eq!(json_lines(&nats, &["jobs", "cancel", "go"]).0[0]["cancelled"]["state"], "ended");
+    let again = run(&nats, &["publish", "--allow-unserved", "--id", "go", "text"]);
+    assert!(!again.status.success() && stderr(&again).contains("job go has failed before (cancelled"), "{again:?}");
     let (left, _) = json_lines(&nats, &["jobs", "list"]);
     assert_eq!(left.iter().map(|job| &job["id"]).collect::<Vec<_>>(), ["stay"]);
     let (outcome, status) = json_lines(&nats, &["jobs", "result", "go"]);

@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use embed_connect::ConnectError;
-use embed_schemas::{EmbedResult, ErrorCode, Slug, WireError};
+use embed_schemas::{EmbedResult, ErrorCode, JobId, Slug, WireError};
 
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,16 @@ pub enum Error {
     /// The worker answered with an error, or would have to.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// The job was published before, and has failed: published again, it would be dropped as the same job.
+    #[error(
+        "job {id} has failed before ({error}): send it once more with `embed dead retry {id}`, or publish it under an id of its own"
+    )]
+    Ended {
+        /// The job's id.
+        id: JobId,
+        /// How it ended.
+        error: WireError,
+    },
     /// An answer that makes no sense.
     #[error("unusable answer from {from}: {reason}")]
     BadAnswer {
@@ -174,7 +184,7 @@ impl Error {
             Self::StreamFull { .. } => "stream_full",
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge.as_str(),
             Self::Timeout { .. } => "timeout",
-            Self::Wire(error) => error.code.as_str(),
+            Self::Wire(error) | Self::Ended { error, .. } => error.code.as_str(),
             Self::BadAnswer { .. } => "bad_answer",
             Self::MixedSpaces { .. } => "mixed_spaces",
             Self::OtherSpace { .. } => "other_space",

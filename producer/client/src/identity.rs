@@ -1,7 +1,7 @@
 //! Whether a job's id is its own: the same id with the same content is the same job, with other content a conflict.
 
 use async_nats::{HeaderMap, Message, StatusCode, header::NATS_SEQUENCE};
-use embed_schemas::{EmbedRequest, JobId, Slug, WireError, headers, streams, subjects, wire};
+use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, WireError, headers, streams, subjects, wire};
 use serde_json::json;
 
 use super::{
@@ -14,13 +14,16 @@ impl Client {
     /// The sequence of the outcome that is stored under this id, if there is one.
     ///
     /// # Errors
-    /// [`Error::Wire`] with `id_conflict` if it is that of a job with other content.
+    /// [`Error::Wire`] with `id_conflict` if it is that of a job with other content, [`Error::Ended`] if the job has failed.
     pub(super) async fn known(&self, model: &Slug, id: &JobId, job: &EmbedRequest) -> Result<Option<u64>, Error> {
         let subject = format!("{}.{}", streams::results_stream(model), subjects::result(model, id));
         let Some(outcome) = self.direct_get(subject, Vec::new()).await else { return Ok(None) };
         let header = |name: &str| outcome.headers.as_ref()?.get(name);
         if header(headers::REQUEST_DIGEST).is_some_and(|digest| digest.as_str() != job.digest()) {
             return Err(WireError::id_conflict(id).into());
+        }
+        if let Ok(Outcome::Failure(failure)) = wire::decode_outcome(&outcome.payload) {
+            return Err(Error::Ended { id: id.clone(), error: failure.error });
         }
         Ok(outcome.headers.as_ref().and_then(|headers| headers.get(NATS_SEQUENCE)?.as_str().parse().ok()))
     }

@@ -45,8 +45,8 @@ pub struct PublishOptions {
     pub message_id: Option<String>,
     /// Stored with the job.
     pub headers: HeaderMap,
-    /// Looks first whether there is an outcome under the job's id already: that of the same job is as good as a new one, that of another
-    /// is an error. [`Client::publish`] does so for requests that name their id.
+    /// Looks first whether there is an outcome under the job's id already: vectors of the same job are as good as new ones, a failure and
+    /// what is another job's are errors. [`Client::publish`] does so for requests that name their id.
     pub check_id: bool,
     /// How long to keep trying while the server is away.
     pub timeout: Duration,
@@ -187,7 +187,8 @@ impl Client {
     /// Stores one job as it is; it must have an id.
     ///
     /// # Errors
-    /// As [`Client::publish`], and [`Error::Wire`] with `id_conflict` if another job has its id.
+    /// As [`Client::publish`]. With [`PublishOptions::check_id`], [`Error::Ended`] if it has failed before; and [`Error::Wire`] with
+    /// `id_conflict` if another job has its id.
     pub async fn publish_job(
         &self,
         model: &Slug,
@@ -227,7 +228,7 @@ impl Client {
     /// Stores a job as it is encoded, with these headers. Its id stands in the payload.
     ///
     /// # Errors
-    /// As [`Client::publish`].
+    /// As [`Client::publish`], but for what concerns the id.
     pub async fn publish_encoded(
         &self,
         subject: &str,

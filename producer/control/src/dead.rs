@@ -7,14 +7,14 @@ use bytes::Bytes;
 use embed_client::{
     Client,
     nats::{
-        api,
+        self, api,
         scan::{Scan, Stored},
     },
     new_id,
 };
 use embed_schemas::{
-    JobId, Outcome, Slug, headers,
-    streams::DEAD_STREAM,
+    ErrorCode, JobId, Outcome, Slug, headers,
+    streams::{self, DEAD_STREAM},
     subjects::{self, Target},
     wire,
 };
@@ -77,8 +77,10 @@ pub struct Filter {
     pub since: Option<OffsetDateTime>,
     /// Written before this moment.
     pub until: Option<OffsetDateTime>,
-    /// With one of these sequences or job ids. Empty for all.
-    pub names: Vec<String>,
+    /// With one of these sequences, or of a job with one of these ids. Both empty: all.
+    pub sequences: Vec<u64>,
+    /// See [`Filter::sequences`].
+    pub ids: Vec<String>,
 }
 
 /// What became of a letter that was to be retried.
@@ -124,15 +126,14 @@ impl Filter {
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         let is = |wanted: &Option<Slug>, slug: &Slug| wanted.as_ref().is_none_or(|wanted| wanted == slug);
         let time = OffsetDateTime::parse(&letter.time, &Rfc3339).ok();
-        let named = |name: &String| {
-            *name == letter.sequence.to_string() || letter.id.as_ref().is_some_and(|id| id.as_str() == name)
-        };
+        let named = self.sequences.contains(&letter.sequence)
+            || letter.id.as_ref().is_some_and(|id| self.ids.iter().any(|name| name == id.as_str()));
         is(&self.model, &letter.model)
             && is(&self.variant, &letter.variant)
             && self.code.as_ref().is_none_or(|code| *code == letter.code)
             && self.since.zip(time).is_none_or(|(since, time)| time >= since)
             && self.until.zip(time).is_none_or(|(until, time)| time < until)
-            && (self.names.is_empty() || self.names.iter().any(named))
+            && (self.sequences.is_empty() && self.ids.is_empty() || named)
     }
 }
 
@@ -236,12 +237,19 @@ pub async fn retry(client: &Client, letter: &DeadLetter, as_new: bool, dry_run: 
             }
             return Ok(Retried::Done { id });
         }
+        if matches!(&stored.outcome, Outcome::Failure(failure) if failure.error.code == ErrorCode::Cancelled) {
+            return refused("it was cancelled: to have it all the same, give it a new id with --new-id");
+        }
+    } else if is_held(client, &model, letter).await? {
+        return refused("its worker has not ended it yet, as while the stream of results is full: try again later");
     }
     if dry_run {
         return Ok(Retried::Would { id, subject: letter.subject.clone() });
     }
-    if stored.is_some() {
-        client.remove_result(&model, &id).await?;
+    if let Some(stored) = stored
+        && !delete(client, &streams::results_stream(&model), stored.sequence).await?
+    {
+        return refused("somebody else sends it once more at this moment");
     }
     request.id = Some(id.clone());
     let mut header = HeaderMap::new();
@@ -264,19 +272,39 @@ fn is_success(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Result(result) if result.items.iter().all(|item| item.error.is_none()))
 }
 
+/// Whether the message that a letter was written for is still in its stream: then there is more to come of it.
+async fn is_held(client: &Client, model: &Slug, letter: &DeadLetter) -> Result<bool, Error> {
+    let Some(sequence) = letter.headers.get(headers::DEAD_SEQUENCE) else { return Ok(false) };
+    let call = format!("DIRECT.GET.{}", streams::jobs_stream(model));
+    let subject = embed_connect::api_subject(client.nats(), &call);
+    let question = format!("{{\"seq\": {}}}", sequence.as_str().parse::<u64>().unwrap_or_default());
+    let message = nats::request(client.nats(), subject, HeaderMap::new(), question.into(), TIMEOUT).await;
+    let message = message.map_err(|error| Error::Provision {
+        what: "cannot look whether the job is still in its stream".to_owned(),
+        reason: error.to_string(),
+    })?;
+    // A stream that was made anew has other messages at the same sequences.
+    Ok(message.status.is_none() && message.payload == letter.payload)
+}
+
 /// Throws a letter away.
 ///
 /// # Errors
 /// If the server does not answer, or refuses.
 pub async fn remove(client: &Client, sequence: u64) -> Result<(), Error> {
-    /// JetStream's code for a message that is not there.
-    const NO_MESSAGE: u64 = 10043;
-    let call = format!("STREAM.MSG.DELETE.{DEAD_STREAM}");
+    delete(client, DEAD_STREAM, sequence).await.map(|_| ())
+}
+
+/// Deletes one message. `false`: it is not there.
+async fn delete(client: &Client, stream: &str, sequence: u64) -> Result<bool, Error> {
+    /// JetStream's codes for a message that is not there.
+    const NO_MESSAGE: [u64; 2] = [10037, 10043];
+    let call = format!("STREAM.MSG.DELETE.{stream}");
     match api::call(client.nats(), &call, &json!({"seq": sequence, "no_erase": true}), TIMEOUT).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is(NO_MESSAGE) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if NO_MESSAGE.iter().any(|code| error.is(*code)) => Ok(false),
         Err(error) => {
-            let what = format!("cannot remove dead letter {sequence}");
+            let what = format!("cannot delete message {sequence} of stream {stream}");
             Err(Error::Provision { what, reason: error.to_string() })
         }
     }

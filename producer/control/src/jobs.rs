@@ -46,6 +46,8 @@ pub struct QueuedJob {
     /// The workers that have it: one, or none if it waits; more for a moment if it was taken from one that was silent.
     pub held_by: Vec<String>,
     #[serde(skip)]
+    reply_to: Option<String>,
+    #[serde(skip)]
     digest: Option<String>,
     #[serde(skip)]
     format: Format,
@@ -92,10 +94,11 @@ impl Jobs {
     /// # Errors
     /// If the connection is gone.
     pub async fn new(client: &Client, model: &Slug) -> Result<Self, Error> {
-        let scan = Scan::new(client.nats(), streams::jobs_stream(model), ">");
-        let mut holders = client.holders().await?;
-        holders.retain(|holder| holder.model == *model);
-        Ok(Self { scan, holders })
+        Ok(Self { holders: holders(client, model).await?, ..Self::unasked(client, model) })
+    }
+
+    fn unasked(client: &Client, model: &Slug) -> Self {
+        Self { scan: Scan::new(client.nats(), streams::jobs_stream(model), ">"), holders: Vec::new() }
     }
 
     /// The next few; empty after the last.
@@ -118,7 +121,6 @@ impl Jobs {
         let content_type = header(headers::CONTENT_TYPE);
         let request = wire::decode_request(&payload, content_type).ok();
         let id = wire::readable_id(&payload, content_type).or_else(|| header(headers::MSG_ID)?.parse().ok());
-        let held_by = self.holders.iter().filter(|holder| holder.held.contains(sequence));
         QueuedJob {
             id,
             sequence,
@@ -127,7 +129,8 @@ impl Jobs {
             published: time,
             texts: request.as_ref().map(|(request, _)| request.texts.len()),
             bytes: payload.len(),
-            held_by: held_by.map(|holder| holder.worker.clone()).collect(),
+            held_by: held_by(&self.holders, sequence),
+            reply_to: header(headers::REPLY_TO).map(str::to_owned),
             format: request.as_ref().map(|(_, format)| *format).unwrap_or_default(),
             digest: request.map(|(request, _)| request.digest()),
         }
@@ -150,7 +153,7 @@ pub async fn find(client: &Client, model: &Slug, id: &JobId, progress: impl FnMu
     if let Some(outcome) = outcome(client, model, id).await? {
         return Ok(JobState::Ended(outcome));
     }
-    let filter = dead::Filter { model: Some(model.clone()), names: vec![id.to_string()], ..dead::Filter::default() };
+    let filter = dead::Filter { model: Some(model.clone()), ids: vec![id.to_string()], ..dead::Filter::default() };
     let mut letters = dead::DeadLetters::new(client, filter);
     let mut last = None;
     while let Some(page) = letters.page().await? {
@@ -159,13 +162,24 @@ pub async fn find(client: &Client, model: &Slug, id: &JobId, progress: impl FnMu
     Ok(last.map_or(JobState::Unknown, |letter| JobState::Dead(Box::new(letter))))
 }
 
+async fn holders(client: &Client, model: &Slug) -> Result<Vec<Holder>, Error> {
+    let mut holders = client.holders().await?;
+    holders.retain(|holder| holder.model == *model);
+    Ok(holders)
+}
+
+fn held_by(holders: &[Holder], sequence: u64) -> Vec<String> {
+    let held = holders.iter().filter(|holder| holder.held.contains(sequence));
+    held.map(|holder| holder.worker.clone()).collect()
+}
+
 async fn queued(
     client: &Client,
     model: &Slug,
     id: &JobId,
     mut progress: impl FnMut(u64),
 ) -> Result<Option<QueuedJob>, Error> {
-    let mut jobs = Jobs::new(client, model).await?;
+    let mut jobs = Jobs::unasked(client, model);
     let mut looked_at = 0;
     loop {
         let page = jobs.page().await?;
@@ -173,7 +187,9 @@ async fn queued(
             return Ok(None);
         }
         looked_at += page.len() as u64;
-        if let Some(job) = page.into_iter().find(|job| job.id.as_ref() == Some(id)) {
+        if let Some(mut job) = page.into_iter().find(|job| job.id.as_ref() == Some(id)) {
+            // Asked last: looking for it may have taken long.
+            job.held_by = held_by(&holders(client, model).await?, job.sequence);
             return Ok(Some(job));
         }
         progress(looked_at);
@@ -211,25 +227,33 @@ pub async fn cancel(client: &Client, model: &Slug, id: &JobId, progress: impl Fn
 async fn store(client: &Client, model: &Slug, id: &JobId, job: &QueuedJob) -> Result<bool, Error> {
     let error = WireError::new(
         ErrorCode::Cancelled,
-        "an operator took the job out of the queue; publish it anew if it is wanted",
+        "an operator took the job out of the queue; publish it under another id if it is wanted",
     );
     let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
     let mut header = HeaderMap::new();
     header.insert(headers::CONTENT_TYPE, job.format.content_type());
     header.insert(headers::SERVICE_ERROR_CODE, ErrorCode::Cancelled.status().to_string().as_str());
-    header.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-    header.insert(async_nats::header::NATS_EXPECTED_STREAM, streams::results_stream(model).as_str());
     if let Some(digest) = &job.digest {
         header.insert(headers::REQUEST_DIGEST, digest.as_str());
     }
+    let copy = header.clone();
+    header.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    header.insert(async_nats::header::NATS_EXPECTED_STREAM, streams::results_stream(model).as_str());
     let what = format!("cannot store that job {id} is cancelled");
     let failed = |reason: String| Error::Provision { what: what.clone(), reason };
-    let answer = nats::request(client.nats(), subjects::store(model, id), header, job.format.encode(&outcome), TIMEOUT);
+    let payload = job.format.encode(&outcome);
+    let answer = nats::request(client.nats(), subjects::store(model, id), header, payload.clone(), TIMEOUT);
     let answer = answer.await.map_err(|error| failed(error.to_string()))?;
     let answer: serde_json::Value =
         serde_json::from_slice(&answer.payload).map_err(|error| failed(format!("unreadable answer: {error}")))?;
     match &answer["error"] {
-        serde_json::Value::Null => Ok(true),
+        serde_json::Value::Null => {
+            // As a worker does: nothing depends on it.
+            if let Some(reply_to) = job.reply_to.clone() {
+                let _ = client.nats().publish_with_headers(reply_to, copy, payload).await;
+            }
+            Ok(true)
+        }
         error if error["err_code"].as_u64().is_some_and(|code| api::WRONG_LAST_SEQUENCE.contains(&code)) => Ok(false),
         error => Err(failed(error["description"].as_str().unwrap_or("no reason given").to_owned())),
     }

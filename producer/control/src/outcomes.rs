@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, RequestErrorKind, header::NATS_TIME_STAMP};
+use async_nats::{HeaderMap, RequestErrorKind, header::{NATS_SEQUENCE, NATS_TIME_STAMP}};
 use bytes::Bytes;
 use embed_client::{Client, nats};
 use embed_schemas::{JobId, Outcome, Slug, headers, streams, subjects, wire};
@@ -17,6 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct StoredOutcome {
     /// What it is.
     pub outcome: Outcome,
+    /// Its sequence in the stream of results.
+    pub sequence: u64,
     /// When it was stored, RFC 3339.
     pub time: String,
     /// The digest of the request, if its worker wrote it down.
@@ -56,5 +58,6 @@ pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Result<Option
         reason: error.error.to_string(),
     };
     let outcome = wire::decode_outcome(&message.payload).map_err(bad)?;
-    Ok(Some(StoredOutcome { outcome, time, digest: text(headers::REQUEST_DIGEST) }))
+    let sequence = text(NATS_SEQUENCE.as_ref()).and_then(|text| text.parse().ok()).unwrap_or_default();
+    Ok(Some(StoredOutcome { outcome, sequence, time, digest: text(headers::REQUEST_DIGEST) }))
 }

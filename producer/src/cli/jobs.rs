@@ -60,8 +60,12 @@ pub(crate) enum DeadCommand {
     },
     /// Show all that is known of a dead letter, and the job
     Show {
-        /// The letter's sequence, or the job's id
-        name: String,
+        /// Sequences of letters, or ids of jobs that are no numbers
+        #[arg(value_name = "NAME", required_unless_present = "ids")]
+        names: Vec<String>,
+        /// The id of a job, also if it is a number; may be repeated
+        #[arg(long = "id", value_name = "ID")]
+        ids: Vec<String>,
     },
     /// Send jobs once more, under the same ids and on the subjects that their producers used; their results replace the failures
     Retry {
@@ -101,13 +105,16 @@ pub(crate) struct DeadFilter {
 /// Which dead letters something is done to.
 #[derive(Debug, Args)]
 pub(crate) struct DeadChoice {
-    /// Sequences of letters, or ids of jobs
+    /// Sequences of letters, or ids of jobs that are no numbers
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// The id of a job, also if it is a number; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    pub(crate) ids: Vec<String>,
     #[command(flatten)]
     pub(crate) filter: DeadFilter,
     /// All that the filters let through; without filters, all there are
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long, conflicts_with_all = ["names", "ids"])]
     pub(crate) all: bool,
     /// Only tell what would be done
     #[arg(long)]

@@ -1,5 +1,7 @@
 //! `embed dead`
 
+use std::collections::BTreeSet;
+
 use anyhow::bail;
 use embed_client::Client;
 use embed_connect::ConnectSettings;
@@ -20,7 +22,7 @@ pub(super) async fn run(command: DeadCommand, connect: &ConnectSettings, json: b
     let client = Client::connect(connect).await?;
     match command {
         DeadCommand::List { filter, limit } => list(&client, filter.into(), limit, json).await,
-        DeadCommand::Show { name } => show(&client, name, json).await,
+        DeadCommand::Show { names, ids } => show(&client, named(&names, ids), json).await,
         DeadCommand::Retry { chosen, new_id } => retry(&client, chosen, new_id, json).await,
         DeadCommand::Purge { chosen } => purge(&client, chosen, json).await,
     }
@@ -29,15 +31,29 @@ pub(super) async fn run(command: DeadCommand, connect: &ConnectSettings, json: b
 impl From<DeadFilter> for Filter {
     fn from(filter: DeadFilter) -> Self {
         let DeadFilter { model, variant, code, since, until } = filter;
-        Self { model, variant, code, since: since.map(Into::into), until: until.map(Into::into), names: Vec::new() }
+        let (since, until) = (since.map(Into::into), until.map(Into::into));
+        Self { model, variant, code, since, until, sequences: Vec::new(), ids: Vec::new() }
     }
 }
 
+/// A number is the sequence of a letter, anything else the id of a job.
+fn named(names: &[String], mut ids: Vec<String>) -> Filter {
+    let mut sequences = Vec::new();
+    for name in names {
+        match name.parse() {
+            Ok(sequence) => sequences.push(sequence),
+            Err(_) => ids.push(name.clone()),
+        }
+    }
+    Filter { sequences, ids, ..Filter::default() }
+}
+
 fn filter(chosen: DeadChoice) -> anyhow::Result<Filter> {
-    if chosen.names.is_empty() && chosen.filter.is_empty() && !chosen.all {
+    let Filter { sequences, ids, .. } = named(&chosen.names, chosen.ids);
+    if sequences.is_empty() && ids.is_empty() && chosen.filter.is_empty() && !chosen.all {
         bail!("which dead letters? Name their sequences or their jobs' ids, give a filter such as --code, or --all");
     }
-    Ok(Filter { names: chosen.names, ..chosen.filter.into() })
+    Ok(Filter { sequences, ids, ..chosen.filter.into() })
 }
 
 async fn list(client: &Client, filter: Filter, limit: usize, json: bool) -> anyhow::Result<Status> {
@@ -82,12 +98,12 @@ fn row(letter: &DeadLetter) -> [String; 8] {
     ]
 }
 
-async fn show(client: &Client, name: String, json: bool) -> anyhow::Result<Status> {
-    let mut letters = DeadLetters::new(client, Filter { names: vec![name.clone()], ..Filter::default() });
-    let mut found = false;
+async fn show(client: &Client, filter: Filter, json: bool) -> anyhow::Result<Status> {
+    let mut missing = Missing::new(&filter);
+    let mut letters = DeadLetters::new(client, filter);
     while let Some(page) = letters.page().await? {
         for letter in page {
-            found = true;
+            missing.found(&letter);
             let request = wire::decode_request(&letter.payload, None).ok().map(|(request, _)| request);
             if json {
                 print::json_line(&json!({"letter": letter, "job": request}))?;
@@ -110,19 +126,19 @@ async fn show(client: &Client, name: String, json: bool) -> anyhow::Result<Statu
             }
         }
     }
-    if !found {
-        bail!("there is no dead letter {name}; `embed dead list` shows those there are");
-    }
-    Ok(Status::Done)
+    Ok(missing.told(Status::Done))
 }
 
 async fn retry(client: &Client, chosen: DeadChoice, new_id: bool, json: bool) -> anyhow::Result<Status> {
     let dry_run = chosen.dry_run;
     let filter = filter(chosen)?;
-    let names = filter.names.clone();
+    let mut missing = Missing::new(&filter);
     let (mut done, mut refused) = (0, 0);
     for letter in all(client, filter).await? {
-        let retried = dead::retry(client, &letter, new_id, dry_run).await?;
+        missing.found(&letter);
+        // What stands in the way of one is none of the others' business.
+        let retried = dead::retry(client, &letter, new_id, dry_run).await;
+        let retried = retried.unwrap_or_else(|error| Retried::Refused { reason: error.to_string() });
         if json {
             print::json_line(&json!({"letter": letter.sequence, "retried": retried}))?;
         } else {
@@ -145,25 +161,23 @@ async fn retry(client: &Client, chosen: DeadChoice, new_id: bool, json: bool) ->
         tell(done + refused);
     }
     if done + refused == 0 {
-        return nothing(&names);
+        print::note("no dead letter is like that");
     }
-    Ok(if refused == 0 { Status::Done } else { Status::Failures })
+    Ok(missing.told(if refused == 0 { Status::Done } else { Status::Failures }))
 }
 
 async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Result<Status> {
     let dry_run = chosen.dry_run;
     let filter = filter(chosen)?;
-    let names = filter.names.clone();
+    let mut missing = Missing::new(&filter);
     let mut done = 0;
     for letter in all(client, filter).await? {
+        missing.found(&letter);
         if !dry_run {
             dead::remove(client, letter.sequence).await?;
         }
         done += 1;
         tell(done);
-    }
-    if done == 0 {
-        return nothing(&names);
     }
     if json {
         print::json_line(&json!({"purged": if dry_run { 0 } else { done }, "chosen": done}))?;
@@ -172,7 +186,7 @@ async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Resul
     } else {
         print::line(format_args!("{done} dead letters are thrown away"))?;
     }
-    Ok(Status::Done)
+    Ok(missing.told(Status::Done))
 }
 
 /// All that are there now: what is written meanwhile is left for another time, or a job that fails again would be sent for ever.
@@ -191,10 +205,35 @@ fn tell(done: usize) {
     }
 }
 
-fn nothing(names: &[String]) -> anyhow::Result<Status> {
-    if names.is_empty() {
-        print::note("no dead letter is like that");
-        return Ok(Status::Done);
+/// What was named and not found yet.
+struct Missing {
+    sequences: BTreeSet<u64>,
+    ids: BTreeSet<String>,
+}
+
+impl Missing {
+    fn new(filter: &Filter) -> Self {
+        Self { sequences: filter.sequences.iter().copied().collect(), ids: filter.ids.iter().cloned().collect() }
     }
-    bail!("there is no dead letter {}; `embed dead list` shows those there are", names.join(", "))
+
+    fn found(&mut self, letter: &DeadLetter) {
+        self.sequences.remove(&letter.sequence);
+        if let Some(id) = &letter.id {
+            self.ids.remove(id.as_str());
+        }
+    }
+
+    /// Tells what is still missing, which is a failure.
+    fn told(self, status: Status) -> Status {
+        let Self { sequences, ids } = self;
+        if sequences.is_empty() && ids.is_empty() {
+            return status;
+        }
+        let sequences = sequences.into_iter().map(|sequence| format!("there is no dead letter {sequence}"));
+        let ids = ids.into_iter().map(|id| format!("there is no dead letter of a job {id}"));
+        for missing in sequences.chain(ids) {
+            print::note(format_args!("{missing}; `embed dead list` shows those there are"));
+        }
+        Status::Failures
+    }
 }

@@ -134,7 +134,14 @@ async fn too_late(
 ) -> anyhow::Error {
     let more = missing.len() - 1;
     let Some(id) = missing.next() else { return anyhow::anyhow!("no job is missing") };
-    match client.result(model, id, std::time::Duration::ZERO).await {
+    let looked = async {
+        let expected = client.expect(model, id.clone()).await?;
+        match expected.stored().await? {
+            Some(outcome) => Ok(outcome),
+            None => expected.wait(std::time::Duration::ZERO).await,
+        }
+    };
+    match looked.await {
         Err(Error::Timeout { hint, .. }) => {
             let others = if more > 0 { format!(" and {more} more jobs") } else { String::new() };
             Error::Timeout { what: format!("no result of job {id}{others}"), after: *timeout, hint }.into()

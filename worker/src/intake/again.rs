@@ -45,7 +45,7 @@ impl JobIntake {
         let variant = &self.deployment.variant;
         let identity = identity(&lease, &request);
         // Its worker may have died, or been cut off, between storing the result and acknowledging.
-        match self.context.publisher.is_stored(variant, &identity.id).await {
+        match self.context.publisher.is_stored(variant, &identity).await {
             Ok(true) => return lease.ack(),
             Ok(false) => {}
             Err(error) => {

@@ -38,6 +38,24 @@ impl Encoded {
         Self::with(&failure, format, trace, Some(too_large))
     }
 
+    /// One that is stored, as it is sent once more: without what the server has added.
+    pub(super) fn stored(message: &async_nats::Message) -> Self {
+        let mut headers = HeaderMap::new();
+        let ours = [
+            headers::CONTENT_TYPE,
+            headers::TRACEPARENT,
+            headers::SERVICE_ERROR,
+            headers::SERVICE_ERROR_CODE,
+            headers::REQUEST_DIGEST,
+        ];
+        for name in ours {
+            if let Some(value) = message.headers.as_ref().and_then(|all| all.get(name)) {
+                headers.insert(name, value.as_str());
+            }
+        }
+        Self { payload: message.payload.clone(), headers, error: None }
+    }
+
     /// Says of which job it is, by the digest of its request.
     pub(super) fn of(mut self, digest: Option<&str>) -> Self {
         if let Some(digest) = digest {

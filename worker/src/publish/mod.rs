@@ -3,6 +3,7 @@
 mod call;
 mod dead_letter;
 mod encoded;
+mod ending;
 mod outcome;
 mod publisher;
 mod shadow;

@@ -71,6 +71,12 @@ pub(super) fn outcome(ask: &Ask, variant: &Variant, version: &ServedVersion, emb
     })
 }
 
+/// Whether trying again can help: the engine failed, not the text.
+pub(super) fn failed_in_engine(outcome: &Outcome) -> bool {
+    let failed = |error: &Option<WireError>| error.as_ref().is_some_and(|e| e.code == ErrorCode::EngineFailed);
+    matches!(outcome, Outcome::Result(result) if result.items.iter().any(|item| failed(&item.error)))
+}
+
 /// A deadline concerns the job, not its texts: if it struck all of them, the job failed. So did one that no engine can take now.
 fn failed_as_a_whole(texts: &[EmbeddedText]) -> Option<WireError> {
     let code = |text: &EmbeddedText| text.item.error.as_ref().map(|error| error.code);

@@ -7,7 +7,7 @@ use std::{
 
 use async_nats::Client;
 use embed_engine::pipeline::Embedded;
-use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects};
+use embed_schemas::{ErrorCode, JobId, Lane, Outcome};
 use tokio::sync::mpsc;
 use tokio_util::{
     sync::CancellationToken,
@@ -17,15 +17,14 @@ use tokio_util::{
 use super::{
     Ask, Call, Caller, StoreTrouble,
     call::{Refusal, Refusals},
-    dead_letter,
     encoded::Encoded,
-    outcome::outcome,
+    outcome::{failed_in_engine, outcome},
     shadow::Shadows,
-    stored::{Storage, Stored},
+    stored::Storage,
 };
 use crate::{
     connection::Connections,
-    jetstream::{StoreClient, api},
+    jetstream::StoreClient,
     lease::{AttemptStore, Attempts, Lease},
     supervise::{Supervisor, Task},
     variant::{Permit, Sample, ServedVersion, Variant},
@@ -38,8 +37,6 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 const REFUSE_AGAIN: Duration = Duration::from_millis(2);
 /// Refusals that leave together at most.
 const MOST_REFUSALS: usize = 256;
-/// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A job that no engine can take now is given back for so long.
 const UNAVAILABLE_DELAY: Duration = Duration::from_secs(1);
 
@@ -98,10 +95,10 @@ pub struct Publisher {
     /// For answers to calls.
     online: Client,
     /// For stored outcomes.
-    stored: Client,
+    pub(super) stored: Client,
     /// This worker's id, for dead letters.
-    worker: Arc<str>,
-    storage: Storage,
+    pub(super) worker: Arc<str>,
+    pub(super) storage: Storage,
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
     refusals: Refusals,
@@ -285,176 +282,6 @@ impl Publisher {
         }
         code
     }
-
-    /// Ends a stored job: buries the job if it failed, stores the outcome, acknowledges. Gives back the error that it ended in.
-    pub async fn settle(
-        &self,
-        lease: Lease,
-        variant: &Variant,
-        job: &JobIdentity,
-        outcome: &Outcome,
-        format: Format,
-        attempts: u64,
-    ) -> Option<ErrorCode> {
-        let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
-        let encoded = encoded.of(job.digest.as_deref());
-        if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
-            variant.metrics.error(lease.lane(), error.code);
-        }
-        let code = encoded.error.as_ref().map(|error| error.code);
-        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
-            && !self.bury(&lease, variant, Some(&job.id), &error, attempts).await
-        {
-            lease.give_back(Duration::ZERO);
-            return Some(error.code);
-        }
-        match self.storage.outcome(&variant.model, &job.id, &encoded).await {
-            Stored::New => {}
-            Stored::Before => match self.conflict(variant, job).await {
-                Ok(None) => variant.metrics.duplicate_result(),
-                Ok(Some(error)) => return self.end_in_conflict(lease, variant, &job.id, error, format, attempts).await,
-                Err(error) => {
-                    tracing::warn!(id = %job.id, %error, "it cannot be told whether the outcome that is stored is that of this job");
-                    lease.give_back(LOOK_AGAIN);
-                    return code;
-                }
-            },
-            Stored::No => {
-                lease.give_back(Duration::ZERO);
-                return code;
-            }
-            Stored::Never(reason) => {
-                // Whatever it is about this outcome: the job ends, and can be found.
-                let error =
-                    WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
-                return self.end_unstorable(lease, variant, &job.id, error, format, attempts).await;
-            }
-        }
-        self.copy_to_reply(&lease, encoded).await;
-        lease.ack();
-        code
-    }
-
-    /// The server takes an outcome never: a failure that says so takes its place, and a dead letter has the job.
-    async fn end_unstorable(
-        &self,
-        lease: Lease,
-        variant: &Variant,
-        id: &JobId,
-        error: WireError,
-        format: Format,
-        attempts: u64,
-    ) -> Option<ErrorCode> {
-        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
-            lease.give_back(Duration::ZERO);
-            return Some(error.code);
-        }
-        let code = error.code;
-        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
-        let encoded = Encoded::new(&outcome, format, None, self.max_payload());
-        match self.storage.outcome(&variant.model, id, &encoded).await {
-            Stored::No => lease.give_back(Duration::ZERO),
-            stored => {
-                if let Stored::Never(reason) = stored {
-                    tracing::error!(%id, reason, "no outcome of this job can be stored; there is a dead letter");
-                }
-                self.copy_to_reply(&lease, encoded).await;
-                lease.ack();
-            }
-        }
-        Some(code)
-    }
-
-    /// Says so if the outcome that is stored under a job's id is that of another job.
-    async fn conflict(&self, variant: &Variant, job: &JobIdentity) -> Result<Option<WireError>, api::ApiError> {
-        let stream = streams::results_stream(&variant.model);
-        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, &job.id)).await?;
-        let digest = stored.as_ref().and_then(|stored| stored.headers.as_ref()?.get(headers::REQUEST_DIGEST));
-        let other = job.digest.as_deref().zip(digest).is_some_and(|(digest, stored)| digest != stored.as_str());
-        Ok(other.then(|| WireError::id_conflict(&job.id)))
-    }
-
-    /// The id is another job's: that keeps its outcome, and a dead letter has this one.
-    async fn end_in_conflict(
-        &self,
-        lease: Lease,
-        variant: &Variant,
-        id: &JobId,
-        error: WireError,
-        format: Format,
-        attempts: u64,
-    ) -> Option<ErrorCode> {
-        let code = error.code;
-        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
-            lease.give_back(Duration::ZERO);
-            return Some(code);
-        }
-        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
-        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
-        self.copy_to_reply(&lease, encoded).await;
-        lease.ack();
-        Some(code)
-    }
-
-    /// Ends a message that is no job: there is no id under which an outcome could be stored.
-    pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
-        if !self.bury(&lease, variant, None, &error, 0).await {
-            return lease.give_back(Duration::ZERO);
-        }
-        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
-        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
-        self.copy_to_reply(&lease, encoded).await;
-        lease.terminate();
-    }
-
-    /// Whether an outcome of the job is stored.
-    ///
-    /// # Errors
-    /// If the stream does not answer.
-    pub async fn is_stored(&self, variant: &Variant, id: &JobId) -> Result<bool, api::ApiError> {
-        let stream = streams::results_stream(&variant.model);
-        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, id)).await?;
-        Ok(stored.is_some())
-    }
-
-    /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
-    async fn copy_to_reply(&self, lease: &Lease, encoded: Encoded) {
-        let Some(subject) = lease.reply_to() else { return };
-        let sent = self.stored.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
-        if let Err(error) = sent {
-            tracing::warn!(%error, "the direct copy of an outcome could not be sent");
-        }
-    }
-
-    /// Writes the dead letter, and waits until it is stored. `false`: the worker stops before it can be.
-    async fn bury(
-        &self,
-        lease: &Lease,
-        variant: &Variant,
-        id: Option<&JobId>,
-        error: &WireError,
-        attempts: u64,
-    ) -> bool {
-        let found = dead_letter::Found { id, error, attempts, worker: &self.worker };
-        let (headers, payload) = dead_letter::letter(lease, &found, self.max_payload());
-        let subject = subjects::dead(&variant.model, &variant.name);
-        let sequence = lease.delivery().sequence;
-        match self.storage.dead_letter(subject.clone(), &headers, &payload).await {
-            Stored::No => return false,
-            Stored::New | Stored::Before => {}
-            Stored::Never(reason) => {
-                // Its headers are bounded, so it is the payload.
-                tracing::error!(sequence, reason, "the dead letter is refused; its payload is left out");
-                let stored = self.storage.dead_letter(subject, &headers, &bytes::Bytes::new()).await;
-                if stored == Stored::No {
-                    return false;
-                }
-            }
-        }
-        tracing::warn!(model = %variant.model, code = %error.code, reason = %error.message, sequence, "a job became a dead letter");
-        variant.metrics.dead_letter(error.code);
-        true
-    }
 }
 
 /// The first error of a job's texts.
@@ -468,21 +295,4 @@ fn first_error(outcome: &Outcome) -> Option<ErrorCode> {
 /// Whether it is the worker that cannot embed anything now.
 fn unavailable(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failure(failure) if failure.error.code == ErrorCode::ModelUnavailable)
-}
-
-/// Whether trying again can help: the engine failed, not the text.
-fn failed_in_engine(outcome: &Outcome) -> bool {
-    let failed = |error: &Option<WireError>| error.as_ref().is_some_and(|e| e.code == ErrorCode::EngineFailed);
-    matches!(outcome, Outcome::Result(result) if result.items.iter().any(|item| failed(&item.error)))
-}
-
-/// Jobs that failed are kept as dead letters, except where the producer itself gave them an end.
-fn worth_burying(outcome: &Outcome, error: Option<&WireError>) -> Option<WireError> {
-    match (outcome, error) {
-        (_, Some(error)) => (error.code != ErrorCode::DeadlineExceeded).then(|| error.clone()),
-        (Outcome::Result(result), None) if failed_in_engine(outcome) => {
-            result.items.iter().find_map(|item| item.error.clone())
-        }
-        _ => None,
-    }
 }

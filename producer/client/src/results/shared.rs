@@ -4,11 +4,7 @@
 //! there. How long it takes until the next look depends on how long an outcome has been waited for. A job may ask for a copy of its
 //! outcome to be sent here; that is heard at once, and is a reason to look, no more: anybody could have sent it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{Client, Message, connection::State as Connection, header::NATS_SUBJECT};
 use bytes::Bytes;
@@ -36,6 +32,10 @@ const TOGETHER: Duration = Duration::from_millis(10);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For handing a question to the connection.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a question for several was not understood, or not answered, it is not asked for so long. A lost connection may be why.
+const ONE_BY_ONE: Duration = Duration::from_secs(60);
+/// Bytes in the answer to one look, about. What is more comes with the next.
+const MOST_BYTES: usize = 8 << 20;
 /// Outcomes in one look at most. The server would answer up to 1024.
 const MOST: usize = 256;
 
@@ -201,9 +201,9 @@ impl State {
 
 /// Looks for all that is waited for, until the connection is closed.
 async fn look_out(shared: Arc<Shared>, mut messages: async_nats::Subscriber) {
-    let mut lookout = Lookout { shared, looks: HashMap::new(), next: 0, one_by_one: HashSet::new() };
+    let mut lookout = Lookout { shared, looks: HashMap::new(), next: 0, one_by_one: HashMap::new(), wake: None };
     loop {
-        let wake = lookout.wake();
+        let wake = lookout.wake;
         let message = tokio::select! {
             message = messages.next() => match message {
                 Some(message) => Some(message),
@@ -212,11 +212,12 @@ async fn look_out(shared: Arc<Shared>, mut messages: async_nats::Subscriber) {
             () = lookout.shared.changed.notified() => None,
             () = async { tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => None,
         };
-        if let Some(message) = message {
-            lookout.take(message);
+        // An answer to a look changes nothing of what is due, until it is the last.
+        if message.is_none_or(|message| lookout.take(message)) {
+            lookout.end_late_looks();
+            lookout.look().await;
+            lookout.wake = lookout.next();
         }
-        lookout.end_late_looks();
-        lookout.look().await;
     }
     let mut state = lookout.shared.state.lock();
     state.closed = true;
@@ -227,23 +228,29 @@ struct Lookout {
     shared: Arc<Shared>,
     looks: HashMap<u64, Look>,
     next: u64,
-    /// Streams of servers that cannot answer for several outcomes at once, or may not be asked.
-    one_by_one: HashSet<String>,
+    /// When something is to be done next.
+    wake: Option<Instant>,
+    /// Streams of servers that cannot answer for several outcomes at once, or may not be asked, and until when that is taken to be so.
+    one_by_one: HashMap<String, Instant>,
 }
 
 impl Lookout {
-    fn wake(&self) -> Option<Instant> {
+    fn next(&self) -> Option<Instant> {
         self.looks.values().map(|look| look.until).chain(self.shared.state.lock().due()).min()
     }
 
-    fn take(&mut self, message: Message) {
+    /// Takes what came in. Whether something may be due now.
+    fn take(&mut self, message: Message) -> bool {
         let of = message.subject.strip_prefix(self.shared.inbox.as_str()).and_then(|rest| rest.strip_prefix('.'));
-        let Some((kind, number)) = of.and_then(|of| of.split_once('.')) else { return };
-        let Ok(number) = number.parse() else { return };
-        match kind {
-            "copy" => self.shared.state.lock().heard(number, Instant::now()),
-            _ => self.answered(number, message),
+        let Some((kind, number)) = of.and_then(|of| of.split_once('.')) else { return false };
+        let Ok(number) = number.parse() else { return false };
+        let is_copy = kind == "copy";
+        if is_copy {
+            self.shared.state.lock().heard(number, Instant::now());
+        } else {
+            self.answered(number, message);
         }
+        is_copy || !self.looks.contains_key(&number)
     }
 
     fn answered(&mut self, number: u64, message: Message) {
@@ -251,7 +258,7 @@ impl Lookout {
         if let Some(status) = message.status {
             // The end (204), nothing found (404), no leader (503); or a request that the server does not understand.
             if matches!(status.as_u16(), 400 | 408 | 413) {
-                self.one_by_one.insert(look.stream.clone());
+                self.one_by_one.insert(look.stream.clone(), Instant::now() + ONE_BY_ONE);
             }
             return self.end(number);
         }
@@ -275,7 +282,7 @@ impl Lookout {
         let now = Instant::now();
         let mut state = self.shared.state.lock();
         let State { waiting, came, .. } = &mut *state;
-        if look.found {
+        if look.found && !self.one_by_one.contains_key(&look.stream) {
             came.insert(look.stream.clone(), now);
             // Where one came, others will.
             for other in waiting.values_mut().filter(|other| other.stream == look.stream) {
@@ -284,7 +291,8 @@ impl Lookout {
         }
         for number in look.wanted.values().flatten() {
             if let Some(waiting) = waiting.get_mut(number) {
-                waiting.look_again(now, came.get(&look.stream).copied());
+                let came = came.get(&look.stream).copied().filter(|_| !self.one_by_one.contains_key(&look.stream));
+                waiting.look_again(now, came);
             }
         }
     }
@@ -296,7 +304,7 @@ impl Lookout {
         for number in late {
             let look = &self.looks[&number];
             if look.wanted.len() > 1 {
-                self.one_by_one.insert(look.stream.clone());
+                self.one_by_one.insert(look.stream.clone(), now + ONE_BY_ONE);
             }
             self.end(number);
         }
@@ -306,7 +314,8 @@ impl Lookout {
         let now = Instant::now();
         let due = self.shared.state.lock().take_due(now);
         for (stream, wanted) in due {
-            let most = if self.one_by_one.contains(&stream) { 1 } else { MOST };
+            self.one_by_one.retain(|_, until| *until > now);
+            let most = if self.one_by_one.contains_key(&stream) { 1 } else { MOST };
             let mut wanted = wanted.into_iter().peekable();
             while wanted.peek().is_some() {
                 let part = wanted.by_ref().take(most).collect();
@@ -322,7 +331,7 @@ impl Lookout {
         let (call, payload) = match subjects.as_slice() {
             [one] => (format!("DIRECT.GET.{stream}.{one}"), Bytes::new()),
             several => {
-                let several = json!({ "multi_last": several });
+                let several = json!({ "multi_last": several, "max_bytes": MOST_BYTES });
                 (format!("DIRECT.GET.{stream}"), several.to_string().into())
             }
         };

@@ -1,0 +1,223 @@
+//! How stored jobs end: the outcome is stored, a dead letter is written if they failed, and only then does the lease end.
+
+use std::time::Duration;
+
+use async_nats::Message;
+use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Outcome, WireError, headers, streams, subjects};
+
+use super::{dead_letter, encoded::Encoded, outcome::failed_in_engine, publisher::{JobIdentity, Publisher}, stored::Stored};
+use crate::{jetstream::api, lease::Lease, variant::Variant};
+
+/// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why an outcome is not this job's.
+enum Other {
+    /// It is that of another job with the same id.
+    Job(WireError),
+    /// It cannot be read.
+    Unknown(api::ApiError),
+}
+
+impl Publisher {
+    /// Ends a stored job: buries the job if it failed, stores the outcome, acknowledges. Gives back the error that it ended in.
+    pub async fn settle(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        job: &JobIdentity,
+        outcome: &Outcome,
+        format: Format,
+        attempts: u64,
+    ) -> Option<ErrorCode> {
+        let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        let encoded = encoded.of(job.digest.as_deref());
+        if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
+            variant.metrics.error(lease.lane(), error.code);
+        }
+        let code = encoded.error.as_ref().map(|error| error.code);
+        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
+            && !self.bury(&lease, variant, Some(&job.id), &error, attempts).await
+        {
+            lease.give_back(Duration::ZERO);
+            return Some(error.code);
+        }
+        match self.storage.outcome(&variant.model, &job.id, &encoded).await {
+            Stored::New => {}
+            Stored::Before => return self.end_after_another(lease, variant, job, format, attempts, code).await,
+            Stored::No => {
+                lease.give_back(Duration::ZERO);
+                return code;
+            }
+            Stored::Never(reason) => {
+                // Whatever it is about this outcome: the job ends, and can be found.
+                let error =
+                    WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
+                return self.end_unstorable(lease, variant, job, error, format, attempts).await;
+            }
+        }
+        self.copy_to_reply(&lease, encoded).await;
+        lease.ack();
+        code
+    }
+
+    /// The server takes an outcome never: a failure that says so takes its place, and a dead letter has the job.
+    async fn end_unstorable(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        job: &JobIdentity,
+        error: WireError,
+        format: Format,
+        attempts: u64,
+    ) -> Option<ErrorCode> {
+        let id = &job.id;
+        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
+            lease.give_back(Duration::ZERO);
+            return Some(error.code);
+        }
+        let code = error.code;
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
+        let encoded = Encoded::new(&outcome, format, None, self.max_payload()).of(job.digest.as_deref());
+        match self.storage.outcome(&variant.model, id, &encoded).await {
+            Stored::No => lease.give_back(Duration::ZERO),
+            stored => {
+                if let Stored::Never(reason) = stored {
+                    tracing::error!(%id, reason, "no outcome of this job can be stored; there is a dead letter");
+                }
+                self.copy_to_reply(&lease, encoded).await;
+                lease.ack();
+            }
+        }
+        Some(code)
+    }
+
+    /// There is an outcome under the job's id already. If it is the job's own, that is what counts, and what is copied; if it is another job's, that one
+    /// keeps it, and a dead letter has this one.
+    async fn end_after_another(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        job: &JobIdentity,
+        format: Format,
+        attempts: u64,
+        code: Option<ErrorCode>,
+    ) -> Option<ErrorCode> {
+        let stored = match self.own(variant, job).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => {
+                // A server that lags behind, or somebody removed it just now.
+                lease.give_back(LOOK_AGAIN);
+                return code;
+            }
+            Err(Other::Job(error)) => {
+                let code = error.code;
+                if !self.bury(&lease, variant, Some(&job.id), &error, attempts).await {
+                    lease.give_back(Duration::ZERO);
+                    return Some(code);
+                }
+                let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error });
+                let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+                self.copy_to_reply(&lease, encoded).await;
+                lease.ack();
+                return Some(code);
+            }
+            Err(Other::Unknown(error)) => {
+                tracing::warn!(id = %job.id, %error, "it cannot be told whether the outcome that is stored is that of this job");
+                lease.give_back(LOOK_AGAIN);
+                return code;
+            }
+        };
+        variant.metrics.duplicate_result();
+        self.copy_to_reply(&lease, Encoded::stored(&stored)).await;
+        lease.ack();
+        code
+    }
+
+    /// The outcome that is stored of this job. `None`: there is none under its id.
+    async fn own(&self, variant: &Variant, job: &JobIdentity) -> Result<Option<Message>, Other> {
+        let stream = streams::results_stream(&variant.model);
+        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, &job.id)).await;
+        let Some(stored) = stored.map_err(Other::Unknown)? else { return Ok(None) };
+        let digest = stored.headers.as_ref().and_then(|all| all.get(headers::REQUEST_DIGEST));
+        if job.digest.as_deref().zip(digest).is_some_and(|(digest, of)| digest != of.as_str()) {
+            return Err(Other::Job(WireError::id_conflict(&job.id)));
+        }
+        Ok(Some(stored))
+    }
+
+    /// Ends a message that is no job: there is no id under which an outcome could be stored.
+    pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
+        if !self.bury(&lease, variant, None, &error, 0).await {
+            return lease.give_back(Duration::ZERO);
+        }
+        let outcome = Outcome::Failure(EmbedFailure { id: None, error });
+        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        self.copy_to_reply(&lease, encoded).await;
+        lease.terminate();
+    }
+
+    /// Whether an outcome of the job is stored. One of another job with its id does not count.
+    ///
+    /// # Errors
+    /// If the stream does not answer.
+    pub async fn is_stored(&self, variant: &Variant, job: &JobIdentity) -> Result<bool, api::ApiError> {
+        match self.own(variant, job).await {
+            Ok(stored) => Ok(stored.is_some()),
+            Err(Other::Job(_)) => Ok(false),
+            Err(Other::Unknown(error)) => Err(error),
+        }
+    }
+
+    /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
+    async fn copy_to_reply(&self, lease: &Lease, encoded: Encoded) {
+        let Some(subject) = lease.reply_to() else { return };
+        let sent = self.stored.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
+        if let Err(error) = sent {
+            tracing::warn!(%error, "the direct copy of an outcome could not be sent");
+        }
+    }
+
+    /// Writes the dead letter, and waits until it is stored. `false`: the worker stops before it can be.
+    async fn bury(
+        &self,
+        lease: &Lease,
+        variant: &Variant,
+        id: Option<&JobId>,
+        error: &WireError,
+        attempts: u64,
+    ) -> bool {
+        let found = dead_letter::Found { id, error, attempts, worker: &self.worker };
+        let (letter, payload) = dead_letter::letter(lease, &found, self.max_payload());
+        let subject = subjects::dead(&variant.model, &variant.name);
+        let sequence = lease.delivery().sequence;
+        match self.storage.dead_letter(subject.clone(), &letter, &payload).await {
+            Stored::No => return false,
+            Stored::New | Stored::Before => {}
+            Stored::Never(reason) => {
+                // Its headers are bounded, so it is the payload.
+                tracing::error!(sequence, reason, "the dead letter is refused; its payload is left out");
+                let mut letter = letter;
+                letter.insert(headers::DEAD_SIZE, lease.payload().len().to_string().as_str());
+                let stored = self.storage.dead_letter(subject, &letter, &bytes::Bytes::new()).await;
+                if stored == Stored::No {
+                    return false;
+                }
+            }
+        }
+        tracing::warn!(model = %variant.model, code = %error.code, reason = %error.message, sequence, "a job became a dead letter");
+        variant.metrics.dead_letter(error.code);
+        true
+    }
+}
+
+/// Jobs that failed are kept as dead letters, except where the producer itself gave them an end.
+fn worth_burying(outcome: &Outcome, error: Option<&WireError>) -> Option<WireError> {
+    match (outcome, error) {
+        (_, Some(error)) => (error.code != ErrorCode::DeadlineExceeded).then(|| error.clone()),
+        (Outcome::Result(result), None) if failed_in_engine(outcome) => {
+            result.items.iter().find_map(|item| item.error.clone())
+        }
+        _ => None,
+    }
+}
