@@ -68,7 +68,7 @@ fn a_candidate_that_is_off_on_long_texts_only_is_found_before_any_caller_has_a_v
     let controller = canary.start_shadow("8s");
     canary.status_when("the shadow", |rollout| rollout["phase"]["name"] == "shadowing");
     controller.kill();
-    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &["run", MODEL, "--lease=1s", "--json"]));
+    let mut controller = Daemon::spawn(&mut canary.routing("rollout", &["run", MODEL, "--lease=10s", "--json"]));
     let status = wait_for("the first step", || {
         let seen = variants();
         let status = canary.status();

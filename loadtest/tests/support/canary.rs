@@ -41,8 +41,8 @@ min_block = 1
 correlation = 0.0
 
 [shadow]
-min_texts = 60
-min_length_texts = 10
+min_texts = 20
+min_length_texts = 4
 slower = 20.0
 "#;
 
@@ -124,9 +124,10 @@ impl Canary {
         self.routing("rollout", &[]).args(self.start_arguments(steps)).arg("--no-shadow").output().unwrap()
     }
 
-    /// Starts a rollout that begins with a shadow, and leaves it to its controller, which is this process.
+    /// Starts a rollout that begins with a shadow, and leaves it to its controller, which is this process. Whether its steps could decide at
+    /// the traffic that a busy machine gets through does not matter to that.
     pub(crate) fn start_shadow(&self, hold: &str) -> Daemon {
-        let shadow = ["--shadow=50%".to_owned(), format!("--shadow-hold={hold}")];
+        let shadow = ["--any-traffic".to_owned(), "--shadow=50%".to_owned(), format!("--shadow-hold={hold}")];
         Daemon::spawn(self.routing("rollout", &[]).args(self.start_arguments("50,100")).args(shadow))
     }
 

@@ -186,7 +186,7 @@ fn a_window_that_arrives_late_is_judged_again_and_the_record_knows_when() {
     assert_eq!(record.effective(60)[2].baseline.requests, 10, "too late to be looked at");
     // What is stored is what was judged: the verdicts come out the same, from JSON too.
     rollout.abort("me", 1).unwrap();
-    let json = serde_json::to_string(&Record { rollout, stages: vec![record] }).unwrap();
+    let json = serde_json::to_string(&Record { rollout, shadows: Vec::new(), stages: vec![record] }).unwrap();
     let record: Record = serde_json::from_str(&json).unwrap();
     let replayed = record.replay().unwrap();
     assert!(replayed.len() == 2 && replayed.iter().all(|verdict| verdict.same), "{replayed:?}");

@@ -48,7 +48,7 @@ pub async fn follow_shadows(client: Client, served: ServedVariants) {
                         tracing::info!(%model, id, share, "texts of {from} are given to {to} as well, to be compared");
                     }
                     None => {
-                        tracing::info!(model = %variant.model, "texts of {} are not given to a shadow any more", variant.name)
+                        tracing::info!(model = %variant.model, "texts of {} are not given to a shadow any more", variant.name);
                     }
                 }
             }
