@@ -95,7 +95,7 @@ impl Reader {
     async fn messages(&self, query: &Value) -> Result<Vec<Message>, Error> {
         let failed = |reason: String| Error::nats("cannot read statistics", reason);
         let inbox = self.client.new_inbox();
-        let subject = format!("$JS.API.DIRECT.GET.{STATS_STREAM}");
+        let subject = embed_connect::api_subject(&self.client, &format!("DIRECT.GET.{STATS_STREAM}"));
         let answers = async {
             let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
             let payload = query.to_string().into();
