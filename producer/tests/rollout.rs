@@ -4,15 +4,19 @@
 mod support;
 
 use std::{
+    io::{Read, Write},
+    net::TcpListener,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
 use embed_client::Client;
 use embed_control::{
+    models,
     rollout::{Controller, Progress, Rollouts, ServerTime, Settings, new_id, page},
     route::Router,
 };
@@ -22,7 +26,7 @@ use embed_rollout::{
 };
 use embed_schemas::{ErrorCode, Lane};
 use support::{
-    PATIENCE,
+    PATIENCE, command,
     fleet::{Fleet, WINDOW, World, now_ms},
     routed::{self, Node, alone, cluster, provision, router},
     slug, until,
@@ -337,6 +341,107 @@ async fn a_plan_that_cannot_decide_is_refused_and_whoever_forces_it_is_named() {
     let html = page(&rollouts.record(&slug("m"), None).await.unwrap()).unwrap().render();
     assert!(html.contains("Forced, without waiting for evidence: 50 % by me, 100 % by me"));
     assert!(!html.contains("Both targets are met"));
+}
+
+/// Takes what is posted, one request a connection.
+fn listener() -> (String, mpsc::Receiver<serde_json::Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (sender, posted) = mpsc::channel();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+            let body = loop {
+                let n = connection.read(&mut buffer).unwrap();
+                read.extend_from_slice(&buffer[..n]);
+                let text = String::from_utf8_lossy(&read);
+                let body = text.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok());
+                if let Some(body) = body {
+                    break body;
+                }
+            };
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+            if sender.send(body).is_err() {
+                return;
+            }
+        }
+    });
+    (url, posted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn others_hear_of_it_and_its_end_is_a_command() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let mut short = config();
+    short.plan.steps = vec![100.0];
+    let id = rollouts.start(start(short), None).await.unwrap().id;
+    let ((url, posted), file) = (listener(), nodes[0].file("end.json"));
+    let embed = |arguments: &[&str]| {
+        let mut command = command::embed(&["rollout", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
+        command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME");
+        command.arg("--mappings-file").arg(nodes[0].mappings()).args(arguments);
+        command
+    };
+    let on_end = format!("cat > {}; echo $EMBED_ROLLOUT_OUTCOME >> {0}", file.display());
+    let mut run =
+        embed(&["run", "m", "--json", "--webhook", &url, "--on-end", &on_end, "--metrics-listen=127.0.0.1:0"]);
+    let ran = tokio::task::spawn_blocking(move || run.output().unwrap()).await.unwrap();
+    assert!(ran.status.success(), "{}", command::stderr(&ran));
+    assert!(command::stderr(&ran).contains("/metrics"), "{}", command::stderr(&ran));
+    let states: Vec<_> = posted.try_iter().map(|body| (body["id"].clone(), body["state"].clone())).collect();
+    let states: Vec<_> = states.iter().map(|(of, state)| (of.as_str().unwrap(), state.as_str().unwrap())).collect();
+    assert_eq!(states, ["moving", "holding", "promoted"].map(|state| (id.as_str(), state)));
+    let end = std::fs::read_to_string(&file).unwrap();
+    assert!(end.starts_with('{') && end.ends_with("}promoted\n"), "{end}");
+    let shown = async |arguments: &[&str]| {
+        let mut command = embed(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        (command::stdout(&output), command::stderr(&output))
+    };
+    let (history, _) = shown(&["history", "m"]).await;
+    assert!(history.contains(&id) && history.contains("promoted"), "{history}");
+    let (watched, _) = shown(&["status", "m", "--watch"]).await;
+    assert!(watched.contains("gets 100 % of the traffic"), "{watched}");
+
+    // Workers serve what the bucket wants.
+    for (variant, default) in [("a", true), ("b", false)] {
+        let desired = serde_json::from_value(serde_json::json!({ "default": default })).unwrap();
+        let serve = models::Serve { model: slug("m"), variant: slug(variant), desired };
+        models::serve(&client, &serve).await.unwrap();
+    }
+    let (would, _) = shown(&["finish", "m", "--dry-run"]).await;
+    let steps = ["make b the default variant of m", "remove the route of m", "unserve a"];
+    assert_eq!(would.lines().collect::<Vec<_>>(), steps.map(|step| format!("would {step}")));
+    drop(calls);
+    let _calls = Calls::serve(&client, &[("b", "s"), ("a", "s")]).await;
+    let (done, stderr) = shown(&["finish", "m"]).await;
+    // The workers have followed already, so that is not left to do.
+    assert_eq!(
+        done.lines().collect::<Vec<_>>(),
+        steps[1..].iter().map(|step| format!("done: {step}")).collect::<Vec<_>>(),
+        "{stderr}"
+    );
+    assert_eq!(shown(&["finish", "m"]).await.0, "nothing is left to do\n");
+    let (_, route) = router(&client, &nodes).await.current(&slug("m")).await.unwrap();
+    assert!(route.is_none_or(|route| route.lanes.is_empty()));
+    assert!(!models::desired(&client).await.unwrap().contains_key(&(slug("m"), slug("a"))));
+}
+
+#[test]
+fn a_plan_can_be_seen_before_it_begins() {
+    let steps = ["--steps=5:10m,50", "--hold=1h", "--restart=1m"];
+    let mut command =
+        command::embed(&["rollout", "start", "m", "--from=a", "--to=b", "--print-config", "-s=nats://127.0.0.1:1"]);
+    let output = command.args(steps).output().unwrap();
+    let config: Config = toml::from_str(&command::stdout(&output)).unwrap();
+    assert_eq!(config.plan.steps, [5.0, 50.0]);
+    assert_eq!([0, 1].map(|step| config.at(step).plan.hold.as_secs()), [600, 3_600]);
+    assert_eq!(config.fast.restart, Duration::from_secs(60));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
