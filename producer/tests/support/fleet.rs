@@ -89,7 +89,7 @@ async fn live(client: Client, world: Arc<Mutex<World>>) {
             };
             let subject = subjects::stats(&report.model, &report.variant);
             // The server may be gone for a while.
-            drop(client.nats().publish(subject, Format::MessagePack.encode(&report).into()).await);
+            drop(client.nats().publish(subject, Format::MessagePack.encode(&report)).await);
         }
         start = end;
     }

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_was_published_earlier_is_told_apart() {
         let window = Window::default();
-        let minutes = |n| Duration::from_secs(60 * n);
+        let minutes = |n: u64| Duration::from_secs(60 * n);
         window.take(Lane::Job, 600_000, 60_000);
         // In the window before, in the one before that, and in this one.
         for age in [minutes(0), minutes(1), minutes(2), minutes(2)] {
