@@ -2,7 +2,12 @@
 
 mod support;
 
-use std::{collections::HashSet, fs, process::Command, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_nats::HeaderMap;
 use embed_schemas::{
@@ -115,10 +120,37 @@ async fn statistics_of_each_window_are_published() {
     }
     let [rpc, job, bulk] = sums;
     assert_eq!((rpc.requests, rpc.errors.get(&ErrorCode::InvalidRequest)), (6, Some(&1)));
+    assert_eq!(rpc.by_caller, rpc.errors, "it is told apart from what a variant does wrong");
     // The worker's calls to itself are no requests, but their texts are run as well.
     assert!(rpc.texts >= 10, "{rpc:?}");
     assert_eq!((rpc.latency_us.count(), job.texts, bulk.requests), (5, 1, 0));
     assert!(rpc.latency_us.quantile(0.5).unwrap() > 0.0 && rpc.busy_us > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_tell_when_what_was_waiting_had_been_published() {
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    support::provision(&client, &streams::StreamSettings::default()).await;
+    let job = Format::Json.encode(&EmbedRequest::new(["it waits for a worker"]));
+    client.request(subjects::bare(Lane::Job, &model()), job).await.unwrap();
+    let published = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let mut windows = client.subscribe(subjects::stats(&model(), &variant())).await.unwrap();
+    client.flush().await.unwrap();
+    // Loading a model takes many windows.
+    let _worker = Daemon::spawn(worker_command(&nats, &[]).env("EMBED_WORKER__WORKER__STATS_WINDOW", "100ms"));
+    let counts = loop {
+        let stats = decode_stats(&windows.next().await.unwrap().payload).unwrap();
+        if stats.lane == Lane::Job && stats.counts.requests > 0 {
+            assert!(stats.start_ms > published + 100, "{stats:?}");
+            break stats.counts;
+        }
+    };
+    let [part] = &counts.earlier[..] else { panic!("{counts:?}") };
+    assert_eq!((part.requests, &part.latency_us), (1, &counts.latency_us));
+    // To within a window, and what it takes to wake up at its end.
+    assert!(part.published_ms.abs_diff(published) < 1_000 && part.published_ms % 100 == 0, "{published}: {part:?}");
+    assert_eq!(counts.published_since(published + 1_000).0.requests, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,15 @@ fn begin(config: Config) -> Rollout {
 }
 
 fn stage() -> ShadowStage {
-    ShadowStage { number: 0, from_ms: 5, route_revision: 3, stats_after: 7, versions: Versions::default() }
+    ShadowStage {
+        number: 0,
+        from_ms: 5,
+        route_revision: 3,
+        stats_after: 7,
+        versions: Versions::default(),
+        said_ms: None,
+        lasted_ms: 0,
+    }
 }
 
 fn verdict(decision: Decision) -> ShadowVerdict {
@@ -133,6 +141,25 @@ fn a_shadow_ends_in_the_first_step_in_a_refusal_or_in_a_pause() {
     let mut changed = shadowing();
     changed.shadow_begins("v2 now serves version v9", stage(), 2);
     assert_eq!(changed.shadow().unwrap().number, 2);
+}
+
+#[test]
+fn a_shadow_lasts_only_while_somebody_carries_it_on() {
+    let mut config = Config::default();
+    config.shadow.hold = std::time::Duration::from_secs(60);
+    let mut rollout = begin(config);
+    rollout.shadow_begins("good", stage(), 0);
+    // Its controller dies before it has said anything, and another takes over long after.
+    let mut now = 1_000_000;
+    assert!(!rollout.shadow_said(now, 15_000));
+    // Then workers are told every two seconds, but for an hour in which nobody was there.
+    for turn in 1..=29 {
+        now += if turn == 10 { 3_600_000 } else { 2_000 };
+        // Of that hour, 15 seconds count: so long workers went on.
+        assert_eq!(rollout.shadow_said(now, 15_000), turn >= 24, "{turn}");
+    }
+    rollout.shadow_begins("v2 now serves version v9", stage(), now);
+    assert!(!rollout.shadow_said(now + 1, 15_000), "another lasts anew");
 }
 
 #[test]

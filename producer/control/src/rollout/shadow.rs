@@ -58,7 +58,15 @@ pub(super) async fn begin(
 ) -> Result<(), RolloutError> {
     let versions = Serving::ask(means.client, rollout).await?.versions;
     let now = means.time.now_ms();
-    let stage = ShadowStage { number: 0, from_ms: now, route_revision, stats_after: last, versions };
+    let stage = ShadowStage {
+        number: 0,
+        from_ms: now,
+        route_revision,
+        stats_after: last,
+        versions,
+        said_ms: None,
+        lasted_ms: 0,
+    };
     rollout.shadow_begins(sentence, stage, now);
     Ok(())
 }
@@ -85,7 +93,7 @@ impl Shadowing {
 
     /// Whether this is the shadow that the rollout is in.
     pub(super) fn is_of(&self, rollout: &Rollout) -> bool {
-        rollout.shadow() == Some(&self.stage)
+        rollout.shadow().is_some_and(|stage| stage.number == self.stage.number)
     }
 
     /// Says what is wanted once more, looks at who serves what and at what was found since, and has it judged. `last` is the last message of
@@ -97,6 +105,7 @@ impl Shadowing {
         last: u64,
     ) -> Result<Found, RolloutError> {
         self.say(TTL_MS).await?;
+        let over = rollout.shadow_said(means.time.now_ms(), TTL_MS);
         let until = Instant::now() + means.lease / 3;
         let mut any = false;
         while !self.reader.has_read(last) {
@@ -114,7 +123,6 @@ impl Shadowing {
             }
         }
         let (settings, now) = (&rollout.config.shadow, means.time.now_ms());
-        let over = now >= self.stage.from_ms.saturating_add(milliseconds(settings.hold));
         let mut verdict = judge(settings, &self.counts, over);
         if verdict.decision != Decision::Hold {
             let counts = self.counts.clone();

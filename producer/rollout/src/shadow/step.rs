@@ -22,6 +22,12 @@ pub struct ShadowStage {
     pub stats_after: u64,
     /// The versions that both variants serve.
     pub versions: Versions,
+    /// When workers were last told of it, Unix time in milliseconds.
+    #[serde(default)]
+    pub said_ms: Option<u64>,
+    /// For how long workers have known of it, in milliseconds. While nobody carries the rollout on it stands still.
+    #[serde(default)]
+    pub lasted_ms: u64,
 }
 
 /// What a shadow came to.
@@ -80,7 +86,7 @@ impl Rollout {
         if matches!(self.phase, Phase::Checking | Phase::Shadowing(_)) {
             self.tell(now_ms, sentence);
             self.shadows += 1;
-            self.phase = Phase::Shadowing(ShadowStage { number: self.shadows, ..stage });
+            self.phase = Phase::Shadowing(ShadowStage { number: self.shadows, said_ms: None, lasted_ms: 0, ..stage });
             let share = self.config.shadow.share;
             let sentence = format!(
                 "{share} % of the texts of {} are given to {} as well; no caller gets its vectors",
@@ -88,6 +94,16 @@ impl Rollout {
             );
             self.tell(now_ms, sentence);
         }
+    }
+
+    /// Workers were told of the shadow, and know of it for `ttl_ms`. Whether it has lasted as long as it is to.
+    pub fn shadow_said(&mut self, now_ms: u64, ttl_ms: u64) -> bool {
+        let hold = u64::try_from(self.config.shadow.hold.as_millis()).unwrap_or(u64::MAX);
+        let Phase::Shadowing(stage) = &mut self.phase else { return false };
+        let since = stage.said_ms.map_or(0, |said| now_ms.saturating_sub(said).min(ttl_ms));
+        stage.lasted_ms = stage.lasted_ms.saturating_add(since);
+        stage.said_ms = Some(now_ms);
+        stage.lasted_ms >= hold
     }
 
     /// A verdict on what was compared so far.

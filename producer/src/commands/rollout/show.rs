@@ -1,10 +1,12 @@
 //! What people get to see of rollouts.
 
+use std::time::Duration;
+
 use embed_control::rollout::{Progress, ServerTime, clock};
 use embed_rollout::{
     Decision, Finding, Rollout,
     record::Record,
-    shadow::{Aspect, ShadowReason, ShadowStage},
+    shadow::{Aspect, ShadowReason},
     state::{Event, Phase},
 };
 use serde_json::json;
@@ -91,7 +93,9 @@ pub(super) fn line(rollout: &Rollout) -> String {
         Phase::Checking => "checking whether traffic may move".to_owned(),
         Phase::Shadowing(stage) => {
             let share = rollout.config.shadow.share;
-            format!("shadowing ({share} % of the texts, until {} UTC)", clock(shadow_end(rollout, stage)))
+            let [lasted, hold] =
+                [Duration::from_millis(stage.lasted_ms), rollout.config.shadow.hold].map(whole_seconds);
+            format!("shadowing {share} % of the texts, {lasted} of {hold}")
         }
         Phase::Moving { step: at, .. } => format!("moving to {}", step(*at)),
         Phase::Holding(stage) => {
@@ -158,10 +162,8 @@ pub(super) fn progress(progress: &Progress<'_>) {
     }
 }
 
-/// When a shadow has lasted as long as it is to, Unix time in milliseconds.
-fn shadow_end(rollout: &Rollout, stage: &ShadowStage) -> u64 {
-    let hold = u64::try_from(rollout.config.shadow.hold.as_millis()).unwrap_or(u64::MAX);
-    stage.from_ms.saturating_add(hold)
+fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 /// By this machine's clock: good enough to be shown.
