@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, RequestErrorKind, header::{NATS_SEQUENCE, NATS_TIME_STAMP}};
+use async_nats::{
+    HeaderMap, RequestErrorKind,
+    header::{NATS_SEQUENCE, NATS_TIME_STAMP},
+};
 use bytes::Bytes;
 use embed_client::{Client, nats};
 use embed_schemas::{JobId, Outcome, Slug, headers, streams, subjects, wire};

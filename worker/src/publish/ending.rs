@@ -5,7 +5,13 @@ use std::time::Duration;
 use async_nats::Message;
 use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Outcome, WireError, headers, streams, subjects};
 
-use super::{dead_letter, encoded::Encoded, outcome::failed_in_engine, publisher::{JobIdentity, Publisher}, stored::Stored};
+use super::{
+    dead_letter,
+    encoded::Encoded,
+    outcome::failed_in_engine,
+    publisher::{JobIdentity, Publisher},
+    stored::Stored,
+};
 use crate::{jetstream::api, lease::Lease, variant::Variant};
 
 /// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
