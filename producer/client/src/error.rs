@@ -86,7 +86,7 @@ pub enum Error {
         /// The job's id.
         id: JobId,
         /// How it ended.
-        error: WireError,
+        error: Box<WireError>,
     },
     /// An answer that makes no sense.
     #[error("unusable answer from {from}: {reason}")]
@@ -184,7 +184,8 @@ impl Error {
             Self::StreamFull { .. } => "stream_full",
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge.as_str(),
             Self::Timeout { .. } => "timeout",
-            Self::Wire(error) | Self::Ended { error, .. } => error.code.as_str(),
+            Self::Wire(error) => error.code.as_str(),
+            Self::Ended { error, .. } => error.code.as_str(),
             Self::BadAnswer { .. } => "bad_answer",
             Self::MixedSpaces { .. } => "mixed_spaces",
             Self::OtherSpace { .. } => "other_space",

@@ -23,7 +23,7 @@ impl Client {
             return Err(WireError::id_conflict(id).into());
         }
         if let Ok(Outcome::Failure(failure)) = wire::decode_outcome(&outcome.payload) {
-            return Err(Error::Ended { id: id.clone(), error: failure.error });
+            return Err(Error::Ended { id: id.clone(), error: Box::new(failure.error) });
         }
         Ok(outcome.headers.as_ref().and_then(|headers| headers.get(NATS_SEQUENCE)?.as_str().parse().ok()))
     }

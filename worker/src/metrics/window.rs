@@ -32,6 +32,10 @@ pub(super) struct Ended {
     pub(super) by_caller: bool,
 }
 
+/// How windows are taken to be before the first has ended, and said how long they are. That one may have begun long before it counts, while the
+/// model was being loaded.
+const FIRST_LENGTH: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 struct Counting {
     counts: WindowCounts,
@@ -49,7 +53,7 @@ impl Default for Counting {
             counts: WindowCounts::default(),
             latency: LatencyRecorder::default(),
             begun: Instant::now(),
-            length: Duration::MAX,
+            length: FIRST_LENGTH,
             earlier: BTreeMap::new(),
         }
     }
@@ -124,8 +128,16 @@ impl Window {
         let mut counts = std::mem::take(&mut counting.counts);
         counts.latency_us = counting.latency.take();
         let earlier = std::mem::take(&mut counting.earlier).into_iter().rev();
-        let dated = earlier.map(|(windows, part)| Earlier {
-            published_ms: start_ms.saturating_sub(windows.saturating_mul(u64::from(length_ms))),
+        let length = u64::from(length_ms).max(1);
+        let since = |moment: Instant| u64::try_from(moment.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Whole windows: what it takes to wake up at the end of one counts for nothing.
+        let begun_before = since(counting.begun).saturating_sub(length) / length;
+        let unit = u64::try_from(counting.length.as_millis()).unwrap_or(u64::MAX);
+        let dated = earlier.map(|(units, part)| Earlier {
+            published_ms: {
+                let windows = units.saturating_mul(unit).div_ceil(length).saturating_add(begun_before);
+                start_ms.saturating_sub(windows.saturating_mul(length))
+            },
             ..part
         });
         counts.earlier = dated.collect();
@@ -167,6 +179,21 @@ mod tests {
         assert!(rpc.latency_us.quantile(0.5).unwrap() > 2_900.0, "a refusal's latency does not count");
         assert_eq!(window.take(Lane::Rpc, 5_000, 5_000), WindowCounts::default());
         assert_eq!(window.take(Lane::Job, 0, 5_000).requests, 1);
+    }
+
+    #[test]
+    fn in_the_first_window_too() {
+        let window = Window::default();
+        window.finished(Lane::Job, &ended(Duration::ZERO, Duration::from_secs(60), None));
+        let counts = window.take(Lane::Job, 600_000, 10_000);
+        assert_eq!(counts.earlier.iter().map(|part| part.published_ms).collect::<Vec<_>>(), [540_000]);
+        // It had begun long before it counts, while the model was being loaded.
+        let window = Window::default();
+        window.lane(Lane::Job).begun = Instant::now().checked_sub(Duration::from_secs(25)).unwrap();
+        window.finished(Lane::Job, &ended(Duration::ZERO, Duration::from_secs(60), None));
+        let counts = window.take(Lane::Job, 600_000, 10_000);
+        // 35 s before it began, which was a window and a half before the one that counts.
+        assert_eq!(counts.earlier.iter().map(|part| part.published_ms).collect::<Vec<_>>(), [550_000]);
     }
 
     #[test]
