@@ -15,6 +15,8 @@ use embed_client::{Client, Error, nats::api};
 const AT_ONCE: usize = 8;
 /// For what is left at the end of a run.
 const LAST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two attempts at what is left.
+const AGAIN: Duration = Duration::from_millis(500);
 /// For one page of the list of what is left.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that has answered no removal for so long is not choosing a leader: it is not asked, or may not be.
@@ -41,6 +43,7 @@ impl Purger {
             left: Vec::new(),
             silent_since: None,
             blocked: false,
+            denied: false,
             said: false,
         };
         let mut remover = fresh.clone();
@@ -88,6 +91,8 @@ struct Remover {
     silent_since: Option<Instant>,
     /// Whether only one at a time is tried, to see whether it can be done again.
     blocked: bool,
+    /// Whether the server has refused the last that was tried.
+    denied: bool,
     /// Whether it was said that results stay.
     said: bool,
 }
@@ -145,6 +150,7 @@ impl Remover {
     fn complain_of(&mut self, error: &Error) {
         self.blocked = true;
         let since = *self.silent_since.get_or_insert_with(Instant::now);
+        self.denied = matches!(error, Error::Rejected { .. } | Error::NotPermitted { .. });
         if matches!(error, Error::Rejected { .. }) || since.elapsed() >= SILENCE {
             self.say(error);
         } else {
@@ -174,6 +180,12 @@ impl Remover {
             }
         }
         self.remove(ids, Some(deadline)).await;
+        // A leader may have changed, or a few were not answered: there is time.
+        while !self.left.is_empty() && !self.denied && Instant::now() + AGAIN < deadline {
+            tokio::time::sleep(AGAIN).await;
+            let ids = std::mem::take(&mut self.left);
+            self.remove(ids, Some(deadline)).await;
+        }
         if !self.left.is_empty() {
             self.say(&format_args!("{} could not be removed", self.left.len()));
         }

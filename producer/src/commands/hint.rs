@@ -25,7 +25,8 @@ pub(super) fn command(arguments: impl IntoIterator<Item = String>, without: &[&s
 fn without_credentials(argument: &str) -> String {
     let hide = |url: &str| match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => format!("{}{HIDDEN}{}", &url[..scheme + 3], &url[at..]),
-        (None, Some(at)) if url[..at].contains(':') => format!("{HIDDEN}{}", &url[at..]),
+        // A server without a scheme; a user and a password, or a token.
+        (None, Some(at)) if !url.contains('/') => format!("{HIDDEN}{}", &url[at..]),
         _ => url.to_owned(),
     };
     argument.split(',').map(hide).collect::<Vec<_>>().join(",")

@@ -9,7 +9,7 @@ use embed_control::{
     provision::{self, Given, Retention},
     registry,
 };
-use embed_schemas::streams::StreamSettings;
+use embed_schemas::{Slug, streams::StreamSettings};
 use serde_json::json;
 
 use super::{Status, hint, print, worker_config::WorkerConfig};
@@ -22,18 +22,19 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
     let named: Vec<_> = args.variant.iter().cloned().chain(config.variants(&registered)?).collect();
     let variants = provision::variants(&registered, &named)?;
     let registered = config.served(registered)?;
-    let variants: Vec<_> =
-        variants.into_iter().filter(|one| registered.iter().any(|model| *model.slug() == one.model)).collect();
+    let is_served = |model: &Slug| {
+        registered.iter().any(|one| one.slug() == model) || args.variant.iter().any(|(named, _)| named == model)
+    };
+    let variants: Vec<_> = variants.into_iter().filter(|one| is_served(&one.model)).collect();
     let settings = settings(&args);
-    let connect = if *connect == ConnectSettings::default() { &config.nats } else { connect };
-    let client = nats::connect(connect, "embed init").await?;
+    let client = nats::connect(&connect.clone().or(config.nats.clone()), "embed init").await?;
     // Workers serve the variants of the bucket too, and need their consumers.
     let asking = Client::new(client.clone());
     let variants = provision::with_desired(variants, &models::desired(&asking).await?);
     if args.check {
         let differences = provision::check_given(&client, &variants, &settings, given(&args)).await?;
         let results = provision::retention(&asking, &registered).await;
-        let hint = (!differences.is_empty()).then(|| hint::command(std::env::args(), &["--check", "--json"], &[]));
+        let hint = (!differences.is_empty()).then(|| hint::command(arguments(), &["--check", "--json"], &[]));
         if json {
             print::json_line(&json!({ "differences": differences, "results": results, "mend": hint }))?;
         } else {
@@ -75,6 +76,11 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
     Ok(Status::Done)
 }
 
+/// The command line. What is no text is shown as well as it can be.
+fn arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())
+}
+
 /// How long results are kept, and how many fit.
 fn tell(results: &[Retention]) -> anyhow::Result<()> {
     results.iter().try_for_each(|one| print::line(format_args!("results    {one}")))
@@ -85,7 +91,7 @@ fn warn(results: &[Retention], json: bool) {
     for one in results {
         let Retention { warning: Some(warning), max_bytes: Some(limit), .. } = one else { continue };
         let twice = limit.saturating_mul(2).to_string();
-        let command = hint::command(std::env::args(), &["--check", "--json"], &["--results-max-bytes", &twice]);
+        let command = hint::command(arguments(), &["--check", "--json"], &["--results-max-bytes", &twice]);
         print::warning("results_nearly_full", &format!("{warning}. In full: {command}"), json);
     }
 }

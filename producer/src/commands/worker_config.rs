@@ -33,8 +33,13 @@ impl WorkerConfig {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        // The error of the parser has lines of its own, which show the place.
-        toml::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim_end()))
+        toml::from_str(&text).map_err(|error| {
+            // Without the line that it quotes, and without what it has found there: a password may stand in it.
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let what =
+                if error.message().starts_with("invalid type") { "a value of the wrong type" } else { error.message() };
+            anyhow::anyhow!("{}, line {line}: {what}", path.display())
+        })
     }
 
     /// The models of the registry that such a worker serves.

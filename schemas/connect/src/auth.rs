@@ -66,16 +66,17 @@ fn given(settings: &ConnectSettings) -> Result<Auth, ConnectError> {
         (None, None) => {}
     }
     if let Some(user) = &settings.user {
+        // A file is named on purpose; a password may be in the environment by chance.
         let password = match (&settings.password, &settings.password_file) {
-            (Some(password), _) => password.clone(),
-            (None, Some(file)) => secret::read("--password-file", file)?,
+            (_, Some(file)) => secret::read("--password-file", file)?,
+            (Some(password), None) => password.clone(),
             (None, None) => String::new(),
         };
         return Ok(Auth::Password(user.clone(), password));
     }
     Ok(match (&settings.token, &settings.token_file) {
-        (Some(token), _) => Auth::Token(token.clone()),
-        (None, Some(file)) => Auth::Token(secret::read("--token-file", file)?),
+        (_, Some(file)) => Auth::Token(secret::read("--token-file", file)?),
+        (Some(token), None) => Auth::Token(token.clone()),
         (None, None) => Auth::None,
     })
 }

@@ -107,6 +107,34 @@ impl ConnectSettings {
         }
     }
 
+    /// These settings, and another's for what is not set. Where the server is, and who we are, is taken from one of them, not from both.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let place = if self.server.is_some() || self.context.is_some() { &self } else { &other };
+        let (server, context) = (place.server.clone(), place.context.clone());
+        // Without a name, a password alone goes with the other's.
+        let who = if self.says_who() { self.clone() } else { other.clone() };
+        let alone = !self.says_who() && (self.password.is_some() || self.password_file.is_some());
+        let password = if alone { &self } else { &who };
+        let (password, password_file) = (password.password.clone(), password.password_file.clone());
+        let domain = if self.js_domain.is_some() || self.js_api_prefix.is_some() { &self } else { &other };
+        let (js_domain, js_api_prefix) = (domain.js_domain.clone(), domain.js_api_prefix.clone());
+        Self {
+            server,
+            context,
+            password,
+            password_file,
+            js_domain,
+            js_api_prefix,
+            tlscert: self.tlscert.or(other.tlscert),
+            tlskey: self.tlskey.or(other.tlskey),
+            tlsca: self.tlsca.or(other.tlsca),
+            tlsfirst: self.tlsfirst || other.tlsfirst,
+            inbox_prefix: self.inbox_prefix.or(other.inbox_prefix),
+            ..who
+        }
+    }
+
     /// Whether anything but a URL says who we are.
     #[must_use]
     pub const fn says_who(&self) -> bool {
@@ -141,6 +169,28 @@ pub(crate) fn split_credentials(url: &str) -> (String, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_and_who_are_not_mixed() {
+        let text = |text: &str| Some(text.to_owned());
+        let file = ConnectSettings {
+            server: text("nats://file"),
+            user: text("u"),
+            password: text("p"),
+            tlsca: Some("/ca".into()),
+            js_domain: text("d"),
+            ..ConnectSettings::default()
+        };
+        assert_eq!(ConnectSettings::default().or(file.clone()), file);
+        let given = ConnectSettings { context: text("c"), creds: Some("/creds".into()), ..ConnectSettings::default() };
+        let both = given.or(file.clone());
+        assert_eq!((both.server, both.context), (None, text("c")));
+        assert_eq!((both.user, both.password, both.creds), (None, None, Some("/creds".into())));
+        assert_eq!((both.tlsca, both.js_domain), (Some("/ca".into()), text("d")));
+        let given = ConnectSettings { password_file: Some("/pw".into()), ..ConnectSettings::default() };
+        let both = given.or(file);
+        assert_eq!((both.user, both.password, both.password_file), (text("u"), None, Some("/pw".into())));
+    }
 
     #[test]
     fn secrets_stay_out_of_messages() {

@@ -27,6 +27,9 @@ pub async fn connect(settings: &ConnectSettings, name: &str) -> Result<Client, E
     Ok(embed_connect::connect(settings, name, |options| options.ping_interval(PING_INTERVAL)).await?)
 }
 
+/// How much longer an answer is waited for after the server has refused what a route has made of some message on the same subject.
+const MAPPED: Duration = Duration::from_secs(1);
+
 /// A request with an inbox of its own. It takes no longer than `timeout`, whatever the connection does meanwhile.
 ///
 /// # Errors
@@ -47,15 +50,21 @@ pub async fn request(
     }
     let subjects = [subject.as_str(), inbox.as_str()];
     let answer = tokio::time::timeout(timeout, client.send_request(subject.clone(), request));
-    tokio::select! {
+    let refused = |refusal| Err(async_nats::RequestError::with_source(RequestErrorKind::Other, refusal));
+    tokio::pin!(answer);
+    let refusal = tokio::select! {
         biased;
-        answer = answer => match answer {
-            Ok(answer) => answer,
-            Err(_) => Err(RequestErrorKind::TimedOut.into()),
-        },
-        refusal = refusals.concerning(&subjects) => {
-            Err(async_nats::RequestError::with_source(RequestErrorKind::Other, refusal))
-        }
+        answer = &mut answer => return answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into())),
+        refusal = refusals.concerning(&subjects) => refusal,
+    };
+    if subjects.contains(&refusal.subject.as_str()) {
+        return refused(refusal);
+    }
+    // A route sends some of what is published here to where it is not permitted. Whether this message was among it cannot be told, until
+    // it is not answered.
+    match tokio::time::timeout(MAPPED, answer).await {
+        Ok(Ok(answer)) => answer,
+        _ => refused(refusal),
     }
 }
 

@@ -85,9 +85,11 @@ impl RouteSettings {
     pub fn read(path: &Path) -> Result<Self, RouteError> {
         let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
         toml::from_str(&text).map_err(|error| {
-            // Without the line that it quotes: a password may stand there.
+            // Without the line that it quotes, and without what it has found there: a password may stand in it.
             let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            RouteError::Settings(format!("{}, line {line}: {}", path.display(), error.message()))
+            let what =
+                if error.message().starts_with("invalid type") { "a value of the wrong type" } else { error.message() };
+            RouteError::Settings(format!("{}, line {line}: {what}", path.display()))
         })
     }
 
