@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// The stream of jobs takes no more.
     #[error(
-        "the stream {stream} is full ({reason}): jobs wait to be served; add workers, or raise the limit with `embed init`"
+        "the stream {stream} is full ({reason}): jobs wait to be served; add workers, or raise the limit: `embed init --jobs-max-bytes 4GiB`, or what is wanted"
     )]
     StreamFull {
         /// The stream.

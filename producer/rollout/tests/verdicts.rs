@@ -442,40 +442,6 @@ fn classic() -> Config {
 }
 
 #[test]
-fn classic_follows_its_thresholds() {
-    let judge = |slowness: f64, error_rate: f64, look: u32| {
-        let candidate = Quality { slowness, error_rate, ..Quality::default() };
-        let evidence = evidence(&Scenario { candidate, error_rate: 0.0002, ..busy() }, 5);
-        Rule::new(classic()).unwrap().verdict(&evidence, Check::Look(look), 1)
-    };
-    let verdict = judge(0.3, 0.0, 3);
-    assert_eq!(verdict.decision, Decision::Promote { pace: Pace::Full }, "{verdict}");
-    // 60 % is not reached: gradual, and p95 is not below 0.4 of the baseline's.
-    let verdict = judge(0.6, 0.0, 3);
-    assert_eq!(verdict.decision, Decision::Promote { pace: Pace::NextStep }, "{verdict}");
-    assert!(verdict.sentence.contains("0.4 of the baseline's"), "{verdict}");
-    for verdict in [judge(0.8, 0.0, 3), judge(1.0, 0.0002, 3), judge(0.3, 0.02, 3)] {
-        assert_eq!(verdict.decision, Decision::RollBack, "{verdict}");
-    }
-}
-
-#[test]
-fn classic_waits_for_its_requests_and_its_hour() {
-    let quick = Quality { slowness: 0.3, error_rate: 0.0, ..Quality::default() };
-    let evidence = evidence(&Scenario { candidate: quick, requests_per_second: 30.0, ..busy() }, 5);
-    let rule = Rule::new(classic()).unwrap();
-    assert_eq!(rule.verdict(&evidence, Check::Look(1), 1).decision, Decision::Hold);
-    let verdict = rule.verdict(&evidence, Check::Look(3), 1);
-    assert_eq!(
-        (verdict.decision, finding(&verdict, Metric::Volume)),
-        (Decision::Pause, Finding::TooLittle),
-        "{verdict}"
-    );
-    let error = Rule::new(Config { rule: RuleKind::Classic, ..config() }).unwrap_err().to_string();
-    assert!(error.contains("plan.hold") && error.contains("wants 1h"), "{error}");
-}
-
-#[test]
 fn settings_are_checked_by_name() {
     for (toml, words) in [
         ("[plan]\nsteps = [50, 25]", "plan.steps: [50.0, 25.0]: give rising percentages"),
