@@ -117,6 +117,10 @@ async fn a_change_that_one_server_refuses_is_undone_everywhere() {
     // A rollback is not undone for the sake of one server: it is told which.
     let error = router.set(&m, &Change::all_to(slug("a"), "test")).await.unwrap_err();
     assert!(error.to_string().contains("server n2") && error.code() == "half_applied", "{error}");
+    if error.to_string().contains("could not be written down") {
+        // The bucket has a second, and this machine may be busy.
+        router.sync(false, "test", &[]).await.unwrap();
+    }
     let report = router.actual().await.unwrap();
     let states: Vec<_> = report.servers.iter().map(|server| server.state).collect();
     assert_eq!(states, [ServerState::AsWanted, ServerState::Differs, ServerState::AsWanted]);
@@ -213,7 +217,7 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     assert!(report.unfinished().any(|line| line.contains("me has put b=100 onto the servers")), "{report:?}");
     // Whatever changes a route next writes it down, and does not go over it: here a change of one lane.
     let rpc = Change { lanes: vec![embed_schemas::Lane::Rpc], ..change(&["a=10", "b=90"]) };
-    until("another change", async || router.set(&m, &rpc).await.is_ok()).await;
+    until("another change", async || router.set(&m, &rpc).await.is_ok_and(|applied| applied.missing.is_empty())).await;
     let report = router.actual().await.unwrap();
     assert!(report.unwritten.is_empty(), "{report:?}");
     for server in &report.servers {

@@ -1,7 +1,7 @@
 //! Bringing the servers to what is wanted, and seeing that they are there. Safe to repeat.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +16,7 @@ use super::{
     claims::{self, ClaimsError},
     files,
     mapping::{self, Mappings},
-    record::{settled, undone},
+    record::{dropped, settled, undone},
     report::{Seen, wanted},
     store::{Entry, Routes},
     system::RollCall,
@@ -53,7 +53,12 @@ impl Router {
         let mut round = 1;
         loop {
             let (routes, seen) = self.see().await?;
-            if unwritten == Unwritten::Adopt && self.adopt(&routes, &seen).await? && round < ROUNDS {
+            if unwritten == Unwritten::Adopt && self.adopt(&routes, &seen).await? {
+                // What was read before is no more what is wanted.
+                if round == ROUNDS {
+                    let what = "emergencies are put onto the servers faster than they can be written down".to_owned();
+                    return Err(RouteError::System { what, reason: format!("{ROUNDS} times in a row") });
+                }
                 round += 1;
                 continue;
             }
@@ -69,7 +74,7 @@ impl Router {
     /// What is wanted, and what each server says that it holds.
     pub(super) async fn see(&self) -> Result<(Routes, Seen), RouteError> {
         let routes = self.store.all().await?;
-        let known = self.store.servers().await?;
+        let (_, known) = self.store.servers().await?;
         let roll_call = self.system.roll_call(&known).await?;
         Ok((routes, self.ask(known, roll_call).await))
     }
@@ -86,8 +91,11 @@ impl Router {
         let marks = wish::marked(seen.mappings().map(|(_, mappings)| mappings));
         let unwritten = wish::unwritten(routes, marks);
         for (model, wish) in &unwritten {
-            let (revision, _) = self.store.get(model).await?;
-            // Whoever is faster has seen the same, or changes the route anyway.
+            let (revision, now) = self.store.get(model).await?;
+            // Only over what the wish was compared with: whoever was faster has seen the same, or changes the route anyway.
+            if !wish::is_as_compared(routes.get(model), revision, now.as_ref()) {
+                continue;
+            }
             if self.store.put(model, &wish::late(wish), revision).await?.is_some() {
                 let (who, when, to) = (&wish.who, &wish.when, describe(&wish.lanes));
                 tracing::warn!(
@@ -173,14 +181,17 @@ impl Router {
             // Whoever was faster has looked later than we have.
             self.store.put(model, &record, entry.revision).await?;
         }
-        let known = self.store.servers().await?;
         // A server without a name has a new id at every start: there would be no recognising it.
         let named = report.servers.iter().filter(|server| server.id.as_ref() != Some(&server.name));
-        let mut names: Vec<String> =
-            named.map(|server| server.name.clone()).filter(|name| !forget.contains(name)).collect();
-        names.sort();
-        if names != known {
-            self.store.put_servers(&names).await?;
+        let names: BTreeSet<&String> = named.map(|server| &server.name).collect();
+        for _ in 0..ROUNDS {
+            let (revision, known) = self.store.servers().await?;
+            // Somebody else may have found one that we have not.
+            let all: BTreeSet<&String> = names.iter().copied().chain(&known).collect();
+            let all: Vec<String> = all.into_iter().filter(|name| !forget.contains(name)).cloned().collect();
+            if all == known || self.store.put_servers(&all, revision).await? {
+                break;
+            }
         }
         Ok(())
     }
@@ -196,11 +207,19 @@ impl Router {
             self.can_put().await?;
         }
         if undo {
-            for (model, Entry { revision, record }) in self.store.all().await? {
-                if record.state != RouteState::Applied {
-                    let back = undone(&record, who, "taken back by `embed route sync --undo`");
-                    self.store.put(&model, &back, revision).await?;
+            let (routes, seen) = self.see().await?;
+            let marks = wish::marked(seen.mappings().map(|(_, mappings)| mappings));
+            let unwritten = wish::unwritten(&routes, marks);
+            for (model, Entry { revision, record }) in &routes {
+                if record.state != RouteState::Applied && !unwritten.contains_key(model) {
+                    let back = undone(record, who, "taken back by `embed route sync --undo`");
+                    self.store.put(model, &back, *revision).await?;
                 }
+            }
+            for (model, wish) in &unwritten {
+                let entry = routes.get(model);
+                let back = dropped(wish, entry.map(|entry| &entry.record), who);
+                self.store.put(model, &back, entry.map_or(0, |entry| entry.revision)).await?;
             }
         }
         let report = self.apply(if undo { Unwritten::Drop } else { Unwritten::Adopt }).await?;

@@ -77,6 +77,11 @@ impl Claims {
         self.0.get("iat").and_then(Value::as_u64).unwrap_or_default()
     }
 
+    /// Their mappings.
+    pub(super) fn mappings(&self) -> Mappings {
+        self.0.get("nats").map(|nats| mapping::from_claims(&nats["mappings"])).unwrap_or_default()
+    }
+
     /// What a user may publish.
     pub(super) fn publish(&self) -> &Value {
         self.0.get("nats").map_or(&Value::Null, |nats| &nats["pub"])

@@ -6,12 +6,14 @@
 
 use std::time::{Duration, Instant};
 
-use embed_schemas::{RouteRecord, Slug, routes::describe};
+use embed_schemas::{RouteRecord, Slug};
 use tokio::time::timeout;
 
 use super::{
-    Applied, Change, Report, RouteError, Router,
+    Applied, Backend, Change, Report, RouteError, Router,
     apply::{Unwritten, lanes},
+    claims, held,
+    report::Seen,
     store::{Entry, Routes},
     wish::{self, Wishes},
 };
@@ -55,17 +57,19 @@ impl Router {
                 Err(_) => closed = Some(silent()),
             }
         }
-        let base = if closed.is_some() && routes.is_empty() { held(&found) } else { routes };
-        let mut base = wish::with(base, &wishes);
-        wishes.remove(model);
+        if closed.is_some() && routes.is_empty() {
+            (routes, wishes) = self.in_effect(&found, &seen).await?;
+        }
+        let mut base = wish::with(routes, &wishes);
+        let marked = wishes.remove(model);
 
         let mut revision = base.get(model).map_or(0, |entry| entry.revision);
         let mut record = change.record(base.get(model).map(|entry| entry.record.clone()));
         // A mark for the same is there already: another would only be another reload.
-        if let (Some(_), Some(wish)) = (&closed, found.unwritten.get(model))
+        if let (Some(_), Some(wish)) = (&closed, marked)
             && wish.lanes == record.lanes
         {
-            record = wish.clone();
+            record = wish;
         }
         if closed.is_none() {
             match timeout(BUCKET, self.write_down(model, change, record.clone(), revision)).await {
@@ -77,21 +81,29 @@ impl Router {
                 Err(_) => closed = Some(silent()),
             }
         }
-        if closed.is_some() {
+        if let Some(reason) = &closed {
+            if change.only_after.is_some() {
+                let what = format!("whether the route of model {model} has changed meanwhile is not known");
+                return Err(RouteError::System { what, reason: reason.clone() });
+            }
             wishes.insert(model.clone(), record.clone());
         }
         base.insert(model.clone(), Entry { revision, record: record.clone() });
 
         let mut report = self.bring(base.clone(), &wishes, seen).await?;
         if closed.is_none() {
-            closed = match timeout(BUCKET, self.end(&base, &report)).await {
-                Ok(Ok(ended)) => {
-                    report = ended;
-                    None
-                }
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(silent()),
-            };
+            // It is written down that it was begun: whatever fails from here on, `sync` finishes it.
+            let unended =
+                |error: String| tracing::warn!("{model}: it cannot be written down how the change ended: {error}");
+            match timeout(BUCKET, self.end(&base, &report)).await {
+                Ok(Ok(Some(ended))) => report = ended,
+                Ok(Ok(None)) => match self.follow().await {
+                    Ok(ended) => report = ended,
+                    Err(error) => unended(error.to_string()),
+                },
+                Ok(Err(error)) => unended(error.to_string()),
+                Err(_) => unended(silent()),
+            }
         }
         let entry = report.routes.get(model).map(|entry| entry.record.clone()).unwrap_or_else(|| record.clone());
         if entry.lanes != record.lanes {
@@ -103,20 +115,22 @@ impl Router {
             reasons.extend(closed.map(|why| format!("and it could not be written down: {why}")));
             return Err(RouteError::HalfApplied { model: model.clone(), reasons: reasons.join("; ") });
         }
+        let unwritten = Box::new(entry.clone());
         let applied = Applied::new(model, entry, mine, started.elapsed());
         match closed {
             None => Ok(applied),
             Some(reason) => {
                 let holding = applied.servers.into_iter().filter(|server| server.id.is_some());
                 let servers = holding.map(|server| server.name).collect();
-                Err(RouteError::Unwritten { model: model.clone(), servers, missing: applied.missing, reason })
+                let (model, missing, record) = (model.clone(), applied.missing, unwritten);
+                Err(RouteError::Unwritten { model, servers, missing, record, reason })
             }
         }
     }
 
     /// Reads the bucket, if it can be read now.
     async fn open(&self) -> Result<Book, RouteError> {
-        let read = async { Ok::<_, RouteError>((self.store.all().await?, self.store.servers().await?)) };
+        let read = async { Ok::<_, RouteError>((self.store.all().await?, self.store.servers().await?.1)) };
         let closed = match timeout(BUCKET, read).await {
             Ok(Ok((routes, known))) => return Ok(Book { routes, known, closed: None }),
             Ok(Err(error)) if error.retryable() => error.to_string(),
@@ -148,59 +162,100 @@ impl Router {
         Err(RouteError::superseded(model, self.store.get(model).await?.1.as_ref()))
     }
 
-    /// Writes down how it ended. What somebody else has changed meanwhile is brought to the servers, too, and reported.
-    async fn end(&self, routes: &Routes, report: &Report) -> Result<Report, RouteError> {
+    /// What is in effect where the bucket does not say what is wanted, and the marks in it.
+    async fn in_effect(&self, found: &Report, seen: &Seen) -> Result<(Routes, Wishes), RouteError> {
+        if let Backend::Files(_) = self.backend {
+            return Ok((held::agreed(&found.servers)?, found.unwritten.clone()));
+        }
+        // All that servers hold comes from claims, and of those the newest count.
+        let servers = seen.roll_call.present.len();
+        let mappings = claims::newest(&self.system.claims(&self.account, servers).await?)?.claims.mappings();
+        Ok((held::of_mappings(&mappings), wish::marked([&mappings])))
+    }
+
+    /// Writes down how it ended. `None` if somebody else has changed something meanwhile.
+    async fn end(&self, routes: &Routes, report: &Report) -> Result<Option<Report>, RouteError> {
         self.settle(report, &[]).await?;
         let now = self.store.all().await?;
-        if lanes(&now) == lanes(routes) {
-            // As it is written down now, and not as it was begun.
-            return Ok(Report { routes: now, ..report.clone() });
-        }
+        // As it is written down now, and not as it was begun.
+        Ok((lanes(&now) == lanes(routes)).then(|| Report { routes: now, ..report.clone() }))
+    }
+
+    /// Brings to the servers what somebody else has changed meanwhile, too.
+    async fn follow(&self) -> Result<Report, RouteError> {
         let report = self.apply(Unwritten::Adopt).await?;
         self.settle(&report, &[]).await?;
         Ok(Report { routes: self.store.all().await?, ..report })
     }
 
-    /// Goes on until what an emergency has left unwritten is written down, for so long.
+    /// Goes on until what an emergency has left unwritten is written down, for so long. `record` is what [`RouteError::Unwritten`] says.
     ///
     /// # Errors
-    /// What the last attempt failed with.
-    pub async fn reconcile(&self, model: &Slug, who: &str, within: Duration) -> Result<Report, RouteError> {
+    /// [`RouteError::Superseded`] if somebody has changed the route since; otherwise what the last attempt failed with.
+    pub async fn reconcile(
+        &self,
+        model: &Slug,
+        change: &Change,
+        record: &RouteRecord,
+        within: Duration,
+    ) -> Result<Report, RouteError> {
         let deadline = tokio::time::Instant::now() + within;
+        let mut record = record.clone();
         loop {
-            let report = match tokio::time::timeout_at(deadline, self.sync(false, who, &[])).await {
-                Ok(Ok(report)) if report.unwritten.is_empty() => return Ok(report.of(model)),
-                Ok(Ok(report)) => report.unfinished().collect::<Vec<_>>().join("; "),
-                Ok(Err(error)) if !error.retryable() => return Err(error),
+            let attempt = self.write_late(model, change, &mut record);
+            let reason = match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(Ok(report))) => return Ok(report),
+                Ok(Ok(Err(reason))) => reason,
+                Ok(Err(error)) if !error.retryable() || matches!(error, RouteError::Superseded { .. }) => {
+                    return Err(error);
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => silent(),
             };
             if tokio::time::Instant::now() >= deadline {
-                return Err(RouteError::System { what: "it is not written down yet".to_owned(), reason: report });
+                return Err(RouteError::System { what: "it is not written down yet".to_owned(), reason });
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Tries once to write down what an emergency has left unwritten, and looks whether it is so. Why not, if it is not.
+    async fn write_late(
+        &self,
+        model: &Slug,
+        change: &Change,
+        record: &mut RouteRecord,
+    ) -> Result<Result<Report, String>, RouteError> {
+        let report = self.sync(false, &change.who, &[]).await?;
+        if !report.unwritten.is_empty() {
+            return Ok(Err(report.unfinished().collect::<Vec<_>>().join("; ")));
+        }
+        // No mark is left. That may also be since somebody has removed it.
+        let now = report.routes.get(model).map(|entry| entry.record.clone());
+        let is_ours = |other: &RouteRecord| (&other.who, &other.when) == (&record.who, &record.when);
+        let written = match &now {
+            Some(now) if is_ours(now) => true,
+            _ => self.store.history(model).await?.iter().any(|entry| is_ours(&entry.record)),
+        };
+        match now {
+            _ if written => Ok(Ok(report.of(model))),
+            Some(now) if !wish::is_newer(record, &now) && now.lanes == record.lanes => Ok(Ok(report.of(model))),
+            Some(now) if !wish::is_newer(record, &now) => Err(RouteError::superseded(model, Some(&now))),
+            _ => match self.emergency(model, change).await {
+                Ok(applied) => {
+                    *record = applied.record;
+                    Ok(Err("its mark was gone, and it is done again".to_owned()))
+                }
+                Err(RouteError::Unwritten { record: again, reason, .. }) => {
+                    *record = *again;
+                    Ok(Err(reason))
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 }
 
 fn silent() -> String {
     format!("the bucket of routes has not answered within {} s", BUCKET.as_secs())
-}
-
-/// The routes that servers hold: those of the one that has read them last.
-fn held(found: &Report) -> Routes {
-    let answering = found.servers.iter().filter(|server| server.id.is_some());
-    let Some(server) = answering.max_by_key(|server| (server.since.clone(), server.name.clone())) else {
-        return Routes::new();
-    };
-    let record = |lanes: &embed_schemas::routes::Lanes| RouteRecord {
-        lanes: lanes.clone(),
-        from: lanes.clone(),
-        state: embed_schemas::RouteState::Applied,
-        who: format!("server {}", server.name),
-        when: server.since.clone().unwrap_or_default(),
-        note: Some(describe(lanes)),
-        problem: None,
-    };
-    server.holds.iter().map(|(model, lanes)| (model.clone(), Entry { revision: 0, record: record(lanes) })).collect()
 }

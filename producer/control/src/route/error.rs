@@ -127,6 +127,8 @@ pub enum RouteError {
         servers: Vec<String>,
         /// Those that do not answer.
         missing: Vec<String>,
+        /// What was to be written down.
+        record: Box<RouteRecord>,
         /// Why it could not be written down.
         reason: String,
     },

@@ -106,6 +106,21 @@ pub(super) fn to_claims(destinations: &[Destination]) -> Value {
     destinations.iter().map(|d| json!({"subject": d.subject, "weight": d.weight})).collect()
 }
 
+/// Reads the mappings in an account's claims. A share that is left out is all of it.
+pub(super) fn from_claims(found: &Value) -> Mappings {
+    let destination = |d: &Value| Destination {
+        subject: d["subject"].as_str().unwrap_or_default().to_owned(),
+        weight: d["weight"].as_u64().map_or(100, |weight| u8::try_from(weight).unwrap_or(u8::MAX)),
+        cluster: d["cluster"].as_str().unwrap_or_default().to_owned(),
+    };
+    let read = |to: &Value| {
+        let mut read: Vec<_> = to.as_array().into_iter().flatten().map(destination).collect();
+        read.sort();
+        read
+    };
+    found.as_object().into_iter().flatten().map(|(source, to)| (source.clone(), read(to))).collect()
+}
+
 /// The shares of a lane that mappings give, if they are the mapping of a route at all.
 pub(super) fn shares(mappings: &Mappings, lane: Lane, model: &Slug) -> Option<Weights> {
     let destinations = mappings.get(&subjects::bare(lane, model))?;

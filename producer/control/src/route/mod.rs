@@ -32,6 +32,7 @@ pub mod declared;
 mod emergency;
 mod error;
 mod files;
+mod held;
 mod mapping;
 mod record;
 mod report;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use embed_schemas::{RouteRecord, RouteState, routes::Lanes};
+use embed_schemas::{
+    RouteRecord, RouteState,
+    routes::{Lanes, describe},
+};
 
 use super::report::Report;
 use crate::times;
@@ -28,9 +31,25 @@ pub(super) fn undone(record: &RouteRecord, who: &str, why: &str) -> RouteRecord 
         from: record.lanes.clone(),
         state: RouteState::Applying,
         who: who.to_owned(),
-        when: times::now(),
+        when: times::now_after([record.when.as_str()]),
         note: None,
         problem: Some(why.to_owned()),
+    }
+}
+
+/// The record that takes a wish back, and is newer: a server that was away and still has its mark must not bring it back.
+pub(super) fn dropped(wish: &RouteRecord, before: Option<&RouteRecord>, who: &str) -> RouteRecord {
+    let lanes = before.cloned().map(in_effect).unwrap_or_default();
+    let (to, by, at) = (describe(&wish.lanes), &wish.who, &wish.when);
+    RouteRecord {
+        // To take this back again, too, leaves the route as it is.
+        from: lanes.clone(),
+        lanes,
+        state: RouteState::Applying,
+        who: who.to_owned(),
+        when: times::now_after(before.map(|before| before.when.as_str()).into_iter().chain([at.as_str()])),
+        note: None,
+        problem: Some(format!("everything to {to}, by {by} at {at}, was taken back by `embed route sync --undo`")),
     }
 }
 
@@ -65,7 +84,7 @@ mod tests {
         report::{Seen, wanted},
         store::{Entry, Routes},
         system::{Held, RollCall, Server},
-        wish::Wishes,
+        wish::{self, Wishes},
     };
 
     fn record(state: RouteState) -> RouteRecord {
@@ -125,5 +144,17 @@ mod tests {
         });
         let end = settled(&back, &seen(&back, true, false)).unwrap();
         assert_eq!((end.state, end.problem.as_deref()), (RouteState::Applied, Some("undone: no")));
+    }
+
+    #[test]
+    fn a_wish_that_is_taken_back_does_not_come_back() {
+        let at = |when: &str| RouteRecord { when: when.into(), ..record(RouteState::Applied) };
+        let (wish, before) = (at("2999-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z"));
+        for before in [Some(&before), None] {
+            let back = dropped(&wish, before, "you");
+            assert!(wish::is_newer(&back, &wish));
+            assert!(back.problem.as_ref().unwrap().contains("a=95 b=5, by me at 2999"), "{back:?}");
+            assert_eq!(back.lanes, before.map(|before| before.lanes.clone()).unwrap_or_default());
+        }
     }
 }

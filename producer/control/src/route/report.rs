@@ -213,7 +213,8 @@ pub(super) fn wanted(routes: &Routes, wishes: &Wishes) -> Mappings {
     mappings
 }
 
-fn shares(mappings: &Mappings) -> BTreeMap<Slug, Lanes> {
+/// The shares that mappings give, by model and lane.
+pub(super) fn shares(mappings: &Mappings) -> BTreeMap<Slug, Lanes> {
     let mut held: BTreeMap<Slug, Lanes> = BTreeMap::new();
     let targets = mappings.keys().filter_map(|source| embed_schemas::subjects::parse(source));
     for target in targets.filter(|target| target.variant.is_none()) {

@@ -107,13 +107,14 @@ impl Change {
 
     /// The record of it, over the one before.
     pub(super) fn record(&self, before: Option<RouteRecord>) -> RouteRecord {
+        let when = times::now_after(before.as_ref().map(|before| before.when.as_str()));
         let from = before.map(in_effect).unwrap_or_default();
         RouteRecord {
             lanes: self.lanes(&from),
             from,
             state: RouteState::Applying,
             who: self.who.clone(),
-            when: times::now(),
+            when,
             note: self.note.clone(),
             problem: None,
         }

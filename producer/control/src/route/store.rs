@@ -69,13 +69,14 @@ impl Store {
         Ok(self.0.put(model.as_str(), record, Some(after)).await?)
     }
 
-    /// The servers that routes have been applied to.
-    pub(super) async fn servers(&self) -> Result<Vec<String>, RouteError> {
-        Ok(self.0.get::<Vec<String>>(SERVERS_KEY).await?.1.unwrap_or_default())
+    /// The servers that routes have been applied to, and the revision of that list.
+    pub(super) async fn servers(&self) -> Result<(u64, Vec<String>), RouteError> {
+        let (revision, names) = self.0.get(SERVERS_KEY).await?;
+        Ok((revision, names.unwrap_or_default()))
     }
 
-    pub(super) async fn put_servers(&self, names: &[String]) -> Result<(), RouteError> {
-        self.0.put(SERVERS_KEY, &names, None).await?;
-        Ok(())
+    /// Writes the list of servers if `after` is still its last revision. `false` if somebody else was faster.
+    pub(super) async fn put_servers(&self, names: &[String], after: u64) -> Result<bool, RouteError> {
+        Ok(self.0.put(SERVERS_KEY, &names, Some(after)).await?.is_some())
     }
 }

@@ -46,6 +46,11 @@ pub(super) fn unwritten(routes: &Routes, mut wishes: Wishes) -> Wishes {
     wishes
 }
 
+/// Whether an entry is still the one that wishes were compared with. One that was deleted is as good as none.
+pub(super) fn is_as_compared(compared: Option<&Entry>, revision: u64, now: Option<&RouteRecord>) -> bool {
+    now.is_none() || compared.is_some_and(|compared| compared.revision == revision)
+}
+
 /// Routes as they are in effect once these wishes are.
 pub(super) fn with(mut routes: Routes, wishes: &Wishes) -> Routes {
     for (model, wish) in wishes {
@@ -67,7 +72,7 @@ pub(super) fn late(wish: &RouteRecord) -> RouteRecord {
 }
 
 /// Whether one was made after the other. A time that cannot be read is older than any other.
-fn is_newer(one: &RouteRecord, other: &RouteRecord) -> bool {
+pub(super) fn is_newer(one: &RouteRecord, other: &RouteRecord) -> bool {
     let time = |record: &RouteRecord| times::parse(&record.when);
     time(one) > time(other)
 }
@@ -128,5 +133,10 @@ mod tests {
         assert!(!kept(new) && !kept("2026-01-01T00:00:01Z"));
         assert_eq!(unwritten(&Routes::new(), found.clone()), found);
         assert_eq!(with(Routes::new(), &found)[&slug("m")].record.when, new);
+        // Whatever was written since stays, however old it says it is.
+        let compared = Entry { revision: 3, record: record("b", old) };
+        let now = record("c", old);
+        assert!(is_as_compared(Some(&compared), 3, Some(&now)) && is_as_compared(None, 4, None));
+        assert!(!is_as_compared(Some(&compared), 4, Some(&now)) && !is_as_compared(None, 4, Some(&now)));
     }
 }

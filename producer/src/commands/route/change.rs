@@ -8,7 +8,7 @@ use embed_control::route::{
     self, Applied, Change, Entry, OnFailure, Plan, RouteError, Router,
     declared::{self, Declarations, Declared},
 };
-use embed_schemas::{Lane, Slug, Weights, routes::describe};
+use embed_schemas::{Lane, RouteState, Slug, Weights, routes::describe};
 use serde_json::json;
 
 use super::super::{Status, print, who::who};
@@ -55,7 +55,7 @@ async fn one(
     }
     let applied = match router.set(model, &change).await {
         Err(error @ RouteError::Unwritten { .. }) => {
-            return unwritten(router, model, &change, error, write_within, json).await;
+            return unwritten(router, &change, error, write_within, json).await;
         }
         applied => applied?,
     };
@@ -68,14 +68,14 @@ async fn one(
 /// The servers know it, and the bucket does not. Says so at once, and goes on trying to write it down.
 async fn unwritten(
     router: &Router,
-    model: &Slug,
     change: &Change,
     error: RouteError,
     within: Duration,
     json: bool,
 ) -> anyhow::Result<Status> {
     print::warning(error.code(), &error.to_string(), json);
-    if let (true, RouteError::Unwritten { servers, missing, reason, .. }) = (json, &error) {
+    let RouteError::Unwritten { model, servers, missing, record, reason } = &error else { return Err(error.into()) };
+    if json {
         print::json_line(&json!({
             "model": model, "written": false, "servers": servers, "missing": missing, "reason": reason,
         }))?;
@@ -89,10 +89,14 @@ async fn unwritten(
             "trying to write it down for another {within}; to stop that changes nothing on the servers"
         ));
     }
-    match router.reconcile(model, &change.who, within).await {
+    match router.reconcile(model, change, record, within).await {
         Ok(report) => {
             super::show::report(&report, json)?;
             Ok(if report.is_applied() { Status::Done } else { Status::Failures })
+        }
+        Err(error @ RouteError::Superseded { .. }) => {
+            print::warning(error.code(), &error.to_string(), json);
+            Ok(Status::Failures)
         }
         Err(error) => {
             print::warning(error.code(), &format!("{error}: run `embed route sync` later"), json);
@@ -116,6 +120,9 @@ async fn told(router: &Router, applied: &Applied, json: bool) -> anyhow::Result<
         ))?;
         for name in missing {
             print::line(format_args!("  server {name} does not answer: run `embed route sync` when it is back"))?;
+        }
+        if record.state == RouteState::Applying {
+            print::line("  it is not written down how it ended: run `embed route sync`")?;
         }
     }
     let new = route::newly_mapped(&applied.model, &applied.record);
@@ -190,14 +197,15 @@ pub(super) async fn apply(
     json: bool,
 ) -> anyhow::Result<Status> {
     let who = who(args.record.who);
-    let plans = differing(&route::written(client).await?, &declared, args.prune);
+    let written = route::written(client).await?;
+    let plans = differing(&written, &declared, args.prune);
     let mut status = Status::Done;
     for (plan, note) in &plans {
         let note = note.clone().or_else(|| args.record.note.clone());
         let change = Change { note, force: args.force, ..Change::exactly(plan.to.clone(), &who) };
         let done = match args.record.dry_run {
             true => router.plan(&plan.model, &change).await.map(|_| None),
-            false => router.set(&plan.model, &change).await.map(Some),
+            false => set_after(router, &plan.model, change, written.get(&plan.model)).await.map(Some),
         };
         match done {
             Ok(Some(applied)) => {
@@ -217,4 +225,22 @@ pub(super) async fn apply(
         print::line("all routes are as the file declares them")?;
     }
     Ok(status)
+}
+
+/// Makes a change if the route is still the one that the declarations were compared with: an emergency meanwhile stays.
+async fn set_after(
+    router: &Router,
+    model: &Slug,
+    change: Change,
+    compared: Option<&Entry>,
+) -> Result<Applied, RouteError> {
+    let (revision, now) = router.current(model).await?;
+    // That an older change has ended since is another revision, and no other route.
+    let same = match (compared.map(|entry| &entry.record), &now) {
+        (Some(then), Some(now)) => (&then.who, &then.when, &then.lanes) == (&now.who, &now.when, &now.lanes),
+        (then, now) => then.is_none() && now.is_none(),
+    };
+    let seen = compared.map_or(0, |entry| entry.revision);
+    let only_after = Some(if same { revision } else { seen });
+    router.set(model, &Change { only_after, ..change }).await
 }
