@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_control::route::{Change, Claims, RouteError, RouteSettings, Router};
+use embed_control::route::{Change, Claims, Entry, RouteError, RouteSettings, Router};
 use embed_schemas::{EmbedRequest, Weights, routes::describe};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -199,4 +199,32 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
     .await;
     assert!(all_hold("a=100").await);
     assert_eq!(router.current(&m).await.unwrap().1.unwrap().who, "me");
+
+    // One that is taken back: others keep their routes, it is on record, and whoever goes on trying to write it down is told.
+    let other = Change { lanes: vec![embed_schemas::Lane::Rpc], force: true, ..to(&["x=30", "y=70"]) };
+    router.set(&slug("other"), &other).await.unwrap();
+    nodes[1..].iter().for_each(|node| node.signal(libc::SIGSTOP));
+    let emergency = Change::all_to(slug("b"), "me");
+    let fenced = Change { only_after: Some(1), ..emergency.clone() };
+    assert_eq!(router.set(&m, &fenced).await.unwrap_err().code(), "system_account", "nobody knows whether it is so");
+    let error = router.set(&m, &emergency).await.unwrap_err();
+    let RouteError::Unwritten { record, .. } = error else { panic!("{error}") };
+    let held = router.held().await.unwrap();
+    let first = held.iter().find(|server| server.name == nodes[0].name).unwrap();
+    assert_eq!(describe(&first.holds[&m]), "b=100");
+    assert_eq!(describe(&first.holds[&slug("other")]), "rpc: y=70 x=30");
+    nodes[1..].iter().for_each(|node| node.signal(libc::SIGCONT));
+    until("it to be taken back", async || {
+        let synced = router.sync(true, "undoer", &[]).await;
+        synced.is_ok_and(|report| report.servers.len() == 3 && report.is_as_wanted())
+    })
+    .await;
+    assert!(all_hold("a=100").await);
+    let now = router.current(&m).await.unwrap().1.unwrap();
+    assert_eq!((describe(&now.lanes), now.who.as_str()), ("a=100".to_owned(), "undoer"));
+    let history = router.history(&m).await.unwrap();
+    let told = |entry: &Entry| entry.record.problem.as_ref().is_some_and(|problem| problem.contains("b=100, by me at"));
+    assert!(history.iter().any(told), "{history:?}");
+    let error = router.reconcile(&m, &emergency, &record, Duration::from_secs(20)).await.unwrap_err();
+    assert_eq!(error.code(), "superseded", "{error}");
 }
