@@ -408,6 +408,11 @@ async fn others_hear_of_it_and_its_end_is_a_command() {
     let (watched, _) = shown(&["status", "m", "--watch"]).await;
     assert!(watched.contains("gets 100 % of the traffic"), "{watched}");
 
+    // Other lanes are decided on first.
+    let refused = shown(&["finish", "m", "--dry-run"]).await;
+    assert!(refused.1.contains("did not move: "), "{refused:?}");
+    let all = embed_control::route::Change::all_to(slug("b"), "test");
+    router(&client, &nodes).await.set(&slug("m"), &all).await.unwrap();
     // Workers serve what the bucket wants.
     for (variant, default) in [("a", true), ("b", false)] {
         let desired = serde_json::from_value(serde_json::json!({ "default": default })).unwrap();
