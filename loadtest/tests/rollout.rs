@@ -88,6 +88,12 @@ fn an_equal_candidate_is_promoted_whatever_nonsense_it_is_sent() {
     let check = ["report", "--record", record, "-o", page.to_str().unwrap()];
     assert!(!canary.routing("rollout", &check).output().unwrap().status.success());
 
+    // It was one lane's: whoever ends it decides on the others first.
+    let finish = canary.routing("rollout", &["finish", MODEL, "--dry-run"]).output().unwrap();
+    assert!(said(&finish).contains("did not move: job, bulk"), "{finish:?}");
+    let set = canary.routing("route", &["set", MODEL, "--all-to=canary", "--who=me"]).output().unwrap();
+    assert!(set.status.success(), "{}", said(&set));
+
     // What comes after it is said, and who has to do it.
     let finish = canary.routing("rollout", &["finish", MODEL, "--dry-run"]).output().unwrap();
     assert!(said(&finish).contains("workers' configuration serves canary"), "{finish:?}");

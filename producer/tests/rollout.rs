@@ -217,13 +217,13 @@ async fn one_controller_acts_whoever_sleeps_or_stands_by() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
-    // A takeover has thousands of reports to read, within a lease of a second.
+    // A takeover has thousands of reports to read, within a lease of three seconds.
     let _fleet = Fleet::start(&client, World { noise: 300, ..World::default() }).await;
     let rollouts = Rollouts::new(&client);
     let mut slow = config();
     slow.plan.hold = Duration::from_secs(5);
     rollouts.start(start(slow), None).await.unwrap();
-    let lease = Duration::from_secs(1);
+    let lease = Duration::from_secs(3);
     let first = Running::start(&nodes, "first", lease, 0);
     until("the first to act", async || first.told("gets 50 %")).await;
     let [second, third] = [Running::start(&nodes, "second", lease, 0), Running::start(&nodes, "third", lease, 0)];
@@ -408,6 +408,11 @@ async fn others_hear_of_it_and_its_end_is_a_command() {
     let (watched, _) = shown(&["status", "m", "--watch"]).await;
     assert!(watched.contains("gets 100 % of the traffic"), "{watched}");
 
+    // Other lanes are decided on first.
+    let refused = shown(&["finish", "m", "--dry-run"]).await;
+    assert!(refused.1.contains("did not move: "), "{refused:?}");
+    let all = embed_control::route::Change::all_to(slug("b"), "test");
+    router(&client, &nodes).await.set(&slug("m"), &all).await.unwrap();
     // Workers serve what the bucket wants.
     for (variant, default) in [("a", true), ("b", false)] {
         let desired = serde_json::from_value(serde_json::json!({ "default": default })).unwrap();

@@ -9,6 +9,8 @@
 //! Ended: refused ◄─┘        Paused     RollingBack ──► Ended: rolled back, aborted
 //! ```
 
+use std::fmt;
+
 use embed_schemas::WindowCounts;
 
 use crate::{
@@ -145,6 +147,23 @@ impl Rollout {
                 event.percent = 0.0;
             }
         }
+    }
+
+    /// The traffic was to go back to the baseline, and somebody else has changed the route meanwhile, as `why` says: it is left to them.
+    pub fn not_rolled_back(&mut self, why: impl fmt::Display, now_ms: u64) {
+        if let Phase::RollingBack { outcome, reason } = &self.phase {
+            let (outcome, reason) = (*outcome, format!("{reason}; {why}, which is left as it is"));
+            self.end(outcome, reason, now_ms);
+        }
+    }
+
+    /// Whether a person has aborted it.
+    #[must_use]
+    pub const fn is_aborted(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::RollingBack { outcome: Outcome::Aborted, .. } | Phase::Ended { outcome: Outcome::Aborted, .. }
+        )
     }
 
     /// A person pauses it: the weights stay.

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     error::{ConfigError, refuse},
-    shadow::ShadowStage,
 };
 
 /// A rollout.
@@ -119,6 +118,27 @@ pub struct Stage {
     /// See [`Phase::Moving`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<WindowCounts>,
+}
+
+/// One shadow. One that is begun anew is another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShadowStage {
+    /// Its number, from 1, over the whole rollout.
+    pub number: u32,
+    /// When it began, Unix time in milliseconds.
+    pub from_ms: u64,
+    /// Revision that the route must still have when traffic moves.
+    pub route_revision: u64,
+    /// The last message of the stream of statistics before it.
+    pub stats_after: u64,
+    /// The versions that both variants serve.
+    pub versions: Versions,
+    /// When workers were last told of it, Unix time in milliseconds.
+    #[serde(default)]
+    pub said_ms: Option<u64>,
+    /// For how long workers have known of it, in milliseconds. While nobody carries the rollout on it stands still.
+    #[serde(default)]
+    pub lasted_ms: u64,
 }
 
 /// Versions by variant; several while workers are being updated.

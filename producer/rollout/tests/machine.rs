@@ -229,3 +229,17 @@ fn what_nats_cannot_weigh_is_refused() {
     let same = Start { to: "a".parse().unwrap(), config: Config::default(), ..start };
     assert!(Rollout::begin(same, 0).unwrap_err().to_string().contains("two variants"));
 }
+
+#[test]
+fn a_route_that_is_left_to_others_ends_a_rollout_too() {
+    let mut rollout = begin(&[50.0, 100.0]);
+    rollout.checked("good", 3, 1);
+    rollout.moved(moved(4), 2);
+    rollout.candidate_lost("gone", 3);
+    assert!(!rollout.is_aborted());
+    rollout.not_rolled_back("you have changed the route", 4);
+    assert_eq!(rollout.outcome(), Some(Outcome::RolledBack));
+    let last = rollout.history.last().unwrap();
+    assert_eq!(last.sentence, "rolled back: gone; you have changed the route, which is left as it is");
+    assert_eq!(last.percent, 50.0, "nothing is known of what it has now");
+}

@@ -2,8 +2,8 @@
 
 use embed_rollout::{
     Config, Decision, Moved, Pace, Rollout,
-    shadow::{ShadowRecord, ShadowStage, ShadowVerdict, judge},
-    state::{Outcome, Phase, Start, Versions},
+    shadow::{ShadowRecord, ShadowVerdict, judge},
+    state::{Outcome, Phase, ShadowStage, Start, Versions},
 };
 use embed_schemas::{Lane, WindowCounts, shadow::ShadowCounts};
 use proptest::prelude::*;

@@ -100,7 +100,7 @@ pub(crate) struct StartArgs {
     /// Begin with the first step at once
     #[arg(long)]
     pub(crate) no_shadow: bool,
-    /// Tell of the texts whose vectors are farthest apart only the digests, not how they begin
+    /// Tell of the texts whose vectors are farthest apart only the digests and the ids of their jobs, which callers may have chosen, not how they begin
     #[arg(long)]
     pub(crate) hide_texts: bool,
     /// How long each step is held [default: 30m]

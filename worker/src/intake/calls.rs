@@ -174,7 +174,7 @@ impl CallIntake {
             return call.refuse(error);
         }
         let deadline = request.deadline_ms.map(Duration::from_millis);
-        let demand = Demand { left: deadline.unwrap_or(Duration::MAX), ..Demand::default() };
+        let demand = Demand { deadline, ..Demand::default() };
         let call = call.set_demand(demand);
         // The worker's own call is to tell whether it works, not whether it has much to do.
         let permit = match self.is_probe {

@@ -327,15 +327,17 @@ impl JobIntake {
             return self.refuse(lease, Some(identity), error, format, 0, permit);
         }
         let (received, lane) = (lease.received(), self.lane);
-        let age = self.context.clock.age(lease.delivery().published);
-        let left = request.deadline_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age));
+        // As it was received: what it has waited here since is counted from then on.
+        let age = self.context.clock.age(lease.delivery().published).saturating_sub(received.elapsed());
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        let left = deadline.map(|deadline| deadline.saturating_sub(age));
         let ask = Ask {
             id: identity.id.clone(),
             format,
             encoding: request.encoding_for(format),
             dimensions: request.dimensions.filter(|d| *d != version.metadata().dimension),
             received,
-            demand: Demand { age, left: left.unwrap_or(Duration::MAX) },
+            demand: Demand { age, deadline },
         };
         // Not what may have killed its worker.
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };

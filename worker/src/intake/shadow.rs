@@ -91,10 +91,12 @@ async fn compare_one(deployment: &Deployment, context: &IntakeContext, message: 
         Ok(texts) => texts,
         Err(error) => return tracing::warn!(%error, "texts of a shadow cannot be read"),
     };
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), context.publisher.taken());
+    let was_busy = context.publisher.is_busy();
     let found = compare(deployment, &texts).await;
     deployment.variant.metrics.shadow().add(&texts.id, &found);
-    if context.publisher.is_busy() {
+    // Whoever came and went meanwhile was held up as well.
+    if was_busy || context.publisher.is_busy() || context.publisher.taken() != before {
         sleep((began.elapsed() * PAUSES).min(LONGEST_PAUSE)).await;
     }
 }

@@ -23,29 +23,23 @@ pub fn variant_labels(model: &Slug, variant: &Slug) -> [(&'static str, String); 
     [(names::MODEL, model.to_string()), (names::MODEL_VERSION, variant.to_string())]
 }
 
-/// A deadline that leaves less time than this when the request arrives can be kept by nobody who has anything else to do.
+/// Whoever gives less time than this gives it in vain: nobody who has anything else to do can keep such a deadline.
 const HOPELESS: Duration = Duration::from_millis(10);
 
 /// What a request brought with it when it arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Demand {
     /// How long ago it had been published.
     pub age: Duration,
-    /// How much time its deadline left.
-    pub left: Duration,
-}
-
-impl Default for Demand {
-    fn default() -> Self {
-        Self { age: Duration::ZERO, left: Duration::MAX }
-    }
+    /// How much time its caller gave. What passed of it while it waited for this variant is the variant's doing.
+    pub deadline: Option<Duration>,
 }
 
 impl Demand {
     /// Whether such an error was the caller's doing, whichever variant had been asked.
     fn is_to_blame(&self, code: ErrorCode) -> bool {
         let deadline = matches!(code, ErrorCode::DeadlineExceeded | ErrorCode::Overloaded);
-        code.is_callers() || (deadline && self.left < HOPELESS)
+        code.is_callers() || (deadline && self.deadline.is_some_and(|given| given < HOPELESS))
     }
 }
 
@@ -247,5 +241,24 @@ impl Seconds {
 
     fn total(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_passes_in_the_queue_of_a_variant_is_no_fault_of_the_caller() {
+        let demand = |age, given: Option<u64>| Demand {
+            age: Duration::from_secs(age),
+            deadline: given.map(Duration::from_millis),
+        };
+        for code in [ErrorCode::DeadlineExceeded, ErrorCode::Overloaded] {
+            assert!(!demand(3, Some(2_000)).is_to_blame(code));
+            assert!(!demand(3, None).is_to_blame(code));
+            assert!(!demand(0, Some(10)).is_to_blame(code));
+            assert!(demand(0, Some(9)).is_to_blame(code));
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! Takes what pipelines have finished, encodes the outcomes, and sends each where it belongs.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -105,6 +108,8 @@ pub struct Publisher {
     shadows: Shadows,
     supervisor: Supervisor,
     tasks: TaskTracker,
+    /// Requests so far.
+    taken: Arc<AtomicU64>,
 }
 
 /// What runs for a publisher.
@@ -144,6 +149,7 @@ impl Publisher {
             shadows,
             supervisor: supervisor.clone(),
             tasks,
+            taken: Arc::default(),
         };
         let one = publisher.clone();
         let publish = async move {
@@ -197,7 +203,14 @@ impl Publisher {
 
     /// Keeps publishing from being [`Publisher::idle`].
     pub fn token(&self) -> TaskTrackerToken {
+        self.taken.fetch_add(1, Ordering::Relaxed);
         self.tasks.token()
+    }
+
+    /// How many requests were taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Whether there is anything in the worker that somebody waits for.

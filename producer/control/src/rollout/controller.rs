@@ -5,8 +5,8 @@ use std::time::Duration;
 use embed_rollout::{
     Moved, Rollout,
     record::window_ms,
-    shadow::{ShadowStage, ShadowVerdict},
-    state::{Event, Holder, Phase},
+    shadow::ShadowVerdict,
+    state::{Event, Holder, Phase, ShadowStage},
 };
 use embed_schemas::{Slug, shadow::ShadowCounts};
 
@@ -16,7 +16,7 @@ use super::{
     shadow::{self, Shadowing},
     store::Store,
     watch::{Means, Turn, Watch},
-    weights::{self, Set},
+    weights::{self, Back, Set},
     workers::Serving,
 };
 use embed_client::Client;
@@ -44,7 +44,7 @@ impl Default for Settings {
 pub enum Progress<'a> {
     /// Something has happened.
     Event(&'a Rollout, &'a Event),
-    /// This controller has brought the rollout to another step or state.
+    /// The rollout has come to another step or state, by this controller or by a person while this one acts.
     Changed(&'a Rollout),
     /// Windows were judged.
     Windows {
@@ -92,18 +92,39 @@ enum Turned {
 /// What a controller remembers of the rollout that it carries on. All of it can be found out again.
 #[derive(Debug, Default)]
 struct Memory {
+    /// The rollout that all this is about.
+    id: String,
     watch: Option<Watch>,
     shadow: Option<Shadowing>,
+    /// Whether the plan can decide, while that is being found out.
+    power: Option<gate::Checking>,
     told: usize,
+    /// Where others know the rollout to be.
+    place: Option<Place>,
+    /// This controller was the last that acted, as far as it knows: whatever a person does meanwhile is told by this one.
+    acts: bool,
     /// Since when it has tried to change weights.
     moving_since: Option<u64>,
     waiting: Option<String>,
 }
 
 impl Memory {
+    /// What is known of a rollout that was not seen before: nothing of any other.
+    fn of(rollout: &Rollout) -> Self {
+        Self { id: rollout.id.clone(), place: Some(place(rollout)), ..Self::default() }
+    }
+
+    /// Takes the place as known, and says whether it was not.
+    fn comes_to(&mut self, rollout: &Rollout) -> bool {
+        let now = Some(place(rollout));
+        std::mem::replace(&mut self.place, now) != now
+    }
+
     /// Another acts, or has changed the rollout: what was begun here is not ours any more.
     fn forget(&mut self) {
         self.watch = None;
+        self.shadow = None;
+        self.power = None;
         self.moving_since = None;
     }
 }
@@ -160,6 +181,7 @@ impl Controller {
                     tell(&Progress::Trouble(error.to_string()));
                     // Whatever was half done is read anew.
                     memory.watch = None;
+                    memory.shadow = None;
                     Duration::from_secs(1)
                 }
             };
@@ -180,22 +202,36 @@ impl Controller {
         let last = self.time.ask(self.client.nats()).await?;
         let (revision, rollout) = self.store.get(model).await?;
         let mut rollout = rollout.ok_or_else(|| RolloutError::None { model: model.clone(), id: None })?;
+        if memory.id != rollout.id {
+            let old = std::mem::replace(memory, Memory::of(&rollout));
+            if let Some(shadow) = old.shadow {
+                shadow.end().await?;
+            }
+        }
         tell_events(&rollout, memory, tell);
         if rollout.outcome().is_some() {
+            if let Some(shadow) = memory.shadow.take() {
+                shadow.end().await?;
+            }
+            tell_place(&rollout, memory, tell);
             return Ok(Turned::Over(Box::new(rollout)));
         }
         let period = Duration::from_millis(u64::from(window_ms(&rollout)).clamp(200, 2_000));
         if let (Some(holder), false) = (&rollout.holder, rollout.may_act(&self.name, self.time.now_ms())) {
             let text = format!("controller {} acts; this one stands by", holder.name);
             tell_waiting(&rollout, memory, text, tell);
-            memory.watch = None;
+            memory.forget();
+            // Whoever acts tells of it.
+            memory.acts = false;
+            memory.comes_to(&rollout);
             return Ok(Turned::Again(period));
         }
         // From here on nobody else acts, unless this takes longer than the lease: then its last write fails.
         let Some(revision) = self.claim(&mut rollout, revision).await? else {
             return Ok(Turned::Again(Duration::ZERO));
         };
-        let before = place(&rollout);
+        memory.acts = true;
+        tell_place(&rollout, memory, tell);
         let turn = self.act(&mut rollout, memory, last, tell).await?;
         if rollout.outcome().is_none() {
             rollout.holder = Some(self.holder(self.time.now_ms()));
@@ -206,9 +242,7 @@ impl Controller {
             return Ok(Turned::Again(Duration::ZERO));
         }
         tell_events(&rollout, memory, tell);
-        if place(&rollout) != before {
-            tell(&Progress::Changed(&rollout));
-        }
+        tell_place(&rollout, memory, tell);
         if turn.windows > 0 {
             let verdict = turn.verdict.as_ref();
             tell(&Progress::Windows { rollout: &rollout, requests: turn.requests, verdict });
@@ -266,9 +300,13 @@ impl Controller {
             }
             Phase::RollingBack { reason, .. } => {
                 memory.watch = None;
-                let silent = weights::give_back(&self.router, rollout, &reason).await?;
-                self.warn_of(&silent, tell);
-                rollout.rolled_back(self.time.now_ms());
+                match weights::give_back(&self.router, rollout, &reason).await? {
+                    Back::Done(silent) => {
+                        self.warn_of(&silent, tell);
+                        rollout.rolled_back(self.time.now_ms());
+                    }
+                    Back::NotOurs(why) => rollout.not_rolled_back(why, self.time.now_ms()),
+                }
             }
             Phase::Ended { .. } => (),
         }
@@ -285,9 +323,10 @@ impl Controller {
         let patience = milliseconds(self.settings.patience);
         // Since it was started, or resumed.
         let since = rollout.history.last().map_or(rollout.started_ms, |event| event.when_ms);
-        let found = gate::check(&self.means(), rollout).await?;
+        let found = gate::check(&self.means(), rollout, &mut memory.power).await?;
         let now = self.time.now_ms();
         match found {
+            gate::Found::Busy(what) => tell_waiting(rollout, memory, what, tell),
             gate::Found::NotYet(why) if now < since.saturating_add(patience) => {
                 tell_waiting(rollout, memory, why, tell);
             }
@@ -388,7 +427,9 @@ impl Controller {
 }
 
 /// What a rollout is doing, and at which step.
-fn place(rollout: &Rollout) -> (&'static str, Option<usize>) {
+type Place = (&'static str, Option<usize>);
+
+fn place(rollout: &Rollout) -> Place {
     let step = match &rollout.phase {
         Phase::Moving { step, .. } | Phase::Paused { step, .. } => Some(*step),
         Phase::Holding(stage) => Some(stage.step),
@@ -405,10 +446,54 @@ fn tell_events(rollout: &Rollout, memory: &mut Memory, tell: &mut impl FnMut(&Pr
     memory.told = rollout.history.len();
 }
 
+/// Says that the rollout has come to another place, if this controller is the one that tells of it.
+fn tell_place(rollout: &Rollout, memory: &mut Memory, tell: &mut impl FnMut(&Progress<'_>)) {
+    if memory.comes_to(rollout) && memory.acts {
+        tell(&Progress::Changed(rollout));
+    }
+}
+
 /// Says once what is waited for.
 fn tell_waiting(rollout: &Rollout, memory: &mut Memory, text: String, tell: &mut impl FnMut(&Progress<'_>)) {
     if memory.waiting.as_ref() != Some(&text) {
         tell(&Progress::Waiting(rollout, text.clone()));
         memory.waiting = Some(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_rollout::{Config, state::Start};
+
+    use super::*;
+
+    fn rollout(id: &str) -> Rollout {
+        let slug = |name: &str| name.parse::<Slug>().unwrap();
+        let start = Start {
+            id: id.to_owned(),
+            model: slug("m"),
+            from: slug("a"),
+            to: slug("b"),
+            lanes: Vec::new(),
+            config: Config::default(),
+            who: "me".to_owned(),
+            note: None,
+        };
+        Rollout::begin(start, 0).unwrap()
+    }
+
+    #[test]
+    fn what_a_person_changes_is_told_by_whoever_acts_and_once() {
+        let mut rollout = rollout("1");
+        let [mut acts, mut stands_by] = [true, false].map(|acts| Memory { acts, ..Memory::of(&rollout) });
+        rollout.abort("me", 1).unwrap();
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            for memory in [&mut acts, &mut stands_by] {
+                tell_place(&rollout, memory, &mut |progress: &Progress<'_>| told.push(format!("{progress:?}")));
+            }
+        }
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with("Changed"), "{told:?}");
     }
 }

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use embed_client::Client;
 use embed_rollout::{Rollout, state::Outcome};
-use embed_schemas::{RouteRecord, Weights, routes::describe, serving::DesiredVariant};
+use embed_schemas::{
+    Lane, RouteRecord, Slug, Weights,
+    routes::{Lanes, describe},
+    serving::DesiredVariant,
+};
 
 use super::RolloutError;
 use crate::{
@@ -41,7 +45,7 @@ impl Ending {
 /// What is to be done to end a promoted rollout, in order. What is done already is left out.
 ///
 /// # Errors
-/// [`Error::Settings`] if it was not promoted, if somebody else has given its traffic to others since, or if workers' configuration decides.
+/// [`Error::Settings`] if it was not promoted, if somebody else has given its traffic to others since, if a lane was not part of it, or if workers' configuration decides.
 pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Result<Vec<Ending>, RolloutError> {
     let Rollout { model, from, to, .. } = rollout;
     let refuse = |why: String| Err(Error::Settings(why).into());
@@ -65,6 +69,15 @@ pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Res
     let (statuses, wanted) = (client.statuses().await?, models::desired(client).await?);
     let of = |variant: &embed_schemas::Slug| (model.clone(), variant.clone());
     let is_default = statuses.get(&of(to)).is_some_and(|statuses| statuses.iter().all(|status| status.default));
+    let lanes = route.as_ref().map(|record| record.lanes.clone()).unwrap_or_default();
+    let unmoved = unmoved(&lanes, to, is_default);
+    if !unmoved.is_empty() {
+        let unmoved: Vec<_> = unmoved.into_iter().map(Lane::as_str).collect();
+        return refuse(format!(
+            "nothing was found out about {to} on lanes that this rollout did not move: {}. Roll them out, or set their route, first",
+            unmoved.join(", ")
+        ));
+    }
     if !is_default && !wanted.contains_key(&of(to)) {
         return refuse(format!(
             "workers' configuration serves {to}: make it the default there (`default = true`), and finish again"
@@ -74,6 +87,12 @@ pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Res
     let all =
         [(Ending::Default, !is_default), (Ending::Route, routed), (Ending::Unserve, wanted.contains_key(&of(from)))];
     Ok(all.into_iter().filter(|(_, needed)| *needed).map(|(ending, _)| ending).collect())
+}
+
+/// Lanes that neither the route nor the default gives to the candidate: making it the default would move them.
+fn unmoved(lanes: &Lanes, to: &Slug, is_default: bool) -> Vec<Lane> {
+    let all = Weights::all_to(to.clone());
+    Lane::ALL.into_iter().filter(|lane| !lanes.get(lane).map_or(is_default, |weights| *weights == all)).collect()
 }
 
 /// Does one of them. Waits up to `timeout` for workers. Gives back what else there is to know.
@@ -113,5 +132,23 @@ pub async fn end(
             Ok((waiting > 0)
                 .then(|| format!("{waiting} jobs that had been sent to {from} wait until somebody serves it")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_was_not_rolled_out_is_not_moved_by_the_end() {
+        let (a, b): (Slug, Slug) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let rpc = Lanes::from([(Lane::Rpc, Weights::all_to(b.clone()))]);
+        let rest: Vec<_> = Lane::ALL.into_iter().filter(|lane| *lane != Lane::Rpc).collect();
+        assert_eq!(unmoved(&rpc, &b, false), rest);
+        assert_eq!(unmoved(&rpc, &b, true), []);
+        assert_eq!(unmoved(&rpc, &a, true), [Lane::Rpc]);
+        let all = Lane::ALL.into_iter().map(|lane| (lane, Weights::all_to(b.clone()))).collect();
+        assert_eq!(unmoved(&all, &b, false), []);
+        assert_eq!(unmoved(&Lanes::new(), &b, true), []);
     }
 }

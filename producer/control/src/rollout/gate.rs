@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use embed_rollout::{
-    Collector, Finding, Rollout, agreement,
+    Collector, ConfigError, Finding, Rollout, agreement,
     power::{self, Traffic},
 };
 use embed_schemas::{
@@ -14,6 +14,7 @@ use embed_schemas::{
     subjects, wire,
 };
 use serde_json::json;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     RolloutError, milliseconds, probes,
@@ -32,6 +33,9 @@ const RECENT: u64 = 4;
 const LATELY: Duration = Duration::from_secs(600);
 const MOST_BATCHES: usize = 200;
 
+/// Whether a plan can decide, while that is being found out: see [`power::check`].
+pub(super) type Checking = JoinHandle<Result<Result<Option<String>, String>, ConfigError>>;
+
 /// What the checks have found.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -44,13 +48,20 @@ pub(super) enum Found {
         /// Length of the windows that workers publish, in milliseconds.
         window_ms: u32,
     },
+    /// Not yet: something is still being computed here, and will come by itself.
+    Busy(String),
     /// Not yet: this may come by itself.
     NotYet(String),
     /// It will not come by itself.
     Never(String),
 }
 
-pub(super) async fn check(means: &Means<'_>, rollout: &Rollout) -> Result<Found, RolloutError> {
+/// `power` is kept from one check to the next.
+pub(super) async fn check(
+    means: &Means<'_>,
+    rollout: &Rollout,
+    power: &mut Option<Checking>,
+) -> Result<Found, RolloutError> {
     let Means { client, router, store, .. } = means;
     let statuses = client.statuses().await?;
     let of = |variant: &Slug| statuses.get(&(rollout.model.clone(), variant.clone())).map_or(&[][..], Vec::as_slice);
@@ -75,9 +86,10 @@ pub(super) async fn check(means: &Means<'_>, rollout: &Rollout) -> Result<Found,
     if let Some(why) = weights::elsewhere(rollout, record.as_ref(), default) {
         return Ok(Found::Never(why));
     }
-    let uncertain = match can_decide(means, rollout, window_ms).await? {
-        Ok(uncertain) => uncertain,
-        Err(why) => return Ok(Found::NotYet(why)),
+    let uncertain = match can_decide(means, rollout, window_ms, power).await? {
+        Some(Ok(uncertain)) => uncertain,
+        Some(Err(why)) => return Ok(Found::NotYet(why)),
+        None => return Ok(Found::Busy("the plan is being checked against the traffic".to_owned())),
     };
     let mut sentence = format!("{} is live, verified and warm on {} workers", rollout.to, to.len());
     if rollout.config.probes.required {
@@ -129,22 +141,34 @@ fn two_spaces(rollout: &Rollout, from: &[VariantStatus], to: &[VariantStatus]) -
     })
 }
 
-/// What the plan comes to at the traffic of the last minutes: what is uncertain, or why nothing can come of it.
+/// What the plan comes to at the traffic of the last minutes: what is uncertain, or why nothing can come of it. `None` if that
+/// takes longer than others may be left without a sign: to be asked again.
 async fn can_decide(
     means: &Means<'_>,
     rollout: &Rollout,
     window_ms: u32,
-) -> Result<Result<Option<String>, String>, RolloutError> {
+    checking: &mut Option<Checking>,
+) -> Result<Option<Result<Option<String>, String>>, RolloutError> {
     let mut config = rollout.config.clone();
     config.plan.window = Duration::from_millis(u64::from(window_ms));
     if config.plan.any_traffic || config.validate().is_err() {
         // What makes no sense is refused for that.
-        return Ok(Ok(None));
+        return Ok(Some(Ok(None)));
     }
-    let traffic = traffic(means, rollout, window_ms).await?;
-    // It simulates, which takes a while.
-    let checked = tokio::task::spawn_blocking(move || power::check(&config, traffic)).await;
-    Ok(checked.map_err(|error| Error::Settings(format!("the plan could not be checked: {error}")))??)
+    let mut running = match checking.take() {
+        Some(running) => running,
+        None => {
+            let traffic = traffic(means, rollout, window_ms).await?;
+            // It simulates, which takes a while.
+            tokio::task::spawn_blocking(move || power::check(&config, traffic))
+        }
+    };
+    let Ok(checked) = tokio::time::timeout(means.lease / 3, &mut running).await else {
+        *checking = Some(running);
+        return Ok(None);
+    };
+    let failed = |error| Error::Settings(format!("the plan could not be checked: {error}"));
+    Ok(Some(checked.map_err(failed)??))
 }
 
 /// The baseline's traffic in the last minutes, as far back as its workers report.
@@ -154,21 +178,29 @@ async fn traffic(means: &Means<'_>, rollout: &Rollout, window_ms: u32) -> Result
     let mut collector = Collector::new(model, from, to, window_ms, &rollout.lanes);
     let mut reader =
         Reader::windows(means.client.nats().clone(), &rollout.model, From::Time(now - milliseconds(LATELY).min(now)));
-    let mut begin = now;
-    for _ in 0..MOST_BATCHES {
+    let (mut begin, mut end) = (now, now);
+    let until = Instant::now() + means.lease / 6;
+    for batch in 1.. {
         let reports = reader.batch(wire::decode_stats).await?;
         if reports.is_empty() {
+            // That is all there is.
+            end = now;
             break;
         }
         for (stored_ms, report) in reports {
+            end = stored_ms.min(now);
             if report.variant == rollout.from {
                 begin = begin.min(stored_ms.saturating_sub(length));
             }
             // What is no part of it does not matter here.
             drop(collector.add(report, Some(stored_ms)));
         }
+        if batch >= MOST_BATCHES || Instant::now() >= until {
+            // Of what came later nothing is known: it is no time without traffic.
+            break;
+        }
     }
-    let windows = collector.evidence(0.0, 0, begin, now).baseline.windows;
+    let windows = collector.evidence(0.0, 0, begin.min(end), end).baseline.windows;
     Ok(Traffic::of(&windows, Duration::from_millis(length), &rollout.config))
 }
 

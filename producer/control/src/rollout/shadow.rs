@@ -6,7 +6,8 @@
 use embed_client::Client;
 use embed_rollout::{
     Decision, Rollout,
-    shadow::{ShadowRecord, ShadowStage, ShadowVerdict, judge},
+    shadow::{ShadowRecord, ShadowVerdict, judge},
+    state::ShadowStage,
 };
 use embed_schemas::{
     Format,
@@ -30,6 +31,7 @@ const TTL_MS: u64 = 15_000;
 /// A shadow that is being watched.
 #[derive(Debug)]
 pub(super) struct Shadowing {
+    rollout: String,
     client: Client,
     wish: ShadowWish,
     stage: ShadowStage,
@@ -88,12 +90,20 @@ impl Shadowing {
         let from = From::Sequence(stage.stats_after + 1);
         let reader = Reader::new(client.nats().clone(), subjects::shadow_stats(&wish.model, &wish.to), from);
         let (client, stage) = (client.clone(), stage.clone());
-        Self { client, wish, stage, reader, counts: ShadowCounts::default(), gone_since_ms: None }
+        Self {
+            rollout: rollout.id.clone(),
+            client,
+            wish,
+            stage,
+            reader,
+            counts: ShadowCounts::default(),
+            gone_since_ms: None,
+        }
     }
 
     /// Whether this is the shadow that the rollout is in.
     pub(super) fn is_of(&self, rollout: &Rollout) -> bool {
-        rollout.shadow().is_some_and(|stage| stage.number == self.stage.number)
+        rollout.id == self.rollout && rollout.shadow().is_some_and(|stage| stage.number == self.stage.number)
     }
 
     /// Says what is wanted once more, looks at who serves what and at what was found since, and has it judged. `last` is the last message of

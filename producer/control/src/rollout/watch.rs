@@ -41,6 +41,7 @@ pub(super) struct Means<'a> {
 /// A stage that is being watched.
 #[derive(Debug)]
 pub(super) struct Watch {
+    rollout: String,
     number: u32,
     following: Following,
     rule: Rule,
@@ -90,6 +91,7 @@ impl Watch {
             (Following::Holding(Follower::new(rollout, record)), from)
         };
         Ok(Some(Self {
+            rollout: rollout.id.clone(),
             number,
             following,
             rule: Rule::new(rollout.config.at(step))?,
@@ -103,7 +105,8 @@ impl Watch {
     /// Whether this is the stage that the rollout is in.
     pub(super) fn is_of(&self, rollout: &Rollout) -> bool {
         let paused = matches!(rollout.phase, Phase::Paused { .. });
-        rollout.stage().is_some_and(|stage| stage.number == self.number)
+        rollout.id == self.rollout
+            && rollout.stage().is_some_and(|stage| stage.number == self.number)
             && paused == matches!(self.following, Following::Paused(..))
     }
 
@@ -117,7 +120,9 @@ impl Watch {
     ) -> Result<Turn, RolloutError> {
         let until = Instant::now() + means.lease / 3;
         if let Some(reason) = weights::changed_since(means.router, rollout).await? {
+            // Nothing is done about what is seen while another's route stands. It stays paused until a person says how it goes on.
             rollout.interrupted(reason, means.time.now_ms());
+            return Ok(Turn::default());
         }
         self.look_at_workers(&Serving::ask(means.client, rollout).await?, rollout, means.time.now_ms());
         let mut turn = Turn::default();

@@ -17,12 +17,21 @@ pub(super) enum Set {
     Stuck(String),
 }
 
+/// What came of an attempt to give everything back.
+#[derive(Debug)]
+pub(super) enum Back {
+    /// The baseline has all traffic. Servers that do not answer are named.
+    Done(Vec<String>),
+    /// The route is somebody else's by now, and no person has asked for it to be overruled.
+    NotOurs(String),
+}
+
 /// Gives the candidate a step's share.
 ///
 /// # Errors
 /// What may go better another time.
 pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revision: u64) -> Result<Set, RouteError> {
-    let (wanted, model) = (weights(rollout, step), &rollout.model);
+    let (wanted, model) = (weights(rollout, rollout.percent_of(step)), &rollout.model);
     let (found, record) = router.current(model).await?;
     // What a controller before this one has done, and did not live to tell.
     let ours = record.is_some_and(|record| record.who == who(rollout) && holds(&record.lanes, rollout, &wanted));
@@ -49,20 +58,31 @@ pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revisio
     }
 }
 
-/// Gives everything back to the baseline, whoever has changed the route meanwhile, wherever it can be done. Servers that do not
-/// answer are returned.
+/// Gives everything back to the baseline, wherever it can be done. A route that somebody else has changed meanwhile is overruled only if a
+/// person aborts the rollout.
 ///
 /// # Errors
 /// If it is not so everywhere. To be tried again.
-pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) -> Result<Vec<String>, RouteError> {
+pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) -> Result<Back, RouteError> {
+    let mut only_after = None;
+    // Without the bucket nobody else has written to it either.
+    if !rollout.is_aborted()
+        && let Ok((revision, record)) = router.current(&rollout.model).await
+    {
+        if !is_ours(rollout, record.as_ref()) {
+            return Ok(Back::NotOurs(changed(record.as_ref())));
+        }
+        only_after = Some(revision);
+    }
     let change = Change {
         lanes: rollout.lanes.clone(),
         note: Some(reason.to_owned()),
         force: true,
         on_failure: OnFailure::Keep,
+        only_after,
         ..Change::all_to(rollout.from.clone(), &who(rollout))
     };
-    Ok(router.set(&rollout.model, &change).await?.missing)
+    Ok(Back::Done(router.set(&rollout.model, &change).await?.missing))
 }
 
 /// Why the route is no longer as this stage has set it, if so.
@@ -75,7 +95,9 @@ pub(super) async fn changed_since(router: &Router, rollout: &Rollout) -> Result<
     if revision == stage.route_revision {
         return Ok(None);
     }
-    let as_set = record.as_ref().is_some_and(|record| holds(&record.lanes, rollout, &weights(rollout, stage.step)));
+    let as_set = record
+        .as_ref()
+        .is_some_and(|record| holds(&record.lanes, rollout, &weights(rollout, rollout.percent_of(stage.step))));
     // A server that was down and is back, say: the weights are the same.
     Ok((!as_set).then(|| changed(record.as_ref())))
 }
@@ -104,9 +126,15 @@ pub(super) fn elsewhere(
     })
 }
 
-fn weights(rollout: &Rollout, step: usize) -> Weights {
+/// Whether this rollout was the last to change the route, or it has the weights that this rollout has set all the same.
+fn is_ours(rollout: &Rollout, record: Option<&embed_schemas::RouteRecord>) -> bool {
+    let set = weights(rollout, rollout.percent());
+    record.is_some_and(|record| record.who == who(rollout) || holds(&record.lanes, rollout, &set))
+}
+
+fn weights(rollout: &Rollout, percent: f64) -> Weights {
     // Steps are whole percents: the rollout was refused otherwise.
-    let percent = rollout.percent_of(step) as u8;
+    let percent = percent as u8;
     let shares = [(rollout.to.clone(), percent), (rollout.from.clone(), 100 - percent)];
     Weights::new(shares.into_iter().filter(|(_, share)| *share > 0)).expect("two variants that share 100 percent")
 }

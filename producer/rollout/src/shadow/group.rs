@@ -8,7 +8,10 @@ use embed_schemas::{
 };
 use statrs::distribution::{Binomial, DiscreteCDF};
 
-use super::{Aspect, Shadow, ShadowReason};
+use super::{
+    settings::Shadow,
+    verdict::{Aspect, ShadowReason},
+};
 use crate::verdict::Finding;
 
 /// A group fails before the end if chance does that to an agreeing candidate less often than this. It is looked at again and again, in

@@ -3,32 +3,11 @@
 use embed_schemas::shadow::ShadowCounts;
 use serde::{Deserialize, Serialize};
 
-use super::{Shadow, ShadowVerdict, judge};
+use super::{judge::judge, settings::Shadow, verdict::ShadowVerdict};
 use crate::{
     Decision,
-    state::{Outcome, Phase, Rollout, Versions},
+    state::{Outcome, Phase, Rollout, ShadowStage},
 };
-
-/// One shadow. One that is begun anew is another.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ShadowStage {
-    /// Its number, from 1, over the whole rollout.
-    pub number: u32,
-    /// When it began, Unix time in milliseconds.
-    pub from_ms: u64,
-    /// Revision that the route must still have when traffic moves.
-    pub route_revision: u64,
-    /// The last message of the stream of statistics before it.
-    pub stats_after: u64,
-    /// The versions that both variants serve.
-    pub versions: Versions,
-    /// When workers were last told of it, Unix time in milliseconds.
-    #[serde(default)]
-    pub said_ms: Option<u64>,
-    /// For how long workers have known of it, in milliseconds. While nobody carries the rollout on it stands still.
-    #[serde(default)]
-    pub lasted_ms: u64,
-}
 
 /// What a shadow came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

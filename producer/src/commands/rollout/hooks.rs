@@ -19,6 +19,8 @@ use crate::cli::rollout::HookArgs;
 /// Longest wait for a web hook, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TRIES: u32 = 3;
+/// How long the command at the end may take: what else is told waits for it.
+const LONGEST_COMMAND: Duration = Duration::from_secs(30);
 
 /// Tells of what this process's controllers do, one thing after the other.
 #[derive(Debug)]
@@ -83,7 +85,9 @@ impl Webhook {
     fn new(url: &str) -> anyhow::Result<Self> {
         // Another part of the program may have chosen it before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = url.parse().with_context(|| format!("--webhook: {url} is no address"))?;
+        let url = url
+            .parse() // It may hold a secret, so it is not repeated.
+            .context("--webhook is no address")?;
         let client = reqwest::Client::builder().timeout(PATIENCE).build().context("--webhook")?;
         Ok(Self { client, url })
     }
@@ -115,12 +119,29 @@ async fn run(command: &str, rollout: &Rollout, body: &Value) -> anyhow::Result<(
         .env("EMBED_ROLLOUT_REASON", reason)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .kill_on_drop(true)
         .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        // It need not read it.
-        let _ = input.write_all(body.to_string().as_bytes()).await;
-    }
-    let status = child.wait().await?;
+    let ends = async {
+        if let Some(mut input) = child.stdin.take() {
+            // It need not read it.
+            let _ = input.write_all(body.to_string().as_bytes()).await;
+        }
+        child.wait().await
+    };
+    let status = tokio::time::timeout(LONGEST_COMMAND, ends)
+        .await
+        .with_context(|| format!("{command:?} was stopped after {LONGEST_COMMAND:?}"))??;
     anyhow::ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_makes_no_sense_is_not_repeated() {
+        let error = Webhook::new("hooks.test:secret/path").and_then(|_| Webhook::new("//secret")).unwrap_err();
+        assert!(!format!("{error:#}{error:?}").contains("secret"));
+    }
 }
