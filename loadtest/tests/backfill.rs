@@ -1,7 +1,5 @@
 //! A backfill through the real binaries, with parts of the stack killed in the middle: every row comes out exactly once.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -10,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream;
-use embed_testkit::{Daemon, wait_for};
-use serde_json::Value;
-use support::{
+use crate::support::{
     Stack, embed,
     gate::{GATE, Gate},
 };
+use async_nats::jetstream;
+use embed_testkit::{Daemon, wait_for};
+use serde_json::Value;
 
 const ROWS: usize = 600;
 /// Rows in a job.

@@ -1,13 +1,11 @@
 //! Single jobs through the real binaries: ids that are taken, dead letters that are sent once more, jobs that are found and cancelled.
 
-mod support;
-
 use std::process::Output;
 
+use crate::support::{Stack, embed};
 use async_nats::{HeaderMap, jetstream};
 use embed_testkit::NatsServer;
 use serde_json::{Value, json};
-use support::{Stack, embed};
 
 const MODEL: &str = "all-minilm-l6-v2";
 

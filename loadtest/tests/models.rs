@@ -1,12 +1,10 @@
 //! Variants come and go, and versions are swapped, through the commands that a person uses, with a real worker.
 
-mod support;
-
 use std::{fs, path::Path, process::Output};
 
+use crate::support::{Stack, embed};
 use embed_testkit::{Daemon, sibling_binary, wait_for};
 use serde_json::Value;
-use support::{Stack, embed};
 
 const MODEL: &str = "all-minilm-l6-v2";
 

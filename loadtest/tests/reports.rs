@@ -1,16 +1,14 @@
 //! The load test against a real stack: what it measures is written down, and can be compared.
 
-mod support;
-
 use std::{
     fs,
     path::Path,
     process::{Command, Output},
 };
 
+use crate::support::Stack;
 use embed_testkit::sibling_binary;
 use serde_json::Value;
-use support::Stack;
 
 fn loadtest(arguments: &[&str], folder: &Path) -> Output {
     Command::new(sibling_binary("embed-loadtest")).args(arguments).arg("--out").arg(folder).output().unwrap()

@@ -1,20 +1,18 @@
 //! Rollouts on real workers: what is good is promoted, what is not is rolled back, each for the right reason. What is decided by times is
 //! tested with workers that are made up (`producer/tests/rollout.rs`), since nobody can say how fast a machine is during a test.
 
-mod support;
-
 use std::{
     process::Output,
     sync::{Mutex, PoisonError, atomic::Ordering},
 };
 
+use crate::support::canary::{Canary, MODEL, nonsense, traffic};
 use embed_testkit::{
     Daemon, TestRegistry,
     model_registry::{FIRST, SECOND},
     wait_for,
 };
 use serde_json::{Value, json};
-use support::canary::{Canary, MODEL, nonsense, traffic};
 
 /// One at a time: they compare times, and the cores are there only once.
 static ALONE: Mutex<()> = Mutex::new(());

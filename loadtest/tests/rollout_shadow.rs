@@ -1,12 +1,10 @@
 //! The first step of a rollout on real workers: a candidate that is off on some texts only is found before any caller has a vector of it.
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::canary::{Canary, MODEL, traffic_by_variant};
 use embed_testkit::{Daemon, TestRegistry, model_registry::FIRST, wait_for};
 use serde_json::{Value, json};
-use support::canary::{Canary, MODEL, traffic_by_variant};
 
 /// A version that is off by a cosine of 0.97 on texts of more than 64 tokens. Its golden texts, and those that variants are probed with,
 /// do not show it.

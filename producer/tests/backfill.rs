@@ -1,7 +1,5 @@
 //! Backfills from end to end, with a worker that needs no model.
 
-mod support;
-
 use std::{
     collections::HashSet,
     sync::{
@@ -11,6 +9,12 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    Server,
+    files::{Files, assert_complete, pace, rows},
+    stored, until,
+    worker::{Worker, embed, embed_in, failure},
+};
 use embed_client::Error as ClientError;
 use embed_producer::{
     Error,
@@ -18,12 +22,6 @@ use embed_producer::{
 };
 use embed_schemas::{EmbedRequest, ErrorCode, Outcome, WireError, streams::StreamSettings};
 use serde_json::json;
-use support::{
-    Server,
-    files::{Files, assert_complete, pace, rows},
-    stored, until,
-    worker::{Worker, embed, embed_in, failure},
-};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_embedded_in_order_and_leaves_nothing_in_the_streams() {

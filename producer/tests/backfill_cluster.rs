@@ -1,9 +1,13 @@
 //! A backfill on a cluster whose streams have no quorum for a while: what the server refuses meanwhile passes.
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{
+    PATIENCE,
+    files::{Files, assert_complete, pace},
+    model_m, stored, until,
+    worker::{Worker, embed},
+};
 use embed_client::{Client, nats::api};
 use embed_connect::ConnectSettings;
 use embed_control::provision;
@@ -11,12 +15,6 @@ use embed_schemas::streams::StreamSettings;
 use embed_testkit::{Cluster, NatsServer};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use support::{
-    PATIENCE,
-    files::{Files, assert_complete, pace},
-    model_m, stored, until,
-    worker::{Worker, embed},
-};
 
 const CALL: Duration = Duration::from_secs(5);
 

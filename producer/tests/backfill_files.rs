@@ -1,7 +1,5 @@
 //! What backfills read and write: whether the input is the same, what it calls its rows, and what a death leaves behind.
 
-mod support;
-
 use std::{
     fs::{self, File},
     sync::{
@@ -10,16 +8,16 @@ use std::{
     },
 };
 
-use embed_client::Client;
-use embed_producer::backfill::{self, Pace, Parameters};
-use embed_schemas::{EmbedRequest, streams::StreamSettings};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Server,
     files::{Files, assert_complete, pace, rows},
     until,
     worker::{Worker, embed},
 };
+use embed_client::Client;
+use embed_producer::backfill::{self, Pace, Parameters};
+use embed_schemas::{EmbedRequest, streams::StreamSettings};
+use serde_json::{Value, json};
 
 /// Runs a backfill of 40 rows until some are recorded and the others are held up. They come when the worker that is returned is asked again.
 async fn stopped(server: &Server, client: &Client) -> (Files, Worker) {

@@ -1,7 +1,5 @@
 //! Backfills whose jobs or results are lost, or held up: every row comes once and in order all the same.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -10,18 +8,18 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    Server,
+    files::{Files, assert_complete, pace},
+    model_m, until,
+    worker::{Worker, embed},
+};
 use async_nats::jetstream;
 use embed_client::Client;
 use embed_control::provision::apply;
 use embed_producer::backfill::Pace;
 use embed_schemas::{EmbedRequest, Outcome, headers, streams::StreamSettings};
 use futures::{FutureExt, StreamExt};
-use support::{
-    Server,
-    files::{Files, assert_complete, pace},
-    model_m, until,
-    worker::{Worker, embed},
-};
 
 /// What is lost is looked for soon.
 fn impatient() -> Pace {

@@ -1,7 +1,5 @@
 //! Results that a backfill has written: none of them stays in the stream, unless somebody wants it, and what stays is told.
 
-mod support;
-
 use std::{
     collections::HashSet,
     sync::{
@@ -10,17 +8,17 @@ use std::{
     },
 };
 
-use async_nats::jetstream;
-use embed_producer::backfill::{self, Pace};
-use embed_schemas::{EmbedRequest, headers, streams::StreamSettings};
-use futures::{FutureExt, StreamExt};
-use support::{
+use crate::support::{
     Server,
     command::{output, stderr},
     files::{Files, assert_complete, pace},
     slug, stored, until,
     worker::{Worker, embed, store},
 };
+use async_nats::jetstream;
+use embed_producer::backfill::{self, Pace};
+use embed_schemas::{EmbedRequest, headers, streams::StreamSettings};
+use futures::{FutureExt, StreamExt};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_again_after_it_was_removed_is_removed_at_the_end() {

@@ -1,7 +1,5 @@
 //! What a client promises of calls: time-outs, deadlines, retries, streams of texts.
 
-mod support;
-
 use std::{
     num::NonZeroUsize,
     sync::{
@@ -11,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    PATIENCE, Server, slug, until,
+    worker::{Worker, embed, failure, vector},
+};
 use async_nats::HeaderMap;
 use embed_client::{CallOptions, Error, Retry, StreamOptions};
 use embed_schemas::{EmbedRequest, ErrorCode, Format, Lane, WireError, headers, subjects, wire};
 use futures::{StreamExt, stream};
-use support::{
-    PATIENCE, Server, slug, until,
-    worker::{Worker, embed, failure, vector},
-};
 
 #[tokio::test]
 async fn workers_are_told_how_long_the_caller_waits_and_what_it_sends_along() {

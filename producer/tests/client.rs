@@ -1,7 +1,5 @@
 //! The client against a real server, with and without a worker.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -10,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    PATIENCE, Server, slug, stored, until,
+    worker::{Worker, embed, embed_in, failure, store, vector},
+};
 use embed_client::Error;
 use embed_client::{CallOptions, Client, PublishOptions};
 use embed_connect::{ConnectError, ConnectSettings};
 use embed_schemas::{EmbedRequest, ErrorCode, JobId, Lane, Outcome, WireError, streams::StreamSettings, subjects};
 use futures::StreamExt;
-use support::{
-    PATIENCE, Server, slug, stored, until,
-    worker::{Worker, embed, embed_in, failure, store, vector},
-};
 
 fn options() -> CallOptions {
     CallOptions::default().timeout(PATIENCE)

@@ -1,20 +1,18 @@
 //! The `embed` command: what it prints, how it exits, and the life of a local stack.
 
-mod support;
-
 use std::{path::Path, sync::Arc};
 
-use embed_client::Client;
-use embed_connect::ConnectSettings;
-use embed_control::provision;
-use embed_schemas::{EmbedRequest, streams::StreamSettings};
-use serde_json::Value;
-use support::{
+use crate::support::{
     Server,
     command::{Dev, embed, is_running, output, registry, signal, stderr, stdout},
     slug, until,
     worker::{self, Worker},
 };
+use embed_client::Client;
+use embed_connect::ConnectSettings;
+use embed_control::provision;
+use embed_schemas::{EmbedRequest, streams::StreamSettings};
+use serde_json::Value;
 
 #[test]
 fn errors_are_one_line_and_exit_with_1() {

@@ -1,7 +1,5 @@
 //! `embed backfill` and `embed init` as they are run: streams, what nobody serves, what is told of failures and of room for results.
 
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -10,14 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use async_nats::jetstream;
-use serde_json::Value;
-use support::{
+use crate::support::{
     Server,
     command::{embed, registry, stderr, stdout},
     slug,
     worker::{self, Worker},
 };
+use async_nats::jetstream;
+use serde_json::Value;
 
 /// Runs a command without keeping the runtime.
 async fn run(arguments: &[&str]) -> Output {
@@ -109,7 +107,7 @@ async fn standard_input_and_output_are_streams() {
     let out = folder.path().join("out");
     let arguments = ["backfill", "run", "-s", &server.url(), "-m", "m", "--window", "1", "-", out.to_str().unwrap()];
     let mut child = embed(&arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    support::until("it has begun", async || out.with_extension("backfill.json").exists()).await;
+    crate::support::until("it has begun", async || out.with_extension("backfill.json").exists()).await;
     child.kill().unwrap();
     child.wait().unwrap();
     let answer = run(&["backfill", "resume", "-s", &server.url(), out.to_str().unwrap()]).await;
@@ -150,7 +148,7 @@ async fn init_reads_what_workers_read_and_says_how_many_results_fit() {
     // Nearly full, and said so with the command that makes room; no password is part of it.
     init(&["--results-max-bytes", "10KiB"]).await;
     client.nats().publish("embed.store.m.x", "x".repeat(9_000).into()).await.unwrap();
-    support::until("it is stored", async || support::stored(&client, "EMBED_RESULTS_m").await == 1).await;
+    crate::support::until("it is stored", async || crate::support::stored(&client, "EMBED_RESULTS_m").await == 1).await;
     let url = format!("nats://u:secret@{}", server.address());
     let answer = init(&["--check", "-s", &url]).await;
     let told = stderr(&answer);

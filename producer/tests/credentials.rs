@@ -1,9 +1,15 @@
 //! Every way to say where the server is and who we are, as a user of natscli knows them; and that no secret is shown.
 
-mod support;
-
 use std::{net::TcpListener, path::Path, process::Output};
 
+use crate::support::{
+    PATIENCE, Server,
+    command::{stderr, stdout},
+    jwt::{account, configuration, sign},
+    routed::{ACCOUNTS, Node, command, provision as provision_m, router},
+    slug, until,
+    variants::Calls,
+};
 use embed_client::{CallOptions, Client, Error, PublishOptions};
 use embed_connect::ConnectSettings;
 use embed_control::{
@@ -15,14 +21,6 @@ use embed_schemas::{EmbedRequest, Lane, Weights, serving::DesiredVariant, stream
 use embed_testkit::{Daemon, registry, repository, sibling_binary};
 use nkeys::KeyPair;
 use serde_json::json;
-use support::{
-    PATIENCE, Server,
-    command::{stderr, stdout},
-    jwt::{account, configuration, sign},
-    routed::{ACCOUNTS, Node, command, provision as provision_m, router},
-    slug, until,
-    variants::Calls,
-};
 
 const SECRET: &str = "s3cret-of-the-test";
 
@@ -131,7 +129,7 @@ async fn the_selected_context_is_the_default() {
     written(&folder.path().join("nats"), "context.txt", "mine");
     let ask = async |arguments: &[&str]| -> Output {
         let mut command =
-            support::command::embed(&[&["ask", "--model", "m", "--timeout", "20s", "x"], arguments].concat());
+            crate::support::command::embed(&[&["ask", "--model", "m", "--timeout", "20s", "x"], arguments].concat());
         command.env("XDG_CONFIG_HOME", folder.path()).env("RUST_LOG", "info").current_dir("/");
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     };

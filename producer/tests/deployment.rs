@@ -1,19 +1,17 @@
 //! The configurations in `deploy/nats`.
 
-mod support;
-
+use crate::support::{
+    PATIENCE,
+    configured::{Configured, SYSTEM_PASSWORD, command, file},
+    model_m, slug,
+    worker::{embed, store},
+};
 use async_nats::jetstream;
 use embed_client::Client;
 use embed_control::provision::apply;
 use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use futures::StreamExt;
 use serde_json::Value;
-use support::{
-    PATIENCE,
-    configured::{Configured, SYSTEM_PASSWORD, command, file},
-    model_m, slug,
-    worker::{embed, store},
-};
 
 #[test]
 fn the_configurations_are_valid() {

@@ -1,7 +1,5 @@
 //! Single jobs: their results waited for together, who holds them, and dead letters that are sent once more.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     sync::{
@@ -10,6 +8,10 @@ use std::{
     },
 };
 
+use crate::support::{
+    PATIENCE, Server, slug, stored, until,
+    worker::{Worker, embed, failure, store},
+};
 use async_nats::{HeaderMap, jetstream};
 use embed_client::{Client, PublishOptions, outcomes};
 use embed_control::{
@@ -19,10 +21,6 @@ use embed_control::{
 use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, WireError, headers, streams, subjects};
 use futures::StreamExt;
 use serde_json::json;
-use support::{
-    PATIENCE, Server, slug, stored, until,
-    worker::{Worker, embed, failure, store},
-};
 
 fn job(id: &str, text: &str) -> EmbedRequest {
     EmbedRequest { id: Some(id.parse().unwrap()), ..EmbedRequest::new([text]) }

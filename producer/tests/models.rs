@@ -1,12 +1,16 @@
 //! Variants that workers are to serve: wanted, waited for, shown, and given up, with workers that only tell.
 
-mod support;
-
 use std::{
     process::Output,
     sync::{Arc, Mutex},
 };
 
+use crate::support::{
+    PATIENCE, Server,
+    command::{output, registry, stderr, stdout},
+    slug,
+    worker::Worker,
+};
 use embed_client::Client;
 use embed_control::Error;
 use embed_control::{
@@ -20,12 +24,6 @@ use embed_schemas::{
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
-use support::{
-    PATIENCE, Server,
-    command::{output, registry, stderr, stdout},
-    slug,
-    worker::Worker,
-};
 use tokio_util::task::AbortOnDropHandle;
 
 fn live(version: &str) -> Value {

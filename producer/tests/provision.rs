@@ -1,11 +1,9 @@
 //! `provision` against a real server.
 
-mod support;
-
+use crate::support::{Server, model_m, slug};
 use embed_control::provision::{ModelVariants, apply, check};
 use embed_schemas::{serving::MODELS_BUCKET, streams::StreamSettings};
 use futures::StreamExt;
-use support::{Server, model_m, slug};
 
 #[tokio::test]
 async fn applying_twice_changes_nothing() {

@@ -1,7 +1,5 @@
 //! Publishing to a cluster that is short of a quorum for a while: what can be stored later is stored, once.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -10,13 +8,13 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{model_m, slug, stored, until};
 use async_nats::jetstream;
 use embed_client::{Client, ConnectSettings, PublishOptions};
 use embed_control::provision::apply;
 use embed_schemas::{EmbedRequest, Lane, streams::StreamSettings};
 use embed_testkit::Cluster;
 use futures::StreamExt;
-use support::{model_m, slug, stored, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_frozen_followers_end_no_publish() {

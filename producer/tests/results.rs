@@ -1,9 +1,13 @@
 //! A result is told as stored only once it is: with a stream that is full, and with streams that an older version made.
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{
+    PATIENCE, Server, command, model_m,
+    routed::cluster,
+    slug, stored, until,
+    worker::{Worker, embed, store, vector},
+};
 use async_nats::jetstream;
 use embed_client::{Client, PublishOptions};
 use embed_control::provision::{apply, check};
@@ -14,12 +18,6 @@ use embed_schemas::{
 };
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
-use support::{
-    PATIENCE, Server, command, model_m,
-    routed::cluster,
-    slug, stored, until,
-    worker::{Worker, embed, store, vector},
-};
 
 const RESULTS: &str = "EMBED_RESULTS_m";
 

@@ -1,8 +1,6 @@
 //! Rollouts by made-up workers, whose windows say what the tests want, and by controllers whose clocks are set: what is decided, and who
 //! decides it when controllers die, sleep, or are several.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::TcpListener,
@@ -14,6 +12,13 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    PATIENCE, command,
+    fleet::{Fleet, WINDOW, World, now_ms},
+    routed::{self, Node, alone, cluster, provision, router},
+    slug, until,
+    variants::Calls,
+};
 use embed_client::Client;
 use embed_control::{
     models,
@@ -25,13 +30,6 @@ use embed_rollout::{
     state::{Outcome, Phase, Start},
 };
 use embed_schemas::{ErrorCode, Lane};
-use support::{
-    PATIENCE, command,
-    fleet::{Fleet, WINDOW, World, now_ms},
-    routed::{self, Node, alone, cluster, provision, router},
-    slug, until,
-    variants::Calls,
-};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 

@@ -1,18 +1,16 @@
 //! `embed route` on one server: what is refused before anything changes, and what is found and repaired afterwards.
 
-mod support;
-
 use std::path::Path;
 
-use embed_control::route::{Change, RouteError, ServerState};
-use embed_schemas::{Lane, RouteState, Weights, routes::describe};
-use serde_json::Value;
-use support::{
+use crate::support::{
     command::{stderr, stdout},
     routed::{ACCOUNTS, Node, alone, command, provision, router},
     slug,
     variants::Calls,
 };
+use embed_control::route::{Change, RouteError, ServerState};
+use embed_schemas::{Lane, RouteState, Weights, routes::describe};
+use serde_json::Value;
 
 fn change(shares: &[&str]) -> Change {
     Change::to(Weights::parse(shares).unwrap(), "test")
@@ -67,7 +65,7 @@ async fn a_route_is_set_shown_cleared_and_remembered() {
     drop(unread);
     let mut remember = command(&nodes, &["--remember", "show"]);
     assert!(remember.stdout(std::process::Stdio::null()).stderr(stderr).status().unwrap().success());
-    let mut bare = support::command::embed(&["route", "-s", &nodes[0].url, "show"]);
+    let mut bare = crate::support::command::embed(&["route", "-s", &nodes[0].url, "show"]);
     bare.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
     assert!(bare.output().unwrap().status.success());
 }
@@ -79,7 +77,7 @@ async fn a_context_says_where_the_system_account_is_and_options_may_stand_anywhe
     std::fs::create_dir_all(&contexts).unwrap();
     std::fs::write(contexts.join("mine.json"), serde_json::json!({"url": node.url}).to_string()).unwrap();
     let mut command =
-        support::command::embed(&["route", "show", "--context=mine", "--sys-user=sys", "--sys-password=pw"]);
+        crate::support::command::embed(&["route", "show", "--context=mine", "--sys-user=sys", "--sys-password=pw"]);
     command.arg("--mappings-file").arg(node.mappings()).arg("--json");
     command.env("XDG_CONFIG_HOME", node.folder.path().join("config")).current_dir(Path::new("/"));
     let answer = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -99,7 +97,7 @@ async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
     for first in [true, false] {
         router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
         let mut command =
-            support::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
+            crate::support::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
         command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
         let (ours, theirs) = (nodes[0].mappings(), Path::new("/nonexistent/x.conf").to_owned());
         for file in if first { [theirs, ours] } else { [ours, theirs] } {
@@ -217,7 +215,7 @@ async fn a_file_may_get_to_the_servers_by_other_means() {
     let (url, mappings) = (node.url.clone(), node.mappings());
     let run = |arguments: &[&str]| {
         let route = ["route", "-s", &url, "--sys-user=sys", "--sys-password=pw", "--route-config=/nowhere/route.toml"];
-        support::command::embed(&[&route[..], arguments].concat()).output().unwrap()
+        crate::support::command::embed(&[&route[..], arguments].concat()).output().unwrap()
     };
     let answer = run(&["set", "m", "a=90", "b=10"]);
     assert!(stderr(&answer).contains("--mappings-file") && stderr(&answer).contains("--render"), "{answer:?}");
@@ -306,7 +304,7 @@ async fn routes_may_be_declared_in_a_file_tried_and_watched() {
 
     // Without the system account: what is written down.
     let mut bare =
-        support::command::embed(&["route", "-s", &nodes[0].url, "--route-config=/nowhere/route.toml", "show"]);
+        crate::support::command::embed(&["route", "-s", &nodes[0].url, "--route-config=/nowhere/route.toml", "show"]);
     let answer = tokio::task::spawn_blocking(move || bare.output().unwrap()).await.unwrap();
     assert!(answer.status.success(), "{answer:?}");
     assert!(stdout(&answer).contains("m: rpc: a=95 b=5") && stdout(&answer).contains("is not known"), "{answer:?}");

@@ -1,19 +1,17 @@
 //! Routes on three servers: one that is down, one that refuses, a change whose author died.
 
-mod support;
-
+use crate::support::{
+    command::stdout,
+    routed::{Node, cluster, command, provision, router},
+    slug, until,
+    variants::Calls,
+};
 use embed_control::{
     provision::{self as provisioning, Given, ModelVariants},
     route::{Change, Report, ServerState},
 };
 use embed_schemas::{RouteState, Weights, routes::describe, streams::StreamSettings};
 use serde_json::{Value, json};
-use support::{
-    command::stdout,
-    routed::{Node, cluster, command, provision, router},
-    slug, until,
-    variants::Calls,
-};
 
 fn change(shares: &[&str]) -> Change {
     Change::to(Weights::parse(shares).unwrap(), "test")
@@ -191,7 +189,7 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();
     eprintln!("an emergency without a quorum: {:?}", began.elapsed());
     assert_eq!(answer.status.code(), Some(3), "{answer:?}");
-    let told = support::command::stderr(&answer);
+    let told = crate::support::command::stderr(&answer);
     assert!(told.contains(&format!("is in effect on {}", nodes[0].name)), "{told}");
     assert!(told.contains("could not be written down") && told.contains("embed route sync"), "{told}");
     assert!(told.contains(&nodes[led].name) && told.contains(&nodes[other].name), "who was not reached: {told}");

@@ -1,21 +1,19 @@
 //! Routes where accounts are JWTs: the account's claims are changed, and no file.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{
+    jwt::{account, configuration, sign, user},
+    routed::{Node, clustered, provision},
+    slug, until,
+    variants::Calls,
+};
 use embed_client::Client;
 use embed_connect::ConnectSettings;
 use embed_control::route::{Change, Claims, Entry, RouteError, RouteSettings, Router};
 use embed_schemas::{EmbedRequest, Weights, routes::describe};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
-use support::{
-    jwt::{account, configuration, sign, user},
-    routed::{Node, clustered, provision},
-    slug, until,
-    variants::Calls,
-};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_are_changed_and_nothing_else_of_them() {

@@ -1,24 +1,22 @@
 //! The split that NATS makes is the one that the route says, for every kind of client, and while it changes.
 
-mod support;
-
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use crate::support::{
+    PATIENCE,
+    routed::{alone, router},
+    slug, stored, until,
+    variants::{Calls, take_jobs},
+};
 use async_nats::jetstream;
 use embed_client::{CallOptions, Client, PublishOptions};
 use embed_control::route::Change;
 use embed_schemas::{EmbedRequest, Lane, Weights, streams, subjects};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use support::{
-    PATIENCE,
-    routed::{alone, router},
-    slug, stored, until,
-    variants::{Calls, take_jobs},
-};
 
 const MESSAGES: u64 = 100_000;
 /// Messages that are under way at a time.

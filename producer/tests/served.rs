@@ -1,19 +1,17 @@
 //! Whether jobs are for something that somebody serves.
 
-mod support;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use embed_client::Error;
-use futures::StreamExt;
-use serde_json::json;
-use support::{
+use crate::support::{
     Server, slug,
     worker::{Worker, embed},
 };
+use embed_client::Error;
+use futures::StreamExt;
+use serde_json::json;
 
 /// Longer than any test takes: what is told at once does not wait for it.
 const LONG: Duration = Duration::from_secs(300);

@@ -1,18 +1,16 @@
 //! Deliveries are not attempts: what counts against a job is what it did, not what happened to its worker.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     time::Duration,
 };
 
+use crate::support::{Stack, model, worker_command};
 use async_nats::{HeaderMap, jetstream};
 use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers, streams, subjects};
 use embed_testkit::Daemon;
 use futures::StreamExt;
-use support::{Stack, model, worker_command};
 use tempfile::TempDir;
 
 /// A configuration with so many attempts.

@@ -1,11 +1,9 @@
 //! Bad input gets an answer that a person can act on, and does no harm to its neighbours.
 
-mod support;
-
+use crate::support::{Stack, model, variant};
 use async_nats::{HeaderMap, jetstream};
 use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers, streams, subjects};
 use futures::StreamExt;
-use support::{Stack, model, variant};
 
 fn assert_says(message: &str, words: &[&str]) {
     for word in words {
@@ -82,7 +80,7 @@ async fn a_text_that_cannot_be_embedded_does_not_fail_its_neighbours() {
         let empty = stack.call(&EmbedRequest::new([""]), format).await.unwrap().vector(0).unwrap();
         for i in [3, 4] {
             assert_eq!(result.items[i].tokens, 2);
-            assert!(support::difference(&result.vector(i).unwrap(), &empty) <= 1e-5);
+            assert!(crate::support::difference(&result.vector(i).unwrap(), &empty) <= 1e-5);
         }
     }
 }

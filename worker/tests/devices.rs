@@ -1,22 +1,20 @@
 //! What a worker does when its devices do what devices do. The devices are fakes: a test needs no GPU.
 
-mod support;
-
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, AtomicUsize, Ordering},
     mpsc,
 };
 
-use async_nats::{Client, jetstream};
-use embed_engine::settings::Provider;
-use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, subjects};
-use embed_testkit::PATIENCE;
-use support::{
+use crate::support::{
     fake::{Devices, FakeWorker, server},
     http_get, model, outcome,
     registry::TestRegistry,
 };
+use async_nats::{Client, jetstream};
+use embed_engine::settings::Provider;
+use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, subjects};
+use embed_testkit::PATIENCE;
 
 const ON_CUDA: &[Provider] = &[Provider::Cuda];
 

@@ -1,7 +1,5 @@
 //! Stopping: no call is lost, no job is lost, and it ends in time, whatever is the matter.
 
-mod support;
-
 use std::{
     fs,
     process::Command,
@@ -9,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, HeaderMap};
-use bytesize::ByteSize;
-use embed_engine::settings::Provider;
-use embed_schemas::{EmbedRequest, ErrorCode, Format, Lane, streams, subjects, wire::decode_outcome};
-use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay, TestRegistry};
-use embed_worker::config::VariantConfig;
-use support::{
+use crate::support::{
     Stack,
     fake::{Devices, FakeWorker, server},
     model,
     registry::{FIRST, SECOND, remark},
     worker_command,
 };
+use async_nats::{Client, HeaderMap};
+use bytesize::ByteSize;
+use embed_engine::settings::Provider;
+use embed_schemas::{EmbedRequest, ErrorCode, Format, Lane, streams, subjects, wire::decode_outcome};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay, TestRegistry};
+use embed_worker::config::VariantConfig;
 
 /// A worker behind a line to the server.
 fn behind(relay: &Relay, more: &[&str]) -> Command {
@@ -44,7 +42,7 @@ async fn call(client: Client, subject: String, text: String) -> Result<(), Error
 async fn one_of_two_workers_stops_and_no_call_is_lost_on_a_slow_line() {
     let nats = NatsServer::start();
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &streams::StreamSettings::default()).await;
+    crate::support::provision(&client, &streams::StreamSettings::default()).await;
     let relay = Relay::start(nats.address());
     relay.slow_down(Duration::from_millis(50));
     let stops = Daemon::spawn(&mut behind(&relay, &[]));
@@ -125,7 +123,7 @@ async fn without_a_server_it_ends_within_the_time_to_drain() {
 async fn calls_that_wait_for_a_version_are_told_that_the_worker_stops() {
     let (nats, client) = server().await;
     let second = "second".parse().unwrap();
-    support::provision_variant(&client, &second, &streams::StreamSettings::default()).await;
+    crate::support::provision_variant(&client, &second, &streams::StreamSettings::default()).await;
     let registry = TestRegistry::new();
     registry.derive(SECOND, |folder, metadata| remark(folder, metadata, "the second"));
     let devices = Arc::new(Devices { registry: Some(registry.path().to_owned()), ..Devices::default() });

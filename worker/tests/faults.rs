@@ -1,12 +1,11 @@
 //! Servers, streams and lines that fail: nothing waits for long that need not, and what is told is true.
 
-mod support;
-
 use std::{
     process::Command,
     time::{Duration, Instant},
 };
 
+use crate::support::{Stack, model, variant, worker_command};
 use async_nats::{Client, HeaderMap, jetstream};
 use embed_schemas::{
     EmbedRequest, ErrorCode, Format, JobId, Lane,
@@ -17,7 +16,6 @@ use embed_schemas::{
 use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay};
 use futures::StreamExt;
 use serde_json::json;
-use support::{Stack, model, variant, worker_command};
 
 /// As long as the server waits for an acknowledgement: what is found sooner was not waited for.
 const ACK_WAIT: Duration = Duration::from_secs(60);
@@ -30,7 +28,7 @@ fn settings() -> StreamSettings {
 async fn behind_a_relay() -> (NatsServer, Client, Relay, Daemon) {
     let nats = NatsServer::start();
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &settings()).await;
+    crate::support::provision(&client, &settings()).await;
     let relay = Relay::start(nats.address());
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
     let server = format!("nats://{}", relay.address());
@@ -164,7 +162,7 @@ async fn with_a_full_stream_of_dead_letters_what_is_no_job_stays_until_there_is_
 async fn a_server_that_sends_its_clients_away_holds_up_no_job() {
     let nats = NatsServer::start_with("lame_duck_duration: 30s\nlame_duck_grace_period: 1s");
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &settings()).await;
+    crate::support::provision(&client, &settings()).await;
     let worker = Daemon::spawn(&mut worker_command(&nats, &[]));
     let mut stack = Stack { ready: worker.json_line(), worker, client, nats };
     let text = "a long sentence about nothing in particular that goes on and on ".repeat(16);
@@ -224,7 +222,7 @@ async fn a_deadline_holds_though_the_workers_clock_is_wrong() {
     };
     let nats = NatsServer::start();
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &settings()).await;
+    crate::support::provision(&client, &settings()).await;
     for off in ["+600s", "-600s"] {
         let worker = Daemon::spawn(worker_command(&nats, &[]).env("LD_PRELOAD", library).env("FAKETIME", off));
         worker.json_line();
@@ -232,7 +230,7 @@ async fn a_deadline_holds_though_the_workers_clock_is_wrong() {
         let request =
             EmbedRequest { id: Some(id.clone()), deadline_ms: Some(60_000), ..EmbedRequest::new(["in time"]) };
         publish(&client, Lane::Job, &request).await;
-        let outcome = support::outcome(&client, &model(), &id).await.into_result();
+        let outcome = crate::support::outcome(&client, &model(), &id).await.into_result();
         assert!(outcome.is_ok(), "{off}: {outcome:?}");
         worker.kill();
         // And one that has passed is not computed.
@@ -242,7 +240,7 @@ async fn a_deadline_holds_though_the_workers_clock_is_wrong() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let worker = Daemon::spawn(worker_command(&nats, &[]).env("LD_PRELOAD", library).env("FAKETIME", off));
         worker.json_line();
-        let error = support::outcome(&client, &model(), &late).await.into_result().unwrap_err();
+        let error = crate::support::outcome(&client, &model(), &late).await.into_result().unwrap_err();
         assert_eq!(error.code, ErrorCode::DeadlineExceeded, "{off}");
         worker.kill();
     }

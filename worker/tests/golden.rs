@@ -1,9 +1,7 @@
 //! The vectors are those of sentence-transformers, on every way and in every company.
 
-mod support;
-
+use crate::support::{Reference, Stack, cosine, difference, references};
 use embed_schemas::{EmbedRequest, EmbedResult, Encoding, Format, Lane};
-use support::{Reference, Stack, cosine, difference, references};
 
 fn texts(references: &[Reference]) -> Vec<String> {
     references.iter().map(|reference| reference.text.clone()).collect()

@@ -1,14 +1,12 @@
 //! What a worker takes in: no more than it has room for, and whatever it is, it comes to an end.
 
-mod support;
-
 use std::{fs, time::Duration};
 
+use crate::support::{Stack, model, variant};
 use async_nats::{HeaderMap, jetstream};
 use base64::{Engine, prelude::BASE64_URL_SAFE};
 use embed_schemas::{EmbedRequest, ErrorCode, Format, Lane, MAX_TEXTS, headers, streams, subjects};
 use sha2::{Digest, Sha256};
-use support::{Stack, model, variant};
 
 async fn consumer_info(stack: &Stack, lane: Lane) -> jetstream::consumer::Info {
     let context = jetstream::new(stack.client.clone());

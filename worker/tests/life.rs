@@ -1,7 +1,5 @@
 //! From ready to stopped: health, discovery, redeliveries, draining, idling.
 
-mod support;
-
 use std::{
     collections::HashSet,
     fs,
@@ -9,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::support::{Stack, http_get, model, variant, worker_command};
 use async_nats::HeaderMap;
 use embed_schemas::{
     EmbedRequest, ErrorCode, Format, JobId, Lane, headers,
@@ -18,7 +17,6 @@ use embed_schemas::{
 };
 use embed_testkit::{Daemon, NatsServer};
 use futures::StreamExt;
-use support::{Stack, http_get, model, variant, worker_command};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_client_is_answered_in_json() {
@@ -39,7 +37,7 @@ async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
     // No streams yet: it serves, says what is missing, and becomes ready by itself.
     worker.wait_for_log("run `embed init`");
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &streams::StreamSettings::default()).await;
+    crate::support::provision(&client, &streams::StreamSettings::default()).await;
     let ready = worker.json_line();
     let address = ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
     assert_eq!(http_get(&address, "/readyz").await, (200, "ready\n".to_owned()));
@@ -131,7 +129,7 @@ async fn statistics_of_each_window_are_published() {
 async fn statistics_tell_when_what_was_waiting_had_been_published() {
     let nats = NatsServer::start();
     let client = async_nats::connect(nats.url()).await.unwrap();
-    support::provision(&client, &streams::StreamSettings::default()).await;
+    crate::support::provision(&client, &streams::StreamSettings::default()).await;
     let job = Format::Json.encode(&EmbedRequest::new(["it waits for a worker"]));
     client.request(subjects::bare(Lane::Job, &model()), job).await.unwrap();
     let published = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;

@@ -1,14 +1,12 @@
 //! Jobs without an id have one that follows from where they are stored: each has one result, whatever happens to who computes it.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Stack, model, variant, worker_command};
 use async_nats::{HeaderMap, jetstream};
 use embed_schemas::{EmbedRequest, Format, Lane, Outcome, streams, subjects, wire::decode_outcome};
 use embed_testkit::Daemon;
 use serde_json::json;
-use support::{Stack, model, variant, worker_command};
 
 async fn publish(stack: &Stack, texts: impl IntoIterator<Item = String>) {
     for text in texts {
@@ -42,7 +40,7 @@ async fn over_a_restart_with_the_same_id_and_over_unserve_and_serve() {
     // A variant of its own that goes and comes again.
     let other = "other".parse().unwrap();
     let settings = streams::StreamSettings { ack_wait_ms: 2_000, ..Default::default() };
-    support::provision_variant(&stack.client, &other, &settings).await;
+    crate::support::provision_variant(&stack.client, &other, &settings).await;
     for round in 1..=2 {
         stack.desire("other", Some(&json!({"version": "current"}))).await;
         stack.statuses_when(|all| all.get(&(model(), other.clone())).is_some_and(|s| s.live.is_some())).await;
@@ -118,5 +116,5 @@ async fn the_same_place_in_a_stream_that_was_made_anew_is_another_job() {
     };
     let first = vector(&stream.get_raw_message(1).await.unwrap().payload);
     let second = vector(&stream.get_raw_message(2).await.unwrap().payload);
-    assert!(support::cosine(&first, &second) < 0.99, "each has its own vector");
+    assert!(crate::support::cosine(&first, &second) < 0.99, "each has its own vector");
 }

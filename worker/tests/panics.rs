@@ -3,8 +3,6 @@
 //! The worker is this file again, in a process of its own, with a subscriber for its log that panics at a line of our choice, in the thread
 //! or task that writes it.
 
-mod support;
-
 use std::{
     env, fmt,
     process::Command,
@@ -12,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Stack, model, provision, worker_command};
 use async_nats::HeaderMap;
 use clap::Parser;
 use embed_schemas::{
@@ -20,7 +19,6 @@ use embed_schemas::{
 };
 use embed_testkit::{Daemon, NatsServer, wait_for};
 use embed_worker::cli::Cli;
-use support::{Stack, model, provision, worker_command};
 use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::{Layer, filter::LevelFilter, layer::Context, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -81,7 +79,7 @@ fn worker() {
 
 fn spawn(nats: &NatsServer, line: &str, environment: &[(&str, &str)]) -> Daemon {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["worker", "--exact", "--nocapture"]).env(LINE, line).env(SERVER, nats.url());
+    command.args(["panics::worker", "--exact", "--nocapture"]).env(LINE, line).env(SERVER, nats.url());
     command.envs(environment.iter().copied());
     Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()))
 }

@@ -1,7 +1,5 @@
 //! What is wanted comes about, and nothing else: whatever happens while versions load.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -11,6 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Stack,
+    fake::{Devices, FakeWorker, server},
+    model,
+    registry::{FIRST, SECOND, remark},
+    variant, worker_command,
+};
 use async_nats::{Client, jetstream};
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -25,13 +30,6 @@ use embed_schemas::{
 use embed_testkit::{Daemon, PATIENCE, TestRegistry};
 use embed_worker::config::VariantConfig;
 use serde_json::{Value, json};
-use support::{
-    Stack,
-    fake::{Devices, FakeWorker, server},
-    model,
-    registry::{FIRST, SECOND, remark},
-    variant, worker_command,
-};
 
 /// What any worker says of a variant.
 async fn status(client: &Client, variant: &Slug) -> Option<VariantStatus> {
@@ -167,7 +165,7 @@ async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
         let golden = std::fs::read(folder.join("golden.json")).unwrap();
         let mut golden: Value = serde_json::from_slice(&golden).unwrap();
         golden["items"][0]["text"] = json!("another text");
-        support::registry::replace(folder, metadata, "golden.json", golden.to_string().as_bytes());
+        crate::support::registry::replace(folder, metadata, "golden.json", golden.to_string().as_bytes());
     });
     registry.promote("other", FIRST);
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +247,7 @@ async fn two_busy_variants_with_room_for_one_each_stay_for_a_while() {
         let slug = model.as_str();
         registry.derive_model(slug, slug, FIRST, |folder, metadata| remark(folder, metadata, slug));
         registry.promote(slug, FIRST);
-        support::provision_model(&client, model, &StreamSettings::default()).await;
+        crate::support::provision_model(&client, model, &StreamSettings::default()).await;
     }
     let stay = Duration::from_secs(2);
     let devices = Arc::new(Devices { registry: Some(registry.path().to_owned()), ..Devices::default() });

@@ -1,17 +1,15 @@
 //! A registry behind a network: it goes away in the middle of a download, and while a worker starts.
 
-mod support;
-
 use std::{path::Path, process::Command};
 
-use async_nats::Client;
-use embed_schemas::{EmbedRequest, Format, streams::StreamSettings};
-use embed_testkit::{Daemon, NatsServer, Relay, S3Server};
-use support::{
+use crate::support::{
     Stack, model, provision,
     registry::{FIRST, TestRegistry, remark},
     worker_command,
 };
+use async_nats::Client;
+use embed_schemas::{EmbedRequest, Format, streams::StreamSettings};
+use embed_testkit::{Daemon, NatsServer, Relay, S3Server};
 
 const REGISTRY: &str = "s3://models/registry";
 

@@ -1,9 +1,8 @@
 //! Shadows on a real worker: a share of what one variant serves is compared with what another makes of it, and no caller notices.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Stack, model, provision_variant, registry::TestRegistry, variant};
 use async_nats::Subscriber;
 use embed_schemas::{
     EmbedRequest, Encoding, ErrorCode, Format, Lane,
@@ -15,7 +14,6 @@ use embed_schemas::{
 use embed_testkit::PATIENCE;
 use futures::StreamExt;
 use serde_json::json;
-use support::{Stack, model, provision_variant, registry::TestRegistry, variant};
 
 /// Up to so many tokens, the candidate's vectors are right.
 const LIMIT: u32 = 64;

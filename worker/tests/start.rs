@@ -1,7 +1,5 @@
 //! A worker that cannot start says why, in one line, and ends with status 1.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -142,7 +140,7 @@ fn with_a_configuration_that_has_a_typing_error() {
 #[test]
 fn without_the_library() {
     let nats = NatsServer::start();
-    let mut command = support::worker_command(&nats, &[]);
+    let mut command = crate::support::worker_command(&nats, &[]);
     let output = command.env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().unwrap();
     assert_fails(&output, &["/nowhere/libonnxruntime.so"]);
 }

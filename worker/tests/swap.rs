@@ -1,7 +1,5 @@
 //! Another version takes the place of the one that is live: under load, and when it must not.
 
-mod support;
-
 use std::{
     collections::HashMap,
     fs,
@@ -11,16 +9,16 @@ use std::{
     },
 };
 
+use crate::support::{
+    Stack, difference, model,
+    registry::{FIRST, SECOND, TestRegistry, replace},
+};
 use async_nats::HeaderMap;
 use embed_schemas::{
     EmbedRequest, EmbedResult, ErrorCode, Format, JobId, Lane, WireError, serving::FailedVersion, streams, subjects,
     wire::decode_outcome,
 };
 use serde_json::json;
-use support::{
-    Stack, difference, model,
-    registry::{FIRST, SECOND, TestRegistry, replace},
-};
 
 /// Vectors of each version for each golden text.
 struct Golden {

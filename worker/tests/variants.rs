@@ -1,19 +1,17 @@
 //! Several models and variants in one worker: chosen by subject, added and removed while it runs, loaded as memory allows.
 
-mod support;
-
 use std::{fs, time::Duration};
 
+use crate::support::{
+    Stack, model, provision_variant,
+    registry::{FIRST, SECOND, TestRegistry, remark},
+};
 use async_nats::HeaderMap;
 use embed_schemas::{
     EmbedRequest, EmbedResult, ErrorCode, Format, Lane, Slug, streams::StreamSettings, subjects, wire::decode_outcome,
 };
 use embed_testkit::PATIENCE;
 use serde_json::json;
-use support::{
-    Stack, model, provision_variant,
-    registry::{FIRST, SECOND, TestRegistry, remark},
-};
 use tokio_util::sync::CancellationToken;
 
 const MODELS: [(&str, &str); 4] =
@@ -129,7 +127,7 @@ async fn variants_come_and_go_while_the_worker_runs() {
     let fp32: Slug = "fp32".parse().unwrap();
     let of = |version: &'static str| {
         let fp32 = fp32.clone();
-        move |all: &support::Statuses| {
+        move |all: &crate::support::Statuses| {
             all[&(model(), fp32.clone())].live.as_ref().is_some_and(|live| live.version == version)
         }
     };

@@ -1,5 +1,4 @@
 //! A server with its streams, and a worker, each a process that can be killed on its own.
-#![allow(dead_code, reason = "a module of every test file, each of which uses its part")]
 
 pub(crate) mod canary;
 pub(crate) mod gate;

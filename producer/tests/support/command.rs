@@ -22,7 +22,7 @@ while true; do sleep 0.05; done
 "#;
 
 /// `embed` with these arguments, free of the surroundings' settings.
-pub fn embed(arguments: &[&str]) -> Command {
+pub(crate) fn embed(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed"));
     for variable in [
         "NATS_URL",
@@ -52,20 +52,20 @@ pub fn embed(arguments: &[&str]) -> Command {
     command
 }
 
-pub fn output(arguments: &[&str]) -> Output {
+pub(crate) fn output(arguments: &[&str]) -> Output {
     embed(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 /// A registry with one model, `m`, whose first artefact is an INT8 one.
-pub fn registry(root: &Path) {
+pub(crate) fn registry(root: &Path) {
     let version = root.join(MODELS_DIR).join("m/v1");
     std::fs::create_dir_all(&version).unwrap();
     let file = json!({"file": "x", "bytes": 1, "sha256": "0".repeat(64)});
@@ -91,14 +91,14 @@ fn worker(folder: &Path) -> PathBuf {
 }
 
 /// A running `embed dev`. Killed at the end of the test; its children go with it.
-pub struct Dev {
-    pub child: Child,
+pub(crate) struct Dev {
+    pub(crate) child: Child,
     /// The ready line.
-    pub ready: Value,
+    pub(crate) ready: Value,
 }
 
 impl Dev {
-    pub fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         registry(&folder.join("registry"));
         let mut child = Self::command(folder, "0")
             .args(["--worker-arg", "--threads=3"])
@@ -112,19 +112,19 @@ impl Dev {
         Self { child, ready }
     }
 
-    pub fn command(folder: &Path, port: &str) -> Command {
+    pub(crate) fn command(folder: &Path, port: &str) -> Command {
         let mut command = embed(&["dev", "--json", "--port", port, "--data-dir"]);
         command.arg(folder.join("data")).arg("--registry").arg(folder.join("registry"));
         command.env("EMBED_WORKER_BIN", worker(folder)).stdin(Stdio::null());
         command
     }
 
-    pub fn pid(&self, name: &str) -> i32 {
+    pub(crate) fn pid(&self, name: &str) -> i32 {
         i32::try_from(self.ready["pids"][name].as_u64().unwrap()).unwrap()
     }
 
     /// Waits until it ends by itself: the exit status, and what it wrote to standard error.
-    pub fn end(&mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(&mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -145,13 +145,13 @@ impl Drop for Dev {
     }
 }
 
-pub fn signal(pid: i32, signal: i32) {
+pub(crate) fn signal(pid: i32, signal: i32) {
     // SAFETY: `kill` touches no memory of ours; the processes are this test's own.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
 /// Whether a process is there. One that has ended and was not waited for is not.
-pub fn is_running(pid: i32) -> bool {
+pub(crate) fn is_running(pid: i32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }

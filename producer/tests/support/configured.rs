@@ -11,16 +11,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The passwords of the test's accounts.
-pub const PASSWORD: &str = "p-embed";
-pub const SYSTEM_PASSWORD: &str = "p-sys";
+pub(crate) const PASSWORD: &str = "p-embed";
+pub(crate) const SYSTEM_PASSWORD: &str = "p-sys";
 
 /// A file of `deploy/nats`.
-pub fn file(name: &str) -> PathBuf {
+pub(crate) fn file(name: &str) -> PathBuf {
     repository().join("deploy/nats").join(name)
 }
 
 /// `nats-server` with a configuration, and what that takes from the environment.
-pub fn command(config: &Path, store: &Path) -> Command {
+pub(crate) fn command(config: &Path, store: &Path) -> Command {
     let mut command = Command::new(nats_server_binary());
     command.arg("-c").arg(config).env("STORE_DIR", store).env("NODE", "nats-1");
     command.env("EMBED_PASSWORD", PASSWORD).env("SYS_PASSWORD", SYSTEM_PASSWORD);
@@ -28,14 +28,14 @@ pub fn command(config: &Path, store: &Path) -> Command {
 }
 
 /// A running server on free ports. Killed, with its store, when dropped.
-pub struct Configured {
-    pub url: String,
+pub(crate) struct Configured {
+    pub(crate) url: String,
     _daemon: Daemon,
     _folder: TempDir,
 }
 
 impl Configured {
-    pub fn start(config: &Path) -> Self {
+    pub(crate) fn start(config: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(config, folder.path());
         command.args(["-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir"]).arg(folder.path());
@@ -49,7 +49,7 @@ impl Configured {
         Self { url, _daemon: daemon, _folder: folder }
     }
 
-    pub fn settings(&self) -> ConnectSettings {
+    pub(crate) fn settings(&self) -> ConnectSettings {
         let (user, password) = (Some("embed".into()), Some(PASSWORD.into()));
         ConnectSettings { server: Some(self.url.clone()), user, password, ..ConnectSettings::default() }
     }

@@ -13,30 +13,30 @@ use tempfile::TempDir;
 use super::{PATIENCE, slug, worker::vector};
 
 /// The files of one backfill, gone when dropped.
-pub struct Files {
+pub(crate) struct Files {
     _folder: TempDir,
-    pub input: PathBuf,
-    pub output: PathBuf,
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
 }
 
-pub fn text(n: usize) -> String {
+pub(crate) fn text(n: usize) -> String {
     format!("row {n} {}", "x".repeat(n % 17))
 }
 
 impl Files {
-    pub fn new(rows: usize) -> Self {
+    pub(crate) fn new(rows: usize) -> Self {
         let lines = (0..rows).map(|n| json!({"id": format!("doc-{n}"), "text": text(n)}).to_string() + "\n");
         Self::with(&lines.collect::<String>())
     }
 
-    pub fn with(input: &str) -> Self {
+    pub(crate) fn with(input: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in.jsonl");
         std::fs::write(&path, input).unwrap();
         Self { input: path, output: folder.path().join("out.jsonl"), _folder: folder }
     }
 
-    pub fn parameters(&self, chunk: usize) -> Parameters {
+    pub(crate) fn parameters(&self, chunk: usize) -> Parameters {
         Parameters {
             input: self.input.clone(),
             model: slug("m"),
@@ -52,26 +52,26 @@ impl Files {
         }
     }
 
-    pub async fn run(&self, client: &Client, chunk: usize, pace: &Pace) -> Result<Summary, Error> {
+    pub(crate) async fn run(&self, client: &Client, chunk: usize, pace: &Pace) -> Result<Summary, Error> {
         backfill::run(client, self.parameters(chunk), &self.output, false, pace, std::future::pending(), |_| {}).await
     }
 
-    pub async fn resume(&self, client: &Client) -> Result<Summary, Error> {
+    pub(crate) async fn resume(&self, client: &Client) -> Result<Summary, Error> {
         backfill::resume(client, &self.output, &pace(), std::future::pending(), |_| {}).await
     }
 }
 
-pub fn pace() -> Pace {
+pub(crate) fn pace() -> Pace {
     Pace { stall_timeout: PATIENCE, ..Pace::default() }
 }
 
-pub fn rows(path: &Path) -> Vec<Value> {
+pub(crate) fn rows(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Every row of [`Files::new`] once, in order, with its own vector.
-pub fn assert_complete(files: &Files, count: usize) {
+pub(crate) fn assert_complete(files: &Files, count: usize) {
     let rows = rows(&files.output);
     assert_eq!(rows.len(), count);
     for (n, row) in rows.iter().enumerate() {

@@ -13,25 +13,25 @@ use tokio_util::task::AbortOnDropHandle;
 use super::slug;
 
 /// Length of their windows.
-pub const WINDOW: Duration = Duration::from_millis(200);
+pub(crate) const WINDOW: Duration = Duration::from_millis(200);
 
 /// What happens at the variants `a`, the baseline, and `b`, the candidate.
 #[derive(Debug, Clone)]
-pub struct World {
+pub(crate) struct World {
     /// Requests in a window, both arms together. Each gets its share by the rollout's weights.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// Factor on the candidate's latencies.
-    pub slowness: u64,
+    pub(crate) slowness: u64,
     /// What a share of the candidate's requests fails of, in percent.
-    pub failing: Option<(ErrorCode, u64)>,
+    pub(crate) failing: Option<(ErrorCode, u64)>,
     /// Requests that the baseline does in each window and that were published an hour ago.
-    pub backlog: u64,
+    pub(crate) backlog: u64,
     /// Whether the candidate's worker says anything.
-    pub silent: bool,
+    pub(crate) silent: bool,
     /// By how much the candidate's worker's clock is ahead, in milliseconds.
-    pub ahead_ms: i64,
+    pub(crate) ahead_ms: i64,
     /// Reports of a variant that has nothing to do with it, with each window.
-    pub noise: usize,
+    pub(crate) noise: usize,
 }
 
 impl Default for World {
@@ -41,24 +41,24 @@ impl Default for World {
 }
 
 /// The workers. They go on until they are dropped.
-pub struct Fleet {
+pub(crate) struct Fleet {
     world: Arc<Mutex<World>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Fleet {
-    pub async fn start(client: &Client, world: World) -> Self {
+    pub(crate) async fn start(client: &Client, world: World) -> Self {
         let world = Arc::new(Mutex::new(world));
         let task = AbortOnDropHandle::new(tokio::spawn(live(client.clone(), world.clone())));
         Self { world, _task: task }
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut World)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut World)) {
         change(&mut self.world.lock().unwrap());
     }
 }
 
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 

@@ -6,12 +6,12 @@ use embed_control::route::Claims;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-pub fn sign(key: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
+pub(crate) fn sign(key: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
     let claims = json!({"sub": subject.public_key(), "name": name, "nats": nats});
     Claims::new(claims).unwrap().encode(key, 1_700_000_000).unwrap()
 }
 
-pub fn account(operator: &KeyPair, account: &KeyPair, name: &str, jetstream: bool) -> String {
+pub(crate) fn account(operator: &KeyPair, account: &KeyPair, name: &str, jetstream: bool) -> String {
     let storage = if jetstream { -1 } else { 0 };
     let limits = json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
@@ -30,7 +30,7 @@ pub fn account(operator: &KeyPair, account: &KeyPair, name: &str, jetstream: boo
 }
 
 /// A credentials file.
-pub fn user(folder: &Path, account: &KeyPair, name: &str) -> std::path::PathBuf {
+pub(crate) fn user(folder: &Path, account: &KeyPair, name: &str) -> std::path::PathBuf {
     let user = KeyPair::new_user();
     let limits = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}});
     let token = sign(account, &user, name, limits);
@@ -45,7 +45,7 @@ pub fn user(folder: &Path, account: &KeyPair, name: &str) -> std::path::PathBuf 
 }
 
 /// A server's configuration with this operator, system account and account, each server with a resolver of its own.
-pub fn configuration(operator_claims: &str, system: (&KeyPair, &str), app: (&KeyPair, &str)) -> String {
+pub(crate) fn configuration(operator_claims: &str, system: (&KeyPair, &str), app: (&KeyPair, &str)) -> String {
     format!(
         "operator: {operator_claims}\nsystem_account: {}\nresolver {{ type: full, dir: \"@FOLDER@/jwt\", interval: \"10m\" }}\n\
          resolver_preload {{ {}: {}\n{}: {} }}",

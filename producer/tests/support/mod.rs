@@ -1,14 +1,13 @@
 //! A NATS server of its own for a test, and a worker that needs no model.
-#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of it")]
 
-pub mod command;
-pub mod configured;
-pub mod files;
-pub mod fleet;
-pub mod jwt;
-pub mod routed;
-pub mod variants;
-pub mod worker;
+pub(crate) mod command;
+pub(crate) mod configured;
+pub(crate) mod files;
+pub(crate) mod fleet;
+pub(crate) mod jwt;
+pub(crate) mod routed;
+pub(crate) mod variants;
+pub(crate) mod worker;
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,10 @@ use embed_connect::ConnectSettings;
 use embed_control::provision::{self, ModelVariants};
 use embed_schemas::{Slug, streams::StreamSettings};
 use embed_testkit::NatsServer;
-pub use embed_testkit::PATIENCE;
+pub(crate) use embed_testkit::PATIENCE;
 
 /// A server of the test's own.
-pub struct Server(NatsServer);
+pub(crate) struct Server(NatsServer);
 
 impl std::ops::Deref for Server {
     type Target = NatsServer;
@@ -37,45 +36,45 @@ impl std::ops::DerefMut for Server {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(NatsServer::start())
     }
 
     /// With more lines of configuration.
-    pub fn with(more: &str) -> Self {
+    pub(crate) fn with(more: &str) -> Self {
         Self(NatsServer::start_with(more))
     }
 
-    pub fn settings(&self) -> ConnectSettings {
+    pub(crate) fn settings(&self) -> ConnectSettings {
         ConnectSettings { server: Some(self.url()), ..ConnectSettings::default() }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.settings()).await.unwrap()
     }
 
     /// A connection, and the streams of model `m` with the default variant `fp32`.
-    pub async fn provisioned(&self) -> Client {
+    pub(crate) async fn provisioned(&self) -> Client {
         self.provisioned_with(&StreamSettings::default()).await
     }
 
-    pub async fn provisioned_with(&self, settings: &StreamSettings) -> Client {
+    pub(crate) async fn provisioned_with(&self, settings: &StreamSettings) -> Client {
         let client = self.client().await;
         provision::apply(client.nats(), &[model_m()], settings).await.unwrap();
         client
     }
 }
 
-pub fn slug(name: &str) -> Slug {
+pub(crate) fn slug(name: &str) -> Slug {
     name.parse().unwrap()
 }
 
-pub fn model_m() -> ModelVariants {
+pub(crate) fn model_m() -> ModelVariants {
     ModelVariants { model: slug("m"), variants: vec![slug("fp32")] }
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -84,7 +83,7 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Messages in a stream.
-pub async fn stored(client: &Client, stream: &str) -> u64 {
+pub(crate) async fn stored(client: &Client, stream: &str) -> u64 {
     let context = async_nats::jetstream::new(client.nats().clone());
     context.get_stream(stream).await.unwrap().cached_info().state.messages
 }

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{slug, until};
 
 /// Accounts of a server without JWTs: who comes without credentials is in the global one.
-pub const ACCOUNTS: &str = r#"
+pub(crate) const ACCOUNTS: &str = r#"
 authorization { users: [ {user: "app", password: "app"} ] }
 no_auth_user: "app"
 accounts { $SYS { users: [ {user: "sys", password: "pw"} ] } }
@@ -29,16 +29,16 @@ include "other.conf"
 "#;
 
 /// A server of the test's own. Killed when dropped.
-pub struct Node {
-    pub name: String,
-    pub folder: TempDir,
-    pub url: String,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) folder: TempDir,
+    pub(crate) url: String,
     daemon: Option<Daemon>,
 }
 
 impl Node {
     /// Starts a server with these lines of configuration, in which `@FOLDER@` is its folder.
-    pub fn start(name: &str, more: &str) -> Self {
+    pub(crate) fn start(name: &str, more: &str) -> Self {
         let node = Self::prepare(name, more);
         node.started()
     }
@@ -79,42 +79,42 @@ impl Node {
         });
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn mappings(&self) -> PathBuf {
+    pub(crate) fn mappings(&self) -> PathBuf {
         self.file("embed-mappings.conf")
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.daemon.take().unwrap().kill();
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.launch();
         self.await_ports();
     }
 
-    pub fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         self.daemon.as_ref().unwrap().signal(signal);
     }
 
-    pub fn connect(&self) -> ConnectSettings {
+    pub(crate) fn connect(&self) -> ConnectSettings {
         ConnectSettings { server: Some(self.url.clone()), ..ConnectSettings::default() }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.connect()).await.unwrap()
     }
 
     /// Asks it something through the system account.
-    pub async fn system(&self, what: &str) -> Value {
+    pub(crate) async fn system(&self, what: &str) -> Value {
         self.asked(what, "").await
     }
 
     /// The shares of a model that it holds in the lane of calls, as `a=50 b=50`, without asking anybody else.
-    pub async fn holds(&self, model: &str) -> String {
+    pub(crate) async fn holds(&self, model: &str) -> String {
         let answer = self.asked("ACCOUNTZ", r#"{"account": "$G"}"#).await;
         let mut before = 0;
         let mut shares: Vec<String> = Vec::new();
@@ -140,21 +140,21 @@ impl Node {
 }
 
 /// A server with model `m` and these variants, the first its default.
-pub async fn alone(variants: &[&str]) -> (Node, Client) {
+pub(crate) async fn alone(variants: &[&str]) -> (Node, Client) {
     let node = Node::start("n1", ACCOUNTS);
     let client = node.client().await;
     provision(&client, variants, 1).await;
     (node, client)
 }
 
-pub async fn provision(client: &Client, variants: &[&str], replicas: usize) {
+pub(crate) async fn provision(client: &Client, variants: &[&str], replicas: usize) {
     let model = ModelVariants { model: slug("m"), variants: variants.iter().map(|v| slug(v)).collect() };
     let settings = StreamSettings { replicas, ..StreamSettings::default() };
     provision::apply(client.nats(), &[model], &settings).await.unwrap();
 }
 
 /// Three servers that are one cluster, each with its file.
-pub async fn cluster() -> Vec<Node> {
+pub(crate) async fn cluster() -> Vec<Node> {
     let nodes = clustered(ACCOUNTS);
     // There is a leader, and it knows the others.
     until("the cluster to be one", async || {
@@ -171,7 +171,7 @@ pub async fn cluster() -> Vec<Node> {
 }
 
 /// Three servers that are to be one cluster, with these lines of configuration.
-pub fn clustered(more: &str) -> Vec<Node> {
+pub(crate) fn clustered(more: &str) -> Vec<Node> {
     // The listeners are held until all ports are known, so that they differ.
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
@@ -192,7 +192,7 @@ pub fn clustered(more: &str) -> Vec<Node> {
 }
 
 /// How `embed route` is told of these servers.
-pub fn settings(nodes: &[Node]) -> RouteSettings {
+pub(crate) fn settings(nodes: &[Node]) -> RouteSettings {
     RouteSettings {
         sys_user: Some("sys".into()),
         sys_password: Some("pw".into()),
@@ -201,12 +201,12 @@ pub fn settings(nodes: &[Node]) -> RouteSettings {
     }
 }
 
-pub async fn router(client: &Client, nodes: &[Node]) -> Router {
+pub(crate) async fn router(client: &Client, nodes: &[Node]) -> Router {
     Router::connect(client, &nodes[0].connect(), &settings(nodes)).await.unwrap()
 }
 
 /// `embed route` on these servers, as a user runs it.
-pub fn command(nodes: &[Node], arguments: &[&str]) -> Command {
+pub(crate) fn command(nodes: &[Node], arguments: &[&str]) -> Command {
     let mut command = super::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
     command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
     for node in nodes {

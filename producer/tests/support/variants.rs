@@ -22,14 +22,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{slug, worker};
 
 /// Calls by variant.
-pub struct Calls {
+pub(crate) struct Calls {
     counts: BTreeMap<String, Arc<AtomicU64>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Calls {
     /// Serves the calls of these variants, each in its embedding space. The first is the default.
-    pub async fn serve(client: &Client, variants: &[(&str, &str)]) -> Self {
+    pub(crate) async fn serve(client: &Client, variants: &[(&str, &str)]) -> Self {
         let (mut counts, mut tasks) = (BTreeMap::new(), Vec::new());
         for (i, (name, space)) in variants.iter().enumerate() {
             let (model, variant) = (slug("m"), slug(name));
@@ -57,7 +57,7 @@ impl Calls {
         Self { counts, _tasks: tasks }
     }
 
-    pub fn of(&self, variant: &str) -> u64 {
+    pub(crate) fn of(&self, variant: &str) -> u64 {
         self.counts[variant].load(Ordering::SeqCst)
     }
 }
@@ -97,10 +97,10 @@ async fn tell(client: &Client, variants: &[(&str, &str)]) -> AbortOnDropHandle<(
 }
 
 /// What was taken from the stream: how often each id, and by which variant.
-pub type Taken = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+pub(crate) type Taken = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 /// Takes the jobs of these variants, each through the consumers of its own.
-pub fn take_jobs(client: &Client, variants: &[&str]) -> (Taken, Vec<AbortOnDropHandle<()>>) {
+pub(crate) fn take_jobs(client: &Client, variants: &[&str]) -> (Taken, Vec<AbortOnDropHandle<()>>) {
     let taken = Taken::default();
     let mut tasks = Vec::new();
     for variant in variants {

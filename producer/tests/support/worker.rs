@@ -20,25 +20,25 @@ use tokio_util::task::AbortOnDropHandle;
 use super::slug;
 
 /// What a worker makes of a request. `None`: it takes the job and never answers.
-pub type Answer = Arc<dyn Fn(&EmbedRequest) -> Option<Outcome> + Send + Sync>;
+pub(crate) type Answer = Arc<dyn Fn(&EmbedRequest) -> Option<Outcome> + Send + Sync>;
 
 /// A running worker. Stops when dropped.
-pub struct Worker {
+pub(crate) struct Worker {
     /// Jobs taken.
-    pub taken: Arc<AtomicU64>,
+    pub(crate) taken: Arc<AtomicU64>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// The vector of a text: its length, and 1.
-pub fn vector(text: &str) -> [f32; 2] {
+pub(crate) fn vector(text: &str) -> [f32; 2] {
     [text.len() as f32, 1.0]
 }
 
-pub fn embed(request: &EmbedRequest) -> Outcome {
+pub(crate) fn embed(request: &EmbedRequest) -> Outcome {
     embed_in("space", request)
 }
 
-pub fn embed_in(space: &str, request: &EmbedRequest) -> Outcome {
+pub(crate) fn embed_in(space: &str, request: &EmbedRequest) -> Outcome {
     let mut vectors = Vec::new();
     for text in &request.texts {
         Encoding::F32.storage().encode_row(&vector(text), &mut vectors);
@@ -58,13 +58,13 @@ pub fn embed_in(space: &str, request: &EmbedRequest) -> Outcome {
     })
 }
 
-pub fn failure(request: &EmbedRequest, error: WireError) -> Outcome {
+pub(crate) fn failure(request: &EmbedRequest, error: WireError) -> Outcome {
     Outcome::Failure(EmbedFailure { id: request.id.clone(), error })
 }
 
 impl Worker {
     /// Serves jobs and chunks of model `m`, `copies` times each result: a redelivery is answered again.
-    pub fn jobs(client: &Client, copies: usize, answer: Answer) -> Self {
+    pub(crate) fn jobs(client: &Client, copies: usize, answer: Answer) -> Self {
         let taken = Arc::new(AtomicU64::new(0));
         let serve = |lane| {
             let (nats, taken, answer) = (client.nats().clone(), taken.clone(), answer.clone());
@@ -75,7 +75,7 @@ impl Worker {
     }
 
     /// Serves calls of a model, and tells what it serves.
-    pub async fn calls(client: &Client, model: Slug, answer: Answer) -> Self {
+    pub(crate) async fn calls(client: &Client, model: Slug, answer: Answer) -> Self {
         let taken = Arc::new(AtomicU64::new(0));
         let nats = client.nats().clone();
         let subject = subjects::bare(Lane::Rpc, &model);
@@ -106,7 +106,11 @@ impl Worker {
     }
 
     /// Serves nothing, and says of its variants what it is told to: by `<model>.<variant>`, statuses.
-    pub async fn says(client: &Client, id: &str, statuses: Arc<dyn Fn() -> serde_json::Value + Send + Sync>) -> Self {
+    pub(crate) async fn says(
+        client: &Client,
+        id: &str,
+        statuses: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    ) -> Self {
         let (nats, id) = (client.nats().clone(), id.to_owned());
         let mut infos = nats.subscribe(format!("$SRV.INFO.{}", subjects::SERVICE_NAME)).await.unwrap();
         client.nats().request("$JS.API.INFO", "".into()).await.unwrap();
@@ -124,7 +128,7 @@ impl Worker {
         Self { taken: Arc::default(), _tasks: vec![AbortOnDropHandle::new(task)] }
     }
 
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Ordering::SeqCst)
     }
 }
@@ -173,7 +177,7 @@ async fn serve_once(
 }
 
 /// Stores an outcome once: a second copy is refused by the stream.
-pub async fn store(
+pub(crate) async fn store(
     context: &jetstream::Context,
     model: &Slug,
     outcome: &Outcome,

@@ -1,7 +1,4 @@
 //! The cache, between a worker and a real S3 server whose line can be cut.
-#![cfg(feature = "remote")]
-
-mod support;
 
 use std::{
     fs,
@@ -10,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use crate::support::{Steps, Version, at, bucket, content, made, raw, slug};
 use embed_registry::{Cache, Progress, Registry, RegistryError, Step, VersionSpec};
 use embed_schemas::model::FileRef;
 use embed_testkit::{Relay, S3Server, wait_for};
 use object_store::ObjectStoreExt;
-use support::{Steps, Version, at, bucket, content, made, raw, slug};
 use tempfile::TempDir;
 
 const MODEL: &str = "m";
@@ -36,7 +33,7 @@ impl Setup {
         let version = Version::new(MODEL, "v1", &[&content(1, graph_bytes)]);
         let direct = made(&server, "bucket");
         direct.publish(version.path(), &()).await.unwrap();
-        direct.promote(&slug(MODEL), "v1", "ann", support::WHEN).await.unwrap();
+        direct.promote(&slug(MODEL), "v1", "ann", crate::support::WHEN).await.unwrap();
         let relay = Relay::start(server.address());
         let registry = bucket(relay.address(), "bucket");
         let folder = tempfile::tempdir().unwrap();
@@ -272,7 +269,7 @@ async fn a_disk_that_is_full() {
 /// This test's binary, as a process of its own that fetches the version.
 fn child(setup: &Setup, more: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "fetch_in_a_child", "--ignored", "--nocapture"]);
+    command.args(["--exact", "cache::fetch_in_a_child", "--ignored", "--nocapture"]);
     command.env("RELAY", setup.relay.address()).env("CACHE", setup.folder.path()).envs(more.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command

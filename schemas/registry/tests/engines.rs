@@ -1,12 +1,9 @@
 //! Engines that machines share through a registry.
-#![cfg(feature = "remote")]
-
-mod support;
 
 use std::{fs, path::Path, time::SystemTime};
 
+use crate::support::{Version, content, slug};
 use embed_registry::{EngineKey, Keep, Registry, RegistryError};
-use support::{Version, content, slug};
 
 fn registry(root: &Path) -> Registry {
     Registry::open(&format!("file://{}", root.display())).unwrap()

@@ -1,12 +1,9 @@
 //! A registry in a folder.
-#![cfg(feature = "remote")]
-
-mod support;
 
 use std::fs;
 
+use crate::support::{Version, content, slug};
 use embed_registry::{Cache, Keep, Registry, RegistryError};
-use support::{Version, content, slug};
 
 struct Folder {
     root: tempfile::TempDir,
@@ -33,25 +30,29 @@ impl Folder {
 
 #[tokio::test]
 async fn versions_are_published_once() {
-    support::publishing(&Folder::new().registry).await;
+    crate::support::publishing(&Folder::new().registry).await;
 }
 
 #[tokio::test]
 async fn uploads_resume() {
     let folder = Folder::new();
-    support::resuming(&folder.registry, async |path| folder.delete(path).await, async |p, b| folder.put(p, b).await)
-        .await;
+    crate::support::resuming(
+        &folder.registry,
+        async |path| folder.delete(path).await,
+        async |p, b| folder.put(p, b).await,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_several_moves_the_pointer() {
-    support::promoting(&Folder::new().registry).await;
+    crate::support::promoting(&Folder::new().registry).await;
 }
 
 #[tokio::test]
 async fn garbage_goes() {
     let folder = Folder::new();
-    support::collecting(&folder.registry, async |path, bytes| folder.put(path, bytes).await).await;
+    crate::support::collecting(&folder.registry, async |path, bytes| folder.put(path, bytes).await).await;
     // What an importer leaves that dies.
     folder.put("models/g/.v8.0a1b2c3d.partial/fp32.onnx", vec![0; 10]).await;
     let keep = Keep { uploads: std::time::Duration::ZERO, ..Keep::default() };

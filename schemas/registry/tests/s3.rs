@@ -1,26 +1,23 @@
 //! A registry in a bucket of a real S3 server.
-#![cfg(feature = "remote")]
 
-mod support;
-
+use crate::support::{Version, at, bucket, content, made, raw, slug};
 use embed_testkit::S3Server;
 use object_store::ObjectStoreExt;
-use support::{Version, at, bucket, content, made, raw, slug};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_for_every_registry() {
     let server = S3Server::start();
-    support::publishing(&made(&server, "publishing")).await;
-    support::promoting(&made(&server, "promoting")).await;
+    crate::support::publishing(&made(&server, "publishing")).await;
+    crate::support::promoting(&made(&server, "promoting")).await;
 
     let store = raw(&server, "resuming");
     let delete = async |path: &str| store.delete(&at(path)).await.unwrap();
     let put = async |path: &str, bytes: Vec<u8>| drop(store.put(&at(path), bytes.into()).await.unwrap());
-    support::resuming(&made(&server, "resuming"), delete, put).await;
+    crate::support::resuming(&made(&server, "resuming"), delete, put).await;
 
     let store = raw(&server, "collecting");
     let put = async |path: &str, bytes: Vec<u8>| drop(store.put(&at(path), bytes.into()).await.unwrap());
-    support::collecting(&made(&server, "collecting"), put).await;
+    crate::support::collecting(&made(&server, "collecting"), put).await;
 
     let error = bucket(&server.address(), "nowhere").models().await.unwrap_err();
     assert!(error.to_string().contains("no such bucket") && !error.retryable(), "{error}");

@@ -1,7 +1,5 @@
 //! What a pipeline promises whoever submits to it, on engines that do as they are told.
 
-mod support;
-
 use std::{
     collections::HashMap,
     sync::{
@@ -13,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{ask, pipeline, token};
 use embed_engine::{
     engine::{Engine, EngineError, Input, Vectors},
     pipeline::{Embedded, Observer, Request, Unobserved},
@@ -20,7 +19,6 @@ use embed_engine::{
 };
 use embed_schemas::{ErrorCode, Lane};
 use proptest::prelude::*;
-use support::{ask, pipeline, token};
 
 /// Gives the second id of each row: that of its first word. Fails on batches with `bad`, and on all while `broken`.
 #[derive(Debug, Default)]

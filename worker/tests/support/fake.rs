@@ -36,37 +36,37 @@ use super::http_get;
 
 /// What the fake devices are to do, and what they have done.
 #[derive(Debug)]
-pub struct Devices {
+pub(crate) struct Devices {
     /// How many there are.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Runners of each.
-    pub runners: usize,
+    pub(crate) runners: usize,
     /// Tokens that each has memory for, padding included.
-    pub memory: AtomicUsize,
+    pub(crate) memory: AtomicUsize,
     /// Whether nothing runs on them any more.
-    pub lost: AtomicBool,
+    pub(crate) lost: AtomicBool,
     /// Whether every run fails.
-    pub broken: AtomicBool,
+    pub(crate) broken: AtomicBool,
     /// Whether runs do not go on.
-    pub held: AtomicBool,
+    pub(crate) held: AtomicBool,
     /// Whether CUDA's devices can be used at all.
-    pub cuda: AtomicBool,
+    pub(crate) cuda: AtomicBool,
     /// On what nothing can be loaded, though it can be used.
-    pub fails_on: Mutex<Option<Provider>>,
+    pub(crate) fails_on: Mutex<Option<Provider>>,
     /// How long a run takes.
-    pub run: Duration,
+    pub(crate) run: Duration,
     /// Loading waits until something comes from here.
-    pub loading: Mutex<Option<mpsc::Receiver<()>>>,
+    pub(crate) loading: Mutex<Option<mpsc::Receiver<()>>>,
     /// The registry, if it is not the tests' own.
-    pub registry: Option<PathBuf>,
+    pub(crate) registry: Option<PathBuf>,
     /// Where engines are kept that are built.
-    pub engines: Option<PathBuf>,
+    pub(crate) engines: Option<PathBuf>,
     /// Engines that were built.
-    pub built: AtomicUsize,
+    pub(crate) built: AtomicUsize,
     /// Runs, by device.
-    pub runs: Mutex<BTreeMap<usize, usize>>,
+    pub(crate) runs: Mutex<BTreeMap<usize, usize>>,
     /// Tokens of the largest run that succeeded.
-    pub largest: AtomicUsize,
+    pub(crate) largest: AtomicUsize,
 }
 
 impl Default for Devices {
@@ -93,7 +93,7 @@ impl Default for Devices {
 
 /// A backend on these devices.
 #[derive(Debug)]
-pub struct FakeBackend(pub Arc<Devices>);
+pub(crate) struct FakeBackend(pub Arc<Devices>);
 
 #[derive(Debug)]
 struct FakeEngine {
@@ -214,8 +214,8 @@ impl Backend for FakeBackend {
 }
 
 /// A worker in this process.
-pub struct FakeWorker {
-    pub address: String,
+pub(crate) struct FakeWorker {
+    pub(crate) address: String,
     stop: Option<oneshot::Sender<()>>,
     ready: Option<oneshot::Receiver<()>>,
     task: JoinHandle<Result<(), RunError>>,
@@ -223,12 +223,12 @@ pub struct FakeWorker {
 
 impl FakeWorker {
     /// Starts it. It may not be ready yet.
-    pub fn start(nats: &NatsServer, devices: &Arc<Devices>, providers: &[Provider]) -> Self {
+    pub(crate) fn start(nats: &NatsServer, devices: &Arc<Devices>, providers: &[Provider]) -> Self {
         Self::start_with(nats, devices, providers, |_| ())
     }
 
     /// The same with another configuration.
-    pub fn start_with(
+    pub(crate) fn start_with(
         nats: &NatsServer,
         devices: &Arc<Devices>,
         providers: &[Provider],
@@ -256,23 +256,23 @@ impl FakeWorker {
     }
 
     /// Waits until it is ready.
-    pub async fn ready(&mut self) {
+    pub(crate) async fn ready(&mut self) {
         tokio::time::timeout(PATIENCE, self.ready.take().unwrap()).await.expect("ready in time").unwrap();
     }
 
     /// Tells it to stop, and waits for its end.
-    pub async fn stop(mut self) -> Result<(), RunError> {
+    pub(crate) async fn stop(mut self) -> Result<(), RunError> {
         let _ = self.stop.take().unwrap().send(());
         self.end().await
     }
 
     /// Waits for its end.
-    pub async fn end(self) -> Result<(), RunError> {
+    pub(crate) async fn end(self) -> Result<(), RunError> {
         tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").unwrap()
     }
 
     /// The value of a metric, the sum over its labels. Only what has all of `labels` counts.
-    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
         let (_, metrics) = http_get(&self.address, "/metrics").await;
         let of = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -283,7 +283,7 @@ impl FakeWorker {
 }
 
 /// A server with the model's streams.
-pub async fn server() -> (NatsServer, Client) {
+pub(crate) async fn server() -> (NatsServer, Client) {
     let nats = NatsServer::start();
     let client = async_nats::connect(nats.url()).await.unwrap();
     super::provision(&client, &StreamSettings { ack_wait_ms: 30_000, ..StreamSettings::default() }).await;

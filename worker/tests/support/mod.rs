@@ -1,10 +1,8 @@
 //! A worker of the test's own, on a nats-server of the test's own.
 
-#![allow(dead_code, unreachable_pub, reason = "a module of every test file, each of which uses its part")]
+pub(crate) mod fake;
 
-pub mod fake;
-
-pub use embed_testkit::model_registry as registry;
+pub(crate) use embed_testkit::model_registry as registry;
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
@@ -23,17 +21,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// The model's slug.
-pub fn model() -> Slug {
+pub(crate) fn model() -> Slug {
     Slug::from_name("all-MiniLM-L6-v2").unwrap()
 }
 
 /// The default variant's name.
-pub fn variant() -> Slug {
+pub(crate) fn variant() -> Slug {
     "fp32".parse().unwrap()
 }
 
 /// `embed-worker run` on this server, with more arguments.
-pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
+pub(crate) fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
     command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
     command.env("EMBED_REGISTRY", embed_testkit::registry());
@@ -41,7 +39,7 @@ pub fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
 }
 
 /// The stored outcome of a job, once there is one.
-pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Outcome {
+pub(crate) async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Outcome {
     let context = jetstream::new(client.clone());
     let stream = context.get_stream_no_info(streams::results_stream(model)).await.unwrap();
     // Asked again and again: it is stored at some time.
@@ -58,22 +56,22 @@ pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Outcome {
 }
 
 /// What a worker says of its variants.
-pub type Statuses = BTreeMap<(Slug, Slug), VariantStatus>;
+pub(crate) type Statuses = BTreeMap<(Slug, Slug), VariantStatus>;
 
 /// A server, its streams, a worker that is ready, and a client.
-pub struct Stack {
-    pub client: Client,
-    pub worker: Daemon,
-    pub ready: Value,
-    pub nats: NatsServer,
+pub(crate) struct Stack {
+    pub(crate) client: Client,
+    pub(crate) worker: Daemon,
+    pub(crate) ready: Value,
+    pub(crate) nats: NatsServer,
 }
 
 impl Stack {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("", &[]).await
     }
 
-    pub async fn start_with(server: &str, more: &[&str]) -> Self {
+    pub(crate) async fn start_with(server: &str, more: &[&str]) -> Self {
         let nats = NatsServer::start_with(server);
         let client = async_nats::connect(nats.url()).await.unwrap();
         provision(&client, &StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() }).await;
@@ -83,12 +81,12 @@ impl Stack {
     }
 
     /// A worker on a registry of the test's own.
-    pub async fn start_on(registry: &Path, more: &[&str]) -> Self {
+    pub(crate) async fn start_on(registry: &Path, more: &[&str]) -> Self {
         Self::start_with_models(registry, &[model()], more).await
     }
 
     /// A worker on a registry with these models.
-    pub async fn start_with_models(registry: &Path, models: &[Slug], more: &[&str]) -> Self {
+    pub(crate) async fn start_with_models(registry: &Path, models: &[Slug], more: &[&str]) -> Self {
         let nats = NatsServer::start();
         let client = async_nats::connect(nats.url()).await.unwrap();
         let settings = StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() };
@@ -101,26 +99,26 @@ impl Stack {
     }
 
     /// The same server with a worker in place of the one before.
-    pub fn with_another_worker(self, registry: &Path, more: &[&str]) -> Self {
+    pub(crate) fn with_another_worker(self, registry: &Path, more: &[&str]) -> Self {
         let worker = Daemon::spawn(worker_command(&self.nats, more).env("EMBED_REGISTRY", registry));
         let ready = worker.json_line();
         Self { worker, ready, ..self }
     }
 
     /// Asks all workers to look at the registry.
-    pub async fn refresh(&self) {
+    pub(crate) async fn refresh(&self) {
         self.client.publish(REFRESH_SUBJECT, Bytes::new()).await.unwrap();
         self.client.flush().await.unwrap();
     }
 
     /// Moves the model's pointer, and waits until that version is live.
-    pub async fn promote_to(&self, registry: &registry::TestRegistry, version: &str) {
+    pub(crate) async fn promote_to(&self, registry: &registry::TestRegistry, version: &str) {
         registry.promote(model().as_str(), version);
         self.status_when(|status| status.live.as_ref().is_some_and(|live| live.version == version)).await;
     }
 
     /// What the worker says of all its variants.
-    pub async fn statuses(&self) -> Statuses {
+    pub(crate) async fn statuses(&self) -> Statuses {
         let worker = self.ready["worker_id"].as_str().unwrap();
         let answer = self.client.request(format!("$SRV.INFO.embed-worker.{worker}"), Bytes::new()).await.unwrap();
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -129,12 +127,12 @@ impl Stack {
     }
 
     /// What the worker says of the default variant.
-    pub async fn status(&self) -> VariantStatus {
+    pub(crate) async fn status(&self) -> VariantStatus {
         self.statuses().await.remove(&(model(), variant())).unwrap()
     }
 
     /// What it says, once that is as wanted. Asks for a look at the registry meanwhile.
-    pub async fn statuses_when(&self, wanted: impl Fn(&Statuses) -> bool) -> Statuses {
+    pub(crate) async fn statuses_when(&self, wanted: impl Fn(&Statuses) -> bool) -> Statuses {
         let wait = async {
             loop {
                 let statuses = self.statuses().await;
@@ -152,13 +150,13 @@ impl Stack {
     }
 
     /// What it says of the default variant, once that is as wanted.
-    pub async fn status_when(&self, wanted: impl Fn(&VariantStatus) -> bool) -> VariantStatus {
+    pub(crate) async fn status_when(&self, wanted: impl Fn(&VariantStatus) -> bool) -> VariantStatus {
         let of_default = |all: &Statuses| wanted(&all[&(model(), variant())]);
         self.statuses_when(of_default).await.remove(&(model(), variant())).unwrap()
     }
 
     /// Puts a variant of the model into the bucket of what is to be served, or takes it out.
-    pub async fn desire(&self, variant: &str, desired: Option<&Value>) {
+    pub(crate) async fn desire(&self, variant: &str, desired: Option<&Value>) {
         let context = jetstream::new(self.client.clone());
         let config = jetstream::kv::Config { bucket: MODELS_BUCKET.to_owned(), ..Default::default() };
         let store = context.create_or_update_key_value(config).await.unwrap();
@@ -173,7 +171,7 @@ impl Stack {
     }
 
     /// Waits for a condition.
-    pub async fn wait_until(&self, condition: impl Fn() -> bool) {
+    pub(crate) async fn wait_until(&self, condition: impl Fn() -> bool) {
         let wait = async {
             while !condition() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -183,7 +181,7 @@ impl Stack {
     }
 
     /// An online call with a raw payload.
-    pub async fn call_raw(
+    pub(crate) async fn call_raw(
         &self,
         subject: String,
         headers: HeaderMap,
@@ -198,7 +196,7 @@ impl Stack {
     }
 
     /// An online call. As clients do, it comes again when the worker says that it has too much to do.
-    pub async fn call(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
+    pub(crate) async fn call(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
         loop {
             match self.call_once(request, format).await {
                 Err(WireError { code: ErrorCode::Overloaded, retry_after_ms, .. }) => {
@@ -210,14 +208,14 @@ impl Stack {
     }
 
     /// An online call, whatever the answer.
-    pub async fn call_once(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
+    pub(crate) async fn call_once(&self, request: &EmbedRequest, format: Format) -> Result<EmbedResult, WireError> {
         let answer = self.call_raw(subjects::bare(Lane::Rpc, &model()), HeaderMap::new(), format.encode(request)).await;
         assert_eq!(Format::sniff(&answer.payload), Some(format), "the answer has the encoding of the question");
         decode_outcome(&answer.payload).unwrap().into_result()
     }
 
     /// The refusal of an online call.
-    pub async fn refusal(&self, payload: impl Into<Bytes>) -> WireError {
+    pub(crate) async fn refusal(&self, payload: impl Into<Bytes>) -> WireError {
         let answer = self.call_raw(subjects::bare(Lane::Rpc, &model()), HeaderMap::new(), payload).await;
         let error = decode_outcome(&answer.payload).unwrap().into_result().unwrap_err();
         let headers = answer.headers.unwrap();
@@ -228,24 +226,24 @@ impl Stack {
     }
 
     /// Publishes a raw job and waits for the server's acknowledgement.
-    pub async fn publish_raw(&self, lane: Lane, headers: HeaderMap, payload: impl Into<Bytes>) {
+    pub(crate) async fn publish_raw(&self, lane: Lane, headers: HeaderMap, payload: impl Into<Bytes>) {
         let subject = subjects::bare(lane, &model());
         let context = jetstream::new(self.client.clone());
         context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
     }
 
     /// The stored outcome of a job, once there is one.
-    pub async fn stored(&self, id: &JobId) -> Outcome {
+    pub(crate) async fn stored(&self, id: &JobId) -> Outcome {
         self.stored_of(&model(), id).await
     }
 
     /// The stored outcome of a job of another model.
-    pub async fn stored_of(&self, model: &Slug, id: &JobId) -> Outcome {
+    pub(crate) async fn stored_of(&self, model: &Slug, id: &JobId) -> Outcome {
         outcome(&self.client, model, id).await
     }
 
     /// Publishes a job and waits for its outcome.
-    pub async fn job(&self, lane: Lane, mut request: EmbedRequest, format: Format, id: &str) -> Outcome {
+    pub(crate) async fn job(&self, lane: Lane, mut request: EmbedRequest, format: Format, id: &str) -> Outcome {
         let id: JobId = id.parse().unwrap();
         request.id = Some(id.clone());
         self.publish_raw(lane, HeaderMap::new(), format.encode(&request)).await;
@@ -253,13 +251,13 @@ impl Stack {
     }
 
     /// The state of a stream: messages, from the server.
-    pub async fn messages_in(&self, stream: &str) -> u64 {
+    pub(crate) async fn messages_in(&self, stream: &str) -> u64 {
         let context = jetstream::new(self.client.clone());
         context.get_stream(stream).await.unwrap().cached_info().state.messages
     }
 
     /// Waits until a stream holds this many messages.
-    pub async fn wait_for_messages(&self, stream: &str, count: u64) {
+    pub(crate) async fn wait_for_messages(&self, stream: &str, count: u64) {
         let wait = async {
             while self.messages_in(stream).await != count {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -271,7 +269,7 @@ impl Stack {
     }
 
     /// The sum of a metric over its labels.
-    pub async fn worker_metric(&self, name: &str) -> f64 {
+    pub(crate) async fn worker_metric(&self, name: &str) -> f64 {
         let (_, metrics) = self.get("/metrics").await;
         let of = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -281,14 +279,14 @@ impl Stack {
     }
 
     /// `GET` on the worker's HTTP endpoint: status and body.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let address = self.ready["metrics_url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
         http_get(&address, path).await
     }
 }
 
 /// A minimal HTTP client: one request, one answer.
-pub async fn http_get(address: &str, path: &str) -> (u16, String) {
+pub(crate) async fn http_get(address: &str, path: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -300,12 +298,12 @@ pub async fn http_get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Makes the streams and consumers as `embed init` does, through the server's API: the definitions are its JSON.
-pub async fn provision(client: &Client, settings: &StreamSettings) {
+pub(crate) async fn provision(client: &Client, settings: &StreamSettings) {
     provision_model(client, &model(), settings).await;
 }
 
 /// The same for another model with the same variant.
-pub async fn provision_model(client: &Client, model: &Slug, settings: &StreamSettings) {
+pub(crate) async fn provision_model(client: &Client, model: &Slug, settings: &StreamSettings) {
     for stream in streams::streams(model, settings) {
         api(client, format!("STREAM.CREATE.{}", stream.name), &stream).await;
     }
@@ -313,7 +311,7 @@ pub async fn provision_model(client: &Client, model: &Slug, settings: &StreamSet
 }
 
 /// Makes the consumers of another variant of the model.
-pub async fn provision_variant(client: &Client, variant: &Slug, settings: &StreamSettings) {
+pub(crate) async fn provision_variant(client: &Client, variant: &Slug, settings: &StreamSettings) {
     provision_consumers(client, &model(), variant, false, settings).await;
 }
 
@@ -340,21 +338,21 @@ async fn api(client: &Client, call: String, request: &impl serde::Serialize) {
 
 /// What sentence-transformers says of a text.
 #[derive(Deserialize)]
-pub struct Reference {
-    pub text: String,
-    pub tokens: u32,
-    pub truncated: bool,
+pub(crate) struct Reference {
+    pub(crate) text: String,
+    pub(crate) tokens: u32,
+    pub(crate) truncated: bool,
     embedding_b64: String,
 }
 
 impl Reference {
-    pub fn vector(&self) -> Vec<f32> {
+    pub(crate) fn vector(&self) -> Vec<f32> {
         Storage::F32.decode_row(&BASE64_STANDARD.decode(&self.embedding_b64).unwrap(), 384)
     }
 }
 
 /// All reference texts.
-pub fn references() -> Vec<Reference> {
+pub(crate) fn references() -> Vec<Reference> {
     #[derive(Deserialize)]
     struct File {
         items: Vec<Reference>,
@@ -363,13 +361,13 @@ pub fn references() -> Vec<Reference> {
     file.items
 }
 
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
 }
 
 /// Largest difference of a component.
-pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }

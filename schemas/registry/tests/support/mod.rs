@@ -1,5 +1,4 @@
 //! Versions to publish, and the operations that hold for every kind of store.
-#![allow(dead_code, unreachable_pub)]
 
 use std::{
     fs,
@@ -16,20 +15,20 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-pub const WHEN: &str = "2026-01-01T00:00:00Z";
+pub(crate) const WHEN: &str = "2026-01-01T00:00:00Z";
 
-pub fn slug(text: &str) -> Slug {
+pub(crate) fn slug(text: &str) -> Slug {
     text.parse().unwrap()
 }
 
 /// The registry in a bucket of its own, as seen through this address.
-pub fn bucket(address: &str, name: &str) -> Registry {
+pub(crate) fn bucket(address: &str, name: &str) -> Registry {
     let options = RegistryOptions { retry_for: Duration::from_secs(2), settings: S3Server::settings(address) };
     Registry::open_with(&format!("s3://{name}/some/prefix"), &options).unwrap()
 }
 
 /// The bucket without the registry: what somebody else does to it.
-pub fn raw(server: &S3Server, name: &str) -> impl ObjectStore {
+pub(crate) fn raw(server: &S3Server, name: &str) -> impl ObjectStore {
     // Opening a registry has chosen how TLS is done, which a client wants to know whether it needs it or not.
     drop(bucket(&server.address(), name));
     let settings = S3Server::settings(&server.address());
@@ -40,18 +39,18 @@ pub fn raw(server: &S3Server, name: &str) -> impl ObjectStore {
 }
 
 /// Where the registry of such a bucket keeps something.
-pub fn at(path: &str) -> object_store::path::Path {
+pub(crate) fn at(path: &str) -> object_store::path::Path {
     object_store::path::Path::from(format!("some/prefix/{path}"))
 }
 
 /// A registry in a new bucket.
-pub fn made(server: &S3Server, name: &str) -> Registry {
+pub(crate) fn made(server: &S3Server, name: &str) -> Registry {
     server.make_bucket(name);
     bucket(&server.address(), name)
 }
 
 /// Bytes that differ by seed, and do not repeat.
-pub fn content(seed: u8, bytes: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u8, bytes: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -66,13 +65,13 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// A version in a folder, with graphs of these contents.
-pub struct Version {
+pub(crate) struct Version {
     folder: TempDir,
-    pub metadata: ModelMetadata,
+    pub(crate) metadata: ModelMetadata,
 }
 
 impl Version {
-    pub fn new(name: &str, version: &str, graphs: &[&[u8]]) -> Self {
+    pub(crate) fn new(name: &str, version: &str, graphs: &[&[u8]]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, bytes: &[u8]| {
             fs::write(folder.path().join(name), bytes).unwrap();
@@ -98,19 +97,19 @@ impl Version {
         Self { metadata: serde_json::from_value(json).unwrap(), folder }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    pub fn graph(&self) -> &FileRef {
+    pub(crate) fn graph(&self) -> &FileRef {
         &self.metadata.artefacts[0].file
     }
 
-    pub fn files(&self) -> Vec<FileRef> {
+    pub(crate) fn files(&self) -> Vec<FileRef> {
         let own = [self.metadata.tokenizer.clone(), self.metadata.golden.clone()];
         own.into_iter().chain(self.metadata.artefacts.iter().map(|artefact| artefact.file.clone())).collect()
     }
@@ -118,10 +117,10 @@ impl Version {
 
 /// Remembers which steps were taken.
 #[derive(Default)]
-pub struct Steps(Mutex<Vec<(Step, String)>>);
+pub(crate) struct Steps(Mutex<Vec<(Step, String)>>);
 
 impl Steps {
-    pub fn of(&self, step: Step) -> Vec<String> {
+    pub(crate) fn of(&self, step: Step) -> Vec<String> {
         self.0.lock().unwrap().iter().filter(|(s, _)| *s == step).map(|(_, file)| file.clone()).collect()
     }
 }
@@ -133,7 +132,7 @@ impl Progress for Steps {
 }
 
 /// From nothing to versions that are read, verified, and never change.
-pub async fn publishing(registry: &Registry) {
+pub(crate) async fn publishing(registry: &Registry) {
     let (model, graph) = (slug("m-1"), content(1, 100_000));
     let error = registry.current(&model).await.unwrap_err().to_string();
     assert!(error.contains("no model `m-1`; there are none") && error.contains("import"), "{error}");
@@ -175,7 +174,7 @@ pub async fn publishing(registry: &Registry) {
 }
 
 /// An upload that was interrupted goes on where it stopped, and is not seen before it is whole.
-pub async fn resuming(registry: &Registry, delete: impl AsyncFn(&str), put: impl AsyncFn(&str, Vec<u8>)) {
+pub(crate) async fn resuming(registry: &Registry, delete: impl AsyncFn(&str), put: impl AsyncFn(&str, Vec<u8>)) {
     let (first, second) = (content(3, 40_000), content(4, 40_000));
     let version = Version::new("r", "v1", &[&first, &second]);
     registry.publish(version.path(), &()).await.unwrap();
@@ -214,7 +213,7 @@ pub async fn resuming(registry: &Registry, delete: impl AsyncFn(&str), put: impl
 }
 
 /// The pointer moves, keeps its history, and of several who move it from the same place one wins.
-pub async fn promoting(registry: &Registry) {
+pub(crate) async fn promoting(registry: &Registry) {
     let model = slug("p");
     for n in 0..6 {
         registry.publish(Version::new("p", &format!("v{n}"), &[&content(n, 1000)]).path(), &()).await.unwrap();
@@ -260,7 +259,7 @@ pub async fn promoting(registry: &Registry) {
 }
 
 /// Old versions and abandoned uploads go; what is current, was current recently, or is new stays.
-pub async fn collecting(registry: &Registry, put: impl AsyncFn(&str, Vec<u8>)) {
+pub(crate) async fn collecting(registry: &Registry, put: impl AsyncFn(&str, Vec<u8>)) {
     let model = slug("g");
     for n in 0..6 {
         registry.publish(Version::new("g", &format!("v{n}"), &[&content(n, 1000)]).path(), &()).await.unwrap();

@@ -1,7 +1,5 @@
 //! A pipeline on engines that do as a test tells them.
 
-#![allow(unreachable_pub, reason = "shared by test binaries, each of which is a crate")]
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -29,14 +27,17 @@ static MODEL: LazyLock<(ModelMetadata, Arc<TextTokenizer>)> = LazyLock::new(|| {
 });
 
 /// The token of a word that is one.
-pub fn token(word: &str) -> i64 {
+pub(crate) fn token(word: &str) -> i64 {
     let ids = MODEL.1.encode(None, word, false).unwrap().ids;
     assert_eq!(ids.len(), 3, "{word} is not one token between the two special ones");
     i64::from(ids[1])
 }
 
 /// A pipeline on these engines, and what its threads say before they die.
-pub fn pipeline(engines: Vec<Box<dyn Engine>>, observer: Arc<dyn Observer>) -> (Pipeline, mpsc::Receiver<String>) {
+pub(crate) fn pipeline(
+    engines: Vec<Box<dyn Engine>>,
+    observer: Arc<dyn Observer>,
+) -> (Pipeline, mpsc::Receiver<String>) {
     let (metadata, tokenizer) = MODEL.clone();
     let report = LoadReport {
         provider: Provider::Cpu,
@@ -63,7 +64,7 @@ pub fn pipeline(engines: Vec<Box<dyn Engine>>, observer: Arc<dyn Observer>) -> (
 }
 
 /// Submits a request and waits for what becomes of it.
-pub fn ask(pipeline: &Pipeline, request: Request) -> Embedded {
+pub(crate) fn ask(pipeline: &Pipeline, request: Request) -> Embedded {
     let (done, embedded) = mpsc::channel();
     pipeline.submit(request, move |embedded| done.send(embedded).unwrap());
     embedded.recv().expect("the pipeline goes on")

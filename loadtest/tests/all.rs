@@ -1,0 +1,12 @@
+//! All integration tests of the crate in one program: one link instead of one for each file, and no core idle at the end of each.
+
+mod backfill;
+mod bench;
+mod chaos;
+mod jobs;
+mod models;
+mod reports;
+mod rollout;
+mod rollout_shadow;
+mod route;
+mod support;
