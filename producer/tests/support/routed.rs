@@ -10,10 +10,10 @@ use embed_client::Client;
 use embed_connect::ConnectSettings;
 use embed_control::{
     provision::{self, ModelVariants},
-    route::{RouteSettings, Router},
+    route::{Applied, Change, Outcome, RouteSettings, Router},
 };
-use embed_schemas::streams::StreamSettings;
-use embed_testkit::{Daemon, wait_for};
+use embed_schemas::{Slug, streams::StreamSettings};
+use embed_testkit::{Daemon, Relay, Stopped, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -203,6 +203,26 @@ pub(crate) fn settings(nodes: &[Node]) -> RouteSettings {
 
 pub(crate) async fn router(client: &Client, nodes: &[Node]) -> Router {
     Router::connect(client, &nodes[0].connect(), &settings(nodes)).await.unwrap()
+}
+
+/// A line to a server, on which a test can stop a message.
+pub(crate) fn line(node: &Node) -> (Relay, ConnectSettings) {
+    let relay = Relay::start(node.url.trim_start_matches("nats://").to_owned());
+    let connect = ConnectSettings { server: Some(relay.address().to_owned()), ..ConnectSettings::default() };
+    (relay, connect)
+}
+
+/// Waits until what is to be stopped has come.
+pub(crate) async fn comes(what: &str, stopped: &Stopped) {
+    until(what, async || stopped.has_come()).await;
+}
+
+/// Sets a route, which every server that answers holds then, as the bucket does.
+pub(crate) async fn set(router: &Router, model: &Slug, change: &Change) -> Applied {
+    match router.set(model, change).await.unwrap() {
+        Outcome::Applied(applied) => applied,
+        other => panic!("{other}"),
+    }
 }
 
 /// `embed route` on these servers, as a user runs it.
