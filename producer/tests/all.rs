@@ -17,6 +17,7 @@ mod provision;
 mod publish_cluster;
 mod results;
 mod rollout;
+mod rollout_deployed;
 mod rollout_races;
 mod route;
 mod route_cluster;
