@@ -112,7 +112,7 @@ async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
         assert_eq!(describe(&entry.record.lanes), "b=100", "the bucket wants it");
         assert_eq!(describe(&report.servers[0].holds[&m]), "b=100", "and the server that can be reached holds it");
         // It is finished once everything can be written.
-        router.sync(false, "test", &[]).await.unwrap();
+        drop(router.sync(false, "test", &[]).await.unwrap());
         assert_eq!(router.actual().await.unwrap().routes[&m].record.state, RouteState::Applied);
     }
     // What is no emergency is taken back.

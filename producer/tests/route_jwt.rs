@@ -84,7 +84,7 @@ async fn claims_are_changed_and_nothing_else_of_them() {
         end => panic!("{end}"),
     }
     // Nor may the end have been written down in time.
-    router.sync(false, "test", &[]).await.unwrap();
+    drop(router.sync(false, "test", &[]).await.unwrap());
     let report = router.actual().await.unwrap();
     assert_eq!(describe(&report.servers[0].holds[&slug("m")]), "a=100");
     set(&router, &slug("m"), &Change::clear("test")).await;

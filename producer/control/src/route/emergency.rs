@@ -205,7 +205,7 @@ impl Router {
         loop {
             let attempt = self.write_late(model, change, &mut applied);
             let reason = match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(Late::Ended(outcome))) => return Ok(outcome),
+                Ok(Ok(Late::Ended(outcome))) => return Ok(*outcome),
                 Ok(Ok(Late::NotYet(reason))) => reason,
                 Ok(Err(error)) if !error.retryable() => return Err(error),
                 Ok(Err(error)) => error.to_string(),
@@ -238,11 +238,11 @@ impl Router {
                 let mine = report.of(model);
                 if !mine.is_applied() {
                     let reasons = mine.trouble().collect::<Vec<_>>().join("; ");
-                    return Ok(Late::Ended(Outcome::HalfApplied { model: model.clone(), reasons }));
+                    return Late::ended(Outcome::HalfApplied { model: model.clone(), reasons });
                 }
-                Ok(Late::Ended(Outcome::Applied(Applied::new(model, now, mine, applied.took))))
+                Late::ended(Outcome::Applied(Applied::new(model, now, mine, applied.took)))
             }
-            other if is_over => Ok(Late::Ended(Outcome::superseded(model, other.as_ref()))),
+            other if is_over => Late::ended(Outcome::superseded(model, other.as_ref())),
             _ => match self.set(model, change).await? {
                 Outcome::Applied(again) => {
                     *applied = again;
@@ -253,7 +253,7 @@ impl Router {
                     Ok(Late::NotYet(reason))
                 }
                 half @ Outcome::HalfApplied { .. } => Ok(Late::NotYet(half.to_string())),
-                ended @ (Outcome::Undone { .. } | Outcome::Superseded { .. }) => Ok(Late::Ended(ended)),
+                ended @ (Outcome::Undone { .. } | Outcome::Superseded { .. }) => Late::ended(ended),
             },
         }
     }
@@ -261,8 +261,14 @@ impl Router {
 
 /// What came of an attempt to write something down late.
 enum Late {
-    Ended(Outcome),
+    Ended(Box<Outcome>),
     NotYet(String),
+}
+
+impl Late {
+    fn ended(outcome: Outcome) -> Result<Self, RouteError> {
+        Ok(Self::Ended(Box::new(outcome)))
+    }
 }
 
 fn silent() -> String {
