@@ -2,7 +2,7 @@
 
 use crate::support::{
     command::stdout,
-    routed::{Node, cluster, command, provision, router, set},
+    routed::{Node, cluster, command, led_by_another, provision, router, set},
     slug, until,
     variants::Calls,
 };
@@ -228,18 +228,7 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
 
     // The leader alone: the command tells the servers at once, and stays until it is written down.
     set(&router, &m, &change(&["a=50", "b=50"])).await;
-    let context = async_nats::jetstream::new(client.nats().clone());
-    let mut led = 0;
-    until("another leader than the one that stays", async || {
-        let info: Result<Value, _> = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await;
-        let name = info.ok().and_then(|info| info["cluster"]["leader"].as_str().map(str::to_owned));
-        led = nodes.iter().position(|node| Some(&node.name) == name.as_ref()).unwrap_or_default();
-        if name.is_some() && led == 0 {
-            let _: Result<Value, _> = context.request("STREAM.LEADER.STEPDOWN.KV_embed_routes", &json!({})).await;
-        }
-        led != 0
-    })
-    .await;
+    let led = led_by_another(&client, &nodes).await;
     nodes[led].signal(libc::SIGSTOP);
     let mut emergency = command(&nodes, &["set", "m", "--all-to", "a", "--who", "you", "--write-within", "2m"]);
     let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();

@@ -14,7 +14,7 @@ use embed_control::{
 };
 use embed_schemas::{Slug, streams::StreamSettings};
 use embed_testkit::{Daemon, Relay, Stopped, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{slug, until};
@@ -189,6 +189,23 @@ pub(crate) fn clustered(more: &str) -> Vec<Node> {
     nodes.iter_mut().for_each(Node::launch);
     nodes.iter_mut().for_each(Node::await_ports);
     nodes
+}
+
+/// Sees to it that another server than the first leads the bucket of routes, so that it is lost with the others; and says which.
+pub(crate) async fn led_by_another(client: &Client, nodes: &[Node]) -> usize {
+    let context = async_nats::jetstream::new(client.nats().clone());
+    let mut led = 0;
+    until("another leader than the first server", async || {
+        let info: Result<Value, _> = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await;
+        let name = info.ok().and_then(|info| info["cluster"]["leader"].as_str().map(str::to_owned));
+        led = nodes.iter().position(|node| Some(&node.name) == name.as_ref()).unwrap_or_default();
+        if name.is_some() && led == 0 {
+            let _: Result<Value, _> = context.request("STREAM.LEADER.STEPDOWN.KV_embed_routes", &json!({})).await;
+        }
+        led != 0
+    })
+    .await;
+    led
 }
 
 /// How `embed route` is told of these servers.
