@@ -6,7 +6,7 @@ use crate::support::{
     PATIENCE, Server,
     command::{stderr, stdout},
     jwt::{account, configuration, sign},
-    routed::{ACCOUNTS, Node, command, provision as provision_m, router},
+    routed::{ACCOUNTS, Node, command, provision as provision_m, router, set},
     slug, until,
     variants::Calls,
 };
@@ -347,7 +347,7 @@ async fn a_jetstream_domain_is_kept_to() {
     let _calls = Calls::serve(&at_hub, &[("a", "s"), ("b", "s")]).await;
     let nodes = [hub];
     let router = router(&at_hub, &nodes).await;
-    router.set(&slug("m"), &Change::to(Weights::parse(&["a=50", "b=50"]).unwrap(), "test")).await.unwrap();
+    set(&router, &slug("m"), &Change::to(Weights::parse(&["a=50", "b=50"]).unwrap(), "test")).await;
     let written = embed_control::route::written(&client).await.unwrap();
     assert_eq!(written[&slug("m")].record.who, "test");
 }

@@ -17,6 +17,7 @@ pub mod model;
 pub mod outcome;
 pub mod request;
 pub mod routes;
+#[cfg(feature = "schema")]
 pub mod schema;
 pub mod serving;
 pub mod shadow;

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,8 @@ const SHORTEST: u32 = 8;
 const UNITS: f64 = 1e6;
 
 /// A shadow that somebody wants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowWish {
     /// Unlike that of any other shadow.
     pub id: String,
@@ -49,7 +51,8 @@ pub struct ShadowWish {
 }
 
 /// Texts that were served, with their vectors. Published on [`crate::subjects::shadow`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowTexts {
     /// The shadow's id.
     pub id: String,
@@ -58,7 +61,7 @@ pub struct ShadowTexts {
     /// The texts, and what was asked of them.
     pub request: EmbedRequest,
     /// What came of them, in 16 bits.
-    #[schemars(with = "EmbedResult")]
+    #[cfg_attr(feature = "schema", schemars(with = "EmbedResult"))]
     pub served: Outcome,
     /// Requests of which the worker had texts to give and dropped them, since its last message.
     #[serde(default)]
@@ -69,7 +72,8 @@ pub struct ShadowTexts {
 }
 
 /// What a candidate's worker found within a window. Published on [`crate::subjects::shadow_stats`] if there is anything to tell.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowStats {
     /// The shadow's id.
     pub id: String,
@@ -84,7 +88,7 @@ pub struct ShadowStats {
     /// Beginning of the window: Unix time in milliseconds.
     pub start_ms: u64,
     /// Length of the window in milliseconds.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub length_ms: u32,
     /// What happened in it.
     #[serde(flatten)]
@@ -92,7 +96,8 @@ pub struct ShadowStats {
 }
 
 /// What was compared. All of it adds up: over workers and windows.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowCounts {
     /// Requests of which texts were compared.
     pub requests: u64,
@@ -116,7 +121,8 @@ pub struct ShadowCounts {
 }
 
 /// Texts of one lane and length.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowCell {
     /// How they came.
     pub lane: Lane,
@@ -131,7 +137,8 @@ pub struct ShadowCell {
 }
 
 /// A text whose two vectors are far apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowText {
     /// How it came.
     pub lane: Lane,

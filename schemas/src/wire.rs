@@ -1,6 +1,7 @@
 //! The two encodings of every message, told apart by the first byte.
 
 use bytes::Bytes;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -10,7 +11,8 @@ use crate::{
 };
 
 /// The encoding of a message. An answer uses the encoding of its question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// A JSON object.

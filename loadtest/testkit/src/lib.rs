@@ -21,7 +21,7 @@ pub use dependencies::dependencies;
 pub use model_registry::TestRegistry;
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
-pub use relay::{Relay, Way};
+pub use relay::{Relay, Stopped, Way};
 pub use s3_server::S3Server;
 
 /// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.

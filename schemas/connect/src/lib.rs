@@ -10,7 +10,9 @@ mod settings;
 use std::{io, path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-pub use jetstream::{api_subject, bucket_subject, jetstream};
+#[cfg(feature = "jetstream")]
+pub use jetstream::jetstream;
+pub use jetstream::{api_subject, bucket_subject};
 use known::Known;
 pub use known::{Refusal, Refusals};
 pub use secret::write_private;
