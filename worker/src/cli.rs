@@ -58,7 +58,7 @@ struct RunArgs {
     #[arg(long, short = 'c', env = "EMBED_WORKER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Model registry: a path, file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     registry: Option<String>,
     /// Serve this model (again for more); all of the registry if left out. NAME defaults to the precision
     #[arg(long = "variant", value_name = "MODEL[=NAME]")]
