@@ -16,6 +16,8 @@ PROFILE  := --release
 # Where the binaries find libonnxruntime and nats-server; see "Finding libraries" in README.md.
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
+# ONNX Runtime reports home unless it is told not to before it is loaded.
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: all setup requirements models twins build build-tests demo test test-rust test-models lint lint-rust lint-python lint-files \
 	deny audit fmt clean help

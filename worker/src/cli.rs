@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
 use embed_engine::{
-    engine::{attention, library},
+    engine::{attention, library, telemetry},
     model::{Activities, Loader},
     threads::cores,
 };
@@ -139,6 +139,8 @@ impl RunArgs {
         }
         logging::start(self.log_format);
         let config = loaded.config;
+        // SAFETY: this is the main thread, and no other has been started yet.
+        unsafe { telemetry::disable() };
         if config.wants_devices() {
             // SAFETY: this is the main thread, and no other has been started yet.
             unsafe { attention::choose(&config.engine.devices) };

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,14 @@ def test_a_release_names_its_images_by_digest(tmp_path: Path) -> None:
 def test_the_images_that_are_pinned_are_those_of_the_dockerfile() -> None:
     done = subprocess.run([str(DOCKER / "release.sh"), "check"], capture_output=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
+
+
+def test_onnxruntime_does_not_report_home(tmp_path: Path) -> None:
+    surroundings = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "ORT_DISABLE_TELEMETRY" and not name.startswith("XDG_")
+    }
+    command = [sys.executable, "-c", "import embed_models, onnxruntime"]
+    subprocess.run(command, env={**surroundings, "HOME": str(tmp_path)}, check=True)  # noqa: S603
+    assert not list(tmp_path.rglob("*.db"))

@@ -108,7 +108,8 @@ pub fn loaded() -> Option<PathBuf> {
     LOADED.get().cloned()
 }
 
-/// Opens the library and starts ONNX Runtime, once per process; later calls get the same environment.
+/// Opens the library and starts ONNX Runtime, once per process; later calls get the same environment. It reports home unless a program has
+/// called [`super::telemetry::disable`] before.
 ///
 /// # Errors
 /// If there is no library, or it is not ONNX Runtime, or too old.
