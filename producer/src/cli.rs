@@ -60,7 +60,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value = ".embed-dev", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The server's port, 0 for any
     #[arg(long, default_value_t = 4222)]
@@ -83,7 +83,7 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The configuration file of the workers that are to be provisioned for: what it says of registry, variants and connection holds where
     /// nothing else is given

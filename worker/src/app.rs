@@ -168,10 +168,9 @@ pub async fn run_with(
     let parts = Parts::new(&config, &worker_id, &connections, activities, &supervisor).await?;
     // Loading can take minutes: whoever asks meanwhile is told what it waits for.
     let (health, gauges) = (Arc::clone(&parts.health), Arc::clone(&parts.gauges));
+    let ready_timeout = config.http.ready_timeout;
     let _http = supervisor.spawn("the HTTP endpoint", async move {
-        if let Err(error) = observe::serve(listener, health, gauges, prometheus).await {
-            tracing::error!(%error, "the HTTP endpoint ended");
-        }
+        match observe::serve(listener, health, gauges, prometheus, ready_timeout).await {}
     });
     let started = tokio::select! {
         started = parts.start(&config, loader, selected, &supervisor) => started.map(Some),

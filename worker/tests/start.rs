@@ -66,6 +66,23 @@ fn without_a_server() {
 }
 
 #[test]
+fn nothing_is_kept_to_be_reported_to_others() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    command.arg("check").env("EMBED_REGISTRY", registry()).env("HOME", home.path());
+    for variable in ["ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"] {
+        command.env_remove(variable);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The cache of models is ours; ONNX Runtime's is the makers'.
+    let cache = home.path().join(".cache");
+    let others = fs::read_dir(cache).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let others: Vec<_> = others.filter(|name| !name.to_string_lossy().starts_with("embed")).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
 fn on_a_port_in_use() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

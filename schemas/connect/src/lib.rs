@@ -2,6 +2,7 @@
 
 mod auth;
 mod context;
+mod files;
 mod jetstream;
 mod known;
 mod secret;
@@ -10,12 +11,12 @@ mod settings;
 use std::{io, path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
+pub use files::{Readers, replace_file};
 #[cfg(feature = "jetstream")]
 pub use jetstream::jetstream;
 pub use jetstream::{api_subject, bucket_subject};
 use known::Known;
 pub use known::{Refusal, Refusals};
-pub use secret::write_private;
 pub use settings::{ConnectSettings, DEFAULT_SERVER};
 
 /// Longest time that [`connect`] takes.

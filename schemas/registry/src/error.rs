@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use embed_schemas::{Slug, model::PointerMove, slug::SlugError};
 
-use crate::IntegrityError;
+use crate::{IntegrityError, location::masked_addresses};
 
 /// The registry, or the cache, could not do what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +70,14 @@ pub enum RegistryError {
         reason: String,
     },
     /// The store failed, or cannot be reached.
-    #[error("registry {location}: {path}: {}", chain(.source))]
+    #[error("registry {location}: {path}: {}", chain(.cause))]
     Store {
         /// The registry.
         location: String,
         /// Below its root.
         path: String,
-        /// What it said.
-        source: object_store::Error,
+        /// What it said. It is no `source` of this error: an address in it may hold a secret, which the message does not show.
+        cause: object_store::Error,
     },
     /// The store did not answer in time, and what is known from before may do.
     #[error("registry {location}: it did not answer within {waited_s} s")]
@@ -225,8 +225,8 @@ impl RegistryError {
     #[must_use]
     pub const fn retryable(&self) -> bool {
         match self {
-            Self::Store { source, .. } => !matches!(
-                source,
+            Self::Store { cause, .. } => !matches!(
+                cause,
                 object_store::Error::PermissionDenied { .. }
                     | object_store::Error::Unauthenticated { .. }
                     | object_store::Error::InvalidPath { .. }
@@ -319,7 +319,7 @@ fn chain(error: &object_store::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    masked_addresses(&text)
 }
 
 #[cfg(test)]
@@ -339,5 +339,14 @@ mod tests {
             error("all-minilm-l12-v2")
         );
         assert!(!error("uae-large-v1").contains("Did you mean"));
+    }
+
+    #[test]
+    fn what_a_store_says_is_shown_without_secrets() {
+        let source = "error sending request for url (http://me:s3cret@host/b?sig=s3cret)".into();
+        let cause = object_store::Error::Generic { store: "S3", source };
+        let error = RegistryError::Store { location: "s3://b".into(), path: "models".into(), cause };
+        assert!(!error.to_string().contains("s3cret") && error.to_string().contains("***@host/b"), "{error}");
+        assert!(std::error::Error::source(&error).is_none(), "whoever prints causes would print it");
     }
 }

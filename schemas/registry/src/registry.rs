@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     RegistryError,
     layout::{check_metadata, check_version},
+    location::{masked, masked_addresses},
     store, verify,
 };
 
@@ -25,12 +26,20 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// How a registry is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RegistryOptions {
     /// How long a request is tried again, with growing pauses, while the store does not answer.
     pub retry_for: Duration,
     /// What the environment would say otherwise, such as (`aws_endpoint`, `http://127.0.0.1:9000`).
     pub settings: Vec<(String, String)>,
+}
+
+/// Without what the settings say: a key may be among them.
+impl std::fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.settings.iter().map(|(name, _)| name).collect();
+        f.debug_struct("RegistryOptions").field("retry_for", &self.retry_for).field("settings", &names).finish()
+    }
 }
 
 impl Default for RegistryOptions {
@@ -45,11 +54,17 @@ pub struct Registry {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     store: Arc<dyn ObjectStore>,
     location: String,
     folder: Option<PathBuf>,
+}
+
+/// Without the store, which may hold keys.
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("location", &self.location).finish_non_exhaustive()
+    }
 }
 
 /// A version that is in the registry.
@@ -79,13 +94,15 @@ impl Registry {
     /// # Errors
     /// As [`Registry::open`].
     pub fn open_with(location: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
-        let opened = store::open(location, options)
-            .map_err(|reason| RegistryError::Location { location: location.to_owned(), reason })?;
+        let opened = store::open(location, options).map_err(|reason| RegistryError::Location {
+            location: masked(location),
+            reason: masked_addresses(&reason),
+        })?;
         let inner = Inner { store: opened.store, location: location.to_owned(), folder: opened.folder };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The location, as it was given.
+    /// The location, as it was given. There is no secret in it: one that has is not opened.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.inner.location
@@ -293,7 +310,7 @@ impl Registry {
             source if source.to_string().contains("<Code>NoSuchBucket</Code>") => {
                 RegistryError::Location { location, reason: "there is no such bucket; make it first".into() }
             }
-            source => RegistryError::Store { location, path, source },
+            cause => RegistryError::Store { location, path, cause },
         }
     }
 }

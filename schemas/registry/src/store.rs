@@ -12,7 +12,7 @@ use object_store::{ObjectStore, local::LocalFileSystem, path::Path as ObjectPath
 #[cfg(feature = "remote")]
 use remote::open as remote;
 
-use crate::RegistryOptions;
+use crate::{RegistryOptions, location::has_secrets};
 
 /// An opened store, and the folder if it is one.
 pub(crate) struct Opened {
@@ -28,6 +28,16 @@ pub(crate) fn open(location: &str, options: &RegistryOptions) -> Result<Opened, 
     }
     if !["s3", "gs", "az"].contains(&scheme) {
         return Err(format!("unknown scheme `{scheme}`; use file:///… or a path, s3://…, gs://… or az://…"));
+    }
+    if has_secrets(rest) {
+        return Err(format!(
+            "there are credentials or a query in it, which are not read; write {scheme}://BUCKET/PREFIX, and set {} in the environment",
+            match scheme {
+                "s3" => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                "gs" => "GOOGLE_SERVICE_ACCOUNT",
+                _ => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN",
+            }
+        ));
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
@@ -72,6 +82,12 @@ mod tests {
         assert!(refusal("ftp://host").contains("unknown scheme `ftp`"));
         assert!(refusal("/nowhere/at/all").contains("no such folder"));
         assert!(refusal("s3:///prefix").contains("bucket is missing"));
+        for location in ["s3://KEY:s3/cret@bucket/prefix", "gs://s3cret@bucket", "az://c/p?sv=1&sig=s3cret"] {
+            let reason = refusal(location);
+            assert!(reason.contains("credentials or a query") && !reason.contains("cret"), "{reason}");
+            let error = crate::Registry::open(location).unwrap_err();
+            assert!(!format!("{error}{error:?}").contains("cret"), "{error:?}");
+        }
     }
 
     #[cfg(not(feature = "remote"))]

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -36,8 +37,8 @@ pub enum LibraryError {
 }
 
 /// Finds the library. In this order: the configuration, `ORT_DYLIB_PATH`, beside this executable (and in `../lib`), in a
-/// Python virtual environment (`$VIRTUAL_ENV`, or `.venv` in the current folder, the executable's, or a parent of either),
-/// in the system's library folders.
+/// Python virtual environment (`$VIRTUAL_ENV`, or `.venv` in the executable's folder or a parent of it), in the system's library
+/// folders. Never in the current folder, and in no `.venv` of another user's: what stands there runs in this process.
 ///
 /// # Errors
 /// [`LibraryError::NotFound`], naming all places.
@@ -48,17 +49,21 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, LibraryError> {
     if let Some(path) = env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let mut folders = Vec::new();
     let executable = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
-    if let Some(folder) = &executable {
-        folders.push(folder.clone());
+    let environment = env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty()).map(PathBuf::from);
+    look(executable.as_deref(), environment)
+}
+
+/// Looks around an executable's folder and in a virtual environment.
+fn look(executable: Option<&Path>, environment: Option<PathBuf>) -> Result<PathBuf, LibraryError> {
+    let mut folders = Vec::new();
+    if let Some(folder) = executable {
+        folders.push(folder.to_owned());
         folders.push(folder.join("../lib"));
     }
-    let mut environments: Vec<PathBuf> = env::var_os("VIRTUAL_ENV").map(PathBuf::from).into_iter().collect();
-    for start in env::current_dir().ok().iter().chain(&executable) {
-        environments.extend(start.ancestors().map(|folder| folder.join(".venv")));
-    }
-    folders.extend(environments.iter().filter(|folder| folder.is_dir()).flat_map(|folder| in_environment(folder)));
+    let nearby = executable.iter().flat_map(|folder| folder.ancestors()).map(|folder| folder.join(".venv"));
+    let environments = environment.into_iter().chain(nearby.filter(|folder| is_trusted(folder)));
+    folders.extend(environments.flat_map(|folder| in_environment(&folder)));
     folders.extend(
         ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
             .map(PathBuf::from),
@@ -66,6 +71,13 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, LibraryError> {
     folders.iter().find_map(|folder| in_folder(folder)).ok_or_else(|| LibraryError::NotFound {
         looked: folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// Whether a folder, or a link to one, is the system's or ours: a parent of a program's folder may be one where everybody writes.
+fn is_trusted(folder: &Path) -> bool {
+    let Ok(owner) = folder.symlink_metadata().map(|found| found.uid()) else { return false };
+    // SAFETY: it takes nothing, and only returns a number.
+    owner == 0 || owner == unsafe { libc::geteuid() }
 }
 
 /// `lib/python3.*/site-packages/onnxruntime/capi`, which is where the wheel keeps the library.
@@ -96,7 +108,8 @@ pub fn loaded() -> Option<PathBuf> {
     LOADED.get().cloned()
 }
 
-/// Opens the library and starts ONNX Runtime, once per process; later calls get the same environment.
+/// Opens the library and starts ONNX Runtime, once per process; later calls get the same environment. It reports home unless a program has
+/// called [`super::telemetry::disable`] before.
 ///
 /// # Errors
 /// If there is no library, or it is not ONNX Runtime, or too old.
@@ -113,4 +126,49 @@ pub fn environment(configured: Option<&Path>) -> Result<Environment, LibraryErro
             environment.map_err(|e| load(e.to_string()))
         })
         .clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_for_around_the_executable_and_not_in_the_current_folder() {
+        let here = env::current_dir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let install = elsewhere.path().join("checkout/target/release");
+        std::fs::create_dir_all(&install).unwrap();
+        let looked = match look(Some(&install), None) {
+            Err(LibraryError::NotFound { looked }) => looked,
+            // The system has one.
+            found => format!("{found:?}"),
+        };
+        assert!(!looked.contains(&here.display().to_string()), "{looked}");
+        let environment = elsewhere.path().join("checkout/.venv/lib/python3.12/site-packages/onnxruntime/capi");
+        std::fs::create_dir_all(&environment).unwrap();
+        std::fs::write(environment.join("libonnxruntime.so.1.2.3"), "").unwrap();
+        assert_eq!(look(Some(&install), None).unwrap(), environment.join("libonnxruntime.so.1.2.3"));
+        assert_eq!(look(None, Some(elsewhere.path().join("checkout/.venv"))).unwrap().parent(), Some(&*environment));
+        std::fs::write(install.join("libonnxruntime.so"), "").unwrap();
+        assert_eq!(look(Some(&install), None).unwrap(), install.join("libonnxruntime.so"));
+    }
+
+    #[test]
+    fn nobody_elses_environment_is_used() {
+        // Only root can give a folder away.
+        // SAFETY: it takes nothing, and only returns a number.
+        if unsafe { libc::geteuid() } != 0 {
+            return;
+        }
+        let shared = tempfile::tempdir().unwrap();
+        let (install, theirs) = (shared.path().join("tool"), shared.path().join(".venv"));
+        let folder = theirs.join("lib/python3.12/site-packages/onnxruntime/capi");
+        for one in [&install, &folder] {
+            std::fs::create_dir_all(one).unwrap();
+        }
+        std::fs::write(folder.join("libonnxruntime.so.9"), "").unwrap();
+        assert!(look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)), "as long as it is ours");
+        std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
+        assert!(!look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)));
+    }
 }

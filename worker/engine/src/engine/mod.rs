@@ -8,6 +8,7 @@ pub mod library;
 mod onnx;
 pub mod providers;
 mod release;
+pub mod telemetry;
 
 pub use error::EngineError;
 pub use fault::Fault;
