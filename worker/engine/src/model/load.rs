@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use embed_schemas::Precision;
+use embed_schemas::{ModelMetadata, Precision};
 
 use super::{
     files::Files,
@@ -14,9 +14,10 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    engine::{EngineError, capture_lock, library},
+    engine::{EngineError, capture_lock, library, onnx_file},
     settings::Provider,
     shape::Unit,
+    tokenize::TextTokenizer,
 };
 
 /// Makes a version ready on one provider. Takes from a fraction of a second to minutes, on the calling thread.
@@ -46,6 +47,8 @@ pub fn prepare(
     let environment = library::environment(config.library.as_deref()).map_err(EngineError::from)?;
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shared.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
+    // Before anything is made of them.
+    check_files(&files.graph, files.packed.as_deref(), metadata, &tokenizer)?;
     let sessions = Sessions { environment: &environment, files, model, target, context };
     let Engines { mut engines, costs, devices, bounds, nodes_elsewhere } = sessions.engines()?;
     let tolerance = Tolerance::of(target.graph.precision, target.provider, config);
@@ -85,4 +88,17 @@ pub fn prepare(
         "model loaded, verified and warm"
     );
     Ok(LoadedModel { engines, tokenizer, costs, report })
+}
+
+/// Whether graphs and tokenizer are what the metadata says, and belong to each other.
+fn check_files(
+    graph: &[u8],
+    packed: Option<&[u8]>,
+    metadata: &ModelMetadata,
+    tokenizer: &TextTokenizer,
+) -> Result<(), EngineError> {
+    for graph in [Some(graph), packed].into_iter().flatten() {
+        onnx_file::check(graph, metadata)?.check_vocabulary(tokenizer.largest_id())?;
+    }
+    Ok(())
 }
