@@ -68,6 +68,17 @@ pub enum FileError {
         /// Rows of the table.
         positions: u64,
     },
+    /// The worker is not to load versions for such texts.
+    #[error(
+        "`max_seq_length` is {longest}, and this worker loads versions of at most {most}, since memory grows with the square; let it load longer ones \
+         with engine.max_seq_length"
+    )]
+    TooLong {
+        /// Tokens, as the metadata says.
+        longest: usize,
+        /// As the settings say.
+        most: usize,
+    },
     /// The tokenizer makes ids that the graph has no row for.
     #[error(
         "the tokenizer makes ids up to {largest}, but the graph has {words} words; the two belong to different models"
