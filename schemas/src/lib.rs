@@ -14,6 +14,7 @@ pub mod lane;
 pub mod latency;
 pub mod metrics;
 pub mod model;
+pub mod model_limits;
 pub mod outcome;
 pub mod request;
 pub mod routes;

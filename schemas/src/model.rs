@@ -181,7 +181,7 @@ pub enum GraphForm {
 pub struct CurrentPointer {
     /// The current version.
     pub version: String,
-    /// All moves of the pointer, oldest first.
+    /// The last moves of the pointer, oldest first.
     #[serde(default)]
     pub history: Vec<PointerMove>,
 }

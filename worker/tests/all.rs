@@ -7,6 +7,7 @@ mod drain;
 mod faults;
 mod golden;
 mod http;
+mod hostile_models;
 mod intake;
 mod life;
 mod models;

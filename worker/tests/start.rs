@@ -31,7 +31,7 @@ fn run_on(nats: &NatsServer, registry: &Path, more: &[&str]) -> Output {
     run(&[&ANY_PORT[..], &["--server", &nats.url()], more].concat(), registry)
 }
 
-/// The registry, with links to its files, so that one of them can be replaced.
+/// The registry, so that one of its files can be replaced.
 fn copy_of_registry() -> (tempfile::TempDir, PathBuf) {
     let copy = tempfile::tempdir().unwrap();
     let model = Path::new("models/all-minilm-l6-v2");
@@ -42,7 +42,7 @@ fn copy_of_registry() -> (tempfile::TempDir, PathBuf) {
         let entry = entry.unwrap();
         let target = copy.path().join(&version).join(entry.file_name());
         if entry.file_name() == "fp32.onnx" {
-            std::os::unix::fs::symlink(fs::canonicalize(entry.path()).unwrap(), target).unwrap();
+            embed_testkit::share(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).unwrap();
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use cluster::Cluster;
 pub use daemon::Daemon;
 pub use dependencies::dependencies;
-pub use model_registry::TestRegistry;
+pub use model_registry::{TestRegistry, share};
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
 pub use relay::{Relay, Stopped, Way};

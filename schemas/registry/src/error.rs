@@ -1,10 +1,13 @@
 //! What can go wrong with a registry or a cache: what, where, the fix, and whether trying again can help.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use embed_schemas::{Slug, model::PointerMove, slug::SlugError};
 
-use crate::{IntegrityError, location::masked_addresses};
+use crate::{IntegrityError, local::OpenError, location::masked_addresses};
 
 /// The registry, or the cache, could not do what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,17 @@ pub enum RegistryError {
         path: String,
         /// What is wrong.
         reason: String,
+    },
+    /// Something in a registry that is a folder is not a regular file.
+    #[error(
+        "{}: this is {what}, and is not opened: below its root, a registry has regular files and folders alone. Put the file itself there: \
+         copied, as a hard link, or by a bind mount", .path.display()
+    )]
+    Irregular {
+        /// What is not.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// The store failed, or cannot be reached.
     #[error("registry {location}: {path}: {}", chain(.cause))]
@@ -252,6 +266,13 @@ impl RegistryError {
     pub(crate) fn integrity(model: &Slug, version: &str) -> impl FnOnce(IntegrityError) -> Self {
         let (model, version) = (model.clone(), version.to_owned());
         move |source| Self::Integrity { model, version, source: Box::new(source) }
+    }
+
+    pub(crate) fn open(path: &Path, error: OpenError) -> Self {
+        match error {
+            OpenError::Io(source) => Self::Io { path: path.to_owned(), source },
+            OpenError::Irregular { path, what } => Self::Irregular { path, what },
+        }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

@@ -2,12 +2,15 @@
 
 use std::{
     env,
+    ffi::CStr,
+    mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use ort::environment::Environment;
+use libloading::Library;
+use ort::{environment::Environment, sys::OrtApiBase};
 
 /// Names the library directly. `ort` knows the same variable.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -25,6 +28,14 @@ pub enum LibraryError {
     NotFound {
         /// All places, in order.
         looked: String,
+    },
+    /// It is older than what is needed.
+    #[error("{path}: this is ONNX Runtime {found}; {least} or later is needed (`pip install --upgrade onnxruntime`)", least = readable(MINIMUM))]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: String,
     },
     /// It is there, but cannot be used.
     #[error("{path}: cannot be loaded as the ONNX Runtime library: {reason}")]
@@ -101,6 +112,54 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
     folder.read_dir().ok()?.flatten().map(|entry| entry.path()).filter(versioned).max()
 }
 
+/// The version of the interface that is used. Older libraries do not have it.
+const MINIMUM: (u32, u32) = (1, ort::MINOR_VERSION);
+/// The oldest version that is tested with: the images have it, and those that are newer.
+const TESTED: (u32, u32) = (1, 31);
+
+/// What is to be thought of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// It cannot be used.
+    TooOld,
+    /// It may work, and may have faults that are mended in later ones.
+    Untested,
+    /// It is one that is tested with, or newer.
+    Tested,
+}
+
+/// What is to be thought of a version, such as `1.32.0`. What is no version is too old.
+fn age(version: &str) -> Age {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+    let found = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match found {
+        _ if found < MINIMUM => Age::TooOld,
+        _ if found < TESTED => Age::Untested,
+        _ => Age::Tested,
+    }
+}
+
+fn readable((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// The version of a library, asked of itself.
+fn version(path: &Path) -> Result<String, String> {
+    // SAFETY: loading runs the library's initialisers; it is the one that is about to be used.
+    let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
+    // SAFETY: this is the function's signature in `onnxruntime_c_api.h`.
+    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase") };
+    let base = base.map_err(|e| e.to_string())?;
+    // SAFETY: the function takes nothing, and gives a pointer to a structure that lives as long as the library, or none.
+    let base = unsafe { base().as_ref() }.ok_or("OrtGetApiBase gives nothing")?;
+    // SAFETY: it takes nothing, and gives a text that ends with a zero and lives as long as the library.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) };
+    let version = version.to_string_lossy().into_owned();
+    // It is opened again at once, and must not be unloaded in between.
+    mem::forget(library);
+    Ok(version)
+}
+
 static LOADED: OnceLock<PathBuf> = OnceLock::new();
 
 /// The library that was opened, if one was.
@@ -119,10 +178,20 @@ pub fn environment(configured: Option<&Path>) -> Result<Environment, LibraryErro
         .get_or_init(|| {
             let path = find(configured)?;
             let load = |reason: String| LibraryError::Load { path: path.clone(), reason };
+            let version = version(&path).map_err(load)?;
+            match age(&version) {
+                Age::TooOld => return Err(LibraryError::TooOld { path, found: version }),
+                Age::Untested => tracing::warn!(
+                    version,
+                    "this ONNX Runtime is older than {}, the oldest that is tested with; what was mended since may be wrong with it",
+                    readable(TESTED)
+                ),
+                Age::Tested => {}
+            }
             let environment = ort::init_from(&path).map_err(|e| load(e.to_string()))?;
             let environment = environment.with_name("embed-worker").with_telemetry(false).build();
             let _ = LOADED.set(path.canonicalize().unwrap_or_else(|_| path.clone()));
-            tracing::info!(library = %path.display(), "ONNX Runtime loaded");
+            tracing::info!(library = %path.display(), version, "ONNX Runtime loaded");
             environment.map_err(|e| load(e.to_string()))
         })
         .clone()
@@ -170,5 +239,23 @@ mod tests {
         assert!(look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)), "as long as it is ours");
         std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
         assert!(!look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)));
+    }
+
+    #[test]
+    fn versions_are_told_apart() {
+        for (version, expected) in [
+            ("1.32.0", Age::Tested),
+            ("1.31.1", Age::Tested),
+            ("2.0.0", Age::Tested),
+            ("1.30.9", Age::Untested),
+            ("1.24.0", Age::Untested),
+            ("1.23.2", Age::TooOld),
+            ("0.99.0", Age::TooOld),
+            ("", Age::TooOld),
+            ("nonsense", Age::TooOld),
+        ] {
+            assert_eq!(age(version), expected, "{version}");
+        }
+        assert_eq!(age(&version(&find(None).unwrap()).unwrap()), Age::Tested, "the one that the tests run on");
     }
 }

@@ -6,6 +6,7 @@ mod fault;
 mod interface;
 pub mod library;
 mod onnx;
+pub mod onnx_file;
 pub mod providers;
 mod release;
 pub mod telemetry;
