@@ -2,6 +2,7 @@
 
 mod attempts;
 mod bad_input;
+mod dead_letters;
 mod devices;
 mod drain;
 mod faults;
@@ -14,6 +15,7 @@ mod panics;
 mod providers;
 mod reconcile;
 mod remote_registry;
+mod replies;
 mod shadow;
 mod start;
 mod support;
