@@ -112,6 +112,12 @@ pub(crate) struct InitArgs {
     /// How long results are kept
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) results_max_age: Option<Duration>,
+    /// What the dead letters of one model may take; the oldest go to make room [default for what is made anew: 256MiB]
+    #[arg(long, value_parser = parse_bytes::<i64>, value_name = "BYTES")]
+    pub(crate) dead_max_bytes: Option<i64>,
+    /// How long dead letters are kept [default for what is made anew: 14days]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) dead_max_age: Option<Duration>,
 }
 
 /// Which model, and what of it.
@@ -168,7 +174,7 @@ pub(crate) struct PublishArgs {
     /// Publish although no worker serves the model or variant: the jobs wait for one that does
     #[arg(long)]
     pub(crate) allow_unserved: bool,
-    /// A subject that gets a copy of the result
+    /// An inbox that gets a copy of the result: a subject that begins with `_INBOX`, or as workers are configured to serve
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) reply_to: Option<String>,
     /// Wait for the results and print them

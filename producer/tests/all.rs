@@ -10,6 +10,7 @@ mod client;
 mod command;
 mod command_jobs;
 mod credentials;
+mod dead;
 mod deployment;
 mod http;
 mod jobs;

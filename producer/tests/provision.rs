@@ -20,7 +20,7 @@ async fn applying_twice_changes_nothing() {
         "EMBED_STATS",
         "EMBED_m",
         "EMBED_RESULTS_m",
-        "EMBED_DEAD",
+        "EMBED_DEAD_m",
         "EMBED_ATTEMPTS",
         "EMBED_m/fp32-job",
         "EMBED_m/fp32-bulk",

@@ -9,6 +9,7 @@ pub mod encoding;
 pub mod error;
 pub mod headers;
 pub mod held;
+pub mod inbox;
 pub mod job_id;
 pub mod lane;
 pub mod latency;
@@ -26,6 +27,7 @@ pub mod slug;
 pub mod stats;
 pub mod streams;
 pub mod subjects;
+pub mod trace;
 pub mod wire;
 
 pub use encoding::{Encoding, Storage};

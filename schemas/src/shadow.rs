@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{EmbedRequest, EmbedResult, ErrorCode, Lane, LatencySketch, Outcome, Slug, WireError};
+use crate::{EmbedRequest, EmbedResult, ErrorCode, Lane, LatencySketch, MAX_TEXTS, Outcome, Slug, WireError};
 
 /// `embed.control.shadow`: what is to be shadowed, a [`ShadowWish`]. Core NATS, no answer.
 pub const SHADOW_SUBJECT: &str = "embed.control.shadow";
@@ -23,6 +23,8 @@ pub const SHADOW_SUBJECT: &str = "embed.control.shadow";
 pub const MOST_WORST: usize = 10;
 /// Characters of a text that are kept there.
 pub const MOST_CHARACTERS: usize = 120;
+/// Bytes of a shadow's id, and of a version.
+const MAX_NAME: usize = 128;
 /// The shortest texts are one length: with fewer tokens than this there is little to tell apart.
 const SHORTEST: u32 = 8;
 /// Units of a distance in 1: distances are counted in millionths.
@@ -186,6 +188,7 @@ impl ShadowWish {
     /// # Errors
     /// [`ErrorCode::InvalidRequest`], naming the field.
     pub fn validate(&self) -> Result<(), WireError> {
+        check_name("id", &self.id)?;
         if !(self.share > 0.0 && self.share <= 1.0) {
             return Err(WireError::invalid(format!("share: {} is not in (0, 1]", self.share)));
         }
@@ -194,6 +197,34 @@ impl ShadowWish {
         }
         Ok(())
     }
+}
+
+impl ShadowTexts {
+    /// Checks what the types cannot say: what is told of them is kept, and adds up.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`], naming the field.
+    pub fn validate(&self) -> Result<(), WireError> {
+        check_name("id", &self.id)?;
+        if self.request.texts.len() > MAX_TEXTS {
+            return Err(WireError::invalid(format!(
+                "request: {} texts, at most {MAX_TEXTS}",
+                self.request.texts.len()
+            )));
+        }
+        match &self.served {
+            Outcome::Result(result) => check_name("served.version", &result.version),
+            Outcome::Failure(_) => Ok(()),
+        }
+    }
+}
+
+/// Of what is repeated in statistics, nothing is long.
+fn check_name(field: &str, name: &str) -> Result<(), WireError> {
+    if name.len() > MAX_NAME {
+        return Err(WireError::invalid(format!("{field}: has {} bytes, at most {MAX_NAME}", name.len())));
+    }
+    Ok(())
 }
 
 impl ShadowCounts {
@@ -298,6 +329,22 @@ mod tests {
         let mut sum = a.clone();
         sum.merge(b);
         sum
+    }
+
+    #[test]
+    fn what_is_repeated_is_short() {
+        let wish = |id: String| ShadowWish {
+            id,
+            model: "m".parse().unwrap(),
+            from: "a".parse().unwrap(),
+            to: "b".parse().unwrap(),
+            lanes: vec![Lane::Rpc],
+            share: 0.1,
+            tell_texts: false,
+            ttl_ms: 1,
+        };
+        assert_eq!(wish("x".repeat(MAX_NAME)).validate(), Ok(()));
+        assert!(wish("x".repeat(MAX_NAME + 1)).validate().unwrap_err().message.starts_with("id: "));
     }
 
     proptest! {

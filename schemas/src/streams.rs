@@ -15,7 +15,13 @@ pub fn jobs_stream(model: &Slug) -> String {
 /// The stream of a model's outcomes.
 #[must_use]
 pub fn results_stream(model: &Slug) -> String {
-    format!("EMBED_RESULTS_{model}")
+    format!("{}{model}", results_stream_prefix())
+}
+
+/// What the names of streams of outcomes begin with; a model's slug follows.
+#[must_use]
+pub const fn results_stream_prefix() -> &'static str {
+    "EMBED_RESULTS_"
 }
 
 /// What a model's stream of outcomes took before results were published on [`subjects::store`]. `embed init` updates such a stream.
@@ -24,8 +30,18 @@ pub fn former_result_subject(model: &Slug) -> String {
     subjects::results(model)
 }
 
-/// The stream of dead letters of all models.
-pub const DEAD_STREAM: &str = "EMBED_DEAD";
+/// The stream of a model's dead letters.
+#[must_use]
+pub fn dead_stream(model: &Slug) -> String {
+    format!("{FORMER_DEAD_STREAM}_{model}")
+}
+
+/// The stream that held the dead letters of all models before each had one of its own. `embed init` takes the subjects of what it makes
+/// streams for from it; what is in it is read until it is too old.
+pub const FORMER_DEAD_STREAM: &str = "EMBED_DEAD";
+
+/// A stream has to have a subject. On this one, which the former stream of dead letters keeps, nobody publishes anything.
+const FORMER_DEAD_SUBJECT: &str = "embed.dead.former";
 
 /// The stream in which workers write down attempts at jobs that were delivered more than once, of all models.
 pub const ATTEMPTS_STREAM: &str = "EMBED_ATTEMPTS";
@@ -55,7 +71,7 @@ pub struct StreamSettings {
     pub results_max_bytes: i64,
     /// Seconds for which results are kept.
     pub results_max_age_s: u64,
-    /// Bytes that all dead letters may take.
+    /// Bytes that the dead letters of one model may take. The oldest go to make room.
     pub dead_max_bytes: i64,
     /// Seconds for which dead letters are kept.
     pub dead_max_age_s: u64,
@@ -231,7 +247,24 @@ fn bucket(name: &str, description: &str, history: i64, settings: &StreamSettings
     }
 }
 
-/// The streams that serve one model. Those of dead letters and of attempts are the same for all models.
+/// The former stream of dead letters, as it is to be where it is there: it goes on to take those of the models that have no stream of
+/// their own yet. As in `$JS.API.STREAM.UPDATE`, only what is to be changed.
+#[must_use]
+pub fn former_dead_stream(without_their_own: &[Slug]) -> FormerDeadSpec {
+    let kept = without_their_own.iter().map(|model| format!("embed.dead.{model}.*"));
+    FormerDeadSpec { subjects: kept.chain([FORMER_DEAD_SUBJECT.to_owned()]).collect(), discard: "old" }
+}
+
+/// What is changed of [`FORMER_DEAD_STREAM`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FormerDeadSpec {
+    /// The subjects that are left to it.
+    pub subjects: Vec<String>,
+    /// `old`: it is not to be full either.
+    pub discard: &'static str,
+}
+
+/// The streams that serve one model. That of attempts is the same for all models.
 #[must_use]
 pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
@@ -262,12 +295,14 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
             ..base(results_stream(model), format!("Outcomes of jobs for {model}"), vec![incoming])
         },
         StreamSpec {
+            // What cannot be served must not hold up what can: there is always room, and what is lost is the oldest.
+            discard: "old",
             max_bytes: settings.dead_max_bytes,
             max_age: settings.dead_max_age_s * SECOND,
             ..base(
-                DEAD_STREAM.to_owned(),
-                "Jobs that could not be served, with the reason".to_owned(),
-                vec!["embed.dead.*.*".to_owned()],
+                dead_stream(model),
+                format!("Jobs for {model} that could not be served, with the reason"),
+                vec![format!("embed.dead.{model}.*")],
             )
         },
         StreamSpec {
@@ -345,6 +380,19 @@ mod tests {
         let stored = through(results.subject_transform, subjects::store(&model, &id));
         assert_eq!(stored, subjects::result(&model, &id));
         assert_eq!(through(results.republish, stored.clone()), stored);
+    }
+
+    #[test]
+    fn each_model_has_dead_letters_of_its_own_and_the_former_stream_takes_none_of_them() {
+        let models: [Slug; 3] = ["m", "former", "dead"].map(|name| name.parse().unwrap());
+        let dead = models.each_ref().map(|model| streams(model, &StreamSettings::default())[2].clone());
+        for (model, spec) in models.iter().zip(&dead) {
+            assert_eq!((spec.name.clone(), spec.discard), (dead_stream(model), "old"));
+            assert_eq!(spec.subjects, [format!("embed.dead.{model}.*")]);
+        }
+        let former = former_dead_stream(&models[..1]);
+        assert_eq!(former.subjects, ["embed.dead.m.*", "embed.dead.former"]);
+        assert!(dead[1..].iter().all(|spec| !former.subjects.contains(&spec.subjects[0])));
     }
 
     #[test]

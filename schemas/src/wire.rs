@@ -132,7 +132,10 @@ pub fn decode_shadow_wish(payload: &[u8]) -> Result<ShadowWish, DecodeError> {
 /// # Errors
 /// As [`decode_stats`].
 pub fn decode_shadow_texts(payload: &[u8]) -> Result<ShadowTexts, DecodeError> {
-    decode(payload, detect(payload, None)?)
+    let format = detect(payload, None)?;
+    let texts: ShadowTexts = decode(payload, format)?;
+    texts.validate().map_err(|error| DecodeError { error, format })?;
+    Ok(texts)
 }
 
 /// Reads what a candidate's worker has found.

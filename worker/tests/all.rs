@@ -2,6 +2,7 @@
 
 mod attempts;
 mod bad_input;
+mod dead_letters;
 mod devices;
 mod drain;
 mod faults;
@@ -16,6 +17,7 @@ mod panics;
 mod providers;
 mod reconcile;
 mod remote_registry;
+mod replies;
 mod shadow;
 mod start;
 mod support;

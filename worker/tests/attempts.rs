@@ -44,7 +44,7 @@ fn kill(stack: Stack, config: &str) -> Stack {
 /// The ids of all dead letters, with the attempts that they name.
 async fn dead(stack: &Stack) -> BTreeMap<String, u64> {
     let context = jetstream::new(stack.client.clone());
-    let stream = context.get_stream(streams::DEAD_STREAM).await.unwrap();
+    let stream = context.get_stream(streams::dead_stream(&model())).await.unwrap();
     let mut dead = BTreeMap::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         let letter = stream.get_raw_message(sequence).await.unwrap();

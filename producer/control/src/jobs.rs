@@ -11,7 +11,7 @@ use embed_client::{
     },
 };
 use embed_schemas::{
-    EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, Slug, WireError, headers, streams,
+    EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, Slug, WireError, headers, inbox, streams,
     subjects::{self, Target},
     wire,
 };
@@ -248,8 +248,8 @@ async fn store(client: &Client, model: &Slug, id: &JobId, job: &QueuedJob) -> Re
         serde_json::from_slice(&answer.payload).map_err(|error| failed(format!("unreadable answer: {error}")))?;
     match &answer["error"] {
         serde_json::Value::Null => {
-            // As a worker does: nothing depends on it.
-            if let Some(reply_to) = job.reply_to.clone() {
+            // As a worker does: nothing depends on it. It goes to inboxes as all clients have them, whatever the job says.
+            if let Some(reply_to) = job.reply_to.clone().filter(|subject| inbox::check::<&str>(subject, &[]).is_ok()) {
                 let _ = client.nats().publish_with_headers(reply_to, copy, payload).await;
             }
             Ok(true)

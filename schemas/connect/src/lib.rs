@@ -10,7 +10,7 @@ mod settings;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 pub use files::{Readers, replace_file};
 #[cfg(feature = "jetstream")]
 pub use jetstream::jetstream;
@@ -58,8 +58,8 @@ pub enum ConnectError {
 
 /// Connects once; later disconnections mend themselves, for ever.
 ///
-/// `name` is the connection's name, as `nats server report connections` shows it. `adjust` may set further options, such as
-/// an event callback; it replaces ours, which [`Refusals`] rest on.
+/// `name` is the connection's name, as `nats server report connections` shows it. `adjust` may set further options, but for the event
+/// callback, which [`Refusals`] rest on: see [`connect_hearing`].
 ///
 /// # Errors
 /// [`ConnectError::NoServer`] within about five seconds if nobody answers, [`ConnectError::Refused`] if the server does not
@@ -68,6 +68,19 @@ pub async fn connect(
     settings: &ConnectSettings,
     name: &str,
     adjust: impl FnOnce(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, ConnectError> {
+    connect_hearing(settings, name, adjust, |_| {}).await
+}
+
+/// As [`connect`], for who wants to hear what happens to the connection as well.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_hearing(
+    settings: &ConnectSettings,
+    name: &str,
+    adjust: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    hear: impl Fn(&Event) + Send + Sync + 'static,
 ) -> Result<Client, ConnectError> {
     let settings = settings.clone().resolved()?;
     let (servers, auth) = auth::servers(&settings)?;
@@ -91,6 +104,7 @@ pub async fn connect(
     let listener = known.clone();
     options = options.event_callback(move |event| {
         listener.hear(&event);
+        hear(&event);
         std::future::ready(())
     });
     if let Some(ca) = &settings.tlsca {

@@ -28,6 +28,7 @@ use crate::{
     lease::{Attempts, Lease},
     metrics::Demand,
     publish::{Ask, Finished, JobIdentity, Reply},
+    replies::Refused,
     variant::{Deployment, Permit, Reservation, ServedVersion},
 };
 
@@ -140,7 +141,7 @@ impl JobIntake {
         let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
         drop(pulling.reserved);
         let give_back = async |message: Message| {
-            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) {
+            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait, (&stream, &name)) {
                 lease.give_back(Duration::ZERO);
             }
         };
@@ -247,6 +248,7 @@ impl JobIntake {
                 pulling.pause.reset();
                 self.take(pulling, message);
             }
+            Pulled::Forged(message) => self.forged(message.reply.as_deref()),
             Pulled::Ended => {}
             Pulled::TooLarge => pulling.estimate = Estimate::largest(self.context.publisher.max_payload()),
             Pulled::Gone(reason) => {
@@ -260,11 +262,20 @@ impl JobIntake {
         }
     }
 
+    /// A message came that no stream has delivered: it is not worked on, and nothing is said where it wants an acknowledgement.
+    fn forged(&self, acknowledgement: Option<&str>) {
+        let why = "it is no delivery of this consumer";
+        self.context.publisher.replies().refuse(Refused::Delivery, acknowledgement.unwrap_or_default(), &why);
+    }
+
     /// A message becomes a lease, and then a job.
     fn take(self: &Arc<Self>, pulling: &mut Pulling, message: Message) {
         let variant = &self.deployment.variant;
         let (bytes, ack_wait) = (message.length, pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT));
-        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) else { return };
+        let reply = message.reply.clone();
+        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait, pulling.consumer.names()) else {
+            return self.forged(reply.as_deref());
+        };
         tracing::trace!(lane = %self.lane, sequence = lease.delivery().sequence, "take a job");
         variant.metrics.received(self.lane);
         if lease.delivery().deliveries > 1 {

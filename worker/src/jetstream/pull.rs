@@ -44,6 +44,8 @@ struct Waiting {
 pub enum Pulled {
     /// A message. It has to be answered.
     Message(Message),
+    /// A message that no stream has delivered. Whoever sent it knows the inbox; it is not answered.
+    Forged(Message),
     /// The request ended, or was forgotten; ask again.
     Ended,
     /// The next message is larger than the request allowed.
@@ -139,6 +141,9 @@ impl Consumer {
             };
             let Some(message) = message else { return Pulled::Gone("the connection is closed".to_owned()) };
             let Some(status) = message.status.map(|status| status.as_u16()) else {
+                if is_forged(&message, &self.inbox) {
+                    return Pulled::Forged(message);
+                }
                 if let Some(waiting) = &mut self.waiting {
                     waiting.last_sign = Instant::now();
                     waiting.messages = waiting.messages.saturating_sub(1);
@@ -182,10 +187,17 @@ impl Consumer {
         }
     }
 
+    /// The stream and the consumer.
+    #[must_use]
+    pub fn names(&self) -> (&str, &str) {
+        (&self.stream, &self.name)
+    }
+
     /// Takes no more, and hands over what is on its way.
     pub async fn close<F: Future<Output = ()>>(self, take: impl Fn(Message) -> F) {
+        let inbox = self.inbox.clone();
         let take = async |message: Message| {
-            if message.status.is_none() {
+            if message.status.is_none() && !is_forged(&message, &inbox) {
                 take(message).await;
             }
         };
@@ -194,6 +206,11 @@ impl Consumer {
             tracing::warn!(%error, "pulling could not be ended in good order");
         }
     }
+}
+
+/// Whether somebody has published it here: what JetStream delivers comes under the subject that it is stored on.
+fn is_forged(message: &Message, inbox: &str) -> bool {
+    message.subject.starts_with(inbox)
 }
 
 async fn sleep_until(when: Option<Instant>) {

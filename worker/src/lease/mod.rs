@@ -33,11 +33,17 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a message. `None` if it is not one of a job stream: then there is nothing to give back.
+    /// Takes a message that this consumer of this stream has delivered. `None` if it has not, whatever the message says: then there is
+    /// nothing to give back, and nothing is published where it wants acknowledgements.
     #[must_use]
-    pub fn take(message: Message, keeper: &Keeper, ack_wait: Duration) -> Option<Self> {
+    pub fn take(
+        message: Message,
+        keeper: &Keeper,
+        ack_wait: Duration,
+        (stream, consumer): (&str, &str),
+    ) -> Option<Self> {
         let reply = message.reply.clone()?;
-        let delivery = Delivery::parse(&reply)?;
+        let delivery = Delivery::parse(&reply).filter(|by| by.stream == stream && by.consumer == consumer)?;
         let held = keeper.hold(reply, ack_wait);
         Some(Self { message, delivery, received: Instant::now(), begun: Arc::default(), held })
     }
