@@ -11,6 +11,7 @@ mod command;
 mod command_jobs;
 mod credentials;
 mod deployment;
+mod hostile;
 mod jobs;
 mod models;
 mod provision;
