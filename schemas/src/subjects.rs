@@ -7,6 +7,16 @@ pub const RPC_QUEUE_GROUP: &str = "workers";
 /// Name of the NATS micro service that every worker registers.
 pub const SERVICE_NAME: &str = "embed-worker";
 
+/// Most bytes of a subject that somebody else has chosen for an answer. A server closes the connection of whoever publishes on one that does
+/// not fit into a line of its protocol (`max_control_line`, 4,096 bytes unless configured), and with it what is on its way for others.
+pub const MAX_REPLY_LEN: usize = 1_000;
+
+/// Whether an answer can be published on a subject that somebody else has chosen, as far as its length goes.
+#[must_use]
+pub const fn is_answerable(reply: &str) -> bool {
+    !reply.is_empty() && reply.len() <= MAX_REPLY_LEN
+}
+
 /// `embed.<lane>.<model>`: what a producer sends to when it leaves the choice of the variant to the route.
 #[must_use]
 pub fn bare(lane: Lane, model: &Slug) -> String {

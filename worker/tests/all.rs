@@ -6,6 +6,7 @@ mod devices;
 mod drain;
 mod faults;
 mod golden;
+mod hostile;
 mod intake;
 mod life;
 mod models;

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::IntakeContext;
+use super::{IntakeContext, malformed};
 use crate::{
     connection::end_subscription,
     metrics::{Demand, EndpointStats},
@@ -113,8 +113,8 @@ impl Endpoint {
 impl CallIntake {
     fn take(self: &Arc<Self>, message: Message) {
         let received = Instant::now();
-        // Without a reply subject nobody would hear the answer.
-        let Some(reply) = message.reply.clone() else { return };
+        // Without a reply subject nobody would hear the answer, nor on one that is too long for a server.
+        let Some(reply) = message.reply.clone().filter(|reply| subjects::is_answerable(reply)) else { return };
         if !self.is_probe {
             self.deployment.variant.metrics.received(Lane::Rpc);
         }
@@ -163,6 +163,9 @@ impl CallIntake {
         if !self.is_probe
             && let Err(error) = admission.has_time_for_any()
         {
+            return call.refuse(error);
+        }
+        if let Some(error) = malformed(message) {
             return call.refuse(error);
         }
         let (request, format) = match decode_request(&message.payload, header(message, headers::CONTENT_TYPE)) {

@@ -138,7 +138,7 @@ impl Consumer {
                 }
             };
             let Some(message) = message else { return Pulled::Gone("the connection is closed".to_owned()) };
-            let Some(status) = message.status.map(|status| status.as_u16()) else {
+            let Some(status) = status(&message) else {
                 if let Some(waiting) = &mut self.waiting {
                     waiting.last_sign = Instant::now();
                     waiting.messages = waiting.messages.saturating_sub(1);
@@ -185,7 +185,7 @@ impl Consumer {
     /// Takes no more, and hands over what is on its way.
     pub async fn close<F: Future<Output = ()>>(self, take: impl Fn(Message) -> F) {
         let take = async |message: Message| {
-            if message.status.is_none() {
+            if status(&message).is_none() {
                 take(message).await;
             }
         };
@@ -194,6 +194,12 @@ impl Consumer {
             tracing::warn!(%error, "pulling could not be ended in good order");
         }
     }
+}
+
+/// What the server says, if this is no message of the stream. Those can have statuses as well: whoever published them chose their headers.
+fn status(message: &Message) -> Option<u16> {
+    let is_delivery = message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."));
+    message.status.filter(|_| !is_delivery).map(|status| status.as_u16())
 }
 
 async fn sleep_until(when: Option<Instant>) {

@@ -59,7 +59,7 @@ impl Discovery {
         }
         let mut requests = select_all(requests);
         while let Some((verb, message)) = requests.next().await {
-            let Some(reply) = message.reply else { continue };
+            let Some(reply) = message.reply.filter(|reply| subjects::is_answerable(reply)) else { continue };
             let answer = match verb {
                 "PING" => json(&self.ping()),
                 "INFO" => json(&self.info()),
