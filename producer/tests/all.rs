@@ -13,6 +13,7 @@ mod credentials;
 mod dead;
 mod deployment;
 mod http;
+mod hostile;
 mod jobs;
 mod models;
 mod provision;

@@ -46,6 +46,19 @@ const FORMER_DEAD_SUBJECT: &str = "embed.dead.former";
 /// The stream in which workers write down attempts at jobs that were delivered more than once, of all models.
 pub const ATTEMPTS_STREAM: &str = "EMBED_ATTEMPTS";
 
+/// The stream of advisories about a model's jobs that the server does not deliver any more. Workers bury those jobs, by their sequence; an advisory
+/// is gone when its job is.
+#[must_use]
+pub fn exhausted_stream(model: &Slug) -> String {
+    format!("EMBED_EXHAUSTED_{model}")
+}
+
+/// The subject on which the server says that a message of this stream has had all the deliveries that this consumer allows. `*`: any consumer.
+#[must_use]
+pub fn exhausted_subject(stream: &str, consumer: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
+}
+
 /// The stream that holds a key-value bucket.
 #[must_use]
 pub fn bucket_stream(bucket: &str) -> String {
@@ -80,6 +93,9 @@ pub struct StreamSettings {
     pub ack_wait_ms: u64,
     /// Jobs that all workers of one variant may hold unacknowledged, in each lane.
     pub max_ack_pending: i64,
+    /// How often a job is delivered at most. Far more than attempts take, which workers count themselves: it ends what no worker can read, and what
+    /// nobody acknowledges would otherwise keep from everybody else's jobs, of which no more than `max_ack_pending` are delivered.
+    pub max_deliver: i64,
 }
 
 impl Default for StreamSettings {
@@ -95,6 +111,7 @@ impl Default for StreamSettings {
             dead_max_age_s: 14 * 24 * 3600,
             ack_wait_ms: 6_000,
             max_ack_pending: 4096,
+            max_deliver: 1_000,
         }
     }
 }
@@ -172,8 +189,8 @@ pub struct ConsumerSpec {
     pub replay_policy: &'static str,
     /// Nanoseconds.
     pub ack_wait: u64,
-    /// -1: without limit. The worker counts deliveries and writes the dead letter itself, since a message that the
-    /// server stops delivering would stay in the stream and be seen by nobody.
+    /// Deliveries of one message. Workers hear of one that has had them all, see [`exhausted_stream`], and write the dead letter: it stays in its
+    /// stream, and would be seen by nobody.
     pub max_deliver: i64,
     /// Unacknowledged messages, over all workers.
     pub max_ack_pending: i64,
@@ -266,7 +283,7 @@ pub struct FormerDeadSpec {
 
 /// The streams that serve one model. That of attempts is the same for all models.
 #[must_use]
-pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 5] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
     // Who listens on a subject that a stream takes hears a message even if the stream refuses it. So results come in on another
     // subject, and are sent to their own by the stream.
@@ -317,6 +334,17 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
                 vec!["embed.attempts.*.*".to_owned()],
             )
         },
+        StreamSpec {
+            // The server does not wait for what it says.
+            discard: "old",
+            max_bytes: 16 << 20,
+            max_age: 14 * 24 * 3_600 * SECOND,
+            ..base(
+                exhausted_stream(model),
+                format!("Jobs for {model} that are delivered no more, until they are buried"),
+                vec![exhausted_subject(&jobs_stream(model), "*")],
+            )
+        },
     ]
 }
 
@@ -337,7 +365,7 @@ pub fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &Stre
             ack_policy: "explicit",
             replay_policy: "instant",
             ack_wait: settings.ack_wait_ms * 1_000_000,
-            max_deliver: -1,
+            max_deliver: settings.max_deliver,
             max_ack_pending: settings.max_ack_pending,
         }
     })

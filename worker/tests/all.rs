@@ -9,6 +9,7 @@ mod faults;
 mod golden;
 mod http;
 mod hostile_models;
+mod hostile;
 mod intake;
 mod life;
 mod models;

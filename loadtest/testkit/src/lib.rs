@@ -10,6 +10,7 @@ mod http;
 pub mod model_registry;
 mod nats_server;
 mod paths;
+pub mod raw;
 mod relay;
 mod s3_server;
 
@@ -21,6 +22,7 @@ pub use dependencies::dependencies;
 pub use model_registry::{TestRegistry, share};
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
+pub use raw::{RawClient, RawMessage};
 pub use relay::{Relay, Stopped, Way};
 pub use s3_server::S3Server;
 

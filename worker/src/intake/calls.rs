@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::IntakeContext;
+use super::{IntakeContext, malformed};
 use crate::{
     connection::end_subscription,
     metrics::{Demand, EndpointStats},
@@ -167,6 +167,9 @@ impl CallIntake {
         if !self.is_probe
             && let Err(error) = admission.has_time_for_any()
         {
+            return call.refuse(error);
+        }
+        if let Some(error) = malformed(message) {
             return call.refuse(error);
         }
         let (request, format) = match decode_request(&message.payload, header(message, headers::CONTENT_TYPE)) {

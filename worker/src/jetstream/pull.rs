@@ -140,10 +140,15 @@ impl Consumer {
                 }
             };
             let Some(message) = message else { return Pulled::Gone("the connection is closed".to_owned()) };
-            let Some(status) = message.status.map(|status| status.as_u16()) else {
-                if is_forged(&message, &self.inbox) {
-                    return Pulled::Forged(message);
-                }
+            // Messages of the stream can have statuses as well: whoever published them chose their headers.
+            let status = if is_delivery(&message, &self.inbox) {
+                None
+            } else if let Some(status) = message.status {
+                Some(status.as_u16())
+            } else {
+                return Pulled::Forged(message);
+            };
+            let Some(status) = status else {
                 if let Some(waiting) = &mut self.waiting {
                     waiting.last_sign = Instant::now();
                     waiting.messages = waiting.messages.saturating_sub(1);
@@ -197,7 +202,7 @@ impl Consumer {
     pub async fn close<F: Future<Output = ()>>(self, take: impl Fn(Message) -> F) {
         let inbox = self.inbox.clone();
         let take = async |message: Message| {
-            if message.status.is_none() && !is_forged(&message, &inbox) {
+            if is_delivery(&message, &inbox) {
                 take(message).await;
             }
         };
@@ -208,9 +213,10 @@ impl Consumer {
     }
 }
 
-/// Whether somebody has published it here: what JetStream delivers comes under the subject that it is stored on.
-fn is_forged(message: &Message, inbox: &str) -> bool {
-    message.subject.starts_with(inbox)
+/// Whether the stream has sent it: what JetStream delivers comes under the subject that it is stored on. The rest is the server's, or
+/// somebody's who publishes here.
+fn is_delivery(message: &Message, inbox: &str) -> bool {
+    !message.subject.starts_with(inbox)
 }
 
 async fn sleep_until(when: Option<Instant>) {
