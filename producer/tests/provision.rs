@@ -63,6 +63,8 @@ async fn consumers_from_before_deliveries_were_bounded_are_bounded() {
         jobs_max_bytes: false,
         results_max_bytes: false,
         results_max_age: false,
+        dead_max_bytes: false,
+        dead_max_age: false,
         ack_wait: false,
         others: false,
     };

@@ -132,7 +132,7 @@ async fn a_job_that_cannot_be_read_ends_at_its_first_delivery_and_the_lane_goes_
         // Whatever it is taken for.
         stack.stored(&format!("status-{n}").parse().unwrap()).await;
     }
-    assert!(stack.messages_in(streams::DEAD_STREAM).await >= BLOCKS.len() as u64 + 2);
+    assert!(stack.messages_in(&streams::dead_stream(&model())).await >= BLOCKS.len() as u64 + 2);
     assert_eq!(stack.worker_metric("akidb_redeliveries_total").await, 0.0);
     assert_nobody_is_harmed(&stack).await;
 }
@@ -221,9 +221,9 @@ async fn what_no_worker_has_ended_in_all_its_deliveries_is_buried_once_by_its_se
     }
     let copy = tokio::time::timeout(PATIENCE, copies.next()).await.unwrap().expect("a copy of the outcome");
     assert!(decode_outcome(&copy.payload).unwrap().into_result().is_err());
-    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 3, "what had its outcome is no dead letter");
+    assert_eq!(stack.messages_in(&streams::dead_stream(&model())).await, 3, "what had its outcome is no dead letter");
     assert_eq!(stack.messages_in(&results).await, 3);
-    let dead = context.get_stream(streams::DEAD_STREAM).await.unwrap();
+    let dead = context.get_stream(streams::dead_stream(&model())).await.unwrap();
     let mut sequences = Vec::new();
     for n in 1..=3 {
         let letter = dead.get_raw_message(n).await.unwrap();
@@ -253,7 +253,7 @@ async fn what_no_worker_has_ended_in_all_its_deliveries_is_buried_once_by_its_se
     assert_eq!(error.code, ErrorCode::TooManyDeliveries);
     stack.wait_for_messages(&jobs, 0).await;
     stack.wait_for_messages(&exhausted, 0).await;
-    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 4);
+    assert_eq!(stack.messages_in(&streams::dead_stream(&model())).await, 4);
 }
 
 /// A stack whose worker is still to come.

@@ -130,7 +130,9 @@ impl Jobs {
             texts: request.as_ref().map(|(request, _)| request.texts.len()),
             bytes: payload.len(),
             held_by: held_by(&self.holders, sequence),
-            reply_to: header(headers::REPLY_TO).filter(|reply| inbox::check::<&str>(reply, &[]).is_ok()).map(str::to_owned),
+            reply_to: header(headers::REPLY_TO)
+                .filter(|reply| inbox::check::<&str>(reply, &[]).is_ok())
+                .map(str::to_owned),
             format: request.as_ref().map(|(_, format)| *format).unwrap_or_default(),
             digest: request.map(|(request, _)| request.digest()),
         }
