@@ -146,5 +146,5 @@ async fn next(heard: &mut Option<Subscriber>) {
         }
         *heard = None;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
