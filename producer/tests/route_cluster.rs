@@ -39,20 +39,25 @@ async fn every_server_is_changed_and_one_that_is_down_is_known_and_caught_up() {
     let client = nodes[0].client().await;
     provision(&client, &["a", "b"], 3).await;
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
-    // A bucket that somebody made with one copy gets those of the streams, without being told how many that are.
+    // A bucket that somebody made with one copy gets those of the streams, without being told how many that are; and so does what came later.
     let context = async_nats::jetstream::new(client.nats().clone());
-    let copies = async || {
-        let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
+    let late = ["KV_embed_routes", "EMBED_EXHAUSTED_m"];
+    let copies = async |stream: &str| {
+        let info: Value = context.request(format!("STREAM.INFO.{stream}"), &json!({})).await.unwrap();
         (info["config"].clone(), info["config"]["num_replicas"].clone())
     };
-    let (mut config, _) = copies().await;
-    config["num_replicas"] = 1.into();
-    let _: Value = context.request("STREAM.UPDATE.KV_embed_routes", &config).await.unwrap();
-    assert_eq!(copies().await.1, 1);
+    for stream in late {
+        let (mut config, _) = copies(stream).await;
+        config["num_replicas"] = 1.into();
+        let _: Value = context.request(format!("STREAM.UPDATE.{stream}"), &config).await.unwrap();
+        assert_eq!(copies(stream).await.1, 1);
+    }
     let given = Given { replicas: false, ..Given::ALL };
     let model = ModelVariants { model: slug("m"), variants: vec![slug("a"), slug("b")] };
     provisioning::apply_given(client.nats(), &[model], &StreamSettings::default(), given).await.unwrap();
-    assert_eq!(copies().await.1, 3);
+    for stream in late {
+        assert_eq!(copies(stream).await.1, 3);
+    }
 
     let router = router(&client, &nodes).await;
     let m = slug("m");

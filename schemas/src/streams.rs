@@ -50,8 +50,11 @@ pub const ATTEMPTS_STREAM: &str = "EMBED_ATTEMPTS";
 /// is gone when its job is.
 #[must_use]
 pub fn exhausted_stream(model: &Slug) -> String {
-    format!("EMBED_EXHAUSTED_{model}")
+    format!("{EXHAUSTED_STREAMS}{model}")
 }
+
+/// What the names of [`exhausted_stream`]s begin with.
+pub const EXHAUSTED_STREAMS: &str = "EMBED_EXHAUSTED_";
 
 /// The subject on which the server says that a message of this stream has had all the deliveries that this consumer allows. `*`: any consumer.
 #[must_use]
