@@ -89,7 +89,7 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
     let mut trickle = sent(address, "GET / HTTP/1.1\r\nX: ").await;
     let closed = async {
         while trickle.write_all(b"x").await.is_ok() {
-            sleep(SHORT / 10).await
+            sleep(SHORT / 10).await;
         }
     };
     timeout(PATIENCE, closed).await.expect("it is closed");
