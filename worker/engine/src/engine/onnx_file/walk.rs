@@ -218,7 +218,7 @@ impl<S: Source> Walk<'_, S> {
         while let Some(field) = next(self.source, &mut at)? {
             match field {
                 (1, Value::Number(dimension)) if tensor.dimensions.len() < DIMENSIONS => {
-                    tensor.dimensions.push(dimension)
+                    tensor.dimensions.push(dimension);
                 }
                 (1, Value::Bytes(packed)) => tensor.dimensions.extend(numbers(self.source, packed, DIMENSIONS)?),
                 (4 | 5 | 7 | 9 | 10 | 11, Value::Bytes(data)) => self.numbers += data.end - data.start,
