@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -94,6 +94,17 @@ fn versions_that_ask_for_more_than_any_model_needs_are_refused() {
     });
 }
 
+/// Memory is the operator's: a version says how long its texts are, and the worker how long they may be.
+#[test]
+fn a_worker_loads_no_version_for_longer_texts_than_it_is_told() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    command.arg("check").env("EMBED_REGISTRY", embed_testkit::registry());
+    let output = command.env("EMBED_WORKER__ENGINE__MAX_SEQ_LENGTH", "255").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("`max_seq_length` is 256") && said.contains("engine.max_seq_length"), "{said}");
+}
+
 /// A registry whose files are not what they should be. None of them is waited for, or followed.
 #[test]
 fn only_regular_files_are_opened() {
@@ -129,7 +140,7 @@ fn only_regular_files_are_opened() {
     assert!(refusal(&named, registry.path()).contains("current.json: this is a symbolic link"));
 }
 
-fn make_fifo(path: &PathBuf) {
+fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 

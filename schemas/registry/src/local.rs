@@ -62,7 +62,7 @@ pub(crate) fn open_beneath(root: &Path, path: &str) -> Result<File, OpenError> {
 
 /// Opens a file of a folder that is nobody else's to arrange; not through a link either.
 pub(crate) fn open_regular(path: &Path) -> Result<File, OpenError> {
-    open_in(&CWD, path, path)
+    open_in(CWD, path, path)
 }
 
 /// Opens a file that the caller has named, through whatever links. It is a regular one.

@@ -142,6 +142,7 @@ impl TextTokenizer {
     fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
         // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
         // alone, which hold whole entries.
+        drop(take_failure());
         let encoded = panic::catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(input, true)));
         match (take_failure(), encoded) {
             (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),

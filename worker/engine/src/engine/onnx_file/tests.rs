@@ -171,6 +171,10 @@ proptest! {
     /// Beside anything else, as long as it can be read at all.
     #[test]
     fn what_is_external_is_found_beside_anything(before in message(), after in message(), place in 0_usize..TENSORS.len()) {
+        // What has no end takes what comes behind it for its own.
+        if matches!(inspect(&mut before.as_slice()), Err(FileError::Malformed(_))) {
+            return Ok(());
+        }
         let file = [before, within(&path(TENSORS[place]), external()), after].concat();
         prop_assert!(inspect(&mut file.as_slice()).is_err());
     }

@@ -68,6 +68,17 @@ pub enum FileError {
         /// Rows of the table.
         positions: u64,
     },
+    /// The worker is not to load versions for such texts.
+    #[error(
+        "`max_seq_length` is {longest}, and this worker loads versions of at most {most}, since memory grows with the square; let it load longer ones \
+         with engine.max_seq_length"
+    )]
+    TooLong {
+        /// Tokens, as the metadata says.
+        longest: usize,
+        /// As the settings say.
+        most: usize,
+    },
     /// The tokenizer makes ids that the graph has no row for.
     #[error(
         "the tokenizer makes ids up to {largest}, but the graph has {words} words; the two belong to different models"
@@ -207,7 +218,7 @@ impl<S: Source> Walk<'_, S> {
         while let Some(field) = next(self.source, &mut at)? {
             match field {
                 (1, Value::Number(dimension)) if tensor.dimensions.len() < DIMENSIONS => {
-                    tensor.dimensions.push(dimension)
+                    tensor.dimensions.push(dimension);
                 }
                 (1, Value::Bytes(packed)) => tensor.dimensions.extend(numbers(self.source, packed, DIMENSIONS)?),
                 (4 | 5 | 7 | 9 | 10 | 11, Value::Bytes(data)) => self.numbers += data.end - data.start,
