@@ -343,6 +343,7 @@ impl JobIntake {
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
             lane,
+            sender: None,
             prompt: version.prompt(&request),
             texts: request.texts,
             truncate: request.truncate,
