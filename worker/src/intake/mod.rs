@@ -7,6 +7,7 @@ mod again;
 mod calls;
 mod estimate;
 mod jobs;
+mod sender;
 mod shadow;
 
 use std::{

@@ -2,7 +2,9 @@
 
 mod admission;
 mod deployment;
+mod senders;
 mod service_rate;
+mod size;
 mod tap;
 mod version;
 
@@ -17,6 +19,8 @@ use embed_schemas::{ErrorCode, Lane, Slug};
 pub use admission::{Admission, Permit, Reservation};
 pub(crate) use deployment::shutting_down;
 pub use deployment::{Deployment, Pause};
+pub use senders::Sender;
+pub use size::Size;
 pub use tap::{Sample, Tap, Tapped};
 pub use version::{ServedVersion, describe_wanted, result_too_large};
 
