@@ -4,6 +4,7 @@ mod attempts;
 mod bad_input;
 mod devices;
 mod drain;
+mod fairness;
 mod faults;
 mod golden;
 mod intake;

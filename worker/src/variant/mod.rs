@@ -1,6 +1,7 @@
 //! A variant: the name that traffic is sent to, with what it admits and what is measured of it. Versions come and go behind it.
 
 mod admission;
+mod answer;
 mod deployment;
 mod senders;
 mod service_rate;
