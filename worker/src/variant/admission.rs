@@ -113,7 +113,7 @@ impl Room {
         let (tokens, blocks) = self.amounts(size.room(), size.bytes);
         let tokens = Arc::clone(&self.tokens).try_acquire_many_owned(tokens).ok()?;
         let blocks = Arc::clone(&self.blocks).try_acquire_many_owned(blocks).ok()?;
-        Some(Permit::new(self, size.texts, tokens, blocks))
+        Some(Permit::new(self, size.texts, tokens, blocks, None))
     }
 
     async fn reserve(self: &Arc<Self>, tokens: usize, bytes: usize) -> Reservation {
@@ -149,9 +149,7 @@ impl Reservation {
             (self.tokens.split(0)?, Some(self.ahead.take()?))
         };
         let blocks = self.blocks.split(blocks)?;
-        let mut permit = Permit::new(&self.room, size.texts, tokens, blocks);
-        permit._ahead = ahead;
-        Some(permit)
+        Some(Permit::new(&self.room, size.texts, tokens, blocks, ahead))
     }
 
     /// Tokens that it has room for.
@@ -168,10 +166,16 @@ impl Reservation {
 }
 
 impl Permit {
-    fn new(room: &Arc<Room>, texts: usize, tokens: OwnedSemaphorePermit, blocks: OwnedSemaphorePermit) -> Self {
+    fn new(
+        room: &Arc<Room>,
+        texts: usize,
+        tokens: OwnedSemaphorePermit,
+        blocks: OwnedSemaphorePermit,
+        ahead: Option<OwnedSemaphorePermit>,
+    ) -> Self {
         room.used[0].fetch_add(texts, Ordering::Relaxed);
         room.used[1].fetch_add(blocks.num_permits(), Ordering::Relaxed);
-        Self { room: Arc::clone(room), texts, _tokens: tokens, blocks, _ahead: None, call: None }
+        Self { room: Arc::clone(room), texts, _tokens: tokens, blocks, _ahead: ahead, call: None }
     }
 
     /// Who sent it, if it is a call.
@@ -273,9 +277,7 @@ impl Admission {
         let ahead = Arc::clone(&room.ahead).try_acquire_owned().ok()?;
         let tokens = Arc::clone(&room.tokens).try_acquire_many_owned(tokens).ok()?;
         let blocks = Arc::clone(&room.blocks).try_acquire_many_owned(blocks).ok()?;
-        let mut permit = Permit::new(room, size.texts, tokens, blocks);
-        permit._ahead = Some(ahead);
-        Some(permit)
+        Some(Permit::new(room, size.texts, tokens, blocks, Some(ahead)))
     }
 
     /// What all of a lane's room is: tokens and bytes.

@@ -43,6 +43,7 @@ struct Sender {
     /// The tag of its last request.
     tag: u64,
     texts: usize,
+    newcomer: bool,
 }
 
 #[derive(Debug)]
@@ -63,10 +64,10 @@ impl<K: Copy> Turns<K> {
         let Self { now, senders, requests, order, newcomers } = self;
         let sender = senders.entry(owner.sender).or_insert_with(|| {
             *newcomers += u64::from(owner.newcomer);
-            Sender { tag: *now, texts: 0 }
+            Sender { tag: *now, texts: 0, newcomer: owner.newcomer }
         });
         // One share for all of them: each is as slow as they are many.
-        let pace = if owner.newcomer { *newcomers } else { 1 };
+        let pace = if sender.newcomer { *newcomers } else { 1 };
         sender.texts += 1;
         sender.tag = sender.tag.max(*now).saturating_add((tokens as u64).saturating_mul(TOKEN).saturating_mul(pace));
         let request = requests.entry(owner.request).or_insert_with(|| {
@@ -98,8 +99,8 @@ impl<K: Copy> Turns<K> {
         if let Some(sender) = self.senders.get_mut(&owner.sender) {
             sender.texts -= 1;
             if sender.texts == 0 {
+                self.newcomers -= u64::from(sender.newcomer);
                 self.senders.remove(&owner.sender);
-                self.newcomers -= u64::from(owner.newcomer);
             }
         }
         if self.senders.is_empty() {
