@@ -32,7 +32,7 @@ impl Caller {
     async fn call(&self, request: &EmbedRequest, number: usize) -> Result<EmbedResult, WireError> {
         let payload = Format::MessagePack.encode(request);
         let inbox = format!("_INBOX.{}.{number}", self.name);
-        let request = async_nats::Request::new().payload(payload.into()).inbox(inbox).timeout(Some(PATIENCE));
+        let request = async_nats::Request::new().payload(payload).inbox(inbox).timeout(Some(PATIENCE));
         let answer = self.client.send_request(subjects::bare(Lane::Rpc, &model()), request).await.unwrap();
         decode_outcome(&answer.payload).unwrap().into_result()
     }

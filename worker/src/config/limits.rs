@@ -23,7 +23,8 @@ const CALL_ON_DEVICE: usize = 262_144;
 /// Bounds. Numbers of texts are by what computes if they are 0: of each stored lane, 1,024 on the CPU and 16,384 on devices, of calls eight
 /// times as many.
 ///
-/// Texts count by their tokens, as far as their bytes tell: one of up to 64 tokens as one, one of 256 as four.
+/// Texts count by their tokens, as far as their bytes tell: one of up to 64 tokens as one, one of 256 as four. Several of the largest requests
+/// have room all the same: long texts make one count for no more than a quarter of the room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {

@@ -9,7 +9,7 @@ use std::{
 use async_nats::Message;
 use embed_engine::pipeline::Request;
 use embed_schemas::{
-    EmbedFailure, EmbedRequest, ErrorCode, Format, Lane, MAX_TEXTS, Outcome, WireError, headers, streams,
+    EmbedFailure, EmbedRequest, ErrorCode, Format, Lane, Outcome, WireError, headers, streams,
     wire::{decode_request, readable_id},
 };
 use futures::FutureExt;
@@ -223,7 +223,8 @@ impl JobIntake {
 
     /// Nothing is known of what comes: as large as a job can be.
     fn largest(&self) -> Estimate {
-        Estimate::largest(MAX_TEXTS * self.longest_text(), self.context.publisher.max_payload())
+        let most_tokens = self.deployment.variant.admission.largest_cost(self.lane);
+        Estimate::largest(most_tokens, self.context.publisher.max_payload())
     }
 
     /// Tokens of the longest text.
@@ -285,7 +286,7 @@ impl JobIntake {
         match decode_request(lease.payload(), lease.header(headers::CONTENT_TYPE)) {
             Ok((request, format)) => {
                 let size = Size::of(&request, self.longest_text(), bytes);
-                pulling.estimate.saw(size.room(), bytes);
+                pulling.estimate.saw(admission.cost(lane, &size), bytes);
                 match permit_for(&size) {
                     Some(permit) => self.begin(Job { lease, request, format, permit }),
                     // More came than was asked for, or larger ones: there is no room to hold them.

@@ -13,7 +13,7 @@ use std::{
 
 use bytesize::ByteSize;
 use embed_engine::runner::RunStats;
-use embed_schemas::{ErrorCode, Lane, WireError};
+use embed_schemas::{ErrorCode, Lane, MAX_TEXTS, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -30,6 +30,8 @@ const LEAST_RETRY: Duration = Duration::from_millis(10);
 const OF_DEADLINE: f64 = 0.6;
 /// Bytes are counted in these, rounded up.
 const BLOCK: usize = 1024;
+/// So many requests are in a room at a time, if they come, however long their texts are.
+const LEAST_AT_A_TIME: usize = 4;
 
 /// Room for the tokens and bytes of one lane.
 #[derive(Debug)]
@@ -104,13 +106,19 @@ impl Room {
         }
     }
 
+    /// What something takes of the room, in tokens: by its texts at least, and by their tokens no more than a share, so that several of the
+    /// largest are here at a time, and the engines have something to do while the next one comes.
+    fn cost(&self, size: &Size) -> usize {
+        size.room().min((self.token_capacity / LEAST_AT_A_TIME).max(size.texts * LEAST_ROOM))
+    }
+
     /// What so much takes; more than everything is everything.
     fn amounts(&self, tokens: usize, bytes: usize) -> (u32, u32) {
         (permits(tokens.min(self.token_capacity)), permits(blocks(bytes).min(self.block_capacity)))
     }
 
     fn try_acquire(self: &Arc<Self>, size: &Size) -> Option<Permit> {
-        let (tokens, blocks) = self.amounts(size.room(), size.bytes);
+        let (tokens, blocks) = self.amounts(self.cost(size), size.bytes);
         let tokens = Arc::clone(&self.tokens).try_acquire_many_owned(tokens).ok()?;
         let blocks = Arc::clone(&self.blocks).try_acquire_many_owned(blocks).ok()?;
         Some(Permit::new(self, size.texts, tokens, blocks, None))
@@ -139,7 +147,7 @@ impl Reservation {
             // There is room by now.
             return Some(permit);
         }
-        let (room, blocks) = (size.room(), blocks(size.bytes));
+        let (room, blocks) = (self.room.cost(size), blocks(size.bytes));
         if self.blocks.num_permits() < blocks {
             return None;
         }
@@ -278,6 +286,18 @@ impl Admission {
         let tokens = Arc::clone(&room.tokens).try_acquire_many_owned(tokens).ok()?;
         let blocks = Arc::clone(&room.blocks).try_acquire_many_owned(blocks).ok()?;
         Some(Permit::new(room, size.texts, tokens, blocks, Some(ahead)))
+    }
+
+    /// What something takes of a lane's room, in tokens.
+    #[must_use]
+    pub fn cost(&self, lane: Lane, size: &Size) -> usize {
+        self.lanes[lane.index()].cost(size)
+    }
+
+    /// The most that anything takes of a lane's room, in tokens.
+    #[must_use]
+    pub fn largest_cost(&self, lane: Lane) -> usize {
+        (self.lanes[lane.index()].token_capacity / LEAST_AT_A_TIME).max(MAX_TEXTS * LEAST_ROOM)
     }
 
     /// What all of a lane's room is: tokens and bytes.

@@ -13,6 +13,7 @@ use super::{
     plan::{Action, Batch, Entry, Reason, Step},
     policy::{Bounds, Policy, Situation},
     recent::Recent,
+    turns::Owner,
 };
 use crate::{settings::BatchConfig, shape::Shape};
 
@@ -268,14 +269,13 @@ impl<T> Planner<T> {
     }
 
     /// What one engine more than there is room for is to do at `now`, while all others are at work: a short run for a caller who has
-    /// nothing in any of them. So nobody waits for the end of somebody else's run that takes longer than its own. `running` tells whose
-    /// calls are in an engine.
-    pub fn beside(&mut self, now: Instant, running: impl Fn(u64) -> bool) -> Step<T> {
+    /// nothing in any of them. So nobody waits for the end of somebody else's run that takes longer than its own. `excluded` tells who has.
+    pub fn beside(&mut self, now: Instant, excluded: impl Fn(Owner) -> bool) -> Step<T> {
         let mut expired = Vec::new();
         while self.policy.online_at_once() {
             let (queue, costs, longest) = (&mut self.lanes[Lane::Rpc.index()], &self.costs, self.config.online_run);
             let is_short = |length| costs.micros(&Shape::full(1, length)) <= longest.as_secs_f64() * 1e6;
-            let Some(next) = queue.next_of(|owner, length| !running(owner.sender) && is_short(length)) else { break };
+            let Some(next) = queue.next_of(|owner, length| !excluded(owner) && is_short(length)) else { break };
             let time = Some(longest / SHARE_OF_COMPANY);
             let tokens = self.config.max_tokens.min(self.memory.tokens);
             let bounds = Bounds { texts: self.config.max_texts, tokens, time, by_arrival: false };

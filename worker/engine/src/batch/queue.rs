@@ -13,6 +13,7 @@ use super::{
     idle_runners::IdleRunners,
     plan::{Action, Batch, Entry, Reason},
     planner::Planner,
+    turns::Owner,
 };
 use crate::{
     settings::BatchConfig,
@@ -53,8 +54,17 @@ struct State<T> {
 struct Running {
     together: usize,
     alone: usize,
-    /// Whose calls they have, once for each run.
-    senders: Vec<u64>,
+    /// Whose calls they have, once for each run, and whether those are newcomers.
+    senders: Vec<(u64, bool)>,
+}
+
+impl Running {
+    /// Whether somebody may not have a run beside all others, of which there are so many: it has one of them, or it is one of many who were
+    /// never served before, which may all be the same.
+    fn excludes(&self, owner: Owner, runners: usize) -> bool {
+        let newcomers = || self.senders.iter().filter(|(_, newcomer)| *newcomer).count();
+        self.senders.iter().any(|(sender, _)| *sender == owner.sender) || (owner.newcomer && newcomers() > runners)
+    }
 }
 
 /// Why nothing is taken in.
@@ -80,7 +90,7 @@ pub struct Run<'a, T> {
     queue: &'a BatchQueue<T>,
     alone: bool,
     /// Whose calls it has.
-    senders: Vec<u64>,
+    senders: Vec<(u64, bool)>,
 }
 
 /// How much waits in a lane.
@@ -123,7 +133,7 @@ impl<T> BatchQueue<T> {
         }
         let mut beside = false;
         for entry in entries {
-            beside |= entry.lane == Lane::Rpc && !state.running.senders.contains(&entry.owner.sender);
+            beside |= entry.lane == Lane::Rpc && !state.running.excludes(entry.owner, self.runners);
             if entry.alone.is_some() { state.alone.push_back(entry) } else { state.planner.push(entry) }
         }
         if !self.wake(&mut state) && beside {
@@ -221,8 +231,9 @@ impl<T> BatchQueue<T> {
         let alone = matches!(batch.reason, Reason::Alone);
         let running = &mut state.running;
         *(if alone { &mut running.alone } else { &mut running.together }) += 1;
-        let mut senders: Vec<u64> = match batch.entries.first() {
-            Some(entry) if entry.lane == Lane::Rpc => batch.entries.iter().map(|entry| entry.owner.sender).collect(),
+        let sender = |entry: &Entry<T>| (entry.owner.sender, entry.owner.newcomer);
+        let mut senders: Vec<_> = match batch.entries.first() {
+            Some(entry) if entry.lane == Lane::Rpc => batch.entries.iter().map(sender).collect(),
             _ => Vec::new(),
         };
         senders.sort_unstable();
@@ -373,8 +384,8 @@ impl<T> State<T> {
         if self.running.together < runners || !self.alone.is_empty() {
             return (Vec::new(), Action::Idle);
         }
-        let running = &self.running.senders;
-        let step = self.planner.beside(now, |sender| running.contains(&sender));
+        let running = &self.running;
+        let step = self.planner.beside(now, |owner| running.excludes(owner, runners));
         (step.expired, step.action)
     }
 }

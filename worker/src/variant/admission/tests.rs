@@ -101,7 +101,7 @@ async fn what_is_reserved_can_be_split_and_comes_back() {
     assert_eq!((admission.in_flight(Lane::Bulk), admission.bytes_in_flight(Lane::Bulk)), (64, 5 * 1024));
     drop(job);
     assert_eq!((admission.in_flight(Lane::Bulk), admission.bytes_in_flight(Lane::Bulk)), (0, 0));
-    let most = Size { texts: 1, tokens: 10 * tokens, bytes: 10 * bytes };
+    let most = Size { texts: 10_000, tokens: 10 * tokens, bytes: 10 * bytes };
     assert!(admission.try_admit(Lane::Bulk, &most).is_some(), "more than everything is everything");
 }
 
@@ -111,15 +111,20 @@ async fn there_is_room_for_some_jobs_beyond_what_large_ones_take() {
     let admission = Admission::new(&limits.resolved(false));
     let (tokens, bytes) = admission.capacity(Lane::Job);
     let heavy = size(256, 256 * 254);
-    let reserve = || admission.reserve(Lane::Job, (heavy.room(), 1 << 20), (tokens, bytes), 1 << 20);
-    let mut held = vec![reserve().await.split(&heavy).unwrap()];
+    let cost = admission.cost(Lane::Job, &heavy);
+    assert_eq!((cost, admission.largest_cost(Lane::Job)), (tokens / 4, tokens / 4), "several of the largest have room");
+    let reserve = || admission.reserve(Lane::Job, (cost, 1 << 20), (cost, bytes), 1 << 20);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(reserve().await.split(&heavy).unwrap());
+    }
     for _ in 0..2 {
         let mut ahead = reserve().await;
         assert!(ahead.tokens() == 0 && ahead.bytes() >= 1 << 20);
         held.push(ahead.split(&heavy).unwrap());
         assert!(ahead.split(&heavy).is_none(), "for one");
     }
-    assert_eq!(admission.in_flight(Lane::Job), 3 * 256);
+    assert_eq!(admission.in_flight(Lane::Job), 6 * 256);
     assert!(futures::poll!(std::pin::pin!(reserve())).is_pending(), "then there is none");
     assert!(futures::poll!(std::pin::pin!(admission.idle(Lane::Job))).is_pending());
     held.pop();

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::Owner,
     settings::BatchPolicy,
     shape::{Form, Padding},
 };
@@ -163,14 +162,14 @@ fn beside_the_others_runs_what_is_short_and_of_nobody_they_have() {
         planner.push(entry_of(1, Lane::Rpc, 10, now, i));
     }
     planner.push(entry_of(2, Lane::Rpc, 500, now, 500));
-    assert_eq!(planner.beside(now, |sender| sender == 1).action, Action::Idle, "51 ms are not short");
+    assert_eq!(planner.beside(now, |owner| owner.sender == 1).action, Action::Idle, "51 ms are not short");
     planner.push(entry_of(3, Lane::Rpc, 20, now, 1000));
     planner.push(Entry { deadline: Some(now), ..entry_of(4, Lane::Rpc, 19, now, 1001) });
     planner.push(entry_of(5, Lane::Job, 20, now, 2000));
-    let step = planner.beside(now, |sender| sender == 1);
+    let step = planner.beside(now, |owner| owner.sender == 1);
     assert_eq!(step.expired.len(), 1);
     assert_eq!(payloads(&run(step)), BTreeSet::from([1000]));
-    assert_eq!(planner.beside(now, |sender| sender == 1).action, Action::Idle);
+    assert_eq!(planner.beside(now, |owner| owner.sender == 1).action, Action::Idle);
     let company = payloads(&run(planner.beside(now, |_| false)));
     assert!(company.len() > 1 && company.len() < 64, "a quarter of 40 ms: {}", company.len());
 }

@@ -1,7 +1,6 @@
 use std::{sync::mpsc, thread};
 
 use super::*;
-use crate::batch::Owner;
 
 /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
 /// would never end.
@@ -136,6 +135,13 @@ fn a_caller_does_not_wait_for_engines_that_others_have() {
             queue.push([entry_of(sender, Lane::Rpc, None, payload)]).unwrap();
             assert_eq!(runs.recv_timeout(Duration::from_secs(60)).unwrap(), payload);
         }
+        // Of many who were never served before, any may be the one who has the engines.
+        let newcomer = |sender| Owner { newcomer: true, ..owner(sender) };
+        let none = queue.state.lock().running.excludes(newcomer(100), 2);
+        queue.state.lock().running.senders.extend((50..53).map(|sender| (sender, true)));
+        let many = queue.state.lock().running.excludes(newcomer(100), 2);
+        assert!(!none && many && !queue.state.lock().running.excludes(owner(100), 2));
+        queue.state.lock().running.senders.retain(|(_, newcomer)| !newcomer);
         drop((first, second));
         while !queue.state.lock().running.senders.is_empty() {
             thread::yield_now();
