@@ -5,6 +5,7 @@ mod bad_input;
 mod dead_letters;
 mod devices;
 mod drain;
+mod fairness;
 mod faults;
 mod golden;
 mod hostile;

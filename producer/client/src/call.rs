@@ -186,12 +186,17 @@ impl Client {
     }
 }
 
+/// Whether fewer texts in one call can help.
+const fn is_too_much(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ResultTooLarge | ErrorCode::CallTooLarge)
+}
+
 impl Call<'_> {
-    /// One part. Asks for its halves if the answer does not fit into a message.
+    /// One part. Asks for its halves if it is more than a worker computes in one call, or the answer does not fit into a message.
     fn texts(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedResult, Error>> {
         async move {
             match self.retried(&request).await {
-                Err(Error::Wire(error)) if error.code == ErrorCode::ResultTooLarge && request.texts.len() > 1 => {
+                Err(Error::Wire(error)) if is_too_much(error.code) && request.texts.len() > 1 => {
                     let mut first = request;
                     let second = first.texts.split_off(first.texts.len() / 2);
                     let second = EmbedRequest { texts: second, ..without_texts(&first) };

@@ -8,6 +8,7 @@ mod calls;
 mod estimate;
 mod exhausted;
 mod jobs;
+mod sender;
 mod shadow;
 
 use std::{
