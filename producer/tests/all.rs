@@ -23,3 +23,5 @@ mod route_jwt;
 mod route_split;
 mod served;
 mod support;
+mod tenants;
+mod trust;

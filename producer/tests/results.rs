@@ -186,9 +186,9 @@ async fn a_stream_of_before_is_updated_with_what_is_in_it() {
     assert_eq!(
         lines,
         [
-            r#"EMBED_RESULTS_m: republish is null, wanted {"dest":"embed.result.m.{{wildcard(1)}}","src":"embed.result.m.*"}"#,
-            r#"EMBED_RESULTS_m: subject_transform is null, wanted {"dest":"embed.result.m.{{wildcard(1)}}","src":"embed.store.m.*"}"#,
-            r#"EMBED_RESULTS_m: subjects is ["embed.result.m.*"], wanted ["embed.store.m.*"]"#,
+            r#"EMBED_RESULTS_m: republish is null, wanted {"dest":"embed.result.m.>","src":"embed.result.m.>"}"#,
+            r#"EMBED_RESULTS_m: subject_transform is null, wanted {"dest":"embed.result.m.>","src":"embed.store.m.>"}"#,
+            r#"EMBED_RESULTS_m: subjects is ["embed.result.m.*"], wanted ["embed.store.m.*","embed.store.m.*.*"]"#,
         ]
     );
     apply(client.nats(), &[model_m()], &settings).await.unwrap();

@@ -15,6 +15,7 @@ pub mod latency;
 pub mod metrics;
 pub mod model;
 pub mod outcome;
+pub mod removal;
 pub mod request;
 pub mod routes;
 pub mod schema;

@@ -14,6 +14,7 @@ mod panics;
 mod providers;
 mod reconcile;
 mod remote_registry;
+mod removal;
 mod shadow;
 mod start;
 mod support;

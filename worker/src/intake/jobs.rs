@@ -286,7 +286,8 @@ impl JobIntake {
             Err(refusal) => match permit_for(1) {
                 Some(permit) => {
                     let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
-                    let id = id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None });
+                    let id = id.or_else(|| lease.id_in_headers());
+                    let id = id.map(|id| JobIdentity { id, tenant: lease.tenant(), digest: None });
                     self.refuse(lease, id, refusal.error, refusal.format, 0, permit);
                 }
                 None => lease.give_back(Duration::ZERO),
@@ -393,7 +394,8 @@ impl JobIntake {
 /// What the outcome of a job is stored by: the id that it names, in its payload or beside it, or one that follows from where it is stored.
 pub(super) fn identity(lease: &Lease, request: &EmbedRequest) -> JobIdentity {
     let id = request.id.clone().or_else(|| lease.id_in_headers());
-    JobIdentity { id: id.unwrap_or_else(|| lease.delivery().job_id()), digest: Some(request.digest()) }
+    let id = id.unwrap_or_else(|| lease.delivery().job_id());
+    JobIdentity { id, tenant: lease.tenant(), digest: Some(request.digest()) }
 }
 
 /// What a pull loop knows.

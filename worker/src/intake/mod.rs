@@ -7,6 +7,7 @@ mod again;
 mod calls;
 mod estimate;
 mod jobs;
+mod removal;
 mod shadow;
 
 use std::{
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 
 pub use calls::{Endpoint, subscribe, subscribe_bare};
 pub use jobs::{JobIntake, PullStatus};
+pub use removal::RemovalIntake;
 pub use shadow::ShadowIntake;
 
 use crate::{

@@ -48,7 +48,7 @@ impl Publisher {
             lease.give_back(Duration::ZERO);
             return Some(error.code);
         }
-        match self.storage.outcome(&variant.model, &job.id, &encoded).await {
+        match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::New => {}
             Stored::Before => return self.end_after_another(lease, variant, job, format, attempts, code).await,
             Stored::No => {
@@ -85,7 +85,7 @@ impl Publisher {
         let code = error.code;
         let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
         let encoded = Encoded::new(&outcome, format, None, self.max_payload()).of(job.digest.as_deref());
-        match self.storage.outcome(&variant.model, id, &encoded).await {
+        match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::No => lease.give_back(Duration::ZERO),
             stored => {
                 if let Stored::Never(reason) = stored {
@@ -143,7 +143,8 @@ impl Publisher {
     /// The outcome that is stored of this job. `None`: there is none under its id.
     async fn own(&self, variant: &Variant, job: &JobIdentity) -> Result<Option<Message>, Other> {
         let stream = streams::results_stream(&variant.model);
-        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, &job.id)).await;
+        let subject = subjects::result_for(&variant.model, job.tenant.as_ref(), &job.id);
+        let stored = api::last_on_subject(&self.stored, &stream, &subject).await;
         let Some(stored) = stored.map_err(Other::Unknown)? else { return Ok(None) };
         let digest = stored.headers.as_ref().and_then(|all| all.get(headers::REQUEST_DIGEST));
         if job.digest.as_deref().zip(digest).is_some_and(|(digest, of)| digest != of.as_str()) {

@@ -2,36 +2,18 @@
 
 use std::time::Duration;
 
-use async_nats::{
-    Client, HeaderMap,
-    header::{NATS_SEQUENCE, NATS_SUBJECT, NATS_TIME_STAMP},
-};
-use bytes::Bytes;
+use async_nats::Client;
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::api::ApiError;
+pub use super::stored::Stored;
 
 /// Messages in one answer at most.
 const MOST: usize = 256;
 /// Bytes in one answer, about. What is more comes with the next.
 const MOST_BYTES: usize = 8 << 20;
-
-/// A message as a stream holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its sequence.
-    pub sequence: u64,
-    /// The subject under which it is stored.
-    pub subject: String,
-    /// When it was stored, RFC 3339, by the server's clock.
-    pub time: String,
-    /// Its headers, those that the server adds included.
-    pub headers: HeaderMap,
-    /// Its payload.
-    pub payload: Bytes,
-}
 
 /// Where a scan has come to.
 #[derive(Debug)]
@@ -74,7 +56,7 @@ impl Scan {
             loop {
                 let Some(message) = answers.next().await else { return Err(failed(&"the connection is closed")) };
                 match message.status.map(|status| status.as_u16()) {
-                    None => page.extend(stored(message)),
+                    None => page.extend(Stored::of(message)),
                     // The end, or that there is nothing.
                     Some(204 | 404) => return Ok(page),
                     Some(503) => return Err(failed(&"no responders")),
@@ -89,11 +71,4 @@ impl Scan {
         let late = |_| failed(&"it does not answer in time");
         tokio::time::timeout_at(deadline, answer).await.map_err(late)?
     }
-}
-
-fn stored(message: async_nats::Message) -> Option<Stored> {
-    let headers = message.headers?;
-    let text = |name: async_nats::HeaderName| headers.get(name).map(|value| value.as_str().to_owned());
-    let (sequence, subject, time) = (text(NATS_SEQUENCE)?.parse().ok()?, text(NATS_SUBJECT)?, text(NATS_TIME_STAMP)?);
-    Some(Stored { sequence, subject, time, headers, payload: message.payload })
 }
