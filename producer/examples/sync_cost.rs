@@ -79,6 +79,7 @@ async fn measure(config: &Path, folder: &Path) -> anyhow::Result<[f64; 3]> {
         input: repository().join(SENTENCES),
         model,
         variant: None,
+        tenant: None,
         prompt: None,
         truncate: true,
         dimensions: None,

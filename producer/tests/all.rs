@@ -29,3 +29,5 @@ mod route_races;
 mod route_split;
 mod served;
 mod support;
+mod tenants;
+mod trust;

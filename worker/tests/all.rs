@@ -19,6 +19,7 @@ mod panics;
 mod providers;
 mod reconcile;
 mod remote_registry;
+mod removal;
 mod replies;
 mod shadow;
 mod start;

@@ -42,6 +42,7 @@ pub(crate) fn embed(arguments: &[&str]) -> Command {
         "EMBED_MAPPINGS_FILES",
         "EMBED_WHO",
         "EMBED_MODEL",
+        "EMBED_TENANT",
         "RUST_LOG",
     ] {
         command.env_remove(variable);

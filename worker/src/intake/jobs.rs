@@ -415,13 +415,14 @@ impl JobIntake {
 /// What the outcome of a job is stored by: the id that it names, in its payload or beside it, or one that follows from where it is stored.
 pub(super) fn identity(lease: &Lease, request: &EmbedRequest) -> JobIdentity {
     let id = request.id.clone().or_else(|| lease.id_in_headers());
-    JobIdentity { id: id.unwrap_or_else(|| lease.delivery().job_id()), digest: Some(request.digest()) }
+    let id = id.unwrap_or_else(|| lease.delivery().job_id());
+    JobIdentity { id, tenant: lease.tenant(), digest: Some(request.digest()) }
 }
 
 /// What the outcome of a job is stored by that cannot be read as a whole. `None`: nobody can wait for one.
 pub(super) fn readable_identity(lease: &Lease) -> Option<JobIdentity> {
     let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
-    id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None })
+    id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, tenant: lease.tenant(), digest: None })
 }
 
 /// Reads a job, unless it is known to be none.

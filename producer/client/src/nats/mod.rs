@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod scan;
+pub mod stored;
 
 use std::{
     hash::{BuildHasher, RandomState},
