@@ -10,7 +10,7 @@ mod settings;
 use std::{io, path::PathBuf, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-pub use jetstream::{api_subject, bucket_subject, jetstream};
+pub use jetstream::{api as api_prefix, api_subject, bucket_subject, check as check_prefix, jetstream};
 use known::Known;
 pub use known::{Refusal, Refusals};
 pub use secret::write_private;
