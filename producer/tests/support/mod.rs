@@ -5,6 +5,7 @@ pub(crate) mod configured;
 pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod jwt;
+pub(crate) mod people;
 pub(crate) mod routed;
 pub(crate) mod variants;
 pub(crate) mod worker;
