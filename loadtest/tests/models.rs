@@ -70,7 +70,7 @@ fn a_variant_is_served_asked_and_given_up() {
     assert!(String::from_utf8_lossy(&gone.stderr).contains("unknown_model"), "{gone:?}");
 }
 
-/// A registry with two versions of the model, the same but for their names; files are links.
+/// A registry with two versions of the model, the same but for their names.
 fn two_versions(root: &Path) {
     let model = Path::new("models").join(MODEL);
     let source = fs::canonicalize(embed_testkit::registry().join(&model).join("v1.0.0")).unwrap();
@@ -80,7 +80,7 @@ fn two_versions(root: &Path) {
         for entry in fs::read_dir(&source).unwrap() {
             let entry = entry.unwrap();
             if entry.file_name() != "metadata.json" {
-                std::os::unix::fs::symlink(entry.path(), folder.join(entry.file_name())).unwrap();
+                embed_testkit::share(&entry.path(), &folder.join(entry.file_name()));
             }
         }
         let mut metadata: Value = serde_json::from_slice(&fs::read(source.join("metadata.json")).unwrap()).unwrap();

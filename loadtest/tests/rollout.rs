@@ -95,6 +95,20 @@ fn an_equal_candidate_is_promoted_whatever_nonsense_it_is_sent() {
     // What comes after it is said, and who has to do it.
     let finish = canary.routing("rollout", &["finish", MODEL, "--dry-run"]).output().unwrap();
     assert!(said(&finish).contains("workers' configuration serves canary"), "{finish:?}");
+
+    // Where the bucket wants it, workers follow: what names no variant goes to it, without a route.
+    let serve = ["models", "serve", MODEL, "canary", "--wait", "--timeout=2m"];
+    let serve = canary.embed(&serve).output().unwrap();
+    assert!(serve.status.success(), "{}", said(&serve));
+    let finish = canary.routing("rollout", &["finish", MODEL, "--json"]).output().unwrap();
+    let finished: Value = serde_json::from_slice(&finish.stdout).unwrap_or_default();
+    let done: Vec<_> = finished["finished"].as_array().into_iter().flatten().map(|one| one["what"].clone()).collect();
+    let steps = [format!("make canary the default variant of {MODEL}"), format!("remove the route of {MODEL}")];
+    assert_eq!(done, steps, "{}", said(&finish));
+    assert_eq!(canary.route()["routes"][MODEL]["lanes"], json!({}));
+    let asked = canary.embed(&["ask", "--json", "hello"]).output().unwrap();
+    let asked: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+    assert_eq!(asked["variant"], "canary", "{asked}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value = ".embed-dev", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The server's port, 0 for any
     #[arg(long, default_value_t = 4222)]
@@ -84,7 +84,7 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// The registry of models: a path, file://, s3://, gs:// or az:// [default: build/registry here or in a parent folder]
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     pub(crate) registry: Option<String>,
     /// The configuration file of the workers that are to be provisioned for: what it says of registry, variants and connection holds where
     /// nothing else is given
@@ -113,6 +113,12 @@ pub(crate) struct InitArgs {
     /// How long results are kept
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) results_max_age: Option<Duration>,
+    /// What the dead letters of one model may take; the oldest go to make room [default for what is made anew: 256MiB]
+    #[arg(long, value_parser = parse_bytes::<i64>, value_name = "BYTES")]
+    pub(crate) dead_max_bytes: Option<i64>,
+    /// How long dead letters are kept [default for what is made anew: 14days]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) dead_max_age: Option<Duration>,
     #[command(flatten)]
     pub(crate) permissions: permissions::PermissionArgs,
 }
@@ -171,7 +177,7 @@ pub(crate) struct PublishArgs {
     /// Publish although no worker serves the model or variant: the jobs wait for one that does
     #[arg(long)]
     pub(crate) allow_unserved: bool,
-    /// A subject that gets a copy of the result
+    /// An inbox that gets a copy of the result: a subject that begins with `_INBOX`, or as workers are configured to serve
     #[arg(long, value_name = "SUBJECT")]
     pub(crate) reply_to: Option<String>,
     /// Wait for the results and print them

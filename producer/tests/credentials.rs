@@ -6,7 +6,7 @@ use crate::support::{
     PATIENCE, Server,
     command::{stderr, stdout},
     jwt::{account, configuration, sign},
-    routed::{ACCOUNTS, Node, command, provision as provision_m, router},
+    routed::{ACCOUNTS, Node, command, provision as provision_m, router, set},
     slug, until,
     variants::Calls,
 };
@@ -154,6 +154,7 @@ fn no_secret_is_shown() {
             ("NATS_TOKEN", SECRET.to_owned()),
             ("EMBED_SYS_PASSWORD", SECRET.to_owned()),
             ("EMBED_ROUTE_SIGNING_SEED", SECRET.to_owned()),
+            ("EMBED_REGISTRY", format!("s3://key:{SECRET}@bucket/prefix?sig={SECRET}")),
         ] {
             command.env(name, value);
         }
@@ -173,12 +174,60 @@ fn no_secret_is_shown() {
     }
     assert!(shown(binary("embed-worker", &["run", "--help"])).contains("--nkey"));
     assert!(shown(binary("embed-loadtest", &["run", "--help"])).contains("--token-file"));
+    for (name, arguments) in [
+        ("embed", &["init", "--help"][..]),
+        ("embed", &["dev", "--help"]),
+        ("embed-worker", &["run", "--help"]),
+        ("embed-worker", &["models", "list", "--help"]),
+        ("embed-loadtest", &["accept", "--help"]),
+        ("embed-loadtest", &["bench", "--help"]),
+    ] {
+        assert!(shown(binary(name, arguments)).contains("EMBED_REGISTRY"), "{arguments:?}");
+    }
     // Nor in errors, nor in a configuration that is printed.
+    for (name, arguments) in [
+        ("embed-worker", &["run", "--metrics-addr=127.0.0.1:0"][..]),
+        ("embed-worker", &["check"]),
+        ("embed-worker", &["models", "list"]),
+        ("embed", &["init"]),
+        ("embed", &["dev", "--port=0"]),
+    ] {
+        let mut command = binary(name, arguments);
+        // A stack of its own, and no server of the environment's.
+        let folder = tempfile::tempdir().unwrap();
+        command.current_dir(folder.path()).env("RUST_LOG", "info");
+        let text = shown(command);
+        assert!(text.contains("s3://***@bucket/prefix?***: there are credentials"), "{arguments:?}: {text}");
+    }
+    assert!(
+        shown(binary("embed-worker", &["run", "--print-config"])).contains("registry = \"s3://***@bucket/prefix?***\"")
+    );
     assert!(shown(binary("embed", &["ask", "x"])).contains("127.0.0.1:1"));
     let printed =
         shown(binary("embed-worker", &["run", "--print-config", "--registry", "/r", "--inbox-prefix", "_MINE"]));
     assert!(printed.contains("server = \"nats://127.0.0.1:1\"") && printed.contains("token = \"***\""), "{printed}");
     assert!(printed.contains("inbox_prefix = \"_MINE\""), "{printed}");
+}
+
+#[test]
+fn a_password_that_looks_like_a_number_gets_in() {
+    // Not 73737, nor 7e3.
+    for password in ["0073737", "7e3"] {
+        let server = Server::with(&format!("authorization {{ users: [ {{user: \"42\", password: {password:?}}} ] }}"));
+        let worker = || {
+            let mut command = std::process::Command::new(sibling_binary("embed-worker"));
+            command.args(["run", "--metrics-addr=127.0.0.1:0", "--server", &server.url()]);
+            command.env("EMBED_REGISTRY", registry()).env("EMBED_WORKER__NATS__USER", "42");
+            command.env("EMBED_WORKER__NATS__PASSWORD", password);
+            command
+        };
+        let printed = worker().arg("--print-config").output().unwrap();
+        assert!(stdout(&printed).contains("password = \"***\""), "{}", stderr(&printed));
+        assert!(stdout(&printed).contains("user = \"42\"") && !stdout(&printed).contains(password));
+        let mut worker = Daemon::spawn(&mut worker());
+        worker.wait_for_log("connected to NATS");
+        assert!(!worker.log().contains(password), "{}", worker.log());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -317,7 +366,7 @@ async fn a_jetstream_domain_is_kept_to() {
     let _calls = Calls::serve(&at_hub, &[("a", "s"), ("b", "s")]).await;
     let nodes = [hub];
     let router = router(&at_hub, &nodes).await;
-    router.set(&slug("m"), &Change::to(Weights::parse(&["a=50", "b=50"]).unwrap(), "test")).await.unwrap();
+    set(&router, &slug("m"), &Change::to(Weights::parse(&["a=50", "b=50"]).unwrap(), "test")).await;
     let written = embed_control::route::written(&client).await.unwrap();
     assert_eq!(written[&slug("m")].record.who, "test");
 }

@@ -1,7 +1,7 @@
 //! `provision` against a real server.
 
 use crate::support::{Server, model_m, slug};
-use embed_control::provision::{ModelVariants, apply, check};
+use embed_control::provision::{Given, ModelVariants, apply, apply_given, check};
 use embed_schemas::{serving::MODELS_BUCKET, streams::StreamSettings};
 use futures::StreamExt;
 
@@ -11,7 +11,7 @@ async fn applying_twice_changes_nothing() {
     let client = server.client().await;
     let settings = StreamSettings::default();
     let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 10, "{missing:?}");
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 11, "{missing:?}");
     let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
     let names = [
         "KV_embed_models",
@@ -20,14 +20,15 @@ async fn applying_twice_changes_nothing() {
         "EMBED_STATS",
         "EMBED_m",
         "EMBED_RESULTS_m",
-        "EMBED_DEAD",
+        "EMBED_DEAD_m",
         "EMBED_ATTEMPTS",
+        "EMBED_EXHAUSTED_m",
         "EMBED_m/fp32-job",
         "EMBED_m/fp32-bulk",
     ];
     assert_eq!(made.created, names);
     let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 10), "{again:?}");
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 11), "{again:?}");
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
 }
 
@@ -48,6 +49,30 @@ async fn a_difference_is_reported_and_then_mended() {
     );
     assert_eq!(apply(client.nats(), &[model_m()], &settings).await.unwrap().updated, found);
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn consumers_from_before_deliveries_were_bounded_are_bounded() {
+    let server = Server::start();
+    let client = server.client().await;
+    let before = StreamSettings { max_deliver: -1, ..StreamSettings::default() };
+    apply(client.nats(), &[model_m()], &before).await.unwrap();
+    // As `embed init` without a limit that somebody has named.
+    let given = Given {
+        replicas: false,
+        jobs_max_bytes: false,
+        results_max_bytes: false,
+        results_max_age: false,
+        dead_max_bytes: false,
+        dead_max_age: false,
+        ack_wait: false,
+        others: false,
+    };
+    let report = apply_given(client.nats(), &[model_m()], &StreamSettings::default(), given).await.unwrap();
+    let lines: Vec<_> = report.updated.iter().map(ToString::to_string).collect();
+    let expected = ["job", "bulk"].map(|lane| format!("EMBED_m/fp32-{lane}: max_deliver is -1, wanted 1000"));
+    assert_eq!(lines, expected);
+    assert_eq!(check(client.nats(), &[model_m()], &StreamSettings::default()).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -4,163 +4,28 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{atomic::Ordering, mpsc},
     time::Duration,
 };
 
 use crate::support::{
-    PATIENCE, command,
+    command,
+    controllers::{Running, assert_replays, config, holds, start},
     fleet::{Fleet, WINDOW, World, now_ms},
-    routed::{self, Node, alone, cluster, provision, router},
+    routed::{self, alone, cluster, provision, router},
     slug, until,
-    variants::Calls,
+    variants::{Calls, follow},
 };
-use embed_client::Client;
 use embed_control::{
     models,
-    rollout::{Controller, Progress, Rollouts, ServerTime, Settings, new_id, page},
-    route::Router,
+    rollout::{Controller, Rollouts, Settings, page},
+    route::Change,
 };
 use embed_rollout::{
-    Config, Decision, Rollout,
-    state::{Outcome, Phase, Start},
+    Config, Decision,
+    state::{Outcome, Phase},
 };
-use embed_schemas::{ErrorCode, Lane};
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
-
-/// Short holds; what is slow here is slow by a factor, and what errs errs much.
-const DECISIONS: &str = r#"
-[plan]
-steps = [50, 100]
-hold = "2s"
-window = "200ms"
-looks = 2
-settle = "200ms"
-
-[fast]
-restart = "2s"
-
-[guarded]
-metrics = ["p50", "errors"]
-errors = 0.2
-min_requests = 10
-min_tail = 1
-min_block = 1
-correlation = 0.0
-
-[shadow]
-share = 0
-"#;
-
-fn config() -> Config {
-    toml::from_str(DECISIONS).unwrap()
-}
-
-fn start(config: Config) -> Start {
-    Start {
-        id: new_id(),
-        model: slug("m"),
-        from: slug("a"),
-        to: slug("b"),
-        lanes: vec![Lane::Rpc],
-        config,
-        who: "test".into(),
-        note: None,
-    }
-}
-
-/// What a controller has told.
-type Told = Arc<Mutex<Vec<String>>>;
-
-/// A controller with a thread and a connection of its own, as a process has them. It runs until the rollout is over, or this is dropped, as if it
-/// were killed.
-struct Running {
-    end: Option<oneshot::Receiver<Rollout>>,
-    kill: CancellationToken,
-    told: Told,
-    /// While it is set, the controller is asleep the next time it has something to tell.
-    asleep: Arc<AtomicBool>,
-}
-
-impl Running {
-    /// `ahead_ms`: how far its machine's clock is wrong.
-    fn start(nodes: &[Node], name: &str, lease: Duration, ahead_ms: i64) -> Self {
-        let settings = Settings { lease, patience: Duration::from_secs(60) };
-        let (connect, routes, name) = (nodes[0].connect(), routed::settings(nodes), name.to_owned());
-        let (told, asleep, kill) = (Told::default(), Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let (tell, sleeps, killed) = (told.clone(), asleep.clone(), kill.clone());
-        let (ended, end) = oneshot::channel();
-        std::thread::spawn(move || {
-            let listen = |progress: &Progress<'_>| {
-                let line = match progress {
-                    Progress::Event(_, event) => event.sentence.clone(),
-                    Progress::Waiting(_, text) | Progress::Trouble(text) => text.clone(),
-                    Progress::Changed(_) => "changed".to_owned(),
-                    Progress::Windows { .. } => "windows".to_owned(),
-                    Progress::Shadow { .. } => "shadow".to_owned(),
-                };
-                tell.lock().unwrap().push(line);
-                while sleeps.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            };
-            let run = async {
-                let client = Client::connect(&connect).await.unwrap();
-                let router = Router::connect(&client, &connect, &routes).await.unwrap();
-                let controller = Controller::new(&client, router, name, settings)
-                    .by(ServerTime::by(move || now_ms().saturating_add_signed(ahead_ms)));
-                controller.run(&slug("m"), std::future::pending(), listen).await.unwrap()
-            };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            if let Some(rollout) = runtime.block_on(killed.run_until_cancelled(run)) {
-                let _ = ended.send(rollout);
-            }
-        });
-        Self { end: Some(end), kill, told, asleep }
-    }
-
-    fn told(&self, text: &str) -> bool {
-        self.told.lock().unwrap().iter().any(|line| line.contains(text))
-    }
-
-    async fn end(mut self) -> Rollout {
-        let end = self.end.take().unwrap();
-        tokio::time::timeout(PATIENCE, end).await.unwrap_or_else(|_| panic!("no end: {:?}", self.told)).unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.asleep.store(false, Ordering::SeqCst);
-        self.kill.cancel();
-    }
-}
-
-async fn holds(rollouts: &Rollouts, step: usize) -> Rollout {
-    let mut found = None;
-    until("a step with windows", async || {
-        let rollout = rollouts.get(&slug("m")).await.unwrap();
-        assert!(!matches!(rollout.phase, Phase::Paused { .. }), "{:?}", rollout.phase);
-        let reached = matches!(&rollout.phase, Phase::Holding(stage) if stage.step >= step && stage.windows > 0);
-        let reached = reached || rollout.outcome().is_some();
-        found = Some(rollout);
-        reached
-    })
-    .await;
-    found.unwrap()
-}
-
-/// Every verdict comes out the same from what is on record.
-async fn assert_replays(rollouts: &Rollouts) {
-    let record = rollouts.record(&slug("m"), None).await.unwrap();
-    let replayed = record.replay().unwrap();
-    assert!(!replayed.is_empty() && replayed.iter().all(|verdict| verdict.same), "{replayed:?}");
-}
+use embed_schemas::ErrorCode;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_good_is_promoted_and_what_is_not_is_rolled_back_whatever_the_clocks_say() {
@@ -193,7 +58,7 @@ async fn what_is_good_is_promoted_and_what_is_not_is_rolled_back_whatever_the_cl
 
     // The next candidate fails by itself, and the codes are named.
     let router = router(&client, &nodes).await;
-    router.set(&slug("m"), &embed_control::route::Change::clear("test")).await.unwrap();
+    routed::set(&router, &slug("m"), &Change::clear("test")).await;
     fleet.change(|world| world.failing = Some((ErrorCode::Overloaded, 40)));
     rollouts.start(start(config()), None).await.unwrap();
     let end = Running::start(&nodes, "c", lease, 0).end().await;
@@ -409,8 +274,7 @@ async fn others_hear_of_it_and_its_end_is_a_command() {
     // Other lanes are decided on first.
     let refused = shown(&["finish", "m", "--dry-run"]).await;
     assert!(refused.1.contains("did not move: "), "{refused:?}");
-    let all = embed_control::route::Change::all_to(slug("b"), "test");
-    router(&client, &nodes).await.set(&slug("m"), &all).await.unwrap();
+    routed::set(&router(&client, &nodes).await, &slug("m"), &Change::all_to(slug("b"), "test")).await;
     // Workers serve what the bucket wants.
     for (variant, default) in [("a", true), ("b", false)] {
         let desired = serde_json::from_value(serde_json::json!({ "default": default })).unwrap();
@@ -421,9 +285,15 @@ async fn others_hear_of_it_and_its_end_is_a_command() {
     let steps = ["make b the default variant of m", "remove the route of m", "unserve a"];
     assert_eq!(would.lines().collect::<Vec<_>>(), steps.map(|step| format!("would {step}")));
     drop(calls);
-    let _calls = Calls::serve(&client, &[("b", "s"), ("a", "s")]).await;
+    let _worker = follow(&client).await;
+    // The server refuses to read its files: what is done stays done, and what is not is left for the next time.
+    std::fs::write(nodes[0].file("other.conf"), "no_such_setting\n").unwrap();
     let (done, stderr) = shown(&["finish", "m"]).await;
-    // The workers have followed already, so that is not left to do.
+    assert_eq!(done, format!("done: {}\n", steps[0]), "{stderr}");
+    assert!(stderr.contains("was not changed, and all servers are as before"), "{stderr}");
+    assert_eq!(models::desired(&client).await.unwrap()[&(slug("m"), slug("b"))].default, Some(true));
+    std::fs::write(nodes[0].file("other.conf"), "").unwrap();
+    let (done, stderr) = shown(&["finish", "m"]).await;
     assert_eq!(
         done.lines().collect::<Vec<_>>(),
         steps[1..].iter().map(|step| format!("done: {step}")).collect::<Vec<_>>(),

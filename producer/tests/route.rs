@@ -4,11 +4,11 @@ use std::path::Path;
 
 use crate::support::{
     command::{stderr, stdout},
-    routed::{ACCOUNTS, Node, alone, command, provision, router},
+    routed::{ACCOUNTS, Node, alone, command, provision, router, set},
     slug,
     variants::Calls,
 };
-use embed_control::route::{Change, RouteError, ServerState};
+use embed_control::route::{Change, Outcome, RouteError, ServerState};
 use embed_schemas::{Lane, RouteState, Weights, routes::describe};
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
     let m = slug("m");
     // The file of another server cannot be written: before ours, or after it.
     for first in [true, false] {
-        router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+        set(&router, &m, &change(&["a=50", "b=50"])).await;
         let mut command =
             crate::support::command::embed(&["route", "-s", &nodes[0].url, "--sys-user=sys", "--sys-password=pw"]);
         command.env("HOME", nodes[0].folder.path()).env_remove("XDG_CONFIG_HOME").current_dir(Path::new("/"));
@@ -112,11 +112,11 @@ async fn an_emergency_holds_wherever_it_can_whatever_fails_elsewhere() {
         assert_eq!(describe(&entry.record.lanes), "b=100", "the bucket wants it");
         assert_eq!(describe(&report.servers[0].holds[&m]), "b=100", "and the server that can be reached holds it");
         // It is finished once everything can be written.
-        router.sync(false, "test", &[]).await.unwrap();
+        drop(router.sync(false, "test", &[]).await.unwrap());
         assert_eq!(router.actual().await.unwrap().routes[&m].record.state, RouteState::Applied);
     }
     // What is no emergency is taken back.
-    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    set(&router, &m, &change(&["a=50", "b=50"])).await;
     let mut command = command(&nodes, &["--mappings-file", "/nonexistent/x.conf", "set", "m", "a=90", "b=10"]);
     let answer = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(answer.status.code() == Some(1) && stderr(&answer).contains("/nonexistent/x.conf"), "{answer:?}");
@@ -149,7 +149,7 @@ async fn what_cannot_be_routed_is_refused_before_anything_changes() {
     std::fs::write(nodes[0].file("other.conf"), "").unwrap();
     assert!(nodes[0].system("RELOAD").await["error"].is_null());
     let forced = Change { force: true, ..change(&["a=90", "c=10"]) };
-    assert!(router.set(&m, &forced).await.unwrap().missing.is_empty());
+    assert!(set(&router, &m, &forced).await.missing.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,20 +159,20 @@ async fn a_reload_that_is_refused_is_undone_and_told_with_file_and_line() {
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let router = router(&client, &nodes).await;
     let m = slug("m");
-    router.set(&m, &change(&["a=95", "b=5"])).await.unwrap();
+    set(&router, &m, &change(&["a=95", "b=5"])).await;
     std::fs::write(nodes[0].file("other.conf"), "# fine\nmax_payload: \"much\"\n").unwrap();
-    let error = router.set(&m, &change(&["a=50", "b=50"])).await.unwrap_err();
-    assert_eq!(error.code(), "undone", "{error}");
-    assert!(error.to_string().contains("server n1: it refuses to reload: "), "{error}");
-    assert!(error.to_string().contains("other.conf:2:"), "{error}");
+    let end = router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    assert_eq!(end.code(), "undone", "{end}");
+    assert!(end.to_string().contains("server n1: it refuses to reload: "), "{end}");
+    assert!(end.to_string().contains("other.conf:2:"), "{end}");
     let report = router.actual().await.unwrap();
     assert!(report.is_as_wanted(), "{report:?}");
     let record = &report.routes[&m].record;
     assert_eq!((describe(&record.lanes), record.state), ("a=95 b=5".to_owned(), RouteState::Applied));
     assert!(record.problem.as_ref().unwrap().contains("other.conf:2:"), "it is on record");
     // In an emergency it is left, and told.
-    let error = router.set(&m, &Change::all_to(slug("a"), "test")).await.unwrap_err();
-    assert_eq!(error.code(), "half_applied", "{error}");
+    let end = router.set(&m, &Change::all_to(slug("a"), "test")).await.unwrap();
+    assert_eq!(end.code(), "half_applied", "{end}");
     let report = router.actual().await.unwrap();
     assert_eq!(report.servers[0].state, ServerState::Differs);
     assert!(report.unfinished().next().unwrap().contains("begun and not finished"));
@@ -188,7 +188,7 @@ async fn a_mapping_that_was_edited_by_hand_is_shown_and_repaired() {
     let nodes = [node];
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let router = router(&client, &nodes).await;
-    router.set(&slug("m"), &change(&["a=95", "b=5"])).await.unwrap();
+    set(&router, &slug("m"), &change(&["a=95", "b=5"])).await;
     let text = std::fs::read_to_string(nodes[0].mappings()).unwrap();
     let edited = text.replacen("weight: 95", "weight: 60", 1).replacen("weight: 5}", "weight: 40}", 1);
     std::fs::write(nodes[0].mappings(), edited).unwrap();
@@ -202,8 +202,8 @@ async fn a_mapping_that_was_edited_by_hand_is_shown_and_repaired() {
     assert_eq!(std::fs::read_to_string(nodes[0].mappings()).unwrap(), text);
     // A file that is not ours is not overwritten.
     std::fs::write(nodes[0].mappings(), "# mine\n").unwrap();
-    let error = router.set(&slug("m"), &change(&["a=50", "b=50"])).await.unwrap_err();
-    assert!(error.to_string().contains("not written"), "{error}");
+    let end = router.set(&slug("m"), &change(&["a=50", "b=50"])).await.unwrap();
+    assert!(end.to_string().contains("not written"), "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,19 +239,22 @@ async fn those_who_change_routes_at_the_same_time_do_not_lose_each_others_change
         let router = router(&client, &nodes).await;
         let weights = Weights::parse(&[format!("a={share}"), format!("b={}", 100 - share)]).unwrap();
         let change = Change { lanes: vec![Lane::Rpc], force: true, ..Change::to(weights, "test") };
-        router.set(&slug(&model), &change).await
+        router.set(&slug(&model), &change).await.unwrap()
     };
     // Each model has an author of its own; all write the same file.
     for share in [10, 20, 30] {
         let all = futures::future::join_all((0..6).map(|i| set(format!("m{i}"), share + i))).await;
-        all.into_iter().for_each(|applied| assert!(applied.unwrap().missing.is_empty()));
+        for end in all {
+            assert!(matches!(&end, Outcome::Applied(applied) if applied.missing.is_empty()), "{end}");
+        }
     }
     // One model has six: each is told whether it is theirs that holds.
     let all = futures::future::join_all((0..6).map(|i| set("m0".to_owned(), 40 + i))).await;
-    for error in all.iter().filter_map(|result| result.as_ref().err()) {
-        assert_eq!(error.code(), "superseded", "{error}");
+    let applied = |end: &&Outcome| matches!(end, Outcome::Applied(_));
+    for end in all.iter().filter(|end| !applied(end)) {
+        assert_eq!(end.code(), "superseded", "{end}");
     }
-    assert!(all.iter().any(Result::is_ok));
+    assert!(all.iter().any(|end| applied(&end)));
     let report = router(&client, &nodes).await.actual().await.unwrap();
     assert!(report.is_as_wanted(), "{:?}", report.unfinished().chain(report.trouble()).collect::<Vec<_>>());
     for i in 1..6u8 {

@@ -2,13 +2,13 @@
 
 use crate::support::{
     command::stdout,
-    routed::{Node, cluster, command, provision, router},
+    routed::{Node, cluster, command, led_by_another, provision, router, set},
     slug, until,
     variants::Calls,
 };
 use embed_control::{
     provision::{self as provisioning, Given, ModelVariants},
-    route::{Change, Report, ServerState},
+    route::{Change, Outcome, Report, ServerState},
 };
 use embed_schemas::{RouteState, Weights, routes::describe, streams::StreamSettings};
 use serde_json::{Value, json};
@@ -39,31 +39,36 @@ async fn every_server_is_changed_and_one_that_is_down_is_known_and_caught_up() {
     let client = nodes[0].client().await;
     provision(&client, &["a", "b"], 3).await;
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
-    // A bucket that somebody made with one copy gets those of the streams, without being told how many that are.
+    // A bucket that somebody made with one copy gets those of the streams, without being told how many that are; and so does what came later.
     let context = async_nats::jetstream::new(client.nats().clone());
-    let copies = async || {
-        let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
+    let late = ["KV_embed_routes", "EMBED_EXHAUSTED_m"];
+    let copies = async |stream: &str| {
+        let info: Value = context.request(format!("STREAM.INFO.{stream}"), &json!({})).await.unwrap();
         (info["config"].clone(), info["config"]["num_replicas"].clone())
     };
-    let (mut config, _) = copies().await;
-    config["num_replicas"] = 1.into();
-    let _: Value = context.request("STREAM.UPDATE.KV_embed_routes", &config).await.unwrap();
-    assert_eq!(copies().await.1, 1);
+    for stream in late {
+        let (mut config, _) = copies(stream).await;
+        config["num_replicas"] = 1.into();
+        let _: Value = context.request(format!("STREAM.UPDATE.{stream}"), &config).await.unwrap();
+        assert_eq!(copies(stream).await.1, 1);
+    }
     let given = Given { replicas: false, ..Given::ALL };
     let model = ModelVariants { model: slug("m"), variants: vec![slug("a"), slug("b")] };
     provisioning::apply_given(client.nats(), &[model], &StreamSettings::default(), given).await.unwrap();
-    assert_eq!(copies().await.1, 3);
+    for stream in late {
+        assert_eq!(copies(stream).await.1, 3);
+    }
 
     let router = router(&client, &nodes).await;
     let m = slug("m");
-    let applied = router.set(&m, &change(&["a=95", "b=5"])).await.unwrap();
+    let applied = set(&router, &m, &change(&["a=95", "b=5"])).await;
     assert_eq!(applied.servers.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["n1", "n2", "n3"]);
     eprintln!("three servers: {:?}", applied.took);
 
     let down = victim(&nodes).await;
     let name = nodes[down].name.clone();
     nodes[down].kill();
-    let applied = router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    let applied = set(&router, &m, &change(&["a=50", "b=50"])).await;
     eprintln!("with one down: {:?}", applied.took);
     assert_eq!(applied.missing, std::slice::from_ref(&name));
     let answer = command(&nodes, &["show"]).output().unwrap();
@@ -103,21 +108,21 @@ async fn a_change_that_one_server_refuses_is_undone_everywhere() {
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let router = router(&client, &nodes).await;
     let m = slug("m");
-    router.set(&m, &change(&["a=95", "b=5"])).await.unwrap();
+    set(&router, &m, &change(&["a=95", "b=5"])).await;
     std::fs::write(nodes[1].file("other.conf"), "\n\nno_such_setting\n").unwrap();
-    let error = router.set(&m, &change(&["a=50", "b=50"])).await.unwrap_err();
-    assert!(error.to_string().contains("server n2: it refuses to reload") && error.code() == "undone", "{error}");
+    let end = router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    assert!(end.to_string().contains("server n2: it refuses to reload") && end.code() == "undone", "{end}");
     let report = router.actual().await.unwrap();
     assert!(report.is_as_wanted(), "{report:?}");
     for server in &report.servers {
         assert_eq!(describe(&server.holds[&m]), "a=95 b=5", "{}", server.name);
     }
     // A rollback is not undone for the sake of one server: it is told which.
-    let error = router.set(&m, &Change::all_to(slug("a"), "test")).await.unwrap_err();
-    assert!(error.to_string().contains("server n2") && error.code() == "half_applied", "{error}");
-    if error.to_string().contains("could not be written down") {
+    let end = router.set(&m, &Change::all_to(slug("a"), "test")).await.unwrap();
+    assert!(end.to_string().contains("server n2") && end.code() == "half_applied", "{end}");
+    if end.to_string().contains("could not be written down") {
         // The bucket has a second, and this machine may be busy.
-        router.sync(false, "test", &[]).await.unwrap();
+        drop(router.sync(false, "test", &[]).await.unwrap());
     }
     let report = router.actual().await.unwrap();
     let states: Vec<_> = report.servers.iter().map(|server| server.state).collect();
@@ -137,7 +142,7 @@ async fn a_change_whose_author_died_is_told_and_finished_or_undone() {
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let router = router(&client, &nodes).await;
     let m = slug("m");
-    router.set(&m, &change(&["a=95", "b=5"])).await.unwrap();
+    set(&router, &m, &change(&["a=95", "b=5"])).await;
     let slow = victim(&nodes).await;
     for (undo, expected) in [(false, "a=60 b=40"), (true, "a=60 b=40")] {
         let (a, b) = if undo { ("a=10", "b=90") } else { ("a=60", "b=40") };
@@ -176,11 +181,11 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
     let router = router(&client, &nodes).await;
     let m = slug("m");
-    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
+    set(&router, &m, &change(&["a=50", "b=50"])).await;
 
     // Another model, whose route nobody can read while that lasts.
     let other_model = Change { lanes: vec![embed_schemas::Lane::Rpc], force: true, ..change(&["x=30", "y=70"]) };
-    router.set(&slug("other"), &other_model).await.unwrap();
+    set(&router, &slug("other"), &other_model).await;
 
     // Leader and quorum hang.
     [led, other].iter().for_each(|i| nodes[*i].signal(libc::SIGSTOP));
@@ -215,7 +220,8 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     assert!(report.unfinished().any(|line| line.contains("me has put b=100 onto the servers")), "{report:?}");
     // Whatever changes a route next writes it down, and does not go over it: here a change of one lane.
     let rpc = Change { lanes: vec![embed_schemas::Lane::Rpc], ..change(&["a=10", "b=90"]) };
-    until("another change", async || router.set(&m, &rpc).await.is_ok_and(|applied| applied.missing.is_empty())).await;
+    let everywhere = |end: Outcome| matches!(end, Outcome::Applied(applied) if applied.missing.is_empty());
+    until("another change", async || router.set(&m, &rpc).await.is_ok_and(everywhere)).await;
     let report = router.actual().await.unwrap();
     assert!(report.unwritten.is_empty(), "{report:?}");
     for server in &report.servers {
@@ -226,19 +232,8 @@ async fn an_emergency_needs_neither_a_leader_nor_a_quorum_and_is_written_down_la
     assert!(written.record.problem.as_ref().unwrap().contains("could not be written down"), "{written:?}");
 
     // The leader alone: the command tells the servers at once, and stays until it is written down.
-    router.set(&m, &change(&["a=50", "b=50"])).await.unwrap();
-    let context = async_nats::jetstream::new(client.nats().clone());
-    let mut led = 0;
-    until("another leader than the one that stays", async || {
-        let info: Result<Value, _> = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await;
-        let name = info.ok().and_then(|info| info["cluster"]["leader"].as_str().map(str::to_owned));
-        led = nodes.iter().position(|node| Some(&node.name) == name.as_ref()).unwrap_or_default();
-        if name.is_some() && led == 0 {
-            let _: Result<Value, _> = context.request("STREAM.LEADER.STEPDOWN.KV_embed_routes", &json!({})).await;
-        }
-        led != 0
-    })
-    .await;
+    set(&router, &m, &change(&["a=50", "b=50"])).await;
+    let led = led_by_another(&client, &nodes).await;
     nodes[led].signal(libc::SIGSTOP);
     let mut emergency = command(&nodes, &["set", "m", "--all-to", "a", "--who", "you", "--write-within", "2m"]);
     let answer = tokio::task::spawn_blocking(move || emergency.output().unwrap()).await.unwrap();

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::support::{
     jwt::{account, configuration, sign, user},
-    routed::{Node, clustered, provision},
+    routed::{Node, clustered, led_by_another, provision, set},
     slug, until,
     variants::Calls,
 };
 use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_control::route::{Change, Claims, Entry, RouteError, RouteSettings, Router};
+use embed_control::route::{Change, Claims, Entry, Outcome, RouteSettings, Router};
 use embed_schemas::{EmbedRequest, Weights, routes::describe};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn claims_are_changed_and_nothing_else_of_them() {
     std::fs::write(&seed, signing.seed().unwrap()).unwrap();
     let settings = RouteSettings { signing_seed_file: Some(seed), ..reading };
     let router = Router::connect(&client, &connect, &settings).await.unwrap();
-    let applied = router.set(&slug("m"), &change).await.unwrap();
+    let applied = set(&router, &slug("m"), &change).await;
     eprintln!("by claims: {:?}", applied.took);
     for _ in 0..100 {
         client.embed(&slug("m"), EmbedRequest::new(["x"]), &Default::default()).await.unwrap();
@@ -74,19 +74,20 @@ async fn claims_are_changed_and_nothing_else_of_them() {
     assert_eq!(now["nats"]["mappings"].as_object().unwrap().len(), 4);
 
     let back = Change::all_to(slug("a"), "test");
-    match router.set(&slug("m"), &back).await {
-        Ok(_) => {}
+    match router.set(&slug("m"), &back).await.unwrap() {
+        Outcome::Applied(_) => {}
         // The bucket has a second, and this machine may be busy.
-        Err(RouteError::Unwritten { record, .. }) => {
-            router.reconcile(&slug("m"), &back, &record, Duration::from_secs(20)).await.map(drop).unwrap();
+        Outcome::Unwritten { applied, .. } => {
+            let end = router.reconcile(&slug("m"), &back, &applied, Duration::from_secs(20)).await.unwrap();
+            assert!(matches!(end, Outcome::Applied(_)), "{end}");
         }
-        Err(error) => panic!("{error}"),
+        end => panic!("{end}"),
     }
     // Nor may the end have been written down in time.
-    router.sync(false, "test", &[]).await.unwrap();
+    drop(router.sync(false, "test", &[]).await.unwrap());
     let report = router.actual().await.unwrap();
     assert_eq!(describe(&report.servers[0].holds[&slug("m")]), "a=100");
-    router.set(&slug("m"), &Change::clear("test")).await.unwrap();
+    set(&router, &slug("m"), &Change::clear("test")).await;
     assert_eq!(claims().await["nats"]["mappings"].as_object().unwrap().len(), 1);
     assert!(router.actual().await.unwrap().is_as_wanted());
 
@@ -141,7 +142,7 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
         assert_eq!(report.servers.len(), 3, "{report:?}");
         report.servers.iter().all(|server| server.holds.get(&m).is_some_and(|held| describe(held) == expected))
     };
-    router.set(&m, &to(&["a=5", "b=95"])).await.unwrap();
+    set(&router, &m, &to(&["a=5", "b=95"])).await;
     assert!(all_hold("b=95 a=5").await);
 
     // One that was away knows the old ones. That the first to answer has the right ones is not enough.
@@ -149,7 +150,7 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
     let info: Value = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await.unwrap();
     let away = (1..3).find(|i| info["cluster"]["leader"] != nodes[*i].name).unwrap();
     nodes[away].kill();
-    router.set(&m, &to(&["a=50", "b=50"])).await.unwrap();
+    set(&router, &m, &to(&["a=50", "b=50"])).await;
     nodes[away].restart();
     until("it to catch up", async || {
         let synced = router.sync(false, "test", &[]).await;
@@ -172,7 +173,7 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
         router.actual().await.is_ok_and(|report| report.servers.iter().all(|server| server.id.is_some()))
     })
     .await;
-    router.set(&m, &to(&["a=10", "b=90"])).await.unwrap();
+    set(&router, &m, &to(&["a=10", "b=90"])).await;
     assert!(all_hold("b=90 a=10").await);
     for node in &nodes {
         let file = node.folder.path().join(format!("jwt/{}.jwt", app.public_key()));
@@ -183,9 +184,10 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
     }
 
     // An emergency without a quorum: the claims themselves carry what cannot be written down.
+    led_by_another(&client, &nodes).await;
     nodes[1..].iter().for_each(|node| node.signal(libc::SIGSTOP));
-    let error = router.set(&m, &Change::all_to(slug("a"), "me")).await.unwrap_err();
-    assert_eq!(error.code(), "unwritten", "{error}");
+    let end = router.set(&m, &Change::all_to(slug("a"), "me")).await.unwrap();
+    assert_eq!(end.code(), "unwritten", "{end}");
     let held = router.held().await.unwrap();
     let first = held.iter().find(|server| server.name == nodes[0].name).unwrap();
     assert_eq!(describe(&first.holds[&m]), "a=100");
@@ -200,13 +202,14 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
 
     // One that is taken back: others keep their routes, it is on record, and whoever goes on trying to write it down is told.
     let other = Change { lanes: vec![embed_schemas::Lane::Rpc], force: true, ..to(&["x=30", "y=70"]) };
-    router.set(&slug("other"), &other).await.unwrap();
+    set(&router, &slug("other"), &other).await;
+    led_by_another(&client, &nodes).await;
     nodes[1..].iter().for_each(|node| node.signal(libc::SIGSTOP));
     let emergency = Change::all_to(slug("b"), "me");
     let fenced = Change { only_after: Some(1), ..emergency.clone() };
     assert_eq!(router.set(&m, &fenced).await.unwrap_err().code(), "system_account", "nobody knows whether it is so");
-    let error = router.set(&m, &emergency).await.unwrap_err();
-    let RouteError::Unwritten { record, .. } = error else { panic!("{error}") };
+    let end = router.set(&m, &emergency).await.unwrap();
+    let Outcome::Unwritten { applied, .. } = end else { panic!("{end}") };
     let held = router.held().await.unwrap();
     let first = held.iter().find(|server| server.name == nodes[0].name).unwrap();
     assert_eq!(describe(&first.holds[&m]), "b=100");
@@ -223,6 +226,6 @@ async fn the_newest_claims_count_and_every_server_gets_them() {
     let history = router.history(&m).await.unwrap();
     let told = |entry: &Entry| entry.record.problem.as_ref().is_some_and(|problem| problem.contains("b=100, by me at"));
     assert!(history.iter().any(told), "{history:?}");
-    let error = router.reconcile(&m, &emergency, &record, Duration::from_secs(20)).await.unwrap_err();
-    assert_eq!(error.code(), "superseded", "{error}");
+    let end = router.reconcile(&m, &emergency, &applied, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(end.code(), "superseded", "{end}");
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::support::{
     PATIENCE,
-    routed::{alone, router},
+    routed::{alone, router, set},
     slug, stored, until,
     variants::{Calls, take_jobs},
 };
@@ -58,7 +58,7 @@ async fn a_hundred_thousand_messages_are_split_as_the_route_says() {
     let plain = jetstream::new(async_nats::connect(&nodes[0].url).await.unwrap());
     for (a, b) in [(95, 5), (99, 1)] {
         let route = weights(&[&format!("a={a}"), &format!("b={b}")]);
-        router.set(&slug("m"), &Change::to(route, "test")).await.unwrap();
+        set(&router, &slug("m"), &Change::to(route, "test")).await;
 
         let subject = subjects::bare(Lane::Job, &slug("m"));
         let publish = |_| {
@@ -132,7 +132,7 @@ async fn ten_changes_under_load_lose_nothing_and_double_nothing() {
         until("load", async || published.load(Ordering::SeqCst) > enough).await;
         let b = 1 + change * 10;
         let route = weights(&[&format!("a={}", 100 - b), &format!("b={b}")]);
-        let applied = router.set(&slug("m"), &Change::to(route, "test")).await.unwrap();
+        let applied = set(&router, &slug("m"), &Change::to(route, "test")).await;
         eprintln!("change {change} took {:?}", applied.took);
     }
     stop.store(true, Ordering::SeqCst);

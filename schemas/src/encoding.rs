@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use half::f16;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 /// | `base64` | (JSON only) | base64 of the row's `f32` bytes |
 ///
 /// All byte forms are little-endian and row-major.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// 32-bit floating point.

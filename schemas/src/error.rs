@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::JobId;
 
 /// A stable code. Programs branch on it; messages may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorCode {
@@ -50,9 +52,10 @@ pub enum ErrorCode {
 }
 
 /// A code that this version does not know. What is longer than [`OtherCode::MAX_LEN`] bytes is cut.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(from = "String", into = "String")]
-#[schemars(with = "String", description = "A code of a newer program.")]
+#[cfg_attr(feature = "schema", schemars(with = "String", description = "A code of a newer program."))]
 pub struct OtherCode {
     // In place, so that codes can be copied, and cost no allocation.
     bytes: [u8; Self::MAX_LEN],
@@ -179,7 +182,8 @@ impl fmt::Display for ErrorCode {
 }
 
 /// An error as it travels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[error("{code}: {message}")]
 pub struct WireError {
     /// The stable code.

@@ -4,13 +4,15 @@
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The encoding of the payload, see [`crate::wire::Format`].
 pub const CONTENT_TYPE: &str = "Content-Type";
-/// On a job: a subject that gets a direct copy of the outcome, beside the stored one.
+/// On a job: an inbox that gets a direct copy of the outcome, beside the stored one; see [`crate::inbox`].
 pub const REPLY_TO: &str = "Reply-To";
 /// On a job: the subject that its producer published it on, before a route sent it to a variant. Whoever sends a job once more uses it.
 pub const SUBJECT: &str = "Embed-Subject";
 /// On an outcome: [`crate::EmbedRequest::digest`] of the job, so that another with the same id is told from the same one.
 pub const REQUEST_DIGEST: &str = "Embed-Request-Digest";
-/// W3C trace context, passed on from the job to its outcome.
+/// On an outcome whose job wanted a copy where no inbox is: why there is none. What the job named is not repeated.
+pub const COPY_REFUSED: &str = "Embed-Copy-Refused";
+/// W3C trace context, passed on from the job to its outcome if it is valid; see [`crate::trace`].
 pub const TRACEPARENT: &str = "traceparent";
 /// On an answer that is an error: its message (as NATS micro services do).
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";

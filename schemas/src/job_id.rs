@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +11,10 @@ pub const MAX_JOB_ID_LEN: usize = 128;
 
 /// The identity of a job and of its result: one NATS subject token of `[A-Za-z0-9_-]`, 1 to [`MAX_JOB_ID_LEN`] bytes.
 /// Within a model, two jobs with the same id are the same job: only the first result is stored.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(try_from = "String", into = "String")]
-pub struct JobId(#[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,128}$"))] String);
+pub struct JobId(#[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,128}$")))] String);
 
 /// Why a string cannot be a job id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,8 +4,9 @@
 //! unit buckets below 256, then 128 buckets an octave. The grid is fixed, so merging is adding counts: exact, in any
 //! order. What is sent are the buckets in use, as pairs of lower bound and count: a reader needs no library for it.
 
-use std::{borrow::Cow, cmp::Ordering};
+use std::cmp::Ordering;
 
+#[cfg(feature = "schema")]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -193,8 +194,9 @@ impl<'de> Deserialize<'de> for LatencySketch {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for LatencySketch {
-    fn schema_name() -> Cow<'static, str> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "LatencySketch".into()
     }
 

@@ -9,14 +9,17 @@ pub mod encoding;
 pub mod error;
 pub mod headers;
 pub mod held;
+pub mod inbox;
 pub mod job_id;
 pub mod lane;
 pub mod latency;
 pub mod metrics;
 pub mod model;
+pub mod model_limits;
 pub mod outcome;
 pub mod request;
 pub mod routes;
+#[cfg(feature = "schema")]
 pub mod schema;
 pub mod serving;
 pub mod shadow;
@@ -24,6 +27,7 @@ pub mod slug;
 pub mod stats;
 pub mod streams;
 pub mod subjects;
+pub mod trace;
 pub mod wire;
 
 pub use encoding::{Encoding, Storage};

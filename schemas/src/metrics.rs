@@ -72,6 +72,13 @@ pub const IN_FLIGHT_TEXTS: &str = "akidb_in_flight_texts";
 pub const REDELIVERIES_TOTAL: &str = "akidb_redeliveries_total";
 /// Counter: jobs moved to the dead-letter stream, by code.
 pub const DEAD_LETTERS_TOTAL: &str = "akidb_dead_letters_total";
+/// Counter: jobs that ended without a dead letter, since none could be stored; the failure is stored as the outcome.
+pub const DEAD_LETTERS_UNWRITTEN_TOTAL: &str = "akidb_dead_letters_unwritten_total";
+/// Counter: what was not done since it would have meant to publish where no inbox is, label `kind`: `call`, `copy` (of a job's outcome),
+/// `discovery`, `delivery` (of a job, with an acknowledgement that is not its own).
+pub const REPLIES_REFUSED_TOTAL: &str = "akidb_replies_refused_total";
+/// Label: see [`REPLIES_REFUSED_TOTAL`].
+pub const KIND: &str = "kind";
 /// Counter: results that the result stream held already (the job had been computed before).
 pub const DUPLICATE_RESULTS_TOTAL: &str = "akidb_duplicate_results_total";
 /// Gauge: 1 for the provider that a variant runs on.

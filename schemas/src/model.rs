@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,8 @@ pub fn version_path(model: &Slug, version: &str, file: &str) -> String {
 }
 
 /// What is known of one version of a model: `metadata.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ModelMetadata {
     /// The model's name as its authors write it, such as `all-MiniLM-L6-v2`.
     pub model_name: String,
@@ -73,7 +75,8 @@ pub struct ModelMetadata {
 }
 
 /// How token states become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The mean over the tokens.
@@ -83,19 +86,21 @@ pub enum Pooling {
 }
 
 /// A file of a version, with what is needed to verify it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct FileRef {
     /// Name below the version's folder.
     pub file: String,
     /// Size in bytes.
     pub bytes: u64,
     /// SHA-256, 64 hexadecimal digits.
-    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-f]{64}$")))]
     pub sha256: String,
 }
 
 /// One graph: a precision in one form.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct Artefact {
     /// The number format of the graph.
     pub precision: Precision,
@@ -117,7 +122,8 @@ pub struct Artefact {
 }
 
 /// The number format of a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floating point.
@@ -156,7 +162,8 @@ impl std::fmt::Display for Precision {
 }
 
 /// Which operators a graph is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum GraphForm {
     /// Fused attention (`com.microsoft`), for the CPU and CUDA providers.
@@ -169,17 +176,19 @@ pub enum GraphForm {
 }
 
 /// `current.json`: which version is current, and how that came to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct CurrentPointer {
     /// The current version.
     pub version: String,
-    /// All moves of the pointer, oldest first.
+    /// The last moves of the pointer, oldest first.
     #[serde(default)]
     pub history: Vec<PointerMove>,
 }
 
 /// One move of the pointer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct PointerMove {
     /// The version before, if there was one.
     pub from: Option<String>,
@@ -192,7 +201,8 @@ pub struct PointerMove {
 }
 
 /// `golden.json`: texts with the vectors that the version's FP32 graph gives them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct GoldenSet {
     /// Largest absolute difference of a component, for FP32. Other precisions are held to a cosine.
     pub tolerance: f32,
@@ -201,7 +211,8 @@ pub struct GoldenSet {
 }
 
 /// One golden text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct GoldenItem {
     /// The text.
     pub text: String,

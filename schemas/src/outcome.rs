@@ -2,6 +2,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+#[cfg(feature = "schema")]
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -21,7 +22,8 @@ pub enum Outcome {
 }
 
 /// A job or call that failed as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct EmbedFailure {
     /// The job's id, where it could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +59,8 @@ pub struct EmbedResult {
 }
 
 /// What is known of one text.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct Item {
     /// Tokens that went into the model, special tokens included.
     pub tokens: u32,
@@ -70,7 +73,8 @@ pub struct Item {
 
 /// Where the time went, in microseconds, as the worker's clock saw it. Where the texts of a request rode in several
 /// batches, the longest of each stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct Timing {
     /// Waiting for a batch.
     pub queue_us: u64,
@@ -133,8 +137,9 @@ impl Outcome {
 }
 
 /// [`EmbedResult`] as it is written.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "EmbedResult")]
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "EmbedResult"))]
 struct ResultOut<'a> {
     /// The job's id.
     id: &'a JobId,
@@ -152,7 +157,7 @@ struct ResultOut<'a> {
     encoding: Encoding,
     /// One row per text, in the order of the request. MessagePack: one `bin`, row-major, little-endian. JSON: an array of
     /// rows, each an array of numbers, a base64 string, or null where the text failed.
-    #[schemars(with = "Vec<JsonRow>")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<JsonRow>"))]
     vectors: VectorsOut<'a>,
     /// What is known of each text.
     items: &'a [Item],
@@ -161,6 +166,7 @@ struct ResultOut<'a> {
 }
 
 /// A row in JSON.
+#[cfg(feature = "schema")]
 #[derive(JsonSchema)]
 #[schemars(untagged, inline)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -224,6 +230,7 @@ impl Serialize for Outcome {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for EmbedResult {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "EmbedResult".into()

@@ -1,6 +1,7 @@
 //! What a producer sends: the same type as an online call, a job, or a chunk of a backfill.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE};
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -13,14 +14,15 @@ pub const MAX_TEXTS: usize = 256;
 /// A request to embed 1 to [`MAX_TEXTS`] texts.
 ///
 /// The model, and the variant if one is wanted, are chosen by the subject on which it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EmbedRequest {
     /// The job's id, made by the worker if left out. The result of a job is stored under it, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<JobId>,
     /// The texts, in the order in which their vectors are wanted.
-    #[schemars(length(min = 1, max = 256))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
     pub texts: Vec<String>,
     /// The name of one of the model's prompts, such as `query` or `passage`; it is put before every text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +35,7 @@ pub struct EmbedRequest {
     pub encoding: Option<Encoding>,
     /// A smaller number of dimensions, where the model's metadata allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub dimensions: Option<u32>,
     /// Milliseconds after which nobody needs the answer: from the worker's receipt of an online call, from the
     /// publication of a job. Expired work is answered with `deadline_exceeded` and not computed.

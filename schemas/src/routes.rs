@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,8 @@ pub const SERVERS_KEY: &str = "_servers";
 pub const MARKS: &str = "embed.wish.";
 
 /// Shares of a model's variants, in whole percent, 100 in all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(try_from = "BTreeMap<Slug, u8>", into = "BTreeMap<Slug, u8>")]
 pub struct Weights(BTreeMap<Slug, u8>);
 
@@ -168,7 +170,8 @@ pub fn describe(lanes: &Lanes) -> String {
 }
 
 /// How far a change of a route has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RouteState {
     /// It is written down and being applied. Whoever finds it so and is not applying it has found a change that was begun
@@ -181,7 +184,8 @@ pub enum RouteState {
 }
 
 /// A model's route: what is wanted, since when, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct RouteRecord {
     /// The shares that are wanted.
     pub lanes: Lanes,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,8 @@ pub fn parse_models_key(key: &str) -> Option<(Slug, Slug)> {
 }
 
 /// A variant that workers are to serve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DesiredVariant {
     /// A version of the registry, or `current`.
@@ -64,7 +66,8 @@ fn current() -> String {
 pub const STATUS_PREFIX: &str = "variant.";
 
 /// What a worker says of one variant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct VariantStatus {
     /// Whether it can answer at once.
     pub state: VariantState,
@@ -84,7 +87,8 @@ pub struct VariantStatus {
 }
 
 /// Whether a variant can answer at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VariantState {
     /// A version is loaded.
@@ -111,7 +115,8 @@ impl VariantState {
 }
 
 /// A version that is being served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct LiveVersion {
     /// The version.
     pub version: String,
@@ -135,7 +140,8 @@ pub struct LiveVersion {
 }
 
 /// An execution provider that does not run a variant although it was to be tried first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct SkippedProvider {
     /// The provider.
     pub provider: String,
@@ -144,7 +150,8 @@ pub struct SkippedProvider {
 }
 
 /// A version that could not go live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct FailedVersion {
     /// The version.
     pub version: String,

@@ -10,10 +10,11 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{EmbedRequest, EmbedResult, ErrorCode, Lane, LatencySketch, Outcome, Slug, WireError};
+use crate::{EmbedRequest, EmbedResult, ErrorCode, Lane, LatencySketch, MAX_TEXTS, Outcome, Slug, WireError};
 
 /// `embed.control.shadow`: what is to be shadowed, a [`ShadowWish`]. Core NATS, no answer.
 pub const SHADOW_SUBJECT: &str = "embed.control.shadow";
@@ -22,13 +23,16 @@ pub const SHADOW_SUBJECT: &str = "embed.control.shadow";
 pub const MOST_WORST: usize = 10;
 /// Characters of a text that are kept there.
 pub const MOST_CHARACTERS: usize = 120;
+/// Bytes of a shadow's id, and of a version.
+const MAX_NAME: usize = 128;
 /// The shortest texts are one length: with fewer tokens than this there is little to tell apart.
 const SHORTEST: u32 = 8;
 /// Units of a distance in 1: distances are counted in millionths.
 const UNITS: f64 = 1e6;
 
 /// A shadow that somebody wants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowWish {
     /// Unlike that of any other shadow.
     pub id: String,
@@ -49,7 +53,8 @@ pub struct ShadowWish {
 }
 
 /// Texts that were served, with their vectors. Published on [`crate::subjects::shadow`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowTexts {
     /// The shadow's id.
     pub id: String,
@@ -58,7 +63,7 @@ pub struct ShadowTexts {
     /// The texts, and what was asked of them.
     pub request: EmbedRequest,
     /// What came of them, in 16 bits.
-    #[schemars(with = "EmbedResult")]
+    #[cfg_attr(feature = "schema", schemars(with = "EmbedResult"))]
     pub served: Outcome,
     /// Requests of which the worker had texts to give and dropped them, since its last message.
     #[serde(default)]
@@ -69,7 +74,8 @@ pub struct ShadowTexts {
 }
 
 /// What a candidate's worker found within a window. Published on [`crate::subjects::shadow_stats`] if there is anything to tell.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowStats {
     /// The shadow's id.
     pub id: String,
@@ -84,7 +90,7 @@ pub struct ShadowStats {
     /// Beginning of the window: Unix time in milliseconds.
     pub start_ms: u64,
     /// Length of the window in milliseconds.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub length_ms: u32,
     /// What happened in it.
     #[serde(flatten)]
@@ -92,7 +98,8 @@ pub struct ShadowStats {
 }
 
 /// What was compared. All of it adds up: over workers and windows.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowCounts {
     /// Requests of which texts were compared.
     pub requests: u64,
@@ -116,7 +123,8 @@ pub struct ShadowCounts {
 }
 
 /// Texts of one lane and length.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowCell {
     /// How they came.
     pub lane: Lane,
@@ -131,7 +139,8 @@ pub struct ShadowCell {
 }
 
 /// A text whose two vectors are far apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct ShadowText {
     /// How it came.
     pub lane: Lane,
@@ -179,6 +188,7 @@ impl ShadowWish {
     /// # Errors
     /// [`ErrorCode::InvalidRequest`], naming the field.
     pub fn validate(&self) -> Result<(), WireError> {
+        check_name("id", &self.id)?;
         if !(self.share > 0.0 && self.share <= 1.0) {
             return Err(WireError::invalid(format!("share: {} is not in (0, 1]", self.share)));
         }
@@ -187,6 +197,34 @@ impl ShadowWish {
         }
         Ok(())
     }
+}
+
+impl ShadowTexts {
+    /// Checks what the types cannot say: what is told of them is kept, and adds up.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`], naming the field.
+    pub fn validate(&self) -> Result<(), WireError> {
+        check_name("id", &self.id)?;
+        if self.request.texts.len() > MAX_TEXTS {
+            return Err(WireError::invalid(format!(
+                "request: {} texts, at most {MAX_TEXTS}",
+                self.request.texts.len()
+            )));
+        }
+        match &self.served {
+            Outcome::Result(result) => check_name("served.version", &result.version),
+            Outcome::Failure(_) => Ok(()),
+        }
+    }
+}
+
+/// Of what is repeated in statistics, nothing is long.
+fn check_name(field: &str, name: &str) -> Result<(), WireError> {
+    if name.len() > MAX_NAME {
+        return Err(WireError::invalid(format!("{field}: has {} bytes, at most {MAX_NAME}", name.len())));
+    }
+    Ok(())
 }
 
 impl ShadowCounts {
@@ -291,6 +329,22 @@ mod tests {
         let mut sum = a.clone();
         sum.merge(b);
         sum
+    }
+
+    #[test]
+    fn what_is_repeated_is_short() {
+        let wish = |id: String| ShadowWish {
+            id,
+            model: "m".parse().unwrap(),
+            from: "a".parse().unwrap(),
+            to: "b".parse().unwrap(),
+            lanes: vec![Lane::Rpc],
+            share: 0.1,
+            tell_texts: false,
+            ttl_ms: 1,
+        };
+        assert_eq!(wish("x".repeat(MAX_NAME)).validate(), Ok(()));
+        assert!(wish("x".repeat(MAX_NAME + 1)).validate().unwrap_err().message.starts_with("id: "));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr};
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +11,10 @@ pub const MAX_SLUG_LEN: usize = 64;
 
 /// A model or variant name that is safe in a NATS subject token, a stream name and a file name:
 /// `[a-z0-9][a-z0-9-]*`, at most [`MAX_SLUG_LEN`] bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(try_from = "String", into = "String")]
-pub struct Slug(#[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,63}$"))] String);
+pub struct Slug(#[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,63}$")))] String);
 
 /// Why a string is not a slug, or has none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

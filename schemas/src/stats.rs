@@ -8,13 +8,15 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, Lane, LatencySketch, Slug, WireError};
 
 /// One window of one variant and lane on one worker. Published on [`crate::subjects::stats`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct VariantStats {
     /// The model.
     pub model: Slug,
@@ -29,7 +31,7 @@ pub struct VariantStats {
     /// Beginning of the window: Unix time in milliseconds by the server's clock, as far as the worker knows it; a multiple of `length_ms`.
     pub start_ms: u64,
     /// Length of the window in milliseconds.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub length_ms: u32,
     /// What happened in it.
     #[serde(flatten)]
@@ -37,7 +39,8 @@ pub struct VariantStats {
 }
 
 /// What happened in a window. All of it adds up: over workers, lanes and windows.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct WindowCounts {
     /// Jobs and calls whose outcome was sent within the window, failures and refusals included.
     pub requests: u64,
@@ -72,7 +75,8 @@ pub struct WindowCounts {
 pub const MAX_EARLIER: usize = 16;
 
 /// The requests of a window that were published in an earlier one.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct Earlier {
     /// Beginning of the window that they were published in, or of the earliest one: Unix time in milliseconds by the server's clock.
     pub published_ms: u64,

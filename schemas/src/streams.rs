@@ -15,7 +15,13 @@ pub fn jobs_stream(model: &Slug) -> String {
 /// The stream of a model's outcomes.
 #[must_use]
 pub fn results_stream(model: &Slug) -> String {
-    format!("EMBED_RESULTS_{model}")
+    format!("{}{model}", results_stream_prefix())
+}
+
+/// What the names of streams of outcomes begin with; a model's slug follows.
+#[must_use]
+pub const fn results_stream_prefix() -> &'static str {
+    "EMBED_RESULTS_"
 }
 
 /// What a model's stream of outcomes took before results were published on [`subjects::store`]. `embed init` updates such a stream.
@@ -24,11 +30,37 @@ pub fn former_result_subject(model: &Slug) -> String {
     subjects::results(model)
 }
 
-/// The stream of dead letters of all models.
-pub const DEAD_STREAM: &str = "EMBED_DEAD";
+/// The stream of a model's dead letters.
+#[must_use]
+pub fn dead_stream(model: &Slug) -> String {
+    format!("{FORMER_DEAD_STREAM}_{model}")
+}
+
+/// The stream that held the dead letters of all models before each had one of its own. `embed init` takes the subjects of what it makes
+/// streams for from it; what is in it is read until it is too old.
+pub const FORMER_DEAD_STREAM: &str = "EMBED_DEAD";
+
+/// A stream has to have a subject. On this one, which the former stream of dead letters keeps, nobody publishes anything.
+const FORMER_DEAD_SUBJECT: &str = "embed.dead.former";
 
 /// The stream in which workers write down attempts at jobs that were delivered more than once, of all models.
 pub const ATTEMPTS_STREAM: &str = "EMBED_ATTEMPTS";
+
+/// The stream of advisories about a model's jobs that the server does not deliver any more. Workers bury those jobs, by their sequence; an advisory
+/// is gone when its job is.
+#[must_use]
+pub fn exhausted_stream(model: &Slug) -> String {
+    format!("{EXHAUSTED_STREAMS}{model}")
+}
+
+/// What the names of [`exhausted_stream`]s begin with.
+pub const EXHAUSTED_STREAMS: &str = "EMBED_EXHAUSTED_";
+
+/// The subject on which the server says that a message of this stream has had all the deliveries that this consumer allows. `*`: any consumer.
+#[must_use]
+pub fn exhausted_subject(stream: &str, consumer: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
+}
 
 /// The stream that holds a key-value bucket.
 #[must_use]
@@ -55,7 +87,7 @@ pub struct StreamSettings {
     pub results_max_bytes: i64,
     /// Seconds for which results are kept.
     pub results_max_age_s: u64,
-    /// Bytes that all dead letters may take.
+    /// Bytes that the dead letters of one model may take. The oldest go to make room.
     pub dead_max_bytes: i64,
     /// Seconds for which dead letters are kept.
     pub dead_max_age_s: u64,
@@ -64,6 +96,9 @@ pub struct StreamSettings {
     pub ack_wait_ms: u64,
     /// Jobs that all workers of one variant may hold unacknowledged, in each lane.
     pub max_ack_pending: i64,
+    /// How often a job is delivered at most. Far more than attempts take, which workers count themselves: it ends what no worker can read, and what
+    /// nobody acknowledges would otherwise keep from everybody else's jobs, of which no more than `max_ack_pending` are delivered.
+    pub max_deliver: i64,
 }
 
 impl Default for StreamSettings {
@@ -79,6 +114,7 @@ impl Default for StreamSettings {
             dead_max_age_s: 14 * 24 * 3600,
             ack_wait_ms: 6_000,
             max_ack_pending: 4096,
+            max_deliver: 1_000,
         }
     }
 }
@@ -156,8 +192,8 @@ pub struct ConsumerSpec {
     pub replay_policy: &'static str,
     /// Nanoseconds.
     pub ack_wait: u64,
-    /// -1: without limit. The worker counts deliveries and writes the dead letter itself, since a message that the
-    /// server stops delivering would stay in the stream and be seen by nobody.
+    /// Deliveries of one message. Workers hear of one that has had them all, see [`exhausted_stream`], and write the dead letter: it stays in its
+    /// stream, and would be seen by nobody.
     pub max_deliver: i64,
     /// Unacknowledged messages, over all workers.
     pub max_ack_pending: i64,
@@ -231,9 +267,26 @@ fn bucket(name: &str, description: &str, history: i64, settings: &StreamSettings
     }
 }
 
-/// The streams that serve one model. Those of dead letters and of attempts are the same for all models.
+/// The former stream of dead letters, as it is to be where it is there: it goes on to take those of the models that have no stream of
+/// their own yet. As in `$JS.API.STREAM.UPDATE`, only what is to be changed.
 #[must_use]
-pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
+pub fn former_dead_stream(without_their_own: &[Slug]) -> FormerDeadSpec {
+    let kept = without_their_own.iter().map(|model| format!("embed.dead.{model}.*"));
+    FormerDeadSpec { subjects: kept.chain([FORMER_DEAD_SUBJECT.to_owned()]).collect(), discard: "old" }
+}
+
+/// What is changed of [`FORMER_DEAD_STREAM`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FormerDeadSpec {
+    /// The subjects that are left to it.
+    pub subjects: Vec<String>,
+    /// `old`: it is not to be full either.
+    pub discard: &'static str,
+}
+
+/// The streams that serve one model. That of attempts is the same for all models.
+#[must_use]
+pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 5] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
     // Who listens on a subject that a stream takes hears a message even if the stream refuses it. So results come in on another
     // subject, and are sent to their own by the stream.
@@ -262,12 +315,14 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
             ..base(results_stream(model), format!("Outcomes of jobs for {model}"), vec![incoming])
         },
         StreamSpec {
+            // What cannot be served must not hold up what can: there is always room, and what is lost is the oldest.
+            discard: "old",
             max_bytes: settings.dead_max_bytes,
             max_age: settings.dead_max_age_s * SECOND,
             ..base(
-                DEAD_STREAM.to_owned(),
-                "Jobs that could not be served, with the reason".to_owned(),
-                vec!["embed.dead.*.*".to_owned()],
+                dead_stream(model),
+                format!("Jobs for {model} that could not be served, with the reason"),
+                vec![format!("embed.dead.{model}.*")],
             )
         },
         StreamSpec {
@@ -280,6 +335,17 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 4] {
                 ATTEMPTS_STREAM.to_owned(),
                 "Attempts at jobs that were delivered more than once".to_owned(),
                 vec!["embed.attempts.*.*".to_owned()],
+            )
+        },
+        StreamSpec {
+            // The server does not wait for what it says.
+            discard: "old",
+            max_bytes: 16 << 20,
+            max_age: 14 * 24 * 3_600 * SECOND,
+            ..base(
+                exhausted_stream(model),
+                format!("Jobs for {model} that are delivered no more, until they are buried"),
+                vec![exhausted_subject(&jobs_stream(model), "*")],
             )
         },
     ]
@@ -302,7 +368,7 @@ pub fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &Stre
             ack_policy: "explicit",
             replay_policy: "instant",
             ack_wait: settings.ack_wait_ms * 1_000_000,
-            max_deliver: -1,
+            max_deliver: settings.max_deliver,
             max_ack_pending: settings.max_ack_pending,
         }
     })
@@ -345,6 +411,19 @@ mod tests {
         let stored = through(results.subject_transform, subjects::store(&model, &id));
         assert_eq!(stored, subjects::result(&model, &id));
         assert_eq!(through(results.republish, stored.clone()), stored);
+    }
+
+    #[test]
+    fn each_model_has_dead_letters_of_its_own_and_the_former_stream_takes_none_of_them() {
+        let models: [Slug; 3] = ["m", "former", "dead"].map(|name| name.parse().unwrap());
+        let dead = models.each_ref().map(|model| streams(model, &StreamSettings::default())[2].clone());
+        for (model, spec) in models.iter().zip(&dead) {
+            assert_eq!((spec.name.clone(), spec.discard), (dead_stream(model), "old"));
+            assert_eq!(spec.subjects, [format!("embed.dead.{model}.*")]);
+        }
+        let former = former_dead_stream(&models[..1]);
+        assert_eq!(former.subjects, ["embed.dead.m.*", "embed.dead.former"]);
+        assert!(dead[1..].iter().all(|spec| !former.subjects.contains(&spec.subjects[0])));
     }
 
     #[test]

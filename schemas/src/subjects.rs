@@ -105,6 +105,12 @@ pub fn parse(subject: &str) -> Option<Target> {
     tokens.next().is_none().then_some(Target { lane, model, variant })
 }
 
+/// Whether jobs or chunks of this model are published on this subject.
+#[must_use]
+pub fn is_job_of(subject: &str, model: &Slug) -> bool {
+    parse(subject).is_some_and(|target| target.model == *model && Lane::STORED.contains(&target.lane))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -117,6 +123,15 @@ mod tests {
         for subject in ["", "embed", "embed.job", "embed.job."].into_iter().chain(others) {
             assert_eq!(parse(subject), None, "{subject}");
         }
+    }
+
+    #[test]
+    fn a_job_is_of_its_model_and_no_call() {
+        let model: Slug = "m".parse().unwrap();
+        assert!(["embed.job.m", "embed.bulk.m.v"].iter().all(|subject| is_job_of(subject, &model)));
+        let others =
+            ["embed.rpc.m", "embed.job.other", "embed.result.m.x", "$JS.API.STREAM.PURGE.X", "embed.job.m.v.x"];
+        assert!(!others.iter().any(|subject| is_job_of(subject, &model)));
     }
 
     proptest! {

@@ -1,6 +1,9 @@
 //! The two encodings of every message, told apart by the first byte.
+//!
+//! What decodes is `#[inline]`: it is compiled for whoever calls it, and a client, which reads outcomes alone, does not wait for the rest.
 
 use bytes::Bytes;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -10,7 +13,8 @@ use crate::{
 };
 
 /// The encoding of a message. An answer uses the encoding of its question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// A JSON object.
@@ -77,6 +81,7 @@ pub struct DecodeError {
 ///
 /// # Errors
 /// [`crate::ErrorCode::InvalidRequest`], naming the field and the fix.
+#[inline]
 pub fn decode_request(payload: &[u8], content_type: Option<&str>) -> Result<(EmbedRequest, Format), DecodeError> {
     let format = detect(payload, content_type)?;
     let request: EmbedRequest = decode(payload, format)?;
@@ -86,6 +91,7 @@ pub fn decode_request(payload: &[u8], content_type: Option<&str>) -> Result<(Emb
 
 /// The id of a request that cannot be read as a whole, if that much of it can: there its failure is stored, for whoever waits.
 #[must_use]
+#[inline]
 pub fn readable_id(payload: &[u8], content_type: Option<&str>) -> Option<crate::JobId> {
     #[derive(Deserialize)]
     struct IdAlone {
@@ -99,6 +105,7 @@ pub fn readable_id(payload: &[u8], content_type: Option<&str>) -> Option<crate::
 ///
 /// # Errors
 /// If the payload is not an outcome.
+#[inline]
 pub fn decode_outcome(payload: &[u8]) -> Result<Outcome, DecodeError> {
     decode(payload, detect(payload, None)?)
 }
@@ -107,6 +114,7 @@ pub fn decode_outcome(payload: &[u8]) -> Result<Outcome, DecodeError> {
 ///
 /// # Errors
 /// [`crate::ErrorCode::InvalidRequest`], naming the field.
+#[inline]
 pub fn decode_stats(payload: &[u8]) -> Result<VariantStats, DecodeError> {
     let format = detect(payload, None)?;
     let stats: VariantStats = decode(payload, format)?;
@@ -118,6 +126,7 @@ pub fn decode_stats(payload: &[u8]) -> Result<VariantStats, DecodeError> {
 ///
 /// # Errors
 /// As [`decode_stats`].
+#[inline]
 pub fn decode_shadow_wish(payload: &[u8]) -> Result<ShadowWish, DecodeError> {
     let format = detect(payload, None)?;
     let wish: ShadowWish = decode(payload, format)?;
@@ -129,14 +138,19 @@ pub fn decode_shadow_wish(payload: &[u8]) -> Result<ShadowWish, DecodeError> {
 ///
 /// # Errors
 /// As [`decode_stats`].
+#[inline]
 pub fn decode_shadow_texts(payload: &[u8]) -> Result<ShadowTexts, DecodeError> {
-    decode(payload, detect(payload, None)?)
+    let format = detect(payload, None)?;
+    let texts: ShadowTexts = decode(payload, format)?;
+    texts.validate().map_err(|error| DecodeError { error, format })?;
+    Ok(texts)
 }
 
 /// Reads what a candidate's worker has found.
 ///
 /// # Errors
 /// As [`decode_stats`].
+#[inline]
 pub fn decode_shadow_stats(payload: &[u8]) -> Result<ShadowStats, DecodeError> {
     decode(payload, detect(payload, None)?)
 }

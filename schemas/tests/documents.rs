@@ -36,6 +36,27 @@ fn generated_documents() {
     }
 }
 
+#[test]
+fn schemas_are_made_only_where_the_feature_is() {
+    // Whoever only speaks the contract builds nothing of them, and no other build would notice if that could not be compiled.
+    const FEATURE: &str = "feature = \"schema\"";
+    for file in fs::read_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().is_some_and(|name| name == "schema.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for line in text.lines() {
+            let named = line.contains("JsonSchema for") || line.starts_with("use schemars");
+            let derived = line.trim_start().starts_with("#[derive(") && line.contains("JsonSchema");
+            let bare = (named || derived) && !line.contains(FEATURE) && !before.contains(FEATURE);
+            assert!(!bare, "{}: {line}: put #[cfg_attr(feature = \"schema\", …)] round it", path.display());
+            before = line;
+        }
+    }
+}
+
 fn result(encoding: Encoding) -> EmbedResult {
     let rows = [[0.5f32, -0.25, 0.125, -1.0], [0.0; 4]];
     let mut vectors = Vec::new();

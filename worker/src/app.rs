@@ -24,7 +24,8 @@ use crate::{
     lease::Keeper,
     metrics::{self, GpuWatch},
     observe::{self, Discovery, Gauges, Health},
-    publish::{Publisher, Publishing, StoreTrouble},
+    publish::{PublishRules, Publisher, Publishing, StoreTrouble},
+    replies::Replies,
     serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, follow_shadows, select},
     supervise::{Deaths, Supervisor, Task},
 };
@@ -168,10 +169,9 @@ pub async fn run_with(
     let parts = Parts::new(&config, &worker_id, &connections, activities, &supervisor).await?;
     // Loading can take minutes: whoever asks meanwhile is told what it waits for.
     let (health, gauges) = (Arc::clone(&parts.health), Arc::clone(&parts.gauges));
+    let ready_timeout = config.http.ready_timeout;
     let _http = supervisor.spawn("the HTTP endpoint", async move {
-        if let Err(error) = observe::serve(listener, health, gauges, prometheus).await {
-            tracing::error!(%error, "the HTTP endpoint ended");
-        }
+        match observe::serve(listener, health, gauges, prometheus, ready_timeout).await {}
     });
     let started = tokio::select! {
         started = parts.start(&config, loader, selected, &supervisor) => started.map(Some),
@@ -262,10 +262,13 @@ impl Parts {
         supervisor: &Supervisor,
     ) -> Result<Self, RunError> {
         let (served, give_up, trouble) = (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
-        let shadow_bytes = config.worker.shadow_bytes.as_u64();
+        let rules = PublishRules {
+            replies: Replies::new(&connections.online.client, &config.worker.reply_prefixes),
+            shadow_bytes: config.worker.shadow_bytes.as_u64(),
+        };
         let store = StoreClient::start(connections.stored.client.clone(), supervisor).await?;
         let (publisher, publishing) =
-            Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), shadow_bytes, supervisor);
+            Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), rules, supervisor);
         let keeper = Keeper::start(connections.stored.clone(), supervisor);
         let intake =
             IntakeContext::new(worker_id, connections.clone(), publisher.clone(), keeper.clone(), supervisor.clone());
@@ -306,7 +309,9 @@ impl Parts {
         };
         let reconciler = Reconciler::start(context, selected).await?;
         let (client, worker) = (self.connections.online.client.clone(), self.intake.worker.to_string());
-        let discovery = Discovery::new(client.clone(), worker.clone(), self.served.clone(), self.keeper.clone());
+        let replies = self.publisher.replies().clone();
+        let discovery =
+            Discovery::new(client.clone(), worker.clone(), self.served.clone(), self.keeper.clone(), replies);
         let discovery = async move {
             if let Err(error) = discovery.serve().await {
                 tracing::error!(%error, "the worker cannot be discovered");

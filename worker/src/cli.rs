@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
 use embed_engine::{
-    engine::{attention, library},
+    engine::{attention, library, telemetry},
     model::{Activities, Loader},
     threads::cores,
 };
@@ -58,7 +58,7 @@ struct RunArgs {
     #[arg(long, short = 'c', env = "EMBED_WORKER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Model registry: a path, file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     registry: Option<String>,
     /// Serve this model (again for more); all of the registry if left out. NAME defaults to the precision
     #[arg(long = "variant", value_name = "MODEL[=NAME]")]
@@ -139,6 +139,8 @@ impl RunArgs {
         }
         logging::start(self.log_format);
         let config = loaded.config;
+        // SAFETY: this is the main thread, and no other has been started yet.
+        unsafe { telemetry::disable() };
         if config.wants_devices() {
             // SAFETY: this is the main thread, and no other has been started yet.
             unsafe { attention::choose(&config.engine.devices) };

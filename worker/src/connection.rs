@@ -77,36 +77,33 @@ async fn one(settings: &ConnectSettings, name: &str, carries: &'static str) -> R
     let reconnects = counter!(names::NATS_RECONNECTS_TOTAL, &labels);
     let adjust = |options: async_nats::ConnectOptions| {
         let options = options.ping_interval(PING_INTERVAL);
-        let options = options.reconnect_delay_callback(|attempts| {
+        options.reconnect_delay_callback(|attempts| {
             let doubled =
                 Duration::from_millis(10) * 2u32.saturating_pow(u32::try_from(attempts.min(10)).unwrap_or(10));
             doubled.min(LONGEST_RECONNECT_DELAY)
-        });
-        options.event_callback(move |event| {
-            match event {
-                Event::Connected => {
-                    count.send_modify(|n| {
-                        if *n > 0 {
-                            reconnects.increment(1);
-                        }
-                        *n += 1;
-                    });
-                    up.set(1.0);
-                    tracing::info!(carries, "connected to NATS");
-                }
-                // The worker closes it itself, when it stops.
-                Event::Closed => tracing::debug!(carries, "disconnected from NATS"),
-                event => {
-                    if matches!(event, Event::Disconnected) {
-                        up.set(0.0);
-                    }
-                    tracing::warn!(%event, carries, "NATS connection");
-                }
-            }
-            std::future::ready(())
         })
     };
-    let client = embed_connect::connect(settings, name, adjust).await?;
+    let hear = move |event: &Event| match event {
+        Event::Connected => {
+            count.send_modify(|n| {
+                if *n > 0 {
+                    reconnects.increment(1);
+                }
+                *n += 1;
+            });
+            up.set(1.0);
+            tracing::info!(carries, "connected to NATS");
+        }
+        // The worker closes it itself, when it stops.
+        Event::Closed => tracing::debug!(carries, "disconnected from NATS"),
+        event => {
+            if matches!(event, Event::Disconnected) {
+                up.set(0.0);
+            }
+            tracing::warn!(%event, carries, "NATS connection");
+        }
+    };
+    let client = embed_connect::connect_hearing(settings, name, adjust, hear).await?;
     Ok(Connection { client, connected })
 }
 

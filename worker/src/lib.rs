@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod observe;
 pub mod publish;
 pub mod registry;
+pub mod replies;
 pub mod serving;
 pub mod supervise;
 mod table;

@@ -2,10 +2,14 @@
 
 mod attempts;
 mod bad_input;
+mod dead_letters;
 mod devices;
 mod drain;
 mod faults;
 mod golden;
+mod hostile;
+mod hostile_models;
+mod http;
 mod intake;
 mod life;
 mod models;
@@ -14,6 +18,7 @@ mod panics;
 mod providers;
 mod reconcile;
 mod remote_registry;
+mod replies;
 mod shadow;
 mod start;
 mod support;

@@ -44,7 +44,7 @@ fn kill(stack: Stack, config: &str) -> Stack {
 /// The ids of all dead letters, with the attempts that they name.
 async fn dead(stack: &Stack) -> BTreeMap<String, u64> {
     let context = jetstream::new(stack.client.clone());
-    let stream = context.get_stream(streams::DEAD_STREAM).await.unwrap();
+    let stream = context.get_stream(streams::dead_stream(&model())).await.unwrap();
     let mut dead = BTreeMap::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         let letter = stream.get_raw_message(sequence).await.unwrap();
@@ -89,7 +89,10 @@ async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_store
     let (_folder, config) = attempts(3);
     let mut stack = Stack::start_with("", &["--config", &config]).await;
     let neighbours = 20;
-    publish(&stack, Lane::Bulk, &slow("poison")).await;
+    // Long enough that the kill comes before its end on a busy machine, too.
+    let mut poison = slow("poison");
+    poison.texts = [(); 4].into_iter().flat_map(|()| poison.texts.clone()).collect();
+    publish(&stack, Lane::Bulk, &poison).await;
     for n in 0..neighbours {
         publish(&stack, Lane::Bulk, &slow(&format!("neighbour-{n}"))).await;
     }
@@ -97,10 +100,11 @@ async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_store
     while stack.worker_metric("akidb_leases_held").await < 2.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    stack = kill(stack, &config);
-    // From now on it dies whenever the poison runs: it runs alone, and that is written down before.
+    // From now on it dies whenever the poison runs: it runs alone, and that is written down before. Who listens first misses no note.
     let subject = subjects::attempts(&model(), "1-");
     let mut notes = stack.client.subscribe("embed.attempts.>").await.unwrap();
+    stack.client.flush().await.unwrap();
+    stack = kill(stack, &config);
     let mut kills = 1;
     loop {
         let stored = stack.messages_in(&streams::results_stream(&model())).await;

@@ -114,18 +114,18 @@ async fn an_unknown_model_is_answered_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_no_job_becomes_a_dead_letter_and_the_next_is_served() {
     let stack = Stack::start().await;
-    let mut copies = stack.client.subscribe("copies").await.unwrap();
+    let mut copies = stack.client.subscribe("_INBOX.copies").await.unwrap();
     // An id that can only be read from the header: the outcome is stored under it.
     let mut named = HeaderMap::new();
     named.insert(headers::MSG_ID, "broken-1");
-    named.insert(headers::REPLY_TO, "copies");
+    named.insert(headers::REPLY_TO, "_INBOX.copies");
     stack.publish_raw(Lane::Job, named, r#"{"texts":["a"], "broken"#).await;
     let outcome = stack.stored(&"broken-1".parse().unwrap()).await;
     assert_says(&outcome.into_result().unwrap_err().message, &["EOF"]);
 
     // No id at all, and one that is no subject token: only the dead letter tells.
     let mut reply = HeaderMap::new();
-    reply.insert(headers::REPLY_TO, "copies");
+    reply.insert(headers::REPLY_TO, "_INBOX.copies");
     stack.publish_raw(Lane::Bulk, reply.clone(), "\u{81}").await;
     stack.publish_raw(Lane::Job, reply, r#"{"id":"a.b c","texts":["a"]}"#).await;
     for _ in 0..3 {
@@ -134,9 +134,9 @@ async fn a_job_that_is_no_job_becomes_a_dead_letter_and_the_next_is_served() {
     let outcome = stack.job(Lane::Job, EmbedRequest::new(["fine"]), Format::Json, "fine").await;
     assert!(outcome.into_result().is_ok());
 
-    stack.wait_for_messages(streams::DEAD_STREAM, 3).await;
+    stack.wait_for_messages(&streams::dead_stream(&model()), 3).await;
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
-    let dead = jetstream::new(stack.client.clone()).get_stream(streams::DEAD_STREAM).await.unwrap();
+    let dead = jetstream::new(stack.client.clone()).get_stream(streams::dead_stream(&model())).await.unwrap();
     for sequence in 1..=3 {
         let letter = dead.direct_get(sequence).await.unwrap();
         assert_eq!(letter.subject.as_str(), subjects::dead(&model(), &variant()));

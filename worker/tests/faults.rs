@@ -140,25 +140,6 @@ async fn unready(stack: &Stack, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_full_stream_of_dead_letters_what_is_no_job_stays_until_there_is_room_and_the_worker_is_not_ready() {
-    let stack = Stack::start().await;
-    let jobs = streams::jobs_stream(&model());
-    limit(&stack, streams::DEAD_STREAM, 1).await;
-    stack.publish_raw(Lane::Job, HeaderMap::new(), "no job").await;
-    unready(&stack, &["stream of dead letters", "full"]).await;
-    assert_eq!((stack.messages_in(&jobs).await, stack.messages_in(streams::DEAD_STREAM).await), (1, 0));
-    // Those that can be served are.
-    let result = stack.job(Lane::Job, EmbedRequest::new(["a"]), Format::Json, "beside").await;
-    result.into_result().unwrap();
-    limit(&stack, streams::DEAD_STREAM, 1 << 30).await;
-    stack.wait_for_messages(&jobs, 0).await;
-    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 1);
-    while stack.get("/readyz").await.0 != 200 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_sends_its_clients_away_holds_up_no_job() {
     let nats = NatsServer::start_with("lame_duck_duration: 30s\nlame_duck_grace_period: 1s");
     let client = async_nats::connect(nats.url()).await.unwrap();

@@ -20,7 +20,7 @@ async fn no_more_is_held_than_there_is_room_for_and_nothing_is_redelivered() {
     for n in 0..200 {
         stack.publish_raw(Lane::Bulk, HeaderMap::new(), format!("no job {n}")).await;
     }
-    stack.wait_for_messages(streams::DEAD_STREAM, 200).await;
+    stack.wait_for_messages(&streams::dead_stream(&model()), 200).await;
     let text = "a text that is long enough to take a while, but not so long that the test does ".repeat(2);
     let jobs = 24;
     for _ in 0..jobs {
@@ -86,13 +86,13 @@ async fn jobs_as_large_as_a_message_can_be_come_to_an_end() {
     let head = r#"{"id":"doc","texts":""#;
     let broken = format!("{head}{}\"}}", "y".repeat(max_payload - 80 - head.len() - 2));
     stack.publish_raw(Lane::Job, HeaderMap::new(), broken.clone()).await;
-    stack.wait_for_messages(streams::DEAD_STREAM, 2).await;
+    stack.wait_for_messages(&streams::dead_stream(&model()), 2).await;
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
     let error = stack.stored(&"doc".parse().unwrap()).await.into_result().unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidRequest);
     assert!(error.message.len() < 2000 && error.message.contains("texts"), "{}", error.message.len());
 
-    let stream = jetstream::new(stack.client.clone()).get_stream(streams::DEAD_STREAM).await.unwrap();
+    let stream = jetstream::new(stack.client.clone()).get_stream(streams::dead_stream(&model())).await.unwrap();
     for (sequence, whole) in [(1, &garbage), (2, &broken)] {
         let letter = stream.get_raw_message(sequence).await.unwrap();
         let header = |name| letter.headers.get(name).unwrap().as_str().to_owned();
@@ -105,17 +105,6 @@ async fn jobs_as_large_as_a_message_can_be_come_to_an_end() {
     // A call of the same kind is answered.
     let error = stack.refusal(broken).await;
     assert_eq!(error.code, ErrorCode::InvalidRequest);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_long_and_no_trace_context_goes_nowhere() {
-    let stack = Stack::start().await;
-    let mut headers = HeaderMap::new();
-    headers.insert(embed_schemas::headers::TRACEPARENT, "x".repeat(60_000).as_str());
-    let request = EmbedRequest { id: Some("traced".parse().unwrap()), ..EmbedRequest::new(["hello"]) };
-    stack.publish_raw(Lane::Job, headers, Format::Json.encode(&request)).await;
-    stack.stored(&"traced".parse().unwrap()).await.into_result().unwrap();
-    stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

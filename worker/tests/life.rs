@@ -154,9 +154,9 @@ async fn statistics_tell_when_what_was_waiting_had_been_published() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_of_a_job_is_stored_once_and_copied_to_whoever_asked() {
     let stack = Stack::start().await;
-    let mut copies = stack.client.subscribe("copies").await.unwrap();
+    let mut copies = stack.client.subscribe("_INBOX.copies").await.unwrap();
     let mut ask = HeaderMap::new();
-    ask.insert(headers::REPLY_TO, "copies");
+    ask.insert(headers::REPLY_TO, "_INBOX.copies");
     ask.insert(headers::TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     let request = EmbedRequest { id: Some("twice".parse().unwrap()), ..EmbedRequest::new(["once"]) };
     // The same job twice, without the header by which the server would notice.

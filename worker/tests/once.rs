@@ -86,7 +86,7 @@ async fn the_same_place_in_a_stream_that_was_made_anew_is_another_job() {
     publish(&stack, ["one".to_owned()]).await;
     done(&stack, 1).await;
     stack.publish_raw(Lane::Job, HeaderMap::new(), "garbage").await;
-    stack.wait_for_messages(streams::DEAD_STREAM, 1).await;
+    stack.wait_for_messages(&streams::dead_stream(&model()), 1).await;
     let context = jetstream::new(stack.client.clone());
     context.delete_stream(streams::jobs_stream(&model())).await.unwrap();
     let settings = streams::StreamSettings { ack_wait_ms: 2_000, ..Default::default() };
@@ -108,7 +108,7 @@ async fn the_same_place_in_a_stream_that_was_made_anew_is_another_job() {
     }
     // Garbage at the same place is another dead letter.
     stack.publish_raw(Lane::Job, HeaderMap::new(), "garbage").await;
-    stack.wait_for_messages(streams::DEAD_STREAM, 2).await;
+    stack.wait_for_messages(&streams::dead_stream(&model()), 2).await;
     let stream = context.get_stream(results()).await.unwrap();
     let vector = |payload: &[u8]| match decode_outcome(payload).unwrap() {
         Outcome::Result(result) => result.vector(0).unwrap(),

@@ -122,7 +122,7 @@ async fn a_panic_anywhere_ends_the_worker_and_its_jobs_go_to_others_at_once() {
     let stack = Stack { ready: worker.json_line(), worker, nats, client };
     stack.wait_for_messages(&streams::results_stream(&model()), JOBS * places.len() as u64).await;
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
-    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 0);
+    assert_eq!(stack.messages_in(&streams::dead_stream(&model())).await, 0);
 }
 
 /// It panics wherever it is computed. So it is found alone, and is a dead letter after the attempts that it has.
@@ -142,7 +142,8 @@ async fn a_job_that_makes_its_worker_panic_is_a_dead_letter_in_the_end() {
         let mut worker =
             spawn(&nats, "run of a job", &[("EMBED_WORKER__LIMITS__MAX_DELIVERIES", &attempts.to_string())]);
         let context = async_nats::jetstream::new(client.clone());
-        let dead = async || context.get_stream(streams::DEAD_STREAM).await.unwrap().cached_info().state.messages;
+        let dead =
+            async || context.get_stream(streams::dead_stream(&model())).await.unwrap().cached_info().state.messages;
         let results =
             async || context.get_stream(streams::results_stream(&model())).await.unwrap().cached_info().state.messages;
         while worker.is_running() && dead().await == 0 {

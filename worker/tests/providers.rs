@@ -17,9 +17,8 @@ fn with_a_plain_graph() -> tempfile::TempDir {
     fs::create_dir_all(to.join("v1.0.0")).unwrap();
     fs::copy(from.join("current.json"), to.join("current.json")).unwrap();
     for entry in fs::read_dir(from.join("v1.0.0")).unwrap() {
-        let path = fs::canonicalize(entry.unwrap().path()).unwrap();
-        let target = to.join("v1.0.0").join(path.file_name().unwrap());
-        std::os::unix::fs::symlink(path, target).unwrap();
+        let entry = entry.unwrap();
+        embed_testkit::share(&entry.path(), &to.join("v1.0.0").join(entry.file_name()));
     }
     let path = to.join("v1.0.0/metadata.json");
     let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -190,7 +190,7 @@ async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(stack.messages_in("EMBED_other").await, 1);
-    assert_eq!(stack.messages_in(embed_schemas::streams::DEAD_STREAM).await, 0);
+    assert_eq!(stack.messages_in(&embed_schemas::streams::dead_stream(&model())).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ fn run_on(nats: &NatsServer, registry: &Path, more: &[&str]) -> Output {
     run(&[&ANY_PORT[..], &["--server", &nats.url()], more].concat(), registry)
 }
 
-/// The registry, with links to its files, so that one of them can be replaced.
+/// The registry, so that one of its files can be replaced.
 fn copy_of_registry() -> (tempfile::TempDir, PathBuf) {
     let copy = tempfile::tempdir().unwrap();
     let model = Path::new("models/all-minilm-l6-v2");
@@ -42,7 +42,7 @@ fn copy_of_registry() -> (tempfile::TempDir, PathBuf) {
         let entry = entry.unwrap();
         let target = copy.path().join(&version).join(entry.file_name());
         if entry.file_name() == "fp32.onnx" {
-            std::os::unix::fs::symlink(fs::canonicalize(entry.path()).unwrap(), target).unwrap();
+            embed_testkit::share(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).unwrap();
         }
@@ -63,6 +63,23 @@ fn without_a_server() {
     // Nothing listens on port 1.
     let output = run(&[&ANY_PORT[..], &["--server", "nats://127.0.0.1:1"]].concat(), &registry());
     assert_fails(&output, &["nats://127.0.0.1:1", "embed dev", "--server"]);
+}
+
+#[test]
+fn nothing_is_kept_to_be_reported_to_others() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    command.arg("check").env("EMBED_REGISTRY", registry()).env("HOME", home.path());
+    for variable in ["ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"] {
+        command.env_remove(variable);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The cache of models is ours; ONNX Runtime's is the makers'.
+    let cache = home.path().join(".cache");
+    let others = fs::read_dir(cache).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    let others: Vec<_> = others.filter(|name| !name.to_string_lossy().starts_with("embed")).collect();
+    assert!(others.is_empty(), "{others:?}");
 }
 
 #[test]

@@ -117,7 +117,7 @@ async fn twenty_swaps_and_a_rollback_under_load_lose_nothing() {
     assert!(jobs > 0);
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
     assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, jobs, "every result once");
-    assert_eq!(stack.messages_in(streams::DEAD_STREAM).await, 0);
+    assert_eq!(stack.messages_in(&streams::dead_stream(&model())).await, 0);
     let metrics = stack.get("/metrics").await.1;
     assert!(metrics.contains(r#"akidb_model_info{model="all-minilm-l6-v2",model_version="fp32",version="v1.1.0",precision="fp32",provider="cpu"} 1"#), "{metrics}");
     let log = stack.worker.log();

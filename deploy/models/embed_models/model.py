@@ -11,6 +11,7 @@ from embed_models.errors import CheckpointError
 from embed_models.golden import TEXTS, golden_json
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import TextEncoder
+from embed_models.limits import check_limits
 from embed_models.metadata import Artefact, FileRef, Metadata, Pooling
 from embed_models.opening import open_source
 from embed_models.recipe import Recipe
@@ -57,7 +58,7 @@ class Model:
         encoder = TextEncoder(graph, tokenizer, self.max_seq_length)
         golden.write_text(golden_json(encoder), encoding="utf-8")
         report(f"computed {golden.name}: {len(TEXTS)} texts")
-        return Metadata(
+        metadata = Metadata(
             model_name=self.name,
             slug=self.slug,
             model_id=self.model_id,
@@ -77,6 +78,7 @@ class Model:
             random_weights=self.random_weights,
             teacher=self.teacher,
         )
+        return check_limits(metadata)
 
 
 def from_checkpoint(

@@ -17,6 +17,7 @@ from typing import Any
 
 from embed_models.errors import RegistryError, UsageError
 from embed_models.golden import equivalent
+from embed_models.limits import MOVES_KEPT
 
 METADATA = "metadata.json"
 TOKENIZER = "tokenizer.json"
@@ -116,7 +117,8 @@ class Registry:
         if before == version:
             return False
         step = {"from": before, "to": version, "who": who, "when": when}
-        moved = {"version": version, "history": [*pointer.get("history", []), step]}
+        history = [*pointer.get("history", []), step][-MOVES_KEPT:]
+        moved = {"version": version, "history": history}
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
             partial.write_text(

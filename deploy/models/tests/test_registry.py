@@ -140,3 +140,13 @@ def test_versions(version: str) -> None:
 def test_impossible_versions(version: str) -> None:
     with pytest.raises(UsageError, match="cannot be a version"):
         check_version(version)
+
+
+def test_the_pointer_keeps_its_last_moves(registry: Registry) -> None:
+    path = registry.model_dir("tiny") / "current.json"
+    path.parent.mkdir(parents=True)
+    moves = [{"from": None, "to": "v0", "who": str(n), "when": "x"} for n in range(1500)]
+    path.write_text(json.dumps({"version": "v0", "history": moves}))
+    assert registry.set_current("tiny", "v1", who="ann", when="now")
+    history = json.loads(path.read_text())["history"]
+    assert (len(history), history[0]["who"], history[-1]["who"]) == (1000, "501", "ann")

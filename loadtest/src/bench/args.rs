@@ -16,7 +16,7 @@ use super::{mix_kind::Mix, settings::Settings};
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Model registry: a path, file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     pub(super) registry: Option<String>,
     /// Measure this model (again for more); all of the registry if left out
     #[arg(long = "model", value_name = "NAME")]

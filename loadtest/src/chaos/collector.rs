@@ -89,7 +89,8 @@ impl Collector {
                 .await;
         });
         tokio::spawn(async move {
-            dead.follow(&dead.dead, streams::DEAD_STREAM, |message, _| Some(dead.letter(message))).await;
+            let stream = streams::dead_stream(&dead.model);
+            dead.follow(&dead.dead, &stream, |message, _| Some(dead.letter(message))).await;
         });
         this
     }
@@ -163,8 +164,8 @@ impl Collector {
             dead.begin_again();
         }
         self.catch_up(within).await?;
-        let begun = Instant::now();
-        while last_sequence(&self.context, streams::DEAD_STREAM).await.is_ok_and(|last| lock(&self.dead).next <= last) {
+        let (begun, stream) = (Instant::now(), streams::dead_stream(&self.model));
+        while last_sequence(&self.context, &stream).await.is_ok_and(|last| lock(&self.dead).next <= last) {
             anyhow::ensure!(begun.elapsed() < within, "the dead letters could not be read within {within:?}");
             tokio::time::sleep(PAUSE).await;
         }

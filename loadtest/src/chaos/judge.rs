@@ -156,7 +156,7 @@ pub fn judge(jobs: &[Job], stored: &[Stored], dead: &[Dead]) -> Judgement {
         let wrong = look(job, found);
         let there = match job.expect {
             Expect::Vectors => !found.outcomes.is_empty(),
-            Expect::DeadLetter => !found.letters.is_empty(),
+            Expect::DeadLetter => !found.letters.is_empty() || !found.outcomes.is_empty(),
         };
         counts.stored += u64::from(wrong.is_empty() && there);
         judgement.findings.extend(wrong.into_iter().map(|(what, found)| Finding {
@@ -218,8 +218,9 @@ fn look(job: &Job, found: &Found<'_>) -> Vec<(Wrong, String)> {
         Expect::DeadLetter => {
             if !vectors.is_empty() {
                 wrong.push((Wrong::Wrong, "vectors, and it cannot be served".to_owned()));
-            } else if found.letters.is_empty() && job.accepted {
-                wrong.push((Wrong::Lost, "no dead letter".to_owned()));
+            } else if found.letters.is_empty() && failures.is_empty() && job.accepted {
+                // Where no letter can be stored, the failure is all there is.
+                wrong.push((Wrong::Lost, "neither a dead letter nor a failure".to_owned()));
             }
         }
     }

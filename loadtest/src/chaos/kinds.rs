@@ -280,7 +280,8 @@ pub static KINDS: &[Kind] = &[
         what: "The stream of dead letters takes no more, while jobs come that cannot be served",
         part: Part::Streams,
         needs: Needs::Nothing,
-        lasts: Lasts::AckWaits(0.5, 1.8),
+        // After ten, jobs end without a letter; of those that have no id, it could not be told any more which they were.
+        lasts: Lasts::Seconds(2.0, 8.0),
         begin: &[Fill(Stream::Dead), PublishBad],
         end: &[Drain(Stream::Dead)],
         after: &[],

@@ -42,7 +42,7 @@ const ONLINE_RUN_MS: f64 = 40.0;
 #[derive(Debug, Args)]
 pub(super) struct AcceptArgs {
     /// Model registry: a path, file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     registry: String,
     /// How long each measurement under load takes
     #[arg(long, default_value = "40", value_parser = parse_some_time, value_name = "DURATION")]

@@ -29,7 +29,7 @@ const DURATION: Duration = Duration::from_secs(120);
 #[derive(Debug, Args)]
 pub(super) struct ChaosArgs {
     /// Model registry: a folder, or file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL", required_unless_present = "list")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL", required_unless_present = "list")]
     registry: Option<String>,
     /// The model's name or slug
     #[arg(long, short, env = "EMBED_MODEL", default_value = "all-minilm-l6-v2")]

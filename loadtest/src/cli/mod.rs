@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use embed_connect::ConnectSettings;
-use embed_engine::engine::attention;
+use embed_engine::engine::{attention, telemetry};
 
 use crate::bench::{self, BenchArgs};
 
@@ -59,6 +59,8 @@ impl Cli {
     /// Runs the command. 0: done; 1: failed, with the reason on standard error.
     pub fn run(self) -> ExitCode {
         let Self { json, nats, command } = self;
+        // SAFETY: this is the main thread, and no other has been started yet.
+        unsafe { telemetry::disable() };
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),

@@ -33,7 +33,7 @@ const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Args)]
 pub(super) struct SwapArgs {
     /// The workers' model registry: its pointer is moved, and put back in the end
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL")]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
     registry: String,
     /// The versions that go live in turn [default: all of the model]
     #[arg(long, value_delimiter = ',', value_name = "VERSION,…")]

@@ -65,6 +65,18 @@ impl Daemon {
         self.child.id()
     }
 
+    /// From now on, it may have so many descriptors more than it has.
+    pub fn limit_descriptors(&self, more: u64) {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process runs").count();
+        let most = u64::try_from(open).expect("a count") + more;
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        let id = i32::try_from(self.id()).expect("process ids are small");
+        // SAFETY: the limit is read during the call only, nothing is written, and the child has not been waited for, so that the id is
+        // still its own.
+        let set = unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0, "the process can be limited");
+    }
+
     /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -10,6 +10,7 @@ mod http;
 pub mod model_registry;
 mod nats_server;
 mod paths;
+pub mod raw;
 mod relay;
 mod s3_server;
 
@@ -18,10 +19,11 @@ use std::time::{Duration, Instant};
 pub use cluster::Cluster;
 pub use daemon::Daemon;
 pub use dependencies::dependencies;
-pub use model_registry::TestRegistry;
+pub use model_registry::{TestRegistry, share};
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
-pub use relay::{Relay, Way};
+pub use raw::{RawClient, RawMessage};
+pub use relay::{Relay, Stopped, Way};
 pub use s3_server::S3Server;
 
 /// Longest wait for anything. Long, since a busy machine must not fail a test; no test waits for a fixed time.

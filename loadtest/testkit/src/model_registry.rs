@@ -60,7 +60,7 @@ impl TestRegistry {
         self.model(model().as_str()).join(version)
     }
 
-    /// Copies the real version under another model and version; files are links until they are changed.
+    /// Copies the real version under another model and version; files are shared with it until they are replaced.
     fn copy(&self, slug: &str, version: &str, from: &str) {
         let source = registry().join("models").join(model().as_str()).join(from);
         let target = self.model(slug).join(version);
@@ -71,8 +71,7 @@ impl TestRegistry {
             if entry.file_name() == "metadata.json" {
                 fs::copy(entry.path(), file).expect("it is there, and can be used");
             } else {
-                std::os::unix::fs::symlink(fs::canonicalize(entry.path()).expect("it is there, and can be used"), file)
-                    .expect("it is there, and can be used");
+                share(&entry.path(), &file);
             }
         }
     }
@@ -165,10 +164,20 @@ impl TestRegistry {
     }
 }
 
+/// Puts a file there a second time, without a copy where that is possible. It must not be written into, only replaced. Symbolic links would not do:
+/// a registry has none.
+pub fn share(from: &Path, to: &Path) {
+    let from = fs::canonicalize(from).expect("it is there, and can be used");
+    if fs::hard_link(&from, to).is_err() {
+        // It is on another file system, or somebody else's.
+        fs::copy(&from, to).expect("it is there, and can be used");
+    }
+}
+
 /// Replaces a file of a version, and says so in the metadata.
 pub fn replace(folder: &Path, metadata: &mut Value, file: &str, content: &[u8]) {
     let path = folder.join(file);
-    // Not through the link.
+    // The file may be there elsewhere as well.
     fs::remove_file(&path).expect("it is there, and can be used");
     fs::write(&path, content).expect("it is there, and can be used");
     let sha256: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,11 +1,11 @@
-//! A line to a server that can be cut, slowed, or made to swallow: everything passes through, until it is told otherwise.
+//! A line to a server that can be cut, slowed, stopped at a message, or made to swallow: everything passes through, until it is told otherwise.
 
 use std::{
     fmt,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Condvar, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -52,12 +52,71 @@ struct Line {
     /// Whether what is sent vanishes.
     swallows: AtomicBool,
     tap: RwLock<Option<Arc<Tap>>>,
+    stop: RwLock<Option<Arc<Stop>>>,
     open: Mutex<Vec<Weak<Connection>>>,
 }
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").field("is_down", &self.is_down).field("swallows", &self.swallows).finish_non_exhaustive()
+    }
+}
+
+/// Where something is to be stopped.
+#[derive(Debug)]
+struct Stop {
+    text: Vec<u8>,
+    state: Mutex<StopState>,
+    passed: Condvar,
+}
+
+#[derive(Debug)]
+struct StopState {
+    /// How often the text has yet to come by.
+    left: usize,
+    /// Whether it may pass.
+    open: bool,
+}
+
+/// Something that is stopped on its way to the server once it comes, with all that follows on its connection. That decides a race: what a test
+/// does meanwhile is first. It passes when this is dropped.
+#[derive(Debug)]
+pub struct Stopped(Arc<Stop>);
+
+impl Stopped {
+    /// Whether it has come.
+    pub fn has_come(&self) -> bool {
+        self.0.state().left == 0
+    }
+
+    /// Lets it go on.
+    pub fn pass(self) {}
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.state().open = true;
+        self.0.passed.notify_all();
+    }
+}
+
+impl Stop {
+    fn state(&self) -> std::sync::MutexGuard<'_, StopState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits if this is what is to be stopped. `known` bytes were seen before.
+    fn at(&self, seen: &[u8], known: usize) {
+        let new = known.saturating_sub(self.text.len() - 1);
+        let times = seen[new..].windows(self.text.len()).filter(|window| *window == self.text).count();
+        let mut state = self.state();
+        if times == 0 || state.left == 0 {
+            return;
+        }
+        state.left = state.left.saturating_sub(times);
+        while state.left == 0 && !state.open {
+            state = self.passed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -82,6 +141,7 @@ impl Relay {
             delay: AtomicU64::new(0),
             swallows: AtomicBool::new(false),
             tap: RwLock::default(),
+            stop: RwLock::default(),
             open: Mutex::default(),
         });
         let shared = Arc::clone(&line);
@@ -136,6 +196,14 @@ impl Relay {
         *self.line.tap.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(see));
     }
 
+    /// Stops what goes to the server when this text comes by for the `nth` time from now on, the first being 1. One at a time.
+    pub fn stop_at(&self, text: &str, nth: usize) -> Stopped {
+        let state = StopState { left: nth, open: false };
+        let stop = Arc::new(Stop { text: text.as_bytes().to_vec(), state: Mutex::new(state), passed: Condvar::new() });
+        *self.line.stop.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stop));
+        Stopped(stop)
+    }
+
     /// Everything passes again, at once.
     pub fn mend(&self) {
         self.line.left.store(i64::MAX, Ordering::SeqCst);
@@ -176,6 +244,11 @@ impl Line {
         let length = i64::try_from(length).expect("a buffer is small");
         let left = self.left.fetch_sub(length, Ordering::SeqCst);
         usize::try_from(left.clamp(0, length)).expect("it is not negative")
+    }
+
+    fn stop_at(&self, seen: &[u8], known: usize) {
+        let stop = self.stop.read().unwrap_or_else(PoisonError::into_inner).clone();
+        stop.iter().for_each(|stop| stop.at(seen, known));
     }
 
     fn lets_pass(&self, way: Way, bytes: &[u8]) -> bool {
@@ -255,6 +328,9 @@ fn write(connection: &Connection, way: Way, line: &Line, pieces: &Receiver<(Inst
             continue;
         }
         seen.extend(&piece);
+        if way == Way::ToServer {
+            line.stop_at(&seen, seen.len() - piece.len());
+        }
         let passes = line.lets_pass(way, &seen);
         let length = if way == Way::ToClient && passes { line.admit(piece.len()) } else { piece.len() };
         if !passes || line.is_down.load(Ordering::SeqCst) || to.write_all(&piece[..length]).is_err() {
@@ -341,6 +417,23 @@ mod tests {
         relay.mend();
         assert_eq!(say(&stream, b"four"), None, "nobody has told it that its connection is gone");
         assert_eq!(say(&connect(&relay), b"five").unwrap(), b"five");
+    }
+
+    #[test]
+    fn what_is_to_be_first_goes_first() {
+        let relay = Relay::start(echo());
+        let stopped = relay.stop_at("two", 2);
+        let stream = connect(&relay);
+        assert_eq!(say(&stream, b"two").unwrap(), b"two");
+        assert!(!stopped.has_come());
+        let late = stream.try_clone().unwrap();
+        let late = thread::spawn(move || say(&late, b"and two"));
+        crate::wait_for("it to come", || stopped.has_come().then_some(()));
+        assert_eq!(say(&connect(&relay), b"other").unwrap(), b"other");
+        assert!(!late.is_finished());
+        stopped.pass();
+        assert_eq!(late.join().unwrap().unwrap(), b"and two");
+        assert_eq!(say(&stream, b"two").unwrap(), b"two", "it is over");
     }
 
     #[test]

@@ -48,7 +48,8 @@ slower = 20.0
 
 /// The stack. The baseline is the variant `fp32`, the candidate `canary`.
 pub(crate) struct Canary {
-    pub(crate) dev: Daemon,
+    /// Held for as long as the stack is to live.
+    _dev: Daemon,
     pub(crate) ready: Value,
     /// `None` once it is dead.
     pub(crate) candidate: Option<Daemon>,
@@ -64,7 +65,7 @@ impl Canary {
         command.args(["--variant", &format!("{MODEL}=fp32")]).env("EMBED_REGISTRY", embed_testkit::registry());
         let dev = Daemon::spawn(worker_settings(&mut command));
         let ready = dev.json_line();
-        let this = Self { dev, ready, candidate: None, folder };
+        let this = Self { _dev: dev, ready, candidate: None, folder };
         let both = ["--variant", &format!("{MODEL}=fp32"), "--variant", &format!("{MODEL}=canary")];
         let init = this.embed(&["init"]).args(both).env("EMBED_REGISTRY", embed_testkit::registry()).output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));

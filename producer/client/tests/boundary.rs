@@ -16,6 +16,9 @@ fn nothing_of_a_command_is_in_it() {
         "embed-rollout",
         "indicatif",
         "object_store",
+        "schemars",
+        "signal-hook-registry",
+        "time",
         "tracing-subscriber",
         "toml",
     ] {

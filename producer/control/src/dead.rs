@@ -1,6 +1,6 @@
 //! Dead letters: jobs that could not be served, looked at, sent once more, or thrown away.
 
-use std::time::Duration;
+use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -14,24 +14,70 @@ use embed_client::{
 };
 use embed_schemas::{
     ErrorCode, JobId, Outcome, Slug, headers,
-    streams::{self, DEAD_STREAM},
-    subjects::{self, Target},
+    streams::{self, FORMER_DEAD_STREAM},
+    subjects,
+    trace::traceparent,
     wire,
 };
 use serde::Serialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{Error, outcomes};
+use crate::{Error, outcomes, stream_names};
 
 /// For one answer of the server.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a letter is called by: `<model>:<sequence>`, or `EMBED_DEAD:<sequence>` for one that was written before each model had a stream of
+/// its own. The sequence alone will do where only one letter has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LetterName {
+    /// The stream that holds it, if it is said.
+    pub stream: Option<String>,
+    /// Its sequence there.
+    pub sequence: u64,
+}
+
+impl LetterName {
+    /// Whether it is the name of this letter.
+    #[must_use]
+    pub fn is_of(&self, letter: &DeadLetter) -> bool {
+        self.sequence == letter.sequence && self.stream.as_ref().is_none_or(|stream| *stream == letter.stream)
+    }
+}
+
+impl FromStr for LetterName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (stream, sequence) = match text.split_once(':') {
+            Some((FORMER_DEAD_STREAM, sequence)) => (Some(FORMER_DEAD_STREAM.to_owned()), sequence),
+            Some((model, sequence)) => (Some(streams::dead_stream(&model.parse().map_err(|_| ())?)), sequence),
+            None => (None, text),
+        };
+        Ok(Self { stream, sequence: sequence.parse().map_err(|_| ())? })
+    }
+}
+
+impl fmt::Display for LetterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.stream {
+            Some(stream) => {
+                let model = stream.strip_prefix(FORMER_DEAD_STREAM).and_then(|rest| rest.strip_prefix('_'));
+                write!(f, "{}:{}", model.unwrap_or(stream), self.sequence)
+            }
+            None => write!(f, "{}", self.sequence),
+        }
+    }
+}
 
 /// A dead letter.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Its sequence in the stream of dead letters: what it is called by.
+    /// The stream that holds it.
+    pub stream: String,
+    /// Its sequence there.
     pub sequence: u64,
     /// When it was written, RFC 3339.
     pub time: String,
@@ -77,9 +123,9 @@ pub struct Filter {
     pub since: Option<OffsetDateTime>,
     /// Written before this moment.
     pub until: Option<OffsetDateTime>,
-    /// With one of these sequences, or of a job with one of these ids. Both empty: all.
-    pub sequences: Vec<u64>,
-    /// See [`Filter::sequences`].
+    /// With one of these names, or of a job with one of these ids. Both empty: all.
+    pub letters: Vec<LetterName>,
+    /// See [`Filter::letters`].
     pub ids: Vec<String>,
 }
 
@@ -125,22 +171,34 @@ impl Filter {
     #[must_use]
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         let is = |wanted: &Option<Slug>, slug: &Slug| wanted.as_ref().is_none_or(|wanted| wanted == slug);
-        let time = OffsetDateTime::parse(&letter.time, &Rfc3339).ok();
-        let named = self.sequences.contains(&letter.sequence)
+        let time = letter.written();
+        let named = self.letters.iter().any(|name| name.is_of(letter))
             || letter.id.as_ref().is_some_and(|id| self.ids.iter().any(|name| name == id.as_str()));
         is(&self.model, &letter.model)
             && is(&self.variant, &letter.variant)
             && self.code.as_ref().is_none_or(|code| *code == letter.code)
             && self.since.zip(time).is_none_or(|(since, time)| time >= since)
             && self.until.zip(time).is_none_or(|(until, time)| time < until)
-            && (self.sequences.is_empty() && self.ids.is_empty() || named)
+            && (self.letters.is_empty() && self.ids.is_empty() || named)
     }
 }
 
 impl DeadLetter {
-    /// Reads a message of the stream. `None` if it is none.
+    /// What it is called by.
     #[must_use]
-    pub fn read(stored: Stored) -> Option<Self> {
+    pub fn name(&self) -> LetterName {
+        LetterName { stream: Some(self.stream.clone()), sequence: self.sequence }
+    }
+
+    /// When it was written.
+    #[must_use]
+    pub fn written(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::parse(&self.time, &Rfc3339).ok()
+    }
+
+    /// Reads a message of such a stream. `None` if it is none.
+    #[must_use]
+    pub fn read(stream: &str, stored: Stored) -> Option<Self> {
         let Stored { sequence, subject, time, headers: all, payload } = stored;
         let mut tokens = subject.strip_prefix("embed.dead.")?.split('.');
         let (model, variant) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
@@ -150,6 +208,7 @@ impl DeadLetter {
         let size = number(headers::DEAD_SIZE);
         let id = text(headers::DEAD_ID).and_then(|id| id.parse().ok());
         Some(Self {
+            stream: stream.to_owned(),
             sequence,
             time,
             model,
@@ -169,34 +228,83 @@ impl DeadLetter {
     }
 }
 
-/// Reads dead letters, in the order in which they were written.
+/// Reads dead letters: those of one stream after those of another, each in the order in which they were written.
 #[derive(Debug)]
 pub struct DeadLetters {
-    scan: Scan,
+    client: async_nats::Client,
     filter: Filter,
+    /// Those that are still to be read. `None`: it is not known yet which there are.
+    streams: Option<VecDeque<String>>,
+    scan: Option<(String, Scan)>,
 }
 
 impl DeadLetters {
     /// Those that a filter lets through.
     #[must_use]
     pub fn new(client: &Client, filter: Filter) -> Self {
-        Self { scan: Scan::new(client.nats(), DEAD_STREAM, filter.subject()), filter }
+        Self { client: client.nats().clone(), filter, streams: None, scan: None }
     }
 
     /// The next few; `None` after the last. May be empty before.
     ///
     /// # Errors
-    /// [`Error::Provision`] if the stream cannot be read.
+    /// [`Error::Provision`] if a stream cannot be read, or there is none.
     pub async fn page(&mut self) -> Result<Option<Vec<DeadLetter>>, Error> {
-        let page = self.scan.page(TIMEOUT).await.map_err(|error| Error::Provision {
-            what: format!("cannot read dead letters from stream {DEAD_STREAM}"),
-            reason: error.to_string(),
-        })?;
-        let letters = page.into_iter().filter_map(DeadLetter::read);
-        let end = letters.size_hint().1 == Some(0);
-        let letters = letters.filter(|letter| self.filter.matches(letter)).collect();
-        Ok((!end).then_some(letters))
+        let left = match &mut self.streams {
+            Some(left) => left,
+            none => none.insert(dead_streams(&self.client, self.filter.model.as_ref()).await?),
+        };
+        loop {
+            let (stream, scan) = match &mut self.scan {
+                Some(scan) => scan,
+                none => {
+                    let Some(stream) = left.pop_front() else { return Ok(None) };
+                    let scan = Scan::new(&self.client, stream.clone(), self.filter.subject());
+                    none.insert((stream, scan))
+                }
+            };
+            let page = scan.page(TIMEOUT).await.map_err(|error| Error::Provision {
+                what: format!("cannot read dead letters from stream {stream}"),
+                reason: error.to_string(),
+            })?;
+            if page.is_empty() {
+                self.scan = None;
+                continue;
+            }
+            let letters = page.into_iter().filter_map(|stored| DeadLetter::read(stream, stored));
+            return Ok(Some(letters.filter(|letter| self.filter.matches(letter)).collect()));
+        }
     }
+}
+
+/// The streams that hold dead letters, of one model or of all; that of before comes first.
+async fn dead_streams(client: &async_nats::Client, model: Option<&Slug>) -> Result<VecDeque<String>, Error> {
+    let failed = |reason: String| Error::Provision { what: "cannot look for dead letters".to_owned(), reason };
+    let mut found = VecDeque::new();
+    match model {
+        Some(model) => {
+            for stream in [FORMER_DEAD_STREAM.to_owned(), streams::dead_stream(model)] {
+                if stream_names::exists(client, &stream).await.map_err(|error| failed(error.to_string()))? {
+                    found.push_back(stream);
+                }
+            }
+        }
+        None => {
+            let mut names = stream_names::all(client).await.map_err(|error| failed(error.to_string()))?;
+            names.retain(|name| {
+                let rest = name.strip_prefix(FORMER_DEAD_STREAM);
+                rest.is_some_and(|rest| {
+                    rest.is_empty() || rest.strip_prefix('_').is_some_and(|m| m.parse::<Slug>().is_ok())
+                })
+            });
+            names.sort();
+            found.extend(names);
+        }
+    }
+    if found.is_empty() && model.is_none() {
+        return Err(failed("there is no stream that holds them; run `embed init` if it was never made".to_owned()));
+    }
+    Ok(found)
 }
 
 /// Sends a job once more: under its id, on the subject that its producer used, with a failure that was stored for it out of the way. Then
@@ -218,52 +326,56 @@ pub async fn retry(client: &Client, letter: &DeadLetter, as_new: bool, dry_run: 
             return Ok(Retried::Refused { reason: format!("it is no job, and would fail again: {}", refusal.error) });
         }
     };
-    let Some(Target { model, .. }) = subjects::parse(&letter.subject) else {
+    let model = &letter.model;
+    // Whoever published the job wrote that down, and is not to have it sent anywhere else with an operator's permissions.
+    if !subjects::is_job_of(&letter.subject, model) {
         return refused("it cannot be told on which subject it was published");
-    };
+    }
     let digest = request.digest();
     let id = match (&letter.id, as_new) {
         (Some(id), false) => id.clone(),
         _ => new_id(),
     };
-    let stored = outcomes::outcome(client, &model, &id).await?;
+    let stored = outcomes::outcome(client, model, &id).await?;
     if let Some(stored) = &stored {
         if stored.digest.as_ref().is_some_and(|of| *of != digest) {
             return refused("its id is another job's: give it a new one with --new-id");
         }
         if is_success(&stored.outcome) {
             if !dry_run {
-                remove(client, letter.sequence).await?;
+                remove(client, letter).await?;
             }
             return Ok(Retried::Done { id });
         }
         if matches!(&stored.outcome, Outcome::Failure(failure) if failure.error.code == ErrorCode::Cancelled) {
             return refused("it was cancelled: to have it all the same, give it a new id with --new-id");
         }
-    } else if is_held(client, &model, letter).await? {
+    } else if is_held(client, letter).await? {
         return refused("its worker has not ended it yet, as while the stream of results is full: try again later");
     }
     if dry_run {
         return Ok(Retried::Would { id, subject: letter.subject.clone() });
     }
     if let Some(stored) = stored
-        && !delete(client, &streams::results_stream(&model), stored.sequence).await?
+        && !delete(client, &streams::results_stream(model), stored.sequence).await?
     {
         return refused("somebody else sends it once more at this moment");
     }
     request.id = Some(id.clone());
     let mut header = HeaderMap::new();
-    for name in [headers::REPLY_TO, headers::TRACEPARENT] {
-        if let Some(value) = letter.headers.get(name) {
-            header.insert(name, value.as_str());
-        }
+    let text = |name: &str| letter.headers.get(name).map(|value| value.as_str());
+    if let Some(reply_to) = text(headers::REPLY_TO) {
+        header.insert(headers::REPLY_TO, reply_to);
+    }
+    if let Some(trace) = text(headers::TRACEPARENT).and_then(traceparent) {
+        header.insert(headers::TRACEPARENT, trace.as_str());
     }
     header.insert(headers::SUBJECT, letter.subject.as_str());
     header.insert(headers::CONTENT_TYPE, format.content_type());
     // Another than the first time, or the server would drop it. No job has an id with a dot.
-    header.insert(headers::MSG_ID, format!("{id}.retry-{}", letter.sequence).as_str());
+    header.insert(headers::MSG_ID, format!("{id}.retry-{}", letter.name()).as_str());
     let published = client.publish_encoded(&letter.subject, id, header, format.encode(&request), TIMEOUT * 3).await?;
-    remove(client, letter.sequence).await?;
+    remove(client, letter).await?;
     Ok(Retried::Published { id: published.id, subject: letter.subject.clone(), sequence: published.sequence })
 }
 
@@ -273,9 +385,9 @@ fn is_success(outcome: &Outcome) -> bool {
 }
 
 /// Whether the message that a letter was written for is still in its stream: then there is more to come of it.
-async fn is_held(client: &Client, model: &Slug, letter: &DeadLetter) -> Result<bool, Error> {
+async fn is_held(client: &Client, letter: &DeadLetter) -> Result<bool, Error> {
     let Some(sequence) = letter.headers.get(headers::DEAD_SEQUENCE) else { return Ok(false) };
-    let call = format!("DIRECT.GET.{}", streams::jobs_stream(model));
+    let call = format!("DIRECT.GET.{}", streams::jobs_stream(&letter.model));
     let subject = embed_connect::api_subject(client.nats(), &call);
     let question = format!("{{\"seq\": {}}}", sequence.as_str().parse::<u64>().unwrap_or_default());
     let message = nats::request(client.nats(), subject, HeaderMap::new(), question.into(), TIMEOUT).await;
@@ -291,8 +403,8 @@ async fn is_held(client: &Client, model: &Slug, letter: &DeadLetter) -> Result<b
 ///
 /// # Errors
 /// If the server does not answer, or refuses.
-pub async fn remove(client: &Client, sequence: u64) -> Result<(), Error> {
-    delete(client, DEAD_STREAM, sequence).await.map(|_| ())
+pub async fn remove(client: &Client, letter: &DeadLetter) -> Result<(), Error> {
+    delete(client, &letter.stream, letter.sequence).await.map(|_| ())
 }
 
 /// Deletes one message. `false`: it is not there.
@@ -306,6 +418,25 @@ async fn delete(client: &Client, stream: &str, sequence: u64) -> Result<bool, Er
         Err(error) => {
             let what = format!("cannot delete message {sequence} of stream {stream}");
             Err(Error::Provision { what, reason: error.to_string() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_called_by_its_stream_and_sequence() {
+        let name = |stream: Option<&str>| LetterName { stream: stream.map(str::to_owned), sequence: 17 };
+        for (text, meant) in
+            [("17", name(None)), ("m:17", name(Some("EMBED_DEAD_m"))), ("EMBED_DEAD:17", name(Some("EMBED_DEAD")))]
+        {
+            assert_eq!(text.parse(), Ok(meant.clone()), "{text}");
+            assert_eq!(meant.to_string(), text);
+        }
+        for other in ["", "my-id", "M:17", "m:", "m:x", ":17", "m:17:1"] {
+            assert_eq!(other.parse::<LetterName>(), Err(()), "{other}");
         }
     }
 }

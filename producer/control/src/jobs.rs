@@ -11,7 +11,7 @@ use embed_client::{
     },
 };
 use embed_schemas::{
-    EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, Slug, WireError, headers, streams,
+    EmbedFailure, ErrorCode, Format, JobId, Lane, Outcome, Slug, WireError, headers, inbox, streams,
     subjects::{self, Target},
     wire,
 };
@@ -130,7 +130,9 @@ impl Jobs {
             texts: request.as_ref().map(|(request, _)| request.texts.len()),
             bytes: payload.len(),
             held_by: held_by(&self.holders, sequence),
-            reply_to: header(headers::REPLY_TO).map(str::to_owned),
+            reply_to: header(headers::REPLY_TO)
+                .filter(|reply| inbox::check::<&str>(reply, &[]).is_ok())
+                .map(str::to_owned),
             format: request.as_ref().map(|(_, format)| *format).unwrap_or_default(),
             digest: request.map(|(request, _)| request.digest()),
         }
@@ -248,8 +250,8 @@ async fn store(client: &Client, model: &Slug, id: &JobId, job: &QueuedJob) -> Re
         serde_json::from_slice(&answer.payload).map_err(|error| failed(format!("unreadable answer: {error}")))?;
     match &answer["error"] {
         serde_json::Value::Null => {
-            // As a worker does: nothing depends on it.
-            if let Some(reply_to) = job.reply_to.clone() {
+            // As a worker does: nothing depends on it. It goes to inboxes as all clients have them, whatever the job says.
+            if let Some(reply_to) = job.reply_to.clone().filter(|subject| inbox::check::<&str>(subject, &[]).is_ok()) {
                 let _ = client.nats().publish_with_headers(reply_to, copy, payload).await;
             }
             Ok(true)

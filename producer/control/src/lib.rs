@@ -27,6 +27,7 @@ mod ready;
 pub mod registry;
 pub mod rollout;
 pub mod route;
+mod stream_names;
 mod times;
 
 pub use embed_registry::who;

@@ -1,6 +1,6 @@
 //! Which models a registry holds, as far as a producer needs to know: names, versions, precisions.
 
-use embed_registry::{Registry, RegistryError};
+use embed_registry::{Registry, RegistryError, masked};
 use embed_schemas::{ModelMetadata, Slug, model::MODELS_DIR};
 
 use crate::Error;
@@ -61,7 +61,8 @@ pub fn absolute(location: &str) -> Result<String, Error> {
 
 fn none(location: &str) -> Error {
     Error::Registry(format!(
-        "no model in the registry {location} (below {MODELS_DIR}): run `make setup`, or import one with `embed-models import`"
+        "no model in the registry {} (below {MODELS_DIR}): run `make setup`, or import one with `embed-models import`",
+        masked(location)
     ))
 }
 

@@ -1,7 +1,7 @@
 //! What the rule `guarded`, with its defaults, does with candidates of known quality, by traffic and step; and how often it is
 //! wrong about the worst acceptable one, which is exactly at the margin of the one metric that is compared.
 //!
-//! `cargo run --release -p embed-rollout --example power [-- RUNS]` prints the tables of ARCHITECTURE.md.
+//! `cargo run --release -p embed-rollout --example power [-- RUNS]` prints the tables of the README.
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
 use std::error::Error;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use embed_schemas::WindowCounts;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Check, Config, ConfigError, Decision, Finding, Metric, Rule,
@@ -24,8 +25,11 @@ const MOST_REQUESTS: f64 = 50_000.0;
 /// What is tried instead: holds so many times as long.
 const LONGER: [u32; 6] = [2, 4, 8, 16, 32, 64];
 
+/// Traffic that differs by no more than this share of the larger is alike: an answer for one does for the other.
+const ALIKE: f64 = 0.1;
+
 /// Traffic, both arms together.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Requests a second.
     pub requests_per_second: f64,
@@ -33,6 +37,25 @@ pub struct Traffic {
     pub batch: f64,
     /// Share that fails.
     pub error_rate: f64,
+}
+
+/// What a plan comes to, as it was found out once: simulating it takes a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Length of the windows, in milliseconds.
+    pub window_ms: u32,
+    /// The traffic that was asked about.
+    pub traffic: Traffic,
+    /// See [`check`].
+    pub found: Result<Option<String>, String>,
+}
+
+impl Answer {
+    /// Whether it answers the same question about this traffic, as far as that matters.
+    #[must_use]
+    pub fn is_about(&self, window_ms: u32, traffic: Traffic) -> bool {
+        self.window_ms == window_ms && self.traffic.is_like(traffic)
+    }
 }
 
 /// What a step can decide.
@@ -47,6 +70,17 @@ pub struct Power {
 }
 
 impl Traffic {
+    /// Whether what can be decided at one can be decided at the other, as far as anybody can tell: no more than chance makes of one traffic
+    /// from minute to minute.
+    #[must_use]
+    pub fn is_like(self, other: Self) -> bool {
+        let alike = |a: f64, b: f64| (a - b).abs() <= ALIKE * a.max(b);
+        alike(self.requests_per_second, other.requests_per_second)
+            && alike(self.batch, other.batch)
+            // Rates of errors are small, and vary.
+            && alike(0.01 + self.error_rate, 0.01 + other.error_rate)
+    }
+
     /// The traffic that these windows show, ignoring what callers did wrong.
     #[must_use]
     pub fn of(windows: &[WindowCounts], window: Duration, config: &Config) -> Self {
@@ -175,4 +209,32 @@ fn needs(config: &Config, step: usize, traffic: Traffic) -> Result<String, Confi
     ways.push("widen what is allowed (`--config`)".to_owned());
     ways.push("or go on all the same (`--any-traffic`), to decide by yourself".to_owned());
     Ok(format!("What helps: {}", ways.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_remembered_for_traffic_that_is_alike() {
+        let traffic = Traffic { requests_per_second: 100.0, batch: 4.0, error_rate: 0.001 };
+        let answer = Answer { window_ms: 5_000, traffic, found: Ok(None) };
+        for (other, alike) in [
+            (traffic, true),
+            (Traffic { requests_per_second: 95.0, batch: 4.2, error_rate: 0.0 }, true),
+            (Traffic { requests_per_second: 85.0, ..traffic }, false),
+            (Traffic { requests_per_second: 0.0, ..traffic }, false),
+            (Traffic { batch: 8.0, ..traffic }, false),
+            (Traffic { error_rate: 0.01, ..traffic }, false),
+        ] {
+            assert_eq!(answer.is_about(5_000, other), alike, "{other:?}");
+            assert_eq!(traffic.is_like(other), other.is_like(traffic));
+        }
+        assert!(!answer.is_about(1_000, traffic));
+        // No traffic is like no traffic alone.
+        let none = Traffic { requests_per_second: 0.0, ..traffic };
+        assert!(none.is_like(none));
+        let json = serde_json::to_string(&answer).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), answer);
+    }
 }

@@ -1,119 +1,13 @@
-//! However a shadow goes, no traffic moves before it is passed, or somebody says that it is not waited for.
+//! How a shadow ends. That no traffic moves before it is passed is among what `machine` tries with whatever may happen.
 
 use embed_rollout::{
-    Config, Decision, Moved, Pace, Rollout,
-    shadow::{ShadowRecord, ShadowVerdict, judge},
-    state::{Outcome, Phase, ShadowStage, Start, Versions},
+    Config, Decision, Pace, Rollout,
+    shadow::{ShadowRecord, judge},
+    state::{Outcome, Phase},
 };
 use embed_schemas::{Lane, WindowCounts, shadow::ShadowCounts};
-use proptest::prelude::*;
 
-fn begin(config: Config) -> Rollout {
-    let start = Start {
-        id: "r".into(),
-        model: "m".parse().unwrap(),
-        from: "v1".parse().unwrap(),
-        to: "v2".parse().unwrap(),
-        lanes: Vec::new(),
-        config,
-        who: "me".into(),
-        note: None,
-    };
-    Rollout::begin(start, 0).unwrap()
-}
-
-fn stage() -> ShadowStage {
-    ShadowStage {
-        number: 0,
-        from_ms: 5,
-        route_revision: 3,
-        stats_after: 7,
-        versions: Versions::default(),
-        said_ms: None,
-        lasted_ms: 0,
-    }
-}
-
-fn verdict(decision: Decision) -> ShadowVerdict {
-    ShadowVerdict { decision, sentence: format!("{decision:?}"), reasons: Vec::new() }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Input {
-    Begins,
-    Judged(Decision),
-    Lost,
-    Moved,
-    Stuck,
-    Pause,
-    Resume,
-    Promote(bool),
-    Abort,
-}
-
-fn apply(rollout: &mut Rollout, input: Input, now: u64) {
-    match input {
-        Input::Begins => rollout.shadow_begins("good", stage(), now),
-        Input::Judged(decision) => rollout.shadow_judged(&verdict(decision), now),
-        Input::Lost => rollout.shadow_lost("gone", now),
-        Input::Moved => {
-            let moved = Moved { from_ms: 0, route_revision: 4, stats_after: 0, versions: Versions::default() };
-            rollout.moved(moved, now);
-        }
-        Input::Stuck => rollout.stuck("no", now),
-        Input::Pause => drop(rollout.pause("me", now)),
-        Input::Resume => drop(rollout.resume("me", 1, now)),
-        Input::Promote(full) => drop(rollout.promote("me", full, 9, WindowCounts::default(), now)),
-        Input::Abort => drop(rollout.abort("me", now)),
-    }
-}
-
-fn inputs() -> impl Strategy<Value = Vec<Input>> {
-    use Input::*;
-    let one = prop_oneof![
-        6 => Just(Begins),
-        2 => Just(Judged(Decision::Promote { pace: Pace::NextStep })),
-        3 => Just(Judged(Decision::Hold)),
-        2 => Just(Judged(Decision::Pause)),
-        1 => Just(Judged(Decision::RollBack)),
-        1 => Just(Lost),
-        4 => Just(Moved),
-        1 => Just(Stuck),
-        2 => Just(Pause),
-        3 => Just(Resume),
-        1 => any::<bool>().prop_map(Promote),
-        1 => Just(Abort),
-    ];
-    prop::collection::vec(one, 0..30)
-}
-
-proptest! {
-    #[test]
-    fn no_traffic_moves_before_a_shadow_is_passed_or_not_waited_for(inputs in inputs()) {
-        let mut rollout = begin(Config::default());
-        let mut may_move = false;
-        for (now, input) in inputs.into_iter().enumerate() {
-            let before = rollout.clone();
-            apply(&mut rollout, input, now as u64 + 1);
-            may_move |= matches!(input, Input::Judged(Decision::Promote { .. }) | Input::Promote(_));
-            let moves = matches!(rollout.phase, Phase::Moving { .. } | Phase::Holding(_)) || rollout.percent() > 0.0;
-            prop_assert!(!moves || may_move && !rollout.wants_shadow(), "{:?}", rollout.phase);
-            prop_assert!(rollout.shadows >= before.shadows);
-            if let Some(stage) = rollout.shadow() {
-                prop_assert_eq!(stage.number, rollout.shadows);
-            }
-            if before.outcome().is_some() {
-                prop_assert_eq!(&rollout, &before, "what is over stays over");
-            }
-            // Nothing has to be given back where nothing was moved.
-            if before.percent() == 0.0 && !before.shadow_over {
-                prop_assert!(!matches!(rollout.phase, Phase::RollingBack { .. }), "{:?}", before.phase);
-            }
-            let json = serde_json::to_string(&rollout).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Rollout>(&json).unwrap(), rollout.clone());
-        }
-    }
-}
+use crate::driver::{begin, shadow_stage as stage, shadow_verdict as verdict};
 
 #[test]
 fn a_shadow_ends_in_the_first_step_in_a_refusal_or_in_a_pause() {

@@ -60,7 +60,7 @@ pub(crate) enum DeadCommand {
     },
     /// Show all that is known of a dead letter, and the job
     Show {
-        /// Sequences of letters, or ids of jobs that are no numbers
+        /// Letters, as `list` names them (MODEL:NUMBER, or the number where only one has it), or ids of jobs that are no numbers
         #[arg(value_name = "NAME", required_unless_present = "ids")]
         names: Vec<String>,
         /// The id of a job, also if it is a number; may be repeated
@@ -105,7 +105,7 @@ pub(crate) struct DeadFilter {
 /// Which dead letters something is done to.
 #[derive(Debug, Args)]
 pub(crate) struct DeadChoice {
-    /// Sequences of letters, or ids of jobs that are no numbers
+    /// Letters, as `list` names them (MODEL:NUMBER, or the number where only one has it), or ids of jobs that are no numbers
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// The id of a job, also if it is a number; may be repeated

@@ -152,7 +152,7 @@ pub(crate) struct StartArgs {
 }
 
 /// Who hears of what this process's controllers do.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(crate) struct HookArgs {
     /// Address that each change is posted to, as JSON; it may hold a secret, which the environment hides
     #[arg(long, env = "EMBED_ROLLOUT_WEBHOOK", hide_env_values = true, value_name = "URL")]
@@ -163,6 +163,19 @@ pub(crate) struct HookArgs {
     /// Serve metrics for Prometheus on this address
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics_listen: Option<std::net::SocketAddr>,
+}
+
+/// Without the web hook's address, which may hold a secret.
+impl std::fmt::Debug for HookArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let webhook = self.webhook.as_ref().map(|_| "***");
+        let Self { on_end, metrics_listen, .. } = self;
+        f.debug_struct("HookArgs")
+            .field("webhook", &webhook)
+            .field("on_end", on_end)
+            .field("metrics_listen", metrics_listen)
+            .finish()
+    }
 }
 
 #[derive(Debug, Args)]

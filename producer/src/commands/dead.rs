@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::bail;
 use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_control::dead::{self, DeadLetter, DeadLetters, Filter, Retried};
+use embed_control::dead::{self, DeadLetter, DeadLetters, Filter, LetterName, Retried};
 use embed_schemas::wire;
 use serde_json::json;
 
@@ -32,28 +32,28 @@ impl From<DeadFilter> for Filter {
     fn from(filter: DeadFilter) -> Self {
         let DeadFilter { model, variant, code, since, until } = filter;
         let (since, until) = (since.map(Into::into), until.map(Into::into));
-        Self { model, variant, code, since, until, sequences: Vec::new(), ids: Vec::new() }
+        Self { model, variant, code, since, until, letters: Vec::new(), ids: Vec::new() }
     }
 }
 
-/// A number is the sequence of a letter, anything else the id of a job.
+/// What is no name of a letter is the id of a job.
 fn named(names: &[String], mut ids: Vec<String>) -> Filter {
-    let mut sequences = Vec::new();
+    let mut letters = Vec::new();
     for name in names {
         match name.parse() {
-            Ok(sequence) => sequences.push(sequence),
-            Err(_) => ids.push(name.clone()),
+            Ok(letter) => letters.push(letter),
+            Err(()) => ids.push(name.clone()),
         }
     }
-    Filter { sequences, ids, ..Filter::default() }
+    Filter { letters, ids, ..Filter::default() }
 }
 
 fn filter(chosen: DeadChoice) -> anyhow::Result<Filter> {
-    let Filter { sequences, ids, .. } = named(&chosen.names, chosen.ids);
-    if sequences.is_empty() && ids.is_empty() && chosen.filter.is_empty() && !chosen.all {
-        bail!("which dead letters? Name their sequences or their jobs' ids, give a filter such as --code, or --all");
+    let Filter { letters, ids, .. } = named(&chosen.names, chosen.ids);
+    if letters.is_empty() && ids.is_empty() && chosen.filter.is_empty() && !chosen.all {
+        bail!("which dead letters? Name them or their jobs' ids, give a filter such as --code, or --all");
     }
-    Ok(Filter { sequences, ids, ..chosen.filter.into() })
+    Ok(Filter { letters, ids, ..chosen.filter.into() })
 }
 
 async fn list(client: &Client, filter: Filter, limit: usize, json: bool) -> anyhow::Result<Status> {
@@ -62,6 +62,8 @@ async fn list(client: &Client, filter: Filter, limit: usize, json: bool) -> anyh
     while let Some(page) = letters.page().await? {
         seen += page.len();
         all.extend(page);
+        // They come stream by stream.
+        all.sort_by_key(DeadLetter::written);
         all.drain(..all.len().saturating_sub(limit));
     }
     if json {
@@ -86,7 +88,7 @@ fn row(letter: &DeadLetter) -> [String; 8] {
         reason.push('…');
     }
     [
-        letter.sequence.to_string(),
+        letter.name().to_string(),
         // Whole seconds.
         letter.time.get(..19).unwrap_or(&letter.time).to_owned(),
         letter.model.to_string(),
@@ -109,10 +111,8 @@ async fn show(client: &Client, filter: Filter, json: bool) -> anyhow::Result<Sta
                 print::json_line(&json!({"letter": letter, "job": request}))?;
                 continue;
             }
-            let DeadLetter {
-                sequence, time, model, variant, code, reason, attempts, deliveries, subject, bytes, ..
-            } = &letter;
-            print::line(format_args!("dead letter {sequence}, {time}"))?;
+            let DeadLetter { time, model, variant, code, reason, attempts, deliveries, subject, bytes, .. } = &letter;
+            print::line(format_args!("dead letter {}, {time}", letter.name()))?;
             print::line(format_args!("  error     {code}: {reason}"))?;
             print::line(format_args!("  model     {model}, variant {variant}"))?;
             print::line(format_args!("  tried     {attempts} times, delivered {deliveries} times"))?;
@@ -140,18 +140,19 @@ async fn retry(client: &Client, chosen: DeadChoice, new_id: bool, json: bool) ->
         let retried = dead::retry(client, &letter, new_id, dry_run).await;
         let retried = retried.unwrap_or_else(|error| Retried::Refused { reason: error.to_string() });
         if json {
-            print::json_line(&json!({"letter": letter.sequence, "retried": retried}))?;
+            let (stream, sequence) = (&letter.stream, letter.sequence);
+            print::json_line(&json!({"letter": sequence, "stream": stream, "retried": retried}))?;
         } else {
-            let sequence = letter.sequence;
+            let name = letter.name();
             match &retried {
                 Retried::Published { id, subject, .. } => {
-                    print::line(format_args!("{sequence}: job {id} is sent once more on {subject}"))?;
+                    print::line(format_args!("{name}: job {id} is sent once more on {subject}"))?;
                 }
                 Retried::Would { id, subject } => {
-                    print::line(format_args!("{sequence}: job {id} would be sent once more on {subject}"))?;
+                    print::line(format_args!("{name}: job {id} would be sent once more on {subject}"))?;
                 }
-                Retried::Done { id } => print::line(format_args!("{sequence}: job {id} has its result already"))?,
-                Retried::Refused { reason } => print::line(format_args!("{sequence}: stays: {reason}"))?,
+                Retried::Done { id } => print::line(format_args!("{name}: job {id} has its result already"))?,
+                Retried::Refused { reason } => print::line(format_args!("{name}: stays: {reason}"))?,
             }
         }
         match retried {
@@ -174,7 +175,7 @@ async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Resul
     for letter in all(client, filter).await? {
         missing.found(&letter);
         if !dry_run {
-            dead::remove(client, letter.sequence).await?;
+            dead::remove(client, &letter).await?;
         }
         done += 1;
         tell(done);
@@ -191,10 +192,18 @@ async fn purge(client: &Client, chosen: DeadChoice, json: bool) -> anyhow::Resul
 
 /// All that are there now: what is written meanwhile is left for another time, or a job that fails again would be sent for ever.
 async fn all(client: &Client, filter: Filter) -> anyhow::Result<Vec<DeadLetter>> {
+    let names = filter.letters.clone();
     let mut letters = DeadLetters::new(client, filter);
     let mut all = Vec::new();
     while let Some(page) = letters.page().await? {
         all.extend(page);
+    }
+    for name in names {
+        let several: Vec<_> =
+            all.iter().filter(|letter| name.is_of(letter)).map(|one| one.name().to_string()).collect();
+        if several.len() > 1 {
+            bail!("which dead letter {name}? There are several: {}", several.join(", "));
+        }
     }
     Ok(all)
 }
@@ -207,17 +216,17 @@ fn tell(done: usize) {
 
 /// What was named and not found yet.
 struct Missing {
-    sequences: BTreeSet<u64>,
+    letters: BTreeSet<LetterName>,
     ids: BTreeSet<String>,
 }
 
 impl Missing {
     fn new(filter: &Filter) -> Self {
-        Self { sequences: filter.sequences.iter().copied().collect(), ids: filter.ids.iter().cloned().collect() }
+        Self { letters: filter.letters.iter().cloned().collect(), ids: filter.ids.iter().cloned().collect() }
     }
 
     fn found(&mut self, letter: &DeadLetter) {
-        self.sequences.remove(&letter.sequence);
+        self.letters.retain(|name| !name.is_of(letter));
         if let Some(id) = &letter.id {
             self.ids.remove(id.as_str());
         }
@@ -225,13 +234,13 @@ impl Missing {
 
     /// Tells what is still missing, which is a failure.
     fn told(self, status: Status) -> Status {
-        let Self { sequences, ids } = self;
-        if sequences.is_empty() && ids.is_empty() {
+        let Self { letters, ids } = self;
+        if letters.is_empty() && ids.is_empty() {
             return status;
         }
-        let sequences = sequences.into_iter().map(|sequence| format!("there is no dead letter {sequence}"));
+        let letters = letters.into_iter().map(|name| format!("there is no dead letter {name}"));
         let ids = ids.into_iter().map(|id| format!("there is no dead letter of a job {id}"));
-        for missing in sequences.chain(ids) {
+        for missing in letters.chain(ids) {
             print::note(format_args!("{missing}; `embed dead list` shows those there are"));
         }
         Status::Failures

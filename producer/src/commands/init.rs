@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use embed_client::{Client, nats};
 use embed_connect::ConnectSettings;
 use embed_control::{
@@ -31,6 +32,13 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
     let variants: Vec<_> = variants.into_iter().filter(|one| is_served(&one.model)).collect();
     let settings = settings(&args);
     let client = nats::connect(&connect.clone().or(config.nats.clone()), "embed init").await?;
+    let largest = i64::try_from(client.server_info().max_payload).unwrap_or(i64::MAX);
+    if let Some(bytes) = args.dead_max_bytes.filter(|bytes| *bytes < largest) {
+        bail!(
+            "--dead-max-bytes: {bytes} has no room for the largest message that this server takes ({largest} bytes): a dead letter of it \
+             would be lost at once"
+        );
+    }
     // Workers serve the variants of the bucket too, and need their consumers.
     let asking = Client::new(client.clone());
     let variants = provision::with_desired(variants, &models::desired(&asking).await?);
@@ -106,6 +114,8 @@ fn settings(args: &InitArgs) -> StreamSettings {
         jobs_max_bytes: args.jobs_max_bytes.unwrap_or(default.jobs_max_bytes),
         results_max_bytes: args.results_max_bytes.unwrap_or(default.results_max_bytes),
         results_max_age_s: args.results_max_age.map_or(default.results_max_age_s, |age| age.as_secs()),
+        dead_max_bytes: args.dead_max_bytes.unwrap_or(default.dead_max_bytes),
+        dead_max_age_s: args.dead_max_age.map_or(default.dead_max_age_s, |age| age.as_secs()),
         ack_wait_ms: args.ack_wait.map_or(default.ack_wait_ms, milliseconds),
         ..default
     }
@@ -118,6 +128,8 @@ const fn given(args: &InitArgs) -> Given {
         jobs_max_bytes: args.jobs_max_bytes.is_some(),
         results_max_bytes: args.results_max_bytes.is_some(),
         results_max_age: args.results_max_age.is_some(),
+        dead_max_bytes: args.dead_max_bytes.is_some(),
+        dead_max_age: args.dead_max_age.is_some(),
         ack_wait: args.ack_wait.is_some(),
         others: false,
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use embed_connect::ConnectSettings;
+use embed_connect::{ConnectSettings, Readers, replace_file};
 use embed_control::permissions::{self, Permissions, Role, Scope, jwt::Keys};
 use embed_schemas::Slug;
 use serde_json::json;
@@ -67,7 +67,7 @@ fn write_jwts(folder: &Path, models: &[Slug], json: bool) -> anyhow::Result<Stat
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
-        embed_connect::write_private(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        replace_file(&path, text, Readers::Owner).with_context(|| format!("cannot write {}", path.display()))
     };
     let keys = keys(folder)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

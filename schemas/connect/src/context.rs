@@ -66,7 +66,11 @@ impl ConnectSettings {
             |reason: &dyn std::fmt::Display| ConnectError::Settings(format!("{what}: {}: {reason}", path.display()));
         let text = std::fs::read_to_string(&path)
             .map_err(|error| failed(&format_args!("{error}; `nats context ls` lists what there is")))?;
-        let context: NatsContext = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+        let context: NatsContext = serde_json::from_str(&text).map_err(|error| {
+            // Without what it has found there: a password may stand in it.
+            let what = if error.is_data() { "a value of the wrong type, or a name twice" } else { "no JSON" };
+            failed(&format_args!("line {}, column {}: {what}", error.line(), error.column()))
+        })?;
         context.check().map_err(|reason| failed(&reason))?;
         tracing::info!("NATS settings are from {what}, {name}, where nothing else is given");
         self.over(context)
@@ -228,6 +232,15 @@ mod tests {
             ..ConnectSettings::default()
         };
         assert_eq!(settings, expected);
+        for text in [
+            r#"{"user":"u","password":73737}"#,
+            r#"{"password":true}"#,
+            r#"{"password":"73737"#,
+            r#"{"token":["73737"]}"#,
+        ] {
+            let error = resolved(ConnectSettings::default(), text).unwrap_err();
+            assert!(error.contains("line 1, column") && !error.contains("73737"), "{error}");
+        }
         for (text, field) in [
             (r#"{"nsc":"nsc://o/a/u"}"#, "nsc: "),
             (r#"{"socks_proxy":"socks5://h"}"#, "socks_proxy: "),

@@ -1,6 +1,8 @@
 //! Where JetStream's API is: in a domain, or behind a prefix, as the connection's settings say.
 
-use async_nats::{Client, jetstream};
+use async_nats::Client;
+#[cfg(feature = "jetstream")]
+use async_nats::jetstream;
 
 use crate::{
     ConnectError,
@@ -27,6 +29,7 @@ pub fn bucket_subject(client: &Client, stored: &str) -> String {
 }
 
 /// The client library's way to JetStream.
+#[cfg(feature = "jetstream")]
 #[must_use]
 pub fn jetstream(client: &Client) -> jetstream::Context {
     match known::of(client) {

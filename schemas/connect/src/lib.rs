@@ -2,6 +2,7 @@
 
 mod auth;
 mod context;
+mod files;
 mod jetstream;
 mod known;
 mod secret;
@@ -9,11 +10,13 @@ mod settings;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-pub use jetstream::{api as api_prefix, api_subject, bucket_subject, check as check_prefix, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+pub use files::{Readers, replace_file};
+#[cfg(feature = "jetstream")]
+pub use jetstream::jetstream;
+pub use jetstream::{api as api_prefix, api_subject, bucket_subject, check as check_prefix};
 use known::Known;
 pub use known::{Refusal, Refusals};
-pub use secret::write_private;
 pub use settings::{ConnectSettings, DEFAULT_SERVER};
 
 /// Longest time that [`connect`] takes.
@@ -55,8 +58,8 @@ pub enum ConnectError {
 
 /// Connects once; later disconnections mend themselves, for ever.
 ///
-/// `name` is the connection's name, as `nats server report connections` shows it. `adjust` may set further options, such as
-/// an event callback; it replaces ours, which [`Refusals`] rest on.
+/// `name` is the connection's name, as `nats server report connections` shows it. `adjust` may set further options, but for the event
+/// callback, which [`Refusals`] rest on: see [`connect_hearing`].
 ///
 /// # Errors
 /// [`ConnectError::NoServer`] within about five seconds if nobody answers, [`ConnectError::Refused`] if the server does not
@@ -65,6 +68,19 @@ pub async fn connect(
     settings: &ConnectSettings,
     name: &str,
     adjust: impl FnOnce(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, ConnectError> {
+    connect_hearing(settings, name, adjust, |_| {}).await
+}
+
+/// As [`connect`], for who wants to hear what happens to the connection as well.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_hearing(
+    settings: &ConnectSettings,
+    name: &str,
+    adjust: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    hear: impl Fn(&Event) + Send + Sync + 'static,
 ) -> Result<Client, ConnectError> {
     let settings = settings.clone().resolved()?;
     let (servers, auth) = auth::servers(&settings)?;
@@ -88,6 +104,7 @@ pub async fn connect(
     let listener = known.clone();
     options = options.event_callback(move |event| {
         listener.hear(&event);
+        hear(&event);
         std::future::ready(())
     });
     if let Some(ca) = &settings.tlsca {

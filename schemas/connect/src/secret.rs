@@ -1,10 +1,6 @@
-//! Secrets in files and variables: read where they are named, and written for their owner alone.
+//! Secrets in files and variables: read where they are named.
 
-use std::{
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::path::Path;
 
 use crate::ConnectError;
 
@@ -49,49 +45,9 @@ fn file(path: &Path) -> Result<String, ConnectError> {
     std::fs::read_to_string(path).map_err(|source| ConnectError::File { path: path.to_owned(), source })
 }
 
-/// Writes a file that may hold secrets: whole or not at all, and readable for its owner alone, whatever was there before.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written = (|| {
-        // One that was left behind may be readable for others.
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    #[test]
-    fn a_private_file_is_private_whatever_was_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("secret");
-        std::fs::write(&path, "old and long").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        write_private(&path, "new").unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
-        assert!(write_private(&folder.path().join("no/such"), "x").is_err());
-    }
 
     #[test]
     fn secrets_are_read_from_where_they_are_named() {

@@ -24,12 +24,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Garbage, Registry, RegistryError,
     integrity::{Sum, sum_file},
-    layout::is_name,
+    layout::{is_name, is_sha256},
+    local,
     upload::Upload,
 };
 
 const ENGINES_DIR: &str = "engines";
 const INDEX_FILE: &str = "index.json";
+/// An engine is a file or two, with timings beside it.
+const MAX_ENGINE_FILES: usize = 64;
+/// An engine holds the weights of a graph, which has less than 2 GiB, and may hold them more than once.
+const MAX_ENGINE_BYTES: u64 = 16 << 30;
 
 /// Which engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +70,15 @@ impl Registry {
             Err(RegistryError::Missing { .. }) => return Ok(0),
             other => other?,
         };
+        if index.files.len() > MAX_ENGINE_FILES || index.files.iter().any(|file| file.bytes > MAX_ENGINE_BYTES) {
+            let reason =
+                format!("`files` may name {MAX_ENGINE_FILES} files of {MAX_ENGINE_BYTES} bytes each, and no more");
+            return Err(self.invalid(&path, reason));
+        }
         std::fs::create_dir_all(folder).map_err(RegistryError::io(folder))?;
         let mut fetched = 0;
         for file in &index.files {
-            if !is_name(&file.file, 255) {
+            if !is_name(&file.file, 255) || !is_sha256(&file.sha256) {
                 return Err(self.invalid(&path, format!("{:?} cannot be a file of an engine", file.file)));
             }
             let target = folder.join(&file.file);
@@ -90,6 +100,9 @@ impl Registry {
             let mut sum = Sum::default();
             while let Some(piece) = content.try_next().await.map_err(|error| self.store_error(&path, error))? {
                 sum.update(&piece);
+                if sum.bytes() > file.bytes {
+                    break;
+                }
                 local.write_all(&piece).map_err(RegistryError::io(&partial))?;
             }
             sum.check(file).map_err(|error| self.invalid(&path, error.to_string()))?;
@@ -186,7 +199,8 @@ fn list(folder: &Path) -> io::Result<Vec<FileRef>> {
         let entry = entry?;
         let file = entry.file_name().to_string_lossy().into_owned();
         if entry.file_type()?.is_file() && is_name(&file, 255) && !file.ends_with(".partial") {
-            let sum = sum_file(&entry.path(), |_| ())?;
+            let Ok(open) = local::open_regular(&entry.path()) else { continue };
+            let sum = sum_file(open, |_| ())?;
             files.push(FileRef { file, bytes: sum.bytes(), sha256: sum.hex() });
         }
     }

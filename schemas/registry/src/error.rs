@@ -1,10 +1,13 @@
 //! What can go wrong with a registry or a cache: what, where, the fix, and whether trying again can help.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use embed_schemas::{Slug, model::PointerMove, slug::SlugError};
 
-use crate::IntegrityError;
+use crate::{IntegrityError, local::OpenError, location::masked_addresses};
 
 /// The registry, or the cache, could not do what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -69,15 +72,26 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// Something in a registry that is a folder is not a regular file.
+    #[error(
+        "{}: this is {what}, and is not opened: below its root, a registry has regular files and folders alone. Put the file itself there: \
+         copied, as a hard link, or by a bind mount", .path.display()
+    )]
+    Irregular {
+        /// What is not.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// The store failed, or cannot be reached.
-    #[error("registry {location}: {path}: {}", chain(.source))]
+    #[error("registry {location}: {path}: {}", chain(.cause))]
     Store {
         /// The registry.
         location: String,
         /// Below its root.
         path: String,
-        /// What it said.
-        source: object_store::Error,
+        /// What it said. It is no `source` of this error: an address in it may hold a secret, which the message does not show.
+        cause: object_store::Error,
     },
     /// The store did not answer in time, and what is known from before may do.
     #[error("registry {location}: it did not answer within {waited_s} s")]
@@ -225,8 +239,8 @@ impl RegistryError {
     #[must_use]
     pub const fn retryable(&self) -> bool {
         match self {
-            Self::Store { source, .. } => !matches!(
-                source,
+            Self::Store { cause, .. } => !matches!(
+                cause,
                 object_store::Error::PermissionDenied { .. }
                     | object_store::Error::Unauthenticated { .. }
                     | object_store::Error::InvalidPath { .. }
@@ -252,6 +266,13 @@ impl RegistryError {
     pub(crate) fn integrity(model: &Slug, version: &str) -> impl FnOnce(IntegrityError) -> Self {
         let (model, version) = (model.clone(), version.to_owned());
         move |source| Self::Integrity { model, version, source: Box::new(source) }
+    }
+
+    pub(crate) fn open(path: &Path, error: OpenError) -> Self {
+        match error {
+            OpenError::Io(source) => Self::Io { path: path.to_owned(), source },
+            OpenError::Irregular { path, what } => Self::Irregular { path, what },
+        }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
@@ -319,7 +340,7 @@ fn chain(error: &object_store::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    masked_addresses(&text)
 }
 
 #[cfg(test)]
@@ -339,5 +360,14 @@ mod tests {
             error("all-minilm-l12-v2")
         );
         assert!(!error("uae-large-v1").contains("Did you mean"));
+    }
+
+    #[test]
+    fn what_a_store_says_is_shown_without_secrets() {
+        let source = "error sending request for url (http://me:s3cret@host/b?sig=s3cret)".into();
+        let cause = object_store::Error::Generic { store: "S3", source };
+        let error = RegistryError::Store { location: "s3://b".into(), path: "models".into(), cause };
+        assert!(!error.to_string().contains("s3cret") && error.to_string().contains("***@host/b"), "{error}");
+        assert!(std::error::Error::source(&error).is_none(), "whoever prints causes would print it");
     }
 }

@@ -4,7 +4,6 @@ use std::{
     fmt::Write as _,
     fs::File,
     io::{self, Read},
-    path::Path,
 };
 
 use embed_schemas::model::FileRef;
@@ -93,8 +92,7 @@ impl Sum {
 }
 
 /// Sums a local file. Blocks; `advance` hears of the bytes of each piece.
-pub(crate) fn sum_file(path: &Path, mut advance: impl FnMut(u64)) -> io::Result<Sum> {
-    let mut file = File::open(path)?;
+pub(crate) fn sum_file(mut file: File, mut advance: impl FnMut(u64)) -> io::Result<Sum> {
     let mut sum = Sum::default();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -12,6 +12,8 @@ pub(crate) const UPLOAD_FILE: &str = ".upload.json";
 /// What a configuration says to follow the pointer.
 const CURRENT: &str = "current";
 const MAX_NAME_LEN: usize = 64;
+/// Most bytes of `metadata.json`, `current.json`, and what else of JSON a registry keeps for itself.
+pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
 
 /// Whether a version may be called so: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or digit.
 ///
@@ -32,6 +34,15 @@ pub(crate) fn is_name(name: &str, longest: usize) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
+pub(crate) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// That a file is not read because of its size.
+pub(crate) fn too_large(most: u64) -> String {
+    format!("it has more than {most} bytes, which is more than any has that was published in earnest")
+}
+
 /// Checks what every reader relies on: names that agree with the place, and sizes that make sense.
 pub(crate) fn check_metadata(metadata: &ModelMetadata, model: &Slug, version: &str) -> Result<(), String> {
     let named = Slug::from_name(&metadata.model_name).map_err(|error| format!("`model_name`: {error}"))?;
@@ -47,6 +58,7 @@ pub(crate) fn check_metadata(metadata: &ModelMetadata, model: &Slug, version: &s
     if metadata.artefacts.is_empty() || metadata.dimension == 0 || metadata.max_seq_length < 2 {
         return Err("`artefacts` must not be empty, `dimension` not 0, `max_seq_length` at least 2".into());
     }
+    metadata.check_limits()?;
     files(metadata).map(|_| ())
 }
 
@@ -62,8 +74,7 @@ pub(crate) fn files(metadata: &ModelMetadata) -> Result<Vec<FileRef>, String> {
                 file.file
             ));
         }
-        let is_sha256 = file.sha256.len() == 64 && file.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_sha256 {
+        if !is_sha256(&file.sha256) {
             return Err(format!("{}: `sha256` must be 64 hexadecimal digits in lower case", file.file));
         }
         if files.insert(&file.file, file).is_some_and(|other| other != file) {

@@ -1,7 +1,7 @@
 //! The model registry in any object store, and the cache of verified model files on local disk.
 //!
 //! ```text
-//! models/<slug>/current.json                which version is current, and all moves of that pointer
+//! models/<slug>/current.json                which version is current, and the last moves of that pointer
 //! models/<slug>/<version>/metadata.json     written last: a version is there when this file is
 //! models/<slug>/<version>/<files>           as the metadata lists them, with size and SHA-256
 //! models/<slug>/<version>/.upload.json      while a version is being published: whose content it is
@@ -16,6 +16,8 @@ mod error;
 mod gc;
 pub mod integrity;
 mod layout;
+mod local;
+mod location;
 mod lock;
 mod pointer;
 mod progress;
@@ -32,6 +34,8 @@ pub use error::RegistryError;
 pub use gc::{Garbage, Keep};
 pub use integrity::{IntegrityError, verify};
 pub use layout::check_version;
+pub use local::open_named;
+pub use location::masked;
 pub use progress::{Progress, Step};
 pub use publish::Published;
 pub use registry::{Registry, RegistryOptions, VersionInfo};

@@ -11,7 +11,10 @@ use embed_schemas::{
 };
 use object_store::{Error as StoreError, GetResult, PutMode, PutOptions, UpdateVersion, path::Path as ObjectPath};
 
-use crate::{Registry, RegistryError, lock};
+use crate::{Registry, RegistryError, layout::MAX_JSON_BYTES, local, lock};
+
+/// Moves that the history keeps, the last ones: what is read at every look at a model must not grow for ever.
+const MOVES_KEPT: usize = 1000;
 
 /// The lock is held for as long as it takes to write one small file.
 const LONGEST_LOCK: Duration = Duration::from_secs(10);
@@ -98,7 +101,7 @@ impl Registry {
             other => other?,
         };
         let at = update_version(&found);
-        let bytes = found.bytes().await.map_err(|error| self.store_error(&path, error))?;
+        let bytes = self.bytes_of(&path, found, MAX_JSON_BYTES).await?;
         let pointer = serde_json::from_slice(&bytes).map_err(|error| self.invalid(&path, error.to_string()))?;
         Ok(Seen { pointer: Some(pointer), at: Some(at) })
     }
@@ -118,6 +121,7 @@ impl Registry {
         let step = PointerMove { from: from.clone(), to: to.to_owned(), who: who.to_owned(), when: when.to_owned() };
         let mut history = seen.pointer.as_ref().map(|pointer| pointer.history.clone()).unwrap_or_default();
         history.push(step.clone());
+        history.drain(..history.len().saturating_sub(MOVES_KEPT));
         let next = CurrentPointer { version: to.to_owned(), history };
         let mut json = serde_json::to_vec_pretty(&next).expect("a pointer is JSON");
         json.push(b'\n');
@@ -158,6 +162,7 @@ impl Registry {
     ) -> Result<bool, RegistryError> {
         let path = folder.join(current_path(model));
         let name = |suffix: &str| path.with_file_name(format!(".current.json.{suffix}"));
+        self.check_place(&current_path(model))?;
         let lock = lock::lock_briefly(&name("lock"), LONGEST_LOCK).await?;
         if self.seen(model).await?.pointer != seen.pointer {
             return Ok(false);
@@ -165,7 +170,7 @@ impl Registry {
         // The lock is ours, so the name is.
         let partial = name("partial");
         let write = || {
-            let mut file = std::fs::File::create(&partial)?;
+            let mut file = local::open_to_write(&partial, true)?;
             file.write_all(json)?;
             file.sync_all()?;
             std::fs::rename(&partial, &path)?;

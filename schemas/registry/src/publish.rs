@@ -13,6 +13,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use embed_schemas::{
     ModelMetadata, Slug, Storage,
     model::{FileRef, GoldenSet, METADATA_FILE, MODELS_DIR, version_path},
+    model_limits::MAX_GOLDEN_BYTES,
 };
 use object_store::{Error as StoreError, PutMode, PutOptions, path::Path as ObjectPath};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,8 @@ use serde_json::Value;
 use crate::{
     Progress, Registry, RegistryError, Step, check_version,
     integrity::Sum,
-    layout::{self, UPLOAD_FILE, check_metadata},
+    layout::{self, MAX_JSON_BYTES, UPLOAD_FILE, check_metadata, too_large},
+    local,
     upload::Upload,
     verify::sum_local,
 };
@@ -125,7 +127,7 @@ impl Registry {
     async fn is_published(&self, local: &Local) -> Result<bool, RegistryError> {
         let metadata = &local.metadata;
         let path = version_path(&metadata.slug, &metadata.version, METADATA_FILE);
-        let there = match self.read(&path).await {
+        let there = match self.read_at_most(&path, MAX_JSON_BYTES).await {
             Err(RegistryError::Missing { .. }) => return Ok(false),
             other => other?,
         };
@@ -156,9 +158,10 @@ impl Registry {
             return Ok(None);
         }
         let ours = local.dir.join(&golden.file);
-        let ours = tokio::fs::read(&ours).await.map_err(RegistryError::io(&ours))?;
+        let open = local::open_named(&ours).map_err(RegistryError::io(&ours))?;
+        let ours = local::read_file(&open, golden).map_err(RegistryError::io(&ours))?;
         let path = version_path(&local.metadata.slug, &local.metadata.version, &golden.file);
-        let same = match self.read(&path).await {
+        let same = match self.read_at_most(&path, MAX_GOLDEN_BYTES).await {
             Ok(theirs) => same_golden(&ours, &theirs, local.metadata.dimension as usize),
             Err(RegistryError::Missing { .. }) => false,
             Err(error) => return Err(error),
@@ -212,6 +215,7 @@ impl Registry {
 
     /// `false`: it is there already.
     async fn create(&self, path: &str, content: Vec<u8>) -> Result<bool, RegistryError> {
+        self.check_place(path)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store().put_opts(&ObjectPath::from(path), content.into(), options).await {
             Ok(_) => Ok(true),
@@ -225,12 +229,14 @@ impl Local {
     async fn read(dir: &Path) -> Result<Self, RegistryError> {
         let path = dir.join(METADATA_FILE);
         let fail = |reason: String| RegistryError::NotAVersion { path: path.clone(), reason };
-        let json = tokio::fs::read(&path).await.map_err(|error| match error.kind() {
+        let read = || local::read(&local::open_named(&path)?, MAX_JSON_BYTES);
+        let json = read().map_err(|error| match error.kind() {
             ErrorKind::NotFound => fail(format!(
                 "there is no such file; name the folder of one version, such as REGISTRY/{MODELS_DIR}/SLUG/VERSION as `embed-models import` writes it"
             )),
             _ => RegistryError::Io { path: path.clone(), source: error },
         })?;
+        let json = json.ok_or_else(|| fail(too_large(MAX_JSON_BYTES)))?;
         let metadata: ModelMetadata = serde_json::from_slice(&json).map_err(|error| fail(error.to_string()))?;
         check_version(&metadata.version).map_err(|reason| fail(format!("`version`: {reason}")))?;
         check_metadata(&metadata, &metadata.slug, &metadata.version).map_err(fail)?;
@@ -241,12 +247,18 @@ impl Local {
     async fn verify(&self, progress: &dyn Progress) -> Result<(), RegistryError> {
         for file in &self.files {
             let path = self.dir.join(&file.file);
-            if !path.is_file() {
-                let reason = format!("there is no such file, but {METADATA_FILE} lists it");
-                return Err(RegistryError::NotAVersion { path, reason });
-            }
+            let open = match local::open_named(&path) {
+                Ok(open) => open,
+                Err(error) => {
+                    let reason = match error.kind() {
+                        ErrorKind::NotFound => format!("there is no such file, but {METADATA_FILE} lists it"),
+                        _ => format!("{error}; {METADATA_FILE} lists it"),
+                    };
+                    return Err(RegistryError::NotAVersion { path, reason });
+                }
+            };
             progress.begin(Step::Verify, &file.file, file.bytes);
-            sum_local(&path, progress)
+            sum_local(open, &path, progress)
                 .await?
                 .check(file)
                 .map_err(RegistryError::integrity(&self.metadata.slug, &self.metadata.version))?;

@@ -1,6 +1,7 @@
 //! A registry as its readers see it: models, versions, metadata, the pointer.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,25 +13,39 @@ use embed_schemas::{
     model::{CURRENT_FILE, FileRef, METADATA_FILE, MODELS_DIR, current_path, version_path},
 };
 use futures::{StreamExt, TryStreamExt};
-use object_store::{GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path as ObjectPath};
+use object_store::{
+    Attributes, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path as ObjectPath,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{
     RegistryError,
-    layout::{check_metadata, check_version},
-    store, verify,
+    integrity::check_size,
+    layout::{MAX_JSON_BYTES, check_metadata, check_version, too_large},
+    local::{self, OpenError},
+    location::{masked, masked_addresses},
+    store::{self, Folder},
+    verify,
 };
 
 /// How many small requests are under way at once.
 const AT_ONCE: usize = 8;
 
 /// How a registry is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RegistryOptions {
     /// How long a request is tried again, with growing pauses, while the store does not answer.
     pub retry_for: Duration,
     /// What the environment would say otherwise, such as (`aws_endpoint`, `http://127.0.0.1:9000`).
     pub settings: Vec<(String, String)>,
+}
+
+/// Without what the settings say: a key may be among them.
+impl std::fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.settings.iter().map(|(name, _)| name).collect();
+        f.debug_struct("RegistryOptions").field("retry_for", &self.retry_for).field("settings", &names).finish()
+    }
 }
 
 impl Default for RegistryOptions {
@@ -45,11 +60,18 @@ pub struct Registry {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     store: Arc<dyn ObjectStore>,
     location: String,
-    folder: Option<PathBuf>,
+    folder: Option<Folder>,
+    endpoint: Option<String>,
+}
+
+/// Without the store, which may hold keys.
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("location", &self.location).finish_non_exhaustive()
+    }
 }
 
 /// A version that is in the registry.
@@ -79,13 +101,16 @@ impl Registry {
     /// # Errors
     /// As [`Registry::open`].
     pub fn open_with(location: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
-        let opened = store::open(location, options)
-            .map_err(|reason| RegistryError::Location { location: location.to_owned(), reason })?;
-        let inner = Inner { store: opened.store, location: location.to_owned(), folder: opened.folder };
+        let opened = store::open(location, options).map_err(|reason| RegistryError::Location {
+            location: masked(location),
+            reason: masked_addresses(&reason),
+        })?;
+        let store::Opened { store, folder, endpoint } = opened;
+        let inner = Inner { store, location: location.to_owned(), folder, endpoint };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The location, as it was given.
+    /// The location, as it was given. There is no secret in it: one that has is not opened.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.inner.location
@@ -94,7 +119,18 @@ impl Registry {
     /// The folder, if the registry is one: files can be read in place.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
-        self.inner.folder.as_deref()
+        self.inner.folder.as_ref().map(|folder| folder.given.as_path())
+    }
+
+    /// The same without links on the way: what files are opened from.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.inner.folder.as_ref().map(|folder| folder.root.as_path())
+    }
+
+    /// What tells it apart from every other registry: buckets of the same name may be behind different endpoints.
+    pub(crate) fn identity(&self) -> String {
+        let endpoint = self.inner.endpoint.as_deref().map(|endpoint| format!("\n{endpoint}"));
+        format!("{}{}", self.location(), endpoint.unwrap_or_default())
     }
 
     /// The models that have a current version, by slug.
@@ -103,7 +139,7 @@ impl Registry {
     /// If the store cannot be listed.
     pub async fn models(&self) -> Result<Vec<Slug>, RegistryError> {
         let published = |model: Slug| async move {
-            let is_there = self.head(&current_path(&model)).await?.is_some();
+            let is_there = self.is_file(&current_path(&model)).await?.is_some();
             if !is_there {
                 tracing::warn!(%model, "the registry has this model, but no {CURRENT_FILE} for it");
             }
@@ -146,7 +182,7 @@ impl Registry {
     /// If the store cannot be listed.
     pub async fn published(&self, model: &Slug) -> Result<Vec<VersionInfo>, RegistryError> {
         let info = |version: String| async move {
-            let found = self.head(&version_path(model, &version, METADATA_FILE)).await?;
+            let found = self.is_file(&version_path(model, &version, METADATA_FILE)).await?;
             Ok::<_, RegistryError>(found.map(|meta| VersionInfo { version, published: meta.last_modified.into() }))
         };
         let names = self.folders(&format!("{MODELS_DIR}/{model}")).await?;
@@ -205,7 +241,20 @@ impl Registry {
     /// # Errors
     /// If it is missing or the store fails.
     pub async fn read(&self, path: &str) -> Result<Bytes, RegistryError> {
-        self.get(path).await?.bytes().await.map_err(|error| self.store_error(path, error))
+        self.read_at_most(path, u64::MAX).await
+    }
+
+    /// The bytes of a file that has at most so many: no more are taken in.
+    pub(crate) async fn read_at_most(&self, path: &str, most: u64) -> Result<Bytes, RegistryError> {
+        let found = self.get(path).await?;
+        self.bytes_of(path, found, most).await
+    }
+
+    pub(crate) async fn bytes_of(&self, path: &str, found: GetResult, most: u64) -> Result<Bytes, RegistryError> {
+        if found.meta.size > most {
+            return Err(self.invalid(path, too_large(most)));
+        }
+        found.bytes().await.map_err(|error| self.store_error(path, error))
     }
 
     /// The content of a file of a version, verified: what is returned is what was verified. Nothing is cached.
@@ -213,7 +262,11 @@ impl Registry {
     /// # Errors
     /// If it is missing, the store fails, or it is not what the metadata says.
     pub async fn read_verified(&self, model: &Slug, version: &str, file: &FileRef) -> Result<Bytes, RegistryError> {
-        let content = self.read(&version_path(model, version, &file.file)).await?;
+        let path = version_path(model, version, &file.file);
+        let found = self.get(&path).await?;
+        // What has not its size is not read at all.
+        check_size(file, found.meta.size).map_err(RegistryError::integrity(model, version))?;
+        let content = self.bytes_of(&path, found, file.bytes).await?;
         verify(file, &content).map_err(RegistryError::integrity(model, version))?;
         Ok(content)
     }
@@ -223,10 +276,57 @@ impl Registry {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<GetResult, RegistryError> {
+        if self.root().is_some() {
+            let (file, meta) = self.open_file(path)?;
+            return Ok(GetResult {
+                range: 0..meta.size,
+                payload: GetResultPayload::File(file, PathBuf::from(path)),
+                attributes: Attributes::default(),
+                extensions: Default::default(),
+                meta,
+            });
+        }
         self.store().get(&ObjectPath::from(path)).await.map_err(|error| self.store_error(path, error))
     }
 
+    /// Opens a file of a registry that is a folder.
+    fn open_file(&self, path: &str) -> Result<(File, ObjectMeta), RegistryError> {
+        let root = self.root().unwrap_or(Path::new(""));
+        let file = local::open_beneath(root, path).map_err(|error| self.open_error(path, error))?;
+        let meta = object_meta(path, &file).map_err(RegistryError::io(root.join(path)))?;
+        Ok((file, meta))
+    }
+
+    /// Whether a file of a version can be read where it is.
+    pub(crate) fn check_in_place(&self, metadata: &ModelMetadata, file: &FileRef) -> Result<(), RegistryError> {
+        let (_, meta) = self.open_file(&version_path(&metadata.slug, &metadata.version, &file.file))?;
+        check_size(file, meta.size).map_err(RegistryError::integrity(&metadata.slug, &metadata.version))
+    }
+
+    /// Whether something can be written there without being led elsewhere.
+    pub(crate) fn check_place(&self, path: &str) -> Result<(), RegistryError> {
+        self.root().map_or(Ok(()), |root| local::check_place(root, path).map_err(|error| self.open_error(path, error)))
+    }
+
+    /// As [`Registry::head`], but what is not a file is not there: one model's must not keep others from being listed.
+    async fn is_file(&self, path: &str) -> Result<Option<ObjectMeta>, RegistryError> {
+        match self.head(path).await {
+            Err(error @ RegistryError::Irregular { .. }) => {
+                tracing::warn!(%error, "passed over");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     pub(crate) async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, RegistryError> {
+        if self.root().is_some() {
+            return match self.open_file(path) {
+                Ok((_, meta)) => Ok(Some(meta)),
+                Err(RegistryError::Missing { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
         match self.store().head(&ObjectPath::from(path)).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -235,12 +335,16 @@ impl Registry {
     }
 
     pub(crate) async fn read_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, RegistryError> {
-        let bytes = self.read(path).await?;
+        let bytes = self.read_at_most(path, MAX_JSON_BYTES).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.invalid(path, error.to_string()))
     }
 
     /// Names of the folders in a folder. Names that begin with a dot are not what is published.
     pub(crate) async fn folders(&self, path: &str) -> Result<Vec<String>, RegistryError> {
+        if let Some(root) = self.root() {
+            let names = local::folders(root, path).map_err(|error| self.open_error(path, error))?;
+            return Ok(names.into_iter().filter(|name| !name.starts_with('.')).collect());
+        }
         let prefix = ObjectPath::from(path);
         let listed = self.store().list_with_delimiter(Some(&prefix)).await.map_err(|e| self.store_error(path, e))?;
         let names = listed.common_prefixes.iter().filter_map(|folder| folder.filename());
@@ -248,6 +352,12 @@ impl Registry {
     }
 
     pub(crate) async fn objects(&self, path: &str) -> Result<Vec<ObjectMeta>, RegistryError> {
+        if let Some(root) = self.root() {
+            let files = local::files(root, path).map_err(|error| self.open_error(path, error))?;
+            let meta =
+                |(path, file): (String, File)| object_meta(&path, &file).map_err(RegistryError::io(root.join(&path)));
+            return files.into_iter().map(meta).collect();
+        }
         let prefix = ObjectPath::from(path);
         self.store().list(Some(&prefix)).try_collect().await.map_err(|error| self.store_error(path, error))
     }
@@ -285,6 +395,19 @@ impl Registry {
         RegistryError::Invalid { location: self.location().to_owned(), path: path.to_owned(), reason }
     }
 
+    /// What it means that a file of a folder was not opened.
+    pub(crate) fn open_error(&self, path: &str, error: OpenError) -> RegistryError {
+        match error {
+            OpenError::Irregular { path, what } => RegistryError::Irregular { path, what },
+            OpenError::Io(source) if source.kind() == std::io::ErrorKind::NotFound => {
+                RegistryError::Missing { location: self.location().to_owned(), path: path.to_owned() }
+            }
+            OpenError::Io(source) => {
+                self.store_error(path, object_store::Error::Generic { store: "folder", source: source.into() })
+            }
+        }
+    }
+
     pub(crate) fn store_error(&self, path: &str, source: object_store::Error) -> RegistryError {
         let (location, path) = (self.location().to_owned(), path.to_owned());
         match source {
@@ -293,7 +416,13 @@ impl Registry {
             source if source.to_string().contains("<Code>NoSuchBucket</Code>") => {
                 RegistryError::Location { location, reason: "there is no such bucket; make it first".into() }
             }
-            source => RegistryError::Store { location, path, source },
+            cause => RegistryError::Store { location, path, cause },
         }
     }
+}
+
+fn object_meta(path: &str, file: &File) -> std::io::Result<ObjectMeta> {
+    let meta = file.metadata()?;
+    let last_modified = meta.modified()?.into();
+    Ok(ObjectMeta { location: ObjectPath::from(path), last_modified, size: meta.len(), e_tag: None, version: None })
 }

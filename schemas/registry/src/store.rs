@@ -12,12 +12,24 @@ use object_store::{ObjectStore, local::LocalFileSystem, path::Path as ObjectPath
 #[cfg(feature = "remote")]
 use remote::open as remote;
 
-use crate::RegistryOptions;
+use crate::{RegistryOptions, location::has_secrets};
 
-/// An opened store, and the folder if it is one.
+/// An opened store.
 pub(crate) struct Opened {
     pub(crate) store: Arc<dyn ObjectStore>,
-    pub(crate) folder: Option<PathBuf>,
+    /// The folder, if it is one.
+    pub(crate) folder: Option<Folder>,
+    /// Whose store it is, beside what the location says: the address that the environment or the options name.
+    pub(crate) endpoint: Option<String>,
+}
+
+/// A folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    /// As it was given.
+    pub(crate) given: PathBuf,
+    /// The same without links on the way.
+    pub(crate) root: PathBuf,
 }
 
 /// Opens what a location names. Nothing is asked of a server yet.
@@ -29,14 +41,24 @@ pub(crate) fn open(location: &str, options: &RegistryOptions) -> Result<Opened, 
     if !["s3", "gs", "az"].contains(&scheme) {
         return Err(format!("unknown scheme `{scheme}`; use file:///… or a path, s3://…, gs://… or az://…"));
     }
+    if has_secrets(rest) {
+        return Err(format!(
+            "there are credentials or a query in it, which are not read; write {scheme}://BUCKET/PREFIX, and set {} in the environment",
+            match scheme {
+                "s3" => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                "gs" => "GOOGLE_SERVICE_ACCOUNT",
+                _ => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN",
+            }
+        ));
+    }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(format!("the bucket is missing; write {scheme}://BUCKET/PREFIX"));
     }
     let prefix = ObjectPath::parse(prefix.trim_end_matches('/')).map_err(|error| error.to_string())?;
-    let store = remote(scheme, bucket, options)?;
+    let (store, endpoint) = remote(scheme, bucket, options)?;
     let store = if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
-    Ok(Opened { store, folder: None })
+    Ok(Opened { store, folder: None, endpoint })
 }
 
 fn open_folder(path: &Path) -> Result<Opened, String> {
@@ -48,11 +70,12 @@ fn open_folder(path: &Path) -> Result<Opened, String> {
         .map_err(|error| error.to_string())?
         .with_automatic_cleanup(true)
         .with_fsync(true);
-    Ok(Opened { store: Arc::new(store), folder: Some(path.to_owned()) })
+    let root = path.canonicalize().map_err(|error| error.to_string())?;
+    Ok(Opened { store: Arc::new(store), folder: Some(Folder { given: path.to_owned(), root }), endpoint: None })
 }
 
 #[cfg(not(feature = "remote"))]
-fn remote(scheme: &str, _: &str, _: &RegistryOptions) -> Result<Arc<dyn ObjectStore>, String> {
+fn remote(scheme: &str, _: &str, _: &RegistryOptions) -> Result<(Arc<dyn ObjectStore>, Option<String>), String> {
     Err(format!(
         "this program was built without registries in buckets; use a folder, or build it with the feature `remote` of \
          `embed-registry` for {scheme}://"
@@ -72,6 +95,12 @@ mod tests {
         assert!(refusal("ftp://host").contains("unknown scheme `ftp`"));
         assert!(refusal("/nowhere/at/all").contains("no such folder"));
         assert!(refusal("s3:///prefix").contains("bucket is missing"));
+        for location in ["s3://KEY:s3/cret@bucket/prefix", "gs://s3cret@bucket", "az://c/p?sv=1&sig=s3cret"] {
+            let reason = refusal(location);
+            assert!(reason.contains("credentials or a query") && !reason.contains("cret"), "{reason}");
+            let error = crate::Registry::open(location).unwrap_err();
+            assert!(!format!("{error}{error:?}").contains("cret"), "{error:?}");
+        }
     }
 
     #[cfg(not(feature = "remote"))]
@@ -94,5 +123,22 @@ mod tests {
             ..RegistryOptions::default()
         };
         assert!(open("az://container/prefix", &account).is_ok());
+    }
+
+    #[cfg(feature = "remote")]
+    #[test]
+    fn stores_behind_different_endpoints_are_told_apart() {
+        let endpoint = |location: &str, settings: &[(&str, &str)]| {
+            let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let options = RegistryOptions { settings, ..RegistryOptions::default() };
+            open(location, &options).unwrap().endpoint
+        };
+        let at = |address| [("aws_endpoint", address), ("aws_allow_http", "true")];
+        let first = endpoint("s3://bucket/prefix", &at("http://one:9000"));
+        assert!(first.as_deref().is_some_and(|endpoint| endpoint.contains("http://one:9000")), "{first:?}");
+        assert_ne!(first, endpoint("s3://bucket/prefix", &at("http://two:9000")));
+        assert_eq!(first, endpoint("s3://bucket/other", &at("http://one:9000")), "the location says the rest");
+        let account = |name| endpoint("az://container", &[("azure_storage_account_name", name)]);
+        assert_ne!(account("one"), account("two"), "an account has containers of its own");
     }
 }

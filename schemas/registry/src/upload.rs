@@ -10,7 +10,7 @@ use object_store::{
 };
 use tokio::io::AsyncReadExt;
 
-use crate::{Progress, Registry, RegistryError, Step, integrity::Sum};
+use crate::{Progress, Registry, RegistryError, Step, integrity::Sum, local};
 
 /// Bytes of a part. S3 wants at least 5 MiB and at most 10,000 parts.
 const PART: usize = 16 << 20;
@@ -52,7 +52,9 @@ impl Registry {
     /// Uploads a file. Nothing is seen of it if it fails, or if the file is no longer what the metadata says.
     pub(crate) async fn upload(&self, upload: &Upload<'_>, progress: &dyn Progress) -> Result<(), RegistryError> {
         progress.begin(Step::Upload, &upload.file.file, upload.file.bytes);
-        let mut local = tokio::fs::File::open(upload.local).await.map_err(RegistryError::io(upload.local))?;
+        self.check_place(upload.path)?;
+        let local = local::open_named(upload.local).map_err(RegistryError::io(upload.local))?;
+        let mut local = tokio::fs::File::from_std(local);
         let mut sum = Sum::default();
         let first = read_part(&mut local, upload.local, &mut sum).await?;
         let (path, failed) = (ObjectPath::from(upload.path), |error| self.store_error(upload.path, error));

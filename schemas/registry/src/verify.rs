@@ -1,6 +1,6 @@
 //! Whether what is in the registry is what was published: every byte is read.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use embed_schemas::{
     ModelMetadata, Slug,
@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task};
 use crate::{
     IntegrityError, Progress, Registry, RegistryError, Step,
     integrity::{Sum, check_size, sum_file},
-    layout,
+    layout, local,
 };
 
 /// What was found out about a file.
@@ -30,6 +30,9 @@ pub enum FileProblem {
     /// It is not there.
     #[error("{0}: the file is missing; publish the version again")]
     Missing(String),
+    /// It is something else than a file.
+    #[error("{0}: this is {1}, and is not opened; publish the version again")]
+    Irregular(String, &'static str),
     /// It is not what the metadata says.
     #[error(transparent)]
     Differs(#[from] IntegrityError),
@@ -51,7 +54,14 @@ impl Registry {
         for file in self.files(&metadata)? {
             progress.begin(Step::Verify, &file.file, file.bytes);
             let path = version_path(model, version, &file.file);
-            let problem = match self.head(&path).await? {
+            let found = match self.head(&path).await {
+                Err(RegistryError::Irregular { what, .. }) => {
+                    checks.push(FileCheck { problem: Some(FileProblem::Irregular(file.file.clone(), what)), file });
+                    continue;
+                }
+                other => other?,
+            };
+            let problem = match found {
                 None => Some(FileProblem::Missing(file.file.clone())),
                 // A file of the wrong size need not be read.
                 Some(meta) => match check_size(&file, meta.size) {
@@ -71,8 +81,9 @@ impl Registry {
 
     /// Size and SHA-256 of an object.
     pub(crate) async fn sum(&self, path: &str, progress: &dyn Progress) -> Result<Sum, RegistryError> {
-        if let Some(folder) = self.folder() {
-            return sum_local(&folder.join(path), progress).await;
+        if let Some(root) = self.root() {
+            let file = local::open_beneath(root, path).map_err(|error| self.open_error(path, error))?;
+            return sum_local(file, &root.join(path), progress).await;
         }
         let mut content = self.get(path).await?.into_stream();
         let mut sum = Sum::default();
@@ -86,12 +97,11 @@ impl Registry {
 }
 
 /// Size and SHA-256 of a local file.
-pub(crate) async fn sum_local(path: &Path, progress: &dyn Progress) -> Result<Sum, RegistryError> {
+pub(crate) async fn sum_local(file: File, path: &Path, progress: &dyn Progress) -> Result<Sum, RegistryError> {
     let (done, mut heard) = mpsc::unbounded_channel();
-    let owned = path.to_owned();
     // Nobody may be listening any more; then nobody waits for the sum either.
     let sum = task::spawn_blocking(move || {
-        sum_file(&owned, |bytes| {
+        sum_file(file, |bytes| {
             let _ = done.send(bytes);
         })
     });

@@ -158,6 +158,44 @@ async fn damage_is_found() {
     assert_eq!(healed.read(graph).await.unwrap(), content(1, 100_000));
 }
 
+/// Buckets of one name may be behind different endpoints: what one said is not what another would say.
+#[tokio::test]
+async fn what_one_endpoint_said_is_not_told_of_another() {
+    let setup = Setup::new(1000).await;
+    let model = slug(MODEL);
+    setup.cache.resolve(&setup.registry, &model, &VersionSpec::Current).await.unwrap();
+    setup.cache.models(&setup.registry).await.unwrap();
+    // Nothing listens on port 1: all that could be answered is what is remembered.
+    let other = bucket("127.0.0.1:1", "bucket");
+    assert_eq!(other.location(), setup.registry.location());
+    for spec in [VersionSpec::Current, VersionSpec::Exact("v1".to_owned())] {
+        let error = setup.cache.resolve(&other, &model, &spec).await.unwrap_err();
+        assert!(error.is_store(), "{error}");
+    }
+    assert!(setup.cache.models(&other).await.unwrap_err().is_store());
+    // Files are the same whoever has them.
+    setup.fetch(&setup.version.files(), &()).await.unwrap();
+    assert_eq!(blobs(setup.folder.path()).len(), 3);
+    setup.relay.go_down();
+    let resolved = setup.cache.resolve(&setup.registry, &model, &VersionSpec::Current).await.unwrap();
+    assert!(resolved.from_cache(), "its own is still known");
+}
+
+/// What somebody has put in the place of a file of the cache is neither opened nor waited for.
+#[tokio::test]
+async fn a_link_in_the_cache_is_not_followed() {
+    let setup = Setup::new(1000).await;
+    let (files, graph) = (setup.version.files(), setup.version.graph());
+    let local = setup.fetch(&files, &()).await.unwrap();
+    let blob = local.path(graph);
+    fs::rename(&blob, setup.folder.path().join("moved")).unwrap();
+    std::os::unix::fs::symlink(setup.folder.path().join("moved"), &blob).unwrap();
+    let error = local.read(graph).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Irregular { what: "a symbolic link", .. }), "{error}");
+    let error = setup.fetch(&files, &()).await.unwrap_err().to_string();
+    assert!(error.contains("a symbolic link"), "{error}");
+}
+
 /// The least recently used go first, nothing goes that is in use, and what cannot fit is refused.
 #[tokio::test]
 async fn the_cache_is_bounded() {

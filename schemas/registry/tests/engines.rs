@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::SystemTime};
 
 use crate::support::{Version, content, slug};
 use embed_registry::{EngineKey, Keep, Registry, RegistryError};
+use serde_json::json;
 
 fn registry(root: &Path) -> Registry {
     Registry::open(&format!("file://{}", root.display())).unwrap()
@@ -58,6 +59,33 @@ async fn a_damaged_engine_is_refused() {
     let error = registry.fetch_engine(&key, folder.path()).await.unwrap_err();
     assert!(matches!(&error, RegistryError::Invalid { .. }), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing of it stays");
+}
+
+/// An index that names more than an engine has, or files that lead elsewhere.
+#[tokio::test]
+async fn an_index_out_of_proportion_is_refused() {
+    let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let registry = registry(root.path());
+    let (model, graph) = (slug("m"), "cd".repeat(32));
+    let key = EngineKey { model: &model, graph: &graph, kind: "k" };
+    let place = root.path().join("engines/m").join(&graph).join("k");
+    fs::create_dir_all(&place).unwrap();
+    let file = |name: &str, bytes: u64, sha256: &str| json!({"file": name, "bytes": bytes, "sha256": sha256});
+    let sha256 = "ab".repeat(32);
+    fs::write(place.join(&sha256), content(1, 1000)).unwrap();
+    for (files, named) in [
+        (vec![file("e", 1 << 40, &sha256)], "17179869184"),
+        (vec![file("e", 1, &sha256); 65], "64"),
+        (vec![file("../e", 1000, &sha256)], "cannot be a file of an engine"),
+        (vec![file("e", 1000, "../../../secret")], "cannot be a file of an engine"),
+        // It is not taken in beyond its size.
+        (vec![file("e", 10, &sha256)], "the metadata says 10"),
+    ] {
+        fs::write(place.join("index.json"), json!({"files": files}).to_string()).unwrap();
+        let error = registry.fetch_engine(&key, folder.path()).await.unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing of it stays");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! A registry in a folder.
 
-use std::fs;
+use std::{fs, os::unix::fs::symlink};
 
 use crate::support::{Version, content, slug};
 use embed_registry::{Cache, Keep, Registry, RegistryError};
+use serde_json::json;
 
 struct Folder {
     root: tempfile::TempDir,
@@ -129,4 +130,92 @@ async fn a_folder_is_not_copied() {
     folder.delete("models/m/v1/fp32.onnx").await;
     let error = cache.fetch(&folder.registry, &model, "v1", &version.files(), &()).await.unwrap_err().to_string();
     assert!(error.contains("there is no models/m/v1/fp32.onnx"), "{error}");
+}
+
+/// Names of files below the root that lead elsewhere, and what nobody could read to its end.
+#[tokio::test]
+async fn links_lead_nowhere() {
+    let (folder, outside) = (Folder::new(), tempfile::tempdir().unwrap());
+    let (model, root) = (slug("m"), folder.root.path().join("models/m"));
+    let version = Version::new("m", "v1", &[b"graph"]);
+    folder.registry.publish(version.path(), &()).await.unwrap();
+    folder.registry.promote(&model, "v1", "ann", crate::support::WHEN).await.unwrap();
+
+    // A version elsewhere is none, for whoever reads and for whoever tidies up.
+    let elsewhere = outside.path().join("v2");
+    fs::create_dir(&elsewhere).unwrap();
+    let json = fs::read_to_string(version.file("metadata.json")).unwrap().replace("\"v1\"", "\"v2\"");
+    fs::write(elsewhere.join("metadata.json"), json).unwrap();
+    symlink(&elsewhere, root.join("v2")).unwrap();
+    assert_eq!(folder.registry.versions(&model).await.unwrap(), ["v1"]);
+    let error = folder.registry.metadata(&model, "v2").await.unwrap_err();
+    assert!(matches!(error, RegistryError::Irregular { what: "a symbolic link", .. }), "{error}");
+    let keep = Keep { newest: 0, moves: 0, uploads: std::time::Duration::ZERO };
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    assert_eq!(folder.registry.gc(&keep, false, later).await.unwrap(), []);
+    assert!(elsewhere.join("metadata.json").exists());
+    // Nothing is written there either.
+    let error = folder.registry.publish(Version::new("m", "v2", &[b"graph"]).path(), &()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Irregular { .. }), "{error}");
+
+    // One model's is no other's concern.
+    let other = Version::new("n", "v1", &[b"graph"]);
+    folder.registry.publish(other.path(), &()).await.unwrap();
+    folder.registry.promote(&slug("n"), "v1", "ann", crate::support::WHEN).await.unwrap();
+    fs::rename(root.join("current.json"), outside.path().join("current.json")).unwrap();
+    symlink(outside.path().join("current.json"), root.join("current.json")).unwrap();
+    assert_eq!(folder.registry.models().await.unwrap(), [slug("n")]);
+    assert!(matches!(folder.registry.current(&model).await.unwrap_err(), RegistryError::Irregular { .. }));
+    fs::remove_file(root.join("current.json")).unwrap();
+
+    // What whoever moves the pointer writes first, and locks.
+    let secret = outside.path().join("secret");
+    fs::write(&secret, "unharmed").unwrap();
+    for name in [".current.json.partial", ".current.json.lock"] {
+        let _ = fs::remove_file(root.join(name));
+        symlink(&secret, root.join(name)).unwrap();
+        let error = folder.registry.promote(&model, "v1", "ann", crate::support::WHEN).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Io { .. }), "{error}");
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "unharmed");
+
+    let checks = async || folder.registry.verify(&slug("n"), "v1", &()).await.unwrap();
+    assert!(checks().await.iter().all(|check| check.problem.is_none()));
+    let graph = folder.root.path().join("models/n/v1/fp32.onnx");
+    fs::rename(&graph, outside.path().join("graph")).unwrap();
+    symlink(outside.path().join("graph"), &graph).unwrap();
+    let problems: Vec<_> = checks().await.into_iter().filter_map(|check| check.problem).collect();
+    assert!(problems.len() == 1 && problems[0].to_string().contains("a symbolic link"), "{problems:?}");
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_read() {
+    let folder = Folder::new();
+    let version = Version::new("m", "v1", &[b"graph"]);
+    folder.registry.publish(version.path(), &()).await.unwrap();
+    folder.put("models/m/v1/metadata.json", vec![b' '; 5 << 20]).await;
+    let error = folder.registry.metadata(&slug("m"), "v1").await.unwrap_err().to_string();
+    assert!(error.contains("metadata.json") && error.contains("more than 4194304 bytes"), "{error}");
+    folder.put("models/m/current.json", vec![b' '; 5 << 20]).await;
+    let error = folder.registry.current(&slug("m")).await.unwrap_err().to_string();
+    assert!(error.contains("current.json") && error.contains("more than 4194304 bytes"), "{error}");
+    fs::write(version.file("metadata.json"), vec![b' '; 5 << 20]).unwrap();
+    let error = folder.registry.publish(version.path(), &()).await.unwrap_err().to_string();
+    assert!(error.contains("more than 4194304 bytes"), "{error}");
+}
+
+/// A pointer's history does not grow beyond what can be read.
+#[tokio::test]
+async fn a_pointer_keeps_its_last_moves() {
+    let folder = Folder::new();
+    let model = slug("m");
+    folder.registry.publish(Version::new("m", "v1", &[b"graph"]).path(), &()).await.unwrap();
+    let moves: Vec<_> =
+        (0..1500).map(|n| json!({"from": null, "to": "v0", "who": format!("w{n}"), "when": "x"})).collect();
+    let pointer = json!({"version": "v0", "history": moves});
+    folder.put("models/m/current.json", pointer.to_string().into_bytes()).await;
+    folder.registry.promote(&model, "v1", "ann", crate::support::WHEN).await.unwrap();
+    let history = folder.registry.current(&model).await.unwrap().history;
+    assert_eq!((history.len(), history[0].who.as_str(), history[999].who.as_str()), (1000, "w501", "ann"));
 }

@@ -4,18 +4,26 @@ use std::fs;
 
 use embed_engine::{
     batch::{Padding, Unit},
-    engine::{ByWidth, CpuEngine, DeviceEngine, Engine, Input, OnnxModel, Place, cosine, library, providers::Options},
+    engine::{
+        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, Input, OnnxModel, Place, cosine, library,
+        providers::Options,
+    },
     settings::{EngineConfig, Provider},
 };
 use embed_schemas::ModelMetadata;
 
-fn model() -> OnnxModel {
+fn load(change: impl FnOnce(&mut Vec<u8>, &mut ModelMetadata)) -> Result<OnnxModel, EngineError> {
     let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
-    let metadata: ModelMetadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
-    let graph = fs::read(folder.join("fp32.onnx")).unwrap();
+    let mut metadata: ModelMetadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
+    let mut graph = fs::read(folder.join("fp32.onnx")).unwrap();
+    change(&mut graph, &mut metadata);
     let environment = library::environment(None).unwrap();
     let (config, place) = (EngineConfig::default(), Place { provider: Provider::Cpu, device: 0 });
-    OnnxModel::load(&environment, &graph, &metadata, &config, place, &Options::new()).unwrap()
+    OnnxModel::load(&environment, &graph, &metadata, &config, place, &Options::new())
+}
+
+fn model() -> OnnxModel {
+    load(|_, _| {}).unwrap()
 }
 
 /// Texts of these lengths, no two alike.
@@ -47,4 +55,16 @@ fn padding_to_few_shapes_changes_no_vector() {
             }
         }
     }
+}
+
+#[test]
+fn graphs_that_lead_elsewhere_never_reach_the_library() {
+    // A tensor in another file, in the last graph of the message: all of them are one.
+    let external = [7 << 3 | 2, 6, 5 << 3 | 2, 4, 14 << 3, 1, 1 << 3, 1];
+    let error = load(|graph, _| graph.extend(external)).unwrap_err();
+    assert!(matches!(error, EngineError::Refused(_)) && error.to_string().contains("in another file"), "{error}");
+    let error = load(|graph, _| graph.truncate(graph.len() / 2)).unwrap_err();
+    assert!(matches!(error, EngineError::Refused(_)), "{error}");
+    let error = load(|_, metadata| metadata.dimension = 385).unwrap_err();
+    assert!(error.to_string().contains("384 components, but `dimension` in metadata.json is 385"), "{error}");
 }

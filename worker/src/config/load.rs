@@ -1,6 +1,6 @@
 //! Where configuration comes from: defaults, then a TOML file, then `EMBED_WORKER__SECTION__KEY`, then flags.
 
-use std::{fmt::Write, path::Path};
+use std::{convert::Infallible, fmt::Write, path::Path};
 
 use figment::{
     Figment,
@@ -13,7 +13,7 @@ use super::Config;
 
 /// Prefix of environment variables; `__` also separates sections from keys.
 pub const ENV_PREFIX: &str = "EMBED_WORKER__";
-/// Keys whose values are shown to nobody.
+/// Keys whose values are shown to nobody, and taken from the environment as they are there.
 const SECRETS: [&str; 2] = ["nats.password", "nats.token"];
 
 /// The configuration could not be read.
@@ -43,13 +43,31 @@ pub fn load(file: Option<&Path>, flags: &[(&str, Value)]) -> Result<Loaded, Conf
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    figment = with_variables(figment, Env::prefixed(ENV_PREFIX).split("__").iter());
     for (key, value) in flags {
         figment = figment.merge(Serialized::default(key, value).named("flags"));
     }
     let config: Config = figment.extract().map_err(|e| ConfigError(explain(e)))?;
     config.validate().map_err(ConfigError)?;
     Ok(Loaded { config, figment })
+}
+
+/// Adds what variables say, by key. Where text is wanted, a value is what was typed, though it looks like a number: `007` is a password.
+fn with_variables<K: std::fmt::Display>(figment: Figment, variables: impl Iterator<Item = (K, String)>) -> Figment {
+    variables.fold(figment, |figment, (key, text)| {
+        let key = key.to_string();
+        let layer = |value: Value| Serialized::default(&key, value).named("`EMBED_WORKER__` environment variable(s)");
+        let typed = layer(Value::from(text.clone()));
+        let read: Value = text.parse().unwrap_or_else(|never: Infallible| match never {});
+        let is_text = read.as_str().is_none()
+            && Figment::from(Serialized::defaults(Config::default())).merge(&typed).extract::<Config>().is_ok();
+        figment.merge(if is_text || SECRETS.contains(&key.as_str()) { typed } else { layer(read) })
+    })
+}
+
+/// Whether what stands there may be, or hold, a secret, whatever it is instead of what it should be.
+fn may_be_secret(key: &str) -> bool {
+    ["nats", "registry"].contains(&key.split('.').next().unwrap_or_default())
 }
 
 trait Named {
@@ -99,8 +117,15 @@ fn explain(error: figment::Error) -> String {
                     format!("{key}{field}: unknown key{source}{nearest}")
                 }
                 kind if key.is_empty() => format!("{}{source}", unquoted(&kind.to_string())),
-                // What stands there instead may be one all the same.
-                _ if SECRETS.contains(&key.as_str()) => format!("{key}: must be text in quotes{source}"),
+                Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if may_be_secret(&key) => {
+                    let wanted = match expected.as_str() {
+                        "a string" => "text in quotes",
+                        structure if structure.starts_with("struct ") => "a section",
+                        other => other,
+                    };
+                    format!("{key}: must be {wanted}{source}")
+                }
+                _ if may_be_secret(&key) => format!("{key}: has a value that it cannot have{source}"),
                 kind => format!("{key}: {kind}{source}"),
             }
         })
@@ -128,6 +153,7 @@ impl Loaded {
         let mut out = String::new();
         let mut config = self.config.clone();
         config.nats = config.nats.redacted();
+        config.registry = config.registry.as_deref().map(embed_registry::masked);
         let value = toml::Table::try_from(&config).unwrap_or_default();
         self.print_table(&mut out, "", &value);
         out
@@ -202,14 +228,70 @@ mod tests {
             "[nats]\npassword = \"s3cret\nuser = \"u\"\n",
             "[nats]\npassword = [\"s3cret\"]\n",
             "[nats]\ntoken = 73737\n",
+            "[nats]\npassword = 73737.5\n",
+            "[nats]\nuser = 73737\n",
+            "[nats]\nserver = [\"nats://u:s3cret@h\"]\n",
+            "[nats.password]\nx = \"s3cret\"\n",
+            "nats = \"nats://u:s3cret@h\"\n",
+            "registry = [\"s3://k:s3cret@b\"]\n",
         ] {
             let error = load_text(text, &[]).unwrap_err();
             assert!(!error.contains("s3cret") && !error.contains("73737"), "{error}");
-            assert!(error.contains("line 2") || error.contains("must be text in quotes"), "{error}");
+            assert!(["line 2", "must be text in quotes", "nats: must be"].iter().any(|w| error.contains(w)), "{error}");
         }
         let text = "[nats]\nserver = \"nats://u:s3cret@h\"\npassword = \"s3cret\"\ntoken = \"s3cret\"\n";
         let printed = load_text(text, &[]).unwrap().print();
         assert!(!printed.contains("s3cret") && printed.contains("nats://h"), "{printed}");
+    }
+
+    #[test]
+    fn the_registry_is_printed_without_secrets() {
+        let printed = load_text("registry = \"s3://key:s3cret@b/p\"\n", &[]).unwrap().print();
+        assert!(!printed.contains("s3cret") && printed.contains("s3://***@b/p"), "{printed}");
+    }
+
+    fn of_variables(variables: &[(&str, &str)]) -> Result<Config, String> {
+        let defaults = Figment::from(Serialized::defaults(Config::default()));
+        let variables = variables.iter().map(|(key, text)| (*key, (*text).to_owned()));
+        with_variables(defaults, variables).extract().map_err(explain)
+    }
+
+    #[test]
+    fn text_of_a_variable_is_what_was_typed() {
+        for text in
+            ["12345", "007", "1e5", "true", "-1", "0.10", "[1]", "{a=1}", "'q'", "\"q\"", "", "x", "1_000", "\u{e9}"]
+        {
+            let config = of_variables(&[("nats.password", text), ("nats.token", text)]).unwrap();
+            assert_eq!((config.nats.password.as_deref(), config.nats.token.as_deref()), (Some(text), Some(text)));
+        }
+        let config = of_variables(&[
+            ("nats.user", "007"),
+            ("worker.id", "12345"),
+            ("registry", "2026"),
+            ("nats.tlsfirst", "true"),
+            ("nats.password_file", "1"),
+            ("batch.max_texts", "8"),
+            ("batch.max_wait", "2ms"),
+            ("limits.bulk_bytes", "1024"),
+            ("engine.providers", "[\"cpu\"]"),
+            ("variant", "[{model=\"7\"}]"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!((config.nats.user.as_deref(), config.worker.id.as_deref()), (Some("007"), Some("12345")));
+        assert_eq!((config.registry.as_deref(), config.nats.password_file), (Some("2026"), Some("1".into())));
+        assert!(config.nats.tlsfirst && config.variant[0].model == "7");
+        assert_eq!((config.batch.max_texts, config.batch.max_wait), (8, Duration::from_millis(2)));
+        assert_eq!((config.limits.bulk_bytes.as_u64(), config.engine.providers.len()), (1024, 1));
+        let error = of_variables(&[("batch.max_texts", "many")]).unwrap_err();
+        assert!(error.contains("batch.max_texts") && error.contains("many"), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_password_is_what_was_typed(password in "\\PC{0,40}") {
+            let config = of_variables(&[("nats.password", &password)]).unwrap();
+            proptest::prop_assert_eq!(config.nats.password, Some(password));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use embed_connect::ConnectSettings;
 use embed_engine::settings::{BatchConfig, EngineConfig, TokenizeConfig, check_chain};
+use embed_schemas::inbox;
 pub use limits::LimitsConfig;
 pub use models::{ModelsConfig, VariantConfig, VariantLimits};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct WorkerConfig {
     /// Bytes a second that may leave for variants which are compared with those served here, while somebody wants that (`embed rollout
     /// start --shadow`). 0: none, whoever wants it.
     pub shadow_bytes: ByteSize,
+    /// Subjects below which callers listen for answers, and jobs may want copies of their outcomes, beside those that begin with `_INBOX`
+    /// and `_R_`. Nothing is published anywhere else on anybody's behalf.
+    pub reply_prefixes: Vec<String>,
 }
 
 impl Default for WorkerConfig {
@@ -72,6 +76,7 @@ impl Default for WorkerConfig {
             drain_timeout: Duration::from_secs(25),
             stats_window: Duration::from_secs(5),
             shadow_bytes: ByteSize::mib(4),
+            reply_prefixes: Vec::new(),
         }
     }
 }
@@ -126,6 +131,13 @@ impl Config {
             return Err(format!(
                 "worker.shadow_bytes: {shadow} is less than one message; set it to `256 KiB` or more, or to 0 for none"
             ));
+        }
+        for prefix in &self.worker.reply_prefixes {
+            if let Err(what) = inbox::check_prefix(prefix) {
+                return Err(format!(
+                    "worker.reply_prefixes: {prefix:?} {what}; name subjects below which callers listen, such as `replies.of-a`"
+                ));
+            }
         }
         if self.models.refresh.is_zero() {
             return Err("models.refresh: must be above 0, such as `30s`".into());

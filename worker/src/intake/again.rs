@@ -64,6 +64,6 @@ impl JobIntake {
                 variant.max_attempts
             ),
         );
-        self.refuse(lease, Some(identity), error, format, attempts.count(), permit);
+        self.refuse(lease, Some(identity), error, format, attempts.count(), Some(permit));
     }
 }

@@ -10,16 +10,17 @@ use std::{
 
 use async_nats::{Message, Subject, SubscribeError, Subscriber};
 use embed_engine::pipeline::Request;
-use embed_schemas::{ErrorCode, Format, Lane, WireError, headers, subjects, wire::decode_request};
+use embed_schemas::{ErrorCode, Format, Lane, WireError, headers, subjects, trace::traceparent, wire::decode_request};
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::IntakeContext;
+use super::{IntakeContext, malformed};
 use crate::{
     connection::end_subscription,
     metrics::{Demand, EndpointStats},
     publish::{Ask, Call, Caller, Finished, Reply},
+    replies::Refused,
     variant::{Deployment, ServedVersion, Variant},
 };
 
@@ -115,6 +116,9 @@ impl CallIntake {
         let received = Instant::now();
         // Without a reply subject nobody would hear the answer.
         let Some(reply) = message.reply.clone() else { return };
+        if self.context.publisher.replies().allow(Refused::Call, &reply).is_err() {
+            return;
+        }
         if !self.is_probe {
             self.deployment.variant.metrics.received(Lane::Rpc);
         }
@@ -146,7 +150,7 @@ impl CallIntake {
     fn call(&self, message: &Message, reply: Subject, received: Instant) -> Call {
         self.context.publisher.call(Caller {
             reply,
-            traceparent: header(message, headers::TRACEPARENT).map(str::to_owned),
+            traceparent: header(message, headers::TRACEPARENT).and_then(traceparent),
             // Until it has been read.
             format: Format::sniff(&message.payload).unwrap_or(Format::Json),
             received,
@@ -163,6 +167,9 @@ impl CallIntake {
         if !self.is_probe
             && let Err(error) = admission.has_time_for_any()
         {
+            return call.refuse(error);
+        }
+        if let Some(error) = malformed(message) {
             return call.refuse(error);
         }
         let (request, format) = match decode_request(&message.payload, header(message, headers::CONTENT_TYPE)) {

@@ -10,14 +10,14 @@ use async_nats::Message;
 use embed_engine::pipeline::Request;
 use embed_schemas::{
     EmbedFailure, EmbedRequest, ErrorCode, Format, Lane, Outcome, WireError, headers, streams,
-    wire::{decode_request, readable_id},
+    wire::{DecodeError, decode_request, readable_id},
 };
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Backoff, IntakeContext, estimate::Estimate};
+use super::{Backoff, IntakeContext, estimate::Estimate, malformed};
 use crate::{
     connection::Connection,
     jetstream::{
@@ -28,6 +28,7 @@ use crate::{
     lease::{Attempts, Lease},
     metrics::Demand,
     publish::{Ask, Finished, JobIdentity, Reply},
+    replies::Refused,
     variant::{Deployment, Permit, Reservation, ServedVersion},
 };
 
@@ -140,7 +141,7 @@ impl JobIntake {
         let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
         drop(pulling.reserved);
         let give_back = async |message: Message| {
-            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) {
+            if let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait, (&stream, &name)) {
                 lease.give_back(Duration::ZERO);
             }
         };
@@ -247,6 +248,7 @@ impl JobIntake {
                 pulling.pause.reset();
                 self.take(pulling, message);
             }
+            Pulled::Forged(message) => self.forged(message.reply.as_deref()),
             Pulled::Ended => {}
             Pulled::TooLarge => pulling.estimate = Estimate::largest(self.context.publisher.max_payload()),
             Pulled::Gone(reason) => {
@@ -260,11 +262,21 @@ impl JobIntake {
         }
     }
 
+    /// A message came that no stream has delivered: it is not worked on, and nothing is said where it wants an acknowledgement.
+    fn forged(&self, acknowledgement: Option<&str>) {
+        let why = "it is no delivery of this consumer";
+        self.context.publisher.replies().refuse(Refused::Delivery, acknowledgement.unwrap_or_default(), &why);
+    }
+
     /// A message becomes a lease, and then a job.
     fn take(self: &Arc<Self>, pulling: &mut Pulling, message: Message) {
         let variant = &self.deployment.variant;
         let (bytes, ack_wait) = (message.length, pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT));
-        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait) else { return };
+        let malformed = malformed(&message);
+        let reply = message.reply.clone();
+        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait, pulling.consumer.names()) else {
+            return self.forged(reply.as_deref());
+        };
         tracing::trace!(lane = %self.lane, sequence = lease.delivery().sequence, "take a job");
         variant.metrics.received(self.lane);
         if lease.delivery().deliveries > 1 {
@@ -274,7 +286,7 @@ impl JobIntake {
             let reserved = pulling.reserved.as_mut().and_then(|reserved| reserved.split(texts, bytes));
             reserved.or_else(|| variant.admission.try_admit(self.lane, texts, bytes))
         };
-        match decode_request(lease.payload(), lease.header(headers::CONTENT_TYPE)) {
+        match read(&lease, malformed) {
             Ok((request, format)) => {
                 pulling.estimate.saw(request.texts.len(), bytes);
                 match permit_for(request.texts.len()) {
@@ -285,9 +297,8 @@ impl JobIntake {
             }
             Err(refusal) => match permit_for(1) {
                 Some(permit) => {
-                    let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
-                    let id = id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None });
-                    self.refuse(lease, id, refusal.error, refusal.format, 0, permit);
+                    let identity = readable_identity(&lease);
+                    self.refuse(lease, identity, refusal.error, refusal.format, 0, Some(permit));
                 }
                 None => lease.give_back(Duration::ZERO),
             },
@@ -324,7 +335,7 @@ impl JobIntake {
         let Job { lease, request, format, permit } = job;
         let identity = identity(&lease, &request);
         if let Err(error) = version.check(&request, format, self.context.publisher.max_payload()) {
-            return self.refuse(lease, Some(identity), error, format, 0, permit);
+            return self.refuse(lease, Some(identity), error, format, 0, Some(permit));
         }
         let (received, lane) = (lease.received(), self.lane);
         // As it was received: what it has waited here since is counted from then on.
@@ -371,7 +382,7 @@ impl JobIntake {
         error: WireError,
         format: Format,
         attempts: u64,
-        permit: Permit,
+        permit: Option<Permit>,
     ) {
         let variant = Arc::clone(&self.deployment.variant);
         let demand = Demand { age: self.context.clock.age(lease.delivery().published), ..Demand::default() };
@@ -394,6 +405,20 @@ impl JobIntake {
 pub(super) fn identity(lease: &Lease, request: &EmbedRequest) -> JobIdentity {
     let id = request.id.clone().or_else(|| lease.id_in_headers());
     JobIdentity { id: id.unwrap_or_else(|| lease.delivery().job_id()), digest: Some(request.digest()) }
+}
+
+/// What the outcome of a job is stored by that cannot be read as a whole. `None`: nobody can wait for one.
+pub(super) fn readable_identity(lease: &Lease) -> Option<JobIdentity> {
+    let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
+    id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None })
+}
+
+/// Reads a job, unless it is known to be none.
+fn read(lease: &Lease, malformed: Option<WireError>) -> Result<(EmbedRequest, Format), DecodeError> {
+    match malformed {
+        Some(error) => Err(DecodeError { error, format: Format::sniff(lease.payload()).unwrap_or(Format::Json) }),
+        None => decode_request(lease.payload(), lease.header(headers::CONTENT_TYPE)),
+    }
 }
 
 /// What a pull loop knows.

@@ -6,6 +6,7 @@
 mod again;
 mod calls;
 mod estimate;
+mod exhausted;
 mod jobs;
 mod shadow;
 
@@ -17,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::JobId;
+use async_nats::{HeaderMap, Message};
+use embed_schemas::{JobId, WireError};
 use tokio::sync::Semaphore;
 
 pub use calls::{Endpoint, subscribe, subscribe_bare};
@@ -67,6 +69,15 @@ impl IntakeContext {
         let n = self.calls.fetch_add(1, Ordering::Relaxed);
         format!("{}-{n}", self.worker).parse().expect("the worker's id was checked when it started")
     }
+}
+
+/// Why a message is none that could be served, whatever its payload says: its sender has put together headers that cannot be read as a whole. What
+/// is missing may be what matters.
+fn malformed(message: &Message) -> Option<WireError> {
+    let fix = "every header is one line `Name: value` in UTF-8, under the line `NATS/1.0`";
+    let defect = message.headers.as_ref().and_then(HeaderMap::defect).map(|defect| defect.to_string());
+    let status = || message.status.map(|_| "they begin with a status, as only a server's do".to_owned());
+    defect.or_else(status).map(|what| WireError::invalid(format!("headers: {what}; {fix}")))
 }
 
 /// A pause that grows as long as what it is for fails.

@@ -1,9 +1,10 @@
 //! Requests to JetStream's API, each with an inbox of its own: the client library's shared one keeps an entry for each request that is
 //! never answered.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::{Client, HeaderMap, Message, Request, header::HeaderBlock};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -103,6 +104,76 @@ pub async fn last_on_subject(
         None => Ok(Some(answer)),
         Some(404) => Ok(None),
         Some(status) => Err(ApiError::Unanswered(format!("direct get: status {status}"))),
+    }
+}
+
+/// JetStream's codes for a message that is not there.
+const NO_MESSAGE: [u32; 2] = [10037, 10043];
+
+/// A message as its stream holds it.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was stored, by the server's clock.
+    pub stored: SystemTime,
+    /// The message, as it was published but for the subject to answer on.
+    pub message: Message,
+}
+
+/// The message of a stream that `query` names, such as `{"seq": 7}` or `{"seq": 7, "next_by_subj": "x"}`. `None` if there is none. It is read where
+/// the stream has its leader, and its headers come as bytes within the answer: none of them can be taken for a word of the server's.
+///
+/// # Errors
+/// If there is no such stream, or it does not answer.
+pub async fn stored_message(
+    client: &Client,
+    stream: &str,
+    query: &serde_json::Value,
+) -> Result<Option<StoredMessage>, ApiError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        message: Raw,
+    }
+    #[derive(Deserialize)]
+    struct Raw {
+        subject: String,
+        seq: u64,
+        #[serde(default)]
+        hdrs: String,
+        #[serde(default)]
+        data: String,
+        time: String,
+    }
+    let name = format!("STREAM.MSG.GET.{stream}");
+    let raw = match call::<Answer>(client, &name, query.to_string().into()).await {
+        Ok(Answer { message }) => message,
+        Err(ApiError::Refused(error)) if NO_MESSAGE.contains(&error.err_code) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let bytes = |text: &str| BASE64_STANDARD.decode(text).map_err(|error| ApiError::Unreadable(error.to_string()));
+    let (block, payload) = (bytes(&raw.hdrs)?, bytes(&raw.data)?);
+    let stored = humantime::parse_rfc3339(&raw.time).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    let length = raw.subject.len() + block.len() + payload.len();
+    let read = (!block.is_empty()).then(|| HeaderBlock::parse(&block));
+    let (headers, status, description) = match read {
+        Some(HeaderBlock { headers, status, description }) => (Some(headers), status, description),
+        None => (None, None, None),
+    };
+    let (subject, payload) = (raw.subject.into(), payload.into());
+    let message = Message { subject, reply: None, payload, headers, status, description, length };
+    Ok(Some(StoredMessage { sequence: raw.seq, stored, message }))
+}
+
+/// Deletes a message of a stream. One that is not there is none that has to be.
+///
+/// # Errors
+/// If there is no such stream, or it does not answer.
+pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
+    let request = serde_json::json!({"seq": sequence, "no_erase": true}).to_string();
+    match call::<serde_json::Value>(client, &format!("STREAM.MSG.DELETE.{stream}"), request.into()).await {
+        Err(ApiError::Refused(error)) if NO_MESSAGE.contains(&error.err_code) => Ok(()),
+        answer => answer.map(drop),
     }
 }
 

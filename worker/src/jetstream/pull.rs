@@ -44,6 +44,8 @@ struct Waiting {
 pub enum Pulled {
     /// A message. It has to be answered.
     Message(Message),
+    /// A message that no stream has delivered. Whoever sent it knows the inbox; it is not answered.
+    Forged(Message),
     /// The request ended, or was forgotten; ask again.
     Ended,
     /// The next message is larger than the request allowed.
@@ -138,7 +140,15 @@ impl Consumer {
                 }
             };
             let Some(message) = message else { return Pulled::Gone("the connection is closed".to_owned()) };
-            let Some(status) = message.status.map(|status| status.as_u16()) else {
+            // Messages of the stream can have statuses as well: whoever published them chose their headers.
+            let status = if is_delivery(&message, &self.inbox) {
+                None
+            } else if let Some(status) = message.status {
+                Some(status.as_u16())
+            } else {
+                return Pulled::Forged(message);
+            };
+            let Some(status) = status else {
                 if let Some(waiting) = &mut self.waiting {
                     waiting.last_sign = Instant::now();
                     waiting.messages = waiting.messages.saturating_sub(1);
@@ -182,10 +192,17 @@ impl Consumer {
         }
     }
 
+    /// The stream and the consumer.
+    #[must_use]
+    pub fn names(&self) -> (&str, &str) {
+        (&self.stream, &self.name)
+    }
+
     /// Takes no more, and hands over what is on its way.
     pub async fn close<F: Future<Output = ()>>(self, take: impl Fn(Message) -> F) {
+        let inbox = self.inbox.clone();
         let take = async |message: Message| {
-            if message.status.is_none() {
+            if is_delivery(&message, &inbox) {
                 take(message).await;
             }
         };
@@ -194,6 +211,12 @@ impl Consumer {
             tracing::warn!(%error, "pulling could not be ended in good order");
         }
     }
+}
+
+/// Whether the stream has sent it: what JetStream delivers comes under the subject that it is stored on. The rest is the server's, or
+/// somebody's who publishes here.
+fn is_delivery(message: &Message, inbox: &str) -> bool {
+    !message.subject.starts_with(inbox)
 }
 
 async fn sleep_until(when: Option<Instant>) {

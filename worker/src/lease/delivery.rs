@@ -4,6 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use embed_schemas::JobId;
 
+/// So many deliveries in a row have the same pauses between them; those of the next so many are twice as long.
+const SAME_PAUSE: u64 = 16;
+/// The shortest pause of a message that has been delivered more often than that.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest one, unless a longer one is asked for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
 /// What the server says of a message, in the subject for acknowledgements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -39,6 +46,20 @@ impl Delivery {
         })
     }
 
+    /// How long the message is to stay away that somebody wants to give back for `delay`. The consumers bound deliveries, for what no worker can
+    /// read ([`embed_schemas::streams::StreamSettings::max_deliver`]); a job that has to wait for days, for a model that cannot be loaded
+    /// or a stream that is full, is not to use them up. So who comes often comes ever more rarely.
+    #[must_use]
+    pub fn pause(&self, delay: Duration) -> Duration {
+        match self.deliveries.saturating_sub(1) / SAME_PAUSE {
+            0 => delay,
+            doublings => {
+                let factor = 2u32.saturating_pow(u32::try_from(doublings).unwrap_or(u32::MAX));
+                delay.max(SHORTEST_PAUSE).saturating_mul(factor).min(LONGEST_PAUSE.max(delay))
+            }
+        }
+    }
+
     /// What tells this message apart from all others, also of a stream that was deleted and made anew: sequence and time. One token of a
     /// subject.
     #[must_use]
@@ -59,9 +80,26 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    use embed_schemas::streams::StreamSettings;
     use proptest::prelude::*;
 
     use super::*;
+
+    fn delivery(deliveries: u64) -> Delivery {
+        let published = SystemTime::UNIX_EPOCH;
+        Delivery { stream: "EMBED_m".into(), consumer: "fp32-job".into(), sequence: 1, deliveries, published }
+    }
+
+    /// A model that cannot be loaded for two days, or a stream that is full for as long, makes no dead letters.
+    #[test]
+    fn a_job_can_wait_for_days_within_the_deliveries_that_it_has() {
+        let most = u64::try_from(StreamSettings::default().max_deliver).unwrap();
+        for delay in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5)] {
+            assert_eq!(delivery(1).pause(delay), delay, "once costs nothing");
+            let all: Duration = (1..most).map(|n| delivery(n).pause(delay)).sum();
+            assert!(all > Duration::from_secs(2 * 24 * 3_600), "{delay:?}: {all:?}");
+        }
+    }
 
     #[test]
     fn the_servers_word_is_read_in_both_forms() {
@@ -95,6 +133,18 @@ mod tests {
             }.job_id();
             let ids: std::collections::BTreeSet<_> = places.iter().map(id).collect();
             prop_assert_eq!(ids.len(), places.len());
+        }
+
+        #[test]
+        fn who_comes_often_comes_rarely_and_never_sooner_than_asked(
+            delay in 0..1_000_000u64,
+            deliveries in 0..2_000u64,
+        ) {
+            let delay = Duration::from_millis(delay);
+            let of = |deliveries| delivery(deliveries).pause(delay);
+            prop_assert!(of(deliveries) >= delay);
+            prop_assert!(of(deliveries + 1) >= of(deliveries));
+            prop_assert!(of(deliveries) <= LONGEST_PAUSE.max(delay));
         }
 
         #[test]

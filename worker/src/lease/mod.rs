@@ -19,6 +19,7 @@ use bytes::Bytes;
 pub use delivery::Delivery;
 use embed_schemas::{JobId, Lane, headers, subjects};
 pub use keeper::Keeper;
+use tokio::sync::oneshot;
 
 use self::keeper::Held;
 
@@ -29,17 +30,41 @@ pub struct Lease {
     delivery: Delivery,
     received: Instant,
     begun: Arc<AtomicBool>,
-    held: Held,
+    holder: Holder,
+}
+
+/// Who is told how a lease ends.
+#[derive(Debug)]
+enum Holder {
+    /// The server, by the keeper.
+    Server(Held),
+    /// Whoever took a message that the server does not deliver any more.
+    Taker(oneshot::Sender<()>),
 }
 
 impl Lease {
-    /// Takes a message. `None` if it is not one of a job stream: then there is nothing to give back.
+    /// Takes a message that this consumer of this stream has delivered. `None` if it has not, whatever the message says: then there is
+    /// nothing to give back, and nothing is published where it wants acknowledgements.
     #[must_use]
-    pub fn take(message: Message, keeper: &Keeper, ack_wait: Duration) -> Option<Self> {
+    pub fn take(
+        message: Message,
+        keeper: &Keeper,
+        ack_wait: Duration,
+        (stream, consumer): (&str, &str),
+    ) -> Option<Self> {
         let reply = message.reply.clone()?;
-        let delivery = Delivery::parse(&reply)?;
-        let held = keeper.hold(reply, ack_wait);
-        Some(Self { message, delivery, received: Instant::now(), begun: Arc::default(), held })
+        let delivery = Delivery::parse(&reply).filter(|by| by.stream == stream && by.consumer == consumer)?;
+        let holder = Holder::Server(keeper.hold(reply, ack_wait));
+        Some(Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder })
+    }
+
+    /// A message that the server does not deliver any more. The server is told nothing of how this ends: if the message is done with, the
+    /// receiver hears of it; if it was given back, the sender is gone.
+    #[must_use]
+    pub fn of_undelivered(message: Message, delivery: Delivery) -> (Self, oneshot::Receiver<()>) {
+        let (done, is_done) = oneshot::channel();
+        let holder = Holder::Taker(done);
+        (Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder }, is_done)
     }
 
     /// What the server says of it.
@@ -78,7 +103,7 @@ impl Lease {
         self.message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
-    /// The subject that wants a direct copy of the outcome.
+    /// The subject that wants a direct copy of the outcome, whatever it is.
     #[must_use]
     pub fn reply_to(&self) -> Option<&str> {
         self.header(headers::REPLY_TO)
@@ -99,27 +124,51 @@ impl Lease {
     /// What is to be written down if the message is given back in good order, in place of what is written for the case that it kills the
     /// worker. `false` if it has been given back already, since the worker stops.
     pub fn on_give_back(&mut self, subject: Subject, payload: Bytes) -> bool {
-        self.held.on_give_back(Some((subject, payload)))
+        match &mut self.holder {
+            Holder::Server(held) => held.on_give_back(Some((subject, payload))),
+            Holder::Taker(_) => true,
+        }
     }
 
     /// The job is done. A lost acknowledgement leads to a redelivery, which the results stream recognizes.
     pub fn ack(self) {
-        self.held.end(Bytes::from_static(b"+ACK"));
+        self.holder.end(Bytes::from_static(b"+ACK"));
     }
 
     /// The message is no job, and never will be.
     pub fn terminate(self) {
-        self.held.end(Bytes::from_static(b"+TERM"));
+        self.holder.end(Bytes::from_static(b"+TERM"));
     }
 
-    /// Gives the message back, to be delivered again after `delay`, here or elsewhere. Costs the job nothing.
+    /// Gives the message back, to be delivered again after `delay`, here or elsewhere; later, if it has been delivered many times: deliveries
+    /// are bounded. Costs the job nothing.
     pub fn give_back(self, delay: Duration) {
-        self.held.give_back(delay);
+        let delay = self.delivery.pause(delay);
+        self.holder.give_back(delay);
     }
 
     /// Gives the message back after an attempt that counts.
     pub fn retry_after(mut self, delay: Duration) {
-        self.held.on_give_back(None);
-        self.held.give_back(delay);
+        if let Holder::Server(held) = &mut self.holder {
+            held.on_give_back(None);
+        }
+        self.give_back(delay);
+    }
+}
+
+impl Holder {
+    fn end(self, acknowledgement: Bytes) {
+        match self {
+            Self::Server(held) => held.end(acknowledgement),
+            // Whoever took it may have stopped.
+            Self::Taker(done) => drop(done.send(())),
+        }
+    }
+
+    fn give_back(self, delay: Duration) {
+        match self {
+            Self::Server(held) => held.give_back(delay),
+            Self::Taker(done) => drop(done),
+        }
     }
 }

@@ -176,6 +176,11 @@ impl VariantMetrics {
         counter!(names::DEAD_LETTERS_TOTAL, &self.with(names::CODE, code.as_str())).increment(1);
     }
 
+    /// A job ended without a dead letter, since none could be stored.
+    pub fn dead_letter_unwritten(&self, code: ErrorCode) {
+        counter!(names::DEAD_LETTERS_UNWRITTEN_TOTAL, &self.with(names::CODE, code.as_str())).increment(1);
+    }
+
     /// A result was there already.
     pub fn duplicate_result(&self) {
         self.duplicate_results.increment(1);

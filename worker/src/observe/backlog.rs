@@ -82,7 +82,8 @@ async fn oldest(client: &Client, stream: &str, info: &ConsumerInfo) -> Result<Op
         let answer =
             api::request(client, embed_connect::api_subject(client, &format!("DIRECT.GET.{stream}")), None, payload)
                 .await?;
-        let stored = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Time-Stamp"));
+        // The last: what the server adds comes after what the job's sender has written.
+        let stored = answer.headers.as_ref().and_then(|headers| headers.get_last("Nats-Time-Stamp"));
         if let Some(published) = stored.and_then(|when| humantime::parse_rfc3339(when.as_str()).ok()) {
             oldest = Some(oldest.map_or(published, |other| other.min(published)));
         }

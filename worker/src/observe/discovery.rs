@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::{
     lease::{Delivery, Keeper},
     metrics::EndpointStats,
+    replies::{Refused, Replies},
     serving::{ServedVariant, ServedVariants},
     variant::Variant,
 };
@@ -33,13 +34,14 @@ pub struct Discovery {
     worker: String,
     served: ServedVariants,
     keeper: Keeper,
+    replies: Replies,
     started: SystemTime,
 }
 
 impl Discovery {
     /// A responder for this worker.
-    pub fn new(client: Client, worker: String, served: ServedVariants, keeper: Keeper) -> Self {
-        Self { client, worker, served, keeper, started: SystemTime::now() }
+    pub fn new(client: Client, worker: String, served: ServedVariants, keeper: Keeper, replies: Replies) -> Self {
+        Self { client, worker, served, keeper, replies, started: SystemTime::now() }
     }
 
     /// Subscribes, and answers for ever.
@@ -60,6 +62,9 @@ impl Discovery {
         let mut requests = select_all(requests);
         while let Some((verb, message)) = requests.next().await {
             let Some(reply) = message.reply else { continue };
+            if self.replies.allow(Refused::Discovery, &reply).is_err() {
+                continue;
+            }
             let answer = match verb {
                 "PING" => json(&self.ping()),
                 "INFO" => json(&self.info()),

@@ -1,6 +1,6 @@
 //! The HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use embed_http::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
@@ -20,23 +21,22 @@ struct Shared {
     metrics: PrometheusHandle,
 }
 
-/// Serves on an open listener until the future is dropped.
-///
-/// # Errors
-/// What the listener says.
+/// Serves on an open listener until the future is dropped. `ready_timeout`: how long a self-test may take.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
     gauges: Arc<Gauges>,
     metrics: PrometheusHandle,
-) -> std::io::Result<()> {
+    ready_timeout: Duration,
+) -> Infallible {
     let routes = Router::new()
         .route("/metrics", get(render))
         // Alive: the process answers. Whether it is of any use is readiness.
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(Arc::new(Shared { health, gauges, metrics }));
-    axum::serve(listener, routes).await
+    let limits = Limits::default();
+    embed_http::serve(listener, routes, Limits { request: limits.request + ready_timeout, ..limits }).await
 }
 
 async fn render(State(shared): State<Arc<Shared>>) -> Response {

@@ -38,9 +38,9 @@ pub(super) struct Refusal {
 /// Where an answer goes, and where it is counted.
 #[derive(Debug)]
 pub struct Caller {
-    /// Where the caller listens.
+    /// Where the caller listens: an inbox.
     pub reply: Subject,
-    /// Its trace context.
+    /// Its trace context, if it is valid.
     pub traceparent: Option<String>,
     /// The encoding of the question, and so of the answer.
     pub format: Format,

@@ -2,12 +2,9 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use embed_schemas::{EmbedFailure, Format, Outcome, WireError, headers};
+use embed_schemas::{EmbedFailure, Format, Outcome, WireError, headers, inbox::NoInbox, trace::traceparent};
 
 use crate::variant::result_too_large;
-
-/// A trace context has 55 characters; what is longer is none, and is not carried on.
-const MAX_TRACEPARENT: usize = 128;
 
 /// Beside headers and payload, the server counts nothing; this is for what it adds when it hands a stored message on.
 const RESERVE: usize = 512;
@@ -57,9 +54,18 @@ impl Encoded {
     }
 
     /// Says of which job it is, by the digest of its request.
-    pub(super) fn of(mut self, digest: Option<&str>) -> Self {
-        if let Some(digest) = digest {
-            self.headers.insert(headers::REQUEST_DIGEST, digest);
+    pub(super) fn of(self, digest: Option<&str>) -> Self {
+        self.with_header(headers::REQUEST_DIGEST, digest)
+    }
+
+    /// Says why there is no copy of it, if one was wanted that may not be sent.
+    pub(super) fn without_copy(self, why: Option<NoInbox>) -> Self {
+        self.with_header(headers::COPY_REFUSED, why.map(|why| format!("Reply-To: {why}")).as_deref())
+    }
+
+    fn with_header(mut self, name: &'static str, value: Option<&str>) -> Self {
+        if let Some(value) = value {
+            self.headers.insert(name, value);
         }
         self
     }
@@ -67,8 +73,9 @@ impl Encoded {
     fn with(outcome: &Outcome, format: Format, trace: Option<&str>, error: Option<WireError>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(headers::CONTENT_TYPE, format.content_type());
-        if let Some(trace) = trace.filter(|trace| trace.len() <= MAX_TRACEPARENT) {
-            headers.insert(headers::TRACEPARENT, trace);
+        // What is no trace context, whatever it is, goes nowhere.
+        if let Some(trace) = trace.and_then(traceparent) {
+            headers.insert(headers::TRACEPARENT, trace.as_str());
         }
         if let Some(error) = &error {
             headers.insert(headers::SERVICE_ERROR, header_text(&error.to_string()).as_str());
@@ -78,9 +85,9 @@ impl Encoded {
     }
 }
 
-/// A header is one line.
+/// A header is one line, without anything that is not to be seen.
 pub(super) fn header_text(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+    text.replace(char::is_control, " ")
 }
 
 /// What headers take on the wire.
@@ -105,8 +112,19 @@ mod tests {
         let failure = Outcome::Failure(EmbedFailure { id: Some(id), error });
         let fits = Encoded::new(&failure, Format::Json, None, 100_000);
         assert_eq!(fits.error.map(|error| error.code), Some(ErrorCode::EngineFailed));
-        let trace = "x".repeat(65_000);
-        let encoded = Encoded::new(&failure, Format::Json, Some(&trace), 100_000);
-        assert!(header_bytes(&encoded.headers) < 1000, "what is no trace context is not carried on");
+    }
+
+    #[test]
+    fn only_a_trace_context_is_taken_along() {
+        let error = WireError::new(ErrorCode::EngineFailed, "a\r\nPUB x 0\0b");
+        let failure = Outcome::Failure(EmbedFailure { id: None, error });
+        let with = |trace: &str| Encoded::new(&failure, Format::Json, Some(trace), 100_000).headers;
+        let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(with(valid).get(headers::TRACEPARENT).unwrap().as_str(), valid);
+        for other in ["x".repeat(65_480), "x".repeat(55), valid.to_uppercase(), format!("{valid}\0")] {
+            assert!(with(&other).get(headers::TRACEPARENT).is_none(), "{other}");
+        }
+        let said = with(valid).get(headers::SERVICE_ERROR).unwrap().as_str().to_owned();
+        assert_eq!(said, "engine_failed: a  PUB x 0 b");
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::Message;
-use embed_schemas::{EmbedFailure, ErrorCode, Format, JobId, Outcome, WireError, headers, streams, subjects};
+use embed_schemas::{
+    EmbedFailure, ErrorCode, Format, JobId, Outcome, WireError, headers, inbox::NoInbox, streams, subjects,
+};
 
 use super::{
     dead_letter,
@@ -12,10 +14,13 @@ use super::{
     publisher::{JobIdentity, Publisher},
     stored::Stored,
 };
-use crate::{jetstream::api, lease::Lease, variant::Variant};
+use crate::{jetstream::api, lease::Lease, replies::Refused, variant::Variant};
 
 /// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A job that this worker cannot end goes back for so long. Another may be able to, and this one is not ready.
+const FOR_OTHERS: Duration = Duration::from_secs(5);
 
 /// Why an outcome is not this job's.
 enum Other {
@@ -23,6 +28,17 @@ enum Other {
     Job(WireError),
     /// It cannot be read.
     Unknown(api::ApiError),
+}
+
+/// How it went with a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Buried {
+    /// It is stored, or none is wanted.
+    Yes,
+    /// None could be for a while: the failure is stored as the outcome all the same.
+    NotYet,
+    /// The worker stops before it is known.
+    Stopping,
 }
 
 impl Publisher {
@@ -37,16 +53,19 @@ impl Publisher {
         attempts: u64,
     ) -> Option<ErrorCode> {
         let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
-        let encoded = encoded.of(job.digest.as_deref());
+        let encoded = encoded.of(job.digest.as_deref()).without_copy(self.refuses_copy(&lease));
         if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
             variant.metrics.error(lease.lane(), error.code);
         }
         let code = encoded.error.as_ref().map(|error| error.code);
-        if let Some(error) = worth_burying(outcome, encoded.error.as_ref())
-            && !self.bury(&lease, variant, Some(&job.id), &error, attempts).await
-        {
+        let failure = worth_burying(outcome, encoded.error.as_ref());
+        let buried = match &failure {
+            Some(error) => self.bury(&lease, variant, Some(&job.id), error, attempts).await,
+            None => Buried::Yes,
+        };
+        if buried == Buried::Stopping {
             lease.give_back(Duration::ZERO);
-            return Some(error.code);
+            return code;
         }
         match self.storage.outcome(&variant.model, &job.id, &encoded).await {
             Stored::New => {}
@@ -55,12 +74,20 @@ impl Publisher {
                 lease.give_back(Duration::ZERO);
                 return code;
             }
+            Stored::Forbidden(reason) | Stored::GivenUp(reason) => {
+                tracing::warn!(id = %job.id, reason, "an outcome may not be stored by this worker; the job goes back, for others");
+                lease.give_back(FOR_OTHERS);
+                return code;
+            }
             Stored::Never(reason) => {
                 // Whatever it is about this outcome: the job ends, and can be found.
                 let error =
                     WireError::new(ErrorCode::ResultTooLarge, format!("its outcome cannot be stored: {reason}"));
                 return self.end_unstorable(lease, variant, job, error, format, attempts).await;
             }
+        }
+        if let (Buried::NotYet, Some(error)) = (buried, &failure) {
+            self.bury_at_last(&lease, variant, Some(&job.id), error, attempts).await;
         }
         self.copy_to_reply(&lease, encoded).await;
         lease.ack();
@@ -78,18 +105,27 @@ impl Publisher {
         attempts: u64,
     ) -> Option<ErrorCode> {
         let id = &job.id;
-        if !self.bury(&lease, variant, Some(id), &error, attempts).await {
+        let buried = self.bury(&lease, variant, Some(id), &error, attempts).await;
+        if buried == Buried::Stopping {
             lease.give_back(Duration::ZERO);
             return Some(error.code);
         }
         let code = error.code;
-        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error });
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error: error.clone() });
         let encoded = Encoded::new(&outcome, format, None, self.max_payload()).of(job.digest.as_deref());
         match self.storage.outcome(&variant.model, id, &encoded).await {
             Stored::No => lease.give_back(Duration::ZERO),
-            stored => {
+            Stored::Never(reason) if buried == Buried::NotYet => {
+                tracing::error!(%id, reason, "neither an outcome of this job can be stored nor a dead letter; it goes back");
+                lease.give_back(FOR_OTHERS);
+            }
+            Stored::Forbidden(_) | Stored::GivenUp(_) => lease.give_back(FOR_OTHERS),
+            stored @ (Stored::New | Stored::Before | Stored::Never(_)) => {
                 if let Stored::Never(reason) = stored {
                     tracing::error!(%id, reason, "no outcome of this job can be stored; there is a dead letter");
+                }
+                if buried == Buried::NotYet {
+                    self.bury_at_last(&lease, variant, Some(id), &error, attempts).await;
                 }
                 self.copy_to_reply(&lease, encoded).await;
                 lease.ack();
@@ -118,14 +154,14 @@ impl Publisher {
             }
             Err(Other::Job(error)) => {
                 let code = error.code;
-                if !self.bury(&lease, variant, Some(&job.id), &error, attempts).await {
-                    lease.give_back(Duration::ZERO);
-                    return Some(code);
+                let buried = self.bury(&lease, variant, Some(&job.id), &error, attempts).await;
+                if let Some(lease) = self.end_without_outcome(lease, variant, buried, &error, format).await {
+                    let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error });
+                    let trace = lease.header(headers::TRACEPARENT);
+                    let encoded = Encoded::new(&outcome, format, trace, self.max_payload());
+                    self.copy_to_reply(&lease, encoded).await;
+                    lease.ack();
                 }
-                let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error });
-                let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
-                self.copy_to_reply(&lease, encoded).await;
-                lease.ack();
                 return Some(code);
             }
             Err(Other::Unknown(error)) => {
@@ -154,13 +190,51 @@ impl Publisher {
 
     /// Ends a message that is no job: there is no id under which an outcome could be stored.
     pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
-        if !self.bury(&lease, variant, None, &error, 0).await {
-            return lease.give_back(Duration::ZERO);
-        }
+        let buried = self.bury(&lease, variant, None, &error, 0).await;
+        let _ = self.refuses_copy(&lease);
+        let Some(lease) = self.end_without_outcome(lease, variant, buried, &error, format).await else { return };
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
         let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
         self.copy_to_reply(&lease, encoded).await;
         lease.terminate();
+    }
+
+    /// The end of a job for which there is nothing but its dead letter. If that could not be stored, the failure is stored as an outcome,
+    /// under the id that follows from where the job is. Gives the lease back to the caller, to be ended; or gives the job back.
+    async fn end_without_outcome(
+        &self,
+        lease: Lease,
+        variant: &Variant,
+        buried: Buried,
+        error: &WireError,
+        format: Format,
+    ) -> Option<Lease> {
+        match buried {
+            Buried::Yes => return Some(lease),
+            Buried::Stopping => {
+                lease.give_back(Duration::ZERO);
+                return None;
+            }
+            Buried::NotYet => {}
+        }
+        let id = lease.delivery().job_id();
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error: error.clone() });
+        let encoded = Encoded::new(&outcome, format, None, self.max_payload());
+        match self.storage.outcome(&variant.model, &id, &encoded).await {
+            Stored::New | Stored::Before => {
+                self.bury_at_last(&lease, variant, None, error, 0).await;
+                Some(lease)
+            }
+            Stored::No => {
+                lease.give_back(Duration::ZERO);
+                None
+            }
+            Stored::Never(reason) | Stored::Forbidden(reason) | Stored::GivenUp(reason) => {
+                tracing::error!(%id, reason, "neither a dead letter of this job can be stored nor an outcome; it goes back");
+                lease.give_back(FOR_OTHERS);
+                None
+            }
+        }
     }
 
     /// Whether an outcome of the job is stored. One of another job with its id does not count.
@@ -175,16 +249,26 @@ impl Publisher {
         }
     }
 
+    /// Why a job gets no copy of its outcome, though it wants one. Counted, and told now and then.
+    fn refuses_copy(&self, lease: &Lease) -> Option<NoInbox> {
+        lease.reply_to().and_then(|subject| self.replies().allow(Refused::Copy, subject).err())
+    }
+
+    /// Where a job wants a copy of its outcome, and gets it.
+    fn copy_goes_to<'a>(&self, lease: &'a Lease) -> Option<&'a str> {
+        lease.reply_to().filter(|subject| self.replies().check(subject).is_ok())
+    }
+
     /// The direct copy that a job may ask for. Nothing depends on it: the stored outcome is the one that counts.
     async fn copy_to_reply(&self, lease: &Lease, encoded: Encoded) {
-        let Some(subject) = lease.reply_to() else { return };
+        let Some(subject) = self.copy_goes_to(lease) else { return };
         let sent = self.stored.publish_with_headers(subject.to_owned(), encoded.headers, encoded.payload).await;
         if let Err(error) = sent {
             tracing::warn!(%error, "the direct copy of an outcome could not be sent");
         }
     }
 
-    /// Writes the dead letter, and waits until it is stored. `false`: the worker stops before it can be.
+    /// Writes the dead letter, and waits until it is stored, or until it is known that none can be.
     async fn bury(
         &self,
         lease: &Lease,
@@ -192,28 +276,49 @@ impl Publisher {
         id: Option<&JobId>,
         error: &WireError,
         attempts: u64,
-    ) -> bool {
-        let found = dead_letter::Found { id, error, attempts, worker: &self.worker };
-        let (letter, payload) = dead_letter::letter(lease, &found, self.max_payload());
-        let subject = subjects::dead(&variant.model, &variant.name);
+    ) -> Buried {
+        let (model, reply_to) = (&variant.model, self.copy_goes_to(lease));
+        let found = dead_letter::Found { id, error, attempts, worker: &self.worker, model, reply_to };
+        let (mut letter, payload) = dead_letter::letter(lease, &found, self.max_payload());
+        let subject = subjects::dead(model, &variant.name);
         let sequence = lease.delivery().sequence;
-        match self.storage.dead_letter(subject.clone(), &letter, &payload).await {
-            Stored::No => return false,
-            Stored::New | Stored::Before => {}
-            Stored::Never(reason) => {
-                // Its headers are bounded, so it is the payload.
-                tracing::error!(sequence, reason, "the dead letter is refused; its payload is left out");
-                let mut letter = letter;
-                letter.insert(headers::DEAD_SIZE, lease.payload().len().to_string().as_str());
-                let stored = self.storage.dead_letter(subject, &letter, &bytes::Bytes::new()).await;
-                if stored == Stored::No {
-                    return false;
-                }
+        let mut stored = self.storage.dead_letter(model, subject.clone(), letter.clone(), &payload).await;
+        if let Stored::Never(reason) = stored {
+            // Its headers are bounded, so it is the payload.
+            tracing::error!(sequence, reason, "the dead letter is refused; its payload is left out");
+            letter.insert(headers::DEAD_SIZE, lease.payload().len().to_string().as_str());
+            stored = self.storage.dead_letter(model, subject, letter, &bytes::Bytes::new()).await;
+        }
+        let (code, reason) = (error.code, &error.message);
+        match stored {
+            Stored::No => Buried::Stopping,
+            Stored::New | Stored::Before => {
+                tracing::warn!(%model, %code, reason, sequence, "a job became a dead letter");
+                variant.metrics.dead_letter(code);
+                Buried::Yes
+            }
+            Stored::Never(why) | Stored::GivenUp(why) | Stored::Forbidden(why) => {
+                tracing::error!(%model, %code, reason, sequence, why, "no dead letter of a job can be stored");
+                self.storage.no_letter(model, why);
+                Buried::NotYet
             }
         }
-        tracing::warn!(model = %variant.model, code = %error.code, reason = %error.message, sequence, "a job became a dead letter");
-        variant.metrics.dead_letter(error.code);
-        true
+    }
+
+    /// Tries it once more after something else could be stored: it may have been the server, or the connection. If it still cannot be, the
+    /// job ends without one, and readiness says so: what cannot be served must not hold up what can.
+    async fn bury_at_last(
+        &self,
+        lease: &Lease,
+        variant: &Variant,
+        id: Option<&JobId>,
+        error: &WireError,
+        attempts: u64,
+    ) {
+        if self.bury(lease, variant, id, error, attempts).await != Buried::Yes {
+            variant.metrics.dead_letter_unwritten(error.code);
+            self.storage.ended_without_letter(&variant.model);
+        }
     }
 }
 

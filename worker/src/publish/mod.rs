@@ -8,8 +8,9 @@ mod outcome;
 mod publisher;
 mod shadow;
 mod stored;
+mod trouble;
 
 pub use call::{Call, Caller};
 pub use outcome::Ask;
-pub use publisher::{Finished, JobIdentity, Publisher, Publishing, Reply};
-pub use stored::StoreTrouble;
+pub use publisher::{Finished, JobIdentity, PublishRules, Publisher, Publishing, Reply};
+pub use trouble::StoreTrouble;

@@ -29,6 +29,7 @@ use crate::{
     connection::Connections,
     jetstream::StoreClient,
     lease::{AttemptStore, Attempts, Lease},
+    replies::Replies,
     supervise::{Supervisor, Task},
     variant::{Permit, Sample, ServedVersion, Variant},
 };
@@ -102,6 +103,7 @@ pub struct Publisher {
     /// This worker's id, for dead letters.
     pub(super) worker: Arc<str>,
     pub(super) storage: Storage,
+    replies: Replies,
     attempts: AttemptStore,
     finished: mpsc::UnboundedSender<Finished>,
     refusals: Refusals,
@@ -110,6 +112,15 @@ pub struct Publisher {
     tasks: TaskTracker,
     /// Requests so far.
     taken: Arc<AtomicU64>,
+}
+
+/// What a publisher keeps to.
+#[derive(Debug, Clone)]
+pub struct PublishRules {
+    /// Where answers and copies may go.
+    pub replies: Replies,
+    /// Bytes that leave for shadows in a second, at most.
+    pub shadow_bytes: u64,
 }
 
 /// What runs for a publisher.
@@ -122,7 +133,7 @@ pub struct Publishing {
 
 impl Publisher {
     /// Starts a publisher on these connections. What cannot be stored when `give_up` is cancelled is given back; until then, `trouble`
-    /// hears of it. At most `shadow_bytes` a second leave for shadows.
+    /// hears of it.
     #[must_use]
     pub fn start(
         connections: &Connections,
@@ -130,7 +141,7 @@ impl Publisher {
         store: StoreClient,
         give_up: CancellationToken,
         trouble: StoreTrouble,
-        shadow_bytes: u64,
+        PublishRules { replies, shadow_bytes }: PublishRules,
         supervisor: &Supervisor,
     ) -> (Self, Publishing) {
         let (finished, mut to_publish) = mpsc::unbounded_channel();
@@ -142,6 +153,7 @@ impl Publisher {
             online: connections.online.client.clone(),
             stored: connections.stored.client.clone(),
             worker: worker.into(),
+            replies,
             attempts: AttemptStore::new(store.clone()),
             storage: Storage::new(store, give_up, trouble),
             finished,
@@ -181,6 +193,12 @@ impl Publisher {
     #[must_use]
     pub const fn finished(&self) -> &mpsc::UnboundedSender<Finished> {
         &self.finished
+    }
+
+    /// Where answers and copies may go.
+    #[must_use]
+    pub const fn replies(&self) -> &Replies {
+        &self.replies
     }
 
     /// What is known of attempts at messages.

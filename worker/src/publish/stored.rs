@@ -1,24 +1,24 @@
-//! Results are stored once: the first publication on a result's subject wins, and later ones are recognized.
+//! Results are stored once: the first publication on a result's subject wins, and later ones are recognized. Dead letters are stored if
+//! that can be done within a bound of time.
 //!
 //! They are published on `embed.store.…`; the stream stores them as `embed.result.…` and sends them there itself, so that nobody hears
 //! what was not stored. A stream that an older `embed init` made takes `embed.result.…` alone: there nobody answers on
-//! `embed.store.…`, and the result is published as it was before. So workers are replaced first, and `embed init` follows.
+//! `embed.store.…`, and the result is published as it was before. Likewise, one stream held all dead letters. So workers are replaced
+//! first, and `embed init` follows.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use embed_schemas::{JobId, Slug, metrics as names, streams, subjects};
 use metrics::counter;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::encoded::Encoded;
+use super::{
+    encoded::{Encoded, header_bytes},
+    trouble::{Kind, StoreTrouble},
+};
 use crate::jetstream::{StoreClient, StoreError, api};
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -29,6 +29,12 @@ const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The server refuses what another stream would store.
 const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 
+/// A dead letter is given up when none could be stored for so long: the job ends with its failure as its outcome, and holds up no other.
+const BURY_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// A stream that may not even hold so much has been closed by somebody, who will open it again. What is smaller than this has room in any
+/// other.
+const LEAST_ROOM: i64 = 4096;
+
 /// How an attempt to store ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stored {
@@ -36,40 +42,26 @@ pub(super) enum Stored {
     New,
     /// The stream had a result for this job already.
     Before,
-    /// The worker had to give up.
+    /// The worker had to give up, since it stops.
     No,
     /// The server will never take it.
     Never(String),
+    /// It could not be stored for too long.
+    GivenUp(String),
+    /// The worker's user may not store it. Another worker may have one that may.
+    Forbidden(String),
 }
 
-/// What cannot be stored at the moment, by kind of stream, for whoever asks why the worker is not ready. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct StoreTrouble(Arc<Mutex<BTreeMap<&'static str, (String, Instant)>>>);
-
-impl StoreTrouble {
-    /// Trouble is forgotten when nothing has met it for so long.
-    const MEMORY: Duration = Duration::from_secs(5);
-
-    fn met(&self, stream: &'static str, trouble: String) {
-        self.0.lock().insert(stream, (trouble, Instant::now()));
-    }
-
-    fn over(&self, stream: &'static str) {
-        self.0.lock().remove(stream);
-    }
-
-    /// What it is, if there is any.
-    #[must_use]
-    pub fn reasons(&self) -> Vec<String> {
-        let trouble = self.0.lock();
-        let lately = trouble.iter().filter(|(_, (_, met))| met.elapsed() < Self::MEMORY);
-        lately.map(|(stream, (reason, _))| format!("the stream of {}: {reason}", holds(stream))).collect()
-    }
-}
-
-/// What a kind of stream holds, for people.
-fn holds(stream: &str) -> &str {
-    if stream == "dead" { "dead letters" } else { stream }
+/// Something that is to be stored.
+struct Publication<'a> {
+    kind: Kind,
+    model: &'a Slug,
+    stream: String,
+    subject: String,
+    /// For a stream that an older `embed init` made.
+    former_subject: Option<String>,
+    headers: HeaderMap,
+    payload: &'a Bytes,
 }
 
 /// Stores messages, and tries again as long as that can help.
@@ -89,45 +81,76 @@ impl Storage {
     /// no connection) it is tried again: that holds the job's permit, and so slows down what is pulled.
     pub(super) async fn outcome(&self, model: &Slug, id: &JobId, outcome: &Encoded) -> Stored {
         let mut headers = outcome.headers.clone();
-        headers.insert(EXPECTED_STREAM, streams::results_stream(model).as_str());
         headers.insert(EXPECTED_LAST_SEQUENCE, "0");
-        let subject = subjects::store(model, id);
-        self.keep_trying("results", &subject, &headers, &outcome.payload, Some((model, id))).await
+        let publication = Publication {
+            kind: Kind::Results,
+            model,
+            stream: streams::results_stream(model),
+            subject: subjects::store(model, id),
+            former_subject: Some(subjects::result(model, id)),
+            headers,
+            payload: &outcome.payload,
+        };
+        self.keep_trying(&publication).await
     }
 
-    /// Stores a dead letter.
-    pub(super) async fn dead_letter(&self, subject: String, headers: &HeaderMap, payload: &Bytes) -> Stored {
-        self.keep_trying("dead", &subject, headers, payload, None).await
-    }
-
-    async fn keep_trying(
+    /// Stores a dead letter, or gives it up.
+    pub(super) async fn dead_letter(
         &self,
-        stream: &'static str,
-        subject: &str,
-        headers: &HeaderMap,
+        model: &Slug,
+        subject: String,
+        headers: HeaderMap,
         payload: &Bytes,
-        result_of: Option<(&Slug, &JobId)>,
     ) -> Stored {
-        let mut delay = FIRST_DELAY;
+        let (kind, stream) = (Kind::DeadLetters, streams::dead_stream(model));
+        let publication = Publication { kind, model, stream, subject, former_subject: None, headers, payload };
+        self.keep_trying(&publication).await
+    }
+
+    /// No dead letter of this model could be stored.
+    pub(super) fn no_letter(&self, model: &Slug, reason: String) {
+        self.trouble.met(Kind::DeadLetters, model, reason, Instant::now());
+    }
+
+    /// A job ends without a dead letter.
+    pub(super) fn ended_without_letter(&self, model: &Slug) {
+        self.trouble.gave_up(Kind::DeadLetters, model);
+    }
+
+    async fn keep_trying(&self, publication: &Publication<'_>) -> Stored {
+        let &Publication { kind, model, ref subject, .. } = publication;
+        let (mut delay, mut attempt) = (FIRST_DELAY, 0u32);
         loop {
-            let mut stored = self.once(subject.to_owned(), headers, payload).await;
-            if let (Err(StoreError::NoStream), Some((model, id))) = (&stored, result_of)
-                && self.is_of_before(model).await
-            {
-                stored = self.once(subjects::result(model, id), headers, payload).await;
-            }
-            let error = match stored {
+            let error = match self.publish(publication).await {
                 Ok(()) => {
-                    self.trouble.over(stream);
+                    self.trouble.over(kind, model);
                     return Stored::New;
                 }
-                Err(StoreError::Exists) => return Stored::Before,
+                Err(StoreError::Exists) => {
+                    self.trouble.over(kind, model);
+                    return Stored::Before;
+                }
                 Err(StoreError::Unacceptable(reason)) => return Stored::Never(reason),
                 Err(error) => error,
             };
-            tracing::warn!(%error, subject, "a message could not be stored; trying again");
-            self.trouble.met(stream, error.to_string());
-            counter!(names::STORE_RETRIES_TOTAL, &[(names::STREAM, stream)]).increment(1);
+            if self.give_up.is_cancelled() {
+                return Stored::No;
+            }
+            // Not each time: while a stream is full, all who wait would ask.
+            attempt += 1;
+            if matches!(error, StoreError::Full(_))
+                && attempt.is_power_of_two()
+                && let Some(reason) = self.never_fits(publication).await
+            {
+                return Stored::Never(reason);
+            }
+            let lasts = self.trouble.met(kind, model, error.to_string(), Instant::now());
+            counter!(names::STORE_RETRIES_TOTAL, &[(names::STREAM, kind.as_str())]).increment(1);
+            match error {
+                StoreError::Forbidden(_) => return Stored::Forbidden(error.to_string()),
+                _ if kind == Kind::DeadLetters && lasts >= BURY_WITHIN => return Stored::GivenUp(error.to_string()),
+                _ => tracing::warn!(%error, subject, "a message could not be stored; trying again"),
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(LONGEST_DELAY),
                 () = self.give_up.cancelled() => return Stored::No,
@@ -135,29 +158,66 @@ impl Storage {
         }
     }
 
-    async fn once(&self, subject: String, headers: &HeaderMap, payload: &Bytes) -> Result<(), StoreError> {
+    /// Publishes once, into the stream that is there: of now, or of before.
+    async fn publish(&self, publication: &Publication<'_>) -> Result<(), StoreError> {
+        let Publication { kind, stream, subject, former_subject, headers, payload, .. } = publication;
+        let into = |stream: &str| {
+            let mut headers = headers.clone();
+            headers.insert(EXPECTED_STREAM, stream);
+            headers
+        };
+        let stored = self.once(subject.clone(), into(stream), payload).await;
+        match (&stored, kind, former_subject) {
+            (Err(StoreError::NoStream), _, Some(former)) if self.is_of_before(publication).await => {
+                self.once(former.clone(), into(stream), payload).await
+            }
+            (Err(StoreError::OtherStream(_)), Kind::DeadLetters, _) => {
+                self.once(subject.clone(), into(streams::FORMER_DEAD_STREAM), payload).await
+            }
+            _ => stored,
+        }
+    }
+
+    async fn once(&self, subject: String, headers: HeaderMap, payload: &Bytes) -> Result<(), StoreError> {
         tokio::select! {
-            stored = self.client.store(subject, headers.clone(), payload.clone()) => stored,
+            stored = self.client.store(subject, headers, payload.clone()) => stored,
             () = self.give_up.cancelled() => Err(StoreError::Unanswered("the worker stops".to_owned())),
         }
     }
 
+    /// Why the stream would not take this even if it were empty.
+    async fn never_fits(&self, publication: &Publication<'_>) -> Option<String> {
+        let bytes = publication.payload.len() + header_bytes(&publication.headers);
+        let limit = self.config(&publication.stream).await.ok()?.max_bytes;
+        let fits = limit < LEAST_ROOM || usize::try_from(limit).is_ok_and(|limit| bytes <= limit);
+        (!fits).then(|| format!("it has {bytes} bytes, and all of stream {} may have {limit}", publication.stream))
+    }
+
     /// Whether the stream is there and takes results on their own subject. Without this look, a stream that is between leaders would be
     /// taken for one of before, and those who listen would hear a result that nobody stores.
-    async fn is_of_before(&self, model: &Slug) -> bool {
+    async fn is_of_before(&self, publication: &Publication<'_>) -> bool {
+        let config = self.config(&publication.stream).await;
+        config.is_ok_and(|config| config.subjects.contains(&streams::former_result_subject(publication.model)))
+    }
+
+    async fn config(&self, stream: &str) -> Result<StreamConfig, api::ApiError> {
         #[derive(Deserialize)]
         struct Info {
-            config: Config,
+            config: StreamConfig,
         }
-        #[derive(Deserialize)]
-        struct Config {
-            #[serde(default)]
-            subjects: Vec<String>,
-        }
-        let call = format!("STREAM.INFO.{}", streams::results_stream(model));
-        let info: Result<Info, _> = api::call(self.client.client(), &call, Bytes::new()).await;
-        info.is_ok_and(|info| info.config.subjects.contains(&streams::former_result_subject(model)))
+        let info: Info = api::call(self.client.client(), &format!("STREAM.INFO.{stream}"), Bytes::new()).await?;
+        Ok(info.config)
     }
+}
+
+/// The part of a stream's configuration that is looked at.
+#[derive(Deserialize)]
+struct StreamConfig {
+    #[serde(default)]
+    subjects: Vec<String>,
+    /// -1: as many as there is room for.
+    #[serde(default)]
+    max_bytes: i64,
 }
 
 #[cfg(test)]
@@ -203,6 +263,66 @@ mod tests {
             let found = api::last_on_subject(&client, &stream, &subjects::result(&model, &id)).await.unwrap();
             assert_eq!(found.unwrap().payload, "outcome", "{model}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_dead_letter_is_stored_in_streams_of_now_and_of_before_and_given_up_where_there_is_none() {
+        let server = NatsServer::start();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let (supervisor, _deaths) = Supervisor::new();
+        let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
+        let (now, before, nowhere): (Slug, Slug, Slug) =
+            ("now".parse().unwrap(), "before".parse().unwrap(), "nowhere".parse().unwrap());
+        let [_, _, dead, _] = streams::streams(&now, &StreamSettings::default());
+        make(&client, &dead).await;
+        let former = streams::former_dead_stream(std::slice::from_ref(&before));
+        make(&client, &StreamSpec { name: streams::FORMER_DEAD_STREAM.to_owned(), subjects: former.subjects, ..dead })
+            .await;
+        let bury = async |model: &Slug| {
+            let subject = subjects::dead(model, model);
+            storage.dead_letter(model, subject, HeaderMap::new(), &"job".into()).await
+        };
+        for (model, stream) in [(&now, "EMBED_DEAD_now"), (&before, "EMBED_DEAD")] {
+            assert_eq!(bury(model).await, Stored::New, "{model}");
+            let found = api::last_on_subject(&client, stream, &subjects::dead(model, model)).await.unwrap();
+            assert_eq!(found.unwrap().payload, "job", "{model}");
+        }
+        let begun = Instant::now();
+        let Stored::GivenUp(reason) = bury(&nowhere).await else { panic!("it is given up") };
+        assert!(reason.contains("embed init") && begun.elapsed() >= BURY_WITHIN, "{reason}");
+        storage.ended_without_letter(&nowhere);
+        let reasons = storage.trouble.reasons();
+        assert!(reasons[0].contains("dead letters of nowhere") && reasons[0].contains("1 jobs"), "{reasons:?}");
+        // Those that come then are not waited for.
+        let begun = Instant::now();
+        assert!(matches!(bury(&nowhere).await, Stored::GivenUp(_)));
+        assert!(begun.elapsed() < BURY_WITHIN);
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_can_never_hold_is_known_and_what_is_closed_is_waited_for() {
+        let server = NatsServer::start();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let (supervisor, _deaths) = Supervisor::new();
+        let give_up = CancellationToken::new();
+        let storage = storage(&client, &supervisor, &give_up).await;
+        let (small, closed): (Slug, Slug) = ("small".parse().unwrap(), "closed".parse().unwrap());
+        for (model, max_bytes) in [(&small, 8192), (&closed, 1)] {
+            let [_, results, ..] = streams::streams(model, &StreamSettings::default());
+            make(&client, &StreamSpec { max_bytes, ..results }).await;
+        }
+        let large = Encoded { payload: vec![b'x'; 10_000].into(), ..encoded() };
+        let Stored::Never(reason) = storage.outcome(&small, &"x".parse().unwrap(), &large).await else {
+            panic!("it never fits")
+        };
+        assert!(reason.contains("EMBED_RESULTS_small") && reason.contains("8192"), "{reason}");
+        assert_eq!(storage.outcome(&small, &"x".parse().unwrap(), &encoded()).await, Stored::New);
+        let id: JobId = "x".parse().unwrap();
+        let waits = storage.outcome(&closed, &id, &large);
+        tokio::pin!(waits);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut waits).await.is_err(), "somebody will open it");
+        give_up.cancel();
+        assert_eq!(waits.await, Stored::No);
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::SystemTime};
 
+use anyhow::anyhow;
+use embed_engine::model::inspect_version;
 use embed_registry::{Keep, Registry};
 use embed_schemas::{Slug, model::PointerMove};
 use serde::Serialize;
@@ -23,6 +25,7 @@ struct Published {
 }
 
 pub(super) async fn publish(registry: &Registry, dir: &Path, out: Output) -> anyhow::Result<()> {
+    inspect_version(dir).map_err(|error| anyhow!("{}: {error}; no worker would load this version", dir.display()))?;
     let progress = Files::new();
     let published = registry.publish(dir, &progress).await?;
     drop(progress);

@@ -16,7 +16,7 @@ use output::Output;
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
     /// Model registry: a path, file://, s3://, gs:// or az://
-    #[arg(long, env = "EMBED_REGISTRY", value_name = "URL", global = true)]
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL", global = true)]
     registry: Option<String>,
     /// Print JSON instead of tables
     #[arg(long, global = true)]

@@ -61,6 +61,8 @@ impl ServedVariant {
         for lane in Lane::STORED {
             let intake = JobIntake::new(Arc::clone(&deployment), context.clone(), lane);
             jobs.push(Arc::clone(&intake));
+            let exhausted = Arc::clone(&intake).bury_exhausted(stop.clone());
+            tasks.push(context.supervisor.spawn("the watch of jobs that are delivered no more", exhausted));
             tasks.push(context.supervisor.spawn("an intake of jobs", intake.run(stop.clone())));
         }
         Ok(Self { deployment, jobs, required, endpoints, bare: Mutex::default(), stop, tasks: Mutex::new(tasks) })

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use super::{PATIENCE, Stage};
 use crate::chaos::{act::Stream, collector::Collector};
 
-/// What streams could hold before they were made full, by name.
+/// What streams could hold before they were made full, by name: bytes, and what gives way.
 #[derive(Debug, Default)]
-pub(super) struct Fills(BTreeMap<String, Value>);
+pub(super) struct Fills(BTreeMap<String, [Value; 2]>);
 
 impl Stage {
     fn stream(&self, stream: Stream) -> String {
         match stream {
             Stream::Jobs => streams::jobs_stream(&self.setting.model),
             Stream::Results => streams::results_stream(&self.setting.model),
-            Stream::Dead => streams::DEAD_STREAM.to_owned(),
+            Stream::Dead => streams::dead_stream(&self.setting.model),
         }
     }
 
@@ -51,7 +51,9 @@ impl Stage {
         let name = self.stream(stream);
         let info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let mut config = info["config"].clone();
-        let before = std::mem::replace(&mut config["max_bytes"], json!(1));
+        // That of dead letters would forget its oldest otherwise, and never be full.
+        let closed = [("max_bytes", json!(1)), ("discard", json!("new"))];
+        let before = closed.map(|(field, value)| std::mem::replace(&mut config[field], value));
         self.fills.0.entry(name.clone()).or_insert(before);
         self.ask(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
     }
@@ -59,10 +61,10 @@ impl Stage {
     /// It takes as much as before.
     pub(super) async fn drain(&mut self, stream: Stream) -> anyhow::Result<()> {
         let name = self.stream(stream);
-        let Some(before) = self.fills.0.remove(&name) else { return Ok(()) };
+        let Some([max_bytes, discard]) = self.fills.0.remove(&name) else { return Ok(()) };
         let info = self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?;
         let mut config = info["config"].clone();
-        config["max_bytes"] = before;
+        (config["max_bytes"], config["discard"]) = (max_bytes, discard);
         self.ask(&format!("STREAM.UPDATE.{name}"), &config).await.map(drop)
     }
 

@@ -55,13 +55,20 @@ impl Scan {
     /// [`ApiError::NotReady`] if the stream does not answer within `timeout`, or there is none; [`ApiError::Refused`] by servers before
     /// 2.11, which cannot answer with several messages.
     pub async fn page(&mut self, timeout: Duration) -> Result<Vec<Stored>, ApiError> {
-        let Some(from) = self.next else { return Ok(Vec::new()) };
-        let page = self.get(from, Instant::now() + timeout).await?;
-        self.next = page.last().map(|last| last.sequence + 1);
-        Ok(page)
+        let deadline = Instant::now() + timeout;
+        while let Some(from) = self.next {
+            let (page, last) = self.get(from, deadline).await?;
+            self.next = last.map(|last| last.max(from) + 1);
+            // None of them may be readable.
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+        Ok(Vec::new())
     }
 
-    async fn get(&self, from: u64, deadline: Instant) -> Result<Vec<Stored>, ApiError> {
+    /// A page, and the last sequence of it.
+    async fn get(&self, from: u64, deadline: Instant) -> Result<(Vec<Stored>, Option<u64>), ApiError> {
         let failed = |error: &dyn std::fmt::Display| ApiError::NotReady(error.to_string());
         let inbox = self.client.new_inbox();
         let question = json!({"seq": from, "next_by_subj": self.filter, "batch": MOST, "max_bytes": MOST_BYTES});
@@ -70,13 +77,19 @@ impl Scan {
             let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
             let sent = self.client.publish_with_reply(subject, inbox, question.to_string().into());
             sent.await.map_err(|e| failed(&e))?;
-            let mut page: Vec<Stored> = Vec::new();
+            let (mut page, mut last) = (Vec::new(), None);
             loop {
                 let Some(message) = answers.next().await else { return Err(failed(&"the connection is closed")) };
+                // A message of the stream, whatever status its publisher has given it.
+                if let Some(sequence) = sequence(&message) {
+                    last = Some(sequence);
+                    page.extend(stored(message));
+                    continue;
+                }
                 match message.status.map(|status| status.as_u16()) {
-                    None => page.extend(stored(message)),
+                    None => {}
                     // The end, or that there is nothing.
-                    Some(204 | 404) => return Ok(page),
+                    Some(204 | 404) => return Ok((page, last)),
                     Some(503) => return Err(failed(&"no responders")),
                     Some(code) => {
                         let description = message.description.unwrap_or_default();
@@ -91,9 +104,15 @@ impl Scan {
     }
 }
 
+/// The sequence under which the server has it. What the server adds to a message comes after what its publisher has written, which may be the same.
+fn sequence(message: &async_nats::Message) -> Option<u64> {
+    message.headers.as_ref()?.get_last(NATS_SEQUENCE)?.as_str().parse().ok()
+}
+
 fn stored(message: async_nats::Message) -> Option<Stored> {
+    let sequence = sequence(&message)?;
     let headers = message.headers?;
-    let text = |name: async_nats::HeaderName| headers.get(name).map(|value| value.as_str().to_owned());
-    let (sequence, subject, time) = (text(NATS_SEQUENCE)?.parse().ok()?, text(NATS_SUBJECT)?, text(NATS_TIME_STAMP)?);
+    let text = |name: async_nats::HeaderName| headers.get_last(name).map(|value| value.as_str().to_owned());
+    let (subject, time) = (text(NATS_SUBJECT)?, text(NATS_TIME_STAMP)?);
     Some(Stored { sequence, subject, time, headers, payload: message.payload })
 }

@@ -176,7 +176,15 @@ impl List<'_> {
             list.api(format!("STREAM.INFO.{jobs}"));
             list.api(format!("DIRECT.GET.{jobs}"));
             list.api(format!("STREAM.INFO.{results}"));
+            list.api(format!("STREAM.INFO.{}", streams::dead_stream(model)));
             list.result_by_id(model);
+            // What the server delivers no more is buried by its sequence.
+            let exhausted = streams::exhausted_stream(model);
+            list.subscribe(format!("{} {group}", streams::exhausted_subject(&jobs, "*")));
+            for stream in [&jobs, &exhausted] {
+                list.api(format!("STREAM.MSG.GET.{stream}"));
+                list.delete_from(stream);
+            }
             list.api(format!("DIRECT.GET.{}.embed.attempts.{model}.*", streams::ATTEMPTS_STREAM));
         });
     }
@@ -191,10 +199,12 @@ impl List<'_> {
     fn jobs(&mut self) {
         self.discover("INFO");
         self.discover("STATS");
-        self.read_stream(streams::DEAD_STREAM);
-        self.delete_from(streams::DEAD_STREAM);
+        // Which models have dead letters.
+        self.api("STREAM.NAMES");
+        self.letters(streams::FORMER_DEAD_STREAM);
         self.each(|list, model| {
             let (jobs, results) = (streams::jobs_stream(model), streams::results_stream(model));
+            list.letters(&streams::dead_stream(model));
             list.read_stream(&jobs);
             list.delete_from(&jobs);
             list.result_by_id(model);
@@ -259,15 +269,18 @@ impl List<'_> {
     /// `embed init`.
     fn init(&mut self) {
         let buckets = [serving::MODELS_BUCKET, ROUTES_BUCKET, streams::ROLLOUTS_BUCKET].map(streams::bucket_stream);
-        let shared = [streams::DEAD_STREAM, streams::ATTEMPTS_STREAM, streams::STATS_STREAM].map(str::to_owned);
+        let shared = [streams::FORMER_DEAD_STREAM, streams::ATTEMPTS_STREAM, streams::STATS_STREAM].map(str::to_owned);
         for stream in buckets.into_iter().chain(shared) {
             self.define(&stream);
         }
         self.read_bucket(serving::MODELS_BUCKET);
+        self.api("STREAM.NAMES");
         self.each(|list, model| {
             let jobs = streams::jobs_stream(model);
             list.define(&jobs);
             list.define(&streams::results_stream(model));
+            list.define(&streams::dead_stream(model));
+            list.define(&streams::exhausted_stream(model));
             list.api(format!("CONSUMER.LIST.{jobs}"));
             list.api(format!("CONSUMER.INFO.{jobs}.*"));
             list.api(format!("CONSUMER.CREATE.{jobs}.*"));
@@ -307,6 +320,13 @@ impl List<'_> {
     /// Whatever a stream holds.
     fn read_stream(&mut self, stream: &str) {
         self.api(format!("DIRECT.GET.{stream}"));
+    }
+
+    /// Dead letters: whether there are any, what they say, and that they go.
+    fn letters(&mut self, stream: &str) {
+        self.api(format!("STREAM.INFO.{stream}"));
+        self.read_stream(stream);
+        self.delete_from(stream);
     }
 
     fn delete_from(&mut self, stream: &str) {

@@ -39,8 +39,11 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("$JS.API.CONSUMER.CREATE.EMBED_RESULTS_m.x", &[]),
     // Everybody's texts.
     ("$JS.API.DIRECT.GET.EMBED_m", &[Role::Worker, Role::Jobs, Role::Operator]),
-    ("$JS.API.STREAM.MSG.GET.EMBED_m", &[]),
+    ("$JS.API.STREAM.MSG.GET.EMBED_m", &[Role::Worker]),
+    ("$JS.API.STREAM.MSG.DELETE.EMBED_m", &[Role::Worker, Role::Jobs, Role::Operator]),
     ("$JS.API.DIRECT.GET.EMBED_DEAD", &[Role::Jobs, Role::Operator]),
+    ("$JS.API.DIRECT.GET.EMBED_DEAD_m", &[Role::Jobs, Role::Operator]),
+    ("$JS.API.DIRECT.GET.EMBED_DEAD_other", &[]),
     ("embed.shadow.m.canary", &[Role::Worker]),
     // Streams and consumers.
     ("$JS.API.STREAM.CREATE.EMBED_m", &[Role::Init, Role::Operator]),

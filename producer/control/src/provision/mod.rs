@@ -1,6 +1,7 @@
 //! Streams, buckets and consumers on a server: made, compared and updated to what `embed_schemas` defines. Idempotent.
 
 mod compare;
+mod former;
 mod replicas;
 mod retention;
 mod variants;
@@ -71,6 +72,10 @@ pub struct Given {
     pub results_max_bytes: bool,
     /// [`StreamSettings::results_max_age_s`].
     pub results_max_age: bool,
+    /// [`StreamSettings::dead_max_bytes`].
+    pub dead_max_bytes: bool,
+    /// [`StreamSettings::dead_max_age_s`].
+    pub dead_max_age: bool,
     /// [`StreamSettings::ack_wait_ms`].
     pub ack_wait: bool,
     /// All others.
@@ -84,6 +89,8 @@ impl Given {
         jobs_max_bytes: true,
         results_max_bytes: true,
         results_max_age: true,
+        dead_max_bytes: true,
+        dead_max_age: true,
         ack_wait: true,
         others: true,
     };
@@ -91,22 +98,24 @@ impl Given {
     /// The fields of an object that are left as they are.
     fn left(&self, object: &Object, model: Option<&Slug>) -> Vec<&'static str> {
         let is = |name: fn(&Slug) -> String| model.is_some_and(|model| object.stream == name(model));
-        let (jobs, results) = (is(streams::jobs_stream), is(streams::results_stream));
+        let (jobs, results, dead) = (is(streams::jobs_stream), is(streams::results_stream), is(streams::dead_stream));
+        let bytes = match (jobs, results, dead) {
+            (true, ..) => self.jobs_max_bytes,
+            (_, true, _) => self.results_max_bytes,
+            (.., true) => self.dead_max_bytes,
+            _ => self.others,
+        };
+        let age = match (results, dead) {
+            (true, _) => self.results_max_age,
+            (_, true) => self.dead_max_age,
+            _ => self.others,
+        };
         let fields = match object.consumer {
             Some(_) => vec![("ack_wait", self.ack_wait), ("max_ack_pending", self.others)],
             None => vec![
                 ("num_replicas", self.replicas),
-                (
-                    "max_bytes",
-                    if jobs {
-                        self.jobs_max_bytes
-                    } else if results {
-                        self.results_max_bytes
-                    } else {
-                        self.others
-                    },
-                ),
-                ("max_age", if results { self.results_max_age } else { self.others }),
+                ("max_bytes", bytes),
+                ("max_age", age),
                 ("max_msgs_per_subject", self.others),
             ],
         };
@@ -217,6 +226,10 @@ async fn objects_on(
     given: Given,
 ) -> Result<Vec<Object>, Error> {
     let mut objects = objects(models, settings, given);
+    // Before the streams that take its subjects.
+    if let Some(former) = former::dead_letters(client, models).await? {
+        objects.insert(0, former);
+    }
     if !given.replicas {
         replicas::as_the_streams(client, &mut objects).await?;
     }
@@ -245,10 +258,9 @@ fn objects(models: &[ModelVariants], settings: &StreamSettings, given: Given) ->
         }
     }
     for object in &mut out {
-        let model = models
-            .iter()
-            .map(|one| &one.model)
-            .find(|model| [streams::jobs_stream(model), streams::results_stream(model)].contains(&object.stream));
+        let own =
+            |model: &Slug| [streams::jobs_stream(model), streams::results_stream(model), streams::dead_stream(model)];
+        let model = models.iter().map(|one| &one.model).find(|model| own(model).contains(&object.stream));
         object.left = given.left(object, model);
     }
     out

@@ -117,6 +117,8 @@ impl Consumers {
         if let Some(config) = default.or(consumers.first()).map(|consumer| &consumer["config"]) {
             settings.ack_wait_ms = config["ack_wait"].as_u64().map_or(settings.ack_wait_ms, |wait| wait / MILLISECOND);
             settings.max_ack_pending = config["max_ack_pending"].as_i64().unwrap_or(settings.max_ack_pending);
+            // Where deliveries have no bound yet, there may be no stream that says which job has had them all.
+            settings.max_deliver = config["max_deliver"].as_i64().unwrap_or(settings.max_deliver);
         }
         let count = |consumer: &Value, field: &str| consumer[field].as_u64().unwrap_or_default();
         let waiting = consumers.iter().filter_map(|consumer| {
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn new_consumers_are_like_those_that_are_there() {
-        let consumer = |name: &str, filters: Value| json!({"name": name, "config": {"filter_subjects": filters, "ack_wait": 2_000_000_000, "max_ack_pending": 7}});
+        let consumer = |name: &str, filters: Value| json!({"name": name, "config": {"filter_subjects": filters, "ack_wait": 2_000_000_000, "max_ack_pending": 7, "max_deliver": -1}});
         let listed = [
             consumer("int8-bulk", json!(["embed.bulk.m.int8", "embed.bulk.m"])),
             consumer("fp32-job", json!(["embed.job.m.fp32"])),
@@ -188,7 +190,8 @@ mod tests {
         ];
         let read = Consumers::read(&slug("m"), &listed);
         assert_eq!(read.default, Some(slug("int8")));
-        assert_eq!((read.settings.ack_wait_ms, read.settings.max_ack_pending), (2_000, 7));
+        let StreamSettings { ack_wait_ms, max_ack_pending, max_deliver, .. } = read.settings;
+        assert_eq!((ack_wait_ms, max_ack_pending, max_deliver), (2_000, 7, -1));
         assert_eq!(Consumers::read(&slug("m"), &[]).default, None);
     }
 }

@@ -396,7 +396,7 @@ impl Controller {
             Err(error) => {
                 let patience = milliseconds(self.settings.patience);
                 if self.time.now_ms() < since.saturating_add(patience) {
-                    return Err(error.into());
+                    return Err(error);
                 }
                 rollout.stuck(error.to_string(), self.time.now_ms());
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use embed_client::Client;
-use embed_rollout::{Rollout, state::Outcome};
+use embed_rollout::{Rollout, state};
 use embed_schemas::{
     Lane, RouteRecord, Slug, Weights,
     routes::{Lanes, describe},
@@ -15,7 +15,7 @@ use super::RolloutError;
 use crate::{
     Error,
     models::{self, Serve, Unserve},
-    route::{Change, Router},
+    route::{Change, Outcome, RouteError, Router},
 };
 
 /// Something that ends a rollout.
@@ -49,7 +49,7 @@ impl Ending {
 pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Result<Vec<Ending>, RolloutError> {
     let Rollout { model, from, to, .. } = rollout;
     let refuse = |why: String| Err(Error::Settings(why).into());
-    if rollout.outcome() != Some(Outcome::Promoted) {
+    if rollout.outcome() != Some(state::Outcome::Promoted) {
         let state = rollout.phase.as_str();
         return refuse(format!(
             "the rollout {} of {model} is {state}: only a promoted one can be finished",
@@ -121,10 +121,18 @@ pub async fn end(
         }
         Ending::Route => {
             let note = Some(format!("end of rollout {}", rollout.id));
-            let applied = router.set(model, &Change { note, ..Change::clear(who) }).await?;
-            let missing = applied.missing.join(", ");
-            Ok((!missing.is_empty())
-                .then(|| format!("{missing} do not answer: run `embed route sync` when they are back")))
+            match router.set(model, &Change { note, ..Change::clear(who) }).await? {
+                Outcome::Applied(applied) => {
+                    let missing = applied.missing.join(", ");
+                    Ok((!missing.is_empty())
+                        .then(|| format!("{missing} do not answer: run `embed route sync` when they are back")))
+                }
+                // The variant that was replaced stays, as long as some server may send to it.
+                end @ (Outcome::Unwritten { .. }
+                | Outcome::HalfApplied { .. }
+                | Outcome::Undone { .. }
+                | Outcome::Superseded { .. }) => Err(RouteError::ended(end).into()),
+            }
         }
         Ending::Unserve => {
             let what = Unserve { model: model.clone(), variant: from.clone(), default: Some(to.clone()), force: false };

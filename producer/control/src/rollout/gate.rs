@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use embed_rollout::{
     Collector, ConfigError, Finding, Rollout, agreement,
-    power::{self, Traffic},
+    power::{self, Answer, Traffic},
 };
 use embed_schemas::{
     Slug,
@@ -34,7 +34,7 @@ const LATELY: Duration = Duration::from_secs(600);
 const MOST_BATCHES: usize = 200;
 
 /// Whether a plan can decide, while that is being found out: see [`power::check`].
-pub(super) type Checking = JoinHandle<Result<Result<Option<String>, String>, ConfigError>>;
+pub(super) type Checking = JoinHandle<Result<Answer, ConfigError>>;
 
 /// What the checks have found.
 #[derive(Debug)]
@@ -159,8 +159,16 @@ async fn can_decide(
         Some(running) => running,
         None => {
             let traffic = traffic(means, rollout, window_ms).await?;
+            if let Some(known) = means.store.power(rollout).await?
+                && known.is_about(window_ms, traffic)
+            {
+                // Found out before, perhaps by a controller before this one.
+                return Ok(Some(known.found));
+            }
             // It simulates, which takes a while.
-            tokio::task::spawn_blocking(move || power::check(&config, traffic))
+            tokio::task::spawn_blocking(move || {
+                Ok(Answer { window_ms, traffic, found: power::check(&config, traffic)? })
+            })
         }
     };
     let Ok(checked) = tokio::time::timeout(means.lease / 3, &mut running).await else {
@@ -168,7 +176,9 @@ async fn can_decide(
         return Ok(None);
     };
     let failed = |error| Error::Settings(format!("the plan could not be checked: {error}"));
-    Ok(Some(checked.map_err(failed)??))
+    let answer = checked.map_err(failed)??;
+    means.store.put_power(rollout, &answer).await?;
+    Ok(Some(answer.found))
 }
 
 /// The baseline's traffic in the last minutes, as far back as its workers report.

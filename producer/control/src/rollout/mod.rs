@@ -166,8 +166,11 @@ impl Rollouts {
             id: other.id.clone(),
             phase: other.phase.as_str(),
         };
-        if let Some(before) = before.filter(|before| before.outcome().is_none()) {
-            return Err(under_way(&before));
+        if let Some(before) = &before {
+            if before.outcome().is_none() {
+                return Err(under_way(before));
+            }
+            self.store.keep_end(before).await?;
         }
         self.store.put_texts(&rollout, &texts).await?;
         if self.store.put(&rollout, revision).await?.is_none() {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `<model>` | the last rollout; changed only by whoever has read what it replaces |
 //! | `<model>.<id>.texts` | the texts that both variants are probed with |
+//! | `<model>.<id>.power` | whether its plan can decide at the traffic there is, as it was last found out |
 //! | `<model>.<id>.shadow.<n>` | what a shadow came to |
 //! | `<model>.<id>.stage.<n>` | a stage as it began |
 //! | `<model>.<id>.window.<n>.<i>` | its window number `i`, as it was when it was judged |
@@ -11,12 +12,13 @@
 //! | `<model>.<id>.verdict.<n>.<windows>` | a verdict on its first windows; `paused-<time>` for one in a pause |
 //! | `<model>.<id>.end` | the rollout as it ended |
 //!
-//! All but the first are written once: whoever comes second goes on with what is there. A controller that takes over finds what the one
+//! All but the first and `power` are written once: whoever comes second goes on with what is there. A controller that takes over finds what the one
 //! before has judged, and judges the same.
 
 use async_nats::Client;
 use embed_rollout::{
     Rollout,
+    power::Answer,
     record::{Late, Record, Recorded, StageRecord, Window},
     shadow::ShadowRecord,
     state::Stage,
@@ -64,6 +66,25 @@ impl Store {
             self.0.put(&key(rollout, "end"), rollout, None).await?;
         }
         Ok(put)
+    }
+
+    /// Keeps the end of a rollout that another takes the place of: whoever ended it may not have lived to write it down twice.
+    pub(super) async fn keep_end(&self, rollout: &Rollout) -> Result<(), Error> {
+        self.0.put(&key(rollout, "end"), rollout, Some(0)).await.map(drop)
+    }
+
+    /// What its plan was last found to come to. What cannot be read is found out anew.
+    pub(super) async fn power(&self, rollout: &Rollout) -> Result<Option<Answer>, Error> {
+        match self.0.get(&key(rollout, "power")).await {
+            Ok((_, answer)) => Ok(answer),
+            Err(Error::Client(embed_client::Error::BadAnswer { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers it, for whoever asks next.
+    pub(super) async fn put_power(&self, rollout: &Rollout, answer: &Answer) -> Result<(), Error> {
+        self.0.put(&key(rollout, "power"), answer, None).await.map(drop)
     }
 
     pub(super) async fn put_texts(&self, rollout: &Rollout, texts: &[String]) -> Result<(), Error> {

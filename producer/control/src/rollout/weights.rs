@@ -6,7 +6,8 @@ use embed_schemas::{
     routes::{Lanes, describe},
 };
 
-use crate::route::{Change, OnFailure, RouteError, Router};
+use super::RolloutError;
+use crate::route::{Change, OnFailure, Outcome, RouteError, Router};
 
 /// What came of an attempt to set a step's weights.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(super) enum Back {
 ///
 /// # Errors
 /// What may go better another time.
-pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revision: u64) -> Result<Set, RouteError> {
+pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revision: u64) -> Result<Set, RolloutError> {
     let (wanted, model) = (weights(rollout, rollout.percent_of(step)), &rollout.model);
     let (found, record) = router.current(model).await?;
     // What a controller before this one has done, and did not live to tell.
@@ -45,15 +46,21 @@ pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revisio
         ..Change::to(wanted.clone(), &who(rollout))
     };
     match router.set(model, &change).await {
-        Ok(applied) => {
+        Ok(Outcome::Applied(applied)) => {
             let (found, record) = router.current(model).await?;
             match record {
                 Some(record) if holds(&record.lanes, rollout, &wanted) => Ok(Set::Done(found, applied.missing)),
                 record => Ok(Set::Stuck(changed(record.as_ref()))),
             }
         }
-        Err(error @ RouteError::Superseded { .. }) => Ok(Set::Stuck(error.to_string())),
-        Err(error) if error.retryable() => Err(error),
+        // In effect, and it has no revision that a stage could rest on: it is written down the next time.
+        Ok(end @ (Outcome::Unwritten { .. } | Outcome::HalfApplied { .. } | Outcome::Undone { passing: true, .. })) => {
+            Err(RouteError::ended(end).into())
+        }
+        Ok(end @ (Outcome::Undone { passing: false, .. } | Outcome::Superseded { .. })) => {
+            Ok(Set::Stuck(end.to_string()))
+        }
+        Err(error) if error.retryable() => Err(error.into()),
         Err(error) => Ok(Set::Stuck(error.to_string())),
     }
 }
@@ -63,7 +70,7 @@ pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revisio
 ///
 /// # Errors
 /// If it is not so everywhere. To be tried again.
-pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) -> Result<Back, RouteError> {
+pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) -> Result<Back, RolloutError> {
     let mut only_after = None;
     // Without the bucket nobody else has written to it either.
     if !rollout.is_aborted()
@@ -82,7 +89,15 @@ pub(super) async fn give_back(router: &Router, rollout: &Rollout, reason: &str) 
         only_after,
         ..Change::all_to(rollout.from.clone(), &who(rollout))
     };
-    Ok(Back::Done(router.set(&rollout.model, &change).await?.missing))
+    match router.set(&rollout.model, &change).await? {
+        Outcome::Applied(applied) => Ok(Back::Done(applied.missing)),
+        // Whatever servers hold by now they keep; it is not over before all do, and it is written down. One that somebody else was faster than
+        // is looked at anew: theirs is left to them, unless a person has aborted this one.
+        end @ (Outcome::Unwritten { .. }
+        | Outcome::HalfApplied { .. }
+        | Outcome::Undone { .. }
+        | Outcome::Superseded { .. }) => Err(RouteError::ended(end).into()),
+    }
 }
 
 /// Why the route is no longer as this stage has set it, if so.

@@ -256,6 +256,11 @@ impl Router {
     }
 }
 
+/// Says that what was done to the servers stays done, though nobody could write down how it ended.
+pub(super) fn unended(model: &Slug, error: impl std::fmt::Display) {
+    tracing::warn!("{model}: it cannot be written down how the change ended: {error}");
+}
+
 fn no_key() -> RouteError {
     RouteError::Settings(
         "accounts are JWTs on this server: pass the operator's seed, or that of one of its signing keys, with \

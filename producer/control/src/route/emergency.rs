@@ -10,8 +10,8 @@ use embed_schemas::{RouteRecord, Slug};
 use tokio::time::timeout;
 
 use super::{
-    Applied, Backend, Change, Report, RouteError, Router,
-    apply::{Unwritten, lanes},
+    Applied, Backend, Change, Outcome, Report, RouteError, Router,
+    apply::{Unwritten, lanes, unended},
     claims, held,
     report::Seen,
     store::{Entry, Routes},
@@ -35,7 +35,7 @@ impl Router {
     ///
     /// # Errors
     /// As [`Router::set`]; nothing is ever taken back.
-    pub(super) async fn emergency(&self, model: &Slug, change: &Change) -> Result<Applied, RouteError> {
+    pub(super) async fn emergency(&self, model: &Slug, change: &Change) -> Result<Outcome, RouteError> {
         let started = Instant::now();
         let (book, roll_call) = tokio::join!(self.open(), self.system.roll_call(&[]));
         let (Book { mut routes, known, mut closed }, roll_call) = (book?, roll_call?);
@@ -52,7 +52,11 @@ impl Router {
                 self.store.all().await
             };
             match timeout(BUCKET, adopt).await {
-                Ok(Ok(now)) => (routes, wishes) = (now, Wishes::new()),
+                // One that somebody has changed the entry of meanwhile is not written down yet, and stays in effect.
+                Ok(Ok(now)) => {
+                    wishes = wish::unwritten(&now, wishes);
+                    routes = now;
+                }
                 Ok(Err(error)) => closed = Some(error.to_string()),
                 Err(_) => closed = Some(silent()),
             }
@@ -74,7 +78,7 @@ impl Router {
         if closed.is_none() {
             match timeout(BUCKET, self.write_down(model, change, record.clone(), revision)).await {
                 Ok(Ok(written)) => (revision, record) = written,
-                Ok(Err(error)) if error.retryable() && !matches!(error, RouteError::Superseded { .. }) => {
+                Ok(Err(error)) if error.retryable() && !matches!(error, RouteError::Ended(_)) => {
                     closed = Some(error.to_string());
                 }
                 Ok(Err(error)) => return Err(error),
@@ -90,42 +94,39 @@ impl Router {
         }
         base.insert(model.clone(), Entry { revision, record: record.clone() });
 
-        let mut report = self.bring(base.clone(), &wishes, seen).await?;
+        let mut report = match self.bring(base.clone(), &wishes, seen).await {
+            Ok(report) => report,
+            Err(error) if closed.is_some() => return Err(error),
+            // It is written down that it was begun, and nobody knows how far it has come.
+            Err(error) => return Ok(Outcome::HalfApplied { model: model.clone(), reasons: error.to_string() }),
+        };
         if closed.is_none() {
             // It is written down that it was begun: whatever fails from here on, `sync` finishes it.
-            let unended =
-                |error: String| tracing::warn!("{model}: it cannot be written down how the change ended: {error}");
             match timeout(BUCKET, self.end(&base, &report)).await {
                 Ok(Ok(Some(ended))) => report = ended,
                 Ok(Ok(None)) => match self.follow().await {
                     Ok(ended) => report = ended,
-                    Err(error) => unended(error.to_string()),
+                    Err(error) => unended(model, error),
                 },
-                Ok(Err(error)) => unended(error.to_string()),
-                Err(_) => unended(silent()),
+                Ok(Err(error)) => unended(model, error),
+                Err(_) => unended(model, silent()),
             }
         }
         let entry = report.routes.get(model).map(|entry| entry.record.clone()).unwrap_or_else(|| record.clone());
         if entry.lanes != record.lanes {
-            return Err(RouteError::superseded(model, Some(&entry)));
+            return Ok(Outcome::superseded(model, Some(&entry)));
         }
         let mine = report.of(model);
         if !mine.is_applied() {
             let mut reasons: Vec<_> = mine.trouble().collect();
             reasons.extend(closed.map(|why| format!("and it could not be written down: {why}")));
-            return Err(RouteError::HalfApplied { model: model.clone(), reasons: reasons.join("; ") });
+            return Ok(Outcome::HalfApplied { model: model.clone(), reasons: reasons.join("; ") });
         }
-        let unwritten = Box::new(entry.clone());
         let applied = Applied::new(model, entry, mine, started.elapsed());
-        match closed {
-            None => Ok(applied),
-            Some(reason) => {
-                let holding = applied.servers.into_iter().filter(|server| server.id.is_some());
-                let servers = holding.map(|server| server.name).collect();
-                let (model, missing, record) = (model.clone(), applied.missing, unwritten);
-                Err(RouteError::Unwritten { model, servers, missing, record, reason })
-            }
-        }
+        Ok(match closed {
+            None => Outcome::Applied(applied),
+            Some(reason) => Outcome::Unwritten { applied, reason },
+        })
     }
 
     /// Reads the bucket, if it can be read now.
@@ -159,7 +160,7 @@ impl Router {
             revision = now;
             record = change.record(other);
         }
-        Err(RouteError::superseded(model, self.store.get(model).await?.1.as_ref()))
+        Err(RouteError::ended(Outcome::superseded(model, self.store.get(model).await?.1.as_ref())))
     }
 
     /// What is in effect where the bucket does not say what is wanted, and the marks in it.
@@ -188,71 +189,85 @@ impl Router {
         Ok(Report { routes: self.store.all().await?, ..report })
     }
 
-    /// Goes on until what an emergency has left unwritten is written down, for so long. `record` is what [`RouteError::Unwritten`] says.
+    /// Goes on until what an emergency has left unwritten is written down, for so long. `applied` is what [`Outcome::Unwritten`] says.
     ///
     /// # Errors
-    /// [`RouteError::Superseded`] if somebody has changed the route since; otherwise what the last attempt failed with.
+    /// What will not pass by itself. That it could not be written down in time is an end.
     pub async fn reconcile(
         &self,
         model: &Slug,
         change: &Change,
-        record: &RouteRecord,
+        applied: &Applied,
         within: Duration,
-    ) -> Result<Report, RouteError> {
+    ) -> Result<Outcome, RouteError> {
         let deadline = tokio::time::Instant::now() + within;
-        let mut record = record.clone();
+        let mut applied = applied.clone();
         loop {
-            let attempt = self.write_late(model, change, &mut record);
+            let attempt = self.write_late(model, change, &mut applied);
             let reason = match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(Ok(report))) => return Ok(report),
-                Ok(Ok(Err(reason))) => reason,
-                Ok(Err(error)) if !error.retryable() || matches!(error, RouteError::Superseded { .. }) => {
-                    return Err(error);
-                }
+                Ok(Ok(Late::Ended(outcome))) => return Ok(*outcome),
+                Ok(Ok(Late::NotYet(reason))) => reason,
+                Ok(Err(error)) if !error.retryable() => return Err(error),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => silent(),
             };
             if tokio::time::Instant::now() >= deadline {
-                return Err(RouteError::System { what: "it is not written down yet".to_owned(), reason });
+                return Ok(Outcome::Unwritten { applied, reason });
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
 
-    /// Tries once to write down what an emergency has left unwritten, and looks whether it is so. Why not, if it is not.
-    async fn write_late(
-        &self,
-        model: &Slug,
-        change: &Change,
-        record: &mut RouteRecord,
-    ) -> Result<Result<Report, String>, RouteError> {
+    /// Tries once to write down what an emergency has left unwritten, and looks whether it is so.
+    async fn write_late(&self, model: &Slug, change: &Change, applied: &mut Applied) -> Result<Late, RouteError> {
         let report = self.sync(false, &change.who, &[]).await?;
         if !report.unwritten.is_empty() {
-            return Ok(Err(report.unfinished().collect::<Vec<_>>().join("; ")));
+            return Ok(Late::NotYet(report.unfinished().collect::<Vec<_>>().join("; ")));
         }
         // No mark is left. That may also be since somebody has removed it.
         let now = report.routes.get(model).map(|entry| entry.record.clone());
+        let record = &applied.record;
         let is_ours = |other: &RouteRecord| (&other.who, &other.when) == (&record.who, &record.when);
         let written = match &now {
             Some(now) if is_ours(now) => true,
             _ => self.store.history(model).await?.iter().any(|entry| is_ours(&entry.record)),
         };
+        let is_over = written || now.as_ref().is_some_and(|now| !wish::is_newer(record, now));
         match now {
-            _ if written => Ok(Ok(report.of(model))),
-            Some(now) if !wish::is_newer(record, &now) && now.lanes == record.lanes => Ok(Ok(report.of(model))),
-            Some(now) if !wish::is_newer(record, &now) => Err(RouteError::superseded(model, Some(&now))),
-            _ => match self.emergency(model, change).await {
-                Ok(applied) => {
-                    *record = applied.record;
-                    Ok(Err("its mark was gone, and it is done again".to_owned()))
+            Some(now) if is_over && (is_ours(&now) || now.lanes == record.lanes) => {
+                let mine = report.of(model);
+                if !mine.is_applied() {
+                    let reasons = mine.trouble().collect::<Vec<_>>().join("; ");
+                    return Late::ended(Outcome::HalfApplied { model: model.clone(), reasons });
                 }
-                Err(RouteError::Unwritten { record: again, reason, .. }) => {
-                    *record = *again;
-                    Ok(Err(reason))
+                Late::ended(Outcome::Applied(Applied::new(model, now, mine, applied.took)))
+            }
+            other if is_over => Late::ended(Outcome::superseded(model, other.as_ref())),
+            _ => match self.set(model, change).await? {
+                Outcome::Applied(again) => {
+                    *applied = again;
+                    Ok(Late::NotYet("its mark was gone, and it is done again".to_owned()))
                 }
-                Err(error) => Err(error),
+                Outcome::Unwritten { applied: again, reason } => {
+                    *applied = again;
+                    Ok(Late::NotYet(reason))
+                }
+                half @ Outcome::HalfApplied { .. } => Ok(Late::NotYet(half.to_string())),
+                ended @ (Outcome::Undone { .. } | Outcome::Superseded { .. }) => Late::ended(ended),
             },
         }
+    }
+}
+
+/// What came of an attempt to write something down late.
+enum Late {
+    Ended(Box<Outcome>),
+    NotYet(String),
+}
+
+impl Late {
+    fn ended(outcome: Outcome) -> Result<Self, RouteError> {
+        Ok(Self::Ended(Box::new(outcome)))
     }
 }
 

@@ -1,11 +1,8 @@
 //! What can go wrong with a route; every message says what to do.
 
-use embed_schemas::{
-    RouteRecord, Slug,
-    routes::{WeightsError, describe},
-};
+use embed_schemas::{Slug, routes::WeightsError};
 
-use super::claims::ClaimsError;
+use super::{Outcome, claims::ClaimsError};
 use crate::Error;
 
 impl From<embed_client::Error> for RouteError {
@@ -81,57 +78,9 @@ pub enum RouteError {
         /// The consumer, as `stream/consumer`.
         consumer: String,
     },
-    /// Somebody else changed the route meanwhile.
-    #[error(
-        "the route of model {model} was changed by {who} at the same time, to {to}: look at `embed route show {model}`"
-    )]
-    Superseded {
-        /// The model.
-        model: Slug,
-        /// Who.
-        who: String,
-        /// What they want.
-        to: String,
-    },
-    /// A server did not take the change, and it was taken back everywhere.
-    #[error("the route of model {model} was not changed, and all servers are as before: {reasons}")]
-    Undone {
-        /// The model.
-        model: Slug,
-        /// What each server that did not take it says.
-        reasons: String,
-    },
-    /// A server did not take the change, and others did.
-    #[error(
-        "the route of model {model} is in effect on some servers and not on others: {reasons}. Mend that and run `embed \
-         route sync`, or `embed route sync --undo` to go back"
-    )]
-    HalfApplied {
-        /// The model.
-        model: Slug,
-        /// What each server that did not take it says.
-        reasons: String,
-    },
-    /// A change is in effect on every server that answers, and could not be written down. The servers keep it, and carry a mark by which it is
-    /// found and written down later.
-    #[error(
-        "the route of model {model} is in effect on {}{}, and could not be written down: {reason}. It stays in effect; `embed route \
-         sync`, or whatever changes a route next, writes it down once the bucket can be written",
-        .servers.join(", "),
-        not_on(.missing)
-    )]
-    Unwritten {
-        /// The model.
-        model: Slug,
-        /// The servers that hold it.
-        servers: Vec<String>,
-        /// Those that do not answer.
-        missing: Vec<String>,
-        /// What was to be written down.
-        record: Box<RouteRecord>,
-        /// Why it could not be written down.
-        reason: String,
-    },
+    /// A change has ended in a way that its caller takes for a failure, see [`RouteError::ended`].
+    #[error("{0}")]
+    Ended(Box<Outcome>),
     /// A file of mappings is not ours to overwrite.
     #[error(
         "{path} holds something that `embed route` has not written: name another file with --mappings-file, or empty this one"
@@ -142,18 +91,11 @@ pub enum RouteError {
     },
 }
 
-fn not_on(missing: &[String]) -> String {
-    if missing.is_empty() { String::new() } else { format!(" (not on {}: no answer)", missing.join(", ")) }
-}
-
 impl RouteError {
-    /// That somebody else's change is the one that holds.
-    pub(super) fn superseded(model: &Slug, other: Option<&RouteRecord>) -> Self {
-        let (who, to) = match other {
-            Some(other) => (other.who.clone(), describe(&other.lanes)),
-            None => ("somebody".to_owned(), "nothing".to_owned()),
-        };
-        Self::Superseded { model: model.clone(), who, to }
+    /// The end of a change, for a caller to whom it is a failure.
+    #[must_use]
+    pub fn ended(outcome: Outcome) -> Self {
+        Self::Ended(Box::new(outcome))
     }
 
     /// A stable code.
@@ -169,10 +111,7 @@ impl RouteError {
             Self::NotServed { .. } => "not_served",
             Self::Spaces { .. } => "mixed_spaces",
             Self::NoConsumer { .. } => "no_consumer",
-            Self::Superseded { .. } => "superseded",
-            Self::Undone { .. } => "undone",
-            Self::HalfApplied { .. } => "half_applied",
-            Self::Unwritten { .. } => "unwritten",
+            Self::Ended(outcome) => outcome.code(),
             Self::NotOurs { .. } => "not_ours",
         }
     }
@@ -182,7 +121,8 @@ impl RouteError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Common(error) => error.retryable(),
-            Self::System { .. } | Self::Superseded { .. } | Self::HalfApplied { .. } | Self::Unwritten { .. } => true,
+            Self::Ended(outcome) => outcome.retryable(),
+            Self::System { .. } => true,
             _ => false,
         }
     }

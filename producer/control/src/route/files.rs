@@ -1,9 +1,8 @@
 //! The file of mappings that a server includes: replaced whole, so that a server never reads half of one.
 
-use std::{
-    io::{ErrorKind, Write},
-    path::Path,
-};
+use std::{io::ErrorKind, path::Path};
+
+use embed_connect::{Readers, replace_file};
 
 use super::{RouteError, mapping::FILE_MARK};
 use crate::Error;
@@ -22,25 +21,9 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), RouteError> {
     if before.is_some_and(|before| !before.trim().is_empty() && !before.starts_with(FILE_MARK)) {
         return Err(RouteError::NotOurs { path: path.display().to_string() });
     }
-    replace(path, text).map_err(Error::file(path))?;
+    // The server may run as somebody else.
+    replace_file(path, text, Readers::All).map_err(Error::file(path))?;
     Ok(())
-}
-
-/// Written beside it, synced, and moved over it. Readable for all: the server may run as somebody else.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written = (|| {
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
 }
 
 #[cfg(test)]

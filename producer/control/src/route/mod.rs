@@ -10,7 +10,7 @@
 //! ```no_run
 //! use embed_client::Client;
 //! use embed_connect::ConnectSettings;
-//! use embed_control::route::{Change, RouteSettings, Router};
+//! use embed_control::route::{Change, Outcome, RouteError, RouteSettings, Router};
 //! use embed_schemas::Weights;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,8 +18,14 @@
 //! let client = Client::connect(&connect).await?;
 //! let settings = RouteSettings { sys_user: Some("sys".into()), sys_password: Some("…".into()), ..Default::default() };
 //! let router = Router::connect(&client, &connect, &settings).await?;
-//! let applied = router.set(&"m".parse()?, &Change::to(Weights::parse(&["fp32=95", "int8=5"])?, "me")).await?;
-//! assert!(applied.missing.is_empty(), "a server is down: {:?}", applied.missing);
+//! match router.set(&"m".parse()?, &Change::to(Weights::parse(&["fp32=95", "int8=5"])?, "me")).await? {
+//!     Outcome::Applied(applied) => assert!(applied.missing.is_empty(), "a server is down: {:?}", applied.missing),
+//!     // In effect all the same: only the bucket does not know.
+//!     Outcome::Unwritten { applied, reason } => eprintln!("{} keeps its route: {reason}", applied.model),
+//!     other @ (Outcome::HalfApplied { .. } | Outcome::Undone { .. } | Outcome::Superseded { .. }) => {
+//!         return Err(RouteError::ended(other).into());
+//!     }
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -34,6 +40,7 @@ mod error;
 mod files;
 mod held;
 mod mapping;
+mod outcome;
 mod record;
 mod report;
 mod set;
@@ -55,8 +62,9 @@ pub use claims::{Claims, ClaimsError};
 pub use concerned::newly_mapped;
 pub use error::RouteError;
 pub use mapping::{Destination, MappingDifference, Mappings};
+pub use outcome::{Applied, Outcome};
 pub use report::{Report, ServerState, ServerView};
-pub use set::{Applied, Change, OnFailure, Plan};
+pub use set::{Change, OnFailure, Plan};
 pub use settings::{DEV_FILE, RouteSettings};
 pub use store::Entry;
 

@@ -19,6 +19,11 @@ pub(super) fn is_abandoned(record: &RouteRecord, now: SystemTime) -> bool {
     record.state == RouteState::Applying && begun().is_some_and(|age| age > TAKES)
 }
 
+/// Whether two records are of one change, whatever is written down of how it stands.
+pub(super) fn is_same_change(one: &RouteRecord, other: &RouteRecord) -> bool {
+    (&one.who, &one.when, &one.lanes) == (&other.who, &other.when, &other.lanes)
+}
+
 /// What was in effect when a change began: an unfinished one before it is in effect only here and there.
 pub(super) fn in_effect(record: RouteRecord) -> Lanes {
     if record.state == RouteState::Applying { record.from } else { record.lanes }

@@ -49,6 +49,7 @@ pub struct ServerView {
 }
 
 /// Everything that is known of routes.
+#[must_use = "a server may hold something else than is wanted, and a change may not be finished"]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The account.
@@ -126,7 +127,6 @@ impl Report {
     }
 
     /// Only what concerns one model.
-    #[must_use]
     pub fn of(mut self, model: &Slug) -> Self {
         self.routes.retain(|m, _| m == model);
         self.unwritten.retain(|m, _| m == model);

@@ -1,6 +1,6 @@
 //! Changing a route: checked, written down, applied, verified, and taken back if a server refuses.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use embed_schemas::{
     Lane, RouteRecord, RouteState, Slug, Weights,
@@ -10,10 +10,10 @@ use embed_schemas::{
 use serde::Serialize;
 
 use super::{
-    Report, RouteError, Router, ServerView,
-    apply::Unwritten,
+    Applied, Outcome, Report, RouteError, Router,
+    apply::{Unwritten, unended},
     checks, mapping,
-    record::{in_effect, is_abandoned, undone},
+    record::{in_effect, is_abandoned, is_same_change, undone},
     report::Seen,
     store::{Entry, Routes},
     wish,
@@ -121,31 +121,6 @@ impl Change {
     }
 }
 
-/// A change that is in effect.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Applied {
-    /// The model.
-    pub model: Slug,
-    /// What was written down.
-    pub record: RouteRecord,
-    /// What each server holds.
-    pub servers: Vec<ServerView>,
-    /// The servers that do not answer, by name. They are expected to hold it once they are back; `embed route sync` makes sure.
-    pub missing: Vec<String>,
-    /// How long it took.
-    #[serde(serialize_with = "milliseconds", rename = "took_ms")]
-    pub took: Duration,
-}
-
-impl Applied {
-    /// From what is known of the model in the end.
-    pub(super) fn new(model: &Slug, record: RouteRecord, mine: Report, took: Duration) -> Self {
-        let silent = mine.servers.iter().filter(|server| server.id.is_none());
-        let missing = silent.map(|server| server.name.clone()).collect();
-        Self { model: model.clone(), record, servers: mine.servers, missing, took }
-    }
-}
-
 /// What a change would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
@@ -165,10 +140,6 @@ impl Plan {
     }
 }
 
-fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// A change that was written down and not applied yet.
 struct Intent {
     revision: u64,
@@ -176,45 +147,56 @@ struct Intent {
 }
 
 impl Router {
-    /// Changes a route on every server, and verifies that each holds it.
+    /// Changes a route on every server, and verifies that each holds it. Servers that do not answer are no failure: see [`Applied::missing`].
     ///
     /// # Errors
     /// Before anything is changed: [`RouteError::NotServed`], [`RouteError::Spaces`], [`RouteError::NoConsumer`],
-    /// [`RouteError::Overlap`], [`RouteError::Superseded`]. [`RouteError::Undone`] if a server refused it and all are as
-    /// before; [`RouteError::HalfApplied`] if that could not be brought about, or was not wanted; [`RouteError::Unwritten`] if it is in
-    /// effect, and could not be written down. Servers that do not answer are no error: see [`Applied::missing`].
-    pub async fn set(&self, model: &Slug, change: &Change) -> Result<Applied, RouteError> {
+    /// [`RouteError::Overlap`], or whatever keeps it from beginning. Once it has begun, however it ends is an [`Outcome`].
+    pub async fn set(&self, model: &Slug, change: &Change) -> Result<Outcome, RouteError> {
         self.can_put().await?;
-        match change.on_failure {
+        let ended = match change.on_failure {
             OnFailure::Keep => self.emergency(model, change).await,
             OnFailure::Undo => self.everywhere_or_nowhere(model, change).await,
+        };
+        match ended {
+            // Somebody else was faster before it had begun.
+            Err(RouteError::Ended(outcome)) => Ok(*outcome),
+            ended => ended,
         }
     }
 
-    async fn everywhere_or_nowhere(&self, model: &Slug, change: &Change) -> Result<Applied, RouteError> {
+    async fn everywhere_or_nowhere(&self, model: &Slug, change: &Change) -> Result<Outcome, RouteError> {
         let started = Instant::now();
         let intent = self.intend(model, change).await?;
         let report = match self.apply(Unwritten::Adopt).await {
             Ok(report) => report,
             // Whatever was done, if anything: see that all is as before.
             Err(error) => {
-                self.take_back(model, &intent, &change.who, &error.to_string()).await?;
-                return Err(error);
+                let why = (error.to_string(), error.retryable());
+                return Ok(self.take_back(model, &intent, &change.who, why).await);
             }
         };
-        self.settle(&report, &[]).await?;
-        let (_, record) = self.store.get(model).await?;
-        let record = record.unwrap_or_else(|| intent.record.clone());
+        let now = async {
+            self.settle(&report, &[]).await?;
+            self.store.get(model).await
+        };
+        let record = match now.await {
+            Ok((_, record)) => record.unwrap_or_else(|| intent.record.clone()),
+            // The servers have been told: what the bucket does not take now changes nothing about that.
+            Err(error) => {
+                unended(model, error);
+                intent.record.clone()
+            }
+        };
         if record.lanes != intent.record.lanes {
-            return Err(RouteError::superseded(model, Some(&record)));
+            return Ok(Outcome::superseded(model, Some(&record)));
         }
         let mine = report.of(model);
         if !mine.is_applied() {
             let reasons = mine.trouble().collect::<Vec<_>>().join("; ");
-            self.take_back(model, &intent, &change.who, &reasons).await?;
-            return Err(RouteError::Undone { model: model.clone(), reasons });
+            return Ok(self.take_back(model, &intent, &change.who, (reasons, false)).await);
         }
-        Ok(Applied::new(model, record, mine, started.elapsed()))
+        Ok(Outcome::Applied(Applied::new(model, record, mine, started.elapsed())))
     }
 
     /// What a change would do, and whether it would be refused. Changes nothing.
@@ -248,13 +230,13 @@ impl Router {
         self.adopt(&routes, &seen).await?;
         let (revision, before) = self.store.get(model).await?;
         if change.only_after.is_some_and(|wanted| wanted != revision) {
-            return Err(RouteError::superseded(model, before.as_ref()));
+            return Err(RouteError::ended(Outcome::superseded(model, before.as_ref())));
         }
         self.check(model, change, &seen).await?;
         let record = change.record(before);
         match self.store.put(model, &record, revision).await? {
             Some(revision) => Ok(Intent { revision, record }),
-            None => Err(RouteError::superseded(model, self.store.get(model).await?.1.as_ref())),
+            None => Err(RouteError::ended(Outcome::superseded(model, self.store.get(model).await?.1.as_ref()))),
         }
     }
 
@@ -287,22 +269,36 @@ impl Router {
         Ok(())
     }
 
-    /// Goes back to what was before a change that failed.
-    async fn take_back(&self, model: &Slug, intent: &Intent, who: &str, why: &str) -> Result<(), RouteError> {
-        let half = |reasons: String| RouteError::HalfApplied { model: model.clone(), reasons };
-        let back = undone(&intent.record, who, &format!("undone: {why}"));
-        // If somebody else has changed the route since, theirs is what holds, and theirs to see through.
-        let ours = self.store.put(model, &back, intent.revision).await.map_err(|e| half(format!("{why}; {e}")))?;
-        if ours.is_none() {
-            return Ok(());
+    /// Goes back to what was before a change that failed, for the reasons in `why`, which may pass by themselves or not.
+    async fn take_back(&self, model: &Slug, intent: &Intent, who: &str, why: (String, bool)) -> Outcome {
+        let (reasons, passing) = why;
+        let back = undone(&intent.record, who, &format!("undone: {reasons}"));
+        let taken_back = async {
+            let mut revision = intent.revision;
+            while self.store.put(model, &back, revision).await?.is_none() {
+                let (now, other) = self.store.get(model).await?;
+                if !other.as_ref().is_some_and(|other| is_same_change(other, &intent.record)) {
+                    // Theirs is what holds, and theirs to see through.
+                    return Ok(Some(Outcome::superseded(model, other.as_ref())));
+                }
+                // Somebody has written down how it stands; it is still this change.
+                revision = now;
+            }
+            let report = self.apply(Unwritten::Adopt).await?;
+            // A server that refuses to read its files again still holds what it held before.
+            let holds_it = report.clone().of(model).servers.iter().all(|server| server.differences.is_empty());
+            if !holds_it {
+                let reasons = report.of(model).trouble().collect::<Vec<_>>().join("; ");
+                return Ok(Some(Outcome::HalfApplied { model: model.clone(), reasons }));
+            }
+            self.settle(&unrefused(report), &[]).await.unwrap_or_else(|error| unended(model, error));
+            Ok::<_, RouteError>(None)
+        };
+        match taken_back.await {
+            Ok(None) => Outcome::Undone { model: model.clone(), reasons, passing },
+            Ok(Some(outcome)) => outcome,
+            Err(error) => Outcome::HalfApplied { model: model.clone(), reasons: format!("{reasons}; {error}") },
         }
-        let report = self.apply(Unwritten::Adopt).await.map_err(|error| half(format!("{why}; {error}")))?;
-        // A server that refuses to read its files again still holds what it held before.
-        let holds_it = report.clone().of(model).servers.iter().all(|server| server.differences.is_empty());
-        if !holds_it {
-            return Err(half(report.of(model).trouble().collect::<Vec<_>>().join("; ")));
-        }
-        self.settle(&unrefused(report), &[]).await
     }
 }
 

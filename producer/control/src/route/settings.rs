@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embed_connect::ConnectSettings;
+use embed_connect::{ConnectSettings, Readers, replace_file};
 use serde::{Deserialize, Serialize};
 
 use super::RouteError;
@@ -102,7 +102,7 @@ impl RouteSettings {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
         }
-        embed_connect::write_private(path, &text).map_err(Error::file(path))?;
+        replace_file(path, &text, Readers::Owner).map_err(Error::file(path))?;
         Ok(())
     }
 
@@ -210,7 +210,9 @@ impl RouteSettings {
 impl std::fmt::Debug for RouteSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***".to_owned());
-        let shown = Self { sys_password: hidden(&self.sys_password), signing_seed: None, ..self.clone() };
+        let of = ConnectSettings { server: self.server.clone(), ..ConnectSettings::default() };
+        let server = of.redacted().server;
+        let shown = Self { server, sys_password: hidden(&self.sys_password), signing_seed: None, ..self.clone() };
         let shown = serde_json::to_value(shown).unwrap_or_default();
         f.debug_map().entries(shown.as_object().into_iter().flatten()).finish()
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use axum::{Router, routing::get};
 use embed_control::rollout::Progress;
+use embed_http::Limits;
 use embed_schemas::metrics as names;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -27,11 +28,7 @@ pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listener.with_context(|| format!("--metrics-listen: cannot listen on {address}"))?;
     print::note(format_args!("metrics: http://{}/metrics", listener.local_addr()?));
     let routes = Router::new().route("/metrics", get(move || async move { handle.render() }));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            print::note(format_args!("warning: metrics are not served any more: {error}"));
-        }
-    });
+    tokio::spawn(embed_http::serve(listener, routes, Limits::default()));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context, bail};
 use embed_client::Client;
 use embed_control::route::{
-    self, Applied, Change, Entry, OnFailure, Plan, RouteError, Router,
+    self, Applied, Change, Entry, OnFailure, Outcome, Plan, RouteError, Router,
     declared::{self, Declarations, Declared},
 };
 use embed_schemas::{Lane, RouteState, Slug, Weights, routes::describe};
@@ -53,33 +53,37 @@ async fn one(
         print::line(router.prepare(model, &change).await?.trim_end())?;
         return Ok(Status::Done);
     }
-    let applied = match router.set(model, &change).await {
-        Err(error @ RouteError::Unwritten { .. }) => {
-            return unwritten(router, &change, error, write_within, json).await;
+    match router.set(model, &change).await? {
+        Outcome::Applied(applied) => {
+            told(router, &applied, json).await?;
+            // In an emergency, a server that is down gets no traffic either.
+            let emergency = change.on_failure == OnFailure::Keep;
+            Ok(if applied.missing.is_empty() || emergency { Status::Done } else { Status::Unsuccessful })
         }
-        applied => applied?,
-    };
-    told(router, &applied, json).await?;
-    // In an emergency, a server that is down gets no traffic either.
-    let emergency = change.on_failure == OnFailure::Keep;
-    Ok(if applied.missing.is_empty() || emergency { Status::Done } else { Status::Unsuccessful })
+        Outcome::Unwritten { applied, reason } => unwritten(router, &change, applied, reason, write_within, json).await,
+        end @ (Outcome::HalfApplied { .. } | Outcome::Undone { .. } | Outcome::Superseded { .. }) => {
+            Err(RouteError::ended(end).into())
+        }
+    }
 }
 
 /// The servers know it, and the bucket does not. Says so at once, and goes on trying to write it down.
 async fn unwritten(
     router: &Router,
     change: &Change,
-    error: RouteError,
+    applied: Applied,
+    reason: String,
     within: Duration,
     json: bool,
 ) -> anyhow::Result<Status> {
-    print::warning(error.code(), &error.to_string(), json);
-    let RouteError::Unwritten { model, servers, missing, record, reason } = &error else { return Err(error.into()) };
+    let model = applied.model.clone();
     if json {
         print::json_line(&json!({
-            "model": model, "written": false, "servers": servers, "missing": missing, "reason": reason,
+            "model": model, "written": false, "servers": applied.holding().collect::<Vec<_>>(),
+            "missing": applied.missing, "reason": reason,
         }))?;
     }
+    warn(&Outcome::Unwritten { applied: applied.clone(), reason }, json);
     if within.is_zero() {
         return Ok(Status::Failures);
     }
@@ -89,13 +93,18 @@ async fn unwritten(
             "trying to write it down for another {within}; to stop that changes nothing on the servers"
         ));
     }
-    match router.reconcile(model, change, record, within).await {
-        Ok(report) => {
-            super::show::report(&report, json)?;
-            Ok(if report.is_applied() { Status::Done } else { Status::Failures })
+    match router.reconcile(&model, change, &applied, within).await {
+        Ok(Outcome::Applied(applied)) => {
+            told(router, &applied, json).await?;
+            Ok(Status::Done)
         }
-        Err(error @ RouteError::Superseded { .. }) => {
-            print::warning(error.code(), &error.to_string(), json);
+        Ok(
+            end @ (Outcome::Unwritten { .. }
+            | Outcome::HalfApplied { .. }
+            | Outcome::Undone { .. }
+            | Outcome::Superseded { .. }),
+        ) => {
+            warn(&end, json);
             Ok(Status::Failures)
         }
         Err(error) => {
@@ -103,6 +112,10 @@ async fn unwritten(
             Ok(Status::Failures)
         }
     }
+}
+
+fn warn(end: &Outcome, json: bool) {
+    print::warning(end.code(), &end.to_string(), json);
 }
 
 async fn told(router: &Router, applied: &Applied, json: bool) -> anyhow::Result<()> {
@@ -208,11 +221,20 @@ pub(super) async fn apply(
             false => set_after(router, &plan.model, change, written.get(&plan.model)).await.map(Some),
         };
         match done {
-            Ok(Some(applied)) => {
+            Ok(Some(Outcome::Applied(applied))) => {
                 told(router, &applied, json).await?;
                 if !applied.missing.is_empty() {
                     status = Status::Failures;
                 }
+            }
+            Ok(Some(
+                end @ (Outcome::Unwritten { .. }
+                | Outcome::HalfApplied { .. }
+                | Outcome::Undone { .. }
+                | Outcome::Superseded { .. }),
+            )) => {
+                warn(&end, json);
+                status = Status::Failures;
             }
             Ok(None) => planned(plan, json)?,
             Err(error) => {
@@ -233,7 +255,7 @@ async fn set_after(
     model: &Slug,
     change: Change,
     compared: Option<&Entry>,
-) -> Result<Applied, RouteError> {
+) -> Result<Outcome, RouteError> {
     let (revision, now) = router.current(model).await?;
     // That an older change has ended since is another revision, and no other route.
     let same = match (compared.map(|entry| &entry.record), &now) {

@@ -7,7 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use crate::lock;
+use crate::{
+    local::{self, OpenError},
+    lock,
+};
 
 /// Holds a file: nobody evicts it, in no process.
 #[derive(Debug)]
@@ -19,9 +22,13 @@ pub(super) struct Lease {
 impl Lease {
     /// Holds the file if it is there.
     pub(super) fn take(path: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
+        let file = match local::open_regular(path) {
+            Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(OpenError::Io(error)) => return Err(error),
+            Err(OpenError::Irregular { what, .. }) => {
+                return Err(io::Error::other(format!("this is {what}; remove it, and the file is fetched")));
+            }
+            Ok(file) => file,
         };
         match file.try_lock_shared() {
             Ok(()) => {}

@@ -12,7 +12,12 @@ use embed_schemas::{CurrentPointer, ModelMetadata, Slug};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::Cache;
-use crate::{Registry, RegistryError, integrity::Sum, layout::check_metadata};
+use crate::{
+    Registry, RegistryError,
+    integrity::Sum,
+    layout::{MAX_JSON_BYTES, check_metadata},
+    local,
+};
 
 /// A registry that does not answer is not waited for any longer, if it is known what it said before.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -123,14 +128,15 @@ impl Cache {
             return None;
         }
         let mut sum = Sum::default();
-        sum.update(registry.location().as_bytes());
+        sum.update(registry.identity().as_bytes());
         Some(self.folder().join("known").join(&sum.hex()[..16]).join(name))
     }
 }
 
 /// What cannot be read is not known.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let file = local::open_regular(path).ok()?;
+    serde_json::from_slice(&local::read(&file, MAX_JSON_BYTES).ok()??).ok()
 }
 
 /// It helps later; if it fails, nothing is wrong now.

@@ -3,7 +3,7 @@
 //! ```text
 //! blobs/sha256/<sha256>                    a whole file; a shared lock on it keeps it from eviction
 //! blobs/sha256/<sha256>.<bytes>.partial    a download; whoever has the lock on it is at it, anybody may go on after it
-//! known/<registry>/…                       the pointers and metadata that were last read, for when the registry is down
+//! known/<registry>/…                       the pointers and metadata that were last read, for when the registry is down: by location and endpoint
 //! .lock                                    held while room is made
 //! ```
 //!
@@ -29,7 +29,7 @@ use embed_schemas::{
 };
 use tokio::task;
 
-use crate::{Progress, Registry, RegistryError, Step, integrity, lock};
+use crate::{Progress, Registry, RegistryError, Step, integrity, local, lock};
 use blob::Lease;
 pub use known::{Resolved, VersionSpec};
 
@@ -60,8 +60,8 @@ pub struct LocalVersion {
 
 #[derive(Debug)]
 enum Place {
-    /// The version's folder in a registry that is a folder.
-    Registry { root: PathBuf },
+    /// A registry that is a folder.
+    Registry(Registry),
     /// The blobs of a cache.
     Cache { blobs: PathBuf },
 }
@@ -98,15 +98,11 @@ impl Cache {
         progress: &dyn Progress,
     ) -> Result<LocalVersion, RegistryError> {
         let metadata = self.resolve(registry, model, &VersionSpec::Exact(version.to_owned())).await?.metadata;
-        if let Some(root) = registry.folder() {
+        if registry.folder().is_some() {
             for file in files {
-                in_place(registry, root, &metadata, file)?;
+                registry.check_in_place(&metadata, file)?;
             }
-            return Ok(LocalVersion {
-                metadata,
-                place: Place::Registry { root: root.to_owned() },
-                _leases: Vec::new(),
-            });
+            return Ok(LocalVersion { metadata, place: Place::Registry(registry.clone()), _leases: Vec::new() });
         }
         let mut leases = Vec::new();
         for file in files {
@@ -175,8 +171,9 @@ impl LocalVersion {
     #[must_use]
     pub fn path(&self, file: &FileRef) -> PathBuf {
         match &self.place {
-            Place::Registry { root } => {
-                root.join(version_path(&self.metadata.slug, &self.metadata.version, &file.file))
+            Place::Registry(registry) => {
+                let path = version_path(&self.metadata.slug, &self.metadata.version, &file.file);
+                registry.folder().unwrap_or(Path::new("")).join(path)
             }
             Place::Cache { blobs } => blobs.join(&file.sha256),
         }
@@ -187,39 +184,32 @@ impl LocalVersion {
     /// # Errors
     /// If it cannot be read or is not what the metadata says. A damaged copy is removed from the cache: fetch the version again.
     pub async fn read(&self, file: &FileRef) -> Result<Bytes, RegistryError> {
-        let (path, expected) = (self.path(file), file.clone());
+        let blobs = match &self.place {
+            Place::Registry(registry) => {
+                return registry.read_verified(&self.metadata.slug, &self.metadata.version, file).await;
+            }
+            Place::Cache { blobs } => blobs,
+        };
+        let (path, expected) = (blobs.join(&file.sha256), file.clone());
         let read = {
             let path = path.clone();
             task::spawn_blocking(move || {
-                let content = fs::read(path)?;
+                let file = local::open_regular(&path).map_err(|error| RegistryError::open(&path, error))?;
+                let content = local::read_file(&file, &expected).map_err(RegistryError::io(&path))?;
                 let verified = integrity::verify(&expected, &content);
                 Ok((content, verified))
             })
         };
-        let read = read.await.map_err(std::io::Error::other).flatten();
-        let (content, verified) = read.map_err(RegistryError::io(&path))?;
-        match (verified, &self.place) {
-            (Ok(()), _) => Ok(content.into()),
-            (Err(source), Place::Registry { .. }) => {
-                Err(RegistryError::integrity(&self.metadata.slug, &self.metadata.version)(source))
-            }
-            (Err(source), Place::Cache { .. }) => {
+        let (content, verified): (Vec<u8>, _) =
+            read.await.map_err(|error| RegistryError::io(&path)(std::io::Error::other(error))).flatten()?;
+        match verified {
+            Ok(()) => Ok(content.into()),
+            Err(source) => {
                 fs::remove_file(&path).or_else(unless_gone).map_err(RegistryError::io(&path))?;
                 Err(RegistryError::DamagedCopy { path, source: Box::new(source) })
             }
         }
     }
-}
-
-fn in_place(registry: &Registry, root: &Path, metadata: &ModelMetadata, file: &FileRef) -> Result<(), RegistryError> {
-    let path = version_path(&metadata.slug, &metadata.version, &file.file);
-    let found = fs::metadata(root.join(&path)).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            RegistryError::Missing { location: registry.location().to_owned(), path: path.clone() }
-        }
-        _ => RegistryError::Io { path: root.join(&path), source: error },
-    })?;
-    integrity::check_size(file, found.len()).map_err(RegistryError::integrity(&metadata.slug, &metadata.version))
 }
 
 fn unless_gone(error: std::io::Error) -> std::io::Result<()> {

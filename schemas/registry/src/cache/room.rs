@@ -1,14 +1,18 @@
 //! Room for a download: what was not used for longest goes, and nothing that is in use.
 
 use std::{
-    fs::{self, DirEntry, File},
+    fs::{self, DirEntry},
     io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use super::{Cache, unless_gone};
-use crate::{RegistryError, lock};
+use crate::{
+    RegistryError,
+    local::{self, OpenError},
+    lock,
+};
 
 /// Making room is a matter of listing one folder.
 const LONGEST_LOCK: Duration = Duration::from_secs(30);
@@ -71,8 +75,10 @@ fn entry(found: &DirEntry) -> io::Result<Entry> {
 
 /// Removes a file unless somebody holds it: reading it if it is a blob, writing it if it is a download.
 fn remove_unused(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
-        Err(error) => return unless_gone(error).map(|()| true),
+    let file = match local::open_regular(path) {
+        Err(OpenError::Io(error)) => return unless_gone(error).map(|()| true),
+        // Nobody has put it there as a file of the cache.
+        Err(OpenError::Irregular { .. }) => return Ok(false),
         Ok(file) => file,
     };
     if !lock::try_lock(&file)? {

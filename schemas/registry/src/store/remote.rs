@@ -11,8 +11,11 @@ use object_store::{
 
 use crate::RegistryOptions;
 
+/// A bucket, and whose it is beside what its location says. `None`: there is only one that can be meant.
+type Bucket = (Arc<dyn ObjectStore>, Option<String>);
+
 /// Opens a bucket: `s3`, `gs`, or else Azure's. Nothing is asked of a server yet.
-pub(super) fn open(scheme: &str, bucket: &str, options: &RegistryOptions) -> Result<Arc<dyn ObjectStore>, String> {
+pub(super) fn open(scheme: &str, bucket: &str, options: &RegistryOptions) -> Result<Bucket, String> {
     // The TLS library asks for a process-wide provider. It is there already if NATS was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = match scheme {
@@ -23,7 +26,7 @@ pub(super) fn open(scheme: &str, bucket: &str, options: &RegistryOptions) -> Res
     store.map_err(|error| error.to_string())
 }
 
-type Store = object_store::Result<Arc<dyn ObjectStore>>;
+type Store = object_store::Result<Bucket>;
 
 fn s3(bucket: &str, options: &RegistryOptions) -> Store {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry(options));
@@ -33,7 +36,9 @@ fn s3(bucket: &str, options: &RegistryOptions) -> Store {
     for (key, value) in settings::<AmazonS3ConfigKey>(options)? {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.build()?))
+    let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+    let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
+    Ok((Arc::new(builder.build()?), endpoint))
 }
 
 fn gcs(bucket: &str, options: &RegistryOptions) -> Store {
@@ -44,7 +49,8 @@ fn gcs(bucket: &str, options: &RegistryOptions) -> Store {
     for (key, value) in settings::<GoogleConfigKey>(options)? {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.build()?))
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    Ok((Arc::new(builder.build()?), endpoint))
 }
 
 fn azure(container: &str, options: &RegistryOptions) -> Store {
@@ -55,7 +61,11 @@ fn azure(container: &str, options: &RegistryOptions) -> Store {
     for (key, value) in settings::<AzureConfigKey>(options)? {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.build()?))
+    // Containers are an account's own, and the location names no account.
+    let keys = [AzureConfigKey::AccountName, AzureConfigKey::Endpoint, AzureConfigKey::UseEmulator];
+    let parts = keys.iter().map(|key| builder.get_config_value(key).unwrap_or_default());
+    let endpoint = parts.collect::<Vec<_>>().join(" ");
+    Ok((Arc::new(builder.build()?), Some(endpoint)))
 }
 
 /// What is given beside the environment.

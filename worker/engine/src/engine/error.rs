@@ -1,6 +1,6 @@
 //! Why an engine cannot be made, or a run fails.
 
-use super::{fault::Fault, library};
+use super::{fault::Fault, library, onnx_file::FileError};
 
 /// A run, or the making of an engine, failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum EngineError {
     /// The engine fails whatever it is given.
     #[error("the engine fails every run: {0}")]
     Broken(String),
+    /// The file holds what no graph may.
+    #[error("the graph is refused: {0}")]
+    Refused(#[from] FileError),
     /// The graph is not an embedding graph.
     #[error("the graph is not an embedding graph: {0}")]
     Graph(String),

@@ -6,8 +6,10 @@ mod fault;
 mod interface;
 pub mod library;
 mod onnx;
+pub mod onnx_file;
 pub mod providers;
 mod release;
+pub mod telemetry;
 
 pub use error::EngineError;
 pub use fault::Fault;

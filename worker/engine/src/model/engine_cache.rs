@@ -21,7 +21,7 @@ pub struct EngineCache {
     pub kind: String,
     /// Its files on disk.
     pub folder: PathBuf,
-    /// Whether what is built here is put into the registry.
+    /// Whether what is built here is put into the registry, and what others have built is taken from there.
     pub share: bool,
 }
 
@@ -70,7 +70,7 @@ fn place(target: &ProviderGraph, config: &EngineConfig, dir: &Path, machine: &st
     EngineCache { kind, folder, share: config.tensorrt.share_cache }
 }
 
-/// Fetches what others have built. A registry that fails costs a build, no more.
+/// Fetches what others have built, where that is shared. A registry that fails costs a build, no more.
 pub(super) async fn fetch(
     source: &Source,
     model: &ResolvedModel,
@@ -78,7 +78,7 @@ pub(super) async fn fetch(
     caches: &[EngineCache],
     activity: &Activity,
 ) {
-    for (i, cache) in caches.iter().enumerate() {
+    for (i, cache) in caches.iter().enumerate().filter(|(_, cache)| cache.share) {
         activity.step(format!("fetching engine {} of {}, if the registry has it", i + 1, caches.len()));
         match source.registry().fetch_engine(&key(model, target, cache), &cache.folder).await {
             Ok(0) => {}
@@ -137,7 +137,7 @@ mod tests {
         let cache = place(&target, &config, Path::new("/cache"), "sm90-trt10.16.1", profile);
         assert_eq!(cache.kind, "sm90-trt10.16.1-1x1-64x32-128x64");
         assert_eq!(cache.folder, Path::new("/cache").join("ab".repeat(32)).join(&cache.kind));
-        assert!(cache.share);
+        assert!(!cache.share, "engines are programs, and not taken from a registry without being asked for");
     }
 
     #[test]

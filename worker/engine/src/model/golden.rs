@@ -1,7 +1,12 @@
 //! A version that does not reproduce its golden vectors is not served.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use embed_schemas::{ModelMetadata, Precision, Storage, model::GoldenSet};
+use embed_schemas::{
+    ModelMetadata, Precision, Storage,
+    model::{GoldenItem, GoldenSet},
+};
 
 use crate::{
     engine::{Engine, EngineError, Input, cosine},
@@ -13,6 +18,17 @@ use crate::{
 /// Precisions below FP32 are held to this cosine.
 const LEAST_COSINE: f32 = 0.98;
 
+/// FP32 is held to this one, whatever the version's tolerance is: a tolerance is for the last bits of numbers.
+const LEAST_COSINE_FP32: f32 = 0.999;
+
+/// Most that a version may allow a component to differ by. What different processors make of a graph differs by a hundredth of it.
+const MOST_TOLERANCE: f32 = 0.01;
+
+/// Fewer different texts say nothing of a version.
+const FEWEST_TEXTS: usize = 3;
+/// Each is run before a version is served.
+const MOST_TEXTS: usize = 1000;
+
 /// On a device, components of FP32 vectors may differ by this much, if the version does not allow more: its kernels add in
 /// another order.
 const DEVICE_TOLERANCE: f32 = 1e-3;
@@ -20,7 +36,7 @@ const DEVICE_TOLERANCE: f32 = 1e-3;
 /// How close vectors must come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tolerance {
-    /// No component may differ by more than the version's tolerance, or this.
+    /// No component may differ by more than the version's tolerance, or this, and the direction must be nearly the same.
     Component(f32),
     /// The cosine must be at least [`LEAST_COSINE`].
     Cosine,
@@ -65,6 +81,47 @@ pub enum GoldenError {
     },
 }
 
+/// Reads the golden texts, and refuses what could not tell a version that is in order from one that is not.
+///
+/// # Errors
+/// If it cannot be understood, has too few texts or too many, or would let any vector pass.
+pub fn read_golden(json: &[u8], metadata: &ModelMetadata) -> Result<GoldenSet, GoldenError> {
+    let invalid = |reason: String| Err(GoldenError::Invalid(reason));
+    let golden: GoldenSet = serde_json::from_slice(json).map_err(|e| GoldenError::Invalid(e.to_string()))?;
+    if !(0.0..=MOST_TOLERANCE).contains(&golden.tolerance) {
+        return invalid(format!("`tolerance` is {}, it must be 0 to {MOST_TOLERANCE}", golden.tolerance));
+    }
+    let texts: BTreeSet<_> = golden.items.iter().map(|item| (&item.prompt, &item.text)).collect();
+    if texts.len() < FEWEST_TEXTS || golden.items.len() > MOST_TEXTS {
+        let (found, different) = (golden.items.len(), texts.len());
+        return invalid(format!(
+            "`items` has {found} texts, {different} of them different; it must have {FEWEST_TEXTS} different ones to {MOST_TEXTS}"
+        ));
+    }
+    let mut vectors = Vec::with_capacity(golden.items.len());
+    for (index, item) in golden.items.iter().enumerate() {
+        let vector = vector(item, index, metadata)?;
+        if !vector.iter().all(|x| x.is_finite()) || vector.iter().all(|x| *x == 0.0) {
+            return invalid(format!("text {index}: `vector_f32_base64` must be finite numbers, and not all 0"));
+        }
+        vectors.push(vector);
+    }
+    if vectors.iter().all(|vector| *vector == vectors[0]) {
+        return invalid("`items` all have the same vector, so texts cannot be told apart by it".into());
+    }
+    Ok(golden)
+}
+
+fn vector(item: &GoldenItem, index: usize, metadata: &ModelMetadata) -> Result<Vec<f32>, GoldenError> {
+    let invalid = |reason: String| GoldenError::Invalid(format!("text {index}: `vector_f32_base64`: {reason}"));
+    let bytes = BASE64_STANDARD.decode(&item.vector_f32_base64).map_err(|e| invalid(e.to_string()))?;
+    let dimension = metadata.dimension as usize;
+    if bytes.len() != dimension * size_of::<f32>() {
+        return Err(invalid(format!("{} bytes, expected {dimension} numbers of four", bytes.len())));
+    }
+    Ok(Storage::F32.decode_row(&bytes, dimension))
+}
+
 /// Embeds the golden texts and compares tokens, truncation and vectors.
 ///
 /// # Errors
@@ -77,10 +134,7 @@ pub fn verify_golden(
     tokenizer: &TextTokenizer,
     engine: &mut impl Engine,
 ) -> Result<(), GoldenError> {
-    let golden: GoldenSet = serde_json::from_slice(json).map_err(|e| GoldenError::Invalid(e.to_string()))?;
-    if golden.items.is_empty() {
-        return Err(GoldenError::Invalid("it has no texts, so nothing can be verified".into()));
-    }
+    let golden = read_golden(json, metadata)?;
     let mut input = Input { form, ..Input::default() };
     for (index, item) in golden.items.iter().enumerate() {
         let differs = |what: String| GoldenError::Differs { index, text: item.text.chars().take(40).collect(), what };
@@ -98,10 +152,7 @@ pub fn verify_golden(
                 item.truncated
             )));
         }
-        let bytes = BASE64_STANDARD
-            .decode(&item.vector_f32_base64)
-            .map_err(|e| GoldenError::Invalid(format!("text {index}: {e}")))?;
-        let expected = Storage::F32.decode_row(&bytes, metadata.dimension as usize);
+        let expected = vector(item, index, metadata)?;
         input.fill([tokens.ids.as_slice()].into_iter());
         let vector = engine.embed(&input).map_err(|source| GoldenError::Engine { index, source })?;
         if vector.len() != expected.len() {
@@ -118,18 +169,17 @@ fn compare(vector: &[f32], expected: &[f32], held_to: Tolerance, tolerance: f32)
         let tolerance = tolerance.max(least);
         let difference =
             pairs().map(|(a, b)| (a - b).abs()).fold(0.0, |max: f32, d| if d > max || d.is_nan() { d } else { max });
-        return if difference <= tolerance {
-            Ok(())
-        } else {
-            Err(format!("a component is off by {difference}, at most {tolerance} is allowed"))
-        };
+        // What is not a number is no less than anything.
+        if difference.is_nan() || difference > tolerance {
+            return Err(format!("a component is off by {difference}, at most {tolerance} is allowed"));
+        }
     }
+    let least = match held_to {
+        Tolerance::Component(_) => LEAST_COSINE_FP32,
+        Tolerance::Cosine => LEAST_COSINE,
+    };
     let cosine = cosine(vector, expected);
-    if cosine >= LEAST_COSINE {
-        Ok(())
-    } else {
-        Err(format!("the cosine is {cosine}, at least {LEAST_COSINE} is needed"))
-    }
+    if cosine >= least { Ok(()) } else { Err(format!("the cosine is {cosine}, at least {least} is needed")) }
 }
 
 #[cfg(test)]
@@ -140,7 +190,55 @@ mod tests {
     fn not_a_number_never_passes() {
         assert!(compare(&[f32::NAN, 0.0], &[0.0, 0.0], Tolerance::Component(0.0), 0.1).is_err());
         assert!(compare(&[f32::NAN, 0.0], &[1.0, 0.0], Tolerance::Cosine, 0.1).is_err());
-        assert!(compare(&[0.05, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.1).is_ok());
+        assert!(compare(&[0.005, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.01).is_ok());
+        assert!(compare(&[0.05, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.1).is_err(), "another direction");
+        assert!(compare(&[0.0, 0.0], &[0.0, 0.0], Tolerance::Component(0.0), 0.1).is_err(), "no direction");
         assert!(compare(&[0.2, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.1).is_err());
+    }
+
+    /// The real metadata, for vectors of two components.
+    fn metadata() -> ModelMetadata {
+        let version = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
+        let metadata = std::fs::read(version.join("metadata.json")).unwrap();
+        ModelMetadata { dimension: 2, ..serde_json::from_slice(&metadata).unwrap() }
+    }
+
+    fn refusal(tolerance: f32, items: &[(&str, &[f32])]) -> String {
+        let item = |(text, vector): &(&str, &[f32])| GoldenItem {
+            text: (*text).to_owned(),
+            prompt: None,
+            tokens: 3,
+            truncated: false,
+            vector_f32_base64: BASE64_STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()),
+        };
+        let golden = GoldenSet { tolerance, items: items.iter().map(item).collect() };
+        let read = read_golden(&serde_json::to_vec(&golden).unwrap(), &metadata());
+        read.err().map_or_else(|| "read".to_owned(), |error| error.to_string())
+    }
+
+    #[test]
+    fn golden_texts_that_would_let_anything_pass_are_refused() {
+        const GOOD: [(&str, &[f32]); 3] = [("a", &[1.0, 0.0]), ("b", &[0.0, 1.0]), ("c", &[0.6, 0.8])];
+        assert_eq!(refusal(1e-4, &GOOD), "read");
+        for tolerance in [0.02, 2.0, -1.0, f32::MAX] {
+            let said = refusal(tolerance, &GOOD);
+            assert!(said.contains("`tolerance` is") && said.contains("0 to 0.01"), "{said}");
+        }
+        for (items, named) in [
+            (&[][..], "has 0 texts"),
+            (&GOOD[..2], "2 of them different"),
+            (&[GOOD[0], GOOD[1], GOOD[0], GOOD[0]], "has 4 texts, 2 of them different"),
+            (&vec![GOOD[0]; 1001][..], "to 1000"),
+            (
+                &[GOOD[0], GOOD[1], ("c", &[0.0, 0.0])],
+                "text 2: `vector_f32_base64` must be finite numbers, and not all 0",
+            ),
+            (&[GOOD[0], GOOD[1], ("c", &[f32::NAN, 1.0])], "text 2"),
+            (&[GOOD[0], GOOD[1], ("c", &[1.0])], "4 bytes, expected 2 numbers"),
+            (&[GOOD[0], ("b", &[1.0, 0.0]), ("c", &[1.0, 0.0])], "the same vector"),
+        ] {
+            let said = refusal(1e-4, items);
+            assert!(said.contains(named), "{said}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use embed_schemas::Precision;
+use embed_schemas::{ModelMetadata, Precision};
 
 use super::{
     files::Files,
@@ -14,9 +14,13 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    engine::{EngineError, capture_lock, library},
+    engine::{
+        EngineError, capture_lock, library,
+        onnx_file::{self, FileError},
+    },
     settings::Provider,
     shape::Unit,
+    tokenize::TextTokenizer,
 };
 
 /// Makes a version ready on one provider. Takes from a fraction of a second to minutes, on the calling thread.
@@ -44,8 +48,14 @@ pub fn prepare(
     // Until nothing of it is used that has failed, either.
     let _loading = target.provider.on_device().then(capture_lock::load);
     let environment = library::environment(config.library.as_deref()).map_err(EngineError::from)?;
+    if metadata.max_seq_length as usize > config.max_seq_length {
+        let (longest, most) = (metadata.max_seq_length as usize, config.max_seq_length);
+        return Err(EngineError::from(FileError::TooLong { longest, most }).into());
+    }
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shared.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
+    // Before anything is made of it.
+    check_files(files, metadata, &tokenizer)?;
     let sessions = Sessions { environment: &environment, files, model, target, context };
     let Engines { mut engines, costs, devices, bounds, nodes_elsewhere } = sessions.engines()?;
     let tolerance = Tolerance::of(target.graph.precision, target.provider, config);
@@ -85,4 +95,12 @@ pub fn prepare(
         "model loaded, verified and warm"
     );
     Ok(LoadedModel { engines, tokenizer, costs, report })
+}
+
+/// Whether graphs and tokenizer are what the metadata says, and belong to each other.
+fn check_files(files: &Files, metadata: &ModelMetadata, tokenizer: &TextTokenizer) -> Result<(), EngineError> {
+    for graph in [Some(&files.graph), files.packed.as_ref()].into_iter().flatten() {
+        onnx_file::check(&**graph, metadata)?.check_vocabulary(tokenizer.largest_id())?;
+    }
+    Ok(())
 }

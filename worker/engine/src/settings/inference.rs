@@ -19,6 +19,9 @@ pub struct EngineConfig {
     pub strict: bool,
     /// The devices that `tensorrt`, `tensorrt-rtx` and `cuda` use: `all`, or their numbers.
     pub devices: Devices,
+    /// Most tokens of a text that a version may be for. What a run takes of memory grows with their square, and it is the version that says how many there
+    /// are: 8,192 take some 4 GB in a model of BERT's size.
+    pub max_seq_length: usize,
     /// On the CPU: batches that run at the same time. 0: one for each core.
     pub runners: usize,
     /// On the CPU: threads for one batch. One is best: small batches side by side beat one that uses all cores.
@@ -43,6 +46,7 @@ impl Default for EngineConfig {
             providers: vec![Provider::Cpu],
             strict: false,
             devices: Devices::default(),
+            max_seq_length: 8192,
             runners: 0,
             threads_per_runner: 1,
             nice: 5,
@@ -62,6 +66,9 @@ impl EngineConfig {
     pub fn validate(&self) -> Result<(), String> {
         if self.threads_per_runner == 0 {
             return Err("engine.threads_per_runner: must be at least 1".into());
+        }
+        if self.max_seq_length < 2 {
+            return Err("engine.max_seq_length: must be at least 2, since two tokens stand around every text".into());
         }
         check_chain("engine.providers", &self.providers)?;
         if let Devices::These(devices) = &self.devices {

@@ -40,11 +40,13 @@ pub struct TensorrtConfig {
     pub cuda_graphs: bool,
     /// The DLA core to use, on devices that have some (Jetson). None if left out.
     pub dla_core: Option<u32>,
-    /// Whether built engines and timings of kernels are kept, on disk and in the registry: building takes minutes.
+    /// Whether built engines and timings of kernels are kept on disk: building takes minutes.
     pub cache: bool,
     /// Where they are kept on disk. Left out: `engines` in the folder for copies of the registry's files.
     pub cache_dir: Option<PathBuf>,
-    /// Whether engines that were built here are put into the registry, for other machines with the same kind of device.
+    /// Whether engines are shared through the registry by machines with the same kind of device: what was built here is put there, and what
+    /// is there is used. An engine is a program for the device and its driver. Whoever may write `engines/` in the registry then runs
+    /// programs in every worker that shares, so it is not done without being asked for.
     pub share_cache: bool,
 }
 
@@ -59,7 +61,7 @@ impl Default for TensorrtConfig {
             dla_core: None,
             cache: true,
             cache_dir: None,
-            share_cache: true,
+            share_cache: false,
         }
     }
 }

@@ -1,7 +1,12 @@
 //! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine.
 
 mod bert;
+mod bounded;
+mod outline;
+mod patterns;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 
 pub use pool::{Outcome, Pool, Sink, Task};

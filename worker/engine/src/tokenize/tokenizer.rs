@@ -1,14 +1,19 @@
 //! One text to token ids: prompt, limit, truncation.
 
-use embed_schemas::{ErrorCode, ModelMetadata, WireError};
-use tokenizers::Tokenizer;
+use std::panic::{self, AssertUnwindSafe};
 
-use super::bert::Bert;
+use super::{
+    bert::Bert,
+    bounded::{Grown, Library, take_failure},
+    outline,
+    patterns::TooLong,
+};
+use embed_schemas::{ErrorCode, ModelMetadata, WireError};
 
 /// Turns texts of one model into token ids. Shared by all threads.
 #[derive(Debug)]
 pub struct TextTokenizer {
-    library: Tokenizer,
+    library: Library,
     /// Gives the same ids sooner, where it can. `Err`: why there is none.
     bert: Result<Bert, String>,
     max_tokens: usize,
@@ -35,9 +40,10 @@ impl TextTokenizer {
     /// `max_bytes` bounds a single text.
     ///
     /// # Errors
-    /// If the file is not a tokenizer that this version of `tokenizers` can read.
+    /// If the file is not a tokenizer that this version of `tokenizers` can read, or asks for more than any model needs.
     pub fn new(json: &[u8], metadata: &ModelMetadata, max_bytes: usize) -> Result<Self, TokenizeError> {
-        let mut library = Tokenizer::from_bytes(json).map_err(|e| TokenizeError(e.to_string()))?;
+        outline::check(json).map_err(TokenizeError)?;
+        let mut library: Library = serde_json::from_slice(json).map_err(|e| TokenizeError(e.to_string()))?;
         // Truncation is done here, so that a result can say that it happened; padding is the batch's business.
         library.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
         library.with_padding(None);
@@ -134,10 +140,28 @@ impl TextTokenizer {
     }
 
     fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
-        let encoding = self
-            .library
-            .encode_fast(input, true)
-            .map_err(|e| WireError::new(ErrorCode::EngineFailed, format!("the text could not be tokenized: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
+        // alone, which hold whole entries.
+        drop(take_failure());
+        let encoded = panic::catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(input, true)));
+        match (take_failure(), encoded) {
+            (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),
+            (None, Ok(Ok(encoding))) => Ok(encoding.get_ids().to_vec()),
+            (None, Err(_)) => Err(failed(&"its tokenizer panics".into())),
+        }
     }
+
+    /// The largest id that it can make.
+    pub(crate) fn largest_id(&self) -> Option<u32> {
+        self.library.get_vocab(true).into_values().max()
+    }
+}
+
+/// Texts that a bound is for are too large; what else is wrong is the tokenizer's fault.
+fn failed(error: &tokenizers::Error) -> WireError {
+    let code = match error.is::<Grown>() || error.is::<TooLong>() {
+        true => ErrorCode::TextTooLarge,
+        false => ErrorCode::EngineFailed,
+    };
+    WireError::new(code, format!("the text could not be tokenized: {error}"))
 }

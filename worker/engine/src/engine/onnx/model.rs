@@ -12,11 +12,13 @@ use ort::{
         Session,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
+    value::{Outlet, ValueType},
 };
 
 use super::{
     super::{
         error::EngineError,
+        onnx_file,
         providers::{self, Options, Place},
     },
     assignment,
@@ -40,7 +42,7 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Loads a graph from its bytes, which have been verified. `more` is what the provider is told about this session alone.
+    /// Loads a graph from its bytes, which have been verified, and looked at for what leads to other files. `more` is what the provider is told about this session alone.
     ///
     /// # Errors
     /// If the provider cannot be used, ONNX Runtime refuses the graph, or the graph does not have the inputs and the output of
@@ -53,9 +55,12 @@ impl OnnxModel {
         place: Place,
         more: &Options,
     ) -> Result<Self, EngineError> {
+        onnx_file::check(graph, metadata)?;
         let builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
+            // What was looked at is what is loaded: not by what else the bytes may be taken for.
+            .with_config_entry("session.load_model_format", "ONNX")?
             .with_inter_threads(1)?
             // A worker without work must not burn a core.
             .with_intra_op_spinning(false)?
@@ -72,6 +77,7 @@ impl OnnxModel {
         if !session.outputs().iter().any(|output| output.name().as_bytes() == OUTPUT.to_bytes()) {
             return Err(EngineError::Graph(format!("it has no output {OUTPUT:?}")));
         }
+        check_dimension(&session, metadata.dimension)?;
         let elsewhere = assignment::nodes(&session).map(|nodes| elsewhere(&nodes, place.provider));
         let session = Arc::new(SharedSession::new(session));
         Ok(Self { session, dimension: metadata.dimension as usize, place, elsewhere })
@@ -100,6 +106,18 @@ impl OnnxModel {
     pub fn downgrade(&self) -> WeakModel {
         let Self { session, dimension, place, elsewhere } = self;
         WeakModel { session: Arc::downgrade(session), dimension: *dimension, place: *place, elsewhere: *elsewhere }
+    }
+}
+
+/// Memory is taken by what the metadata says, so it must be what the graph gives, where the graph says it.
+fn check_dimension(session: &Session, dimension: u32) -> Result<(), EngineError> {
+    let output = session.outputs().iter().find(|output| output.name().as_bytes() == OUTPUT.to_bytes());
+    let Some(ValueType::Tensor { shape, .. }) = output.map(Outlet::dtype) else { return Ok(()) };
+    match shape.last() {
+        Some(found) if *found >= 0 && *found != i64::from(dimension) => Err(EngineError::Graph(format!(
+            "its vectors have {found} components, but `dimension` in metadata.json is {dimension}"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -1,12 +1,21 @@
 //! Which tokenizers are known: the parts of a `tokenizer.json`, and what they must be.
 
+use std::borrow::Borrow;
+
 use tokenizers::{
-    NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    DecoderWrapper, Normalizer, NormalizerWrapper, PostProcessorWrapper, PreTokenizer, PreTokenizerWrapper,
+    TokenizerImpl,
     models::{ModelWrapper, wordpiece::WordPiece},
     normalizers::BertNormalizer,
     pre_tokenizers::bert::BertPreTokenizer,
     processors::template::TemplateProcessing,
 };
+
+/// More added tokens than this are not looked for one by one, at each character that one of them begins with.
+const MOST_ADDED: usize = 256;
+
+/// A tokenizer of the library, with its normalizer and its pre-tokenizer as they are, or within something else.
+pub(in crate::tokenize) type Parts<N, P> = TokenizerImpl<ModelWrapper, N, P, PostProcessorWrapper, DecoderWrapper>;
 
 /// The parts of a tokenizer of the BERT family.
 #[derive(Debug)]
@@ -27,11 +36,17 @@ impl<'a> Components<'a> {
     ///
     /// # Errors
     /// Which part is another one.
-    pub(super) fn of(tokenizer: &'a Tokenizer) -> Result<Self, String> {
-        let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else {
+    pub(super) fn of<N, P>(tokenizer: &'a Parts<N, P>) -> Result<Self, String>
+    where
+        N: Normalizer + Borrow<NormalizerWrapper>,
+        P: PreTokenizer + Borrow<PreTokenizerWrapper>,
+    {
+        let normalizer = tokenizer.get_normalizer().map(Borrow::borrow);
+        let Some(NormalizerWrapper::BertNormalizer(normalizer)) = normalizer else {
             return Err("the normalizer is no BertNormalizer".into());
         };
-        let Some(PreTokenizerWrapper::BertPreTokenizer(pre_tokenizer)) = tokenizer.get_pre_tokenizer() else {
+        let pre_tokenizer = tokenizer.get_pre_tokenizer().map(Borrow::borrow);
+        let Some(PreTokenizerWrapper::BertPreTokenizer(pre_tokenizer)) = pre_tokenizer else {
             return Err("the pre-tokenizer is no BertPreTokenizer".into());
         };
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else {
@@ -46,6 +61,9 @@ impl<'a> Components<'a> {
                 return Err(format!("the added token {:?} is normalized", token.content));
             }
             added.push(token.content.into_boxed_str());
+        }
+        if added.len() > MOST_ADDED {
+            return Err(format!("it has {} added tokens", added.len()));
         }
         let (opening, closing) = match tokenizer.get_post_processor() {
             Some(PostProcessorWrapper::Bert(bert)) => (vec![bert.get_cls_copy().1], vec![bert.get_sep_copy().1]),

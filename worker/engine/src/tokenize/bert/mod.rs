@@ -11,11 +11,13 @@ mod pieces;
 #[cfg(test)]
 mod tests;
 
-use tokenizers::Tokenizer;
+use std::borrow::Borrow;
+
+use tokenizers::{Normalizer, NormalizerWrapper, PreTokenizer, PreTokenizerWrapper};
 
 use self::{
     characters::{Characters, Kind},
-    components::Components,
+    components::{Components, Parts},
     pieces::Pieces,
 };
 
@@ -53,7 +55,11 @@ impl Bert {
     ///
     /// # Errors
     /// Which part is not known well enough to do its work.
-    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
+    pub(super) fn new<N, P>(tokenizer: &Parts<N, P>) -> Result<Self, String>
+    where
+        N: Normalizer + Borrow<NormalizerWrapper>,
+        P: PreTokenizer + Borrow<PreTokenizerWrapper>,
+    {
         let Components { normalizer, pre_tokenizer, model, added, opening, closing } = Components::of(tokenizer)?;
         let pieces = Pieces::new(model)?;
         let characters = Characters::new(normalizer, pre_tokenizer);

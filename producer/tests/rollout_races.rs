@@ -1,0 +1,171 @@
+//! Rollouts that people and controllers change at the same time, where who is first is not left to chance: a message of one is stopped until
+//! the other is done.
+
+use std::time::Duration;
+
+use crate::support::{
+    controllers::{Running, assert_replays, config, holds, start},
+    fleet::{Fleet, World},
+    routed::{Node, alone, comes, line, router, set},
+    slug, until,
+    variants::Calls,
+};
+use embed_client::Client;
+use embed_control::{
+    rollout::{Controller, Rollouts, Settings},
+    route::Change,
+};
+use embed_rollout::{Rollout, state::Outcome};
+use embed_schemas::{ErrorCode, Lane, RouteRecord, Weights, routes::describe};
+
+const LEASE: Duration = Duration::from_secs(20);
+
+/// Somebody ends it, by a controller of their own, as the command does.
+async fn abort(client: &Client, nodes: &[Node], rollouts: &Rollouts) -> Rollout {
+    let settings = Settings { lease: LEASE, patience: LEASE };
+    let theirs = Controller::new(client, router(client, nodes).await, "theirs".into(), settings);
+    rollouts.abort(&slug("m"), "them", &theirs).await.unwrap();
+    let end = theirs.run(&slug("m"), std::future::pending(), |_| {}).await.unwrap();
+    assert_eq!(end.outcome(), Some(Outcome::Aborted), "{:#?}", end.history);
+    end
+}
+
+/// The route, which the bucket and the server agree on.
+async fn route(client: &Client, nodes: &[Node]) -> RouteRecord {
+    let report = router(client, nodes).await.actual().await.unwrap();
+    let record = report.routes[&slug("m")].record.clone();
+    assert_eq!(describe(&report.servers[0].holds[&slug("m")]), describe(&record.lanes), "{report:?}");
+    record
+}
+
+fn percents(rollout: &Rollout) -> Vec<f64> {
+    let mut percents: Vec<f64> = rollout.history.iter().map(|event| event.percent).collect();
+    percents.dedup();
+    percents
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_controller_that_was_held_up_does_nothing_to_the_rollout_that_has_followed() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let (relay, connect) = line(&nodes[0]);
+    // It is about to give the candidate its first share, when the rollout is ended and another begun.
+    let first = rollouts.start(start(config()), None).await.unwrap();
+    let stopped = relay.stop_at("$KV.embed_routes.m ", 1);
+    let live = Running::over(connect, &nodes, "live", LEASE, 0);
+    comes("the first weights", &stopped).await;
+    abort(&client, &nodes, &rollouts).await;
+    assert_eq!(describe(&route(&client, &nodes).await.lanes), "rpc: a=100");
+    let second = rollouts.start(start(config()), None).await.unwrap();
+    stopped.pass();
+    // And then about to write down what it has judged of the second, when a third is begun.
+    let held = holds(&rollouts, 0).await;
+    assert_eq!(held.id, second.id);
+    assert_eq!(percents(&held), [0.0, 50.0], "the first has left nothing to it");
+    let stopped = relay.stop_at("$KV.embed_rollouts.m ", 1);
+    comes("what is judged", &stopped).await;
+    abort(&client, &nodes, &rollouts).await;
+    let third = rollouts.start(start(config()), None).await.unwrap();
+    stopped.pass();
+    let end = live.end().await;
+    assert_eq!((&end.id, end.outcome()), (&third.id, Some(Outcome::Promoted)), "{:#?}", end.history);
+    assert_eq!((percents(&end), end.stages), (vec![0.0, 50.0, 100.0], 2), "{:#?}", end.history);
+    assert_eq!(describe(&route(&client, &nodes).await.lanes), "rpc: b=100");
+    assert_replays(&rollouts).await;
+    let record = rollouts.record(&slug("m"), None).await.unwrap();
+    assert!(record.stages.iter().all(|stage| stage.stage.from_ms >= third.started_ms));
+    // Whatever was over stays as it was.
+    let past = rollouts.history(&slug("m")).await.unwrap();
+    let past: Vec<_> = past.iter().map(|rollout| (&rollout.id, rollout.outcome().unwrap())).collect();
+    let aborted = Outcome::Aborted;
+    assert_eq!(past, [(&first.id, aborted), (&second.id, aborted), (&third.id, Outcome::Promoted)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rollback_leaves_the_route_to_whoever_has_changed_it_at_the_same_moment() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let world = World { failing: Some((ErrorCode::Overloaded, 60)), ..World::default() };
+    let _fleet = Fleet::start(&client, world).await;
+    let rollouts = Rollouts::new(&client);
+    let router = router(&client, &nodes).await;
+    // Before it has written down what it is about to do; when it has, but no server knows; when they know, and its end is not written down.
+    for moment in ["$KV.embed_routes.m ", ".RELOAD ", "\"state\":\"applied\""] {
+        let (relay, connect) = line(&nodes[0]);
+        rollouts.start(start(config()), None).await.unwrap();
+        let controller = Running::over(connect, &nodes, "c", LEASE, 0);
+        until("the first share", async || controller.told("b gets 50 %")).await;
+        let stopped = relay.stop_at(moment, 1);
+        comes("the rollback", &stopped).await;
+        let weights = Weights::parse(&["a=90", "b=10"]).unwrap();
+        let change = Change { lanes: vec![Lane::Rpc], ..Change::to(weights, "you") };
+        set(&router, &slug("m"), &change).await;
+        stopped.pass();
+        let end = controller.end().await;
+        assert_eq!(end.outcome(), Some(Outcome::RolledBack), "{moment}: {:#?}", end.history);
+        let last = &end.history.last().unwrap().sentence;
+        let left = last.contains("you has changed the route to rpc: a=90 b=10, which is left as it is");
+        // The bucket has a second to be told the end, so it may have been over before.
+        assert!(left || moment.contains("applied"), "{moment}: {last}");
+        let route = route(&client, &nodes).await;
+        assert_eq!((route.who.as_str(), describe(&route.lanes).as_str()), ("you", "rpc: a=90 b=10"), "{moment}");
+        set(&router, &slug("m"), &Change::clear("test")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_takes_over_does_not_find_out_again_what_a_plan_comes_to() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World { requests: 2, ..World::default() }).await;
+    let rollouts = Rollouts::new(&client);
+    let mut usual = config();
+    usual.guarded = Default::default();
+    let id = rollouts.start(start(usual), None).await.unwrap().id;
+    let first = Running::start(&nodes, "first", LEASE, 0);
+    until("the plan to be checked", async || first.told("cannot decide at")).await;
+    drop(first);
+    // What it has found out, in words that nobody else would find.
+    let key = format!("m.{id}.power");
+    let context = async_nats::jetstream::new(client.nats().clone());
+    let bucket = context.get_key_value("embed_rollouts").await.unwrap();
+    let found = bucket.get(&key).await.unwrap().unwrap();
+    let mut found: serde_json::Value = serde_json::from_slice(&found).unwrap();
+    assert!(found["found"]["Err"].as_str().unwrap().contains("cannot decide at"), "{found}");
+    found["found"]["Err"] = "so it was found before".into();
+    bucket.put(&key, found.to_string().into()).await.unwrap();
+    let settings = Settings { lease: LEASE, patience: Duration::ZERO };
+    let next = Controller::new(&client, router(&client, &nodes).await, "first".into(), settings);
+    let end = next.run(&slug("m"), std::future::pending(), |_| {}).await.unwrap();
+    let last = &end.history.last().unwrap().sentence;
+    assert!(end.outcome() == Some(Outcome::Refused) && last.contains("so it was found before"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_end_of_a_rollout_is_kept_though_its_controller_dies_before_it_has_said_so_twice() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World { failing: Some((ErrorCode::Overloaded, 60)), ..World::default() }).await;
+    let rollouts = Rollouts::new(&client);
+    let first = rollouts.start(start(config()), None).await.unwrap();
+    let (relay, connect) = line(&nodes[0]);
+    let stopped = relay.stop_at(".end ", 1);
+    let controller = Running::over(connect, &nodes, "c", LEASE, 0);
+    comes("its end", &stopped).await;
+    drop(controller);
+    relay.go_down();
+    stopped.pass();
+    let end = rollouts.get(&slug("m")).await.unwrap();
+    assert_eq!(end.outcome(), Some(Outcome::RolledBack));
+    assert!(rollouts.history(&slug("m")).await.unwrap().is_empty(), "it has died too late for this test");
+    rollouts.start(start(config()), None).await.unwrap();
+    let past = rollouts.history(&slug("m")).await.unwrap();
+    assert_eq!(past, [end]);
+    assert_eq!(rollouts.record(&slug("m"), Some(&first.id)).await.unwrap().rollout.id, first.id);
+}

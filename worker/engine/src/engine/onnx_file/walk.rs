@@ -1,0 +1,265 @@
+//! The way through the messages of an ONNX file: model, graph, nodes, attributes, tensors, however deep. Numbers are those of `onnx.proto`.
+
+use std::ops::Range;
+
+use super::wire::{Source, Value, WireError, next, numbers, text};
+
+/// Graphs in graphs. What is exported in earnest has two or three.
+const DEEPEST: usize = 32;
+/// Most bytes of a file that are not numbers of a tensor: descriptions take up to a hundred times as much in memory as in the file.
+const MOST_BESIDES: u64 = 32 << 20;
+/// Dimensions of a tensor that are looked at: a table has two.
+const DIMENSIONS: usize = 8;
+/// Most bytes of a name that are looked at.
+const NAME: u64 = 512;
+
+/// Nodes that read files or run what they are given: compiled engines, Python, and operators of another library.
+const NODES: [&str; 4] = ["EPContext", "PythonOp", "PythonOpGrad", "ATen"];
+/// A property of the model that may hold options for sessions.
+const SESSION_OPTIONS: &str = "ort_config";
+/// At byte 4 of a file: ONNX Runtime's own format, which it tells by this alone.
+const OTHER_FORMAT: &[u8; 4] = b"ORTM";
+
+/// What a graph says of itself. `None`: it is not to be found by the usual names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Rows of its table of positions.
+    pub positions: Option<u64>,
+    /// Rows of its table of words.
+    pub vocabulary: Option<u64>,
+}
+
+/// A file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is not an ONNX file.
+    #[error("it is no ONNX file: {0}")]
+    Malformed(#[from] WireError),
+    /// It is in ONNX Runtime's own format.
+    #[error("it is in ONNX Runtime's own format, of which only ONNX Runtime knows what it leads to; export it as ONNX")]
+    OtherFormat,
+    /// A tensor is in another file.
+    #[error(
+        "the tensor {0:?} is in another file (external data), which the graph's SHA-256 does not cover; save the graph as one file, for \
+         example with `embed-models import`"
+    )]
+    External(String),
+    /// A node that can read files or run code.
+    #[error(
+        "it has a node {0:?}, which can read files or run code; export the graph from its source, with ONNX's operators"
+    )]
+    Node(String),
+    /// Options for sessions.
+    #[error("its property {SESSION_OPTIONS:?} holds options for sessions; remove it")]
+    Options,
+    /// Graphs in graphs.
+    #[error("it has graphs in graphs in more than {DEEPEST} layers")]
+    TooDeep,
+    /// There is too much beside the weights.
+    #[error("it has more than {MOST_BESIDES} bytes beside its weights")]
+    TooMuch,
+    /// The metadata says more than the graph can do.
+    #[error(
+        "`max_seq_length` is {longest}, but the graph has {positions} positions; say at most that in metadata.json"
+    )]
+    Positions {
+        /// Tokens, as the metadata says.
+        longest: u64,
+        /// Rows of the table.
+        positions: u64,
+    },
+    /// The worker is not to load versions for such texts.
+    #[error(
+        "`max_seq_length` is {longest}, and this worker loads versions of at most {most}, since memory grows with the square; let it load longer ones \
+         with engine.max_seq_length"
+    )]
+    TooLong {
+        /// Tokens, as the metadata says.
+        longest: usize,
+        /// As the settings say.
+        most: usize,
+    },
+    /// The tokenizer makes ids that the graph has no row for.
+    #[error(
+        "the tokenizer makes ids up to {largest}, but the graph has {words} words; the two belong to different models"
+    )]
+    Vocabulary {
+        /// The largest id.
+        largest: u64,
+        /// Rows of the table.
+        words: u64,
+    },
+}
+
+/// Looks at all of a file that can lead elsewhere.
+///
+/// # Errors
+/// If it is no ONNX file, or holds what is refused.
+pub fn inspect(source: &mut impl Source) -> Result<Facts, FileError> {
+    let size = source.size();
+    let mut mark = [0; 4];
+    if size >= 8 {
+        source.read_at(4, &mut mark).map_err(WireError::from)?;
+    }
+    if &mark == OTHER_FORMAT {
+        return Err(FileError::OtherFormat);
+    }
+    let mut walk = Walk { source, facts: Facts::default(), numbers: 0 };
+    walk.model(0..size)?;
+    if size.saturating_sub(walk.numbers) > MOST_BESIDES {
+        return Err(FileError::TooMuch);
+    }
+    Ok(walk.facts)
+}
+
+struct Walk<'a, S> {
+    source: &'a mut S,
+    facts: Facts,
+    /// Bytes of tensors' numbers.
+    numbers: u64,
+}
+
+impl<S: Source> Walk<'_, S> {
+    fn model(&mut self, mut at: Range<u64>) -> Result<(), FileError> {
+        while let Some(field) = next(self.source, &mut at)? {
+            match field {
+                (7, Value::Bytes(graph)) => self.graph(graph, 0)?,
+                (14, Value::Bytes(property)) => self.property(property)?,
+                (20, Value::Bytes(mut training)) => {
+                    while let Some(field) = next(self.source, &mut training)? {
+                        if let (1 | 2, Value::Bytes(graph)) = field {
+                            self.graph(graph, 1)?;
+                        }
+                    }
+                }
+                (25, Value::Bytes(mut function)) => {
+                    while let Some(field) = next(self.source, &mut function)? {
+                        match field {
+                            (7, Value::Bytes(node)) => self.node(node, 1)?,
+                            (11, Value::Bytes(attribute)) => self.attribute(attribute, 1)?,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn property(&mut self, mut at: Range<u64>) -> Result<(), FileError> {
+        while let Some(field) = next(self.source, &mut at)? {
+            if let (1, Value::Bytes(key)) = field
+                && text(self.source, &key, NAME)? == SESSION_OPTIONS
+            {
+                return Err(FileError::Options);
+            }
+        }
+        Ok(())
+    }
+
+    fn graph(&mut self, mut at: Range<u64>, depth: usize) -> Result<(), FileError> {
+        if depth > DEEPEST {
+            return Err(FileError::TooDeep);
+        }
+        while let Some(field) = next(self.source, &mut at)? {
+            match field {
+                (1, Value::Bytes(node)) => self.node(node, depth)?,
+                (5, Value::Bytes(tensor)) => {
+                    let tensor = self.tensor(tensor)?;
+                    self.facts.note(&tensor);
+                }
+                (15, Value::Bytes(sparse)) => self.sparse(sparse)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, mut at: Range<u64>, depth: usize) -> Result<(), FileError> {
+        while let Some(field) = next(self.source, &mut at)? {
+            match field {
+                (4, Value::Bytes(operator)) => {
+                    let operator = text(self.source, &operator, NAME)?;
+                    if NODES.contains(&operator.as_str()) {
+                        return Err(FileError::Node(operator));
+                    }
+                }
+                (5, Value::Bytes(attribute)) => self.attribute(attribute, depth)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, mut at: Range<u64>, depth: usize) -> Result<(), FileError> {
+        while let Some(field) = next(self.source, &mut at)? {
+            match field {
+                (5 | 10, Value::Bytes(tensor)) => drop(self.tensor(tensor)?),
+                (6 | 11, Value::Bytes(graph)) => self.graph(graph, depth + 1)?,
+                (22 | 23, Value::Bytes(sparse)) => self.sparse(sparse)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn sparse(&mut self, mut at: Range<u64>) -> Result<(), FileError> {
+        while let Some(field) = next(self.source, &mut at)? {
+            if let (1 | 2, Value::Bytes(tensor)) = field {
+                self.tensor(tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, mut at: Range<u64>) -> Result<Tensor, FileError> {
+        let (mut tensor, mut external) = (Tensor::default(), false);
+        while let Some(field) = next(self.source, &mut at)? {
+            match field {
+                (1, Value::Number(dimension)) if tensor.dimensions.len() < DIMENSIONS => {
+                    tensor.dimensions.push(dimension);
+                }
+                (1, Value::Bytes(packed)) => tensor.dimensions.extend(numbers(self.source, packed, DIMENSIONS)?),
+                (4 | 5 | 7 | 9 | 10 | 11, Value::Bytes(data)) => self.numbers += data.end - data.start,
+                (8, Value::Bytes(name)) => tensor.name = text(self.source, &name, NAME)?,
+                // Where it lies, and that it does: either is enough, whatever else is said, before or after.
+                (13, Value::Bytes(_)) => external = true,
+                (14, Value::Number(location)) => external |= location != 0,
+                _ => {}
+            }
+        }
+        if external { Err(FileError::External(tensor.name)) } else { Ok(tensor) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tensor {
+    name: String,
+    dimensions: Vec<u64>,
+}
+
+impl Facts {
+    /// Whether the graph has a row for every id of a tokenizer.
+    ///
+    /// # Errors
+    /// If not: texts with such an id would fail.
+    pub fn check_vocabulary(self, largest: Option<u32>) -> Result<(), FileError> {
+        match (self.vocabulary, largest.map(u64::from)) {
+            (Some(words), Some(largest)) if largest >= words => Err(FileError::Vocabulary { largest, words }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tables are told by the names that BERT's checkpoints, exporters, and the project's own pipeline give them.
+    fn note(&mut self, tensor: &Tensor) {
+        let [rows, _] = tensor.dimensions[..] else { return };
+        let is = |names: [&str; 2]| names.iter().any(|name| tensor.name.contains(name));
+        let least = |known: Option<u64>| Some(known.map_or(rows, |known| known.min(rows)));
+        if is(["position_embeddings.weight", "embeddings/position.weight"]) {
+            self.positions = least(self.positions);
+        } else if is(["word_embeddings.weight", "embeddings/word.weight"]) {
+            self.vocabulary = least(self.vocabulary);
+        }
+    }
+}

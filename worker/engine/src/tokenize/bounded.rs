@@ -1,0 +1,197 @@
+//! The library's normalizer and pre-tokenizer with bounds: a text may not grow without end, and no expression may run without end.
+
+use std::{borrow::Borrow, cell::RefCell};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, Offsets, PostProcessorWrapper,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
+    pre_tokenizers::split::SplitPattern,
+    tokenizer::pattern::{Invert, Pattern},
+};
+
+use super::patterns::Guarded;
+
+/// By how much a text may grow while it is normalized. Unicode's longest decomposition is eleven times as long as what it takes the place of.
+const MAX_GROWTH: usize = 16;
+/// Even the shortest text may grow to this.
+const ALWAYS: usize = 4096;
+
+/// The library's tokenizer, with bounds.
+pub(super) type Library =
+    TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, DecoderWrapper>;
+
+/// A text grew beyond all proportion.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("normalizing makes the text more than {MAX_GROWTH} times as long ({bytes} bytes)")]
+pub(super) struct Grown {
+    bytes: usize,
+}
+
+thread_local! {
+    /// Why a text could not be normalized: the library asks for normalizing, and goes on whatever the answer is.
+    static FAILED: RefCell<Option<tokenizers::Error>> = const { RefCell::new(None) };
+}
+
+/// What the last text that was encoded on this thread failed on in normalizing, if it did.
+pub(super) fn take_failure() -> Option<tokenizers::Error> {
+    FAILED.take()
+}
+
+/// A normalizer that watches what comes of each of its steps, where that can be known before it is done.
+#[derive(Debug)]
+pub(super) struct BoundedNormalizer {
+    library: NormalizerWrapper,
+    steps: Vec<Normalizing>,
+}
+
+#[derive(Debug)]
+enum Normalizing {
+    Replace { pattern: Guarded, content: String },
+    Other(NormalizerWrapper),
+}
+
+impl Borrow<NormalizerWrapper> for BoundedNormalizer {
+    fn borrow(&self) -> &NormalizerWrapper {
+        &self.library
+    }
+}
+
+impl<'de> Deserialize<'de> for BoundedNormalizer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let library = NormalizerWrapper::deserialize(deserializer)?;
+        let mut steps = Vec::new();
+        add_normalizing(&library, &mut steps).map_err(D::Error::custom)?;
+        Ok(Self { library, steps })
+    }
+}
+
+fn add_normalizing(one: &NormalizerWrapper, steps: &mut Vec<Normalizing>) -> Result<(), String> {
+    match one {
+        NormalizerWrapper::Sequence(sequence) => {
+            sequence.as_ref().iter().try_for_each(|one| add_normalizing(one, steps))
+        }
+        NormalizerWrapper::Replace(replace) => {
+            // Its pattern can be read only in its serialized form.
+            let form = serde_json::to_value(replace).map_err(|e| e.to_string())?;
+            let text = |kind: &str| form["pattern"][kind].as_str();
+            let (pattern, plain) = match (text("String"), text("Regex")) {
+                (Some(pattern), _) => (pattern, true),
+                (None, pattern) => (pattern.ok_or("a Replace has no pattern")?, false),
+            };
+            let pattern = Guarded::new(pattern, plain).map_err(|e| e.to_string())?;
+            steps.push(Normalizing::Replace { pattern, content: replace.content.clone() });
+            Ok(())
+        }
+        other => {
+            steps.push(Normalizing::Other(other.clone()));
+            Ok(())
+        }
+    }
+}
+
+impl Normalizer for BoundedNormalizer {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        let most = text.len_original().saturating_mul(MAX_GROWTH).max(ALWAYS);
+        let done = self.steps.iter().try_for_each(|step| step.normalize(text, most));
+        done.map_err(|error| {
+            let said = error.to_string();
+            FAILED.replace(Some(error));
+            said.into()
+        })
+    }
+}
+
+impl Normalizing {
+    fn normalize(&self, text: &mut NormalizedString, most: usize) -> tokenizers::Result<()> {
+        match self {
+            Self::Replace { pattern, content } => {
+                let found = pattern.find_matches(text.get())?;
+                // What will come of it, before it is made.
+                let length =
+                    |((start, end), is_match): &(Offsets, bool)| if *is_match { content.len() } else { end - start };
+                within(found.iter().map(length).sum(), most)?;
+                text.replace(Found(found), content)
+            }
+            // These take a character for a few others, at most as many as the file was checked for.
+            Self::Other(step) => {
+                step.normalize(text)?;
+                within(text.len(), most)
+            }
+        }
+    }
+}
+
+fn within(bytes: usize, most: usize) -> tokenizers::Result<()> {
+    if bytes <= most { Ok(()) } else { Err(Grown { bytes }.into()) }
+}
+
+/// Matches that were found already.
+struct Found(Vec<(Offsets, bool)>);
+
+impl Pattern for Found {
+    fn find_matches(&self, _: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A pre-tokenizer whose expressions have bounds.
+#[derive(Debug)]
+pub(super) struct BoundedPreTokenizer {
+    library: PreTokenizerWrapper,
+    steps: Vec<PreTokenizing>,
+}
+
+#[derive(Debug)]
+enum PreTokenizing {
+    Split { pattern: Guarded, behavior: SplitDelimiterBehavior, invert: bool },
+    Other(PreTokenizerWrapper),
+}
+
+impl Borrow<PreTokenizerWrapper> for BoundedPreTokenizer {
+    fn borrow(&self) -> &PreTokenizerWrapper {
+        &self.library
+    }
+}
+
+impl<'de> Deserialize<'de> for BoundedPreTokenizer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let library = PreTokenizerWrapper::deserialize(deserializer)?;
+        let mut steps = Vec::new();
+        add_pre_tokenizing(&library, &mut steps).map_err(D::Error::custom)?;
+        Ok(Self { library, steps })
+    }
+}
+
+fn add_pre_tokenizing(one: &PreTokenizerWrapper, steps: &mut Vec<PreTokenizing>) -> Result<(), String> {
+    match one {
+        PreTokenizerWrapper::Sequence(all) => all.as_ref().iter().try_for_each(|one| add_pre_tokenizing(one, steps)),
+        PreTokenizerWrapper::Split(split) => {
+            let pattern = match &split.pattern {
+                SplitPattern::String(text) => Guarded::new(text, true),
+                SplitPattern::Regex(pattern) => Guarded::new(pattern, false),
+            };
+            let pattern = pattern.map_err(|e| e.to_string())?;
+            steps.push(PreTokenizing::Split { pattern, behavior: split.behavior, invert: split.invert });
+            Ok(())
+        }
+        other => {
+            steps.push(PreTokenizing::Other(other.clone()));
+            Ok(())
+        }
+    }
+}
+
+impl PreTokenizer for BoundedPreTokenizer {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        self.steps.iter().try_for_each(|step| match step {
+            PreTokenizing::Split { pattern, behavior, invert: false } => {
+                text.split(|_, piece| piece.split(pattern, *behavior))
+            }
+            PreTokenizing::Split { pattern, behavior, invert: true } => {
+                text.split(|_, piece| piece.split(Invert(pattern), *behavior))
+            }
+            PreTokenizing::Other(step) => step.pre_tokenize(text),
+        })
+    }
+}

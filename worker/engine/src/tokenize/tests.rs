@@ -1,0 +1,197 @@
+//! Files of tokenizers that were written to take all memory, or all time; and those that are not.
+
+use embed_schemas::{ErrorCode, ModelMetadata};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use super::TextTokenizer;
+
+const MAX_BYTES: usize = 1 << 18;
+
+/// The real model's file and metadata.
+fn real() -> (Value, ModelMetadata) {
+    let version = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
+    let read = |file| std::fs::read(version.join(file)).unwrap();
+    (serde_json::from_slice(&read("tokenizer.json")).unwrap(), serde_json::from_slice(&read("metadata.json")).unwrap())
+}
+
+/// A small tokenizer, changed.
+fn small(change: impl FnOnce(&mut Value)) -> Result<TextTokenizer, String> {
+    let mut file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "decoder": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "a": 1, "b": 2, "##a": 3}},
+    });
+    change(&mut file);
+    TextTokenizer::new(file.to_string().as_bytes(), &real().1, MAX_BYTES).map_err(|error| error.to_string())
+}
+
+fn refusal(change: impl FnOnce(&mut Value)) -> String {
+    small(change).err().unwrap_or_else(|| "taken".to_owned())
+}
+
+fn replace(pattern: Value, content: &str) -> Value {
+    json!({"type": "Replace", "pattern": pattern, "content": content})
+}
+
+fn sequence(normalizers: Value) -> Value {
+    json!({"type": "Sequence", "normalizers": normalizers})
+}
+
+#[test]
+fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
+    assert!(small(|_| {}).is_ok());
+    let (normalizer, template) = ("normalizer", "post_processor");
+    let many = |count: usize, one: &Value| Value::from(vec![one.clone(); count]);
+    let lower = json!({"type": "Lowercase"});
+    let token = |content: String| json!({"id": 9, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let processing = |pieces: usize, ids: usize| {
+        json!({"type": "TemplateProcessing", "single": many(pieces, &json!({"SpecialToken": {"id": "x", "type_id": 0}})),
+            "pair": [], "special_tokens": {"x": {"id": "x", "ids": vec![1; ids], "tokens": vec!["a"; ids]}}})
+    };
+    let deep = (0..40).fold(lower.clone(), |inner, _| sequence(json!([inner])));
+    for (part, value, named, limit) in [
+        // Three of them make 8 bytes of one, and each eight thousand: 8.7 GB of a text of 256 KiB.
+        (normalizer, sequence(many(3, &replace(json!({"String": "a"}), &"a".repeat(32)))), "replacements", "64"),
+        (normalizer, replace(json!({"Regex": ""}), &"a".repeat(64)), "replacements", "64"),
+        (normalizer, replace(json!({"String": "a"}), &"a".repeat(2000)), "`content`", "1024"),
+        (normalizer, sequence(many(33, &lower)), "number of components", "32"),
+        (normalizer, deep, "number of components", "32"),
+        (normalizer, json!({"type": "Prepend", "prepend": "x".repeat(1025)}), "`prepend`", "1024"),
+        (normalizer, sequence(many(3, &json!({"type": "ByteLevel"}))), "ByteLevel", "2"),
+        (
+            normalizer,
+            json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+            "`precompiled_charsmap`",
+            "table",
+        ),
+        (normalizer, json!({"strip_left": true, "strip_right": true}), "no `type`", "save the file again"),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "(?:(?:(?=a)a){1000}){1000}"}, "behavior": "Isolated", "invert": false}),
+            "repeats",
+            "1000",
+        ),
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "`length` is 0", "at least 1"),
+        (template, processing(1000, 1), "`single`", "32"),
+        (template, processing(1, 1000), "the length of", "32"),
+        ("added_tokens", many(20_000, &token("[X]".to_owned())), "`added_tokens`: the number", "16384"),
+        ("added_tokens", json!([token("x".repeat(2000))]), "`added_tokens`: the length", "1024"),
+    ] {
+        let said = refusal(|file| file[part] = value);
+        assert!(said.contains(named) && said.contains(limit), "{part}: {said}");
+    }
+    let said = refusal(|file| file["model"]["max_input_chars_per_word"] = json!(1_000_000_000));
+    assert!(said.contains("`model.max_input_chars_per_word`") && said.contains("256"), "{said}");
+    let said = refusal(|file| file["model"]["vocab"]["x".repeat(2000)] = json!(4));
+    assert!(said.contains("`model.vocab`: the length of an entry"), "{said}");
+    let said = refusal(|file| {
+        file["model"]["vocab"] =
+            (0..=(1 << 20)).map(|n: u32| (n.to_string(), json!(n))).collect::<serde_json::Map<_, _>>().into();
+    });
+    assert!(said.contains("the number of entries is 1048577, at most 1048576"), "{said}");
+}
+
+#[test]
+fn json_without_end_is_refused() {
+    let (_, metadata) = real();
+    let refusal = |json: String| TextTokenizer::new(json.as_bytes(), &metadata, MAX_BYTES).unwrap_err().to_string();
+    let deep = ["[".repeat(100_000), "]".repeat(100_000)].concat();
+    for part in ["normalizer", "model", "other"] {
+        let said = refusal(format!(r#"{{"model": {{"vocab": {{}}}}, "{part}": {deep}}}"#));
+        assert!(said.starts_with("tokenizer.json: "), "{said}");
+    }
+    assert!(refusal(r#"{"model": {}, "model": {}}"#.to_owned()).contains("duplicate field"));
+}
+
+/// Each is within its own bounds; what comes of a text is not.
+#[test]
+fn a_text_that_grows_is_an_error_of_the_text_and_takes_no_memory() {
+    let tokenizer = small(|file| {
+        file["normalizer"] = sequence(json!([
+            replace(json!({"String": "b"}), &"a".repeat(8)),
+            replace(json!({"Regex": "a"}), "aaaaaaa"),
+        ]));
+    })
+    .unwrap();
+    let error = tokenizer.encode(None, &"b".repeat(100_000), true).unwrap_err();
+    assert_eq!(error.code, ErrorCode::TextTooLarge, "{error:?}");
+    assert!(error.message.contains("16 times as long"), "{}", error.message);
+    // The text before has failed on this thread; this one is short.
+    assert_eq!(tokenizer.encode(None, "b", true).unwrap().ids.len(), 56);
+}
+
+#[test]
+fn an_expression_without_end_is_an_error_of_the_text() {
+    let pattern = json!({"Regex": r"(?:a+)+(?=b)\b"});
+    let split = json!({"type": "Split", "pattern": pattern.clone(), "behavior": "Isolated", "invert": false});
+    for (part, value) in [("pre_tokenizer", split), ("normalizer", replace(pattern, "x"))] {
+        let tokenizer = small(|file| file[part] = value).unwrap();
+        let error = tokenizer.encode(None, &("a".repeat(60) + "c"), true).unwrap_err();
+        assert!(error.code == ErrorCode::TextTooLarge && error.message.contains("takes too long"), "{part}: {error:?}");
+        assert!(tokenizer.encode(None, "ab", true).is_ok());
+    }
+}
+
+#[test]
+fn a_tokenizer_that_panics_fails_on_the_text() {
+    // The search tree has one entry, and a text leads beyond it.
+    let table = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAEAAAA"});
+    let tokenizer = small(|file| file["normalizer"] = table);
+    // If the library refuses the table itself, so much the better.
+    if let Ok(tokenizer) = tokenizer {
+        let error = tokenizer.encode(None, "\u{FF}a", true).unwrap_err();
+        assert_eq!(error.code, ErrorCode::EngineFailed, "{error:?}");
+    }
+}
+
+/// Tokenizers with the parts that known models have: the same ids as the library's own.
+fn known() -> Vec<Value> {
+    let split = |pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert});
+    let base = |normalizer: Value, pre_tokenizer: Value| {
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "decoder": null, "post_processor": null,
+            "added_tokens": [{"id": 1, "content": "a", "single_word": true, "lstrip": false, "rstrip": false, "normalized": true, "special": false}],
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+            "model": {"type": "BPE", "vocab": {"[UNK]": 0, "a": 1, "b": 2, "1": 3, "\u{2581}": 4, "\u{120}": 5, "ab": 6, "\u{E9}": 7},
+                "merges": ["a b"], "unk_token": "[UNK]", "dropout": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false},
+        })
+    };
+    let llama = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    vec![
+        base(Value::Null, json!({"type": "Sequence", "pretokenizers": [split(llama, "Isolated", false), byte_level]})),
+        base(
+            sequence(json!([
+                {"type": "Prepend", "prepend": "\u{2581}"}, replace(json!({"String": " "}), "\u{2581}"), {"type": "NFKC"},
+                replace(json!({"Regex": " {2,}"}), " "),
+            ])),
+            split(r"\w+|[^\w\s]+", "Removed", true),
+        ),
+        base(json!({"type": "NFD"}), json!({"type": "Whitespace"})),
+    ]
+}
+
+#[test]
+fn the_real_tokenizer_passes() {
+    let (file, metadata) = real();
+    let tokenizer = TextTokenizer::new(file.to_string().as_bytes(), &metadata, MAX_BYTES).unwrap();
+    assert_eq!((tokenizer.slow_because(), tokenizer.largest_id()), (None, Some(30_521)));
+}
+
+proptest! {
+    #[test]
+    fn bounds_change_no_ids(text in "[ab1 '\\n\u{E9}\u{FDFA}\u{4E2D}!]{0,30}") {
+        let (_, metadata) = real();
+        for file in known() {
+            let json = file.to_string();
+            let library: Tokenizer = json.parse().unwrap();
+            let expected = library.encode_fast(text.as_str(), true).unwrap().get_ids().to_vec();
+            let bounded = TextTokenizer::new(json.as_bytes(), &metadata, MAX_BYTES).unwrap();
+            prop_assert_eq!(bounded.encode(None, &text, true).unwrap().ids, expected);
+        }
+    }
+}
