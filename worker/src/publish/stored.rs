@@ -273,7 +273,7 @@ mod tests {
         let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
         let (now, before, nowhere): (Slug, Slug, Slug) =
             ("now".parse().unwrap(), "before".parse().unwrap(), "nowhere".parse().unwrap());
-        let [_, _, dead, _] = streams::streams(&now, &StreamSettings::default());
+        let [_, _, dead, ..] = streams::streams(&now, &StreamSettings::default());
         make(&client, &dead).await;
         let former = streams::former_dead_stream(std::slice::from_ref(&before));
         make(&client, &StreamSpec { name: streams::FORMER_DEAD_STREAM.to_owned(), subjects: former.subjects, ..dead })
