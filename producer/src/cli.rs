@@ -2,6 +2,7 @@
 
 pub(crate) mod backfill;
 pub(crate) mod jobs;
+pub(crate) mod permissions;
 pub(crate) mod rollout;
 pub(crate) mod route;
 
@@ -118,6 +119,8 @@ pub(crate) struct InitArgs {
     /// How long dead letters are kept [default for what is made anew: 14days]
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) dead_max_age: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) permissions: permissions::PermissionArgs,
 }
 
 /// Which model, and what of it.
