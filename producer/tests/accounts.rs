@@ -10,11 +10,16 @@ use crate::support::{
     slug,
 };
 use async_nats::HeaderMap;
-use embed_client::Client;
+use embed_client::{Client, PublishOptions};
 use embed_connect::ConnectSettings;
-use embed_schemas::{Outcome, subjects};
+use embed_schemas::subjects;
 use futures::StreamExt;
 use serde_json::json;
+
+/// The option that names a tenant.
+fn token(user: &str) -> String {
+    format!("--tenant {}", user.replace('_', "-"))
+}
 
 /// How a tenant's program connects: in an account of its own, nothing keeps it from the usual inboxes.
 fn tenant(server: &Configured, name: &str) -> ConnectSettings {
@@ -28,20 +33,22 @@ fn tenants_call_and_store_jobs_and_hear_nothing_of_each_other() {
     let _worker = server.worker(|command| server.connected("worker", command));
     for tenant in ["tenant_a", "tenant_b"] {
         assert_eq!(server.json(tenant, "ask --timeout 1m hello")[0]["variant"], "fp32");
-        let stored = server.json(tenant, &format!("publish --wait --timeout 2m --id of-{tenant} hello"));
-        assert_eq!(stored[0]["id"], format!("of-{tenant}"));
+        let stored = server.json(tenant, &format!("publish {} --wait --timeout 2m --id mine hello", token(tenant)));
+        assert_eq!(stored[0]["id"], "mine");
+        server.run(tenant, &format!("jobs {} result mine", token(tenant)));
     }
     let unknown = server.embed("tenant_a", &["ask", "--model", "another", "x"]).output().unwrap();
     assert!(stderr(&unknown).contains(MODEL), "it is told what is served: {}", stderr(&unknown));
     let input = server.folder.file("in.jsonl");
     fs::write(&input, "{\"id\": 1, \"text\": \"a row\"}\n").unwrap();
-    let arguments = ["backfill", "run", input.to_str().unwrap(), "out.jsonl", "--keep-results"];
+    let output = server.folder.file("out.jsonl");
+    let arguments = ["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap(), "--tenant", "tenant-b"];
     succeeded("backfill", server.embed("tenant_b", &arguments).output().unwrap());
     // A route is the servers' business, whoever calls.
     server.run("models", &format!("models serve {MODEL} canary --wait"));
     server.routed("routes", &format!("route set {MODEL} --all-to canary"));
     assert_eq!(server.json("tenant_a", "ask --timeout 1m hello")[0]["variant"], "canary");
-    assert_eq!(server.json("tenant_b", "publish --wait --timeout 2m hello")[0]["variant"], "canary");
+    assert_eq!(server.json("tenant_b", "publish --tenant tenant-b --wait --timeout 2m hello")[0]["variant"], "canary");
 
     tokio::runtime::Runtime::new().unwrap().block_on(tenants_keep_to_themselves(&server));
     server.run("init", "init --check");
@@ -59,6 +66,10 @@ async fn tenants_keep_to_themselves(server: &Configured) {
         format!("$JS.API.STREAM.INFO.{results}"),
         format!("$JS.API.CONSUMER.MSG.NEXT.EMBED_{MODEL}.fp32-job"),
         format!("embed.store.{MODEL}.forged"),
+        format!("embed.job.{MODEL}"),
+        format!("embed.job.{MODEL}._.tenant-b"),
+        format!("embed.remove.{MODEL}.tenant-b"),
+        format!("$JS.API.DIRECT.GET.{results}.embed.result.{MODEL}.tenant-b.mine"),
         format!("embed.result.{MODEL}.forged"),
         format!("embed.stats.{MODEL}.fp32"),
         format!("$KV.embed_routes.{MODEL}"),
@@ -85,21 +96,21 @@ async fn tenants_keep_to_themselves(server: &Configured) {
     // A copy of a result that is sent to somebody else's inbox arrives nowhere.
     let mut header = HeaderMap::new();
     header.insert("Reply-To", reply.as_str());
-    b.nats().publish_with_headers(format!("embed.job.{MODEL}"), header, request.into()).await.unwrap();
+    b.nats().publish_with_headers(format!("embed.job.{MODEL}._.tenant-b"), header, request.into()).await.unwrap();
     server_has_done_it(&b).await;
     a.nats().publish("mark", "".into()).await.unwrap();
     let heard = spied.next().await.unwrap();
     assert_eq!(heard.subject.as_str(), "mark", "{heard:?}");
-    // What the design does not prevent: who knows an id may read its result.
-    let known = b.result(&slug(MODEL), &"of-tenant_a".parse().unwrap(), Duration::from_secs(60)).await.unwrap();
-    assert!(matches!(known, Outcome::Result(_)));
 }
 
 /// A job that was stored later is done.
 async fn server_has_done_it(client: &Client) {
+    let (model, tenant) = (slug(MODEL), slug("tenant-b"));
     let request = embed_schemas::EmbedRequest::new(["x"]);
-    let published = client.publish(&slug(MODEL), embed_schemas::Lane::Job, request, &Default::default()).await.unwrap();
-    client.result(&slug(MODEL), &published[0].id, Duration::from_secs(120)).await.unwrap();
+    let options = PublishOptions::default().tenant(tenant.clone());
+    let published = client.publish(&model, embed_schemas::Lane::Job, request, &options).await.unwrap();
+    let expected = client.expect_for(&model, Some(&tenant), published[0].id.clone()).await.unwrap();
+    expected.wait(Duration::from_secs(120)).await.unwrap();
 }
 
 /// Workers that serve tenants in turn go by it.

@@ -57,7 +57,8 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
     let other = server.embed("producer", &["publish", "--id", "mine", "another text"]).output().unwrap();
     assert!(stderr(&other).contains("id_conflict"), "{}", stderr(&other));
 
-    backfill(&server, "in.jsonl", "--keep-results");
+    backfill(&server, "kept.jsonl", &["--keep-results"]);
+    backfill(&server, "removed.jsonl", &[]);
 
     // Who looks after jobs: one that failed, and one that waits for a variant that nobody serves.
     server.embed("producer", &["publish", "--wait", "--id", "bad", "--prompt", "none", "x"]).output().unwrap();
@@ -81,12 +82,12 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
 }
 
 /// A few hundred rows, as the user who does such things.
-fn backfill(server: &Configured, name: &str, more: &str) {
+fn backfill(server: &Configured, name: &str, more: &[&str]) {
     let input = server.folder.file(name);
     let rows = (0..200).map(|n| format!("{}\n", json!({"id": n, "text": format!("row number {n}")})));
     std::fs::write(&input, rows.collect::<String>()).unwrap();
     let output = input.with_extension("out");
-    let arguments = ["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap(), more];
+    let arguments = [&["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap()], more].concat();
     succeeded("backfill", server.embed("backfill", &arguments).output().unwrap());
     assert_eq!(std::fs::read_to_string(output).unwrap().lines().count(), 200);
 }

@@ -51,6 +51,8 @@ const EVIL: &[(&str, &str)] = &[
     // Results, letters, statistics that are none.
     ("embed.store.m.forged", r#"{"id": "forged", "error": {}}"#),
     ("embed.result.m.forged", r#"{"id": "forged", "error": {}}"#),
+    ("embed.store.m.a.forged", r#"{"id": "forged", "error": {}}"#),
+    ("embed.remove.m.a", "{}"),
     ("embed.dead.m.fp32", "junk"),
     ("embed.attempts.m.1", r#"{"begun": 99}"#),
     ("embed.stats.m.fp32", "junk"),
@@ -83,6 +85,8 @@ const OVERHEARD: &[&str] = &[
     "embed.job.m",
     "embed.result.m.*",
     "embed.store.m.*",
+    "embed.remove.m",
+    "embed.remove.m.*",
     "embed.shadow.m.*",
     "embed.probe.>",
     "$SRV.>",
@@ -173,7 +177,7 @@ async fn those_who_operate_do_nothing_of_what_others_are_for() {
             Role::Worker,
             &[
                 "$KV.embed_models.m.x",
-                "$JS.API.STREAM.PURGE.EMBED_RESULTS_m",
+                "$JS.API.STREAM.PURGE.EMBED_m",
                 "$JS.API.STREAM.DELETE.EMBED_m",
                 "embed.job.m",
                 "embed.store.other.x",

@@ -19,7 +19,8 @@ pub(crate) struct PermissionArgs {
     /// A model that permissions are for; may be repeated
     #[arg(long, value_parser = parse_name, value_name = "MODEL")]
     pub(crate) model: Vec<Slug>,
-    /// With `--print-permissions all`: an account for this tenant, into which calls and jobs are exported; may be repeated
+    /// With `--print-permissions all`: an account for this tenant, into which calls and its jobs are exported; may be repeated. With a role: of
+    /// jobs and results, this tenant's alone (`--tenant tenant-a` of the other commands for TENANT_A)
     #[arg(long, requires = "print_permissions", value_parser = parse_tenant, value_name = "ACCOUNT")]
     pub(crate) tenant: Vec<String>,
     /// Do nothing but write accounts that are JWTs into this folder: for a server's configuration, and credentials for each role. Keys that are

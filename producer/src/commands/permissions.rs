@@ -33,8 +33,8 @@ pub(super) fn run(args: PermissionArgs, connect: &ConnectSettings, json: bool) -
         print::line(permissions::accounts(&args.model, &args.tenant).trim_end())?;
         return Ok(Status::Done);
     }
-    if !args.tenant.is_empty() {
-        bail!("--tenant goes with --print-permissions all: what tenants get is said by accounts, not by permissions");
+    if args.tenant.len() > 1 {
+        bail!("--tenant: a user is one tenant's; give it once, or with --print-permissions all");
     }
     let roles: Vec<Role> = args
         .print_permissions
@@ -44,7 +44,8 @@ pub(super) fn run(args: PermissionArgs, connect: &ConnectSettings, json: bool) -
             Printed::All => None,
         })
         .collect();
-    let printed = Permissions::of(&roles, &scope(&roles, args.model, connect)?);
+    let tenant = args.tenant.first().map(|account| permissions::tenant(account));
+    let printed = Permissions::of(&roles, &Scope { tenant, ..scope(&roles, args.model, connect)? });
     if json {
         print::json_line(&printed)?;
     } else {
@@ -60,7 +61,7 @@ fn scope(roles: &[Role], models: Vec<Slug>, connect: &ConnectSettings) -> anyhow
         None => format!("{}.{}", permissions::INBOXES, roles.first().map_or("", |role| role.as_str())),
     };
     embed_connect::check_prefix("--inbox-prefix", &inbox)?;
-    Ok(Scope { models, inboxes: vec![inbox], api: embed_connect::api_prefix(connect)? })
+    Ok(Scope { models, tenant: None, inboxes: vec![inbox], api: embed_connect::api_prefix(connect)? })
 }
 
 fn write_jwts(folder: &Path, models: &[Slug], json: bool) -> anyhow::Result<Status> {

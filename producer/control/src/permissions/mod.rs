@@ -12,7 +12,7 @@ mod role;
 use embed_schemas::{Lane, Slug, routes::ROUTES_BUCKET, serving, shadow, streams, subjects};
 use serde::Serialize;
 
-pub use render::{accounts, block};
+pub use render::{accounts, block, tenant};
 pub use role::{Role, UnknownRole};
 
 /// Where JetStream's API is, if nothing says otherwise.
@@ -27,6 +27,8 @@ const REPLIES_OF_OTHER_ACCOUNTS: &str = "_R_.>";
 pub struct Scope {
     /// The models.
     pub models: Vec<Slug>,
+    /// Whose jobs they are that the user publishes and reads: of this tenant and no other, or of none.
+    pub tenant: Option<Slug>,
     /// What the user's inboxes begin with (`--inbox-prefix`). Several, if one user is several programs'.
     pub inboxes: Vec<String>,
     /// Where JetStream's API is: `$JS.API`, if no domain or prefix says otherwise.
@@ -37,7 +39,8 @@ impl Scope {
     /// For these models, and a user whose inboxes begin with `_INBOX.<user>`.
     #[must_use]
     pub fn new(models: &[Slug], user: &str) -> Self {
-        Self { models: models.to_vec(), inboxes: vec![format!("{INBOXES}.{user}")], api: API.to_owned() }
+        let inboxes = vec![format!("{INBOXES}.{user}")];
+        Self { models: models.to_vec(), tenant: None, inboxes, api: API.to_owned() }
     }
 }
 
@@ -84,7 +87,11 @@ impl List<'_> {
         match role {
             Role::Caller => self.caller(),
             Role::Producer => self.producer(&[Lane::Job]),
-            Role::Backfill => self.producer(&[Lane::Bulk]),
+            Role::Backfill => {
+                self.producer(&[Lane::Bulk]);
+                let tenant = self.scope.tenant.clone();
+                self.each(|list, model| list.publish(subjects::remove(model, tenant.as_ref())));
+            }
             Role::Gateway => {
                 self.caller();
                 self.producer(&[Lane::Job]);
@@ -124,8 +131,8 @@ impl List<'_> {
         });
     }
 
-    /// `embed publish` or `embed backfill`: stores jobs in these lanes, and reads their results, each by its id. Results are removed only
-    /// by whoever may purge, which is everybody's.
+    /// `embed publish` or `embed backfill`: stores jobs in these lanes, and reads their results, each by its id. Results are removed by workers,
+    /// for whoever has the key of their ids: a permission to purge would be one for everybody's.
     fn producer(&mut self, lanes: &[Lane]) {
         self.discover("INFO");
         self.each(|list, model| {
@@ -161,7 +168,11 @@ impl List<'_> {
             list.subscribe(format!("embed.probe.*.{model}.*"));
             list.publish(format!("embed.probe.*.{model}.*"));
             list.publish(format!("embed.shadow.{model}.*"));
-            list.publish(format!("embed.store.{model}.*"));
+            for remove in [subjects::remove(model, None), format!("{}.*", subjects::remove(model, None))] {
+                list.subscribe(format!("{remove} {group}"));
+            }
+            list.api(format!("STREAM.PURGE.{results}"));
+            list.outcomes_of_all(model);
             list.publish(format!("embed.dead.{model}.*"));
             list.publish(format!("embed.attempts.{model}.*"));
             list.publish(format!("embed.stats.{model}.*"));
@@ -177,7 +188,6 @@ impl List<'_> {
             list.api(format!("DIRECT.GET.{jobs}"));
             list.api(format!("STREAM.INFO.{results}"));
             list.api(format!("STREAM.INFO.{}", streams::dead_stream(model)));
-            list.result_by_id(model);
             // What the server delivers no more is buried by its sequence.
             let exhausted = streams::exhausted_stream(model);
             list.subscribe(format!("{} {group}", streams::exhausted_subject(&jobs, "*")));
@@ -207,11 +217,13 @@ impl List<'_> {
             list.letters(&streams::dead_stream(model));
             list.read_stream(&jobs);
             list.delete_from(&jobs);
-            list.result_by_id(model);
             // What failed is out of the way when it is sent once more; what is cancelled has that outcome.
             list.delete_from(&results);
-            list.publish(format!("embed.store.{model}.*"));
-            Lane::STORED.into_iter().for_each(|lane| list.lane(lane, model));
+            list.outcomes_of_all(model);
+            for lane in Lane::STORED {
+                list.lane(lane, model);
+                list.publish(format!("embed.{lane}.{model}.*.*"));
+            }
             list.is_provisioned(model);
         });
     }
@@ -300,6 +312,9 @@ impl List<'_> {
 
     /// Calls or jobs: also where a route leads them, since permissions are checked there.
     fn lane(&mut self, lane: Lane, model: &Slug) {
+        if let (Some(tenant), true) = (&self.scope.tenant, Lane::STORED.contains(&lane)) {
+            return self.publish(format!("embed.{lane}.{model}.*.{tenant}"));
+        }
         let bare = subjects::bare(lane, model);
         self.publish(format!("{bare}.*"));
         self.publish(bare);
@@ -314,7 +329,16 @@ impl List<'_> {
 
     /// One outcome by its subject. Not several in one request, nor a list of what is there: both would tell of everybody's.
     fn result_by_id(&mut self, model: &Slug) {
-        self.api(format!("DIRECT.GET.{}.{}", streams::results_stream(model), subjects::results(model)));
+        let results = subjects::results_for(model, self.scope.tenant.as_ref());
+        self.api(format!("DIRECT.GET.{}.{results}", streams::results_stream(model)));
+    }
+
+    /// Outcomes of all tenants and of none: they are stored, and one is read by its subject.
+    fn outcomes_of_all(&mut self, model: &Slug) {
+        for ids in ["*", "*.*"] {
+            self.publish(format!("embed.store.{model}.{ids}"));
+            self.api(format!("DIRECT.GET.{}.embed.result.{model}.{ids}", streams::results_stream(model)));
+        }
     }
 
     /// Whatever a stream holds.

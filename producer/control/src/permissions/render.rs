@@ -42,7 +42,7 @@ pub fn accounts(models: &[Slug], tenants: &[String]) -> String {
         let _ = write!(text, "# Made by: embed init --print-permissions all{named}{of}\n#\n");
         text.push_str(
             "# An account for each tenant, into which calls and jobs are exported, and one for the streams and workers. What a tenant's users do\n\
-             # among themselves is the tenant's own business.\n",
+             # among themselves is the tenant's own business. Jobs and results are a tenant's own by its token in their subjects, which `--tenant` names.\n",
         );
     }
     text.push_str(
@@ -60,9 +60,11 @@ pub fn accounts(models: &[Slug], tenants: &[String]) -> String {
     );
     if !tenants.is_empty() {
         text.push_str("    exports: [\n");
-        for Export { subject, answers } in exports(models) {
+        let to_all = shared(models).into_iter().map(|export| (export, tenants.join(", ")));
+        let to_one = tenants.iter().flat_map(|name| own(models, name).into_iter().map(|export| (export, name.clone())));
+        for (Export { subject, answers }, accounts) in to_all.chain(to_one) {
             let kind = if answers == Answers::Many { ", response_type: stream" } else { "" };
-            let _ = writeln!(text, "      {{ service: {subject:?}{kind}, accounts: [{}] }}", tenants.join(", "));
+            let _ = writeln!(text, "      {{ service: {subject:?}{kind}, accounts: [{accounts}] }}");
         }
         text.push_str("    ]\n");
     }
@@ -73,16 +75,16 @@ pub fn accounts(models: &[Slug], tenants: &[String]) -> String {
         text.push_str(&user(role, models));
     }
     text.push_str("    ]\n  }\n");
-    for tenant in tenants {
-        let _ = write!(text, "\n  {tenant} {{\n    imports: [\n");
-        for export in exports(models) {
+    for name in tenants {
+        let _ = write!(text, "\n  # --tenant {}\n  {name} {{\n    imports: [\n", tenant(name));
+        for export in shared(models).into_iter().chain(own(models, name)) {
             // The server says in calls whose they are, in a header that nobody else can write: workers may serve tenants in turn.
             let shared = if export.answers == Answers::OfCalls { ", share: true" } else { "" };
             let subject = export.subject;
             let _ = writeln!(text, "      {{ service: {{ account: {ACCOUNT}, subject: {subject:?} }}{shared} }}");
         }
-        let name = tenant.to_ascii_lowercase();
-        let _ = write!(text, "    ]\n    users: [ {{ user: {name:?}, password: ${} }} ]\n  }}\n", variable(tenant));
+        let user = name.to_ascii_lowercase();
+        let _ = write!(text, "    ]\n    users: [ {{ user: {user:?}, password: ${} }} ]\n  }}\n", variable(name));
     }
     text.push_str("}\n");
     text
@@ -105,19 +107,37 @@ enum Answers {
     Many,
 }
 
-fn exports(models: &[Slug]) -> Vec<Export> {
+/// What all tenants get: to ask what is served, and to call.
+fn shared(models: &[Slug]) -> Vec<Export> {
     let discovery = format!("$SRV.INFO.{}", subjects::SERVICE_NAME);
     let mut all = vec![Export { subject: discovery, answers: Answers::Many }];
     for model in models {
-        for lane in Lane::ALL {
-            let answers = if lane == Lane::Rpc { Answers::OfCalls } else { Answers::One };
-            let bare = subjects::bare(lane, model);
-            all.extend([format!("{bare}.*"), bare].map(|subject| Export { subject, answers }));
-        }
-        let (stream, results) = (streams::results_stream(model), subjects::results(model));
-        all.push(Export { subject: format!("{API}.DIRECT.GET.{stream}.{results}"), answers: Answers::One });
+        let bare = subjects::bare(Lane::Rpc, model);
+        all.extend([format!("{bare}.*"), bare].map(|subject| Export { subject, answers: Answers::OfCalls }));
     }
     all
+}
+
+/// What one tenant gets and nobody else: its jobs, their outcomes, and that these are removed.
+fn own(models: &[Slug], account: &str) -> Vec<Export> {
+    let tenant = tenant(account);
+    let mut all = Vec::new();
+    for model in models {
+        let (stream, results) = (streams::results_stream(model), subjects::results_for(model, Some(&tenant)));
+        all.extend(Lane::STORED.map(|lane| format!("embed.{lane}.{model}.*.{tenant}")));
+        all.push(format!("{API}.DIRECT.GET.{stream}.{results}"));
+        all.push(subjects::remove(model, Some(&tenant)));
+    }
+    all.into_iter().map(|subject| Export { subject, answers: Answers::One }).collect()
+}
+
+/// The token in the subjects of a tenant whose account is called so: `tenant-a` for `TENANT_A`.
+///
+/// # Panics
+/// If it is no name in capitals, digits and `_`, which begins with a capital.
+#[must_use]
+pub fn tenant(account: &str) -> Slug {
+    account.to_ascii_lowercase().replace('_', "-").parse().expect("the name of an account was checked")
 }
 
 /// The environment's variable for a user's password.

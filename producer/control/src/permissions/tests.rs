@@ -34,7 +34,12 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("$JS.API.DIRECT.GET.EMBED_RESULTS_m", &[]),
     ("$JS.API.STREAM.INFO.EMBED_RESULTS_m", &[Role::Worker, Role::Init, Role::Operator]),
     ("$JS.API.STREAM.MSG.GET.EMBED_RESULTS_m", &[]),
-    ("$JS.API.STREAM.PURGE.EMBED_RESULTS_m", &[]),
+    ("$JS.API.STREAM.PURGE.EMBED_RESULTS_m", &[Role::Worker]),
+    ("embed.store.m.a.id", &[Role::Worker, Role::Jobs, Role::Operator]),
+    ("$JS.API.DIRECT.GET.EMBED_RESULTS_m.embed.result.m.a.id", &[Role::Worker, Role::Jobs, Role::Operator]),
+    ("embed.job.m.fp32.a", &[Role::Jobs, Role::Operator]),
+    ("embed.remove.m", &[Role::Backfill, Role::Operator]),
+    ("embed.remove.m.a", &[]),
     ("$JS.API.STREAM.MSG.DELETE.EMBED_RESULTS_m", &[Role::Jobs, Role::Operator]),
     ("$JS.API.CONSUMER.CREATE.EMBED_RESULTS_m.x", &[]),
     // Everybody's texts.
@@ -92,6 +97,9 @@ fn nobody_hears_anybody_else() {
         ("embed.shadow.m.fp32", &[Role::Worker]),
         ("embed.result.m.id", &[]),
         ("embed.job.m", &[]),
+        // Keys of results stand in them.
+        ("embed.remove.m", &[Role::Worker]),
+        ("embed.remove.m.a", &[Role::Worker]),
         ("embed.stats.m.fp32", &[Role::Metrics, Role::Operator]),
         ("$SRV.INFO.embed-worker", &[Role::Worker]),
         ("_INBOX.another.x", &[]),
@@ -124,6 +132,22 @@ fn every_program_may_do_what_it_is_for() {
     may(Role::Backfill, &["embed.bulk.m", "embed.bulk.m.fp32", result]);
     may(Role::Gateway, &["embed.rpc.m", "embed.job.m", result]);
     assert!(!may_publish(Role::Caller, "embed.job.m") && !may_publish(Role::Producer, "embed.bulk.m"));
+    let tenant = Scope { tenant: Some("a".parse().unwrap()), ..Scope::new(&models()[..1], "x") };
+    let tenant = Permissions::of(&[Role::Producer, Role::Backfill], &tenant).publish.allow;
+    let may = |subject: &str| tenant.iter().any(|pattern| overlap(pattern, subject));
+    for own in ["embed.job.m._.a", "embed.bulk.m.fp32.a", "embed.remove.m.a", &result.replace("m.id", "m.a.id")] {
+        assert!(may(own), "{own}: {tenant:?}");
+    }
+    for other in [
+        "embed.job.m",
+        "embed.job.m._.b",
+        "embed.remove.m",
+        "embed.remove.m.b",
+        result,
+        &result.replace("m.id", "m.b.id"),
+    ] {
+        assert!(!may(other), "{other}: {tenant:?}");
+    }
     let domain = Scope { api: "$JS.hub.API".into(), ..Scope::new(&models(), "x") };
     let routes = Permissions::of(&[Role::Routes], &domain).publish.allow;
     assert!(routes.contains(&"$JS.hub.API.$KV.embed_routes.>".to_owned()), "{routes:?}");
