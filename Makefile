@@ -13,7 +13,7 @@ SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
-# Where the binaries find libonnxruntime and nats-server; see "Finding libraries" in README.md.
+# Where the binaries find libonnxruntime and nats-server; see "Finding libraries" in worker/README.md.
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 # ONNX Runtime reports home unless it is told not to before it is loaded.
