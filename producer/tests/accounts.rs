@@ -40,10 +40,17 @@ fn tenants_call_and_store_jobs_and_hear_nothing_of_each_other() {
     let unknown = server.embed("tenant_a", &["ask", "--model", "another", "x"]).output().unwrap();
     assert!(stderr(&unknown).contains(MODEL), "it is told what is served: {}", stderr(&unknown));
     let input = server.folder.file("in.jsonl");
-    fs::write(&input, "{\"id\": 1, \"text\": \"a row\"}\n").unwrap();
+    // Many jobs at once: their results are asked for one by one, since an account gets them only by their subjects.
+    let rows = (0..48).map(|n| format!("{}\n", json!({"id": n, "text": format!("row {n}")})));
+    fs::write(&input, rows.collect::<String>()).unwrap();
     let output = server.folder.file("out.jsonl");
     let arguments = ["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap(), "--tenant", "tenant-b"];
-    succeeded("backfill", server.embed("tenant_b", &arguments).output().unwrap());
+    let chunks = ["--chunk", "4", "--stall-timeout", "1m"];
+    succeeded("backfill", server.embed("tenant_b", &[&arguments[..], &chunks].concat()).output().unwrap());
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 48);
+    assert!(
+        !server.run("tenant_b", &format!("backfill status {} --json", output.display())).contains("\"removal_key\":\"")
+    );
     // A route is the servers' business, whoever calls.
     server.run("models", &format!("models serve {MODEL} canary --wait"));
     server.routed("routes", &format!("route set {MODEL} --all-to canary"));

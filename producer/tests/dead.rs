@@ -26,6 +26,7 @@ async fn bury(client: &Client, model: &str, id: &str, published_on: &str) {
     header.insert(headers::DEAD_CODE, ErrorCode::EngineFailed.as_str());
     header.insert(headers::DEAD_REASON, "out of memory");
     header.insert(headers::SUBJECT, published_on);
+    header.insert(headers::DEAD_SUBJECT, format!("{published_on}.fp32").as_str());
     let context = jetstream::new(client.nats().clone());
     let payload = Format::MessagePack.encode(&job(id));
     let subject = subjects::dead(&slug(model), &slug("fp32"));

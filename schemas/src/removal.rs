@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,9 +25,10 @@ const KEY_CHARACTERS: std::ops::RangeInclusive<usize> = 26..=64;
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// What proves that ids are one's own. A secret: whoever has it can remove the results.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(try_from = "String", into = "String")]
-pub struct RemovalKey(#[schemars(regex(pattern = r"^[0-9a-z]{26,64}$"))] String);
+pub struct RemovalKey(#[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[0-9a-z]{26,64}$")))] String);
 
 impl RemovalKey {
     /// A key from randomness.
@@ -85,18 +87,20 @@ impl fmt::Debug for RemovalKey {
 }
 
 /// Asks to remove the results of jobs. Published on [`crate::subjects::remove`], answered by a worker with [`Removed`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
     /// What proves that all of the ids are those of whoever asks.
     pub key: RemovalKey,
     /// The jobs, 1 to [`MAX_REMOVALS`].
-    #[schemars(length(min = 1, max = 256))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
     pub ids: Vec<JobId>,
 }
 
 /// What became of a [`Removal`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub struct Removed {
     /// Results that were there and are gone. Of the others there was none.
     #[serde(default)]

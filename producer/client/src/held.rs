@@ -4,12 +4,16 @@
 //! job will ever be served. What tells is the message at the sequence that was acknowledged: if it is gone, the job was done, or lost.
 
 use async_nats::header::NATS_MESSAGE_ID;
+use serde_json::Value;
 
 use super::{
     Client,
     publish::{ACK_TIMEOUT, Published},
 };
-use crate::nats::stored::{self, ReadError, Which};
+use crate::nats::{
+    api,
+    stored::{self, ReadError, Which},
+};
 
 impl Client {
     /// Whether the stream holds what was published under this message id. `None` if the server does not say.
@@ -23,8 +27,17 @@ impl Client {
             Err(ReadError::NoResponders) => self.stream_is_missing(&job.stream).await.then_some(false),
             Err(error) => {
                 tracing::debug!(%error, id = %job.id, "cannot look whether a job is still there");
-                None
+                self.is_outside(job).await.then_some(false)
             }
         }
+    }
+
+    /// Whether the stream holds nothing around the job's sequence, which is told to those as well who may not read it.
+    async fn is_outside(&self, job: &Published) -> bool {
+        let info = api::call(&self.nats, &format!("STREAM.INFO.{}", job.stream), &Value::Null, ACK_TIMEOUT).await;
+        let Ok(info) = info else { return false };
+        let state = |field: &str| info["state"][field].as_u64();
+        let (first, last) = (state("first_seq"), state("last_seq"));
+        first.is_some_and(|first| job.sequence < first) || last.is_some_and(|last| last < job.sequence)
     }
 }

@@ -12,6 +12,9 @@ use embed_client::{Backoff, Error, Expected, PublishOptions, Published};
 
 /// For one round of publishing; rounds follow until the driver gives up.
 const PUBLISH_ROUND: Duration = Duration::from_secs(30);
+/// So often it is asked whether a job is still there before one of which that cannot be told is published again; twice as often at first, and each
+/// time twice as often as the time before, since it may only be waiting. Of both, one outcome is stored.
+const UNTOLD: u32 = 6;
 
 impl Jobs {
     /// Publishes one job and waits for its outcome.
@@ -49,9 +52,10 @@ impl Jobs {
     async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
         // No job has an id with a dot. The server knows nothing of tenants.
         let mut message_id = self.tenant.as_ref().map_or_else(|| id.to_string(), |tenant| format!("{tenant}.{id}"));
-        for again in 1.. {
+        for again in 1_u32.. {
             let published = self.publish(job, &message_id).await?;
             // A duplicate of what an earlier run published may be long gone.
+            let mut untold = 0;
             let mut patience = if published.duplicate { Duration::ZERO } else { self.missing_after };
             loop {
                 match tokio::time::timeout(patience, expected.outcome()).await {
@@ -59,7 +63,10 @@ impl Jobs {
                     Err(_) => match self.client.holds(&published, &message_id).await {
                         Some(true) => patience = self.missing_after,
                         // Where it cannot be told: what the server takes for a duplicate may be of anybody who has used our message id.
-                        None if !published.duplicate => patience = self.missing_after,
+                        None if !published.duplicate && untold < UNTOLD << again.min(16) => {
+                            untold += 1;
+                            patience = self.missing_after;
+                        }
                         // Workers store before they acknowledge: what is done is there now.
                         _ => match expected.stored().await? {
                             Some(outcome) => return Ok(outcome),

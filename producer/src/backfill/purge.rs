@@ -162,8 +162,15 @@ impl Remover {
                 self.left.extend(left);
                 failed.map_or(Ok(()), |reason| Err(Error::nats("results could not be removed", reason)))
             }
-            // Workers are of before, or away, or may not be asked.
-            Ok(None) | Err(Error::NotPermitted { .. }) => self.purge(ids).await,
+            // Workers are of before, or may not be asked.
+            Err(Error::NotPermitted { .. }) => self.purge(ids).await,
+            // Workers are of before, or away for a moment: whoever may not purge waits for them.
+            Ok(None) => match self.purge(ids).await {
+                Err(Error::Rejected { .. } | Error::NotPermitted { .. }) => {
+                    Err(Error::nats("results could not be removed", "no worker answers"))
+                }
+                purged => purged,
+            },
             // They are silent. Whoever may purge need not wait for that each time; whoever may not, waits for workers.
             Err(silent @ Error::Nats { .. }) => match self.purge(ids).await {
                 Ok(()) => {

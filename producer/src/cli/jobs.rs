@@ -12,7 +12,7 @@ pub(crate) struct JobsArgs {
     /// The model, by name or slug
     #[arg(short, long, global = true, env = "EMBED_MODEL", default_value = DEFAULT_MODEL, value_parser = parse_name)]
     pub(crate) model: Slug,
-    /// Whose jobs: as they were published with --tenant; without, those that are of no tenant
+    /// Whose jobs: as they were published with --tenant; without, those that are of no tenant (`list`: all)
     #[arg(long, global = true, env = "EMBED_TENANT", value_parser = parse_tenant)]
     pub(crate) tenant: Option<Slug>,
     #[command(subcommand)]

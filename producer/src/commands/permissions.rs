@@ -44,6 +44,9 @@ pub(super) fn run(args: PermissionArgs, connect: &ConnectSettings, json: bool) -
             Printed::All => None,
         })
         .collect();
+    if let (Some(role), false) = (roles.iter().find(|role| !role.is_for_tenants()), args.tenant.is_empty()) {
+        bail!("--tenant: {role} is for the jobs of all tenants; give it with caller, producer, backfill or gateway");
+    }
     let tenant = args.tenant.first().map(|account| permissions::tenant(account));
     let printed = Permissions::of(&roles, &Scope { tenant, ..scope(&roles, args.model, connect)? });
     if json {

@@ -94,7 +94,8 @@ impl JobIntake {
         let (stream, consumer) = self.names();
         let job = api::stored_message(client, &stream, &json!({"seq": stream_seq})).await?;
         let Some(StoredMessage { sequence, stored, message }) = job else { return Ok(true) };
-        let is_ours = subjects::parse(&message.subject).is_some_and(|target| target.lane == self.lane);
+        // A subject that is none of ours is in the stream all the same, and the consumer that delivered it is this lane's.
+        let is_ours = subjects::parse(&message.subject).is_none_or(|target| target.lane == self.lane);
         // A stream that was made anew has other messages at the same sequences.
         if !is_ours || stored > advisory.stored {
             return Ok(true);

@@ -65,7 +65,10 @@ impl RemovalIntake {
             if context.publisher.replies().allow(Refused::Call, &reply).is_err() {
                 continue;
             }
-            let (removed, format) = answer(client, &model, &request).await;
+            let (removed, format) = tokio::select! {
+                () = stop.cancelled() => return,
+                answer = answer(client, &model, &request) => answer,
+            };
             if let Err(error) = client.publish(reply, format.encode(&removed)).await {
                 tracing::debug!(%error, "it could not be told that results are removed");
             }

@@ -69,7 +69,12 @@ impl Publisher {
         }
         match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::New => {}
-            Stored::Before => return self.end_after_another(lease, variant, job, format, attempts, code).await,
+            Stored::Before => {
+                if let (Buried::NotYet, Some(error)) = (buried, &failure) {
+                    self.bury_at_last(&lease, variant, Some(&job.id), error, attempts).await;
+                }
+                return self.end_after_another(lease, variant, job, format, attempts, code).await;
+            }
             Stored::No => {
                 lease.give_back(Duration::ZERO);
                 return code;
@@ -183,7 +188,16 @@ impl Publisher {
         let stored = api::last_on_subject(&self.stored, &stream, &subject).await;
         let Some(stored) = stored.map_err(Other::Unknown)? else { return Ok(None) };
         let digest = stored.headers.as_ref().and_then(|all| all.get(headers::REQUEST_DIGEST));
-        if job.digest.as_deref().zip(digest).is_some_and(|(digest, of)| digest != of.as_str()) {
+        let is_failure = || stored.headers.as_ref().is_some_and(|all| all.get(headers::SERVICE_ERROR_CODE).is_some());
+        let is_another = match (&job.digest, digest) {
+            (Some(digest), Some(of)) => digest != of.as_str(),
+            // What could not be read has failed under this id. Vectors without a digest are of a worker of before.
+            (Some(_), None) => is_failure(),
+            // What cannot be read gets nobody's vectors.
+            (None, Some(_)) => true,
+            (None, None) => false,
+        };
+        if is_another {
             return Err(Other::Job(WireError::id_conflict(&job.id)));
         }
         Ok(Some(stored))

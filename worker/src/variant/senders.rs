@@ -70,6 +70,7 @@ struct State {
     /// Those that have something in the worker, and whether they are newcomers.
     held: HashMap<u64, (Held, bool)>,
     newcomers: usize,
+    of_newcomers: Held,
     all: Held,
     known: Known,
 }
@@ -114,6 +115,9 @@ impl Drop for Entered {
         let Self { senders, sender, newcomer, size } = self;
         let mut state = senders.0.lock();
         state.all.subtract(size);
+        if *newcomer {
+            state.of_newcomers.subtract(size);
+        }
         if let Some((held, _)) = state.held.get_mut(&sender.key) {
             held.subtract(size);
             if held.calls == 0 {
@@ -141,14 +145,22 @@ impl Senders {
         held.add(&size);
         all.add(&size);
         let newcomer = *newcomer;
+        if newcomer {
+            state.of_newcomers.add(&size);
+        }
         drop(state);
         Entered { senders: self.clone(), sender, newcomer, size }
     }
 
-    /// What this sender has in the worker, and what all have.
+    /// What this sender has in the worker, and what all have. All newcomers have what they have together: names are easily made up.
     pub(super) fn held(&self, sender: Sender) -> (Held, Held) {
         let state = self.0.lock();
-        (state.held.get(&sender.key).map(|(held, _)| *held).unwrap_or_default(), state.all)
+        let own = match state.held.get(&sender.key) {
+            Some((held, false)) => *held,
+            None if sender.named || state.known.contains(sender.key) => Held::default(),
+            _ => state.of_newcomers,
+        };
+        (own, state.all)
     }
 
     /// The work that is done before a call of this sender with so much work begins its last run, at most: while it has something to do,

@@ -308,8 +308,10 @@ impl Lookout {
     fn answered(&mut self, number: u64, message: Message) {
         let Some(look) = self.looks.get_mut(&number) else { return };
         if let Some(status) = message.status {
-            // The end (204), nothing found (404), no leader (503); or a request that the server does not understand.
-            if matches!(status.as_u16(), 400 | 408 | 413) {
+            // The end (204), nothing found (404); or a request that the server does not understand. No leader (503), or nobody who answers for
+            // several at once, as where an account gets one result by its subject and no more.
+            let is_for_several = look.wanted.len() > 1;
+            if matches!(status.as_u16(), 400 | 408 | 413) || (status.as_u16() == 503 && is_for_several) {
                 self.one_by_one.insert(look.stream.clone(), Instant::now() + ONE_BY_ONE);
             }
             return self.end(number);

@@ -320,7 +320,8 @@ impl List<'_> {
         self.publish(bare);
     }
 
-    /// Whether anybody is meant to take what is sent. The subjects of a stream of jobs are its variants', so nothing of anybody's jobs is told.
+    /// Whether anybody is meant to take what is sent. The subjects of a stream of jobs are its variants' and tenants': how many
+    /// jobs each has can be told, and nothing of what is in them.
     fn is_provisioned(&mut self, model: &Slug) {
         let jobs = streams::jobs_stream(model);
         self.api(format!("STREAM.INFO.{jobs}"));

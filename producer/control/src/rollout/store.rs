@@ -191,6 +191,8 @@ impl Store {
         for id in self.ended(model).await? {
             rollouts.extend(self.0.get::<Rollout>(&format!("{model}.{id}.end")).await?.1);
         }
+        // Those of one second have ids in no order.
+        rollouts.sort_by_key(|rollout| rollout.started_ms);
         Ok(rollouts)
     }
 

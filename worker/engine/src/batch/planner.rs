@@ -194,7 +194,7 @@ impl<T> Planner<T> {
                 Ok(chosen) => chosen,
                 Err(action) => return Step { expired, action },
             };
-            let entries = self.gather(lane, now, others, &mut expired);
+            let entries = self.gather(lane, reason, now, others, &mut expired);
             // All that was gathered may have expired: then choose again.
             if !entries.is_empty() {
                 self.served_aged = reason == Reason::Aged;
@@ -252,7 +252,14 @@ impl<T> Planner<T> {
     }
 
     /// Takes the texts of the next batch out of the lane. Expired ones are set aside.
-    fn gather(&mut self, lane: Lane, now: Instant, others: usize, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
+    fn gather(
+        &mut self,
+        lane: Lane,
+        reason: Reason,
+        now: Instant,
+        others: usize,
+        expired: &mut Vec<Entry<T>>,
+    ) -> Vec<Entry<T>> {
         let mut bounds = self.policy.bounds(&self.situation(lane, now));
         bounds.tokens = bounds.tokens.min(self.memory.tokens);
         let queue = &mut self.lanes[lane.index()];
@@ -263,7 +270,9 @@ impl<T> Planner<T> {
         } else {
             // Whoever waits for a call is not to wait for somebody else's as well; of stored texts, as many as possible are to be done.
             let in_turn = lane == Lane::Rpc;
-            queue.next().map_or_else(Vec::new, |next| queue.best_run(next, in_turn, &bounds, &self.costs))
+            // What has waited too long goes first whoever's turn it is, or many small jobs would keep a large one waiting for ever.
+            let next = if reason == Reason::Aged { queue.oldest() } else { queue.next() };
+            next.map_or_else(Vec::new, |next| queue.best_run(next, in_turn, &bounds, &self.costs))
         };
         self.take(lane, keys, now, expired)
     }
