@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests")]
 mod configured;
 
-use configured::{Configured, PASSWORD, file};
+use configured::Folder;
 
 const ROUNDS: usize = 3;
 const SENTENCES: &str = "deploy/samples/wordnet/sentences.jsonl";
@@ -27,18 +27,11 @@ const PUBLISHES: [(usize, usize); 2] = [(500, 1), (5_000, 32)];
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let always = file("single.conf");
-    let text = std::fs::read_to_string(&always)?;
-    let without: String =
-        text.lines().filter(|line| !line.contains("sync_interval")).map(|l| format!("{l}\n")).collect();
-    let never = folder.path().join("default.conf");
-    std::fs::write(&never, without)?;
-    std::fs::copy(file("accounts.conf"), folder.path().join("accounts.conf"))?;
     let mut measured = [vec![], vec![]];
     // In turns, so that what else the machine does hits both.
     for _ in 0..ROUNDS {
-        for (config, figures) in [&never, &always].into_iter().zip(&mut measured) {
-            figures.push(measure(config, folder.path()).await?);
+        for (sync, figures) in [false, true].into_iter().zip(&mut measured) {
+            figures.push(measure(sync, folder.path()).await?);
         }
     }
     for (name, figures) in ["default (two minutes)", "always"].into_iter().zip(&measured) {
@@ -54,10 +47,12 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Jobs a second one at a time and many at a time, and rows a second.
-async fn measure(config: &Path, folder: &Path) -> anyhow::Result<[f64; 3]> {
-    let server = Configured::start(config);
-    let client = Client::connect(&server.settings()).await?;
+async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
     let (model, idle): (Slug, Slug) = (MODEL.parse()?, "idle".parse()?);
+    let without = |text: String| text.replace("sync_interval: always", "");
+    let configuration = Folder::new().for_models(&[MODEL, idle.as_str()]);
+    let server = if sync { configuration } else { configuration.change("single.conf", without) }.start();
+    let client = Client::connect(&server.settings("operator")).await?;
     let variants =
         |model: &Slug| ModelVariants { model: model.clone(), variants: vec!["fp32".parse().expect("a slug")] };
     apply(client.nats(), &[variants(&model), variants(&idle)], &StreamSettings::default()).await?;
@@ -71,14 +66,15 @@ async fn measure(config: &Path, folder: &Path) -> anyhow::Result<[f64; 3]> {
         *figure = jobs as f64 / started.elapsed().as_secs_f64();
     }
     let mut worker = Command::new(sibling_binary("embed-worker"));
-    worker.args(["run", "--json", "--metrics-addr", "127.0.0.1:0", "--server", &server.url]);
-    worker.args(["--user", "embed", "--password", PASSWORD]).env("EMBED_REGISTRY", registry());
+    worker.args(["run", "--json", "--metrics-addr", "127.0.0.1:0"]).env("EMBED_REGISTRY", registry());
+    server.connected("worker", &mut worker);
     let worker = Daemon::spawn(&mut worker);
     worker.json_line();
     let parameters = Parameters {
         input: repository().join(SENTENCES),
         model,
         variant: None,
+        tenant: None,
         prompt: None,
         truncate: true,
         dimensions: None,

@@ -2,6 +2,7 @@
 
 pub(crate) mod backfill;
 pub(crate) mod jobs;
+pub(crate) mod permissions;
 pub(crate) mod rollout;
 pub(crate) mod route;
 
@@ -118,6 +119,8 @@ pub(crate) struct InitArgs {
     /// How long dead letters are kept [default for what is made anew: 14days]
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) dead_max_age: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) permissions: permissions::PermissionArgs,
 }
 
 /// Which model, and what of it.
@@ -162,6 +165,9 @@ pub(crate) struct AskArgs {
 pub(crate) struct PublishArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Publish the job, and have its result stored, on behalf of this tenant: on a subject that names it, for permissions
+    #[arg(long, env = "EMBED_TENANT", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<Slug>,
     /// Number format of the vectors: f32, f16, i8, u1 or float
     #[arg(long)]
     pub(crate) encoding: Option<Encoding>,
@@ -269,6 +275,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn parse_name(text: &str) -> Result<Slug, String> {
     Slug::from_name(text).map_err(|error| error.to_string())
+}
+
+/// As it is: what permissions name must not come of something else.
+fn parse_tenant(text: &str) -> Result<Slug, String> {
+    text.parse().map_err(|error: embed_schemas::slug::SlugError| error.to_string())
 }
 
 fn parse_variant(text: &str) -> Result<(Slug, Slug), String> {

@@ -1,5 +1,6 @@
 //! All integration tests of the crate in one program: one link instead of one for each file, and no core idle at the end of each.
 
+mod accounts;
 mod backfill;
 mod backfill_cluster;
 mod backfill_files;
@@ -19,6 +20,8 @@ mod models;
 mod provision;
 mod publish_cluster;
 mod results;
+mod roles;
+mod roles_denied;
 mod rollout;
 mod rollout_deployed;
 mod rollout_races;
@@ -29,3 +32,5 @@ mod route_races;
 mod route_split;
 mod served;
 mod support;
+mod tenants;
+mod trust;

@@ -46,6 +46,35 @@ async fn workers_are_told_how_long_the_caller_waits_and_what_it_sends_along() {
     );
 }
 
+/// Workers serve callers in turn, and tell them apart by that.
+#[tokio::test]
+async fn the_inboxes_of_one_client_begin_alike_and_those_of_two_do_not() {
+    let server = Server::start();
+    let (one, other) = (server.client().await, server.client().await);
+    let mut calls = one.nats().subscribe(subjects::bare(Lane::Rpc, &slug("m"))).await.unwrap();
+    one.nats().flush().await.unwrap();
+    let mut inboxes = Vec::new();
+    for client in [&one, &one, &other] {
+        let (model, options) = (slug("m"), CallOptions::default().timeout(PATIENCE));
+        let answer = async {
+            let call = calls.next().await.unwrap();
+            let (request, _) = wire::decode_request(&call.payload, None).unwrap();
+            let reply = call.reply.unwrap();
+            one.nats().publish(reply.clone(), Format::MessagePack.encode(&embed(&request))).await.unwrap();
+            reply.to_string()
+        };
+        let (result, inbox) = tokio::join!(client.embed(&model, EmbedRequest::new(["a"]), &options), answer);
+        result.unwrap();
+        inboxes.push(inbox);
+    }
+    let begins = |inbox: &String| inbox.rsplit_once('.').unwrap().0.to_owned();
+    let senders: Vec<String> = inboxes.iter().map(begins).collect();
+    assert!(senders.iter().all(|sender| sender.starts_with("_INBOX.")), "{senders:?}");
+    assert_eq!(senders[0], senders[1]);
+    assert_ne!(senders[0], senders[2]);
+    assert_ne!(inboxes[0], inboxes[1]);
+}
+
 #[tokio::test]
 async fn a_call_waits_for_workers_that_are_being_restarted_and_for_no_others() {
     let server = Server::start();

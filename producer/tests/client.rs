@@ -68,9 +68,10 @@ async fn asking_without_a_worker_is_answered_at_once() {
 async fn many_texts_are_several_calls_and_one_result() {
     let server = Server::with("max_payload: 20000");
     let client = server.client().await;
-    // This worker's answers hold no more than 10 vectors.
+    // This worker's answers hold no more than 10 vectors, and it computes no more than 20 in one call.
     let answer = |r: &EmbedRequest| match r.texts.len() {
         ..=10 => Some(embed(r)),
+        21.. => Some(failure(r, WireError::new(ErrorCode::CallTooLarge, "too much"))),
         _ => Some(failure(r, WireError::new(ErrorCode::ResultTooLarge, "too large"))),
     };
     let worker = Worker::calls(&client, slug("m"), Arc::new(answer)).await;

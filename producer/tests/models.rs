@@ -120,7 +120,7 @@ async fn a_variant_is_served_when_every_worker_says_so() {
     let desired = models::desired(&client).await.unwrap().remove(&(slug("m"), slug("canary"))).unwrap();
     assert_eq!((desired.version.as_str(), desired.pinned, desired.who.as_str()), ("v2", true, "ann"));
     assert!(humantime::parse_rfc3339(&desired.when).is_ok(), "{desired:?}");
-    assert_eq!(filters(&client, "canary").await, ["embed.job.m.canary"]);
+    assert_eq!(filters(&client, "canary").await, ["embed.job.m.canary", "embed.job.m.canary.*"]);
 
     let list = stdout(&run(&server, "list").await);
     assert_eq!(list.lines().filter(|line| line.starts_with("m ") && line.contains("canary")).count(), 2, "{list}");
@@ -145,10 +145,13 @@ async fn a_variant_is_served_when_every_worker_says_so() {
 async fn the_default_takes_the_bare_subjects_with_it() {
     let server = Server::start();
     let client = server.provisioned().await;
-    assert_eq!(filters(&client, "fp32").await, ["embed.job.m.fp32", "embed.job.m"]);
+    let default = |name: &str| {
+        [format!("embed.job.m.{name}"), format!("embed.job.m.{name}.*"), "embed.job.m".into(), "embed.job.m._.*".into()]
+    };
+    assert_eq!(filters(&client, "fp32").await, default("fp32"));
     models::serve(&client, &serve("int8", r#"{"default":true}"#)).await.unwrap();
-    assert_eq!(filters(&client, "fp32").await, ["embed.job.m.fp32"]);
-    assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8", "embed.job.m"]);
+    assert_eq!(filters(&client, "fp32").await, ["embed.job.m.fp32", "embed.job.m.fp32.*"]);
+    assert_eq!(filters(&client, "int8").await, default("int8"));
     // Another version of it leaves it the default.
     let again = models::serve(&client, &serve("int8", r#"{"version":"v2"}"#)).await.unwrap();
     assert_eq!((again.desired.default, again.consumers.created.len()), (Some(true), 0));
@@ -157,7 +160,7 @@ async fn the_default_takes_the_bare_subjects_with_it() {
     let desired = models::desired(&client).await.unwrap();
     let defaults: Vec<_> = desired.iter().filter(|(_, one)| one.default == Some(true)).map(|(key, _)| &key.1).collect();
     assert_eq!(defaults, [&slug("canary")]);
-    assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8"]);
+    assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8", "embed.job.m.int8.*"]);
 
     // Giving it up needs an heir, or jobs without a variant would wait for nobody.
     let unserve = async |variant: &str, default: Option<&str>| {
@@ -167,11 +170,14 @@ async fn the_default_takes_the_bare_subjects_with_it() {
     let error = unserve("canary", None).await.unwrap_err();
     assert!(matches!(error, Error::Settings(_)) && error.to_string().contains("--default NAME"), "{error}");
     assert!(unserve("canary", Some("int8")).await.unwrap().was_wanted);
-    assert_eq!(filters(&client, "int8").await, ["embed.job.m.int8", "embed.job.m"]);
+    assert_eq!(filters(&client, "int8").await, default("int8"));
     assert_eq!(models::desired(&client).await.unwrap()[&(slug("m"), slug("int8"))].default, Some(true));
     assert!(!unserve("canary", None).await.unwrap().was_wanted, "it is not wanted any more");
     assert!(unserve("int8", Some("fp32")).await.unwrap().was_wanted);
-    assert_eq!(filters(&client, "fp32").await, ["embed.job.m.fp32", "embed.job.m"]);
+    let default = |name: &str| {
+        [format!("embed.job.m.{name}"), format!("embed.job.m.{name}.*"), "embed.job.m".into(), "embed.job.m._.*".into()]
+    };
+    assert_eq!(filters(&client, "fp32").await, default("fp32"));
     assert!(models::desired(&client).await.unwrap().is_empty());
 }
 
@@ -248,7 +254,8 @@ async fn init_makes_the_consumers_of_what_is_wanted() {
     context.delete_consumer_from_stream("canary-job", "EMBED_m").await.unwrap();
     let made = stdout(&init());
     assert!(made.contains("created    EMBED_m/canary-job") && made.contains("unchanged  EMBED_m/int8-job"), "{made}");
-    assert_eq!(filters(&client, "canary").await, ["embed.job.m.canary", "embed.job.m"]);
+    let default = ["embed.job.m.canary", "embed.job.m.canary.*", "embed.job.m", "embed.job.m._.*"];
+    assert_eq!(filters(&client, "canary").await, default);
     let variants = vec![slug("canary"), slug("int8")];
     let wanted = [provision::ModelVariants { model: slug("m"), variants }];
     assert_eq!(provision::check(client.nats(), &wanted, &streams::StreamSettings::default()).await.unwrap(), []);

@@ -13,7 +13,7 @@ use embed_client::{Client, PublishOptions};
 use embed_control::provision::{apply, check};
 use embed_schemas::{
     EmbedRequest, JobId, Lane, Outcome,
-    streams::{StreamSettings, StreamSpec, former_result_subject, streams},
+    streams::{StreamSettings, StreamSpec, SubjectMapping, former_result_subject, streams},
     subjects,
 };
 use futures::{FutureExt, StreamExt};
@@ -186,9 +186,9 @@ async fn a_stream_of_before_is_updated_with_what_is_in_it() {
     assert_eq!(
         lines,
         [
-            r#"EMBED_RESULTS_m: republish is null, wanted {"dest":"embed.result.m.{{wildcard(1)}}","src":"embed.result.m.*"}"#,
-            r#"EMBED_RESULTS_m: subject_transform is null, wanted {"dest":"embed.result.m.{{wildcard(1)}}","src":"embed.store.m.*"}"#,
-            r#"EMBED_RESULTS_m: subjects is ["embed.result.m.*"], wanted ["embed.store.m.*"]"#,
+            r#"EMBED_RESULTS_m: republish is null, wanted {"dest":"embed.result.m.>","src":"embed.result.m.>"}"#,
+            r#"EMBED_RESULTS_m: subject_transform is null, wanted {"dest":"embed.result.m.>","src":"embed.store.m.>"}"#,
+            r#"EMBED_RESULTS_m: subjects is ["embed.result.m.*"], wanted ["embed.store.m.*","embed.store.m.*.*"]"#,
         ]
     );
     apply(client.nats(), &[model_m()], &settings).await.unwrap();
@@ -204,4 +204,40 @@ async fn a_stream_of_before_is_updated_with_what_is_in_it() {
     let expected = client.expect(&slug("m"), "old-worker".parse().unwrap()).await.unwrap();
     formerly(&client, "old-worker").await;
     assert!(expected.wait(Duration::from_millis(200)).await.is_err());
+}
+
+/// As streams were made before jobs had tenants.
+#[tokio::test]
+async fn a_stream_without_tenants_gets_room_for_them_and_keeps_what_is_in_it() {
+    let server = Server::start();
+    let client = server.client().await;
+    let settings = StreamSettings::default();
+    let [jobs, results, ..] = streams(&slug("m"), &settings);
+    let to = "embed.result.m.{{wildcard(1)}}".to_owned();
+    let mapping = |src: &str| Some(SubjectMapping { src: src.into(), dest: to.clone() });
+    let before = [
+        StreamSpec { subjects: vec!["embed.job.m".into(), "embed.job.m.*".into()], ..jobs },
+        StreamSpec {
+            subjects: vec!["embed.store.m.*".into()],
+            subject_transform: mapping("embed.store.m.*"),
+            republish: mapping("embed.result.m.*"),
+            ..results
+        },
+    ];
+    let context = jetstream::new(client.nats().clone());
+    for spec in before {
+        let answer: Value = context.request(format!("STREAM.CREATE.{}", spec.name), &spec).await.unwrap();
+        assert!(answer["error"].is_null(), "{answer}");
+    }
+    let of_tenant = PublishOptions::default().tenant(slug("t")).timeout(PATIENCE);
+    let error = client.publish(&slug("m"), Lane::Job, job("early"), &of_tenant).await.unwrap_err();
+    assert!(error.to_string().contains("takes no jobs of tenants yet: run `embed init`"), "{error}");
+    store(&context, &slug("m"), &embed(&job("before"))).await.unwrap();
+    apply(client.nats(), &[model_m()], &settings).await.unwrap();
+    assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
+    assert_eq!(result(&client, "before").await, vector("abc"));
+    let _worker = Worker::jobs(&client, 1, Arc::new(|r| Some(embed(r))));
+    client.publish(&slug("m"), Lane::Job, job("late"), &of_tenant).await.unwrap();
+    let late = client.expect_for(&slug("m"), Some(&slug("t")), "late".parse().unwrap()).await.unwrap();
+    assert!(matches!(late.wait(PATIENCE).await.unwrap(), Outcome::Result(_)));
 }

@@ -80,8 +80,8 @@ async fn one_controller_acts_whoever_sleeps_or_stands_by() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];
     let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
-    // A takeover has thousands of reports to read, within a lease of three seconds.
-    let _fleet = Fleet::start(&client, World { noise: 300, ..World::default() }).await;
+    // A takeover has thousands of reports to read, within a lease of three seconds; some of them of workers that there are not.
+    let _fleet = Fleet::start(&client, World { noise: 300, forged: 3, ..World::default() }).await;
     let rollouts = Rollouts::new(&client);
     let mut slow = config();
     slow.plan.hold = Duration::from_secs(5);

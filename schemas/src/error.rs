@@ -30,6 +30,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// The answer would be larger than the server's `max_payload`.
     ResultTooLarge,
+    /// The texts are more than the worker computes in one online call.
+    CallTooLarge,
     /// The worker has as much waiting as it can answer in time.
     Overloaded,
     /// The deadline passed before the work began.
@@ -96,7 +98,7 @@ impl fmt::Debug for OtherCode {
 
 impl ErrorCode {
     /// All codes that this version knows.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::UnknownModel,
         Self::UnknownPrompt,
@@ -105,6 +107,7 @@ impl ErrorCode {
         Self::TextTooLarge,
         Self::PayloadTooLarge,
         Self::ResultTooLarge,
+        Self::CallTooLarge,
         Self::Overloaded,
         Self::DeadlineExceeded,
         Self::ShuttingDown,
@@ -127,6 +130,7 @@ impl ErrorCode {
             Self::TextTooLarge => "text_too_large",
             Self::PayloadTooLarge => "payload_too_large",
             Self::ResultTooLarge => "result_too_large",
+            Self::CallTooLarge => "call_too_large",
             Self::Overloaded => "overloaded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::ShuttingDown => "shutting_down",
@@ -147,7 +151,7 @@ impl ErrorCode {
             Self::UnknownModel => 404,
             Self::IdConflict => 409,
             Self::Cancelled => 410,
-            Self::TextTooLarge | Self::PayloadTooLarge | Self::ResultTooLarge => 413,
+            Self::TextTooLarge | Self::PayloadTooLarge | Self::ResultTooLarge | Self::CallTooLarge => 413,
             Self::Overloaded => 429,
             Self::EngineFailed | Self::TooManyDeliveries | Self::Other(_) => 500,
             Self::ShuttingDown | Self::ModelUnavailable => 503,

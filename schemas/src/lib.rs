@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod model;
 pub mod model_limits;
 pub mod outcome;
+pub mod removal;
 pub mod request;
 pub mod routes;
 #[cfg(feature = "schema")]

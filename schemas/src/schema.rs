@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, VariantStats, headers,
     model::GoldenSet,
+    removal::{Removal, Removed},
     serving::{DesiredVariant, VariantStatus},
     shadow::{SHADOW_SUBJECT, ShadowStats, ShadowTexts, ShadowWish},
     subjects,
@@ -48,6 +49,8 @@ fn components() -> Value {
     generator.subschema_for::<EmbedResult>();
     generator.subschema_for::<EmbedFailure>();
     generator.subschema_for::<VariantStats>();
+    generator.subschema_for::<Removal>();
+    generator.subschema_for::<Removed>();
     generator.subschema_for::<ShadowWish>();
     generator.subschema_for::<ShadowTexts>();
     generator.subschema_for::<ShadowStats>();
@@ -91,7 +94,9 @@ fn asyncapi() -> Value {
             "title": "akidb-embed",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Text embeddings over NATS: online calls, jobs and backfills. Calls and jobs may be pinned to \
-                a variant by appending `.{variant}` to their subject.",
+                a variant by appending `.{variant}` to their subject; a tenant's jobs are published on \
+                `embed.job.{model}.{variant}.{tenant}`, with `_` where no variant is chosen, and their outcomes stored as \
+                `embed.result.{model}.{tenant}.{id}`.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": Format::Json.content_type(),
@@ -102,6 +107,7 @@ fn asyncapi() -> Value {
             "bulk": channel("embed.bulk.{model}", "Backfill chunks, in the same stream at a lower priority", "job"),
             "result": channel("embed.result.{model}.{id}", "Outcomes, stored once in EMBED_RESULTS_{model}", "outcome"),
             "store": channel("embed.store.{model}.{id}", "Where workers publish outcomes; stored, and then heard, as embed.result.{model}.{id}", "outcome"),
+            "remove": channel("embed.remove.{model}", "Asks a worker to remove results, by the key that their ids prove", "removal"),
             "dead": channel("embed.dead.{model}.{variant}", "Jobs that could not be served, stored in EMBED_DEAD_{model}", "deadLetter"),
             "stats": channel("embed.stats.{model}.{variant}", "What each worker says of a variant, once a window and lane", "stats"),
             "shadowWish": channel(SHADOW_SUBJECT, "What is to be shadowed: said again and again while it is", "shadowWish"),
@@ -118,6 +124,15 @@ fn asyncapi() -> Value {
             "takeJob": {"action": "receive", "channel": reference("channels", "job")},
             "takeChunk": {"action": "receive", "channel": reference("channels", "bulk")},
             "storeOutcome": {"action": "send", "channel": reference("channels", "store")},
+            "removeResults": {
+                "action": "receive",
+                "channel": reference("channels", "remove"),
+                "description": format!("Answered by one worker of the queue group `{}`", subjects::RPC_QUEUE_GROUP),
+                "reply": {
+                    "address": {"location": "$message.header#/reply"},
+                    "messages": [reference("components/messages", "removed")],
+                },
+            },
             "buryJob": {"action": "send", "channel": reference("channels", "dead")},
             "reportWindow": {"action": "send", "channel": reference("channels", "stats")},
             "hearWish": {"action": "receive", "channel": reference("channels", "shadowWish")},
@@ -136,6 +151,8 @@ fn asyncapi() -> Value {
                     &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::MSG_ID, headers::REPLY_TO]),
                 "outcome": message("outcome", outcome,
                     &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::SERVICE_ERROR, headers::SERVICE_ERROR_CODE, headers::COPY_REFUSED]),
+                "removal": message("removal", payload("Removal"), &[]),
+                "removed": message("removed", payload("Removed"), &[]),
                 "deadLetter": message("deadLetter", payload("EmbedRequest"),
                     &[headers::DEAD_CODE, headers::DEAD_REASON, headers::DEAD_SUBJECT, headers::DEAD_SEQUENCE, headers::DEAD_DELIVERIES]),
                 "stats": message("stats", payload("VariantStats"), &[headers::CONTENT_TYPE]),

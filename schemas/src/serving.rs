@@ -161,16 +161,51 @@ pub struct FailedVersion {
     pub when: String,
 }
 
-/// Reads what a worker says from its micro service's metadata. What cannot be read is from another release and left out.
+/// Variants of one worker that are read.
+const MOST_VARIANTS: usize = 1024;
+/// Characters of a reason that are read, and of any other text.
+const MOST_REASON: usize = 4096;
+const MOST_TEXT: usize = 256;
+
+impl VariantStatus {
+    /// The texts in it, cut to lengths that names and reasons have, and without what would move the cursor of whoever prints them.
+    fn clean(mut self) -> Self {
+        let text = |text: &mut String, most: usize| {
+            *text = text.chars().take(most).map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+        };
+        text(&mut self.wanted, MOST_TEXT);
+        self.previous.iter_mut().for_each(|previous| text(previous, MOST_TEXT));
+        if let Some(live) = &mut self.live {
+            for name in [&mut live.version, &mut live.provider, &mut live.space, &mut live.since] {
+                text(name, MOST_TEXT);
+            }
+            live.devices.truncate(MOST_TEXT);
+            live.skipped.truncate(MOST_TEXT);
+            for SkippedProvider { provider, reason } in &mut live.skipped {
+                text(provider, MOST_TEXT);
+                text(reason, MOST_REASON);
+            }
+        }
+        if let Some(failed) = &mut self.failed {
+            text(&mut failed.version, MOST_TEXT);
+            text(&mut failed.when, MOST_TEXT);
+            text(&mut failed.reason, MOST_REASON);
+        }
+        self
+    }
+}
+
+/// Reads what a worker says from its micro service's metadata. What cannot be read is from another release and left out. Whoever can answer in
+/// a worker's place can say anything, so texts are cut, and their control characters replaced.
 #[must_use]
 pub fn statuses<'a>(
     metadata: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> BTreeMap<(Slug, Slug), VariantStatus> {
     let read = |(key, value): (&String, &String)| {
         let variant = parse_models_key(key.strip_prefix(STATUS_PREFIX)?)?;
-        Some((variant, serde_json::from_str(value).ok()?))
+        Some((variant, serde_json::from_str::<VariantStatus>(value).ok()?.clean()))
     };
-    metadata.into_iter().filter_map(read).collect()
+    metadata.into_iter().filter_map(read).take(MOST_VARIANTS).collect()
 }
 
 #[cfg(test)]
@@ -182,6 +217,23 @@ mod tests {
         let desired: DesiredVariant = serde_json::from_str("{}").unwrap();
         assert_eq!(desired.version, "current");
         assert!(serde_json::from_str::<DesiredVariant>(r#"{"versoin":"v1"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_said_in_a_workers_place_is_bounded_and_moves_no_cursor() {
+        let long = "x".repeat(100_000);
+        let status = serde_json::json!({
+            "state": "failed", "default": false, "wanted": long, "previous": "\u{1b}[2Jv1",
+            "failed": {"version": "v2", "reason": format!("no\n\r{long}"), "when": ""},
+        });
+        let metadata: BTreeMap<String, String> =
+            (0..2_000).map(|n| (format!("variant.m.v{n}"), status.to_string())).collect();
+        let read = statuses(&metadata);
+        assert_eq!(read.len(), MOST_VARIANTS);
+        let (_, one) = read.into_iter().next().unwrap();
+        let (wanted, reason) = (one.wanted, one.failed.unwrap().reason);
+        assert_eq!((wanted.len(), one.previous.as_deref()), (MOST_TEXT, Some("\u{fffd}[2Jv1")));
+        assert!(reason.chars().count() == MOST_REASON && reason.starts_with("no\n\u{fffd}x"), "{reason:.20}");
     }
 
     #[test]

@@ -290,13 +290,13 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 5] {
     let base = |name, description, subjects| stream(name, description, subjects, settings);
     // Who listens on a subject that a stream takes hears a message even if the stream refuses it. So results come in on another
     // subject, and are sent to their own by the stream.
-    let incoming = format!("embed.store.{model}.*");
-    let result = format!("embed.result.{model}.{{{{wildcard(1)}}}}");
+    let (incoming, result) = (format!("embed.store.{model}.>"), format!("embed.result.{model}.>"));
+    // With and without a variant, and with a tenant, whose results have one token more as well.
     let job_subjects = Lane::STORED
         .into_iter()
         .flat_map(|lane| {
             let bare = subjects::bare(lane, model);
-            [format!("{bare}.*"), bare]
+            [format!("{bare}.*"), format!("{bare}.*.*"), bare]
         })
         .collect();
     [
@@ -310,9 +310,13 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 5] {
         StreamSpec {
             max_bytes: settings.results_max_bytes,
             max_age: settings.results_max_age_s * SECOND,
-            subject_transform: Some(SubjectMapping { src: incoming.clone(), dest: result.clone() }),
-            republish: Some(SubjectMapping { src: subjects::results(model), dest: result }),
-            ..base(results_stream(model), format!("Outcomes of jobs for {model}"), vec![incoming])
+            subject_transform: Some(SubjectMapping { src: incoming, dest: result.clone() }),
+            republish: Some(SubjectMapping { src: result.clone(), dest: result }),
+            ..base(
+                results_stream(model),
+                format!("Outcomes of jobs for {model}"),
+                [format!("embed.store.{model}.*"), format!("embed.store.{model}.*.*")].into(),
+            )
         },
         StreamSpec {
             // What cannot be served must not hold up what can: there is always room, and what is lost is the oldest.
@@ -356,9 +360,10 @@ pub fn streams(model: &Slug, settings: &StreamSettings) -> [StreamSpec; 5] {
 #[must_use]
 pub fn consumers(model: &Slug, variant: &Slug, is_default: bool, settings: &StreamSettings) -> [ConsumerSpec; 2] {
     Lane::STORED.map(|lane| {
-        let mut filter_subjects = vec![subjects::pinned(lane, model, variant)];
+        let mut filter_subjects =
+            vec![subjects::pinned(lane, model, variant), subjects::of_tenants(lane, model, Some(variant))];
         if is_default {
-            filter_subjects.push(subjects::bare(lane, model));
+            filter_subjects.extend([subjects::bare(lane, model), subjects::of_tenants(lane, model, None)]);
         }
         ConsumerSpec {
             durable_name: consumer(variant, lane),
@@ -403,14 +408,16 @@ mod tests {
     fn a_result_is_stored_under_the_subject_that_it_is_heard_on() {
         let (model, id) = ("m".parse().unwrap(), "x".parse().unwrap());
         let [_, results, ..] = streams(&model, &StreamSettings::default());
-        let through = |mapping: Option<SubjectMapping>, subject: String| {
-            let SubjectMapping { src, dest } = mapping.unwrap();
-            let token = subject.strip_prefix(src.strip_suffix('*').unwrap()).unwrap();
-            dest.replace("{{wildcard(1)}}", token)
+        let through = |mapping: &Option<SubjectMapping>, subject: String| {
+            let SubjectMapping { src, dest } = mapping.as_ref().unwrap();
+            let tokens = subject.strip_prefix(src.strip_suffix('>').unwrap()).unwrap();
+            format!("{}{tokens}", dest.strip_suffix('>').unwrap())
         };
-        let stored = through(results.subject_transform, subjects::store(&model, &id));
-        assert_eq!(stored, subjects::result(&model, &id));
-        assert_eq!(through(results.republish, stored.clone()), stored);
+        for tenant in [None, Some(&model)] {
+            let stored = through(&results.subject_transform, subjects::store_for(&model, tenant, &id));
+            assert_eq!(stored, subjects::result_for(&model, tenant, &id));
+            assert_eq!(through(&results.republish, stored.clone()), stored);
+        }
     }
 
     #[test]
@@ -439,9 +446,12 @@ mod tests {
         let (model, variant): (Slug, Slug) = ("m".parse().unwrap(), "fp32".parse().unwrap());
         let settings = StreamSettings::default();
         let [job, bulk] = consumers(&model, &variant, true, &settings);
-        assert_eq!(job.filter_subjects, ["embed.job.m.fp32", "embed.job.m"]);
-        assert_eq!(bulk.filter_subjects, ["embed.bulk.m.fp32", "embed.bulk.m"]);
+        assert_eq!(job.filter_subjects, ["embed.job.m.fp32", "embed.job.m.fp32.*", "embed.job.m", "embed.job.m._.*"]);
+        assert_eq!(
+            bulk.filter_subjects,
+            ["embed.bulk.m.fp32", "embed.bulk.m.fp32.*", "embed.bulk.m", "embed.bulk.m._.*"]
+        );
         let [job, _] = consumers(&model, &variant, false, &settings);
-        assert_eq!(job.filter_subjects, ["embed.job.m.fp32"]);
+        assert_eq!(job.filter_subjects, ["embed.job.m.fp32", "embed.job.m.fp32.*"]);
     }
 }

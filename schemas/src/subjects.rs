@@ -6,6 +6,8 @@ use crate::{JobId, Lane, Slug};
 pub const RPC_QUEUE_GROUP: &str = "workers";
 /// Name of the NATS micro service that every worker registers.
 pub const SERVICE_NAME: &str = "embed-worker";
+/// Stands for the variant in the subject of a tenant's job that leaves the choice to the route. No variant is called so.
+pub const ANY_VARIANT: &str = "_";
 
 /// `embed.<lane>.<model>`: what a producer sends to when it leaves the choice of the variant to the route.
 #[must_use]
@@ -17,6 +19,51 @@ pub fn bare(lane: Lane, model: &Slug) -> String {
 #[must_use]
 pub fn pinned(lane: Lane, model: &Slug, variant: &Slug) -> String {
     format!("embed.{lane}.{model}.{variant}")
+}
+
+/// The subject of a job. A tenant's has two tokens more, `embed.<lane>.<model>.<variant>.<tenant>`, with [`ANY_VARIANT`] where the route chooses
+/// the variant: whoever may publish on `embed.job.<model>.*.<tenant>` alone publishes jobs of that tenant, and of no other.
+#[must_use]
+pub fn job(lane: Lane, model: &Slug, variant: Option<&Slug>, tenant: Option<&Slug>) -> String {
+    match (variant, tenant) {
+        (None, None) => bare(lane, model),
+        (Some(variant), None) => pinned(lane, model, variant),
+        (variant, Some(tenant)) => {
+            let variant = variant.map_or(ANY_VARIANT, Slug::as_str);
+            format!("embed.{lane}.{model}.{variant}.{tenant}")
+        }
+    }
+}
+
+/// `embed.<lane>.<model>.<variant>.*`: the jobs of all tenants; without a variant, those that leave the choice to the route.
+#[must_use]
+pub fn of_tenants(lane: Lane, model: &Slug, variant: Option<&Slug>) -> String {
+    format!("embed.{lane}.{model}.{}.*", variant.map_or(ANY_VARIANT, Slug::as_str))
+}
+
+/// The subject on which the outcome of a job is published: [`store`], or `embed.store.<model>.<tenant>.<job id>`.
+#[must_use]
+pub fn store_for(model: &Slug, tenant: Option<&Slug>, id: &JobId) -> String {
+    tenant.map_or_else(|| store(model, id), |tenant| format!("embed.store.{model}.{tenant}.{id}"))
+}
+
+/// The subject under which the outcome of a job is stored: [`result`], or `embed.result.<model>.<tenant>.<job id>`. An id is one job's within
+/// its tenant.
+#[must_use]
+pub fn result_for(model: &Slug, tenant: Option<&Slug>, id: &JobId) -> String {
+    tenant.map_or_else(|| result(model, id), |tenant| format!("embed.result.{model}.{tenant}.{id}"))
+}
+
+/// The outcomes of all jobs of a model that are of this tenant, or of none: [`results`], or `embed.result.<model>.<tenant>.*`.
+#[must_use]
+pub fn results_for(model: &Slug, tenant: Option<&Slug>) -> String {
+    tenant.map_or_else(|| results(model), |tenant| format!("embed.result.{model}.{tenant}.*"))
+}
+
+/// `embed.remove.<model>[.<tenant>]`: asks a worker to remove results, see [`crate::removal`].
+#[must_use]
+pub fn remove(model: &Slug, tenant: Option<&Slug>) -> String {
+    tenant.map_or_else(|| format!("embed.remove.{model}"), |tenant| format!("embed.remove.{model}.{tenant}"))
 }
 
 /// `embed.store.<model>.<job id>`: what a worker publishes an outcome on. The stream stores it as [`result`], and only then
@@ -87,6 +134,8 @@ pub struct Target {
     pub model: Slug,
     /// The variant, if the subject is pinned to one.
     pub variant: Option<Slug>,
+    /// Whose job it is, if the subject says so.
+    pub tenant: Option<Slug>,
 }
 
 /// Reads a subject back. `None` if it is not the subject of a call or job.
@@ -96,13 +145,17 @@ pub fn parse(subject: &str) -> Option<Target> {
     if tokens.next() != Some("embed") {
         return None;
     }
-    let lane = tokens.next()?.parse().ok()?;
+    let lane: Lane = tokens.next()?.parse().ok()?;
     let model = tokens.next()?.parse().ok()?;
-    let variant = match tokens.next() {
-        Some(variant) => Some(variant.parse().ok()?),
-        None => None,
-    };
-    tokens.next().is_none().then_some(Target { lane, model, variant })
+    let (variant, tenant) = (tokens.next(), tokens.next());
+    let slug = |token: Option<&str>| token.map(str::parse).transpose().ok();
+    let tenant = slug(tenant)?;
+    // Calls are answered to whoever made them: they have no tenant.
+    if lane == Lane::Rpc && tenant.is_some() {
+        return None;
+    }
+    let variant = slug(variant.filter(|variant| tenant.is_none() || *variant != ANY_VARIANT))?;
+    tokens.next().is_none().then_some(Target { lane, model, variant, tenant })
 }
 
 /// Whether jobs or chunks of this model are published on this subject.
@@ -119,7 +172,17 @@ mod tests {
 
     #[test]
     fn other_subjects_are_none_of_ours() {
-        let others = ["embed.result.m.x", "embed.store.m.x", "embed.shadow.m.v", "embed.job.m.v.x", "embed.job.M"];
+        let others = [
+            "embed.result.m.x",
+            "embed.store.m.x",
+            "embed.shadow.m.v",
+            "embed.rpc.m.v.x",
+            "embed.job.m.v.x.y",
+            "embed.job.m.v._",
+            "embed.job.m._",
+            "embed.job.m.v.",
+            "embed.job.M",
+        ];
         for subject in ["", "embed", "embed.job", "embed.job."].into_iter().chain(others) {
             assert_eq!(parse(subject), None, "{subject}");
         }
@@ -128,9 +191,9 @@ mod tests {
     #[test]
     fn a_job_is_of_its_model_and_no_call() {
         let model: Slug = "m".parse().unwrap();
-        assert!(["embed.job.m", "embed.bulk.m.v"].iter().all(|subject| is_job_of(subject, &model)));
+        assert!(["embed.job.m", "embed.bulk.m.v", "embed.job.m._.t"].iter().all(|subject| is_job_of(subject, &model)));
         let others =
-            ["embed.rpc.m", "embed.job.other", "embed.result.m.x", "$JS.API.STREAM.PURGE.X", "embed.job.m.v.x"];
+            ["embed.rpc.m", "embed.job.other", "embed.result.m.x", "$JS.API.STREAM.PURGE.X", "embed.job.m.v.t.x"];
         assert!(!others.iter().any(|subject| is_job_of(subject, &model)));
     }
 
@@ -140,14 +203,13 @@ mod tests {
             lane in prop::sample::select(&Lane::ALL[..]),
             model in "[a-z0-9][a-z0-9-]{0,63}",
             variant in prop::option::of("[a-z0-9][a-z0-9-]{0,63}"),
+            tenant in prop::option::of("[a-z0-9][a-z0-9-]{0,63}"),
         ) {
             let model: Slug = model.parse().unwrap();
             let variant: Option<Slug> = variant.map(|v| v.parse().unwrap());
-            let subject = match &variant {
-                Some(variant) => pinned(lane, &model, variant),
-                None => bare(lane, &model),
-            };
-            prop_assert_eq!(parse(&subject), Some(Target { lane, model, variant }));
+            let tenant: Option<Slug> = tenant.filter(|_| lane != Lane::Rpc).map(|t| t.parse().unwrap());
+            let subject = job(lane, &model, variant.as_ref(), tenant.as_ref());
+            prop_assert_eq!(parse(&subject), Some(Target { lane, model, variant, tenant }));
         }
 
         #[test]

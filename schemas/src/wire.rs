@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     EmbedRequest, Outcome, VariantStats, WireError,
+    removal::{Removal, Removed},
     shadow::{ShadowStats, ShadowTexts, ShadowWish},
 };
 
@@ -120,6 +121,25 @@ pub fn decode_stats(payload: &[u8]) -> Result<VariantStats, DecodeError> {
     let stats: VariantStats = decode(payload, format)?;
     stats.validate().map_err(|error| DecodeError { error, format })?;
     Ok(stats)
+}
+
+/// Reads and validates what is to be removed.
+///
+/// # Errors
+/// As [`decode_stats`].
+pub fn decode_removal(payload: &[u8]) -> Result<Removal, DecodeError> {
+    let format = detect(payload, None)?;
+    let removal: Removal = decode(payload, format)?;
+    removal.validate().map_err(|error| DecodeError { error, format })?;
+    Ok(removal)
+}
+
+/// Reads what became of a removal.
+///
+/// # Errors
+/// As [`decode_stats`].
+pub fn decode_removed(payload: &[u8]) -> Result<Removed, DecodeError> {
+    decode(payload, detect(payload, None)?)
 }
 
 /// Reads and validates what is to be shadowed.

@@ -89,7 +89,7 @@ async fn a_text_that_cannot_be_embedded_does_not_fail_its_neighbours() {
 async fn an_answer_that_does_not_fit_is_an_error_that_says_so() {
     let stack = Stack::start_with("max_payload: 262144", &[]).await;
     let request = EmbedRequest::new(vec!["a"; 256]);
-    // Known before it is computed, and only afterwards.
+    // Known before it is computed.
     for (format, texts) in [(Format::MessagePack, 256), (Format::Json, 100)] {
         let request = EmbedRequest::new(request.texts[..texts].to_vec());
         let error = stack.refusal(format.encode(&request)).await;

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use embed_engine::{
-    batch::{Action, Batch, CostTable, Entry, Measured, Planner},
+    batch::{Action, Batch, CostTable, Entry, Measured, Owner, Planner},
     settings::BatchConfig,
     shape::Form,
 };
-use embed_schemas::Lane;
+use embed_schemas::{Lane, MAX_TEXTS};
 
 use super::batches::Group;
 
@@ -50,7 +50,9 @@ impl Feed {
 
 /// A text of a backfill.
 pub(super) const fn entry(text: usize, length: usize, arrival: Instant) -> Entry<usize> {
-    Entry { lane: Lane::Bulk, length, arrival, deadline: None, alone: None, payload: text }
+    let request = (text / MAX_TEXTS) as u64;
+    let owner = Owner { sender: request, request, newcomer: false };
+    Entry { lane: Lane::Bulk, length, arrival, deadline: None, owner, alone: None, payload: text }
 }
 
 /// The planner's next batch, at once: where it would wait for company, it is told that the time has come.

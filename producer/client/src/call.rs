@@ -14,7 +14,8 @@ use super::{
     Backoff, Client, Error,
     combine::{check_space, combine},
     error::Answered,
-    ids::part_id,
+    identity::is_of_another,
+    ids::{new_id, part_id},
     nats::{self, api},
     split::{MessageBudget, split, without_texts},
 };
@@ -162,7 +163,9 @@ impl Client {
         let one = |(n, range): (usize, Range<usize>)| {
             let part = EmbedRequest { texts: request.texts[range.clone()].to_vec(), ..without_texts(&request) };
             let id = id.as_ref().filter(|_| several).and_then(|id| part_id(id, n).ok());
-            let answer = call.texts(EmbedRequest { id: id.or(part.id.clone()), ..part });
+            // An answer is known by the id that was sent with the call.
+            let id = id.or_else(|| part.id.clone()).unwrap_or_else(new_id);
+            let answer = call.texts(EmbedRequest { id: Some(id), ..part });
             async move { (range, answer.await) }
         };
         let calls: Vec<_> = parts.into_iter().enumerate().map(one).collect();
@@ -186,12 +189,17 @@ impl Client {
     }
 }
 
+/// Whether fewer texts in one call can help.
+const fn is_too_much(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ResultTooLarge | ErrorCode::CallTooLarge)
+}
+
 impl Call<'_> {
-    /// One part. Asks for its halves if the answer does not fit into a message.
+    /// One part. Asks for its halves if it is more than a worker computes in one call, or the answer does not fit into a message.
     fn texts(&self, request: EmbedRequest) -> BoxFuture<'_, Result<EmbedResult, Error>> {
         async move {
             match self.retried(&request).await {
-                Err(Error::Wire(error)) if error.code == ErrorCode::ResultTooLarge && request.texts.len() > 1 => {
+                Err(Error::Wire(error)) if is_too_much(error.code) && request.texts.len() > 1 => {
                     let mut first = request;
                     let second = first.texts.split_off(first.texts.len() / 2);
                     let second = EmbedRequest { texts: second, ..without_texts(&first) };
@@ -295,7 +303,11 @@ impl Call<'_> {
 
     fn read(&self, request: &EmbedRequest, answer: &async_nats::Message) -> Result<EmbedResult, Error> {
         let bad = |reason: String| Error::BadAnswer { from: self.subject.clone(), reason };
-        match wire::decode_outcome(&answer.payload).map_err(|error| bad(error.to_string()))? {
+        let outcome = wire::decode_outcome(&answer.payload).map_err(|error| bad(error.to_string()))?;
+        if let Some((other, id)) = request.id.as_ref().and_then(|id| Some((is_of_another(&outcome, id)?, id))) {
+            return Err(bad(format!("it answers the call {other}, and not {id}")));
+        }
+        match outcome {
             Outcome::Failure(failure) => Err(failure.error.into()),
             Outcome::Result(result) if result.items.len() != request.texts.len() => {
                 Err(bad(format!("{} rows for {} texts", result.items.len(), request.texts.len())))

@@ -1,17 +1,21 @@
 //! Which models workers serve right now, as their micro service tells.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use embed_schemas::{
-    Lane, Slug,
+    JobId, Lane, Slug,
     held::Held,
     serving::{self, VariantState, VariantStatus},
     subjects::{self, Target},
 };
 use futures::StreamExt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
 use super::Client;
 use crate::{Error, nats};
@@ -20,6 +24,12 @@ use crate::{Error, nats};
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Nobody knows how many workers there are. When none has answered for so long, all have.
 const SILENCE: Duration = Duration::from_millis(300);
+
+/// All answers together: whoever answers again and again does not keep anybody waiting.
+const ALL_ANSWERS: Duration = Duration::from_secs(5);
+/// Workers that are counted, and bytes that are read of what they say: whoever answers in their place fills no memory.
+const MOST_WORKERS: usize = 4096;
+const MOST_BYTES: usize = 64 << 20;
 
 /// A model that at least one worker serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,9 +62,17 @@ pub struct Holder {
     pub held: Held,
 }
 
+/// What every answer begins with.
+pub(super) trait Said {
+    /// Name of the service and id of the worker.
+    fn by(&self) -> (&str, &str);
+}
+
 /// The answer to `$SRV.STATS`, as far as it matters here.
 #[derive(Deserialize)]
 struct Stats {
+    #[serde(default)]
+    name: String,
     #[serde(default)]
     id: String,
     #[serde(default)]
@@ -72,11 +90,25 @@ struct EndpointStats {
 #[derive(Deserialize)]
 pub(super) struct Info {
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     id: String,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
     #[serde(default)]
     endpoints: Vec<Endpoint>,
+}
+
+impl Said for Stats {
+    fn by(&self) -> (&str, &str) {
+        (&self.name, &self.id)
+    }
+}
+
+impl Said for Info {
+    fn by(&self) -> (&str, &str) {
+        (&self.name, &self.id)
+    }
 }
 
 impl From<Info> for WorkerInfo {
@@ -108,6 +140,37 @@ pub(super) struct Answers<T> {
     pub(super) given: Vec<T>,
     /// Whether the server knows how many listen, or somebody answered: silence may mean that asking is not permitted.
     pub(super) known: bool,
+    /// Whose answers there are.
+    ids: HashSet<String>,
+    /// Bytes of all that came.
+    bytes: usize,
+}
+
+impl<T: Said + DeserializeOwned> Answers<T> {
+    fn none() -> Self {
+        Self { given: Vec::new(), known: false, ids: HashSet::new(), bytes: 0 }
+    }
+
+    /// Takes an answer, if it is one of a worker, and its first. `false`: that is as much as is listened to.
+    fn take(&mut self, payload: &[u8]) -> bool {
+        self.bytes = self.bytes.saturating_add(payload.len());
+        if self.bytes > MOST_BYTES {
+            return false;
+        }
+        if let Ok(answer) = serde_json::from_slice::<T>(payload)
+            && self.is_new(&answer)
+        {
+            self.given.push(answer);
+        }
+        self.given.len() < MOST_WORKERS
+    }
+
+    fn is_new(&mut self, answer: &T) -> bool {
+        let (name, id) = answer.by();
+        // Ids are what job ids are made of, and are printed.
+        let has_id = id.parse::<JobId>().is_ok();
+        name == subjects::SERVICE_NAME && (id.is_empty() || has_id && self.ids.insert(id.to_owned()))
+    }
 }
 
 impl Client {
@@ -141,7 +204,11 @@ impl Client {
             Ok(answer) => {
                 let bad =
                     |error: serde_json::Error| Error::BadAnswer { from: id.to_owned(), reason: error.to_string() };
-                serde_json::from_slice::<Info>(&answer.payload).map(|info| Some(info.into())).map_err(bad)
+                let info: Info = serde_json::from_slice(&answer.payload).map_err(bad)?;
+                match info.id == id {
+                    true => Ok(Some(info.into())),
+                    false => Err(Error::BadAnswer { from: id.to_owned(), reason: "another worker answers".to_owned() }),
+                }
             }
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
             Err(error) => Err(Error::nats(format!("cannot ask worker {id} what it serves"), error)),
@@ -169,7 +236,7 @@ impl Client {
     /// If the connection is gone.
     pub async fn holders(&self) -> Result<Vec<Holder>, Error> {
         let mut holders = Vec::new();
-        for Stats { id, endpoints } in self.ask_all("STATS", |_| false).await?.given {
+        for Stats { id, endpoints, .. } in self.ask_all("STATS", |_| false).await?.given {
             for EndpointStats { subject, data } in endpoints {
                 if let (Some(Target { model, variant: Some(variant), .. }), Some(held)) =
                     (subjects::parse(&subject), data)
@@ -186,7 +253,7 @@ impl Client {
     }
 
     /// Asks all workers, until one says what is enough.
-    pub(super) async fn ask_all<T: DeserializeOwned>(
+    pub(super) async fn ask_all<T: Said + DeserializeOwned>(
         &self,
         verb: &str,
         enough: impl Fn(&T) -> bool,
@@ -196,14 +263,22 @@ impl Client {
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
         let subject = format!("$SRV.{verb}.{}", subjects::SERVICE_NAME);
         self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
-        let mut found = Answers { given: Vec::new(), known: false };
-        let mut patience = FIRST_ANSWER;
-        while let Ok(Some(answer)) = tokio::time::timeout(patience, answers.next()).await {
+        let mut found = Answers::none();
+        let (until, mut patience) = (Instant::now() + ALL_ANSWERS, FIRST_ANSWER);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until.min(Instant::now() + patience), answers.next()).await
+        {
             found.known = true;
             if answer.status.is_some() {
                 break; // nobody listens
             }
-            found.given.extend(serde_json::from_slice::<T>(&answer.payload));
+            if !found.take(&answer.payload) {
+                tracing::warn!(
+                    workers = found.given.len(),
+                    bytes = found.bytes,
+                    "more answers to what workers serve than are listened to: others answer in their place"
+                );
+                break;
+            }
             if found.given.last().is_some_and(&enough) {
                 break;
             }
@@ -258,6 +333,32 @@ fn models_of<'a>(subjects: impl Iterator<Item = &'a str>) -> Vec<ServedModel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn says(name: &str, id: &str) -> Vec<u8> {
+        serde_json::json!({"name": name, "id": id}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_worker_answers_once_and_nobody_in_its_place() {
+        let mut answers = Answers::<Info>::none();
+        for (name, id) in
+            [("embed-worker", "w1"), ("embed-worker", "w1"), ("other", "w2"), ("embed-worker", "\u{1b}[2J")]
+        {
+            assert!(answers.take(&says(name, id)));
+        }
+        assert!(answers.take(b"nonsense"));
+        assert_eq!(answers.given.iter().map(|info| info.id.as_str()).collect::<Vec<_>>(), ["w1"]);
+    }
+
+    #[test]
+    fn a_flood_of_answers_fills_no_memory() {
+        let mut answers = Answers::<Info>::none();
+        let listened = (0..).take_while(|n| answers.take(&says("embed-worker", &format!("w{n}")))).count();
+        assert_eq!((listened + 1, answers.given.len()), (MOST_WORKERS, MOST_WORKERS));
+        let mut answers = Answers::<Info>::none();
+        let large = vec![b' '; 1 << 20];
+        assert_eq!((0..).take_while(|_| answers.take(&large)).count(), MOST_BYTES >> 20);
+    }
 
     #[test]
     fn endpoints_of_many_workers_are_one_list() {

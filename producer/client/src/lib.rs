@@ -31,6 +31,7 @@ mod identity;
 mod ids;
 pub mod nats;
 mod publish;
+mod removal;
 mod results;
 mod served;
 mod split;
@@ -40,6 +41,7 @@ pub use async_nats::HeaderMap;
 pub use embed_connect::{ConnectError, ConnectSettings};
 pub use embed_schemas::{
     EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, Lane, Outcome, Slug, WireError,
+    removal::RemovalKey,
 };
 
 pub use backoff::Backoff;
@@ -47,7 +49,8 @@ pub use call::{CallOptions, Retry};
 pub use discovery::{Holder, ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
 pub use fill::{Fill, RESULT_BYTES};
-pub use ids::{new_id, part_id};
+pub use identity::outcome_of;
+pub use ids::{id_with_key, new_id, part_id};
 pub use publish::{PublishOptions, Published};
 pub use results::{Expected, outcomes};
 pub use served::RESTART;

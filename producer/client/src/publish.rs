@@ -22,7 +22,7 @@ use crate::{
     Error,
     nats::{
         self,
-        api::{self, STREAM_NOT_FOUND},
+        api::{self, ApiError, STREAM_NOT_FOUND},
     },
 };
 
@@ -37,11 +37,13 @@ pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct PublishOptions {
     /// The variant; left to the route if `None`.
     pub variant: Option<Slug>,
+    /// Whose the job is: its subject and that of its outcome say so, for permissions to name them. Of no tenant if `None`.
+    pub tenant: Option<Slug>,
     /// A subject that gets a copy of the outcome, beside the stored one.
     pub reply_to: Option<String>,
     /// W3C trace context, handed on to the outcome.
     pub traceparent: Option<String>,
-    /// What the server knows a second publication by, and drops it. The job's id if `None`.
+    /// What the server knows a second publication by, and drops it. The job's id if `None`, after `<tenant>.` if it has one.
     pub message_id: Option<String>,
     /// Stored with the job.
     pub headers: HeaderMap,
@@ -56,6 +58,7 @@ impl Default for PublishOptions {
     fn default() -> Self {
         Self {
             variant: None,
+            tenant: None,
             reply_to: None,
             traceparent: None,
             message_id: None,
@@ -71,6 +74,12 @@ impl PublishOptions {
     #[must_use]
     pub fn variant(self, variant: impl Into<Option<Slug>>) -> Self {
         Self { variant: variant.into(), ..self }
+    }
+
+    /// On behalf of this tenant.
+    #[must_use]
+    pub fn tenant(self, tenant: impl Into<Option<Slug>>) -> Self {
+        Self { tenant: tenant.into(), ..self }
     }
 
     /// Has the outcome copied to a subject.
@@ -199,12 +208,11 @@ impl Client {
         let Some(id) = job.id.clone() else {
             return Err(embed_schemas::WireError::invalid("id: a job that is published as it is needs one").into());
         };
-        let subject = match &options.variant {
-            Some(variant) => subjects::pinned(lane, model, variant),
-            None => subjects::bare(lane, model),
-        };
+        let tenant = options.tenant.as_ref();
+        let subject = subjects::job(lane, model, options.variant.as_ref(), tenant);
         let mut header = options.headers.clone();
-        header.insert(headers::MSG_ID, options.message_id.as_deref().unwrap_or(id.as_str()));
+        let message_id = options.message_id.clone().unwrap_or_else(|| message_id(tenant, &id));
+        header.insert(headers::MSG_ID, message_id.as_str());
         header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
         for (name, value) in [(headers::REPLY_TO, &options.reply_to), (headers::TRACEPARENT, &options.traceparent)] {
             if let Some(value) = value {
@@ -213,14 +221,14 @@ impl Client {
         }
         header.insert(headers::SUBJECT, subject.as_str());
         if options.check_id
-            && let Some(sequence) = self.known(model, &id, job).await?
+            && let Some(sequence) = self.known(model, tenant, &id, job).await?
         {
             return Ok(Published { id, stream: streams::results_stream(model), sequence, duplicate: true });
         }
         let payload = Format::MessagePack.encode(job);
         let published = self.publish_encoded(&subject, id, header, payload, options.timeout).await?;
         if published.duplicate {
-            self.is_the_same(model, &published, job).await?;
+            self.is_the_same(model, tenant, &published, job).await?;
         }
         Ok(published)
     }
@@ -267,7 +275,7 @@ impl Client {
     }
 
     async fn judge(&self, subject: &str, answer: Result<async_nats::Message, async_nats::RequestError>) -> Attempt {
-        let Some(Target { model, .. }) = subjects::parse(subject) else {
+        let Some(Target { model, tenant, .. }) = subjects::parse(subject) else {
             return Attempt::Failed(rejected(subject, &"it is no subject of jobs"));
         };
         let stream = streams::jobs_stream(&model);
@@ -279,9 +287,13 @@ impl Client {
             Err(error) => {
                 return match error.kind() {
                     // The stream may be missing, or between leaders: its definition tells.
-                    RequestErrorKind::NoResponders => match self.stream_is_missing(&stream).await {
-                        true => Attempt::Failed(Error::NoStream { model, stream }),
-                        false => again(&"the stream has no leader"),
+                    RequestErrorKind::NoResponders => match self.stream_subjects(&stream).await {
+                        Ok(subjects) if tenant.is_some() && !subjects.iter().any(|one| has_tenants(one)) => {
+                            let reason = format!("the stream {stream} takes no jobs of tenants yet: run `embed init`");
+                            Attempt::Failed(rejected(subject, &reason))
+                        }
+                        Err(error) if error.is(STREAM_NOT_FOUND) => Attempt::Failed(Error::NoStream { model, stream }),
+                        _ => again(&"the stream has no leader"),
                     },
                     RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
                         Attempt::Failed(rejected(subject, &error))
@@ -306,9 +318,25 @@ impl Client {
     }
 
     pub(super) async fn stream_is_missing(&self, stream: &str) -> bool {
-        let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, ACK_TIMEOUT).await;
-        info.is_err_and(|error| error.is(STREAM_NOT_FOUND))
+        self.stream_subjects(stream).await.is_err_and(|error| error.is(STREAM_NOT_FOUND))
     }
+
+    /// What a stream takes.
+    async fn stream_subjects(&self, stream: &str) -> Result<Vec<String>, ApiError> {
+        let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, ACK_TIMEOUT).await?;
+        let subjects = info["config"]["subjects"].as_array().into_iter().flatten();
+        Ok(subjects.filter_map(|subject| subject.as_str().map(str::to_owned)).collect())
+    }
+}
+
+/// What the server knows a job by. Ids are one job's within their tenant, and the server knows nothing of tenants.
+pub(super) fn message_id(tenant: Option<&Slug>, id: &JobId) -> String {
+    tenant.map_or_else(|| id.to_string(), |tenant| format!("{tenant}.{id}"))
+}
+
+/// Whether a stream's subject lets jobs of tenants in: they have five tokens.
+fn has_tenants(subject: &str) -> bool {
+    subject.ends_with('>') || subject.split('.').count() == 5
 }
 
 /// Somebody else answers on the subject: this is no stream's acknowledgement.

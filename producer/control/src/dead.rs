@@ -7,15 +7,16 @@ use bytes::Bytes;
 use embed_client::{
     Client,
     nats::{
-        self, api,
+        api,
         scan::{Scan, Stored},
+        stored::{self, Which},
     },
     new_id,
 };
 use embed_schemas::{
     ErrorCode, JobId, Outcome, Slug, headers,
     streams::{self, FORMER_DEAD_STREAM},
-    subjects,
+    subjects::{self, Target},
     trace::traceparent,
     wire,
 };
@@ -219,13 +220,24 @@ impl DeadLetter {
             attempts: number(headers::DEAD_ATTEMPTS).unwrap_or_default(),
             deliveries: number(headers::DEAD_DELIVERIES).unwrap_or_default(),
             worker: text(headers::DEAD_WORKER),
-            subject: text(headers::SUBJECT).or_else(|| text(headers::DEAD_SUBJECT)).unwrap_or_default(),
+            subject: published_on(text(headers::SUBJECT), text(headers::DEAD_SUBJECT)),
             bytes: size.unwrap_or(payload.len() as u64),
             cut: size.is_some(),
             headers: all,
             payload,
         })
     }
+}
+
+/// The subject that a producer says it used, if the job can have come from there to where it was stored; otherwise the latter. What a producer
+/// says must not send its job to another model, or to another tenant, with the permissions of whoever sends it once more.
+fn published_on(said: Option<String>, stored: Option<String>) -> String {
+    let place = |subject: &String| {
+        let Target { lane, model, tenant, .. } = subjects::parse(subject)?;
+        Some((lane, model, tenant))
+    };
+    let stored_at = stored.as_ref().and_then(place);
+    said.filter(|said| stored_at.is_some() && place(said) == stored_at).or(stored).unwrap_or_default()
 }
 
 /// Reads dead letters: those of one stream after those of another, each in the order in which they were written.
@@ -336,9 +348,12 @@ pub async fn retry(client: &Client, letter: &DeadLetter, as_new: bool, dry_run: 
         (Some(id), false) => id.clone(),
         _ => new_id(),
     };
-    let stored = outcomes::outcome(client, model, &id).await?;
+    let tenant = subjects::parse(&letter.subject).and_then(|target| target.tenant);
+    let stored = outcomes::outcome(client, model, tenant.as_ref(), &id).await?;
     if let Some(stored) = &stored {
-        if stored.digest.as_ref().is_some_and(|of| *of != digest) {
+        // Vectors that do not say what they are of may be anybody's.
+        let unsaid = stored.digest.is_none() && matches!(stored.outcome, Outcome::Result(_));
+        if unsaid || stored.digest.as_ref().is_some_and(|of| *of != digest) {
             return refused("its id is another job's: give it a new one with --new-id");
         }
         if is_success(&stored.outcome) {
@@ -387,16 +402,14 @@ fn is_success(outcome: &Outcome) -> bool {
 /// Whether the message that a letter was written for is still in its stream: then there is more to come of it.
 async fn is_held(client: &Client, letter: &DeadLetter) -> Result<bool, Error> {
     let Some(sequence) = letter.headers.get(headers::DEAD_SEQUENCE) else { return Ok(false) };
-    let call = format!("DIRECT.GET.{}", streams::jobs_stream(&letter.model));
-    let subject = embed_connect::api_subject(client.nats(), &call);
-    let question = format!("{{\"seq\": {}}}", sequence.as_str().parse::<u64>().unwrap_or_default());
-    let message = nats::request(client.nats(), subject, HeaderMap::new(), question.into(), TIMEOUT).await;
-    let message = message.map_err(|error| Error::Provision {
+    let which = Which::Sequence(sequence.as_str().parse().unwrap_or_default());
+    let found = stored::read(client.nats(), &streams::jobs_stream(&letter.model), which, TIMEOUT).await;
+    let found = found.map_err(|error| Error::Provision {
         what: "cannot look whether the job is still in its stream".to_owned(),
         reason: error.to_string(),
     })?;
     // A stream that was made anew has other messages at the same sequences.
-    Ok(message.status.is_none() && message.payload == letter.payload)
+    Ok(found.is_some_and(|found| found.payload == letter.payload))
 }
 
 /// Throws a letter away.
@@ -438,5 +451,20 @@ mod tests {
         for other in ["", "my-id", "M:17", "m:", "m:x", ":17", "m:17:1"] {
             assert_eq!(other.parse::<LetterName>(), Err(()), "{other}");
         }
+    }
+
+    #[test]
+    fn what_a_producer_says_sends_no_job_elsewhere() {
+        let on = |said: &str, stored: &str| published_on(Some(said.to_owned()), Some(stored.to_owned()));
+        // A route has led it to a variant.
+        assert_eq!(on("embed.job.m", "embed.job.m.fp32"), "embed.job.m");
+        assert_eq!(on("embed.job.m._.a", "embed.job.m.fp32.a"), "embed.job.m._.a");
+        for elsewhere in
+            ["embed.job.other", "embed.bulk.m", "embed.rpc.m", "embed.job.m._.b", "embed.job.m", "$KV.embed_models.m.v"]
+        {
+            assert_eq!(on(elsewhere, "embed.job.m.fp32.a"), "embed.job.m.fp32.a", "{elsewhere}");
+        }
+        assert_eq!(published_on(None, Some("embed.job.m.fp32".into())), "embed.job.m.fp32");
+        assert_eq!(published_on(Some("embed.job.m".into()), None), "");
     }
 }

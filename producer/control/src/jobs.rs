@@ -37,6 +37,8 @@ pub struct QueuedJob {
     pub lane: Lane,
     /// The variant, if it is bound to one.
     pub variant: Option<Slug>,
+    /// Whose it is, if its subject says so.
+    pub tenant: Option<Slug>,
     /// When it was published, RFC 3339.
     pub published: String,
     /// Texts, as far as it can be read.
@@ -118,6 +120,7 @@ impl Jobs {
         let Stored { sequence, subject, time, headers: all, payload } = stored;
         let header = |name: &str| all.get(name).map(async_nats::HeaderValue::as_str);
         let target = subjects::parse(&subject);
+        let tenant = target.as_ref().and_then(|target| target.tenant.clone());
         let content_type = header(headers::CONTENT_TYPE);
         let request = wire::decode_request(&payload, content_type).ok();
         let id = wire::readable_id(&payload, content_type).or_else(|| header(headers::MSG_ID)?.parse().ok());
@@ -126,6 +129,7 @@ impl Jobs {
             sequence,
             lane: target.as_ref().map_or(Lane::Job, |target| target.lane),
             variant: target.and_then(|target: Target| target.variant),
+            tenant,
             published: time,
             texts: request.as_ref().map(|(request, _)| request.texts.len()),
             bytes: payload.len(),
@@ -145,21 +149,36 @@ impl Jobs {
 /// # Errors
 /// If a stream cannot be read.
 pub async fn find(client: &Client, model: &Slug, id: &JobId, progress: impl FnMut(u64)) -> Result<JobState, Error> {
-    if let Some(outcome) = outcome(client, model, id).await? {
+    find_for(client, model, None, id, progress).await
+}
+
+/// The same for a job of a tenant.
+///
+/// # Errors
+/// As [`find`].
+pub async fn find_for(
+    client: &Client,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    id: &JobId,
+    progress: impl FnMut(u64),
+) -> Result<JobState, Error> {
+    if let Some(outcome) = outcome(client, model, tenant, id).await? {
         return Ok(JobState::Ended(outcome));
     }
-    if let Some(job) = queued(client, model, id, progress).await? {
+    if let Some(job) = queued(client, model, tenant, id, progress).await? {
         return Ok(JobState::Queued(job));
     }
     // It may have ended meanwhile.
-    if let Some(outcome) = outcome(client, model, id).await? {
+    if let Some(outcome) = outcome(client, model, tenant, id).await? {
         return Ok(JobState::Ended(outcome));
     }
     let filter = dead::Filter { model: Some(model.clone()), ids: vec![id.to_string()], ..dead::Filter::default() };
     let mut letters = dead::DeadLetters::new(client, filter);
     let mut last = None;
     while let Some(page) = letters.page().await? {
-        last = page.into_iter().last().or(last);
+        let of_tenant = |letter: &dead::DeadLetter| subjects::parse(&letter.subject).and_then(|target| target.tenant);
+        last = page.into_iter().rfind(|letter| of_tenant(letter).as_ref() == tenant).or(last);
     }
     Ok(last.map_or(JobState::Unknown, |letter| JobState::Dead(Box::new(letter))))
 }
@@ -178,6 +197,7 @@ fn held_by(holders: &[Holder], sequence: u64) -> Vec<String> {
 async fn queued(
     client: &Client,
     model: &Slug,
+    tenant: Option<&Slug>,
     id: &JobId,
     mut progress: impl FnMut(u64),
 ) -> Result<Option<QueuedJob>, Error> {
@@ -189,7 +209,8 @@ async fn queued(
             return Ok(None);
         }
         looked_at += page.len() as u64;
-        if let Some(mut job) = page.into_iter().find(|job| job.id.as_ref() == Some(id)) {
+        let is_it = |job: &QueuedJob| job.id.as_ref() == Some(id) && job.tenant.as_ref() == tenant;
+        if let Some(mut job) = page.into_iter().find(is_it) {
             // Asked last: looking for it may have taken long.
             job.held_by = held_by(&holders(client, model).await?, job.sequence);
             return Ok(Some(job));
@@ -204,11 +225,25 @@ async fn queued(
 /// # Errors
 /// If a stream cannot be read or written.
 pub async fn cancel(client: &Client, model: &Slug, id: &JobId, progress: impl FnMut(u64)) -> Result<Cancelled, Error> {
-    if outcome(client, model, id).await?.is_some() {
+    cancel_for(client, model, None, id, progress).await
+}
+
+/// The same for a job of a tenant.
+///
+/// # Errors
+/// As [`cancel`].
+pub async fn cancel_for(
+    client: &Client,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    id: &JobId,
+    progress: impl FnMut(u64),
+) -> Result<Cancelled, Error> {
+    if outcome(client, model, tenant, id).await?.is_some() {
         return Ok(Cancelled::Ended);
     }
-    let Some(job) = queued(client, model, id, progress).await? else {
-        let ended = outcome(client, model, id).await?.is_some();
+    let Some(job) = queued(client, model, tenant, id, progress).await? else {
+        let ended = outcome(client, model, tenant, id).await?.is_some();
         return Ok(if ended { Cancelled::Ended } else { Cancelled::Unknown });
     };
     if !store(client, model, id, &job).await? {
@@ -244,7 +279,13 @@ async fn store(client: &Client, model: &Slug, id: &JobId, job: &QueuedJob) -> Re
     let what = format!("cannot store that job {id} is cancelled");
     let failed = |reason: String| Error::Provision { what: what.clone(), reason };
     let payload = job.format.encode(&outcome);
-    let answer = nats::request(client.nats(), subjects::store(model, id), header, payload.clone(), TIMEOUT);
+    let answer = nats::request(
+        client.nats(),
+        subjects::store_for(model, job.tenant.as_ref(), id),
+        header,
+        payload.clone(),
+        TIMEOUT,
+    );
     let answer = answer.await.map_err(|error| failed(error.to_string()))?;
     let answer: serde_json::Value =
         serde_json::from_slice(&answer.payload).map_err(|error| failed(format!("unreadable answer: {error}")))?;

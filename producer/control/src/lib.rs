@@ -3,6 +3,7 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`permissions`] | who may do what on a NATS server |
 //! | [`registry`] | which models a registry holds |
 //! | [`provision`] | makes streams, consumers and buckets, or compares them |
 //! | [`models`] | which variants workers are to serve, and whether they do |
@@ -20,6 +21,7 @@ pub mod error;
 pub mod jobs;
 pub mod models;
 pub mod outcomes;
+pub mod permissions;
 pub mod provision;
 mod ready;
 pub mod registry;

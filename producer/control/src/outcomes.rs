@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::{
-    HeaderMap, RequestErrorKind,
-    header::{NATS_SEQUENCE, NATS_TIME_STAMP},
+use embed_client::{
+    Client,
+    nats::stored::{self, Which},
+    outcome_of,
 };
-use bytes::Bytes;
-use embed_client::{Client, nats};
-use embed_schemas::{JobId, Outcome, Slug, headers, streams, subjects, wire};
+use embed_schemas::{JobId, Outcome, Slug, headers, streams, subjects};
 
 use crate::Error;
 
@@ -28,39 +27,25 @@ pub struct StoredOutcome {
     pub digest: Option<String>,
 }
 
-/// The outcome of a job, if one is stored.
+/// The outcome of a job, of this tenant or of none, if one is stored.
 ///
 /// # Errors
-/// [`Error::Provision`] if the stream does not answer, [`embed_client::Error::BadAnswer`] if what is stored cannot be read.
-pub async fn outcome(client: &Client, model: &Slug, id: &JobId) -> Result<Option<StoredOutcome>, Error> {
-    let stream = streams::results_stream(model);
-    let call = format!("DIRECT.GET.{stream}.{}", subjects::result(model, id));
-    let subject = embed_connect::api_subject(client.nats(), &call);
-    let failed = |reason: String| {
-        let what = format!("cannot read the outcome of job {id} from stream {stream}");
-        Err(Error::Provision { what, reason })
-    };
-    let message = match nats::request(client.nats(), subject, HeaderMap::new(), Bytes::new(), TIMEOUT).await {
-        Ok(message) => message,
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-            return failed(
-                "there is no such stream, or it has no leader; run `embed init` if it was never made".into(),
-            );
-        }
-        Err(error) => return failed(error.to_string()),
-    };
-    match message.status.map(|status| status.as_u16()) {
-        None => {}
-        Some(404) => return Ok(None),
-        Some(status) => return failed(format!("status {status}")),
-    }
-    let text = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-    let time = text(NATS_TIME_STAMP.as_ref()).unwrap_or_default();
-    let bad = |error: wire::DecodeError| embed_client::Error::BadAnswer {
-        from: format!("the outcome of job {id}"),
-        reason: error.error.to_string(),
-    };
-    let outcome = wire::decode_outcome(&message.payload).map_err(bad)?;
-    let sequence = text(NATS_SEQUENCE.as_ref()).and_then(|text| text.parse().ok()).unwrap_or_default();
-    Ok(Some(StoredOutcome { outcome, sequence, time, digest: text(headers::REQUEST_DIGEST) }))
+/// [`Error::Provision`] if the stream does not answer, [`embed_client::Error::BadAnswer`] if what is stored cannot be read, or is the outcome of
+/// another job.
+pub async fn outcome(
+    client: &Client,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    id: &JobId,
+) -> Result<Option<StoredOutcome>, Error> {
+    let (stream, subject) = (streams::results_stream(model), subjects::result_for(model, tenant, id));
+    let found = stored::read(client.nats(), &stream, Which::LastOn(&subject), TIMEOUT).await;
+    let found = found.map_err(|error| Error::Provision {
+        what: format!("cannot read the outcome of job {id} from stream {stream}"),
+        reason: error.to_string(),
+    })?;
+    let Some(found) = found else { return Ok(None) };
+    let outcome = outcome_of(&found, id, None)?;
+    let digest = found.header(headers::REQUEST_DIGEST).map(str::to_owned);
+    Ok(Some(StoredOutcome { outcome, sequence: found.sequence, time: found.time, digest }))
 }

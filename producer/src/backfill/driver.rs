@@ -68,6 +68,7 @@ pub(super) async fn drive(
         id: state.id.clone(),
         model: parameters.model.clone(),
         variant: parameters.variant.clone(),
+        tenant: parameters.tenant.clone(),
         space: state.space.clone(),
         run: new_id().to_string(),
         template: parameters.template(),
@@ -90,7 +91,7 @@ pub(super) async fn drive(
     let now = Instant::now();
     let mut books = Books {
         rows_before: state.done.rows,
-        purger: (!pace.keep_results).then(|| Purger::start(client, &state.id, &parameters.model)),
+        purger: (!pace.keep_results).then(|| Purger::start(client, &state)),
         state,
         output,
         written: Vec::new(),

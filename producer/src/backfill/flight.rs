@@ -16,7 +16,8 @@ const PUBLISH_ROUND: Duration = Duration::from_secs(30);
 impl Jobs {
     /// Publishes one job and waits for its outcome.
     pub(super) async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
-        let mut expected = self.client.expect(&self.model, id.clone()).await?.in_space(self.space.clone());
+        let expected = self.client.expect_for(&self.model, self.tenant.as_ref(), id.clone()).await?;
+        let mut expected = expected.of(job).in_space(self.space.clone());
         let outcome = match self.stored_before(&expected).await? {
             Some(outcome) => outcome,
             None => self.published(&id, &mut expected, job).await?,
@@ -46,7 +47,8 @@ impl Jobs {
     /// of its own, which no run before this one has used: the server knows those, and would drop it. The job's id stays, so only one outcome
     /// is ever stored.
     async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
-        let mut message_id = id.to_string();
+        // No job has an id with a dot. The server knows nothing of tenants.
+        let mut message_id = self.tenant.as_ref().map_or_else(|| id.to_string(), |tenant| format!("{tenant}.{id}"));
         for again in 1.. {
             let published = self.publish(job, &message_id).await?;
             // A duplicate of what an earlier run published may be long gone.
@@ -54,18 +56,19 @@ impl Jobs {
             loop {
                 match tokio::time::timeout(patience, expected.outcome()).await {
                     Ok(outcome) => return outcome,
-                    Err(_) if self.client.holds(&published, &message_id).await == Some(false) => {
+                    Err(_) => match self.client.holds(&published, &message_id).await {
+                        Some(true) => patience = self.missing_after,
+                        // Where it cannot be told: what the server takes for a duplicate may be of anybody who has used our message id.
+                        None if !published.duplicate => patience = self.missing_after,
                         // Workers store before they acknowledge: what is done is there now.
-                        match expected.stored().await? {
+                        _ => match expected.stored().await? {
                             Some(outcome) => return Ok(outcome),
                             None => break,
-                        }
-                    }
-                    Err(_) => patience = self.missing_after,
+                        },
+                    },
                 }
             }
-            tracing::warn!(%id, "the job is not in its stream any more, and has no result: it is published again");
-            // No job has an id with a dot.
+            tracing::warn!(%id, "the job is not known to be in its stream, and has no result: it is published again");
             message_id = format!("{id}.{}.{again}", self.run);
         }
         unreachable!("a job is published again as often as it is lost")
@@ -76,6 +79,7 @@ impl Jobs {
     async fn publish(&self, job: &EmbedRequest, message_id: &str) -> Result<Published, Error> {
         let options = PublishOptions::default()
             .variant(self.variant.clone())
+            .tenant(self.tenant.clone())
             .message_id(message_id.to_owned())
             .timeout(PUBLISH_ROUND);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));

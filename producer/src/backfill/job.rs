@@ -31,6 +31,7 @@ pub(super) struct Jobs {
     pub(super) id: JobId,
     pub(super) model: Slug,
     pub(super) variant: Option<Slug>,
+    pub(super) tenant: Option<Slug>,
     /// The only embedding space whose vectors are of use, if it is known already.
     pub(super) space: Option<String>,
     /// Part of the message ids of what this run publishes again: the server remembers those of runs before it.
@@ -127,9 +128,12 @@ impl Jobs {
                         return Ok(Answer { parts, ids });
                     }
                     Ok(Outcome::Failure(failure)) => failure.error,
-                    // What is stored under this id cannot be read: another id has a chance.
+                    // What is stored under this id cannot be read, or is not of this job: another id has a chance.
                     Err(embed_client::Error::BadAnswer { reason, .. }) => {
                         WireError { retryable: true, ..WireError::invalid(reason) }
+                    }
+                    Err(embed_client::Error::Wire(error)) if error.code == ErrorCode::IdConflict => {
+                        WireError { retryable: true, ..error }
                     }
                     Err(error) => return Err(error.into()),
                 };

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::{EmbedRequest, JobId, Slug, WireError};
+use embed_schemas::{EmbedRequest, JobId, Slug, WireError, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 
 pub use failures::{Example, Failures, Reason};
@@ -46,7 +46,7 @@ pub use source::Content;
 pub use state::{Position, State, state_path};
 
 use crate::Error;
-use embed_client::{Client, new_id};
+use embed_client::Client;
 use input::Fields;
 use output::Output;
 
@@ -60,6 +60,9 @@ pub struct Parameters {
     pub model: Slug,
     /// The variant; left to the route if `None`.
     pub variant: Option<Slug>,
+    /// Whose jobs they are: see [`embed_client::PublishOptions::tenant`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Slug>,
     /// A prompt of the model.
     pub prompt: Option<String>,
     /// Whether texts that are too long are cut.
@@ -195,7 +198,7 @@ pub async fn run(
         let content = in_a_thread(move || Content::of(&input)).await?;
         (parameters, Some(content))
     };
-    let state = State::new(new_id(), parameters, content);
+    let state = State::new(RemovalKey::from_random(rand::random()), parameters, content);
     let file = if source::is_stream(output) {
         Output::stream()?
     } else {
@@ -303,6 +306,7 @@ mod tests {
             input: "/in.jsonl".into(),
             model: "m".parse().unwrap(),
             variant: None,
+            tenant: None,
             prompt: None,
             truncate: true,
             dimensions: None,

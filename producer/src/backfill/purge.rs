@@ -1,9 +1,16 @@
 //! Results that are written are removed from their stream, so that a stream with a bound never fills under a backfill.
 //! Only what is durable in the output is removed. What cannot be removed expires with the stream's age.
+//!
+//! Workers remove, for the key that the jobs' ids prove: it takes no permission with which the results of others could be removed. Where no
+//! worker does, as those of before do not, they are purged one by one, if that is permitted.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use embed_schemas::{JobId, Slug, streams, subjects};
+use embed_schemas::{
+    JobId, Slug,
+    removal::{MAX_REMOVALS, RemovalKey, Removed},
+    streams, subjects,
+};
 use futures::{StreamExt, stream};
 use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
@@ -11,7 +18,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use embed_client::{Client, Error, nats::api};
 
-/// Removals at once.
+use super::State;
+
+/// Removals at once, where no worker removes.
 const AT_ONCE: usize = 8;
 /// For what is left at the end of a run.
 const LAST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -19,6 +28,8 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(500);
 /// For one page of the list of what is left.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Workers that did not answer are not asked for so long, where there is another way.
+const UNASKED: Duration = Duration::from_secs(60);
 /// A server that has answered no removal for so long is not choosing a leader: it is not asked, or may not be.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -32,14 +43,18 @@ pub(super) struct Purger {
 }
 
 impl Purger {
-    /// For the backfill `backfill`, whose id all its jobs' ids begin with.
-    pub(super) fn start(client: &Client, backfill: &JobId, model: &Slug) -> Self {
+    /// For this backfill, whose id all its jobs' ids begin with.
+    pub(super) fn start(client: &Client, state: &State) -> Self {
         // Unbounded, but no faster than rows are written: an id is far smaller than the rows that it stands for.
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
         let fresh = Remover {
             client: client.clone(),
-            model: model.clone(),
-            backfill: backfill.clone(),
+            model: state.parameters.model.clone(),
+            tenant: state.parameters.tenant.clone(),
+            backfill: state.id.clone(),
+            by_worker: false,
+            unasked_until: None,
+            key: state.removal_key.clone(),
             left: Vec::new(),
             silent_since: None,
             blocked: false,
@@ -84,7 +99,14 @@ impl Purger {
 struct Remover {
     client: Client,
     model: Slug,
+    tenant: Option<Slug>,
     backfill: JobId,
+    /// What proves that the ids are the backfill's.
+    key: Option<RemovalKey>,
+    /// Whether a worker removed the last that were removed: then many can be, in one request.
+    by_worker: bool,
+    /// Until when workers are not asked, since they were silent and the stream can be purged.
+    unasked_until: Option<Instant>,
     /// Jobs whose results are still to be removed.
     left: Vec<JobId>,
     /// Since when no removal has been answered, if the last was not.
@@ -101,7 +123,7 @@ impl Remover {
     /// Removes results; those that cannot be removed now are left for later.
     async fn remove(&mut self, mut ids: Vec<JobId>, deadline: Option<Instant>) {
         while !ids.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            let rest = ids.split_off(ids.len().min(if self.blocked { 1 } else { AT_ONCE }));
+            let rest = ids.split_off(ids.len().min(self.at_once()));
             match self.remove_some(ids).await {
                 Ok(()) => {
                     ids = rest;
@@ -120,11 +142,49 @@ impl Remover {
         self.left.append(&mut ids);
     }
 
+    const fn at_once(&self) -> usize {
+        match (self.blocked, self.by_worker) {
+            (true, _) => 1,
+            (false, true) => MAX_REMOVALS,
+            (false, false) => AT_ONCE,
+        }
+    }
+
     /// Fails if none could be removed.
     async fn remove_some(&mut self, ids: Vec<JobId>) -> Result<(), Error> {
-        let (client, model) = (&self.client, &self.model);
+        let key = self.key.as_ref().filter(|_| self.unasked_until.is_none_or(|until| Instant::now() >= until));
+        let Some(key) = key else { return self.purge(ids).await };
+        let removed = self.client.remove_results(&self.model, self.tenant.as_ref(), key, ids.clone()).await;
+        self.by_worker = matches!(removed, Ok(Some(_)));
+        match removed {
+            Ok(Some(Removed { left, error, .. })) => {
+                let failed = error.filter(|_| left.len() == ids.len());
+                self.left.extend(left);
+                failed.map_or(Ok(()), |reason| Err(Error::nats("results could not be removed", reason)))
+            }
+            // Workers are of before, or away, or may not be asked.
+            Ok(None) | Err(Error::NotPermitted { .. }) => self.purge(ids).await,
+            // They are silent. Whoever may purge need not wait for that each time; whoever may not, waits for workers.
+            Err(silent @ Error::Nats { .. }) => match self.purge(ids).await {
+                Ok(()) => {
+                    self.unasked_until = Some(Instant::now() + UNASKED);
+                    Ok(())
+                }
+                Err(Error::Rejected { .. } | Error::NotPermitted { .. }) => Err(silent),
+                Err(error) => Err(error),
+            },
+            Err(error) => {
+                self.left.extend(ids);
+                Err(error)
+            }
+        }
+    }
+
+    /// Fails if none could be removed.
+    async fn purge(&mut self, ids: Vec<JobId>) -> Result<(), Error> {
+        let (client, model, tenant) = (&self.client, &self.model, self.tenant.as_ref());
         let remove = async |id: JobId| {
-            let removed = client.remove_result(model, &id).await;
+            let removed = client.remove_result_for(model, tenant, &id).await;
             (id, removed)
         };
         let removed: Vec<_> = stream::iter(ids).map(remove).buffer_unordered(AT_ONCE).collect().await;
@@ -160,10 +220,12 @@ impl Remover {
 
     fn say(&mut self, reason: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.said, true) {
-            let stream = streams::results_stream(&self.model);
+            let (stream, remove) =
+                (streams::results_stream(&self.model), subjects::remove(&self.model, self.tenant.as_ref()));
             tracing::warn!(
                 "results that are written stay in the stream {stream} until they expire, and when it is full, workers wait: {reason}. Allow \
-                 publishing on $JS.API.STREAM.PURGE.{stream}, or say --keep-results if they are to stay"
+                 publishing on {remove} and have workers that answer there (those of before need $JS.API.STREAM.PURGE.{stream}), or say \
+                 --keep-results if they are to stay"
             );
         }
     }
@@ -195,7 +257,7 @@ impl Remover {
     async fn stored(&self) -> Result<Vec<JobId>, api::ApiError> {
         let call = format!("STREAM.INFO.{}", streams::results_stream(&self.model));
         let prefix = format!("{}-", self.backfill);
-        let all = subjects::results(&self.model);
+        let all = subjects::results_for(&self.model, self.tenant.as_ref());
         let mut found = BTreeSet::new();
         let mut offset = 0;
         loop {

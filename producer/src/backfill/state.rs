@@ -1,14 +1,16 @@
 //! What is recorded of a backfill, beside its output: enough to go on after any kind of end.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write},
     ops::RangeInclusive,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use embed_schemas::JobId;
+use embed_client::id_with_key;
+use embed_schemas::{JobId, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -19,8 +21,8 @@ use super::{
 use crate::Error;
 
 /// The layout of the file.
-const FORMAT: u32 = 2;
-/// Layouts that can be read: the first did not say what the input held.
+const FORMAT: u32 = 3;
+/// Layouts that can be read: the first did not say what the input held, the second had no key.
 const READABLE: RangeInclusive<u32> = 1..=FORMAT;
 
 /// How far the input has been read.
@@ -38,10 +40,13 @@ pub struct Position {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The layout of the file, 2.
+    /// The layout of the file, 3.
     pub format: u32,
     /// The backfill's id: the beginning of the ids of its jobs.
     pub id: JobId,
+    /// What proves to workers that these ids are its own, and their results its to remove: a secret. `None` in a state of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal_key: Option<RemovalKey>,
     /// What it does.
     pub parameters: Parameters,
     /// Bytes of the input when it began. `None` if it is standard input.
@@ -80,11 +85,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 impl State {
     /// Nothing is done yet. `content`: what the input holds, if it is a file.
-    pub(super) fn new(id: JobId, parameters: Parameters, content: Option<Content>) -> Self {
+    pub(super) fn new(removal_key: RemovalKey, parameters: Parameters, content: Option<Content>) -> Self {
         let (input_size, input_sha256) = content.map(|content| (content.bytes, content.sha256)).unzip();
         Self {
             format: FORMAT,
-            id,
+            id: id_with_key(&removal_key),
+            removal_key: Some(removal_key),
             space: parameters.space.clone(),
             parameters,
             input_size,
@@ -129,7 +135,10 @@ impl State {
         let path = state_path(output);
         let temporary = with_suffix(&path, ".tmp");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
+            // It holds a secret. What somebody else has left there keeps its permissions no longer.
+            let mut options = File::options();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.set_permissions(Permissions::from_mode(0o600))?;
             serde_json::to_writer_pretty(&mut file, self)?;
             file.write_all(b"\n")?;
             file.sync_all()?;
@@ -168,9 +177,13 @@ mod tests {
     use super::*;
     use crate::backfill::tests::parameters;
 
+    fn key() -> RemovalKey {
+        RemovalKey::from_random([7; 32])
+    }
+
     fn state() -> State {
         let content = Content { bytes: 10, sha256: Some("0a".into()) };
-        State::new("a".parse().unwrap(), parameters(), Some(content))
+        State::new(key(), parameters(), Some(content))
     }
 
     #[test]
@@ -183,6 +196,8 @@ mod tests {
         state.stored = 7;
         state.save(&output).unwrap();
         assert_eq!(State::find(&output).unwrap(), Some(state));
+        let mode = fs::metadata(state_path(&output)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it holds a secret");
         let files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(files, ["out.jsonl.backfill.json"]);
     }
@@ -190,7 +205,7 @@ mod tests {
     #[test]
     fn a_space_that_is_asked_for_holds_from_the_first_row() {
         let parameters = Parameters { space: Some("s".into()), ..parameters() };
-        assert_eq!(State::new("a".parse().unwrap(), parameters, None).space.as_deref(), Some("s"));
+        assert_eq!(State::new(key(), parameters, None).space.as_deref(), Some("s"));
     }
 
     #[test]
@@ -213,5 +228,6 @@ mod tests {
         let read = State::find(&output).unwrap().unwrap();
         assert_eq!(read.content(), Some(Content { bytes: 10, sha256: None }));
         assert_eq!((read.parameters, read.output_bytes, read.format), (parameters(), 7, FORMAT));
+        assert_eq!(read.removal_key, None);
     }
 }

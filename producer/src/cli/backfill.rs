@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{ModelArgs, parse_duration};
+use embed_schemas::Slug;
+
+use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackfillCommand {
@@ -28,6 +30,9 @@ pub(crate) struct BackfillRunArgs {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Publish the jobs, and have the results stored, on behalf of this tenant
+    #[arg(long, env = "EMBED_TENANT", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<Slug>,
     /// The field that holds the text
     #[arg(long, default_value = "text", value_name = "NAME")]
     pub(crate) text_field: String,

@@ -5,13 +5,16 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use embed_schemas::{JobId, Lane, Slug};
 
-use super::{DEFAULT_MODEL, parse_duration, parse_lane, parse_name};
+use super::{DEFAULT_MODEL, parse_duration, parse_lane, parse_name, parse_tenant};
 
 #[derive(Debug, Args)]
 pub(crate) struct JobsArgs {
     /// The model, by name or slug
     #[arg(short, long, global = true, env = "EMBED_MODEL", default_value = DEFAULT_MODEL, value_parser = parse_name)]
     pub(crate) model: Slug,
+    /// Whose jobs: as they were published with --tenant; without, those that are of no tenant
+    #[arg(long, global = true, env = "EMBED_TENANT", value_parser = parse_tenant)]
+    pub(crate) tenant: Option<Slug>,
     #[command(subcommand)]
     pub(crate) command: JobsCommand,
 }

@@ -31,6 +31,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 input: args.input,
                 model: args.model.model,
                 variant: args.model.variant,
+                tenant: args.tenant,
                 prompt: args.model.prompt,
                 truncate: !args.model.no_truncate,
                 dimensions: args.model.dimensions,

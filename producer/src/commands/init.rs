@@ -13,10 +13,13 @@ use embed_control::{
 use embed_schemas::{Slug, streams::StreamSettings};
 use serde_json::json;
 
-use super::{Status, hint, print, worker_config::WorkerConfig};
+use super::{Status, hint, permissions, print, worker_config::WorkerConfig};
 use crate::cli::InitArgs;
 
 pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    if args.permissions.is_wanted() {
+        return permissions::run(args.permissions, connect, json);
+    }
     let config = args.config.as_deref().map(WorkerConfig::read).transpose()?.unwrap_or_default();
     let location = super::registry(args.registry.clone().or_else(|| config.registry.clone()))?;
     let registered = registry::list(&location).await?;

@@ -6,29 +6,36 @@ use embed_control::{
     jobs::{self, Cancelled, JobState, Jobs, QueuedJob},
     outcomes::{self, StoredOutcome},
 };
-use embed_schemas::{JobId, Lane, Outcome, Slug};
+use embed_schemas::{JobId, Outcome, Slug};
 use serde_json::{Value, json};
 
 use super::{Status, print, table};
 use crate::cli::jobs::{JobsArgs, JobsCommand};
 
-const HEAD: [&str; 7] = ["SEQUENCE", "PUBLISHED", "LANE", "VARIANT", "TEXTS", "HELD BY", "JOB"];
+const HEAD: [&str; 8] = ["SEQUENCE", "PUBLISHED", "LANE", "VARIANT", "TENANT", "TEXTS", "HELD BY", "JOB"];
 /// Jobs after which it is told how far it is.
 const TELL: u64 = 10_000;
 
 pub(super) async fn run(args: JobsArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
     let client = Client::connect(connect).await?;
-    let model = args.model;
+    let (model, tenant) = (args.model, args.tenant.as_ref());
     match args.command {
-        JobsCommand::Show { id } => show(&client, &model, &id, json).await,
-        JobsCommand::Result { id } => result(&client, &model, &id, json).await,
-        JobsCommand::Cancel { ids } => cancel(&client, &model, &ids, json).await,
-        JobsCommand::List { lane, variant, limit } => list(&client, &model, lane, variant.as_ref(), limit, json).await,
+        JobsCommand::Show { id } => show(&client, &model, tenant, &id, json).await,
+        JobsCommand::Result { id } => result(&client, &model, tenant, &id, json).await,
+        JobsCommand::Cancel { ids } => cancel(&client, &model, tenant, &ids, json).await,
+        JobsCommand::List { lane, variant, limit } => {
+            let is_wanted = |job: &QueuedJob| {
+                lane.is_none_or(|lane| lane == job.lane)
+                    && variant.as_ref().is_none_or(|variant| job.variant.as_ref() == Some(variant))
+                    && tenant.is_none_or(|tenant| job.tenant.as_ref() == Some(tenant))
+            };
+            list(&client, &model, is_wanted, limit, json).await
+        }
     }
 }
 
-async fn show(client: &Client, model: &Slug, id: &JobId, json: bool) -> anyhow::Result<Status> {
-    let state = jobs::find(client, model, id, progress()).await?;
+async fn show(client: &Client, model: &Slug, tenant: Option<&Slug>, id: &JobId, json: bool) -> anyhow::Result<Status> {
+    let state = jobs::find_for(client, model, tenant, id, progress()).await?;
     if json {
         print::json_line(&described(id, &state))?;
     } else {
@@ -78,8 +85,14 @@ fn sentence(state: &JobState) -> String {
     }
 }
 
-async fn result(client: &Client, model: &Slug, id: &JobId, json: bool) -> anyhow::Result<Status> {
-    let Some(StoredOutcome { outcome, .. }) = outcomes::outcome(client, model, id).await? else {
+async fn result(
+    client: &Client,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    id: &JobId,
+    json: bool,
+) -> anyhow::Result<Status> {
+    let Some(StoredOutcome { outcome, .. }) = outcomes::outcome(client, model, tenant, id).await? else {
         print::note(format_args!("job {id} has no result; `embed jobs show {id}` says where it is"));
         return Ok(Status::Unsuccessful);
     };
@@ -103,10 +116,16 @@ async fn result(client: &Client, model: &Slug, id: &JobId, json: bool) -> anyhow
     }
 }
 
-async fn cancel(client: &Client, model: &Slug, ids: &[JobId], json: bool) -> anyhow::Result<Status> {
+async fn cancel(
+    client: &Client,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    ids: &[JobId],
+    json: bool,
+) -> anyhow::Result<Status> {
     let mut status = Status::Done;
     for id in ids {
-        let cancelled = jobs::cancel(client, model, id, progress()).await?;
+        let cancelled = jobs::cancel_for(client, model, tenant, id, progress()).await?;
         if !matches!(cancelled, Cancelled::Cancelled { .. }) {
             status = Status::Failures;
         }
@@ -128,8 +147,7 @@ async fn cancel(client: &Client, model: &Slug, ids: &[JobId], json: bool) -> any
 async fn list(
     client: &Client,
     model: &Slug,
-    lane: Option<Lane>,
-    variant: Option<&Slug>,
+    is_wanted: impl Fn(&QueuedJob) -> bool,
     limit: usize,
     json: bool,
 ) -> anyhow::Result<Status> {
@@ -142,7 +160,7 @@ async fn list(
             break;
         }
         for job in page {
-            if lane.is_some_and(|lane| lane != job.lane) || variant.is_some_and(|v| job.variant.as_ref() != Some(v)) {
+            if !is_wanted(&job) {
                 continue;
             }
             if shown == limit {
@@ -171,7 +189,7 @@ async fn list(
     Ok(Status::Done)
 }
 
-fn row(job: &QueuedJob) -> [String; 7] {
+fn row(job: &QueuedJob) -> [String; 8] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
         job.sequence.to_string(),
@@ -179,6 +197,7 @@ fn row(job: &QueuedJob) -> [String; 7] {
         job.published.get(..19).unwrap_or(&job.published).to_owned(),
         job.lane.to_string(),
         or_dash(job.variant.as_ref().map(ToString::to_string)),
+        or_dash(job.tenant.as_ref().map(ToString::to_string)),
         or_dash(job.texts.map(|texts| texts.to_string())),
         or_dash((!job.held_by.is_empty()).then(|| job.held_by.join(", "))),
         or_dash(job.id.as_ref().map(ToString::to_string)),

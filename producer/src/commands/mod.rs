@@ -8,6 +8,7 @@ mod hint;
 mod init;
 mod jobs;
 mod models;
+mod permissions;
 mod print;
 mod publish;
 mod rollout;

@@ -29,12 +29,17 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         dimensions: args.model.dimensions,
         ..EmbedRequest::new(texts)
     })?;
-    let options = PublishOptions::default().variant(args.model.variant).check_id(names_id).timeout(args.timeout);
+    let options = PublishOptions::default()
+        .variant(args.model.variant)
+        .tenant(args.tenant.clone())
+        .check_id(names_id)
+        .timeout(args.timeout);
     let (mut published, mut expected) = (Vec::new(), Vec::new());
     for job in &jobs {
         let mut reply_to = args.reply_to.clone();
         if let (true, Some(id)) = (args.wait, &job.id) {
-            let one = client.expect(&model, id.clone()).await?.of(job).in_space(args.space.clone());
+            let one = client.expect_for(&model, args.tenant.as_ref(), id.clone()).await?;
+            let one = one.of(job).in_space(args.space.clone());
             // A copy tells of the result at once; without one, it is looked for from time to time.
             reply_to = reply_to.or_else(|| Some(one.reply_to()));
             expected.push(one);
@@ -80,7 +85,7 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
                 }
             }
             Ok(None) => break,
-            Err(_) => return Err(too_late(&client, &model, texts.keys(), &args.timeout).await),
+            Err(_) => return Err(too_late(&client, &model, args.tenant.as_ref(), texts.keys(), &args.timeout).await),
         }
     }
     Ok(status)
@@ -129,13 +134,14 @@ fn show_outcome(id: &JobId, outcome: &Outcome, texts: &[String], json: bool) -> 
 async fn too_late(
     client: &Client,
     model: &Slug,
+    tenant: Option<&Slug>,
     mut missing: impl ExactSizeIterator<Item = &JobId>,
     timeout: &std::time::Duration,
 ) -> anyhow::Error {
     let more = missing.len() - 1;
     let Some(id) = missing.next() else { return anyhow::anyhow!("no job is missing") };
     let looked = async {
-        let expected = client.expect(model, id.clone()).await?;
+        let expected = client.expect_for(model, tenant, id.clone()).await?;
         match expected.stored().await? {
             Some(outcome) => Ok(outcome),
             None => expected.wait(std::time::Duration::ZERO).await,

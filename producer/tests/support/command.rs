@@ -38,10 +38,12 @@ pub(crate) fn embed(arguments: &[&str]) -> Command {
         "NATS_CERT",
         "NATS_KEY",
         "NATS_CA",
+        "NATS_INBOX_PREFIX",
         "EMBED_ROUTE_CONFIG",
         "EMBED_MAPPINGS_FILES",
         "EMBED_WHO",
         "EMBED_MODEL",
+        "EMBED_TENANT",
         "RUST_LOG",
     ] {
         command.env_remove(variable);

@@ -41,6 +41,7 @@ impl Files {
             input: self.input.clone(),
             model: slug("m"),
             variant: None,
+            tenant: None,
             prompt: None,
             truncate: true,
             dimensions: None,

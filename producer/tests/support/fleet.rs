@@ -10,7 +10,7 @@ use embed_control::rollout::Rollouts;
 use embed_schemas::{Earlier, ErrorCode, Format, Lane, VariantStats, WindowCounts, subjects};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::slug;
+use super::{slug, variants::worker_of};
 
 /// Length of their windows.
 pub(crate) const WINDOW: Duration = Duration::from_millis(200);
@@ -32,11 +32,22 @@ pub(crate) struct World {
     pub(crate) ahead_ms: i64,
     /// Reports of a variant that has nothing to do with it, with each window.
     pub(crate) noise: usize,
+    /// Reports with each window, under a new name each, by whom discovery does not know, that all of the candidate's requests failed.
+    pub(crate) forged: usize,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { requests: 2_000, slowness: 1, failing: None, backlog: 0, silent: false, ahead_ms: 0, noise: 0 }
+        Self {
+            requests: 2_000,
+            slowness: 1,
+            failing: None,
+            backlog: 0,
+            silent: false,
+            ahead_ms: 0,
+            noise: 0,
+            forged: 0,
+        }
     }
 }
 
@@ -76,13 +87,20 @@ async fn live(client: Client, world: Arc<Mutex<World>>) {
             reports.push(("b", start.saturating_add_signed(world.ahead_ms), candidate(&world, percent, start)));
         }
         reports.extend((0..world.noise).map(|_| ("c", start, WindowCounts::default())));
-        for (variant, start_ms, counts) in reports {
+        let mut reports: Vec<_> =
+            reports.into_iter().map(|(variant, at, counts)| (variant, at, counts, worker_of(variant))).collect();
+        let errors = [(ErrorCode::EngineFailed, 9_000)].into();
+        let forged = WindowCounts { requests: 9_000, errors, ..WindowCounts::default() };
+        // The last on its subject is nobody's.
+        let names = (0..world.forged).map(|n| format!("forged-{start}-{n}"));
+        reports.extend(names.map(|name| ("b", start, forged.clone(), name)));
+        for (variant, start_ms, counts, worker) in reports {
             let report = VariantStats {
                 model: slug("m"),
                 variant: slug(variant),
                 version: "v1".into(),
                 lane: Lane::Rpc,
-                worker: format!("worker-of-{variant}"),
+                worker,
                 start_ms,
                 length_ms: length as u32,
                 counts,

@@ -6,6 +6,7 @@ pub(crate) mod controllers;
 pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod jwt;
+pub(crate) mod people;
 pub(crate) mod routed;
 pub(crate) mod variants;
 pub(crate) mod worker;

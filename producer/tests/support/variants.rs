@@ -97,21 +97,30 @@ fn live(space: &str, default: bool, wanted: &str) -> VariantStatus {
     VariantStatus { state: VariantState::Live, default, wanted, live: Some(live), previous: None, failed: None }
 }
 
-/// Tells what is served, as workers do.
+/// Tells what is served, as workers do: one for each variant.
 async fn tell(client: &Client, variants: &[(&str, &str)]) -> AbortOnDropHandle<()> {
-    let status = |(i, (variant, space)): (usize, &(&str, &str))| {
+    let answer = |(i, (variant, space)): (usize, &(&str, &str))| {
         let status = live(space, i == 0, "current");
-        (format!("{STATUS_PREFIX}m.{variant}"), serde_json::to_string(&status).unwrap())
+        let metadata =
+            BTreeMap::from([(format!("{STATUS_PREFIX}m.{variant}"), serde_json::to_string(&status).unwrap())]);
+        let (name, id) = (subjects::SERVICE_NAME, worker_of(variant));
+        serde_json::json!({"name": name, "id": id, "metadata": metadata, "endpoints": []}).to_string()
     };
-    let metadata: BTreeMap<_, _> = variants.iter().enumerate().map(status).collect();
-    let body = serde_json::json!({"name": subjects::SERVICE_NAME, "metadata": metadata, "endpoints": []}).to_string();
+    let answers: Vec<_> = variants.iter().enumerate().map(answer).collect();
     let nats = client.nats().clone();
     let mut infos = nats.subscribe(format!("$SRV.INFO.{}", subjects::SERVICE_NAME)).await.unwrap();
     AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(info) = infos.next().await {
-            nats.publish(info.reply.unwrap(), body.clone().into()).await.unwrap();
+            for answer in &answers {
+                nats.publish(info.reply.clone().unwrap(), answer.clone().into()).await.unwrap();
+            }
         }
     }))
+}
+
+/// Each variant has a worker of its own, which reports on it as well.
+pub(crate) fn worker_of(variant: &str) -> String {
+    format!("worker-of-{variant}")
 }
 
 /// What was taken from the stream: how often each id, and by which variant.

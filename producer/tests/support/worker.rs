@@ -162,9 +162,10 @@ async fn serve_once(
             let (request, _) = wire::decode_request(&message.payload, None)?;
             taken.fetch_add(1, Ordering::SeqCst);
             let Some(outcome) = answer(&request) else { continue };
+            let tenant = subjects::parse(&message.subject).and_then(|target| target.tenant);
             for _ in 0..copies {
                 // A full stream pushes back until the producer has made room.
-                while let Err(error) = store(context, model, &outcome).await {
+                while let Err(error) = store_for(context, model, tenant.as_ref(), &outcome, Some(&request)).await {
                     if !format!("{error:?}").contains("maximum bytes exceeded") {
                         return Err(error.into());
                     }
@@ -176,16 +177,30 @@ async fn serve_once(
     }
 }
 
-/// Stores an outcome once: a second copy is refused by the stream.
+/// Stores an outcome once: a second copy is refused by the stream. It does not say of which request it is.
 pub(crate) async fn store(
     context: &jetstream::Context,
     model: &Slug,
     outcome: &Outcome,
 ) -> Result<(), jetstream::context::PublishError> {
+    store_for(context, model, None, outcome, None).await
+}
+
+/// The same for a tenant, and for a request.
+pub(crate) async fn store_for(
+    context: &jetstream::Context,
+    model: &Slug,
+    tenant: Option<&Slug>,
+    outcome: &Outcome,
+    request: Option<&EmbedRequest>,
+) -> Result<(), jetstream::context::PublishError> {
     let mut header = HeaderMap::new();
     header.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
     header.insert(headers::CONTENT_TYPE, Format::MessagePack.content_type());
-    let subject = subjects::store(model, outcome.id().unwrap());
+    if let Some(request) = request {
+        header.insert(headers::REQUEST_DIGEST, request.digest().as_str());
+    }
+    let subject = subjects::store_for(model, tenant, outcome.id().unwrap());
     let publish = context.publish_with_headers(subject, header, Format::MessagePack.encode(outcome));
     match publish.await?.await {
         Err(error) if error.kind() == jetstream::context::PublishErrorKind::WrongLastSequence => Ok(()),

@@ -38,8 +38,11 @@ pub fn jetstream(client: &Client) -> jetstream::Context {
     }
 }
 
-/// Where settings say that it is.
-pub(crate) fn api(settings: &ConnectSettings) -> Result<String, ConnectError> {
+/// Where settings say that it is: `$JS.API`, or what a domain or a prefix makes of it.
+///
+/// # Errors
+/// [`ConnectError::Settings`] if they say both, or what cannot begin a subject.
+pub fn api(settings: &ConnectSettings) -> Result<String, ConnectError> {
     let (field, prefix) = match (&settings.js_api_prefix, &settings.js_domain) {
         (Some(_), Some(_)) => {
             return Err(ConnectError::Settings("--js-domain and --js-api-prefix: give one, not both".into()));
@@ -52,8 +55,11 @@ pub(crate) fn api(settings: &ConnectSettings) -> Result<String, ConnectError> {
     Ok(prefix)
 }
 
-/// Whether this can begin a subject.
-pub(crate) fn check(field: &str, prefix: &str) -> Result<(), ConnectError> {
+/// Whether this can begin a subject. `field`: where it stands, for the message.
+///
+/// # Errors
+/// [`ConnectError::Settings`] if it cannot.
+pub fn check(field: &str, prefix: &str) -> Result<(), ConnectError> {
     let bad = |token: &str| token.is_empty() || token.contains(['*', '>']) || token.contains(char::is_whitespace);
     if prefix.split('.').any(bad) {
         return Err(ConnectError::Settings(format!("{field}: {prefix:?} is no beginning of a subject")));

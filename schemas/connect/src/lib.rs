@@ -14,7 +14,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 pub use files::{Readers, replace_file};
 #[cfg(feature = "jetstream")]
 pub use jetstream::jetstream;
-pub use jetstream::{api_subject, bucket_subject};
+pub use jetstream::{api as api_prefix, api_subject, bucket_subject, check as check_prefix};
 use known::Known;
 pub use known::{Refusal, Refusals};
 pub use settings::{ConnectSettings, DEFAULT_SERVER};

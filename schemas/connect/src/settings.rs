@@ -71,9 +71,9 @@ pub struct ConnectSettings {
     /// Subject prefix of JetStream's API, where it is imported from another account
     #[cfg_attr(feature = "clap", arg(long, global = true, conflicts_with = "js_domain", value_name = "PREFIX"))]
     pub js_api_prefix: Option<String>,
-    /// Subject prefix of inboxes, where permissions want another than _INBOX, such as _INBOX_mine; for one that does not begin so, workers
+    /// Subject prefix of inboxes, where permissions want another than _INBOX, such as _INBOX.mine; for one that does not begin so, workers
     /// need it among their worker.reply_prefixes
-    #[cfg_attr(feature = "clap", arg(long, global = true, value_name = "PREFIX"))]
+    #[cfg_attr(feature = "clap", arg(long, env = "NATS_INBOX_PREFIX", global = true, value_name = "PREFIX"))]
     pub inbox_prefix: Option<String>,
     /// A context made with `nats context`; options given here override it [default: the selected one, if no --server is given]
     #[cfg_attr(feature = "clap", arg(long, env = "NATS_CONTEXT", global = true, value_name = "NAME"))]

@@ -7,7 +7,7 @@ const HIDDEN: &str = "***";
 #[must_use]
 pub fn masked(location: &str) -> String {
     match location.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{}", masked_rest(rest)),
+        Some((scheme, rest)) => format!("{scheme}://{}", masked_rest(scheme, rest)),
         None => location.to_owned(),
     }
 }
@@ -21,20 +21,21 @@ pub(crate) fn masked_addresses(text: &str) -> String {
         out.push_str(before);
         let ends = |c: char| c.is_whitespace() || "\"'`<>()".contains(c);
         let (address, more) = after.split_at(after.find(ends).unwrap_or(after.len()));
-        out.push_str(&masked_rest(address));
+        let scheme = before[..before.len() - 3].rsplit(|c: char| !c.is_ascii_alphanumeric()).next();
+        out.push_str(&masked_rest(scheme.unwrap_or_default(), address));
         rest = more;
     }
     out + rest
 }
 
-/// Whether an address, without its scheme, holds more than a place: who one is, or a query.
-pub(crate) fn has_secrets(rest: &str) -> bool {
-    rest.contains('?') || user_end(rest).is_some()
+/// Whether an address holds more than a place: who one is, or a query.
+pub(crate) fn has_secrets(scheme: &str, rest: &str) -> bool {
+    rest.contains('?') || user_end(scheme, rest).is_some()
 }
 
-fn masked_rest(rest: &str) -> String {
+fn masked_rest(scheme: &str, rest: &str) -> String {
     let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
-    let mut shown = match user_end(place) {
+    let mut shown = match user_end(scheme, place) {
         Some(end) => format!("{HIDDEN}@{}", &place[end..]),
         None => place.to_owned(),
     };
@@ -45,12 +46,12 @@ fn masked_rest(rest: &str) -> String {
     shown
 }
 
-/// Where the place begins, if somebody stands before it: after the `@`. A key may have a `/` in it; what follows a host's `:` is a number.
-fn user_end(place: &str) -> Option<usize> {
+/// Where the place begins, if somebody stands before it: after the `@`. A bucket has no port, so that a `:` before it means a key, and a key
+/// may have a `/` in it.
+fn user_end(scheme: &str, place: &str) -> Option<usize> {
     let place = place.split('?').next().unwrap_or_default();
     let host = place.split('/').next().unwrap_or_default();
-    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit());
-    let is_key = host.rsplit_once(':').is_some_and(|(_, port)| !is_port(port));
+    let is_key = host.contains(':') && !scheme.starts_with("http");
     let end = if is_key { place.rfind('@') } else { host.rfind('@') };
     end.map(|at| at + 1)
 }
@@ -69,6 +70,7 @@ mod tests {
             ("s3://bucket/prefix", "s3://bucket/prefix"),
             ("s3://bucket/models@2", "s3://bucket/models@2"),
             ("s3://KEY:sEc/rEt@bucket/prefix", "s3://***@bucket/prefix"),
+            ("s3://KEY:12/34@bucket/prefix", "s3://***@bucket/prefix"),
             ("s3://token@bucket", "s3://***@bucket"),
             ("az://container/p?sv=1&sig=s3cret", "az://container/p?***"),
             ("https://u:p@host:9000/b?X-Amz-Signature=s3cret", "https://***@host:9000/b?***"),
@@ -92,7 +94,7 @@ mod tests {
             user in "[a-zA-Z0-9]{1,20}", secret in "S3CRET[a-zA-Z0-9/+=:]{0,20}", query in "[a-z]{1,5}", around in "[ -~]{0,20}"
         ) {
             let location = format!("s3://{user}:{secret}@bucket/prefix?{query}={secret}");
-            prop_assert!(has_secrets(location.split_once("://").unwrap().1));
+            prop_assert!(has_secrets("s3", location.split_once("://").unwrap().1));
             for shown in [masked(&location), masked_addresses(&format!("{around} {location} {around}"))] {
                 prop_assert!(!shown.contains("S3CRET"), "{shown}");
                 prop_assert!(shown.contains("bucket/prefix"), "{shown}");

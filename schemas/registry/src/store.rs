@@ -41,7 +41,7 @@ pub(crate) fn open(location: &str, options: &RegistryOptions) -> Result<Opened, 
     if !["s3", "gs", "az"].contains(&scheme) {
         return Err(format!("unknown scheme `{scheme}`; use file:///… or a path, s3://…, gs://… or az://…"));
     }
-    if has_secrets(rest) {
+    if has_secrets(scheme, rest) {
         return Err(format!(
             "there are credentials or a query in it, which are not read; write {scheme}://BUCKET/PREFIX, and set {} in the environment",
             match scheme {

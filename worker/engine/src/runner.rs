@@ -134,29 +134,55 @@ impl Runners {
         context: &RunnerContext<T>,
         observe: impl Fn(RunnerEvent<'_>) + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (mut threads, mut settled) = (Vec::with_capacity(engines.len()), Vec::with_capacity(engines.len()));
+        let mut runners =
+            Self { threads: Vec::with_capacity(engines.len()), settled: Vec::with_capacity(engines.len()) };
         for (i, engine) in engines.into_iter().enumerate() {
-            let (context, observe) = (context.clone(), observe.clone());
-            let (ready, is_ready) = oneshot::channel();
-            let body = move || {
-                give_way(context.nice);
-                let on_death = context.on_death.clone();
-                let mut runner = Runner { engine, input: Input::default(), context, observe };
-                let ended = guarded(&on_death, "an engine's thread", || {
-                    runner.engine.settle();
-                    // Whoever started it need not wait.
-                    let _ = ready.send(());
-                    runner.run()
-                });
-                if let Some(Err(Lost(reason))) = ended {
-                    on_death.report(reason);
-                }
-                runner.context.device_loss.free(runner.engine);
-            };
-            threads.push(std::thread::Builder::new().name(format!("engine-{i}")).spawn(body)?);
-            settled.push(is_ready);
+            runners.add(format!("engine-{i}"), engine, false, context.clone(), observe.clone())?;
         }
-        Ok(Self { threads, settled })
+        Ok(runners)
+    }
+
+    /// Starts one more, beside those that there is room for: it has only short runs, for callers who have nothing in any of the others (see
+    /// [`BatchQueue::next_beside`]). Its priority is not lowered, so that it is done as if there were a free core.
+    ///
+    /// # Errors
+    /// If the system refuses the thread.
+    pub fn start_beside<E: Engine + 'static, T: Work>(
+        &mut self,
+        engine: E,
+        context: &RunnerContext<T>,
+        observe: impl Fn(RunnerEvent<'_>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.add("engine-beside".to_owned(), engine, true, RunnerContext { nice: 0, ..context.clone() }, observe)
+    }
+
+    fn add<E: Engine + 'static, T: Work>(
+        &mut self,
+        name: String,
+        engine: E,
+        beside: bool,
+        context: RunnerContext<T>,
+        observe: impl Fn(RunnerEvent<'_>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (ready, is_ready) = oneshot::channel();
+        let body = move || {
+            give_way(context.nice);
+            let on_death = context.on_death.clone();
+            let mut runner = Runner { engine, input: Input::default(), beside, context, observe };
+            let ended = guarded(&on_death, "an engine's thread", || {
+                runner.engine.settle();
+                // Whoever started it need not wait.
+                let _ = ready.send(());
+                runner.run()
+            });
+            if let Some(Err(Lost(reason))) = ended {
+                on_death.report(reason);
+            }
+            runner.context.device_loss.free(runner.engine);
+        };
+        self.threads.push(std::thread::Builder::new().name(name).spawn(body)?);
+        self.settled.push(is_ready);
+        Ok(())
     }
 
     /// What ends when all have settled: until then, the first requests would wait.
@@ -191,6 +217,8 @@ enum Stop {
 struct Runner<E, T, O> {
     engine: E,
     input: Input,
+    /// Whether it is the one beside all others.
+    beside: bool,
     context: RunnerContext<T>,
     observe: O,
 }
@@ -200,17 +228,23 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         let queue = Arc::clone(&self.context.queue);
         let limit = Arc::clone(&self.context.limit);
         let on_expired = |expired: Vec<Entry<T>>| expired.into_iter().for_each(|entry| entry.payload.expired());
-        while let Some((batch, run)) = queue.next(self.engine.unit(), on_expired) {
-            let permit = limit.take(batch.entries[0].lane == Lane::Rpc);
+        loop {
+            let next =
+                if self.beside { queue.next_beside(on_expired) } else { queue.next(self.engine.unit(), on_expired) };
+            let Some((batch, run)) = next else { return Ok(()) };
+            let permit = (!self.beside).then(|| limit.take(batch.entries[0].lane == Lane::Rpc));
             let stopped = self.run_batch(batch);
             drop((permit, run));
             match stopped {
                 Ok(()) => {}
                 Err(Stop::Lost(reason)) => return Err(Lost(reason)),
+                // The others find out for themselves, and what they are given is what tells.
+                Err(Stop::Broken(_)) if self.beside => {
+                    while !queue.ends_within(FIRST_PAUSE) && self.canary().is_err() {}
+                }
                 Err(Stop::Broken(reason)) => self.wait_until_mended(reason)?,
             }
         }
-        Ok(())
     }
 
     /// Runs a batch, and what becomes of it: halves where there is too little memory, single texts where one may be at fault.

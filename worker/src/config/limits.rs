@@ -15,8 +15,16 @@ const CALLS: usize = 8;
 /// Least bytes of a lane: a server's default for the largest message.
 const LEAST_BYTES: u64 = 1024 * 1024;
 
+/// Tokens of one call where the CPU computes: what takes some seconds of a core.
+const CALL_ON_CPU: usize = 16_384;
+/// Where a device computes.
+const CALL_ON_DEVICE: usize = 262_144;
+
 /// Bounds. Numbers of texts are by what computes if they are 0: of each stored lane, 1,024 on the CPU and 16,384 on devices, of calls eight
 /// times as many.
+///
+/// Texts count by their tokens, as far as their bytes tell: one of up to 64 tokens as one, one of 256 as four. Several of the largest requests
+/// have room all the same: long texts make one count for no more than a quarter of the room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -37,6 +45,16 @@ pub struct LimitsConfig {
     pub job_bytes: ByteSize,
     /// Bytes of backfill chunks in the worker, per variant.
     pub bulk_bytes: ByteSize,
+    /// Most tokens of one online call, as far as its bytes tell: four are a token, and no text has more than its model takes. A larger one is
+    /// refused with `call_too_large`. 0: by what computes, 16,384 on the CPU and 262,144 on devices.
+    pub call_tokens: usize,
+    /// The header that says who sent a call: calls are served in turn by sender. Only where nobody can write it but those who are trusted: a
+    /// gateway, or with `Nats-Request-Info` the server itself, where callers import the subjects into accounts of their own. Left out: the
+    /// connection that waits for the answer, as far as its inbox tells.
+    pub sender_header: Option<String>,
+    /// Jobs that are taken in beyond `job_texts`, per variant, so that small ones are found behind large ones. What one worker holds, no other
+    /// one does: 0 where large jobs are to be shared to the last.
+    pub job_lookahead: usize,
     /// A job that was tried so often becomes a dead letter. What counts is that the engine failed on it, or that its worker died while it
     /// ran alone; deliveries do not count.
     pub max_deliveries: u64,
@@ -53,6 +71,9 @@ impl Default for LimitsConfig {
             rpc_bytes: bytes,
             job_bytes: bytes,
             bulk_bytes: bytes,
+            call_tokens: 0,
+            sender_header: None,
+            job_lookahead: 16,
             max_deliveries: 10,
         }
     }
@@ -68,6 +89,7 @@ impl LimitsConfig {
             rpc_texts: or(self.rpc_texts, default * CALLS),
             job_texts: or(self.job_texts, default),
             bulk_texts: or(self.bulk_texts, default),
+            call_tokens: or(self.call_tokens, if on_device { CALL_ON_DEVICE } else { CALL_ON_CPU }),
             ..self.clone()
         }
     }
@@ -91,6 +113,13 @@ impl LimitsConfig {
                     "{section}.{key}: {value} is less than one large message; set it to `1 MiB` or more"
                 ));
             }
+        }
+        if let Some(header) = &self.sender_header
+            && (header.is_empty() || !header.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'))
+        {
+            return Err(format!(
+                "{section}.sender_header: {header:?} is no name of a header; set it to one such as `Nats-Request-Info`"
+            ));
         }
         if self.max_deliveries == 0 {
             return Err(format!("{section}.max_deliveries: must be at least 1"));

@@ -105,6 +105,10 @@ pub struct VariantLimits {
     pub job_bytes: Option<ByteSize>,
     /// As [`LimitsConfig::bulk_bytes`].
     pub bulk_bytes: Option<ByteSize>,
+    /// As [`LimitsConfig::call_tokens`].
+    pub call_tokens: Option<usize>,
+    /// As [`LimitsConfig::job_lookahead`].
+    pub job_lookahead: Option<usize>,
     /// As [`LimitsConfig::max_deliveries`].
     pub max_deliveries: Option<u64>,
 }
@@ -121,6 +125,9 @@ impl VariantLimits {
             rpc_bytes: self.rpc_bytes.unwrap_or(all.rpc_bytes),
             job_bytes: self.job_bytes.unwrap_or(all.job_bytes),
             bulk_bytes: self.bulk_bytes.unwrap_or(all.bulk_bytes),
+            call_tokens: self.call_tokens.unwrap_or(all.call_tokens),
+            sender_header: all.sender_header.clone(),
+            job_lookahead: self.job_lookahead.unwrap_or(all.job_lookahead),
             max_deliveries: self.max_deliveries.unwrap_or(all.max_deliveries),
         }
     }

@@ -15,13 +15,13 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{IntakeContext, malformed};
+use super::{IntakeContext, malformed, sender::sender};
 use crate::{
     connection::end_subscription,
     metrics::{Demand, EndpointStats},
     publish::{Ask, Call, Caller, Finished, Reply},
     replies::Refused,
-    variant::{Deployment, ServedVersion, Variant},
+    variant::{Deployment, Permit, Sender, ServedVersion, Size, Variant},
 };
 
 /// Calls that may wait for a version to be loaded, per endpoint. Beyond it, calls are answered `overloaded`.
@@ -164,8 +164,9 @@ impl CallIntake {
     /// Into the pipeline, or back with the reason.
     fn enter(&self, version: &Arc<ServedVersion>, message: &Message, call: Call, received: Instant) {
         let admission = &self.deployment.variant.admission;
+        let sender = self.sender(message);
         if !self.is_probe
-            && let Err(error) = admission.has_time_for_any()
+            && let Err(error) = admission.has_room_for(sender)
         {
             return call.refuse(error);
         }
@@ -186,10 +187,14 @@ impl CallIntake {
         // The worker's own call is to tell whether it works, not whether it has much to do.
         let permit = match self.is_probe {
             true => None,
-            false => match admission.admit_call(request.texts.len(), message.length, deadline) {
-                Ok(permit) => Some(permit),
-                Err(error) => return call.refuse(error),
-            },
+            false => {
+                let size = Size::of(&request, version.metadata().max_seq_length as usize, message.length);
+                let admitted = admission.check_call(&size).and_then(|()| admission.admit_call(sender, size, deadline));
+                match admitted {
+                    Ok(permit) => Some(permit),
+                    Err(error) => return call.refuse(error),
+                }
+            }
         };
         let ask = Ask {
             id: request.id.clone().unwrap_or_else(|| self.context.call_id()),
@@ -201,6 +206,7 @@ impl CallIntake {
         };
         let sample = if self.is_probe { None } else { self.deployment.variant.tap.sample(Lane::Rpc, &request) };
         let to_engine = Request {
+            sender: permit.as_ref().and_then(Permit::sender),
             prompt: version.prompt(&request),
             truncate: request.truncate,
             received,
@@ -216,6 +222,13 @@ impl CallIntake {
             // If nobody takes it, it is dropped, and so answered that the worker stops.
             let _ = finished.send(Finished { ask, variant, version: used, lane, reply, embedded, sample, token });
         });
+    }
+
+    /// Who sent a call, as far as can be told.
+    fn sender(&self, message: &Message) -> Sender {
+        let trusted = self.deployment.variant.admission.sender_header();
+        let told = trusted.and_then(|name| Some((name, header(message, name)?)));
+        sender(message.reply.as_deref().unwrap_or_default(), told)
     }
 }
 

@@ -1,7 +1,5 @@
 //! How large the next messages will be, from those that came. Pure.
 
-use embed_schemas::MAX_TEXTS;
-
 /// What is smaller moves the estimate by one part in this many.
 const MEMORY: usize = 16;
 
@@ -9,19 +7,20 @@ const MEMORY: usize = 16;
 /// room for, so it follows what is larger at once, and what is smaller slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Estimate {
-    pub(super) texts: usize,
+    /// As a room counts them.
+    pub(super) tokens: usize,
     pub(super) bytes: usize,
 }
 
 impl Estimate {
     /// Nothing is known yet: as large as a message can be.
-    pub(super) const fn largest(max_payload: usize) -> Self {
-        Self { texts: MAX_TEXTS, bytes: max_payload }
+    pub(super) const fn largest(most_tokens: usize, max_payload: usize) -> Self {
+        Self { tokens: most_tokens, bytes: max_payload }
     }
 
     /// A job came. What is no job tells nothing of those that are.
-    pub(super) fn saw(&mut self, texts: usize, bytes: usize) {
-        self.texts = toward(self.texts, texts.max(1));
+    pub(super) fn saw(&mut self, tokens: usize, bytes: usize) {
+        self.tokens = toward(self.tokens, tokens.max(1));
         self.bytes = toward(self.bytes, bytes.max(1));
     }
 }
@@ -39,18 +38,18 @@ mod tests {
     proptest! {
         #[test]
         fn an_estimate_is_never_below_the_last_and_comes_down_to_what_stays(
-            before in prop::collection::vec((1..=MAX_TEXTS, 1..1_000_000usize), 0..50),
-            last in (1..=MAX_TEXTS, 1..1_000_000usize),
+            before in prop::collection::vec((1..=65_536usize, 1..1_000_000usize), 0..50),
+            last in (1..=65_536usize, 1..1_000_000usize),
         ) {
-            let mut estimate = Estimate::largest(1 << 20);
-            for (texts, bytes) in before {
-                estimate.saw(texts, bytes);
-                prop_assert!(estimate.texts >= texts && estimate.bytes >= bytes);
+            let mut estimate = Estimate::largest(65_536, 1 << 20);
+            for (tokens, bytes) in before {
+                estimate.saw(tokens, bytes);
+                prop_assert!(estimate.tokens >= tokens && estimate.bytes >= bytes);
             }
             for _ in 0..1000 {
                 estimate.saw(last.0, last.1);
             }
-            prop_assert_eq!((estimate.texts, estimate.bytes), last);
+            prop_assert_eq!((estimate.tokens, estimate.bytes), last);
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     metrics::Demand,
     publish::{Ask, Finished, JobIdentity, Reply},
     replies::Refused,
-    variant::{Deployment, Permit, Reservation, ServedVersion},
+    variant::{Deployment, Permit, Reservation, ServedVersion, Size},
 };
 
 /// Most messages that one pull request asks for.
@@ -43,6 +43,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const UNAVAILABLE_DELAY: Duration = Duration::from_secs(5);
 /// For the end of an intake that has panicked.
 const CLOSE_AFTER_PANIC: Duration = Duration::from_millis(500);
+/// Tokens of a long text, as long as no model says how many it takes.
+const LONG_TEXT: usize = 256;
 /// Until the server has said how long it waits for an acknowledgement.
 const LEAST_ACK_WAIT: Duration = Duration::from_secs(1);
 
@@ -130,13 +132,7 @@ impl JobIntake {
                 () = stop.cancelled() => return,
             }
         };
-        let mut pulling = Pulling {
-            consumer,
-            ack_wait: None,
-            estimate: Estimate::largest(self.context.publisher.max_payload()),
-            reserved: None,
-            pause,
-        };
+        let mut pulling = Pulling { consumer, ack_wait: None, estimate: self.largest(), reserved: None, pause };
         let pulled = AssertUnwindSafe(self.pull(&mut pulling, connection, &stop)).catch_unwind().await;
         let ack_wait = pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT);
         drop(pulling.reserved);
@@ -220,9 +216,21 @@ impl JobIntake {
         }
         self.set_status(PullStatus::Pulling);
         let admission = &self.deployment.variant.admission;
-        let least = (estimate.texts, estimate.bytes);
-        let (texts, bytes) = admission.capacity(self.lane);
-        admission.reserve(self.lane, least, ((self.most_messages() * estimate.texts).min(texts), bytes)).await
+        let least = (estimate.tokens, estimate.bytes);
+        let (tokens, bytes) = admission.capacity(self.lane);
+        let most = (self.most_messages().saturating_mul(estimate.tokens).min(tokens), bytes);
+        admission.reserve(self.lane, least, most, self.context.publisher.max_payload()).await
+    }
+
+    /// Nothing is known of what comes: as large as a job can be.
+    fn largest(&self) -> Estimate {
+        let most_tokens = self.deployment.variant.admission.largest_cost(self.lane);
+        Estimate::largest(most_tokens, self.context.publisher.max_payload())
+    }
+
+    /// Tokens of the longest text.
+    fn longest_text(&self) -> usize {
+        self.deployment.peek().map_or(LONG_TEXT, |version| version.metadata().max_seq_length as usize)
     }
 
     /// Without a version, the first job asks for one to be loaded, and waits for it; the others can wait in the stream.
@@ -232,7 +240,7 @@ impl JobIntake {
 
     async fn request(&self, pulling: &mut Pulling, room: Reservation) -> Result<(), async_nats::PublishError> {
         let estimate = pulling.estimate;
-        let messages = (room.texts() / estimate.texts.max(1)).clamp(1, self.most_messages());
+        let messages = (room.tokens() / estimate.tokens.max(1)).clamp(1, self.most_messages());
         let max_bytes = match messages {
             // Whatever its size, it must come through.
             1 => self.context.publisher.max_payload() + 64 * 1024,
@@ -250,7 +258,7 @@ impl JobIntake {
             }
             Pulled::Forged(message) => self.forged(message.reply.as_deref()),
             Pulled::Ended => {}
-            Pulled::TooLarge => pulling.estimate = Estimate::largest(self.context.publisher.max_payload()),
+            Pulled::TooLarge => pulling.estimate = self.largest(),
             Pulled::Gone(reason) => {
                 let (stream, name) = self.names();
                 tracing::warn!(stream, consumer = name, reason, "the consumer is gone; looking for it");
@@ -282,20 +290,22 @@ impl JobIntake {
         if lease.delivery().deliveries > 1 {
             variant.metrics.redelivered(self.lane);
         }
-        let mut permit_for = |texts: usize| {
-            let reserved = pulling.reserved.as_mut().and_then(|reserved| reserved.split(texts, bytes));
-            reserved.or_else(|| variant.admission.try_admit(self.lane, texts, bytes))
+        let (admission, lane) = (&variant.admission, self.lane);
+        let mut permit_for = |size: &Size| {
+            let reserved = pulling.reserved.as_mut().and_then(|reserved| reserved.split(size));
+            reserved.or_else(|| admission.try_admit(lane, size)).or_else(|| admission.try_admit_ahead(lane, size))
         };
         match read(&lease, malformed) {
             Ok((request, format)) => {
-                pulling.estimate.saw(request.texts.len(), bytes);
-                match permit_for(request.texts.len()) {
+                let size = Size::of(&request, self.longest_text(), bytes);
+                pulling.estimate.saw(admission.cost(lane, &size), bytes);
+                match permit_for(&size) {
                     Some(permit) => self.begin(Job { lease, request, format, permit }),
                     // More came than was asked for, or larger ones: there is no room to hold them.
                     None => lease.give_back(Duration::ZERO),
                 }
             }
-            Err(refusal) => match permit_for(1) {
+            Err(refusal) => match permit_for(&Size { texts: 1, tokens: 1, bytes }) {
                 Some(permit) => {
                     let identity = readable_identity(&lease);
                     self.refuse(lease, identity, refusal.error, refusal.format, 0, Some(permit));
@@ -354,6 +364,7 @@ impl JobIntake {
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
             lane,
+            sender: None,
             prompt: version.prompt(&request),
             texts: request.texts,
             truncate: request.truncate,
@@ -404,13 +415,14 @@ impl JobIntake {
 /// What the outcome of a job is stored by: the id that it names, in its payload or beside it, or one that follows from where it is stored.
 pub(super) fn identity(lease: &Lease, request: &EmbedRequest) -> JobIdentity {
     let id = request.id.clone().or_else(|| lease.id_in_headers());
-    JobIdentity { id: id.unwrap_or_else(|| lease.delivery().job_id()), digest: Some(request.digest()) }
+    let id = id.unwrap_or_else(|| lease.delivery().job_id());
+    JobIdentity { id, tenant: lease.tenant(), digest: Some(request.digest()) }
 }
 
 /// What the outcome of a job is stored by that cannot be read as a whole. `None`: nobody can wait for one.
 pub(super) fn readable_identity(lease: &Lease) -> Option<JobIdentity> {
     let id = readable_id(lease.payload(), lease.header(headers::CONTENT_TYPE));
-    id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, digest: None })
+    id.or_else(|| lease.id_in_headers()).map(|id| JobIdentity { id, tenant: lease.tenant(), digest: None })
 }
 
 /// Reads a job, unless it is known to be none.

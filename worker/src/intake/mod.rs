@@ -8,6 +8,8 @@ mod calls;
 mod estimate;
 mod exhausted;
 mod jobs;
+mod removal;
+mod sender;
 mod shadow;
 
 use std::{
@@ -24,6 +26,7 @@ use tokio::sync::Semaphore;
 
 pub use calls::{Endpoint, subscribe, subscribe_bare};
 pub use jobs::{JobIntake, PullStatus};
+pub use removal::RemovalIntake;
 pub use shadow::ShadowIntake;
 
 use crate::{

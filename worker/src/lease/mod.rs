@@ -17,7 +17,7 @@ use async_nats::{Message, Subject};
 pub use attempts::{AttemptStore, Attempts};
 use bytes::Bytes;
 pub use delivery::Delivery;
-use embed_schemas::{JobId, Lane, headers, subjects};
+use embed_schemas::{JobId, Lane, Slug, headers, subjects};
 pub use keeper::Keeper;
 use tokio::sync::oneshot;
 
@@ -95,6 +95,12 @@ impl Lease {
     #[must_use]
     pub fn lane(&self) -> Lane {
         subjects::parse(self.subject()).map_or(Lane::Job, |target| target.lane)
+    }
+
+    /// Whose job it is. Told by the subject, which is the server's to permit, and by nothing that a producer writes.
+    #[must_use]
+    pub fn tenant(&self) -> Option<Slug> {
+        subjects::parse(self.subject())?.tenant
     }
 
     /// A header of the message.

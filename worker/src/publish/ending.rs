@@ -67,7 +67,7 @@ impl Publisher {
             lease.give_back(Duration::ZERO);
             return code;
         }
-        match self.storage.outcome(&variant.model, &job.id, &encoded).await {
+        match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::New => {}
             Stored::Before => return self.end_after_another(lease, variant, job, format, attempts, code).await,
             Stored::No => {
@@ -113,7 +113,7 @@ impl Publisher {
         let code = error.code;
         let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error: error.clone() });
         let encoded = Encoded::new(&outcome, format, None, self.max_payload()).of(job.digest.as_deref());
-        match self.storage.outcome(&variant.model, id, &encoded).await {
+        match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::No => lease.give_back(Duration::ZERO),
             Stored::Never(reason) if buried == Buried::NotYet => {
                 tracing::error!(%id, reason, "neither an outcome of this job can be stored nor a dead letter; it goes back");
@@ -179,7 +179,8 @@ impl Publisher {
     /// The outcome that is stored of this job. `None`: there is none under its id.
     async fn own(&self, variant: &Variant, job: &JobIdentity) -> Result<Option<Message>, Other> {
         let stream = streams::results_stream(&variant.model);
-        let stored = api::last_on_subject(&self.stored, &stream, &subjects::result(&variant.model, &job.id)).await;
+        let subject = subjects::result_for(&variant.model, job.tenant.as_ref(), &job.id);
+        let stored = api::last_on_subject(&self.stored, &stream, &subject).await;
         let Some(stored) = stored.map_err(Other::Unknown)? else { return Ok(None) };
         let digest = stored.headers.as_ref().and_then(|all| all.get(headers::REQUEST_DIGEST));
         if job.digest.as_deref().zip(digest).is_some_and(|(digest, of)| digest != of.as_str()) {
@@ -217,10 +218,10 @@ impl Publisher {
             }
             Buried::NotYet => {}
         }
-        let id = lease.delivery().job_id();
-        let outcome = Outcome::Failure(EmbedFailure { id: Some(id.clone()), error: error.clone() });
+        let job = JobIdentity { id: lease.delivery().job_id(), tenant: lease.tenant(), digest: None };
+        let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error: error.clone() });
         let encoded = Encoded::new(&outcome, format, None, self.max_payload());
-        match self.storage.outcome(&variant.model, &id, &encoded).await {
+        match self.storage.outcome(&variant.model, &job, &encoded).await {
             Stored::New | Stored::Before => {
                 self.bury_at_last(&lease, variant, None, error, 0).await;
                 Some(lease)
@@ -230,7 +231,7 @@ impl Publisher {
                 None
             }
             Stored::Never(reason) | Stored::Forbidden(reason) | Stored::GivenUp(reason) => {
-                tracing::error!(%id, reason, "neither a dead letter of this job can be stored nor an outcome; it goes back");
+                tracing::error!(id = %job.id, reason, "neither a dead letter of this job can be stored nor an outcome; it goes back");
                 lease.give_back(FOR_OTHERS);
                 None
             }

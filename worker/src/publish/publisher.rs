@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::Client;
 use embed_engine::pipeline::Embedded;
-use embed_schemas::{ErrorCode, JobId, Lane, Outcome};
+use embed_schemas::{ErrorCode, JobId, Lane, Outcome, Slug};
 use tokio::sync::mpsc;
 use tokio_util::{
     sync::CancellationToken,
@@ -68,6 +68,8 @@ pub enum Reply {
 pub struct JobIdentity {
     /// Its id.
     pub id: JobId,
+    /// Whose it is, if the subject on which it is stored says so.
+    pub tenant: Option<Slug>,
     /// [`embed_schemas::EmbedRequest::digest`]: two jobs of one id with different ones are in conflict. `None` where the job cannot be read.
     pub digest: Option<String>,
 }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use embed_schemas::{JobId, Slug, metrics as names, streams, subjects};
+use embed_schemas::{Slug, metrics as names, streams, subjects};
 use metrics::counter;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     encoded::{Encoded, header_bytes},
+    publisher::JobIdentity,
     trouble::{Kind, StoreTrouble},
 };
 use crate::jetstream::{StoreClient, StoreError, api};
@@ -79,15 +80,16 @@ impl Storage {
 
     /// Stores an outcome, and waits for the server to say that it did. While it cannot be stored (no leader, a full stream,
     /// no connection) it is tried again: that holds the job's permit, and so slows down what is pulled.
-    pub(super) async fn outcome(&self, model: &Slug, id: &JobId, outcome: &Encoded) -> Stored {
+    pub(super) async fn outcome(&self, model: &Slug, job: &JobIdentity, outcome: &Encoded) -> Stored {
         let mut headers = outcome.headers.clone();
         headers.insert(EXPECTED_LAST_SEQUENCE, "0");
         let publication = Publication {
             kind: Kind::Results,
             model,
             stream: streams::results_stream(model),
-            subject: subjects::store(model, id),
-            former_subject: Some(subjects::result(model, id)),
+            subject: subjects::store_for(model, job.tenant.as_ref(), &job.id),
+            // A stream of before holds nothing of tenants.
+            former_subject: job.tenant.is_none().then(|| subjects::result(model, &job.id)),
             headers,
             payload: &outcome.payload,
         };
@@ -239,6 +241,10 @@ mod tests {
         Storage::new(store, give_up.clone(), StoreTrouble::default())
     }
 
+    fn job(id: &str, tenant: Option<&str>) -> JobIdentity {
+        JobIdentity { id: id.parse().unwrap(), tenant: tenant.map(|tenant| tenant.parse().unwrap()), digest: None }
+    }
+
     fn encoded() -> Encoded {
         Encoded { payload: "outcome".into(), headers: HeaderMap::new(), error: None }
     }
@@ -256,12 +262,30 @@ mod tests {
         let subjects = vec![streams::former_result_subject(&before)];
         make(&client, &StreamSpec { subjects, subject_transform: None, republish: None, ..former }).await;
         for model in [now, before] {
-            let id = "x".parse().unwrap();
-            assert_eq!(storage.outcome(&model, &id, &encoded()).await, Stored::New, "{model}");
-            assert_eq!(storage.outcome(&model, &id, &encoded()).await, Stored::Before, "{model}");
+            let job = job("x", None);
+            assert_eq!(storage.outcome(&model, &job, &encoded()).await, Stored::New, "{model}");
+            assert_eq!(storage.outcome(&model, &job, &encoded()).await, Stored::Before, "{model}");
             let stream = streams::results_stream(&model);
-            let found = api::last_on_subject(&client, &stream, &subjects::result(&model, &id)).await.unwrap();
+            let found = api::last_on_subject(&client, &stream, &subjects::result(&model, &job.id)).await.unwrap();
             assert_eq!(found.unwrap().payload, "outcome", "{model}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_is_one_jobs_within_its_tenant() {
+        let server = NatsServer::start();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let (supervisor, _deaths) = Supervisor::new();
+        let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
+        let model: Slug = "m".parse().unwrap();
+        let [_, results, ..] = streams::streams(&model, &StreamSettings::default());
+        make(&client, &results).await;
+        for tenant in [None, Some("a"), Some("b")] {
+            let job = job("x", tenant);
+            assert_eq!(storage.outcome(&model, &job, &encoded()).await, Stored::New, "{tenant:?}");
+            assert_eq!(storage.outcome(&model, &job, &encoded()).await, Stored::Before, "{tenant:?}");
+            let subject = subjects::result_for(&model, job.tenant.as_ref(), &job.id);
+            assert!(api::last_on_subject(&client, &results.name, &subject).await.unwrap().is_some(), "{subject}");
         }
     }
 
@@ -312,13 +336,13 @@ mod tests {
             make(&client, &StreamSpec { max_bytes, ..results }).await;
         }
         let large = Encoded { payload: vec![b'x'; 10_000].into(), ..encoded() };
-        let Stored::Never(reason) = storage.outcome(&small, &"x".parse().unwrap(), &large).await else {
+        let Stored::Never(reason) = storage.outcome(&small, &job("x", None), &large).await else {
             panic!("it never fits")
         };
         assert!(reason.contains("EMBED_RESULTS_small") && reason.contains("8192"), "{reason}");
-        assert_eq!(storage.outcome(&small, &"x".parse().unwrap(), &encoded()).await, Stored::New);
-        let id: JobId = "x".parse().unwrap();
-        let waits = storage.outcome(&closed, &id, &large);
+        assert_eq!(storage.outcome(&small, &job("x", None), &encoded()).await, Stored::New);
+        let x = job("x", None);
+        let waits = storage.outcome(&closed, &x, &large);
         tokio::pin!(waits);
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut waits).await.is_err(), "somebody will open it");
         give_up.cancel();
@@ -331,10 +355,10 @@ mod tests {
         let client = async_nats::connect(server.url()).await.unwrap();
         let (supervisor, _deaths) = Supervisor::new();
         let storage = storage(&client, &supervisor, &CancellationToken::new()).await;
-        let (model, id): (Slug, JobId) = ("m".parse().unwrap(), "x".parse().unwrap());
+        let model: Slug = "m".parse().unwrap();
         let storing = tokio::spawn({
-            let (storage, model, id) = (storage.clone(), model.clone(), id.clone());
-            async move { storage.outcome(&model, &id, &encoded()).await }
+            let (storage, model) = (storage.clone(), model.clone());
+            async move { storage.outcome(&model, &job("x", None), &encoded()).await }
         });
         while storage.trouble.reasons().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

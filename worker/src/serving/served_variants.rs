@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    intake::{self, IntakeContext, JobIntake, ShadowIntake},
+    intake::{self, IntakeContext, JobIntake, RemovalIntake, ShadowIntake},
     metrics::EndpointStats,
     supervise::Task,
     variant::{Deployment, ServedVersion},
@@ -58,6 +58,8 @@ impl ServedVariant {
         }
         let shadow = ShadowIntake::subscribe(&deployment, context).await?;
         tasks.push(context.supervisor.spawn("an intake of texts to compare", shadow.run(stop.clone())));
+        let removals = RemovalIntake::subscribe(&deployment, context).await?;
+        tasks.push(context.supervisor.spawn("an intake of removals", removals.run(stop.clone())));
         for lane in Lane::STORED {
             let intake = JobIntake::new(Arc::clone(&deployment), context.clone(), lane);
             jobs.push(Arc::clone(&intake));

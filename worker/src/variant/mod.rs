@@ -1,8 +1,11 @@
 //! A variant: the name that traffic is sent to, with what it admits and what is measured of it. Versions come and go behind it.
 
 mod admission;
+mod answer;
 mod deployment;
+mod senders;
 mod service_rate;
+mod size;
 mod tap;
 mod version;
 
@@ -17,6 +20,8 @@ use embed_schemas::{ErrorCode, Lane, Slug};
 pub use admission::{Admission, Permit, Reservation};
 pub(crate) use deployment::shutting_down;
 pub use deployment::{Deployment, Pause};
+pub use senders::Sender;
+pub use size::Size;
 pub use tap::{Sample, Tap, Tapped};
 pub use version::{ServedVersion, describe_wanted, result_too_large};
 

@@ -8,17 +8,17 @@ use std::{
 /// Share of a new observation in the average: one in this many.
 const MEMORY: u64 = 16;
 
-/// The average time that a text of an online call takes in an engine, over all engines side by side.
+/// The average time that a token of an online call takes in an engine, over all engines side by side.
 #[derive(Debug)]
 pub(super) struct ServiceRate {
     engines: AtomicU64,
-    /// Nanoseconds a text, in one engine; 0 until something was observed.
-    per_text: AtomicU64,
+    /// Nanoseconds a token, in one engine; 0 until something was observed.
+    per_token: AtomicU64,
 }
 
 impl ServiceRate {
     pub(super) fn new(engines: usize) -> Self {
-        Self { engines: AtomicU64::new(engines.max(1) as u64), per_text: AtomicU64::new(0) }
+        Self { engines: AtomicU64::new(engines.max(1) as u64), per_token: AtomicU64::new(0) }
     }
 
     /// From now on, so many engines. What was observed holds only if it is the same kind of engine.
@@ -27,17 +27,17 @@ impl ServiceRate {
     }
 
     /// Notes a run. Two at the same moment may count as one: it is an average.
-    pub(super) fn record(&self, texts: usize, took: Duration) {
-        let new = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (texts.max(1) as u64);
-        let old = self.per_text.load(Ordering::Relaxed);
+    pub(super) fn record(&self, tokens: usize, took: Duration) {
+        let new = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (tokens.max(1) as u64);
+        let old = self.per_token.load(Ordering::Relaxed);
         let average = if old == 0 { new } else { old - old / MEMORY + new / MEMORY };
-        self.per_text.store(average, Ordering::Relaxed);
+        self.per_token.store(average, Ordering::Relaxed);
     }
 
-    /// How long the engines have to do with so many texts. Zero while nothing is known.
-    pub(super) fn time_for(&self, texts: usize) -> Duration {
+    /// How long the engines have to do with so many tokens. Zero while nothing is known.
+    pub(super) fn time_for(&self, tokens: usize) -> Duration {
         Duration::from_nanos(
-            self.per_text.load(Ordering::Relaxed).saturating_mul(texts as u64) / self.engines.load(Ordering::Relaxed),
+            self.per_token.load(Ordering::Relaxed).saturating_mul(tokens as u64) / self.engines.load(Ordering::Relaxed),
         )
     }
 }

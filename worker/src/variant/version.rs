@@ -14,6 +14,8 @@ use embed_schemas::{
     serving::{CURRENT_VERSION, LiveVersion, SkippedProvider},
 };
 
+use super::answer::Answer;
+
 /// A version that is loaded, with the threads that serve it.
 #[derive(Debug)]
 pub struct ServedVersion {
@@ -103,13 +105,8 @@ impl ServedVersion {
             ));
         }
         let dim = request.dimensions.unwrap_or(self.metadata().dimension) as usize;
-        let rows = request.texts.len();
-        // A lower bound: what is surely too large is refused before it is computed, the rest is measured afterwards.
-        let least = match format {
-            Format::MessagePack => rows * request.encoding_for(format).storage().row_bytes(dim),
-            Format::Json => rows * dim * 2,
-        };
-        if least > max_payload { Err(result_too_large(least, max_payload)) } else { Ok(()) }
+        // What will be too large is refused before it is computed.
+        Answer { format, encoding: request.encoding_for(format), texts: request.texts.len(), dim }.check(max_payload)
     }
 
     /// What is put before the texts of a request that was checked.
@@ -138,7 +135,7 @@ pub fn describe_wanted(wanted: &str, version: &str) -> String {
     if wanted == CURRENT_VERSION { format!("{wanted} ({version})") } else { version.to_owned() }
 }
 
-/// The error of a request whose answer does not fit into a message.
+/// The error of a request whose answer, as it was computed, does not fit into a message.
 #[must_use]
 pub fn result_too_large(bytes: usize, max_payload: usize) -> WireError {
     WireError::new(

@@ -4,8 +4,13 @@
 
 pub mod api;
 pub mod scan;
+pub mod stored;
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind, connection::State};
 use bytes::Bytes;
@@ -30,6 +35,19 @@ pub async fn connect(settings: &ConnectSettings, name: &str) -> Result<Client, E
 /// How much longer an answer is waited for after the server has refused what a route has made of some message on the same subject.
 const MAPPED: Duration = Duration::from_secs(1);
 
+/// An inbox of a request's own, which begins as all of its connection do: workers serve callers in turn, and that is what they can tell them
+/// apart by.
+fn inbox(client: &Client) -> String {
+    static PROCESS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    // All clones of a client share its statistics.
+    let connection = PROCESS.hash_one(Arc::as_ptr(&client.statistics()));
+    let inbox = client.new_inbox();
+    match inbox.rsplit_once('.') {
+        Some((prefix, request)) => format!("{prefix}.{connection:016x}.{request}"),
+        None => inbox,
+    }
+}
+
 /// A request with an inbox of its own. It takes no longer than `timeout`, whatever the connection does meanwhile.
 ///
 /// # Errors
@@ -42,7 +60,7 @@ pub async fn request(
     payload: Bytes,
     timeout: Duration,
 ) -> Result<Message, async_nats::RequestError> {
-    let inbox = client.new_inbox();
+    let inbox = inbox(client);
     let refusals = Refusals::of(client);
     let mut request = Request::new().payload(payload).inbox(inbox.clone()).timeout(Some(timeout));
     if !headers.is_empty() {

@@ -2,36 +2,18 @@
 
 use std::time::Duration;
 
-use async_nats::{
-    Client, HeaderMap,
-    header::{NATS_SEQUENCE, NATS_SUBJECT, NATS_TIME_STAMP},
-};
-use bytes::Bytes;
+use async_nats::{Client, header::NATS_SEQUENCE};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::api::ApiError;
+pub use super::stored::Stored;
 
 /// Messages in one answer at most.
 const MOST: usize = 256;
 /// Bytes in one answer, about. What is more comes with the next.
 const MOST_BYTES: usize = 8 << 20;
-
-/// A message as a stream holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its sequence.
-    pub sequence: u64,
-    /// The subject under which it is stored.
-    pub subject: String,
-    /// When it was stored, RFC 3339, by the server's clock.
-    pub time: String,
-    /// Its headers, those that the server adds included.
-    pub headers: HeaderMap,
-    /// Its payload.
-    pub payload: Bytes,
-}
 
 /// Where a scan has come to.
 #[derive(Debug)]
@@ -83,7 +65,7 @@ impl Scan {
                 // A message of the stream, whatever status its publisher has given it.
                 if let Some(sequence) = sequence(&message) {
                     last = Some(sequence);
-                    page.extend(stored(message));
+                    page.extend(Stored::of(message));
                     continue;
                 }
                 match message.status.map(|status| status.as_u16()) {
@@ -104,15 +86,7 @@ impl Scan {
     }
 }
 
-/// The sequence under which the server has it. What the server adds to a message comes after what its publisher has written, which may be the same.
+/// The sequence under which the server has it.
 fn sequence(message: &async_nats::Message) -> Option<u64> {
     message.headers.as_ref()?.get_last(NATS_SEQUENCE)?.as_str().parse().ok()
-}
-
-fn stored(message: async_nats::Message) -> Option<Stored> {
-    let sequence = sequence(&message)?;
-    let headers = message.headers?;
-    let text = |name: async_nats::HeaderName| headers.get_last(name).map(|value| value.as_str().to_owned());
-    let (subject, time) = (text(NATS_SUBJECT)?, text(NATS_TIME_STAMP)?);
-    Some(Stored { sequence, subject, time, headers, payload: message.payload })
 }

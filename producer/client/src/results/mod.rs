@@ -7,27 +7,23 @@ mod shared;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Message, RequestErrorKind, StatusCode};
-use bytes::Bytes;
-use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, WireError, headers, streams, subjects, wire};
+use embed_schemas::{EmbedRequest, ErrorCode, JobId, Outcome, Slug, streams, subjects};
 use futures::{Stream, stream::FuturesUnordered};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub(crate) use self::shared::Looking;
 use self::shared::Wanted;
-use super::{Client, combine::check_space};
+use super::{Client, combine::check_space, identity::outcome_of};
 use crate::{
     Error,
     nats::{
-        self,
-        api::{self, ApiError},
+        api,
+        stored::{self, ReadError, Stored, Which},
     },
 };
 
 /// For one look.
 const GET_TIMEOUT: Duration = Duration::from_secs(5);
-/// For one removal.
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The outcome of one job, expected: however many are, one subscription and one look serve them all.
 #[derive(Debug)]
@@ -41,7 +37,7 @@ pub struct Expected {
     subject: String,
     stream: String,
     wanted: Wanted,
-    found: Option<Message>,
+    found: Option<Stored>,
 }
 
 impl Client {
@@ -51,12 +47,20 @@ impl Client {
     /// # Errors
     /// If the connection is closed.
     pub async fn expect(&self, model: &Slug, id: JobId) -> Result<Expected, Error> {
+        self.expect_for(model, None, id).await
+    }
+
+    /// The same for a job of a tenant: see [`crate::PublishOptions::tenant`].
+    ///
+    /// # Errors
+    /// As [`Client::expect`].
+    pub async fn expect_for(&self, model: &Slug, tenant: Option<&Slug>, id: JobId) -> Result<Expected, Error> {
         let looking = self.looking.get_or_try_init(async || {
             let looking =
                 Looking::start(&self.nats).await.map_err(|error| Error::nats("cannot wait for results", error))?;
             Ok::<_, Error>(Arc::new(looking))
         });
-        let (subject, stream) = (subjects::result(model, &id), streams::results_stream(model));
+        let (subject, stream) = (subjects::result_for(model, tenant, &id), streams::results_stream(model));
         let wanted = looking.await?.want(&stream, &subject);
         Ok(Expected { client: self.clone(), id, space: None, digest: None, subject, stream, wanted, found: None })
     }
@@ -95,28 +99,6 @@ pub fn outcomes(expected: Vec<Expected>) -> impl Stream<Item = Result<(JobId, Ou
         Ok((expected.id, outcome))
     };
     expected.into_iter().map(outcome).collect::<FuturesUnordered<_>>()
-}
-
-impl Client {
-    /// Removes the outcome of a job from its stream, once nobody needs it there any more: a stream with a bound would fill up.
-    /// What is not removed expires. `false`: nothing was there.
-    ///
-    /// # Errors
-    /// [`Error::Nats`] if the server does not answer, as one does not that was not asked, for want of a permission; [`Error::Rejected`] if it
-    /// refuses.
-    pub async fn remove_result(&self, model: &Slug, id: &JobId) -> Result<bool, Error> {
-        let call = format!("STREAM.PURGE.{}", streams::results_stream(model));
-        let body = json!({ "filter": subjects::result(model, id) });
-        let removed = api::call(&self.nats, &call, &body, REMOVE_TIMEOUT).await;
-        let removed = removed.map_err(|error| {
-            let (what, reason) = (format!("the result of job {id} could not be removed"), error.to_string());
-            match error {
-                ApiError::Refused { .. } => Error::Rejected { what, reason },
-                ApiError::NotReady(_) => Error::Nats { what, reason },
-            }
-        })?;
-        Ok(removed["purged"].as_u64() != Some(0))
-    }
 }
 
 impl Expected {
@@ -162,25 +144,37 @@ impl Expected {
     /// Waits without a limit. Dropped and called again, it loses nothing.
     ///
     /// # Errors
-    /// As [`Client::result`], but for the time; [`Error::Wire`] with `id_conflict` if the outcome is that of another job.
+    /// As [`Client::result`], but for the time; [`Error::Wire`] with `id_conflict`, or [`Error::BadAnswer`], if what is stored is not the
+    /// outcome of this job: then there will be no other under its id.
     pub async fn outcome(&mut self) -> Result<Outcome, Error> {
-        if self.found.is_none() {
-            self.found = self.wanted.found().await;
-        }
-        match &self.found {
-            Some(message) => self.read(message),
-            None => Err(Error::nats(format!("cannot wait for job {}", self.id), "the connection is closed")),
+        loop {
+            if self.found.is_none() {
+                self.found = self.wanted.found().await;
+            }
+            let Some(found) = &self.found else {
+                return Err(Error::nats(format!("cannot wait for job {}", self.id), "the connection is closed"));
+            };
+            let read = self.read(found);
+            if !read.as_ref().is_err_and(is_not_ours) {
+                return read;
+            }
+            // Whoever knows where we wait could have sent it: what the stream says when it is asked again is what counts.
+            if let Some(outcome) = self.stored().await? {
+                return Ok(outcome);
+            }
+            tracing::warn!(id = %self.id, "what came is not the outcome of this job, and not stored: it is waited for");
+            self.found = None;
+            self.wanted.again(&self.stream, &self.subject);
         }
     }
 
     /// Looks into the stream. `None` if nothing is there, or if the server does not answer now.
     ///
     /// # Errors
-    /// [`Error::BadAnswer`] if what is stored cannot be read, [`Error::OtherSpace`] if it is of no use.
+    /// [`Error::BadAnswer`] if what is stored cannot be read or is another job's, [`Error::OtherSpace`] if it is of no use.
     pub async fn stored(&self) -> Result<Option<Outcome>, Error> {
-        match get(&self.client, &self.stream, &self.subject).await {
-            Ok(message) if message.status.is_none() => self.read(&message).map(Some),
-            Ok(_) => Ok(None),
+        match self.look().await {
+            Ok(found) => found.map(|found| self.read(&found)).transpose(),
             Err(error) => {
                 tracing::debug!(subject = self.subject, %error, "cannot look into the results");
                 Ok(None)
@@ -188,13 +182,12 @@ impl Expected {
         }
     }
 
-    fn read(&self, message: &Message) -> Result<Outcome, Error> {
-        let digest = message.headers.as_ref().and_then(|headers| headers.get(headers::REQUEST_DIGEST));
-        if self.digest.as_deref().zip(digest).is_some_and(|(ours, of)| ours != of.as_str()) {
-            return Err(WireError::id_conflict(&self.id).into());
-        }
-        let outcome = wire::decode_outcome(&message.payload)
-            .map_err(|error| Error::BadAnswer { from: self.subject.clone(), reason: error.to_string() })?;
+    async fn look(&self) -> Result<Option<Stored>, ReadError> {
+        stored::read(&self.client.nats, &self.stream, Which::LastOn(&self.subject), GET_TIMEOUT).await
+    }
+
+    fn read(&self, stored: &Stored) -> Result<Outcome, Error> {
+        let outcome = outcome_of(stored, &self.id, self.digest.as_deref())?;
         if let Outcome::Result(result) = &outcome {
             check_space(self.space.as_deref(), result)?;
         }
@@ -203,19 +196,19 @@ impl Expected {
 
     /// Why nothing came, as far as one look can tell.
     async fn hint(&self) -> String {
-        match get(&self.client, &self.stream, &self.subject).await {
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+        match self.look().await {
+            Err(ReadError::NoResponders) => {
                 format!(": there is no stream {} to read it from; run `embed init`", self.stream)
             }
             Err(_) => ": the server does not answer".to_owned(),
-            Ok(message) if message.status == Some(StatusCode::NOT_FOUND) => match self.full().await {
+            Ok(None) => match self.full().await {
                 Some(full) => format!(
                     ": {full}, and what does not fit waits with its worker until there is room: raise \
                          --results-max-bytes of `embed init`, or purge what nobody needs"
                 ),
                 None => ": it waits to be served, or its result has expired; is a worker running?".to_owned(),
             },
-            Ok(_) => String::new(),
+            Ok(Some(_)) => String::new(),
         }
     }
 
@@ -231,7 +224,11 @@ impl Expected {
     }
 }
 
-async fn get(client: &Client, stream: &str, subject: &str) -> Result<async_nats::Message, async_nats::RequestError> {
-    let subject = embed_connect::api_subject(&client.nats, &format!("DIRECT.GET.{stream}.{subject}"));
-    nats::request(&client.nats, subject, HeaderMap::new(), Bytes::new(), GET_TIMEOUT).await
+/// Whether what was read is not the outcome of the job that it was read for.
+fn is_not_ours(error: &Error) -> bool {
+    match error {
+        Error::BadAnswer { .. } => true,
+        Error::Wire(error) => error.code == ErrorCode::IdConflict,
+        _ => false,
+    }
 }

@@ -6,8 +6,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_nats::{Client, Message, connection::State as Connection, header::NATS_SUBJECT};
+use async_nats::{Client, Message, connection::State as Connection};
 use bytes::Bytes;
+use embed_connect::{Refusal, Refusals};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -16,6 +17,8 @@ use tokio::{
     task::AbortHandle,
     time::Instant,
 };
+
+use crate::nats::stored::Stored;
 
 /// The longest and the shortest pause between two looks for one outcome.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -34,6 +37,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a question for several was not understood, or not answered, it is not asked for so long. A lost connection may be why.
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
+/// The same after it was refused: permissions seldom change.
+const REFUSED: Duration = Duration::from_secs(3_600);
 /// Bytes in the answer to one look, about. What is more comes with the next.
 const MOST_BYTES: usize = 8 << 20;
 /// Outcomes in one look at most. The server would answer up to 1024.
@@ -73,7 +78,7 @@ struct Waiting {
     due: Option<Instant>,
     /// The next pause, if a copy was heard.
     hurry: Option<Duration>,
-    found: oneshot::Sender<Message>,
+    found: oneshot::Sender<Stored>,
 }
 
 /// One outcome that is waited for. Dropped, it is not any more.
@@ -82,7 +87,7 @@ pub(super) struct Wanted {
     looking: Arc<Looking>,
     number: u64,
     /// `None` once it is answered.
-    found: Option<oneshot::Receiver<Message>>,
+    found: Option<oneshot::Receiver<Stored>>,
 }
 
 /// A look that is not answered yet.
@@ -107,6 +112,15 @@ impl Looking {
 
     /// Waits for what will be stored in this stream on this subject, or is already.
     pub(super) fn want(self: &Arc<Self>, stream: &str, subject: &str) -> Wanted {
+        let number = {
+            let mut state = self.shared.state.lock();
+            state.next += 1;
+            state.next
+        };
+        Wanted { looking: Arc::clone(self), number, found: Some(self.wait(number, stream, subject)) }
+    }
+
+    fn wait(&self, number: u64, stream: &str, subject: &str) -> oneshot::Receiver<Stored> {
         let (found, receiver) = oneshot::channel();
         let now = Instant::now();
         let waiting = Waiting {
@@ -118,15 +132,13 @@ impl Looking {
             found,
         };
         let mut state = self.shared.state.lock();
-        let number = state.next;
-        state.next += 1;
         // After the end of the connection, the sender is dropped here, and who waits hears of it.
         if !state.closed {
             state.waiting.insert(number, waiting);
         }
         drop(state);
         self.shared.changed.notify_one();
-        Wanted { looking: Arc::clone(self), number, found: Some(receiver) }
+        receiver
     }
 }
 
@@ -142,8 +154,13 @@ impl Wanted {
         format!("{}.copy.{}", self.looking.shared.inbox, self.number)
     }
 
+    /// What was found is not it: it is waited for once more.
+    pub(super) fn again(&mut self, stream: &str, subject: &str) {
+        self.found = Some(self.looking.wait(self.number, stream, subject));
+    }
+
     /// The message that is stored, once. `None` if the connection is closed.
-    pub(super) async fn found(&mut self) -> Option<Message> {
+    pub(super) async fn found(&mut self) -> Option<Stored> {
         let found = self.found.as_mut()?.await;
         self.found = None;
         found.ok()
@@ -201,15 +218,23 @@ impl State {
 
 /// Looks for all that is waited for, until the connection is closed.
 async fn look_out(shared: Arc<Shared>, mut messages: async_nats::Subscriber) {
-    let mut lookout = Lookout { shared, looks: HashMap::new(), next: 0, one_by_one: HashMap::new(), wake: None };
+    let refusals = Refusals::of(&shared.nats);
+    let mut lookout =
+        Lookout { shared, looks: HashMap::new(), next: 0, one_by_one: HashMap::new(), wake: None, refusals };
     loop {
         let wake = lookout.wake;
+        let several = lookout.several();
+        let refusable: Vec<&str> = several.iter().map(String::as_str).collect();
         let message = tokio::select! {
             message = messages.next() => match message {
                 Some(message) => Some(message),
                 None => break,
             },
             () = lookout.shared.changed.notified() => None,
+            refusal = lookout.refusals.concerning(&refusable), if !refusable.is_empty() => {
+                lookout.refused(&refusal);
+                None
+            }
             () = async { tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => None,
         };
         // An answer to a look changes nothing of what is due, until it is the last.
@@ -232,9 +257,36 @@ struct Lookout {
     wake: Option<Instant>,
     /// Streams of servers that cannot answer for several outcomes at once, or may not be asked, and until when that is taken to be so.
     one_by_one: HashMap<String, Instant>,
+    /// What the server does not permit, from the last that was heard of on.
+    refusals: Refusals,
 }
 
 impl Lookout {
+    /// Where several outcomes are being asked for at once: that reads a whole stream, and a permission that names subjects does not allow it.
+    fn several(&self) -> Vec<String> {
+        let several = self.looks.values().filter(|look| look.wanted.len() > 1);
+        let mut subjects: Vec<_> = several.map(|look| self.question(&look.stream)).collect();
+        subjects.sort();
+        subjects.dedup();
+        subjects
+    }
+
+    fn question(&self, stream: &str) -> String {
+        embed_connect::api_subject(&self.shared.nats, &format!("DIRECT.GET.{stream}"))
+    }
+
+    /// What is not permitted is not tried again soon.
+    fn refused(&mut self, refusal: &Refusal) {
+        self.refusals = Refusals::of(&self.shared.nats);
+        let now = Instant::now();
+        let of = |look: &Look| look.wanted.len() > 1 && self.question(&look.stream) == refusal.subject;
+        let refused: Vec<_> = self.looks.iter().filter(|(_, look)| of(look)).map(|(number, _)| *number).collect();
+        for number in refused {
+            self.one_by_one.insert(self.looks[&number].stream.clone(), now + REFUSED);
+            self.end(number);
+        }
+    }
+
     fn next(&self) -> Option<Instant> {
         self.looks.values().map(|look| look.until).chain(self.shared.state.lock().due()).min()
     }
@@ -262,8 +314,8 @@ impl Lookout {
             }
             return self.end(number);
         }
-        let subject = message.headers.as_ref().and_then(|headers| headers.get(NATS_SUBJECT));
-        let Some(numbers) = subject.and_then(|subject| look.wanted.remove(subject.as_str())) else { return };
+        let Some(message) = Stored::of(message) else { return };
+        let Some(numbers) = look.wanted.remove(&message.subject) else { return };
         look.found = true;
         let is_over = look.wanted.is_empty();
         let mut state = self.shared.state.lock();

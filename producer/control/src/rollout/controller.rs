@@ -11,17 +11,19 @@ use embed_rollout::{
 use embed_schemas::{Slug, shadow::ShadowCounts};
 
 use super::{
-    RolloutError, gate, milliseconds,
+    RolloutError, gate,
+    known::Known,
+    means::Means,
+    milliseconds,
     server_time::ServerTime,
     shadow::{self, Shadowing},
     store::Store,
-    watch::{Means, Turn, Watch},
+    watch::{Turn, Watch},
     weights::{self, Back, Set},
     workers::Serving,
 };
-use embed_client::Client;
-
 use crate::route::Router;
+use embed_client::Client;
 
 /// How a controller works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub struct Controller {
     name: String,
     settings: Settings,
     time: ServerTime,
+    known: Known,
 }
 
 /// What a turn has come to.
@@ -134,7 +137,7 @@ impl Controller {
     #[must_use]
     pub fn new(client: &Client, router: Router, name: String, settings: Settings) -> Self {
         let (store, time) = (Store::new(client.nats().clone()), ServerTime::default());
-        Self { client: client.clone(), router, store, name, settings, time }
+        Self { client: client.clone(), router, store, name, settings, time, known: Known::default() }
     }
 
     /// The same, by another clock than this machine's. The server's time is what counts, so it may be off.
@@ -149,6 +152,7 @@ impl Controller {
             router: &self.router,
             store: &self.store,
             time: &self.time,
+            known: &self.known,
             lease: self.settings.lease,
         }
     }
@@ -388,7 +392,7 @@ impl Controller {
                     route_revision,
                     // What came since is of the time that is left out.
                     stats_after: last,
-                    versions: Serving::ask(&self.client, rollout).await?.versions,
+                    versions: Serving::ask(&self.means(), rollout).await?.versions,
                 };
                 rollout.moved(moved, self.time.now_ms());
             }
@@ -406,11 +410,8 @@ impl Controller {
     }
 
     fn warn_of(&self, silent: &[String], tell: &mut impl FnMut(&Progress<'_>)) {
-        for server in silent {
-            tell(&Progress::Trouble(format!(
-                "server {server} does not answer: run `embed route sync` when it is back"
-            )));
-        }
+        let text = |server| format!("server {server} does not answer: run `embed route sync` when it is back");
+        silent.iter().for_each(|server| tell(&Progress::Trouble(text(server))));
     }
 
     /// Leaves the rollout to others, at once.

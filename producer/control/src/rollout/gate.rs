@@ -8,7 +8,7 @@ use embed_rollout::{
     power::{self, Answer, Traffic},
 };
 use embed_schemas::{
-    Slug,
+    Slug, VariantStats,
     serving::{VariantState, VariantStatus},
     streams::STATS_STREAM,
     subjects, wire,
@@ -17,18 +17,21 @@ use serde_json::json;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    RolloutError, milliseconds, probes,
+    RolloutError,
+    means::Means,
+    milliseconds, probes,
     statistics::{From, Reader},
-    watch::Means,
     weights,
+    workers::statuses,
 };
-use embed_client::Client;
 
 use crate::{Error, bucket};
 
 /// Windows after which a report is no sign of life any more.
 const RECENT: u64 = 4;
 
+/// How far back a window is looked for, if the last is nobody's that is known.
+const LOOK_BACK: Duration = Duration::from_secs(60);
 /// How far back the traffic is looked at, and in how many requests at most.
 const LATELY: Duration = Duration::from_secs(600);
 const MOST_BATCHES: usize = 200;
@@ -63,9 +66,9 @@ pub(super) async fn check(
     power: &mut Option<Checking>,
 ) -> Result<Found, RolloutError> {
     let Means { client, router, store, .. } = means;
-    let statuses = client.statuses().await?;
-    let of = |variant: &Slug| statuses.get(&(rollout.model.clone(), variant.clone())).map_or(&[][..], Vec::as_slice);
-    let (from, to) = (of(&rollout.from), of(&rollout.to));
+    let workers = means.known.ask(client, means.time.now_ms()).await?;
+    let [from, to] = [&rollout.from, &rollout.to].map(|variant| statuses(&workers, &rollout.model, variant));
+    let (from, to) = (from.as_slice(), to.as_slice());
     for (variant, statuses) in [(&rollout.from, from), (&rollout.to, to)] {
         if let Some(why) = not_live(variant, statuses) {
             return Ok(Found::NotYet(why));
@@ -76,7 +79,7 @@ pub(super) async fn check(
     {
         return Ok(Found::Never(why));
     }
-    let window_ms = match windows(client, rollout, means.time.now_ms()).await? {
+    let window_ms = match windows(means, rollout).await? {
         Ok(length) => length,
         Err(why) => return Ok(Found::NotYet(why)),
     };
@@ -111,7 +114,7 @@ pub(super) async fn check(
 }
 
 /// Live means loaded, warm, and that it has reproduced its golden vectors: a worker lets no version go live otherwise.
-fn not_live(variant: &Slug, statuses: &[VariantStatus]) -> Option<String> {
+fn not_live(variant: &Slug, statuses: &[&VariantStatus]) -> Option<String> {
     if statuses.is_empty() {
         return Some(format!("no worker serves {variant}"));
     }
@@ -120,8 +123,8 @@ fn not_live(variant: &Slug, statuses: &[VariantStatus]) -> Option<String> {
     Some(format!("{variant} is {} on a worker{why}", not.state.as_str()))
 }
 
-fn two_spaces(rollout: &Rollout, from: &[VariantStatus], to: &[VariantStatus]) -> Option<String> {
-    let spaces = |statuses: &[VariantStatus]| -> Vec<String> {
+fn two_spaces(rollout: &Rollout, from: &[&VariantStatus], to: &[&VariantStatus]) -> Option<String> {
+    let spaces = |statuses: &[&VariantStatus]| -> Vec<String> {
         let mut spaces: Vec<_> =
             statuses.iter().filter_map(|status| Some(status.live.as_ref()?.space.clone())).collect();
         spaces.sort();
@@ -191,13 +194,12 @@ async fn traffic(means: &Means<'_>, rollout: &Rollout, window_ms: u32) -> Result
     let (mut begin, mut end) = (now, now);
     let until = Instant::now() + means.lease / 6;
     for batch in 1.. {
-        let reports = reader.batch(wire::decode_stats).await?;
-        if reports.is_empty() {
+        let Some(reports) = reader.batch(wire::decode_stats).await? else {
             // That is all there is.
             end = now;
             break;
-        }
-        for (stored_ms, report) in reports {
+        };
+        for (stored_ms, report) in reports.into_iter().filter(|(_, report)| means.known.counts(report)) {
             end = stored_ms.min(now);
             if report.variant == rollout.from {
                 begin = begin.min(stored_ms.saturating_sub(length));
@@ -215,13 +217,13 @@ async fn traffic(means: &Means<'_>, rollout: &Rollout, window_ms: u32) -> Result
 }
 
 /// The length of both variants' windows, in milliseconds; or why there are none.
-async fn windows(client: &Client, rollout: &Rollout, now_ms: u64) -> Result<Result<u32, String>, Error> {
+async fn windows(means: &Means<'_>, rollout: &Rollout) -> Result<Result<u32, String>, Error> {
+    let now_ms = means.time.now_ms();
     let mut lengths = Vec::new();
     for variant in [&rollout.from, &rollout.to] {
-        let query = json!({"last_by_subj": subjects::stats(&rollout.model, variant)});
-        let found = bucket::message(client.nats(), STATS_STREAM, &query).await?;
-        let report = found.and_then(|found| wire::decode_stats(&found.payload).ok());
-        let recent = report.filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms);
+        let recent = last_window(means, rollout, variant, now_ms)
+            .await?
+            .filter(|report| report.end_ms() + u64::from(report.length_ms).max(1_000) * RECENT > now_ms);
         match recent {
             Some(report) => lengths.push(report.length_ms),
             None => return Ok(Err(format!("no worker publishes statistics of {variant} (worker.stats_window)"))),
@@ -234,4 +236,31 @@ async fn windows(client: &Client, rollout: &Rollout, now_ms: u64) -> Result<Resu
         )));
     }
     Ok(Ok(lengths[0]))
+}
+
+/// The last window of a variant that a worker has published which discovery knows.
+async fn last_window(
+    means: &Means<'_>,
+    rollout: &Rollout,
+    variant: &Slug,
+    now_ms: u64,
+) -> Result<Option<VariantStats>, Error> {
+    let subject = subjects::stats(&rollout.model, variant);
+    let found = bucket::message(means.client.nats(), STATS_STREAM, &json!({"last_by_subj": subject})).await?;
+    let counts = |report: &VariantStats| means.known.counts(report);
+    let last = found.and_then(|found| wire::decode_stats(&found.payload).ok()).filter(counts);
+    if last.is_some() {
+        return Ok(last);
+    }
+    // Somebody else's may stand before it.
+    let from = From::Time(now_ms - milliseconds(LOOK_BACK).min(now_ms));
+    let mut reader = Reader::new(means.client.nats().clone(), subject, from);
+    let (mut last, until) = (None, Instant::now() + means.lease / 6);
+    while let Some(reports) = reader.batch(wire::decode_stats).await? {
+        last = reports.into_iter().map(|(_, report)| report).rfind(counts).or(last);
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    Ok(last)
 }

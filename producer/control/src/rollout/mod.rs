@@ -9,7 +9,7 @@
 //! | `gate` | what must be so before traffic moves |
 //! | `shadow` | the step before any traffic moves: what workers are told, gathered, judged |
 //! | `watch` | a stage's windows: gathered, kept, judged |
-//! | `workers` | who serves the variants |
+//! | `workers`, `known` | who serves the variants, and whose reports count |
 //! | `finish` | what is left to do after a promotion |
 //! | `server_time` | what time it is, for all who take part |
 //! | `weights` | changes the route, never over somebody else's change |
@@ -21,6 +21,8 @@
 mod controller;
 mod finish;
 mod gate;
+mod known;
+mod means;
 mod page;
 mod probes;
 mod server_time;

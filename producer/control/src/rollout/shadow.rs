@@ -11,16 +11,18 @@ use embed_rollout::{
 };
 use embed_schemas::{
     Format,
-    shadow::{SHADOW_SUBJECT, ShadowCounts, ShadowWish},
+    shadow::{SHADOW_SUBJECT, ShadowCounts, ShadowStats, ShadowWish},
     subjects,
     wire::decode_shadow_stats,
 };
 use tokio::time::Instant;
 
 use super::{
-    RolloutError, milliseconds,
+    RolloutError,
+    known::Waiting,
+    means::Means,
+    milliseconds,
     statistics::{From, Reader},
-    watch::Means,
     workers::Serving,
 };
 use crate::Error;
@@ -36,6 +38,8 @@ pub(super) struct Shadowing {
     wish: ShadowWish,
     stage: ShadowStage,
     reader: Reader,
+    /// Of workers that were not known when they came.
+    waiting: Waiting<ShadowStats>,
     counts: ShadowCounts,
     /// Since when nobody has served the candidate, by the server's time.
     gone_since_ms: Option<u64>,
@@ -58,7 +62,7 @@ pub(super) async fn begin(
     route_revision: u64,
     last: u64,
 ) -> Result<(), RolloutError> {
-    let versions = Serving::ask(means.client, rollout).await?.versions;
+    let versions = Serving::ask(means, rollout).await?.versions;
     let now = means.time.now_ms();
     let stage = ShadowStage {
         number: 0,
@@ -96,6 +100,7 @@ impl Shadowing {
             wish,
             stage,
             reader,
+            waiting: Waiting::default(),
             counts: ShadowCounts::default(),
             gone_since_ms: None,
         }
@@ -117,20 +122,18 @@ impl Shadowing {
         self.say(TTL_MS).await?;
         let over = rollout.shadow_said(means.time.now_ms(), TTL_MS);
         let until = Instant::now() + means.lease / 3;
-        let mut any = false;
+        let serving = Serving::ask(means, rollout).await?;
+        let before = self.waiting.settle(means.known);
+        let mut any = self.count(before);
         while !self.reader.has_read(last) {
             if Instant::now() >= until {
                 return Ok(Found { verdict: None, more: true });
             }
-            let reports = self.reader.batch(decode_shadow_stats).await?;
-            if reports.is_empty() {
-                break;
-            }
+            let Some(mut reports) = self.reader.batch(decode_shadow_stats).await? else { break };
             // Not of a shadow before this one.
-            for (_, stats) in reports.iter().filter(|(_, stats)| stats.id == self.wish.id) {
-                self.counts.merge(&stats.counts);
-                any = true;
-            }
+            reports.retain(|(_, stats)| stats.id == self.wish.id);
+            let known = self.waiting.sort(reports, means.known);
+            any |= self.count(known);
         }
         let (settings, now) = (&rollout.config.shadow, means.time.now_ms());
         let mut verdict = judge(settings, &self.counts, over);
@@ -142,12 +145,18 @@ impl Shadowing {
         }
         rollout.shadow_judged(&verdict, now);
         if self.is_of(rollout) {
-            self.look_at_workers(means, rollout, last).await?;
+            self.look_at_workers(&serving, means, rollout, last).await?;
         }
         if !self.is_of(rollout) {
             self.end().await?;
         }
         Ok(Found { verdict: any.then_some(verdict), more: false })
+    }
+
+    /// Adds reports. Whether there were any.
+    fn count(&mut self, reports: Vec<(u64, ShadowStats)>) -> bool {
+        reports.iter().for_each(|(_, stats)| self.counts.merge(&stats.counts));
+        !reports.is_empty()
     }
 
     /// What was compared so far.
@@ -168,11 +177,11 @@ impl Shadowing {
 
     async fn look_at_workers(
         &mut self,
+        serving: &Serving,
         means: &Means<'_>,
         rollout: &mut Rollout,
         last: u64,
     ) -> Result<(), RolloutError> {
-        let serving = Serving::ask(&self.client, rollout).await?;
         let now = means.time.now_ms();
         let since = if serving.candidate { None } else { Some(self.gone_since_ms.unwrap_or(now)) };
         self.gone_since_ms = since;

@@ -54,42 +54,42 @@ impl Reader {
         matches!(self.from, From::Sequence(next) if next > last)
     }
 
-    /// The next reports, as many as one request brings, each with the time when the server stored it (Unix time in milliseconds). None if there
-    /// are no more by now.
+    /// The next reports, as many as one request brings, each with the time when the server stored it (Unix time in milliseconds); those that
+    /// cannot be read are left out. `None` if there are no more by now.
     ///
     /// # Errors
     /// If the stream does not answer, or there is none.
     pub(super) async fn batch<T>(
         &mut self,
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
-    ) -> Result<Vec<(u64, T)>, Error> {
-        loop {
-            let mut query = json!({"next_by_subj": self.filter, "batch": BATCH, "max_bytes": BATCH_BYTES});
-            match self.from {
-                From::Sequence(sequence) => query["seq"] = sequence.into(),
-                From::Time(ms) => query["start_time"] = rfc3339(ms).into(),
-            }
-            let (mut reports, mut next) = (Vec::new(), self.from);
-            for message in self.messages(&query).await? {
-                let headers = message.headers.unwrap_or_default();
-                let header = |name: &str| headers.get(name).map(|value| value.as_str());
-                let sequence = header("Nats-Sequence").and_then(|text| text.parse::<u64>().ok());
-                let (Some(sequence), Some(stored_ms)) = (sequence, header("Nats-Time-Stamp").and_then(parse_ms)) else {
-                    return Err(Error::bad_answer(STATS_STREAM, "a message without its sequence and time"));
-                };
-                next = From::Sequence(sequence + 1);
-                match decode(&message.payload) {
-                    Ok(report) => reports.push((stored_ms, report)),
-                    // From another release, or from somebody who may publish what he likes: nothing to wait for.
-                    Err(error) => tracing::warn!(%error, sequence, "a report that cannot be read is left out"),
-                }
-            }
-            let read = next != self.from;
-            self.from = next;
-            if !read || !reports.is_empty() {
-                return Ok(reports);
+    ) -> Result<Option<Vec<(u64, T)>>, Error> {
+        let mut query = json!({"next_by_subj": self.filter, "batch": BATCH, "max_bytes": BATCH_BYTES});
+        match self.from {
+            From::Sequence(sequence) => query["seq"] = sequence.into(),
+            From::Time(ms) => query["start_time"] = rfc3339(ms).into(),
+        }
+        let (mut reports, mut next, mut unreadable) = (Vec::new(), self.from, None);
+        for message in self.messages(&query).await? {
+            let headers = message.headers.unwrap_or_default();
+            let header = |name: &str| headers.get(name).map(|value| value.as_str());
+            let sequence = header("Nats-Sequence").and_then(|text| text.parse::<u64>().ok());
+            let (Some(sequence), Some(stored_ms)) = (sequence, header("Nats-Time-Stamp").and_then(parse_ms)) else {
+                return Err(Error::bad_answer(STATS_STREAM, "a message without its sequence and time"));
+            };
+            next = From::Sequence(sequence + 1);
+            match decode(&message.payload) {
+                Ok(report) => reports.push((stored_ms, report)),
+                // From another release, or from somebody who may publish what he likes: nothing to wait for.
+                Err(error) => unreadable = Some((sequence, error)),
             }
         }
+        if let Some((sequence, error)) = unreadable {
+            // One line for all of them, however many there are.
+            tracing::warn!(%error, sequence, "reports that cannot be read are left out; the last of them");
+        }
+        let read = next != self.from;
+        self.from = next;
+        Ok(read.then_some(reports))
     }
 
     async fn messages(&self, query: &Value) -> Result<Vec<Message>, Error> {

@@ -3,7 +3,7 @@
 //! A controller that takes over, and whoever replays the record, has the same windows and comes to the same verdicts. While a rollout is
 //! paused nothing is kept: its last windows are looked at, however long that lasts.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use embed_rollout::{
     Check, Decision, Evidence, Rollout, Rule, Verdict,
@@ -16,27 +16,14 @@ use embed_schemas::{VariantStats, wire::decode_stats};
 use tokio::time::Instant;
 
 use super::{
-    RolloutError, milliseconds, probes,
-    server_time::ServerTime,
+    RolloutError,
+    known::Waiting,
+    means::Means,
+    milliseconds, probes,
     statistics::{From, Reader},
-    store::Store,
     weights,
     workers::Serving,
 };
-use embed_client::Client;
-
-use crate::route::Router;
-
-/// Who watches, and with what.
-#[derive(Debug)]
-pub(super) struct Means<'a> {
-    pub(super) client: &'a Client,
-    pub(super) router: &'a Router,
-    pub(super) store: &'a Store,
-    pub(super) time: &'a ServerTime,
-    /// Without a sign for so long, another takes over.
-    pub(super) lease: Duration,
-}
 
 /// A stage that is being watched.
 #[derive(Debug)]
@@ -46,6 +33,8 @@ pub(super) struct Watch {
     following: Following,
     rule: Rule,
     reader: Reader,
+    /// Of workers that were not known when they came.
+    waiting: Waiting<VariantStats>,
     texts: Vec<String>,
     probes: Option<Vec<f64>>,
     /// Since when nobody has served the candidate, by the server's time.
@@ -96,6 +85,7 @@ impl Watch {
             following,
             rule: Rule::new(rollout.config.at(step))?,
             reader: Reader::windows(means.client.nats().clone(), &rollout.model, from),
+            waiting: Waiting::default(),
             texts: means.store.texts(rollout).await?.unwrap_or_default(),
             probes,
             gone_since_ms: None,
@@ -124,7 +114,8 @@ impl Watch {
             rollout.interrupted(reason, means.time.now_ms());
             return Ok(Turn::default());
         }
-        self.look_at_workers(&Serving::ask(means.client, rollout).await?, rollout, means.time.now_ms());
+        self.look_at_workers(&Serving::ask(means, rollout).await?, rollout, means.time.now_ms());
+        self.waiting.settle(means.known).into_iter().for_each(|(stored_ms, report)| self.add(report, stored_ms));
         let mut turn = Turn::default();
         // What is over by now is here once all that the server has now is read.
         let now = means.time.now_ms();
@@ -133,11 +124,11 @@ impl Watch {
                 turn.more = true;
                 return Ok(turn);
             }
-            let reports = self.reader.batch(decode_stats).await?;
-            if reports.is_empty() {
-                break;
-            }
-            reports.into_iter().for_each(|(stored_ms, report)| self.add(report, stored_ms));
+            let Some(reports) = self.reader.batch(decode_stats).await? else { break };
+            let is_ours = |report: &VariantStats| [&rollout.from, &rollout.to].contains(&&report.variant);
+            let reports = reports.into_iter().filter(|(_, report)| is_ours(report)).collect();
+            let known = self.waiting.sort(reports, means.known);
+            known.into_iter().for_each(|(stored_ms, report)| self.add(report, stored_ms));
         }
         while self.is_of(rollout) {
             if Instant::now() >= until {

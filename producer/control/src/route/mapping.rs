@@ -27,6 +27,15 @@ pub struct Destination {
 /// Mappings by their source. Destinations are in order, so that equal mappings compare equal.
 pub type Mappings = BTreeMap<String, Vec<Destination>>;
 
+/// What stands for the tenant in a destination: what the wildcard of the source stood for.
+const TENANT: &str = ".{{wildcard(1)}}";
+
+/// The subjects that a lane's route is made of: without a variant and, of jobs, those of tenants.
+pub(super) fn sources(lane: Lane, model: &Slug) -> Vec<String> {
+    let of_tenants = (lane != Lane::Rpc).then(|| subjects::of_tenants(lane, model, None));
+    [subjects::bare(lane, model)].into_iter().chain(of_tenants).collect()
+}
+
 /// The mappings of these routes.
 pub(super) fn of_routes<'a>(routes: impl IntoIterator<Item = (&'a Slug, &'a Lanes)>) -> Mappings {
     let mut mappings = Mappings::new();
@@ -39,6 +48,11 @@ pub(super) fn of_routes<'a>(routes: impl IntoIterator<Item = (&'a Slug, &'a Lane
             };
             let mut destinations: Vec<_> = weights.iter().map(to).collect();
             destinations.sort();
+            // Jobs of tenants keep their tenant.
+            let of_tenant = |d: &Destination| Destination { subject: format!("{}{TENANT}", d.subject), ..d.clone() };
+            for source in sources(*lane, model).split_off(1) {
+                mappings.insert(source, destinations.iter().map(of_tenant).collect());
+            }
             mappings.insert(subjects::bare(*lane, model), destinations);
         }
     }
@@ -54,7 +68,12 @@ pub(super) fn is_ours(source: &str) -> bool {
 pub(super) fn model_of(source: &str) -> Option<Slug> {
     match source.strip_prefix(MARKS) {
         Some(model) => model.parse().ok(),
-        None => subjects::parse(source).filter(|target| target.variant.is_none()).map(|target| target.model),
+        None => {
+            let of_tenants = format!(".{}.*", subjects::ANY_VARIANT);
+            let bare = source.strip_suffix(&of_tenants).unwrap_or(source);
+            let target = subjects::parse(bare).filter(|target| (&target.variant, &target.tenant) == (&None, &None))?;
+            sources(target.lane, &target.model).iter().any(|one| one == source).then_some(target.model)
+        }
     }
 }
 
@@ -165,6 +184,11 @@ impl std::fmt::Display for MappingDifference {
 
 /// The variant's name where that is all that a destination adds to its source.
 fn short<'a>(source: &str, destination: &'a str) -> &'a str {
+    let of_tenants = format!(".{}.*", subjects::ANY_VARIANT);
+    let (source, destination) = match source.strip_suffix(&of_tenants).zip(destination.strip_suffix(TENANT)) {
+        Some(without) => without,
+        None => (source, destination),
+    };
     destination.strip_prefix(source).and_then(|rest| rest.strip_prefix('.')).unwrap_or(destination)
 }
 
@@ -212,6 +236,19 @@ mod tests {
     }
 
     #[test]
+    fn jobs_of_tenants_are_split_alike_and_keep_their_tenant() {
+        let mappings = of_routes([(&slug("m"), &lanes(&["a=95", "b=5"]))]);
+        let sources: Vec<_> = mappings.keys().map(String::as_str).collect();
+        assert_eq!(sources, ["embed.bulk.m", "embed.bulk.m._.*", "embed.job.m", "embed.job.m._.*", "embed.rpc.m"]);
+        let subjects: Vec<_> = mappings["embed.job.m._.*"].iter().map(|d| (d.subject.as_str(), d.weight)).collect();
+        assert_eq!(subjects, [("embed.job.m.a.{{wildcard(1)}}", 95), ("embed.job.m.b.{{wildcard(1)}}", 5)]);
+        assert!(sources.iter().all(|source| is_ours(source)));
+        for other in ["embed.rpc.m._.*", "embed.job.m.a.*", "embed.job.m.*", "embed.job.m.a"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
     fn weights_that_a_server_tells_are_cumulative() {
         let detail = json!({"mappings": {"embed.rpc.m": [
             {"subject": "embed.rpc.m.b", "weight": 5}, {"subject": "embed.rpc.m.a", "weight": 100}
@@ -226,6 +263,7 @@ mod tests {
         let wanted = of_routes([(&slug("m"), &lanes(&["a=95", "b=5"]))]);
         let mut found = wanted.clone();
         found.remove("embed.job.m");
+        found.remove("embed.job.m._.*");
         found.get_mut("embed.rpc.m").unwrap()[0].weight = 100;
         found.insert("embed.bulk.gone".into(), vec![]);
         found.insert("other".into(), vec![]);
@@ -235,6 +273,7 @@ mod tests {
             [
                 "embed.bulk.gone: not mapped, wanted: not mapped",
                 "embed.job.m: not mapped, wanted: a=95 b=5",
+                "embed.job.m._.*: not mapped, wanted: a=95 b=5",
                 "embed.rpc.m: a=100 b=5, wanted: a=95 b=5",
             ]
         );
@@ -256,14 +295,17 @@ mod tests {
             let route = Lanes::from([(Lane::Job, weights.clone())]);
             let wanted = of_routes([(&model, &route)]);
             // As the server shows it: by weight, added up.
-            let mut destinations = wanted["embed.job.m"].clone();
-            destinations.sort_by_key(|d| d.weight);
-            let mut sum = 0;
-            let told: Vec<_> = destinations.iter().map(|d| {
-                sum += d.weight;
-                json!({"subject": d.subject, "weight": sum})
-            }).collect();
-            let found = from_account(&json!({"mappings": {"embed.job.m": told}}));
+            let told = |source: &str| -> Value {
+                let mut destinations = wanted[source].clone();
+                destinations.sort_by_key(|d| d.weight);
+                let mut sum = 0;
+                destinations.iter().map(|d| {
+                    sum += d.weight;
+                    json!({"subject": d.subject, "weight": sum})
+                }).collect()
+            };
+            let mappings = ["embed.job.m", "embed.job.m._.*"].map(|source| (source.to_owned(), told(source)));
+            let found = from_account(&json!({"mappings": Value::Object(mappings.into_iter().collect())}));
             prop_assert_eq!(differences(&wanted, &found), vec![]);
             prop_assert_eq!(shares(&found, Lane::Job, &model), Some(weights));
         }

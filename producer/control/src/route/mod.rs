@@ -71,6 +71,8 @@ pub use store::Entry;
 use embed_client::{Client, nats};
 pub(crate) use store::Store as RouteStore;
 use store::Store;
+#[cfg(test)]
+pub(crate) use subject::overlap;
 use system::System;
 
 /// How mappings get to the servers.

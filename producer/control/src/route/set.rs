@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime};
 use embed_schemas::{
     Lane, RouteRecord, RouteState, Slug, Weights,
     routes::{Lanes, describe},
-    subjects,
 };
 use serde::Serialize;
 
@@ -256,7 +255,7 @@ impl Router {
         };
         let (served, consumers) = tokio::join!(served, checks::consumers(&self.client, model, &named));
         served.and(consumers)?;
-        let sources: Vec<_> = named.keys().map(|lane| subjects::bare(*lane, model)).collect();
+        let sources: Vec<_> = named.keys().flat_map(|lane| mapping::sources(*lane, model)).collect();
         for (server, mappings) in seen.mappings() {
             if let Some(other) = mapping::overlapping(&sources, mappings).first() {
                 return Err(RouteError::Overlap {

@@ -190,6 +190,8 @@ impl RouteSettings {
             tlskey: connect.tlskey,
             tlsca: connect.tlsca,
             tlsfirst: connect.tlsfirst,
+            // A context has its own.
+            inbox_prefix: connect.inbox_prefix.filter(|_| self.sys_context.is_none()),
             ..ConnectSettings::default()
         })
     }

@@ -1,7 +1,7 @@
 //! Subjects with wildcards: whether one message can match two of them. Pure.
 
 /// Whether some subject is matched by both. `*` stands for one token, `>` at the end for one or more.
-pub(super) fn overlap(a: &str, b: &str) -> bool {
+pub(crate) fn overlap(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.split('.'), b.split('.'));
     loop {
         match (a.next(), b.next()) {

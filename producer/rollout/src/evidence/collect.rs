@@ -30,6 +30,10 @@ const UNDER_WAY_MS: i64 = 2_000;
 /// A worker of which nothing was heard for so many windows is not waited for.
 const SILENT: u64 = 4;
 
+/// Workers, and windows of all of them, that are gathered at most: whoever reports under more and more names fills no memory.
+const MOST_WORKERS: usize = 4_096;
+const MOST_WINDOWS: usize = 1 << 18;
+
 /// What is known of a worker's clock: how long after the end of its windows, by that clock, the server had its reports.
 #[derive(Debug, Clone, Default)]
 struct Clock {
@@ -88,6 +92,12 @@ pub enum Rejected {
         /// The lane.
         lane: Lane,
     },
+    /// There are more workers, or more of their windows, than can be.
+    #[error("worker {worker}: {MOST_WORKERS} workers and {MOST_WINDOWS} of their windows are gathered at most")]
+    TooMany {
+        /// The worker.
+        worker: String,
+    },
     /// The report contradicts itself.
     #[error("worker {worker}: {message}")]
     Invalid {
@@ -132,12 +142,19 @@ impl Collector {
         if let Err(error) = report.validate() {
             return Err(Rejected::Invalid { worker: report.worker, message: error.message });
         }
+        let full = |there: bool, count: usize, most: usize| !there && count >= most;
+        let key = (report.start_ms, candidate, report.lane, report.worker.clone());
+        if full(self.workers.contains_key(&report.worker), self.workers.len(), MOST_WORKERS)
+            || full(self.windows.contains_key(&key), self.windows.len(), MOST_WINDOWS)
+        {
+            return Err(Rejected::TooMany { worker: report.worker });
+        }
         let clock = self.workers.entry(report.worker.clone()).or_default();
         clock.saw(report.end_ms(), stored_ms);
         if report.start_ms.saturating_add_signed(clock.shift_ms(self.window_ms)) < self.forgotten_ms {
             return Ok(());
         }
-        let window = self.windows.entry((report.start_ms, candidate, report.lane, report.worker)).or_default();
+        let window = self.windows.entry(key).or_default();
         let size = |w: &WindowCounts| (w.requests, w.texts, w.busy_us, w.failed(), w.tokens, w.batches, w.batch_texts);
         if size(&report.counts) > size(window) {
             *window = report.counts;
@@ -202,5 +219,34 @@ impl Collector {
             probes: None,
             reference: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_names_or_of_windows_fills_no_memory() {
+        let slug = |name: &str| name.parse::<Slug>().unwrap();
+        let empty = || Collector::new(slug("m"), slug("a"), slug("b"), 1, &[]);
+        let report = |worker: String, start_ms: u64| VariantStats {
+            model: slug("m"),
+            variant: slug("b"),
+            version: "v1".to_owned(),
+            lane: Lane::Rpc,
+            worker,
+            start_ms,
+            length_ms: 1,
+            counts: WindowCounts { requests: 1, ..WindowCounts::default() },
+        };
+        let mut collector = empty();
+        let refused = (0..MOST_WORKERS + 5).filter(|n| collector.add(report(format!("w{n}"), 7), None).is_err());
+        assert_eq!(refused.count(), 5);
+        // Those that are there go on.
+        assert!(collector.add(report("w0".to_owned(), 8), None).is_ok());
+        let mut collector = empty();
+        let refused = (0..MOST_WINDOWS as u64 + 5).filter(|n| collector.add(report("w".to_owned(), *n), None).is_err());
+        assert_eq!(refused.count(), 5);
     }
 }

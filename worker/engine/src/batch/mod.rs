@@ -12,11 +12,13 @@ mod planner;
 mod policy;
 mod queue;
 mod recent;
+mod turns;
 
 pub use cost_table::{CostTable, Measured};
 pub use plan::{Action, Batch, Entry, Reason, Step};
 pub use planner::Planner;
 pub use queue::{BatchQueue, Depth, Refused, Run};
+pub use turns::Owner;
 
 #[doc(no_inline)]
 pub use crate::shape::{Form, Padding, Shape, Unit};

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use embed_schemas::Lane;
 
+use super::turns::Owner;
 use crate::shape::Form;
 
 /// A text that waits.
@@ -17,10 +18,19 @@ pub struct Entry<T> {
     pub arrival: Instant,
     /// After this moment nobody needs it.
     pub deadline: Option<Instant>,
+    /// Whose it is: those who wait are served in turn.
+    pub owner: Owner,
     /// Nothing else may run at the same time but texts with the same number here, whose caller they share.
     pub alone: Option<u64>,
     /// Whatever the caller wants back.
     pub payload: T,
+}
+
+impl<T> Entry<T> {
+    /// Whether nobody needs it any more.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
 }
 
 /// Texts to run together.

@@ -9,10 +9,11 @@ use embed_schemas::Lane;
 
 use super::{
     cost_table::{CostTable, Measured},
-    lane_queue::LaneQueue,
+    lane_queue::{Key, LaneQueue},
     plan::{Action, Batch, Entry, Reason, Step},
-    policy::{Policy, Situation},
+    policy::{Bounds, Policy, Situation},
     recent::Recent,
+    turns::Owner,
 };
 use crate::{settings::BatchConfig, shape::Shape};
 
@@ -45,6 +46,9 @@ struct MemoryBound {
     /// After so long it grows.
     patience: Duration,
 }
+
+/// In a run beside all others, company may take this share of the longest run while calls come in.
+const SHARE_OF_COMPANY: u32 = 4;
 
 /// A bound grows by a quarter after the first of these, and twice as late after each time that there was too little memory again.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -120,9 +124,13 @@ impl<T> Planner<T> {
     /// deadline has passed.
     pub fn alone(&mut self, waiting: &mut VecDeque<Entry<T>>, now: Instant) -> (Vec<Entry<T>>, Option<Batch<T>>) {
         let most_tokens = self.config.max_tokens.min(self.memory.tokens);
+        // Nothing runs beside it, so whoever calls meanwhile waits for its end.
+        let lane = waiting.front().map_or(Lane::Job, |entry| entry.lane);
+        let longest = self.policy.bounds(&self.situation(lane, now)).time;
+        let longest = longest.map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e6);
         let (mut expired, mut entries, mut width) = (Vec::new(), Vec::new(), 0);
         while let Some(entry) = waiting.pop_front() {
-            if entry.deadline.is_some_and(|deadline| now >= deadline) {
+            if entry.has_expired(now) {
                 expired.push(entry);
                 continue;
             }
@@ -131,6 +139,7 @@ impl<T> Planner<T> {
                 first.alone != entry.alone
                     || entries.len() >= self.config.max_texts
                     || (entries.len() + 1) * wider > most_tokens
+                    || self.costs.micros(&Shape::full(entries.len() + 1, wider)) > longest
             }) {
                 waiting.push_front(entry);
                 break;
@@ -249,10 +258,42 @@ impl<T> Planner<T> {
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.
         bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));
-        let keys = if bounds.by_arrival { queue.first(bounds.texts) } else { queue.best_run(&bounds, &self.costs) };
+        let keys = if bounds.by_arrival {
+            queue.first(bounds.texts)
+        } else {
+            // Whoever waits for a call is not to wait for somebody else's as well; of stored texts, as many as possible are to be done.
+            let in_turn = lane == Lane::Rpc;
+            queue.next().map_or_else(Vec::new, |next| queue.best_run(next, in_turn, &bounds, &self.costs))
+        };
+        self.take(lane, keys, now, expired)
+    }
+
+    /// What one engine more than there is room for is to do at `now`, while all others are at work: a short run for a caller who has
+    /// nothing in any of them. So nobody waits for the end of somebody else's run that takes longer than its own. `excluded` tells who has.
+    pub fn beside(&mut self, now: Instant, excluded: impl Fn(Owner) -> bool) -> Step<T> {
+        let mut expired = Vec::new();
+        while self.policy.online_at_once() {
+            let (queue, costs, longest) = (&mut self.lanes[Lane::Rpc.index()], &self.costs, self.config.online_run);
+            let is_short = |length| costs.micros(&Shape::full(1, length)) <= longest.as_secs_f64() * 1e6;
+            let Some(next) = queue.next_of(|owner, length| !excluded(owner) && is_short(length)) else { break };
+            let time = Some(longest / SHARE_OF_COMPANY);
+            let tokens = self.config.max_tokens.min(self.memory.tokens);
+            let bounds = Bounds { texts: self.config.max_texts, tokens, time, by_arrival: false };
+            let keys = queue.best_run(next, true, &bounds, costs);
+            let entries = self.take(Lane::Rpc, keys, now, &mut expired);
+            if !entries.is_empty() {
+                return Step { expired, action: Action::Run(self.batch(entries, Reason::Online)) };
+            }
+        }
+        Step { expired, action: Action::Idle }
+    }
+
+    /// Takes texts out of a lane. Expired ones are set aside.
+    fn take(&mut self, lane: Lane, keys: Vec<Key>, now: Instant, expired: &mut Vec<Entry<T>>) -> Vec<Entry<T>> {
+        let queue = &mut self.lanes[lane.index()];
         let mut batch = Vec::with_capacity(keys.len());
-        for entry in keys.into_iter().filter_map(|key| queue.take(key)) {
-            if entry.deadline.is_some_and(|deadline| now >= deadline) {
+        for entry in keys.into_iter().filter_map(|key| queue.take(key, now)) {
+            if entry.has_expired(now) {
                 expired.push(entry);
             } else {
                 batch.push(entry);

@@ -13,6 +13,7 @@ use super::{
     idle_runners::IdleRunners,
     plan::{Action, Batch, Entry, Reason},
     planner::Planner,
+    turns::Owner,
 };
 use crate::{
     settings::BatchConfig,
@@ -28,6 +29,8 @@ pub struct BatchQueue<T> {
     /// For runners whose engine fails whatever it is given. Apart from the others, so that waking a free runner does not wake
     /// one of them instead.
     ended: Condvar,
+    /// For the runner beside all others.
+    beside: Condvar,
     runners: usize,
 }
 
@@ -51,6 +54,17 @@ struct State<T> {
 struct Running {
     together: usize,
     alone: usize,
+    /// Whose calls they have, once for each run, and whether those are newcomers.
+    senders: Vec<(u64, bool)>,
+}
+
+impl Running {
+    /// Whether somebody may not have a run beside all others, of which there are so many: it has one of them, or it is one of many who were
+    /// never served before, which may all be the same.
+    fn excludes(&self, owner: Owner, runners: usize) -> bool {
+        let newcomers = || self.senders.iter().filter(|(_, newcomer)| *newcomer).count();
+        self.senders.iter().any(|(sender, _)| *sender == owner.sender) || (owner.newcomer && newcomers() > runners)
+    }
 }
 
 /// Why nothing is taken in.
@@ -75,6 +89,8 @@ pub struct Refused<T> {
 pub struct Run<'a, T> {
     queue: &'a BatchQueue<T>,
     alone: bool,
+    /// Whose calls it has.
+    senders: Vec<(u64, bool)>,
 }
 
 /// How much waits in a lane.
@@ -102,7 +118,8 @@ impl<T> BatchQueue<T> {
             broken: 0,
             refusal: None,
         };
-        Self { state: Mutex::new(state), changed, ended: Condvar::new(), runners: runners.len() }
+        let (ended, beside) = (Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), changed, ended, beside, runners: runners.len() }
     }
 
     /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
@@ -114,17 +131,24 @@ impl<T> BatchQueue<T> {
         if let Some(Refusal { reason, .. }) = &state.refusal {
             return Err(Refused { reason: reason.clone(), entries: entries.into_iter().collect() });
         }
+        let mut beside = false;
         for entry in entries {
+            beside |= entry.lane == Lane::Rpc && !state.running.excludes(entry.owner, self.runners);
             if entry.alone.is_some() { state.alone.push_back(entry) } else { state.planner.push(entry) }
         }
-        self.wake(&mut state);
+        if !self.wake(&mut state) && beside {
+            self.beside.notify_one();
+        }
         Ok(())
     }
 
-    fn wake(&self, state: &mut State<T>) {
-        if let Some(Unit(unit)) = state.idle.wake_one() {
+    /// Wakes a free runner. `false` if there is none.
+    fn wake(&self, state: &mut State<T>) -> bool {
+        let woken = state.idle.wake_one();
+        if let Some(Unit(unit)) = woken {
             self.changed[unit].notify_one();
         }
+        woken.is_some()
     }
 
     fn wake_all(&self) {
@@ -132,6 +156,7 @@ impl<T> BatchQueue<T> {
             changed.notify_all();
         }
         self.ended.notify_all();
+        self.beside.notify_all();
     }
 
     /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty, or its engines
@@ -147,10 +172,14 @@ impl<T> BatchQueue<T> {
             let now = Instant::now();
             let (expired, action) = state.step(unit, now);
             if !expired.is_empty() {
+                let run = match action {
+                    Action::Run(batch) => Some(self.begun(&mut state, batch)),
+                    _ => None,
+                };
                 drop(state);
                 on_expired(expired);
-                if let Action::Run(batch) = action {
-                    return Some(self.begun(batch));
+                if run.is_some() {
+                    return run;
                 }
                 // Something may have arrived while the lock was free: ask again.
                 state = self.state.lock();
@@ -158,11 +187,12 @@ impl<T> BatchQueue<T> {
             }
             let until = match action {
                 Action::Run(batch) => {
-                    if !state.is_empty() {
-                        // What is left is for another runner.
-                        self.wake(&mut state);
+                    let run = self.begun(&mut state, batch);
+                    // What is left is for another runner.
+                    if !state.is_empty() && !self.wake(&mut state) && state.planner.len(Lane::Rpc) > 0 {
+                        self.beside.notify_one();
                     }
-                    return Some(self.begun(batch));
+                    return Some(run);
                 }
                 Action::Idle if state.closed && state.is_empty() => return None,
                 Action::Idle => None,
@@ -172,9 +202,44 @@ impl<T> BatchQueue<T> {
         }
     }
 
-    const fn begun(&self, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
+    /// The next short run for the one runner beside all others, see [`Planner::beside`], as soon as all of those are at work and there is
+    /// one. `None` once the queue is closed, or its engines are gone.
+    pub fn next_beside(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed || state.refusal.as_ref().is_some_and(|refusal| refusal.for_good) {
+                return None;
+            }
+            let (expired, action) = state.step_beside(self.runners, Instant::now());
+            let run = match action {
+                Action::Run(batch) => Some(self.begun(&mut state, batch)),
+                _ => None,
+            };
+            if !expired.is_empty() {
+                drop(state);
+                on_expired(expired);
+                state = self.state.lock();
+            }
+            if run.is_some() {
+                return run;
+            }
+            self.beside.wait(&mut state);
+        }
+    }
+
+    fn begun(&self, state: &mut State<T>, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
         let alone = matches!(batch.reason, Reason::Alone);
-        (batch, Run { queue: self, alone })
+        let running = &mut state.running;
+        *(if alone { &mut running.alone } else { &mut running.together }) += 1;
+        let sender = |entry: &Entry<T>| (entry.owner.sender, entry.owner.newcomer);
+        let mut senders: Vec<_> = match batch.entries.first() {
+            Some(entry) if entry.lane == Lane::Rpc => batch.entries.iter().map(sender).collect(),
+            _ => Vec::new(),
+        };
+        senders.sort_unstable();
+        senders.dedup();
+        running.senders.extend_from_slice(&senders);
+        (batch, Run { queue: self, alone, senders })
     }
 
     fn wait(&self, state: &mut MutexGuard<'_, State<T>>, unit: Unit, until: Option<Instant>) {
@@ -298,7 +363,6 @@ impl<T> State<T> {
             }
             let (expired, batch) = self.planner.alone(&mut self.alone, now);
             let Some(batch) = batch else { return (expired, Action::Idle) };
-            self.running.alone += 1;
             self.served_alone = true;
             return (expired, Action::Run(batch));
         }
@@ -308,9 +372,20 @@ impl<T> State<T> {
         let others = self.idle.free_beside(unit);
         let step = self.planner.next(now, others);
         if matches!(step.action, Action::Run(_)) {
-            self.running.together += 1;
             self.served_alone = false;
         }
+        (step.expired, step.action)
+    }
+}
+
+impl<T> State<T> {
+    /// What the runner beside all others, of which there are so many, is to do now.
+    fn step_beside(&mut self, runners: usize, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
+        if self.running.together < runners || !self.alone.is_empty() {
+            return (Vec::new(), Action::Idle);
+        }
+        let running = &self.running;
+        let step = self.planner.beside(now, |owner| running.excludes(owner, runners));
         (step.expired, step.action)
     }
 }
@@ -319,6 +394,11 @@ impl<T> Drop for Run<'_, T> {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
         let running = &mut state.running;
+        for sender in &self.senders {
+            if let Some(place) = running.senders.iter().position(|one| one == sender) {
+                running.senders.swap_remove(place);
+            }
+        }
         let count = if self.alone { &mut running.alone } else { &mut running.together };
         *count -= 1;
         // Whoever waited for the engines to be free, or for this text to be out of them.

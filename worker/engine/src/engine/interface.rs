@@ -73,6 +73,12 @@ pub trait Engine: std::fmt::Debug + Send {
         if self.packs() { &[Form::Padded, Form::Packed] } else { &[Form::Padded] }
     }
 
+    /// Another one on the same weights, for short runs beside those that there is room for. `None` where runs are short anyway, or it would
+    /// take memory of its own.
+    fn beside(&self) -> Option<Box<dyn Engine>> {
+        None
+    }
+
     /// Called once, on the thread that makes all runs from now on: what is kept for each thread is made here, and not in the first
     /// request.
     fn settle(&mut self) {}
@@ -95,6 +101,10 @@ impl Engine for Box<dyn Engine> {
 
     fn packs(&self) -> bool {
         (**self).packs()
+    }
+
+    fn beside(&self) -> Option<Box<dyn Engine>> {
+        (**self).beside()
     }
 
     fn settle(&mut self) {

@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 use embed_schemas::{Lane, ModelMetadata};
 pub use observer::{Observer, Unobserved};
 use parking_lot::Mutex;
-pub use request::{Embedded, EmbeddedText, Request};
+pub use request::{Embedded, EmbeddedText, Request, Sender};
 
 use tokio::sync::oneshot;
 
@@ -93,7 +93,7 @@ impl Pipeline {
             RunnerEvent::Broken(reason) => observed.engine_broken(reason),
         };
         let canary = tokenizer.encode(None, "ready?", true).map_or_else(|_| Arc::from([0]), |tokens| tokens.ids.into());
-        let runners = RunnerContext {
+        let context = RunnerContext {
             queue: Arc::clone(&queue),
             limit,
             nice,
@@ -101,7 +101,11 @@ impl Pipeline {
             on_death: on_death.clone(),
             device_loss: DeviceLoss::of_this_process(),
         };
-        let runners = Runners::start(engines, &runners, observe)?;
+        let beside = engines.first().and_then(Engine::beside);
+        let mut runners = Runners::start(engines, &context, observe.clone())?;
+        if let Some(engine) = beside {
+            runners.start_beside(engine, &context, observe)?;
+        }
         let threads = match tokenizer_threads {
             0 if tokenizer.slow_because().is_some() => cores(),
             0 => cores().div_ceil(4),

@@ -13,17 +13,28 @@ use parking_lot::Mutex;
 
 use super::observer::Observer;
 use crate::{
-    batch::{BatchQueue, Entry},
+    batch::{BatchQueue, Entry, Owner},
     engine::{EngineError, Vectors},
     runner::{RunStats, Work},
     tokenize::{Outcome, Sink, Tokens},
 };
+
+/// Who sent a request. What each has waiting in a lane is served in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Tells it apart from others.
+    pub key: u64,
+    /// Whether it has never been served before: all such have one share together.
+    pub newcomer: bool,
+}
 
 /// What is asked of a pipeline.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its priority.
     pub lane: Lane,
+    /// Who sent it. `None`: a sender of its own.
+    pub sender: Option<Sender>,
     /// The texts.
     pub texts: Vec<String>,
     /// Put before every text.
@@ -45,6 +56,7 @@ impl Request {
     pub fn new(texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             lane: Lane::Rpc,
+            sender: None,
             texts: texts.into_iter().map(Into::into).collect(),
             prompt: None,
             truncate: true,
@@ -85,14 +97,15 @@ impl EmbeddedText {
 /// Gets what became of a request. Dropped without being called if the pipeline ends before: what it holds can tell.
 type Done = Box<dyn FnOnce(Embedded) + Send>;
 
-/// Tells requests apart that nothing may run beside.
-static NEXT_ALONE: AtomicU64 = AtomicU64::new(0);
+/// Tells requests apart, in the order in which they come.
+static NEXT_REQUEST: AtomicU64 = AtomicU64::new(0);
 
 /// A request that is being worked on. Shared by its texts; when the last of them is done, `done` is called.
 pub(super) struct Pending {
     lane: Lane,
     received: Instant,
     deadline: Option<Instant>,
+    owner: Owner,
     /// A number of its own if nothing may run beside it.
     alone: Option<u64>,
     begun: Arc<AtomicBool>,
@@ -111,11 +124,14 @@ impl Pending {
     pub(super) fn new(request: &Request, observer: Arc<dyn Observer>, done: Done) -> Arc<Self> {
         let remaining = request.texts.len();
         let texts = (0..remaining).map(|_| EmbeddedText::default()).collect();
+        let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+        let Sender { key, newcomer } = request.sender.unwrap_or(Sender { key: number, newcomer: false });
         Arc::new(Self {
             lane: request.lane,
             received: request.received,
             deadline: request.deadline,
-            alone: request.alone.then(|| NEXT_ALONE.fetch_add(1, Ordering::Relaxed)),
+            owner: Owner { sender: key, request: number, newcomer },
+            alone: request.alone.then_some(number),
             begun: Arc::clone(&request.begun),
             observer,
             state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),
@@ -137,6 +153,7 @@ impl Pending {
                 length: tokens.ids.len(),
                 arrival: since,
                 deadline: self.deadline,
+                owner: self.owner,
                 alone: self.alone,
                 payload: Text { request: Arc::clone(self), index, ids: tokens.ids, since },
             }

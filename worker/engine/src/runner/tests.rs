@@ -4,7 +4,11 @@ use std::sync::{
 };
 
 use super::*;
-use crate::{batch::CostTable, settings::BatchConfig, shape::Unit};
+use crate::{
+    batch::{CostTable, Owner},
+    settings::BatchConfig,
+    shape::Unit,
+};
 
 /// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99, has memory for four tokens if one is
 /// 914 or 917, and is lost with 915 on its own and with 917 where there is memory. Fails every run while `broken`.
@@ -99,6 +103,7 @@ impl Setup {
             length: 2,
             arrival: Instant::now(),
             deadline: None,
+            owner: Owner { sender: 0, request: 0, newcomer: false },
             alone: None,
             payload: Text(vec![id, 0], self.sender.clone()),
         };

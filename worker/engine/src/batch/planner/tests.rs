@@ -28,7 +28,13 @@ fn planner(config: &BatchConfig) -> Planner<u32> {
 }
 
 fn entry(lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
-    Entry { lane, length, arrival, deadline: None, alone: None, payload }
+    entry_of(0, lane, length, arrival, payload)
+}
+
+/// A text of one sender's only request.
+fn entry_of(sender: u64, lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
+    let owner = Owner { sender, request: sender, newcomer: false };
+    Entry { lane, length, arrival, deadline: None, owner, alone: None, payload }
 }
 
 fn ms(n: u64) -> Duration {
@@ -103,6 +109,69 @@ fn the_closest_lengths_ride_together() {
     assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([0, 2, 3, 6]));
     assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([1, 5]));
     assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([4]));
+}
+
+#[test]
+fn a_call_is_not_made_wait_for_what_others_have() {
+    let now = Instant::now();
+    let mut planner = planner(&BatchConfig::default());
+    for i in 0..256 {
+        planner.push(entry_of(1, Lane::Rpc, 12, now, i));
+    }
+    for text in 0..3 {
+        planner.push(entry_of(2 + u64::from(text), Lane::Rpc, 10, now, 1000 + text));
+    }
+    // The three go first, and with each other, but not with a text of the many: their turn is later.
+    assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([1000, 1001, 1002]));
+    let batch = run(planner.next(now, 0));
+    assert!(batch.entries.len() > 8, "the many ride together: {}", batch.entries.len());
+    planner.push(entry_of(9, Lane::Rpc, 60, now, 2000));
+    assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([2000]));
+}
+
+#[test]
+fn what_runs_alone_keeps_its_budget_too() {
+    let now = Instant::now();
+    let mut planner = planner(&BatchConfig::default());
+    let runs = |planner: &mut Planner<u32>| {
+        let texts = (0..30).map(|i| Entry { alone: Some(1), ..entry(Lane::Job, 100, now, i) });
+        planner.alone(&mut texts.collect(), now).1.unwrap().entries.len()
+    };
+    assert_eq!(runs(&mut planner), 10, "as many tokens as a batch may have");
+    planner.push(entry(Lane::Rpc, 10, now, 100));
+    assert_eq!(runs(&mut planner), 3, "40 ms while calls come in");
+}
+
+#[test]
+fn a_small_job_does_not_wait_for_large_ones() {
+    let now = Instant::now();
+    let mut planner = planner(&BatchConfig::default());
+    for job in 0..12 {
+        (0..256).for_each(|_| planner.push(entry_of(job, Lane::Job, 254, now, 0)));
+    }
+    (0..50).for_each(|_| drop(run(planner.next(now, 0))));
+    planner.push(entry_of(99, Lane::Job, 10, now, 1000));
+    assert!(payloads(&run(planner.next(now, 0))).contains(&1000));
+}
+
+#[test]
+fn beside_the_others_runs_what_is_short_and_of_nobody_they_have() {
+    let now = Instant::now();
+    let mut planner = planner(&BatchConfig { max_tokens: 1024, ..BatchConfig::default() });
+    for i in 0..64 {
+        planner.push(entry_of(1, Lane::Rpc, 10, now, i));
+    }
+    planner.push(entry_of(2, Lane::Rpc, 500, now, 500));
+    assert_eq!(planner.beside(now, |owner| owner.sender == 1).action, Action::Idle, "51 ms are not short");
+    planner.push(entry_of(3, Lane::Rpc, 20, now, 1000));
+    planner.push(Entry { deadline: Some(now), ..entry_of(4, Lane::Rpc, 19, now, 1001) });
+    planner.push(entry_of(5, Lane::Job, 20, now, 2000));
+    let step = planner.beside(now, |owner| owner.sender == 1);
+    assert_eq!(step.expired.len(), 1);
+    assert_eq!(payloads(&run(step)), BTreeSet::from([1000]));
+    assert_eq!(planner.beside(now, |owner| owner.sender == 1).action, Action::Idle);
+    let company = payloads(&run(planner.beside(now, |_| false)));
+    assert!(company.len() > 1 && company.len() < 64, "a quarter of 40 ms: {}", company.len());
 }
 
 #[test]

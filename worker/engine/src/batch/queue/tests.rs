@@ -31,6 +31,7 @@ fn no_text_waits_while_runners_of_several_devices_sleep() {
                             length,
                             arrival,
                             deadline: None,
+                            owner: owner(round as u64),
                             alone: (text == 3).then_some(round as u64),
                             payload: done.clone(),
                         };
@@ -47,7 +48,15 @@ fn no_text_waits_while_runners_of_several_devices_sleep() {
 }
 
 fn entry(lane: Lane, alone: Option<u64>, payload: u32) -> Entry<u32> {
-    Entry { lane, length: 4, arrival: Instant::now(), deadline: None, alone, payload }
+    entry_of(0, lane, alone, payload)
+}
+
+fn owner(sender: u64) -> Owner {
+    Owner { sender, request: sender, newcomer: false }
+}
+
+fn entry_of(sender: u64, lane: Lane, alone: Option<u64>, payload: u32) -> Entry<u32> {
+    Entry { lane, length: 4, arrival: Instant::now(), deadline: None, owner: owner(sender), alone, payload }
 }
 
 #[test]
@@ -99,6 +108,46 @@ fn texts_of_two_callers_that_run_alone_share_no_run() {
     assert!(idle, "the other one's text does not run beside them");
     drop(run);
     assert_eq!(queue.next(Unit(1), |_| ()).unwrap().0.entries[0].payload, 20);
+}
+
+#[test]
+fn a_caller_does_not_wait_for_engines_that_others_have() {
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(1)]);
+    thread::scope(|scope| {
+        let (ran, runs) = mpsc::channel();
+        let beside = &queue;
+        scope.spawn(move || {
+            while let Some((batch, _run)) = beside.next_beside(|_| ()) {
+                ran.send(batch.entries[0].payload).unwrap();
+            }
+        });
+        queue.push([entry_of(1, Lane::Rpc, None, 1)]).unwrap();
+        let first = queue.next(Unit(0), |_| ()).unwrap();
+        queue.push([entry_of(2, Lane::Job, None, 2)]).unwrap();
+        let second = queue.next(Unit(1), |_| ()).unwrap();
+        queue.push([entry_of(1, Lane::Rpc, None, 3)]).unwrap();
+        let beside_now = queue.state.lock().step_beside(2, Instant::now()).1;
+        assert!(matches!(beside_now, Action::Idle), "its caller has an engine");
+        drop(first);
+        let first = queue.next(Unit(0), |_| ()).unwrap();
+        assert_eq!(first.0.entries[0].payload, 3);
+        for (sender, payload) in [(7, 4), (8, 5)] {
+            queue.push([entry_of(sender, Lane::Rpc, None, payload)]).unwrap();
+            assert_eq!(runs.recv_timeout(Duration::from_secs(60)).unwrap(), payload);
+        }
+        // Of many who were never served before, any may be the one who has the engines.
+        let newcomer = |sender| Owner { newcomer: true, ..owner(sender) };
+        let none = queue.state.lock().running.excludes(newcomer(100), 2);
+        queue.state.lock().running.senders.extend((50..53).map(|sender| (sender, true)));
+        let many = queue.state.lock().running.excludes(newcomer(100), 2);
+        assert!(!none && many && !queue.state.lock().running.excludes(owner(100), 2));
+        queue.state.lock().running.senders.retain(|(_, newcomer)| !newcomer);
+        drop((first, second));
+        while !queue.state.lock().running.senders.is_empty() {
+            thread::yield_now();
+        }
+        queue.close();
+    });
 }
 
 /// Waking a free runner must not wake one instead that waits for its engine to be mended.

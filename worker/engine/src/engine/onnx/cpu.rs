@@ -35,6 +35,10 @@ impl Engine for CpuEngine {
         self.unit
     }
 
+    fn beside(&self) -> Option<Box<dyn Engine>> {
+        Some(Box::new(Self { model: self.model.clone(), unit: self.unit }))
+    }
+
     fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
         let shape = [input.rows, input.width];
         let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;

@@ -1,0 +1,220 @@
+//! Every program does all that it is for with the permissions of its role, on a server as `deploy/nats` has it, and its log shows that
+//! nothing was tried in vain. And what no worker may be talked into.
+
+use std::process::Command;
+
+use crate::support::{
+    PATIENCE,
+    command::{stderr, stdout},
+    configured::{Configured, Folder},
+    people::{MODEL, succeeded},
+};
+use async_nats::HeaderMap;
+use embed_client::Client;
+use embed_testkit::{Daemon, sibling_binary, wait_for};
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+/// What programs try although their role does not have it, and do without: to ask for several outcomes in one request, which would tell of
+/// everybody's, and to look how full the stream of results is.
+const DONE_WITHOUT: [&str; 2] = ["$JS.API.DIRECT.GET.EMBED_RESULTS_", "$JS.API.STREAM.INFO.EMBED_RESULTS_"];
+
+fn assert_nothing_was_denied(server: &Configured) {
+    let mut denied = server.violations();
+    let model = |prefix: &str| format!(": {prefix}{MODEL}");
+    denied.retain(|line| !DONE_WITHOUT.iter().any(|prefix| line.ends_with(&model(prefix))));
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+/// A server with its streams, and a worker, each in its role.
+fn stack() -> (Configured, Daemon) {
+    let server = Folder::new().start();
+    server.run("init", "init");
+    server.run("init", "init --check");
+    let worker = server.worker(|command| server.connected("worker", command));
+    (server, worker)
+}
+
+#[test]
+fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles() {
+    let (server, worker) = stack();
+    // Calls, as whoever may call.
+    for user in ["caller", "gateway", "operator"] {
+        assert_eq!(server.json(user, "ask --timeout 1m hello")[0]["variant"], "fp32");
+    }
+    server.run("caller", "ask --variant fp32 --timeout 1m hello");
+    let mut load = Command::new(sibling_binary("embed-loadtest"));
+    server.connected("caller", load.args(["run", "--json", "--rate", "5", "--duration", "1", "--warm-up", "0.1"]));
+    let load = load.output().unwrap();
+    assert!(stdout(&load).contains("Calls answered"), "{}", stderr(&load));
+
+    // Jobs: several at once, and those of before.
+    let stored = server.json("producer", "publish --wait --timeout 2m --id mine hello");
+    assert_eq!(stored[0]["id"], "mine", "{stored:?}");
+    server.run("producer", "jobs result mine");
+    server.run("producer", "publish --wait --timeout 2m one two three");
+    server.run("gateway", "publish --wait --timeout 2m hello");
+    let other = server.embed("producer", &["publish", "--id", "mine", "another text"]).output().unwrap();
+    assert!(stderr(&other).contains("id_conflict"), "{}", stderr(&other));
+
+    backfill(&server, "in.jsonl", "--keep-results");
+
+    // Who looks after jobs: one that failed, and one that waits for a variant that nobody serves.
+    server.embed("producer", &["publish", "--wait", "--id", "bad", "--prompt", "none", "x"]).output().unwrap();
+    let letters = wait_for("the dead letter", || Some(server.json("jobs", "dead list")).filter(|all| !all.is_empty()));
+    assert_eq!(letters[0]["code"], "unknown_prompt");
+    server.run("jobs", "dead show bad");
+    server.run("jobs", "dead retry bad");
+    wait_for("another letter", || {
+        Some(server.json("jobs", "dead list"))
+            .filter(|all| !all.is_empty() && all[0]["sequence"] != letters[0]["sequence"])
+    });
+    server.run("jobs", "dead purge --all");
+    worker.terminate();
+    server.run("producer", "publish --allow-unserved --id waits x");
+    assert_eq!(server.json("jobs", "jobs show waits")[0]["state"], "queued");
+    assert_eq!(server.json("jobs", "jobs list").len(), 1);
+    server.run("jobs", "jobs cancel waits");
+    let cancelled = server.embed("producer", &["jobs", "result", "waits"]).output().unwrap();
+    assert!(stdout(&cancelled).contains("cancelled") || stderr(&cancelled).contains("cancelled"), "{cancelled:?}");
+    assert_nothing_was_denied(&server);
+}
+
+/// A few hundred rows, as the user who does such things.
+fn backfill(server: &Configured, name: &str, more: &str) {
+    let input = server.folder.file(name);
+    let rows = (0..200).map(|n| format!("{}\n", json!({"id": n, "text": format!("row number {n}")})));
+    std::fs::write(&input, rows.collect::<String>()).unwrap();
+    let output = input.with_extension("out");
+    let arguments = ["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap(), more];
+    succeeded("backfill", server.embed("backfill", &arguments).output().unwrap());
+    assert_eq!(std::fs::read_to_string(output).unwrap().lines().count(), 200);
+}
+
+#[test]
+fn models_routes_and_rollouts_are_changed_in_their_roles() {
+    let (server, _worker) = stack();
+    server.run("models", &format!("models serve {MODEL} canary --wait"));
+    server.run("models", "models refresh");
+    assert_eq!(server.json("models", "models list").len(), 1);
+
+    let split = server.routed("routes", &format!("route set {MODEL} fp32=50 canary=50"));
+    assert!(split.contains("on 1 of 1 servers"), "{split}");
+    // What is published without a variant is checked where the route leads it.
+    let variants = |count: usize| -> Vec<Value> {
+        (0..count).map(|_| server.json("caller", "ask --timeout 1m x")[0]["variant"].clone()).collect()
+    };
+    let asked = variants(12);
+    assert!(asked.contains(&"fp32".into()) && asked.contains(&"canary".into()), "{asked:?}");
+    server.run("producer", "publish --wait --timeout 2m a b c d");
+    server.routed("routes", "route show");
+    server.routed("routes", &format!("route show {MODEL} --history"));
+    let refused = server.embed("models", &["models", "unserve", MODEL, "canary"]).output().unwrap();
+    assert!(stderr(&refused).contains("gets 50 %"), "{}", stderr(&refused));
+    server.routed("routes", &format!("route set {MODEL} --all-to fp32"));
+    server.routed("routes", "route sync");
+
+    rollout(&server);
+
+    server.routed("routes", &format!("route clear {MODEL}"));
+    server.run("models", &format!("models unserve {MODEL} canary"));
+    server.run("operator", "models list");
+    server.run("operator", "init --check");
+    metrics(&server);
+    assert_nothing_was_denied(&server);
+}
+
+/// A rollout with its shadow, its probes and its windows, which a person ends.
+fn rollout(server: &Configured) {
+    let config = server.folder.file("decisions.toml");
+    let text = "[plan]\nhold = \"1m\"\nwindow = \"500ms\"\nlooks = 2\nsettle = \"500ms\"\n[guarded]\nmetrics = [\"errors\"]\nerrors = 0.5\n\
+                min_requests = 5\nmin_tail = 1\nmin_block = 1\ncorrelation = 0.0\n";
+    std::fs::write(&config, text).unwrap();
+    let status = || -> Value {
+        let output = server.routing("rollouts", &format!("rollout status {MODEL} --json")).output().unwrap();
+        // Until it has begun, there is none.
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    };
+    let phase = |wanted: &str| {
+        wait_for(wanted, || {
+            let status = status();
+            status["rollout"]["phase"].to_string().contains(wanted).then_some(status)
+        })
+    };
+    let start = format!(
+        "rollout start {MODEL} --from fp32 --to canary --lane rpc --any-traffic --json --config {}",
+        config.display()
+    );
+    let shadowed = Daemon::spawn(&mut server.routing("rollouts", &format!("{start} --shadow 100% --shadow-hold 1m")));
+    phase("shadow");
+    server.run("caller", "ask --timeout 1m something to compare");
+    server.routed("rollouts", &format!("rollout abort {MODEL}"));
+    drop(shadowed);
+    server.routed("rollouts", &format!("{start} --no-shadow --steps 50,100 --detach"));
+    let controller = Daemon::spawn(&mut server.routing("rollouts", "rollout run --json"));
+    phase("holding");
+    wait_for("a window to be judged", || {
+        status()["rollout"]["phase"]["windows"].as_u64().filter(|windows| *windows > 0)
+    });
+    server.routed("rollouts", &format!("rollout pause {MODEL}"));
+    phase("paused");
+    server.routed("rollouts", &format!("rollout resume {MODEL}"));
+    server.routed("rollouts", &format!("rollout abort {MODEL}"));
+    server.routed("rollouts", "rollout list");
+    server.routed("rollouts", &format!("rollout history {MODEL}"));
+    server.routed("rollouts", &format!("rollout report {MODEL}"));
+    drop(controller);
+}
+
+/// Figures that come through NATS.
+fn metrics(server: &Configured) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = Client::connect(&server.settings("metrics")).await.unwrap();
+        let mut windows = client.nats().subscribe(format!("embed.stats.{MODEL}.*")).await.unwrap();
+        for verb in ["PING", "INFO", "STATS"] {
+            let answer = client.nats().request(format!("$SRV.{verb}.embed-worker"), "".into()).await.unwrap();
+            assert!(!answer.payload.is_empty(), "{verb}");
+        }
+        tokio::time::timeout(PATIENCE, windows.next()).await.unwrap().unwrap();
+    });
+}
+
+/// A worker has more permissions than whoever asks it. What it sends on somebody's behalf goes to inboxes and nowhere else.
+#[test]
+fn a_worker_lends_its_permissions_to_nobody() {
+    let (server, _worker) = stack();
+    server.run("producer", "publish --wait --timeout 2m --id precious hello");
+    let evil = [
+        format!("$JS.API.STREAM.PURGE.EMBED_RESULTS_{MODEL}"),
+        format!("$JS.API.STREAM.DELETE.EMBED_{MODEL}"),
+        format!("embed.result.{MODEL}.forged"),
+        format!("$KV.embed_models.{MODEL}.fp32"),
+        format!("$KV.embed_routes.{MODEL}"),
+        "embed.control.refresh".to_owned(),
+    ];
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let caller = Client::connect(&server.settings("caller")).await.unwrap();
+        let producer = Client::connect(&server.settings("producer")).await.unwrap();
+        let request = json!({"texts": ["x"]}).to_string();
+        for reply in evil {
+            for subject in [format!("embed.rpc.{MODEL}"), "$SRV.INFO.embed-worker".to_owned()] {
+                caller.nats().publish_with_reply(subject, reply.clone(), request.clone().into()).await.unwrap();
+            }
+            let mut header = HeaderMap::new();
+            header.insert("Reply-To", reply.as_str());
+            let sent =
+                producer.nats().publish_with_headers(format!("embed.job.{MODEL}"), header, request.clone().into());
+            sent.await.unwrap();
+        }
+        caller.nats().flush().await.unwrap();
+        producer.nats().flush().await.unwrap();
+    });
+    // Everything that came before has been dealt with.
+    server.run("producer", "publish --wait --timeout 2m --id after hello");
+    server.run("caller", "ask --timeout 1m hello");
+    assert!(server.json("producer", "jobs result precious").len() == 1, "nothing was purged");
+    let forged = server.embed("producer", &["jobs", "result", "forged"]).output().unwrap();
+    assert!(!forged.status.success(), "{forged:?}");
+    server.run("init", "init --check");
+    assert_eq!(server.json("models", "models list").len(), 1);
+}
