@@ -34,6 +34,8 @@ const PIECES: &[&[u8]] = &[
     b"\x80",
     b"\x8f",
     b"\x90",
+    b"\x91",
+    b"\x81\xa1a",
     b"\xc0",
     b"\xc1",
     b"\xca\x7f\xc0\x00\x00",
