@@ -155,7 +155,8 @@ impl Maker<'_> {
             Kind::Fields => message.payload = self.fields(rng),
             Kind::Block => message.headers = Some(BLOCKS[rng.usize(..BLOCKS.len())].to_vec()),
             Kind::MutatedBlock => {
-                let named = block(&[(headers::MSG_ID, &self.id()), (headers::CONTENT_TYPE, "application/json"), ("X", "y")]);
+                let named =
+                    block(&[(headers::MSG_ID, &self.id()), (headers::CONTENT_TYPE, "application/json"), ("X", "y")]);
                 let mut seeds = vec![named, block(&[(headers::REPLY_TO, "_INBOX.hostile.copy")])];
                 seeds.extend(BLOCKS.map(<[u8]>::to_vec));
                 message.headers = Some(mutated(rng, &seeds, 60_000));
@@ -174,7 +175,8 @@ impl Maker<'_> {
             Kind::Orders => message.headers = Some(orders(rng)),
         }
         if self.lane == Lane::Rpc && rng.u8(..20) == 0 {
-            message.subject = ["$SRV.PING", "$SRV.INFO", "$SRV.STATS.embed-worker", "$SRV.PING.x.y"][rng.usize(..4)].to_owned();
+            message.subject =
+                ["$SRV.PING", "$SRV.INFO", "$SRV.STATS.embed-worker", "$SRV.PING.x.y"][rng.usize(..4)].to_owned();
         }
         message
     }
@@ -257,7 +259,10 @@ impl Maker<'_> {
         let header = match rng.u8(..3) {
             0 => None,
             1 => Some(block(&[(headers::MSG_ID, &self.id())])),
-            _ => Some(block(&[(headers::MSG_ID, &format!("{double}-{}", self.n)), (headers::CONTENT_TYPE, "application/msgpack")])),
+            _ => Some(block(&[
+                (headers::MSG_ID, &format!("{double}-{}", self.n)),
+                (headers::CONTENT_TYPE, "application/msgpack"),
+            ])),
         };
         (header, payload)
     }
