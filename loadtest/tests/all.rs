@@ -3,6 +3,7 @@
 mod backfill;
 mod bench;
 mod chaos;
+mod hostile;
 mod jobs;
 mod models;
 mod reports;

@@ -13,6 +13,10 @@ use crate::{
     shadow::{ShadowStats, ShadowTexts, ShadowWish},
 };
 
+/// Deepest nesting of a MessagePack message, the bound that JSON has. What is passed over is followed as well, and the library's own bound, 1024, is
+/// more than the stack of a thread can bear.
+const MAX_DEPTH: usize = 128;
+
 /// The encoding of a message. An answer uses the encoding of its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
@@ -209,6 +213,7 @@ fn decode<T: DeserializeOwned>(payload: &[u8], format: Format) -> Result<T, Deco
         Format::MessagePack => {
             let mut rest = payload;
             let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+            deserializer.set_max_depth(MAX_DEPTH);
             let value = serde_path_to_error::deserialize(&mut deserializer).map_err(explain);
             drop(deserializer);
             value.and_then(|value| match rest.len() {

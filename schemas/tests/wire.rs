@@ -3,7 +3,7 @@
 use embed_schemas::{
     EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, JobId, MAX_TEXTS, Outcome, Slug,
     Timing, WireError,
-    wire::{decode_outcome, decode_request},
+    wire::{decode_outcome, decode_request, readable_id},
 };
 use proptest::prelude::*;
 
@@ -167,4 +167,20 @@ fn a_content_type_must_be_true_if_it_is_known() {
     let error = decode_request(&json, Some("application/msgpack")).unwrap_err();
     assert_eq!(error.format, Format::MessagePack);
     assert!(error.error.message.contains("Content-Type"));
+}
+
+#[test]
+fn what_is_nested_deeply_is_refused_before_the_stack_is_used_up() {
+    // In a field that is read, and in one that is passed over on the way to the id.
+    let deep = |name: &str, level: &[u8]| {
+        [&[0x81, 0xa0 + name.len() as u8][..], name.as_bytes(), &level.repeat(5_000)].concat()
+    };
+    for message in [deep("texts", &[0x91]), deep("other", &[0x91]), deep("other", b"\x81\xa1a")] {
+        // Less than any thread of a worker has.
+        let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+            assert_eq!(readable_id(&message, None), None);
+            decode_request(&message, None).unwrap_err().error.message
+        });
+        assert!(!thread.unwrap().join().unwrap().is_empty());
+    }
 }

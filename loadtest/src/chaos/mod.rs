@@ -10,9 +10,11 @@
 //! | `recovery` | how long it takes until everything works again |
 //! | `judge` | what was accepted against what is stored |
 //! | `summary` | what it came to, as a report |
+//! | `hostile` | instead of faults: input as no client library would send it |
 
 pub mod act;
 pub mod collector;
+pub mod hostile;
 pub mod judge;
 pub mod kinds;
 pub mod ledger;
@@ -194,7 +196,7 @@ async fn finish(stage: &mut Stage, traffic: tokio::task::JoinHandle<()>, ack_wai
 }
 
 /// Takes the vectors of texts, from workers that nothing has happened to.
-async fn references(stage: &mut Stage, clients: &Clients, seed: u64) -> anyhow::Result<References> {
+pub(crate) async fn references(stage: &mut Stage, clients: &Clients, seed: u64) -> anyhow::Result<References> {
     let texts: Vec<String> = texts::load(None, seed)?.into_iter().take(TEXTS).collect();
     let subject = subjects::bare(Lane::Rpc, &clients.model);
     let begun = Instant::now();

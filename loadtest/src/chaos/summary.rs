@@ -54,7 +54,8 @@ fn sum(observed: &Observed, of: impl Fn(&Counts) -> u64) -> u64 {
     observed.judgement.counts.values().map(of).sum()
 }
 
-const fn name(what: Wrong) -> &'static str {
+/// In words.
+pub(super) const fn name(what: Wrong) -> &'static str {
     match what {
         Wrong::Lost => "lost",
         Wrong::Doubled => "doubled",

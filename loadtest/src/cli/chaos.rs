@@ -1,4 +1,4 @@
-//! `chaos`: faults on real processes under load, and whether anything is lost, doubled or wrong.
+//! `chaos`: faults on real processes under load, or hostile input, and whether anything is lost, doubled or wrong.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{session::finish, target::parse_some_time};
 use crate::{
     chaos::{
-        self, Orders, Setting, fill,
+        self, Orders, Setting, fill, hostile,
         kinds::{self, KINDS, Kind},
     },
     report::Document,
@@ -61,6 +61,19 @@ pub(super) struct ChaosArgs {
     /// Print the kinds of faults, and which of them cannot be had here
     #[arg(long)]
     list: bool,
+    /// Instead of faults: calls and jobs as no client library would send them, from raw sockets; exits with 1 if a worker ends, a job is not
+    /// accounted for, or others are harmed
+    #[arg(long, conflicts_with_all = ["duration", "faults", "only", "load", "list"])]
+    hostile: bool,
+    /// Calls, with --hostile
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", requires = "hostile")]
+    calls: u64,
+    /// Jobs, with --hostile
+    #[arg(long, default_value_t = 100_000, value_name = "N", requires = "hostile")]
+    jobs: u64,
+    /// Where embed and embed-worker are [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     /// Write report.json, report.html and the workers' logs into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -75,6 +88,9 @@ impl ChaosArgs {
         let setting = self.setting()?;
         if self.list {
             return list(&setting, json);
+        }
+        if self.hostile {
+            return self.run_hostile(setting, json);
         }
         ensure!(self.load > 0.0 && self.load.is_finite(), "--load: must be above 0");
         ensure!(self.faults != Some(0), "--faults: must be above 0");
@@ -104,9 +120,25 @@ impl ChaosArgs {
         });
         let title = format!("Chaos test: seed {}", self.seed);
         let mut document = Document::begin("chaos", title, parameters.as_object().cloned().unwrap_or_default());
-        let observed = play(setting, &orders)?;
+        let observed = play(chaos::run(setting, &orders, say))?;
         fill(&mut document, &observed);
         document.notes.extend(left_out);
+        finish(&document, self.out.as_deref(), json)
+    }
+
+    fn run_hostile(&self, setting: Setting, json: bool) -> anyhow::Result<bool> {
+        let orders = hostile::Orders { seed: self.seed, calls: self.calls, jobs: self.jobs };
+        if let Some(folder) = &setting.logs {
+            fs::create_dir_all(folder)?;
+        }
+        let parameters = json!({
+            "seed": self.seed, "calls": self.calls, "jobs": self.jobs, "servers": self.servers, "workers": self.workers,
+            "model": setting.model, "ack wait, s": self.ack_wait.as_secs_f64(),
+        });
+        let title = format!("Hostile input: seed {}", self.seed);
+        let mut document = Document::begin("hostile", title, parameters.as_object().cloned().unwrap_or_default());
+        let observed = play(hostile::run(setting, &orders, say))?;
+        hostile::fill(&mut document, &observed);
         finish(&document, self.out.as_deref(), json)
     }
 
@@ -118,24 +150,25 @@ impl ChaosArgs {
             servers: self.servers.parse()?,
             workers: self.workers.into(),
             ack_wait: self.ack_wait,
-            programs: here.parent().map(PathBuf::from).unwrap_or_default(),
+            programs: self.programs.clone().or_else(|| here.parent().map(PathBuf::from)).unwrap_or_default(),
             logs: self.out.as_ref().map(|out| out.join("logs")),
         })
     }
 }
 
+fn say(what: &str) {
+    // There is nothing to do about a standard error that cannot be written to.
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
 /// Plays on this thread. What cannot go on panics in the test kit, with its reason; the stack is gone then as well.
-fn play(setting: Setting, orders: &Orders) -> anyhow::Result<chaos::Observed> {
+fn play<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let say = |what: &str| {
-        // There is nothing to do about a standard error that cannot be written to.
-        let _ = writeln!(io::stderr(), "{what}");
-    };
     let whole = async {
         // The stack goes with us, and its folders too.
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
-            observed = chaos::run(setting, orders, say) => observed,
+            observed = run => observed,
             _ = interrupt.recv() => Err(anyhow!("interrupted")),
             _ = terminate.recv() => Err(anyhow!("terminated")),
         }

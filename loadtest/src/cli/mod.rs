@@ -40,9 +40,9 @@ enum Command {
     Run(run::RunArgs),
     /// What the batch engine promises, measured on a stack of its own; exits with 1 if a promise is not kept
     Accept(accept::AcceptArgs),
-    /// Faults on real processes under load, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead without
-    /// cause
-    Chaos(chaos::ChaosArgs),
+    /// Faults on real processes under load, or hostile input, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead
+    /// without cause
+    Chaos(Box<chaos::ChaosArgs>),
     /// How fast the engine is alone, without NATS; its configuration is a worker's, from the environment
     Bench(Box<BenchArgs>),
     /// Two reports side by side

@@ -8,6 +8,7 @@ mod dependencies;
 mod graph;
 mod http;
 pub mod model_registry;
+pub mod mutate;
 mod nats_server;
 mod paths;
 pub mod raw;

@@ -33,11 +33,12 @@ mod source;
 mod state;
 
 use std::{
+    io::{self, BufRead},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use embed_schemas::{EmbedRequest, JobId, Slug, removal::RemovalKey};
+use embed_schemas::{EmbedRequest, JobId, Slug, WireError, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 
 pub use failures::{Example, Failures, Reason};
@@ -80,6 +81,22 @@ pub struct Parameters {
     pub keep: Vec<String>,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
+}
+
+/// Reads the rows of an input as a backfill does: where each ends, and its text or what is wrong with the line. The reader stands at `at`.
+///
+/// # Errors
+/// If a field cannot come along, or the input cannot be read.
+pub fn read_rows(
+    reader: impl BufRead,
+    at: Position,
+    parameters: &Parameters,
+) -> Result<Vec<(Position, Result<String, WireError>)>, Error> {
+    let fields = Fields::of(parameters).map_err(Error::Backfill)?;
+    let mut input = input::Input::new(reader, at, fields);
+    let rows = std::iter::from_fn(|| input.next().transpose());
+    let read: io::Result<Vec<_>> = rows.map(|row| row.map(|row| (row.end, row.text))).collect();
+    read.map_err(Error::file(&parameters.input))
 }
 
 /// How a backfill is run. May differ from run to run.

@@ -66,13 +66,24 @@ impl ConnectSettings {
             |reason: &dyn std::fmt::Display| ConnectError::Settings(format!("{what}: {}: {reason}", path.display()));
         let text = std::fs::read_to_string(&path)
             .map_err(|error| failed(&format_args!("{error}; `nats context ls` lists what there is")))?;
-        let context: NatsContext = serde_json::from_str(&text).map_err(|error| {
-            // Without what it has found there: a password may stand in it.
-            let what = if error.is_data() { "a value of the wrong type, or a name twice" } else { "no JSON" };
-            failed(&format_args!("line {}, column {}: {what}", error.line(), error.column()))
+        let settings = self.under(&text).map_err(|error| match error {
+            ConnectError::Settings(reason) => failed(&reason),
+            other => other,
         })?;
-        context.check().map_err(|reason| failed(&reason))?;
         tracing::info!("NATS settings are from {what}, {name}, where nothing else is given");
+        Ok(settings)
+    }
+
+    /// The same with what a context file of natscli says filled in where nothing is set.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without anything that stands in it: that may be a password. Or that a file cannot be read which it names.
+    pub fn under(self, context: &str) -> Result<Self, ConnectError> {
+        let context: NatsContext = serde_json::from_str(context).map_err(|error| {
+            let what = if error.is_data() { "a value of the wrong type, or a name twice" } else { "no JSON" };
+            ConnectError::Settings(format!("line {}, column {}: {what}", error.line(), error.column()))
+        })?;
+        context.check().map_err(ConnectError::Settings)?;
         self.over(context)
     }
 

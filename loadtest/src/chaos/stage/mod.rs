@@ -129,6 +129,12 @@ impl Stage {
         connect(&self.cluster, name).await
     }
 
+    /// Host and port of the first server.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.cluster.servers[0].address()
+    }
+
     /// Why faults that need this cannot be had here; `None` if they can.
     #[must_use]
     pub fn lacks(needs: Needs, setting: &Setting) -> Option<&'static str> {

@@ -33,6 +33,8 @@ pub(super) struct Worker {
     ended: Option<Instant>,
     environment: Vec<(String, String)>,
     starts: usize,
+    /// How often it has ended by itself.
+    ended_by_itself: usize,
 }
 
 impl Worker {
@@ -52,6 +54,7 @@ impl Worker {
             ended: None,
             environment: Vec::new(),
             starts: 0,
+            ended_by_itself: 0,
         }
     }
 
@@ -145,6 +148,7 @@ impl Stage {
                 let (starts, is_doomed) = (worker.starts, worker.is_doomed);
                 self.keep(n, starts, &log);
                 if !is_doomed {
+                    self.workers[n].ended_by_itself += 1;
                     let said = last_words(&log);
                     self.note(&format!("worker {} ended by itself ({status}); it said last: {said}", n + 1));
                 }
@@ -172,6 +176,18 @@ impl Stage {
             // A log that cannot be written is no reason to stop.
             let _ = fs::write(folder.join(format!("worker-{}-{starts}.log", n + 1)), log);
         }
+    }
+
+    /// The processes of those that run.
+    #[must_use]
+    pub fn worker_ids(&self) -> Vec<u32> {
+        self.workers.iter().filter_map(|worker| worker.daemon.as_ref().map(Daemon::id)).collect()
+    }
+
+    /// How often workers have ended by themselves.
+    #[must_use]
+    pub fn ended_by_themselves(&self) -> usize {
+        self.workers.iter().map(|worker| worker.ended_by_itself).sum()
     }
 
     /// The logs of those that run.
