@@ -8,6 +8,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod unique;
 
 pub use pool::{Outcome, Pool, Sink, Task};
 pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

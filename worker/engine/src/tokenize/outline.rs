@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::patterns;
+use super::{patterns, unique::Unique};
 
 /// Most bytes of a normalizer, a pre-tokenizer, a post-processor or a decoder. Tables of characters have up to a third of a million.
 const MAX_PART_BYTES: usize = 2 << 20;
@@ -37,6 +37,65 @@ const MAX_MERGES: usize = 1 << 21;
 /// Most characters of a word. The work for a word that is in no vocabulary grows with the third power.
 const MAX_WORD: u64 = 256;
 
+/// Parts of a tokenizer, and the types that their components may have. The library reads what it does not know by its fields alone.
+const PARTS: [(&str, &[&str]); 4] = [
+    (
+        "normalizer",
+        &[
+            "Bert",
+            "BertNormalizer",
+            "ByteLevel",
+            "Lowercase",
+            "NFC",
+            "NFD",
+            "NFKC",
+            "NFKD",
+            "Nmt",
+            "Precompiled",
+            "Prepend",
+            "Replace",
+            "Sequence",
+            "Strip",
+            "StripAccents",
+        ],
+    ),
+    (
+        "pre_tokenizer",
+        &[
+            "BertPreTokenizer",
+            "ByteLevel",
+            "CharDelimiterSplit",
+            "Delimiter",
+            "Digits",
+            "FixedLength",
+            "Metaspace",
+            "Punctuation",
+            "Sequence",
+            "Split",
+            "UnicodeScripts",
+            "Whitespace",
+            "WhitespaceSplit",
+        ],
+    ),
+    ("post_processor", &["BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"]),
+    (
+        "decoder",
+        &[
+            "BPEDecoder",
+            "ByteFallback",
+            "ByteLevel",
+            "CTC",
+            "Fuse",
+            "Metaspace",
+            "Replace",
+            "Sequence",
+            "Strip",
+            "WordPiece",
+        ],
+    ),
+];
+const MODELS: [&str; 4] = ["BPE", "Unigram", "WordLevel", "WordPiece"];
+
 #[derive(Deserialize)]
 struct Outline<'a> {
     #[serde(borrow, default)]
@@ -49,11 +108,15 @@ struct Outline<'a> {
     decoder: Option<&'a RawValue>,
     #[serde(borrow, default)]
     added_tokens: Option<&'a RawValue>,
-    model: Model,
+    #[serde(borrow)]
+    model: Model<'a>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<'a> {
+    /// Old files of known models have none. What is checked here does not depend on it.
+    #[serde(borrow, rename = "type", default)]
+    kind: Option<Cow<'a, str>>,
     #[serde(default)]
     vocab: Entries,
     #[serde(default)]
@@ -78,16 +141,12 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
     check_model(&outline.model)?;
     check_added_tokens(outline.added_tokens)?;
     let (mut growth, mut byte_levels) = (1_u64, 0);
-    for (name, part) in [
-        ("normalizer", outline.normalizer),
-        ("pre_tokenizer", outline.pre_tokenizer),
-        ("post_processor", outline.post_processor),
-        ("decoder", outline.decoder),
-    ] {
+    let parts = [outline.normalizer, outline.pre_tokenizer, outline.post_processor, outline.decoder];
+    for ((name, known), part) in PARTS.into_iter().zip(parts) {
         let Some(part) = part else { continue };
         at_most(&format!("the length of `{name}`"), part.get().len(), MAX_PART_BYTES)?;
-        let part: Value = serde_json::from_str(part.get()).map_err(|e| format!("`{name}`: {e}"))?;
-        let components = components(&part).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let Unique(part) = serde_json::from_str(part.get()).map_err(|e| format!("`{name}`: {e}"))?;
+        let components = components(&part, known).map_err(|reason| format!("`{name}`: {reason}"))?;
         for component in components {
             let kind = component["type"].as_str().unwrap_or_default();
             check_component(name, component).map_err(|reason| format!("`{name}`, {kind}: {reason}"))?;
@@ -105,7 +164,10 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
     at_most("the number of ByteLevel components", byte_levels, MAX_BYTE_LEVELS)
 }
 
-fn check_model(model: &Model) -> Result<(), String> {
+fn check_model(model: &Model<'_>) -> Result<(), String> {
+    if let Some(kind) = &model.kind {
+        known_type(kind, &MODELS).map_err(|reason| format!("`model`: {reason}"))?;
+    }
     at_most("`model.vocab`: the number of entries", model.vocab.number, MAX_VOCABULARY)?;
     at_most("`model.vocab`: the length of all entries", model.vocab.bytes, MAX_VOCABULARY_BYTES)?;
     at_most("`model.vocab`: the length of an entry", model.vocab.longest, MAX_TEXT)?;
@@ -127,8 +189,16 @@ fn check_added_tokens(added: Option<&RawValue>) -> Result<(), String> {
     at_most("`added_tokens`: the length of an entry", longest, MAX_TEXT)
 }
 
-/// The components of a part, one after the other.
-fn components(part: &Value) -> Result<Vec<&Map<String, Value>>, String> {
+fn known_type(kind: &str, known: &[&str]) -> Result<(), String> {
+    if known.contains(&kind) {
+        return Ok(());
+    }
+    Err(format!("the type {kind:?} is not known; known are {}", known.join(", ")))
+}
+
+/// The components of a part, one after the other. Lists of components are followed and fields are checked whatever the `type` beside them
+/// is: of some the library knows only what they hold.
+fn components<'a>(part: &'a Value, known: &[&str]) -> Result<Vec<&'a Map<String, Value>>, String> {
     let (mut found, mut left) = (Vec::new(), vec![part]);
     while let Some(value) = left.pop() {
         if value.is_null() {
@@ -138,14 +208,13 @@ fn components(part: &Value) -> Result<Vec<&Map<String, Value>>, String> {
         let kind = component.get("type").and_then(Value::as_str);
         let kind =
             kind.ok_or("a component has no `type`; save the file again with a current version of `tokenizers`")?;
+        known_type(kind, known)?;
         found.push(component);
         at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
-        if kind == "Sequence" {
-            for list in ["normalizers", "pretokenizers", "processors", "decoders"] {
-                let inner = component.get(list).and_then(Value::as_array).into_iter().flatten();
-                left.extend(inner);
-                at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
-            }
+        for list in ["normalizers", "pretokenizers", "processors", "decoders"] {
+            let inner = component.get(list).and_then(Value::as_array).into_iter().flatten();
+            left.extend(inner);
+            at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
         }
     }
     Ok(found)
@@ -205,11 +274,9 @@ fn check_table(table: &str) -> Result<(), String> {
 
 /// By how much a component of a normalizer can multiply the length of a text, if it is one that replaces.
 fn factor(component: &Map<String, Value>) -> u64 {
-    if component["type"] != "Replace" {
-        return 1;
-    }
+    let Some(pattern) = component.get("pattern") else { return 1 };
     let content = component.get("content").and_then(Value::as_str).map_or(0, str::len) as u64;
-    match component.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str) {
+    match pattern.get("String").and_then(Value::as_str) {
         Some(pattern) if !pattern.is_empty() => content.div_ceil(pattern.len() as u64).max(1),
         // It may find nothing, between any two characters.
         _ => content + 1,

@@ -94,6 +94,38 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
     assert!(said.contains("the number of entries is 1048577, at most 1048576"), "{said}");
 }
 
+/// The library reads a component of another type by its fields, and takes the last of two keys.
+#[test]
+fn what_the_library_would_read_by_its_fields_alone_is_refused() {
+    let lower = json!({"type": "Lowercase"});
+    let growing = replace(json!({"Regex": ""}), &"a".repeat(64));
+    for (part, value, named) in [
+        ("normalizer", json!({"type": "X", "normalizers": [lower.clone()]}), "\"X\" is not known; known are Bert,"),
+        ("normalizer", sequence(json!([{"type": "Whitespace"}])), "\"Whitespace\" is not known"),
+        ("pre_tokenizer", json!({"type": "X", "pretokenizers": []}), "known are BertPreTokenizer,"),
+        ("post_processor", json!({"type": "X", "processors": []}), "known are BertProcessing,"),
+        ("decoder", json!({"type": "X", "decoders": []}), "known are BPEDecoder,"),
+        // Known, but to the library only by what they hold.
+        ("normalizer", json!({"type": "BertNormalizer", "normalizers": vec![lower; 33]}), "number of components"),
+        ("normalizer", json!({"type": "BertNormalizer", "normalizers": [growing]}), "replacements"),
+        (
+            "normalizer",
+            json!({"type": "BertNormalizer", "pattern": {"Regex": ""}, "content": "a".repeat(64)}),
+            "replacements",
+        ),
+    ] {
+        let said = refusal(|file| file[part] = value);
+        assert!(said.contains(&format!("`{part}`")) && said.contains(named), "{part}: {said}");
+    }
+    let said = refusal(|file| file["model"]["type"] = json!("X"));
+    assert!(said.contains("`model`: the type \"X\" is not known; known are BPE,"), "{said}");
+    let twice = r#"{"model": {}, "normalizer": {"type": "Lowercase", "type": "Sequence", "normalizers": []}}"#;
+    let said = TextTokenizer::new(twice.as_bytes(), &real().1, MAX_BYTES).unwrap_err().to_string();
+    assert!(said.contains("`normalizer`: the key \"type\" stands twice"), "{said}");
+    // Files of the time before there were several types of models.
+    assert!(small(|file| drop(file["model"].as_object_mut().unwrap().remove("type"))).is_ok());
+}
+
 #[test]
 fn json_without_end_is_refused() {
     let (_, metadata) = real();
