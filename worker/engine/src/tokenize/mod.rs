@@ -2,6 +2,7 @@
 
 mod bert;
 mod bounded;
+mod budget;
 mod outline;
 mod patterns;
 mod pool;

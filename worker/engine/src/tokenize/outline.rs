@@ -23,7 +23,7 @@ const MAX_COMPONENTS: usize = 32;
 const MAX_BYTE_LEVELS: usize = 2;
 /// Most entries of a list in a post-processor.
 const MAX_TEMPLATE: usize = 32;
-/// By how much all replacements together may multiply a text's length.
+/// By how much all replacements, and what is put before a text, may together multiply a text's length.
 const MAX_GROWTH: u64 = 64;
 /// Most bytes that take the place of one character in a table of characters. Unicode's own longest have 33.
 const MAX_REPLACEMENT: usize = 64;
@@ -158,7 +158,7 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
     }
     if growth > MAX_GROWTH {
         return Err(format!(
-            "`normalizer`: its replacements can make a text {growth} times as long, at most {MAX_GROWTH} times is taken"
+            "`normalizer`: its replacements, and what it prepends, can make a text {growth} times as long, at most {MAX_GROWTH} times is taken"
         ));
     }
     at_most("the number of ByteLevel components", byte_levels, MAX_BYTE_LEVELS)
@@ -272,8 +272,12 @@ fn check_table(table: &str) -> Result<(), String> {
     at_most("`precompiled_charsmap`: the length of a replacement", longest, MAX_REPLACEMENT)
 }
 
-/// By how much a component of a normalizer can multiply the length of a text, if it is one that replaces.
+/// By how much a component of a normalizer can multiply the length of a text, if it is one that replaces, or puts something before it: a
+/// piece of a text, which is a text for it, may be one character.
 fn factor(component: &Map<String, Value>) -> u64 {
+    if let Some(prepend) = component.get("prepend").and_then(Value::as_str) {
+        return prepend.len() as u64 + 1;
+    }
     let Some(pattern) = component.get("pattern") else { return 1 };
     let content = component.get("content").and_then(Value::as_str).map_or(0, str::len) as u64;
     match pattern.get("String").and_then(Value::as_str) {

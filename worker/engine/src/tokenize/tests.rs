@@ -57,6 +57,8 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
         (normalizer, sequence(many(3, &replace(json!({"String": "a"}), &"a".repeat(32)))), "replacements", "64"),
         (normalizer, replace(json!({"Regex": ""}), &"a".repeat(64)), "replacements", "64"),
         (normalizer, replace(json!({"String": "a"}), &"a".repeat(2000)), "`content`", "1024"),
+        // Before each piece between added tokens.
+        (normalizer, json!({"type": "Prepend", "prepend": "x".repeat(1020)}), "what it prepends", "64"),
         (normalizer, sequence(many(33, &lower)), "number of components", "32"),
         (normalizer, deep, "number of components", "32"),
         (normalizer, json!({"type": "Prepend", "prepend": "x".repeat(1025)}), "`prepend`", "1024"),
@@ -153,6 +155,24 @@ fn a_text_that_grows_is_an_error_of_the_text_and_takes_no_memory() {
     assert!(error.message.contains("16 times as long"), "{}", error.message);
     // The text before has failed on this thread; this one is short.
     assert_eq!(tokenizer.encode(None, "b", true).unwrap().ids.len(), 56);
+}
+
+/// The library normalizes what lies between added tokens piece by piece.
+#[test]
+fn the_pieces_of_a_text_grow_together() {
+    let tokenizer = small(|file| {
+        file["added_tokens"] = json!([{"id": 1, "content": "a", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false}]);
+        file["normalizer"] = json!({"type": "Prepend", "prepend": "b".repeat(63)});
+    })
+    .unwrap();
+    let error = tokenizer.encode(None, &"ab".repeat(20_000), true).unwrap_err();
+    assert_eq!(error.code, ErrorCode::TextTooLarge, "{error:?}");
+    assert!(error.message.contains("16 times as long"), "{}", error.message);
+    // Each text has a budget of its own.
+    for _ in 0..100 {
+        assert!(tokenizer.encode(None, &"ab".repeat(60), true).is_ok());
+    }
 }
 
 #[test]

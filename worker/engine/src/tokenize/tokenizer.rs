@@ -4,11 +4,15 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::{
     bert::Bert,
-    bounded::{Grown, Library, take_failure},
+    bounded::Library,
+    budget::{self, Grown},
     outline,
     patterns::TooLong,
 };
 use embed_schemas::{ErrorCode, ModelMetadata, WireError};
+
+/// As how long a text the added tokens count while they are normalized. The most that known models have is a tenth of it.
+const ADDED_TOKENS_BYTES: usize = 1 << 20;
 
 /// Turns texts of one model into token ids. Shared by all threads.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ impl TextTokenizer {
     /// If the file is not a tokenizer that this version of `tokenizers` can read, or asks for more than any model needs.
     pub fn new(json: &[u8], metadata: &ModelMetadata, max_bytes: usize) -> Result<Self, TokenizeError> {
         outline::check(json).map_err(TokenizeError)?;
+        // Added tokens are normalized, which together are as one text.
+        budget::begin(ADDED_TOKENS_BYTES);
         let mut library: Library = serde_json::from_slice(json).map_err(|e| TokenizeError(e.to_string()))?;
         // Truncation is done here, so that a result can say that it happened; padding is the batch's business.
         library.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
@@ -142,9 +148,9 @@ impl TextTokenizer {
     fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
         // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
         // alone, which hold whole entries.
-        drop(take_failure());
+        budget::begin(input.len());
         let encoded = panic::catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(input, true)));
-        match (take_failure(), encoded) {
+        match (budget::take_failure(), encoded) {
             (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),
             (None, Ok(Ok(encoding))) => Ok(encoding.get_ids().to_vec()),
             (None, Err(_)) => Err(failed(&"its tokenizer panics".into())),
