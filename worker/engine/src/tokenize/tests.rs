@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use super::TextTokenizer;
+use super::{TextTokenizer, outline};
 
 const MAX_BYTES: usize = 1 << 18;
 
@@ -138,6 +138,20 @@ fn json_without_end_is_refused() {
         assert!(said.starts_with("tokenizer.json: "), "{said}");
     }
     assert!(refusal(r#"{"model": {}, "model": {}}"#.to_owned()).contains("duplicate field"));
+}
+
+/// The library has a table for each byte of a Unigram model's entries.
+#[test]
+fn a_list_of_entries_may_have_fewer_bytes_than_a_map() {
+    let list = |number: usize, length: usize| {
+        let entry = |n: usize| json!([format!("{n:0length$}"), -1.5]);
+        json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": (0..number).map(entry).collect::<Vec<_>>()}})
+            .to_string()
+    };
+    let said = outline::check(list(6000, 1000).as_bytes()).unwrap_err();
+    assert!(said.contains("`model.vocab`: the length of all entries is 6000000, at most 4194304"), "{said}");
+    // As many as XLM-R has, and longer ones.
+    outline::check(list(250_002, 10).as_bytes()).unwrap();
 }
 
 /// Each is within its own bounds; what comes of a text is not.
