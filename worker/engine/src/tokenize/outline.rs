@@ -126,6 +126,12 @@ struct Model<'a> {
     merges: Entries,
     #[serde(default)]
     max_input_chars_per_word: Option<u64>,
+    #[serde(default)]
+    unk_token: Option<Text>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +183,11 @@ fn check_model(model: &Model<'_>) -> Result<(), String> {
     at_most("`model.vocab`: the length of all entries", model.vocab.bytes, most)?;
     at_most("`model.vocab`: the length of an entry", model.vocab.longest, MAX_TEXT)?;
     at_most("`model.merges`: the number of entries", model.merges.number, MAX_MERGES)?;
+    let length = |text: &Option<Text>| text.as_ref().map_or(0, |Text(length)| *length);
+    let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
+    at_most("`model.unk_token`: the length", length(&model.unk_token), MAX_TEXT)?;
+    at_most("`model.continuing_subword_prefix`: the length", prefix.len(), MAX_TEXT)?;
+    at_most("`model.end_of_word_suffix`: the length", length(&model.end_of_word_suffix), MAX_TEXT)?;
     match model.max_input_chars_per_word {
         Some(most) if most > MAX_WORD => {
             Err(format!("`model.max_input_chars_per_word` is {most}, at most {MAX_WORD} is taken"))

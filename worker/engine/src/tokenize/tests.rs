@@ -87,6 +87,10 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
     }
     let said = refusal(|file| file["model"]["max_input_chars_per_word"] = json!(1_000_000_000));
     assert!(said.contains("`model.max_input_chars_per_word`") && said.contains("256"), "{said}");
+    for name in ["unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
+        let said = refusal(|file| file["model"][name] = json!("x".repeat(1025)));
+        assert!(said.contains(&format!("`model.{name}`: the length is 1025, at most 1024")), "{said}");
+    }
     let said = refusal(|file| file["model"]["vocab"]["x".repeat(2000)] = json!(4));
     assert!(said.contains("`model.vocab`: the length of an entry"), "{said}");
     let said = refusal(|file| {
