@@ -83,6 +83,11 @@ fn versions_that_ask_for_more_than_any_model_needs_are_refused() {
             file["normalizer"] = json!({"type": "Sequence", "normalizers": [one.clone(), one.clone(), one]});
         });
     });
+    refused(&registry, "v2-panics", &["tokenizer.json", "panics"], |folder, metadata| {
+        edit(folder, metadata, "tokenizer.json", &|file| {
+            file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "BQAAAAAAAAD/AA=="});
+        });
+    });
     refused(&registry, "v2-words", &["ids up to 40000", "30522 words"], |folder, metadata| {
         edit(folder, metadata, "tokenizer.json", &|file| file["model"]["vocab"]["zzzzzz"] = json!(40_000));
     });

@@ -122,8 +122,8 @@ struct Model<'a> {
     kind: Option<Cow<'a, str>>,
     #[serde(default)]
     vocab: Entries,
-    #[serde(default)]
-    merges: Entries,
+    #[serde(borrow, default)]
+    merges: Option<&'a RawValue>,
     #[serde(default)]
     max_input_chars_per_word: Option<u64>,
     #[serde(default)]
@@ -132,6 +132,23 @@ struct Model<'a> {
     continuing_subword_prefix: Option<String>,
     #[serde(default)]
     end_of_word_suffix: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair((String, String)),
+    /// With a space between.
+    Text(String),
+}
+
+impl Merge {
+    fn second(&self) -> Option<&str> {
+        match self {
+            Self::Pair((_, second)) => Some(second),
+            Self::Text(both) => both.split(' ').nth(1),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -182,17 +199,34 @@ fn check_model(model: &Model<'_>) -> Result<(), String> {
     let most = if model.vocab.is_list { MAX_UNIGRAM_BYTES } else { MAX_VOCABULARY_BYTES };
     at_most("`model.vocab`: the length of all entries", model.vocab.bytes, most)?;
     at_most("`model.vocab`: the length of an entry", model.vocab.longest, MAX_TEXT)?;
-    at_most("`model.merges`: the number of entries", model.merges.number, MAX_MERGES)?;
     let length = |text: &Option<Text>| text.as_ref().map_or(0, |Text(length)| *length);
     let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
     at_most("`model.unk_token`: the length", length(&model.unk_token), MAX_TEXT)?;
     at_most("`model.continuing_subword_prefix`: the length", prefix.len(), MAX_TEXT)?;
     at_most("`model.end_of_word_suffix`: the length", length(&model.end_of_word_suffix), MAX_TEXT)?;
+    if let Some(merges) = model.merges {
+        check_merges(merges, prefix).map_err(|reason| format!("`model.merges`: {reason}"))?;
+    }
     match model.max_input_chars_per_word {
         Some(most) if most > MAX_WORD => {
             Err(format!("`model.max_input_chars_per_word` is {most}, at most {MAX_WORD} is taken"))
         }
         _ => Ok(()),
+    }
+}
+
+/// The library cuts the prefix off a merge's second half without a look at it.
+fn check_merges(merges: &RawValue, prefix: &str) -> Result<(), String> {
+    let number = serde_json::from_str::<Entries>(merges.get()).map_err(|e| e.to_string())?.number;
+    at_most("the number of entries", number, MAX_MERGES)?;
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    let merges: Vec<Merge> = serde_json::from_str(merges.get()).map_err(|e| e.to_string())?;
+    let without = |merge: &Merge| merge.second().is_some_and(|second| !second.starts_with(prefix));
+    match merges.iter().position(without) {
+        Some(n) => Err(format!("entry {n} does not go on with {prefix:?}, which is `model.continuing_subword_prefix`")),
+        None => Ok(()),
     }
 }
 
@@ -248,8 +282,10 @@ fn check_component(part: &str, component: &Map<String, Value>) -> Result<(), Str
             patterns::check(regex)?;
         }
     }
-    if let Some(table) = text("precompiled_charsmap") {
-        check_table(table)?;
+    match text("precompiled_charsmap") {
+        Some(table) => check_table(table)?,
+        None if component["type"] == "Precompiled" => return Err("`precompiled_charsmap` is missing".into()),
+        None => {}
     }
     if component.get("length").and_then(Value::as_u64) == Some(0) {
         return Err("`length` is 0, it must be at least 1".into());

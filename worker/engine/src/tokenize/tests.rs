@@ -133,6 +133,23 @@ fn what_the_library_would_read_by_its_fields_alone_is_refused() {
 }
 
 #[test]
+fn what_the_library_panics_on_is_refused_in_words() {
+    let said = refusal(|file| file["normalizer"] = json!({"type": "Precompiled"}));
+    assert!(said.contains("`normalizer`, Precompiled: `precompiled_charsmap` is missing"), "{said}");
+    for merges in [json!([["a", "b"]]), json!(["a b"]), json!([["a", "\u{E9}"]])] {
+        let said = refusal(|file| {
+            file["model"] = json!({"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{E9}": 3},
+                "merges": merges, "continuing_subword_prefix": "##"});
+        });
+        assert!(said.contains("`model.merges`") && said.contains("`model.continuing_subword_prefix`"), "{said}");
+    }
+    // A tree of a word and a quarter: the last byte is read as text, which it is not.
+    let said =
+        refusal(|file| file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "BQAAAAAAAAD/AA=="}));
+    assert!(said.contains("tokenizer.json: `tokenizers` panics on it"), "{said}");
+}
+
+#[test]
 fn json_without_end_is_refused() {
     let (_, metadata) = real();
     let refusal = |json: String| TextTokenizer::new(json.as_bytes(), &metadata, MAX_BYTES).unwrap_err().to_string();

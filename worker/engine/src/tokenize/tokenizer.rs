@@ -49,7 +49,10 @@ impl TextTokenizer {
         outline::check(json).map_err(TokenizeError)?;
         // Added tokens are normalized, which together are as one text.
         budget::begin(ADDED_TOKENS_BYTES);
-        let mut library: Library = serde_json::from_slice(json).map_err(|e| TokenizeError(e.to_string()))?;
+        let made = panic::catch_unwind(AssertUnwindSafe(|| serde_json::from_slice::<Library>(json)));
+        let made =
+            made.map_err(|_| TokenizeError("`tokenizers` panics on it; save it again from its source".into()))?;
+        let mut library = made.map_err(|e| TokenizeError(e.to_string()))?;
         // Truncation is done here, so that a result can say that it happened; padding is the batch's business.
         library.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
         library.with_padding(None);
