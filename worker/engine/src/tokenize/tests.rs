@@ -269,6 +269,19 @@ fn the_real_tokenizer_passes() {
     assert_eq!((tokenizer.slow_because(), tokenizer.largest_id()), (None, Some(30_521)));
 }
 
+#[test]
+fn ids_that_are_put_around_a_text_count() {
+    let template = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [], "special_tokens": {"x": {"id": "x", "ids": [1, 500], "tokens": ["a", "z"]}}});
+    let bert = json!({"type": "BertProcessing", "sep": ["z", 600], "cls": ["a", 1]});
+    let roberta = json!({"type": "RobertaProcessing", "sep": ["a", 1], "cls": ["z", 700], "trim_offsets": true, "add_prefix_space": false});
+    let several = json!({"type": "Sequence", "processors": [bert.clone(), template.clone()]});
+    for (processor, largest) in [(Value::Null, 3), (template, 500), (bert, 600), (roberta, 700), (several, 600)] {
+        let tokenizer = small(|file| file["post_processor"] = processor).unwrap();
+        assert_eq!(tokenizer.largest_id(), Some(largest));
+    }
+}
+
 proptest! {
     #[test]
     fn bounds_change_no_ids(text in "[ab1 '\\n\u{E9}\u{FDFA}\u{4E2D}!]{0,30}") {

@@ -10,6 +10,7 @@ use super::{
     patterns::TooLong,
 };
 use embed_schemas::{ErrorCode, ModelMetadata, WireError};
+use tokenizers::PostProcessorWrapper;
 
 /// As how long a text the added tokens count while they are normalized. The most that known models have is a tenth of it.
 const ADDED_TOKENS_BYTES: usize = 1 << 20;
@@ -162,7 +163,25 @@ impl TextTokenizer {
 
     /// The largest id that it can make.
     pub(crate) fn largest_id(&self) -> Option<u32> {
-        self.library.get_vocab(true).into_values().max()
+        let around = self.library.get_post_processor().map(ids_around).unwrap_or_default();
+        self.library.get_vocab(true).into_values().chain(around).max()
+    }
+}
+
+/// Ids that a post-processor puts around those of a text. They are whatever its file says, in the vocabulary or not.
+fn ids_around(processor: &PostProcessorWrapper) -> Vec<u32> {
+    match processor {
+        PostProcessorWrapper::Bert(bert) => vec![bert.get_cls_copy().1, bert.get_sep_copy().1],
+        PostProcessorWrapper::Roberta(roberta) => vec![roberta.get_cls_copy().1, roberta.get_sep_copy().1],
+        PostProcessorWrapper::Template(template) => {
+            // Their fields can be read only in their serialized form.
+            let tokens = serde_json::to_value(template.get_special_tokens()).unwrap_or_default();
+            let ids = tokens.as_object().into_iter().flat_map(|tokens| tokens.values());
+            let ids = ids.filter_map(|token| token["ids"].as_array()).flatten();
+            ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+        }
+        PostProcessorWrapper::Sequence(all) => all.as_ref().iter().flat_map(ids_around).collect(),
+        PostProcessorWrapper::ByteLevel(_) => Vec::new(),
     }
 }
 
