@@ -83,8 +83,18 @@ fn versions_that_ask_for_more_than_any_model_needs_are_refused() {
             file["normalizer"] = json!({"type": "Sequence", "normalizers": [one.clone(), one.clone(), one]});
         });
     });
+    refused(&registry, "v2-panics", &["tokenizer.json", "panics"], |folder, metadata| {
+        edit(folder, metadata, "tokenizer.json", &|file| {
+            file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "BQAAAAAAAAD/AA=="});
+        });
+    });
     refused(&registry, "v2-words", &["ids up to 40000", "30522 words"], |folder, metadata| {
         edit(folder, metadata, "tokenizer.json", &|file| file["model"]["vocab"]["zzzzzz"] = json!(40_000));
+    });
+    refused(&registry, "v2-around", &["ids up to 40001", "30522 words"], |folder, metadata| {
+        edit(folder, metadata, "tokenizer.json", &|file| {
+            file["post_processor"]["special_tokens"]["[CLS]"]["ids"] = json!([40_001]);
+        });
     });
     refused(&registry, "v2-tolerance", &["golden.json: `tolerance` is 1000", "0.01"], |folder, metadata| {
         edit(folder, metadata, "golden.json", &|file| file["tolerance"] = json!(1000.0));

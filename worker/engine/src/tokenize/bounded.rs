@@ -1,6 +1,6 @@
 //! The library's normalizer and pre-tokenizer with bounds: a text may not grow without end, and no expression may run without end.
 
-use std::{borrow::Borrow, cell::RefCell};
+use std::borrow::Borrow;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tokenizers::{
@@ -10,33 +10,11 @@ use tokenizers::{
     tokenizer::pattern::{Invert, Pattern},
 };
 
-use super::patterns::Guarded;
-
-/// By how much a text may grow while it is normalized. Unicode's longest decomposition is eleven times as long as what it takes the place of.
-const MAX_GROWTH: usize = 16;
-/// Even the shortest text may grow to this.
-const ALWAYS: usize = 4096;
+use super::{budget, patterns::Guarded};
 
 /// The library's tokenizer, with bounds.
 pub(super) type Library =
     TokenizerImpl<ModelWrapper, BoundedNormalizer, BoundedPreTokenizer, PostProcessorWrapper, DecoderWrapper>;
-
-/// A text grew beyond all proportion.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("normalizing makes the text more than {MAX_GROWTH} times as long ({bytes} bytes)")]
-pub(super) struct Grown {
-    bytes: usize,
-}
-
-thread_local! {
-    /// Why a text could not be normalized: the library asks for normalizing, and goes on whatever the answer is.
-    static FAILED: RefCell<Option<tokenizers::Error>> = const { RefCell::new(None) };
-}
-
-/// What the last text that was encoded on this thread failed on in normalizing, if it did.
-pub(super) fn take_failure() -> Option<tokenizers::Error> {
-    FAILED.take()
-}
 
 /// A normalizer that watches what comes of each of its steps, where that can be known before it is done.
 #[derive(Debug)]
@@ -92,38 +70,42 @@ fn add_normalizing(one: &NormalizerWrapper, steps: &mut Vec<Normalizing>) -> Res
 
 impl Normalizer for BoundedNormalizer {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
-        let most = text.len_original().saturating_mul(MAX_GROWTH).max(ALWAYS);
-        let done = self.steps.iter().try_for_each(|step| step.normalize(text, most));
-        done.map_err(|error| {
-            let said = error.to_string();
-            FAILED.replace(Some(error));
-            said.into()
-        })
+        // The library goes on with the next piece: nothing more is done for it.
+        if budget::has_failed() {
+            return Err("another piece of the text could not be normalized".into());
+        }
+        match self.steps.iter().try_for_each(|step| step.normalize(text)) {
+            Ok(()) => {
+                budget::done(text.len());
+                Ok(())
+            }
+            Err(error) => {
+                let said = error.to_string();
+                budget::fail(error);
+                Err(said.into())
+            }
+        }
     }
 }
 
 impl Normalizing {
-    fn normalize(&self, text: &mut NormalizedString, most: usize) -> tokenizers::Result<()> {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         match self {
             Self::Replace { pattern, content } => {
                 let found = pattern.find_matches(text.get())?;
                 // What will come of it, before it is made.
                 let length =
                     |((start, end), is_match): &(Offsets, bool)| if *is_match { content.len() } else { end - start };
-                within(found.iter().map(length).sum(), most)?;
+                budget::within(found.iter().map(length).sum())?;
                 text.replace(Found(found), content)
             }
             // These take a character for a few others, at most as many as the file was checked for.
             Self::Other(step) => {
                 step.normalize(text)?;
-                within(text.len(), most)
+                Ok(budget::within(text.len())?)
             }
         }
     }
-}
-
-fn within(bytes: usize, most: usize) -> tokenizers::Result<()> {
-    if bytes <= most { Ok(()) } else { Err(Grown { bytes }.into()) }
 }
 
 /// Matches that were found already.

@@ -2,12 +2,14 @@
 
 mod bert;
 mod bounded;
+mod budget;
 mod outline;
 mod patterns;
 mod pool;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod unique;
 
 pub use pool::{Outcome, Pool, Sink, Task};
 pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::patterns;
+use super::{patterns, unique::Unique};
 
 /// Most bytes of a normalizer, a pre-tokenizer, a post-processor or a decoder. Tables of characters have up to a third of a million.
 const MAX_PART_BYTES: usize = 2 << 20;
@@ -23,7 +23,7 @@ const MAX_COMPONENTS: usize = 32;
 const MAX_BYTE_LEVELS: usize = 2;
 /// Most entries of a list in a post-processor.
 const MAX_TEMPLATE: usize = 32;
-/// By how much all replacements together may multiply a text's length.
+/// By how much all replacements, and what is put before a text, may together multiply a text's length.
 const MAX_GROWTH: u64 = 64;
 /// Most bytes that take the place of one character in a table of characters. Unicode's own longest have 33.
 const MAX_REPLACEMENT: usize = 64;
@@ -33,9 +33,71 @@ const MAX_ADDED_TOKENS: usize = 16_384;
 const MAX_ADDED_TOKENS_BYTES: usize = 8 << 20;
 const MAX_VOCABULARY: usize = 1 << 20;
 const MAX_VOCABULARY_BYTES: usize = 16 << 20;
+/// The same of a Unigram model. The library makes a tree of it that has a table for each byte, of some 350 bytes. The 250,000 entries of XLM-R
+/// have 2.2 million.
+const MAX_UNIGRAM_BYTES: usize = 4 << 20;
 const MAX_MERGES: usize = 1 << 21;
 /// Most characters of a word. The work for a word that is in no vocabulary grows with the third power.
 const MAX_WORD: u64 = 256;
+
+/// Parts of a tokenizer, and the types that their components may have. The library reads what it does not know by its fields alone.
+const PARTS: [(&str, &[&str]); 4] = [
+    (
+        "normalizer",
+        &[
+            "Bert",
+            "BertNormalizer",
+            "ByteLevel",
+            "Lowercase",
+            "NFC",
+            "NFD",
+            "NFKC",
+            "NFKD",
+            "Nmt",
+            "Precompiled",
+            "Prepend",
+            "Replace",
+            "Sequence",
+            "Strip",
+            "StripAccents",
+        ],
+    ),
+    (
+        "pre_tokenizer",
+        &[
+            "BertPreTokenizer",
+            "ByteLevel",
+            "CharDelimiterSplit",
+            "Delimiter",
+            "Digits",
+            "FixedLength",
+            "Metaspace",
+            "Punctuation",
+            "Sequence",
+            "Split",
+            "UnicodeScripts",
+            "Whitespace",
+            "WhitespaceSplit",
+        ],
+    ),
+    ("post_processor", &["BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"]),
+    (
+        "decoder",
+        &[
+            "BPEDecoder",
+            "ByteFallback",
+            "ByteLevel",
+            "CTC",
+            "Fuse",
+            "Metaspace",
+            "Replace",
+            "Sequence",
+            "Strip",
+            "WordPiece",
+        ],
+    ),
+];
+const MODELS: [&str; 4] = ["BPE", "Unigram", "WordLevel", "WordPiece"];
 
 #[derive(Deserialize)]
 struct Outline<'a> {
@@ -49,17 +111,44 @@ struct Outline<'a> {
     decoder: Option<&'a RawValue>,
     #[serde(borrow, default)]
     added_tokens: Option<&'a RawValue>,
-    model: Model,
+    #[serde(borrow)]
+    model: Model<'a>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<'a> {
+    /// Old files of known models have none. What is checked here does not depend on it.
+    #[serde(borrow, rename = "type", default)]
+    kind: Option<Cow<'a, str>>,
     #[serde(default)]
     vocab: Entries,
-    #[serde(default)]
-    merges: Entries,
+    #[serde(borrow, default)]
+    merges: Option<&'a RawValue>,
     #[serde(default)]
     max_input_chars_per_word: Option<u64>,
+    #[serde(default)]
+    unk_token: Option<Text>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair((String, String)),
+    /// With a space between.
+    Text(String),
+}
+
+impl Merge {
+    fn second(&self) -> Option<&str> {
+        match self {
+            Self::Pair((_, second)) => Some(second),
+            Self::Text(both) => both.split(' ').nth(1),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,16 +167,12 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
     check_model(&outline.model)?;
     check_added_tokens(outline.added_tokens)?;
     let (mut growth, mut byte_levels) = (1_u64, 0);
-    for (name, part) in [
-        ("normalizer", outline.normalizer),
-        ("pre_tokenizer", outline.pre_tokenizer),
-        ("post_processor", outline.post_processor),
-        ("decoder", outline.decoder),
-    ] {
+    let parts = [outline.normalizer, outline.pre_tokenizer, outline.post_processor, outline.decoder];
+    for ((name, known), part) in PARTS.into_iter().zip(parts) {
         let Some(part) = part else { continue };
         at_most(&format!("the length of `{name}`"), part.get().len(), MAX_PART_BYTES)?;
-        let part: Value = serde_json::from_str(part.get()).map_err(|e| format!("`{name}`: {e}"))?;
-        let components = components(&part).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let Unique(part) = serde_json::from_str(part.get()).map_err(|e| format!("`{name}`: {e}"))?;
+        let components = components(&part, known).map_err(|reason| format!("`{name}`: {reason}"))?;
         for component in components {
             let kind = component["type"].as_str().unwrap_or_default();
             check_component(name, component).map_err(|reason| format!("`{name}`, {kind}: {reason}"))?;
@@ -99,22 +184,49 @@ pub(super) fn check(json: &[u8]) -> Result<(), String> {
     }
     if growth > MAX_GROWTH {
         return Err(format!(
-            "`normalizer`: its replacements can make a text {growth} times as long, at most {MAX_GROWTH} times is taken"
+            "`normalizer`: its replacements, and what it prepends, can make a text {growth} times as long, at most {MAX_GROWTH} times is taken"
         ));
     }
     at_most("the number of ByteLevel components", byte_levels, MAX_BYTE_LEVELS)
 }
 
-fn check_model(model: &Model) -> Result<(), String> {
+fn check_model(model: &Model<'_>) -> Result<(), String> {
+    if let Some(kind) = &model.kind {
+        known_type(kind, &MODELS).map_err(|reason| format!("`model`: {reason}"))?;
+    }
     at_most("`model.vocab`: the number of entries", model.vocab.number, MAX_VOCABULARY)?;
-    at_most("`model.vocab`: the length of all entries", model.vocab.bytes, MAX_VOCABULARY_BYTES)?;
+    // Other models have a map.
+    let most = if model.vocab.is_list { MAX_UNIGRAM_BYTES } else { MAX_VOCABULARY_BYTES };
+    at_most("`model.vocab`: the length of all entries", model.vocab.bytes, most)?;
     at_most("`model.vocab`: the length of an entry", model.vocab.longest, MAX_TEXT)?;
-    at_most("`model.merges`: the number of entries", model.merges.number, MAX_MERGES)?;
+    let length = |text: &Option<Text>| text.as_ref().map_or(0, |Text(length)| *length);
+    let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
+    at_most("`model.unk_token`: the length", length(&model.unk_token), MAX_TEXT)?;
+    at_most("`model.continuing_subword_prefix`: the length", prefix.len(), MAX_TEXT)?;
+    at_most("`model.end_of_word_suffix`: the length", length(&model.end_of_word_suffix), MAX_TEXT)?;
+    if let Some(merges) = model.merges {
+        check_merges(merges, prefix).map_err(|reason| format!("`model.merges`: {reason}"))?;
+    }
     match model.max_input_chars_per_word {
         Some(most) if most > MAX_WORD => {
             Err(format!("`model.max_input_chars_per_word` is {most}, at most {MAX_WORD} is taken"))
         }
         _ => Ok(()),
+    }
+}
+
+/// The library cuts the prefix off a merge's second half without a look at it.
+fn check_merges(merges: &RawValue, prefix: &str) -> Result<(), String> {
+    let number = serde_json::from_str::<Entries>(merges.get()).map_err(|e| e.to_string())?.number;
+    at_most("the number of entries", number, MAX_MERGES)?;
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    let merges: Vec<Merge> = serde_json::from_str(merges.get()).map_err(|e| e.to_string())?;
+    let without = |merge: &Merge| merge.second().is_some_and(|second| !second.starts_with(prefix));
+    match merges.iter().position(without) {
+        Some(n) => Err(format!("entry {n} does not go on with {prefix:?}, which is `model.continuing_subword_prefix`")),
+        None => Ok(()),
     }
 }
 
@@ -127,8 +239,16 @@ fn check_added_tokens(added: Option<&RawValue>) -> Result<(), String> {
     at_most("`added_tokens`: the length of an entry", longest, MAX_TEXT)
 }
 
-/// The components of a part, one after the other.
-fn components(part: &Value) -> Result<Vec<&Map<String, Value>>, String> {
+fn known_type(kind: &str, known: &[&str]) -> Result<(), String> {
+    if known.contains(&kind) {
+        return Ok(());
+    }
+    Err(format!("the type {kind:?} is not known; known are {}", known.join(", ")))
+}
+
+/// The components of a part, one after the other. Lists of components are followed and fields are checked whatever the `type` beside them
+/// is: of some the library knows only what they hold.
+fn components<'a>(part: &'a Value, known: &[&str]) -> Result<Vec<&'a Map<String, Value>>, String> {
     let (mut found, mut left) = (Vec::new(), vec![part]);
     while let Some(value) = left.pop() {
         if value.is_null() {
@@ -138,14 +258,13 @@ fn components(part: &Value) -> Result<Vec<&Map<String, Value>>, String> {
         let kind = component.get("type").and_then(Value::as_str);
         let kind =
             kind.ok_or("a component has no `type`; save the file again with a current version of `tokenizers`")?;
+        known_type(kind, known)?;
         found.push(component);
         at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
-        if kind == "Sequence" {
-            for list in ["normalizers", "pretokenizers", "processors", "decoders"] {
-                let inner = component.get(list).and_then(Value::as_array).into_iter().flatten();
-                left.extend(inner);
-                at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
-            }
+        for list in ["normalizers", "pretokenizers", "processors", "decoders"] {
+            let inner = component.get(list).and_then(Value::as_array).into_iter().flatten();
+            left.extend(inner);
+            at_most("the number of components", found.len() + left.len(), MAX_COMPONENTS)?;
         }
     }
     Ok(found)
@@ -163,8 +282,10 @@ fn check_component(part: &str, component: &Map<String, Value>) -> Result<(), Str
             patterns::check(regex)?;
         }
     }
-    if let Some(table) = text("precompiled_charsmap") {
-        check_table(table)?;
+    match text("precompiled_charsmap") {
+        Some(table) => check_table(table)?,
+        None if component["type"] == "Precompiled" => return Err("`precompiled_charsmap` is missing".into()),
+        None => {}
     }
     if component.get("length").and_then(Value::as_u64) == Some(0) {
         return Err("`length` is 0, it must be at least 1".into());
@@ -203,13 +324,15 @@ fn check_table(table: &str) -> Result<(), String> {
     at_most("`precompiled_charsmap`: the length of a replacement", longest, MAX_REPLACEMENT)
 }
 
-/// By how much a component of a normalizer can multiply the length of a text, if it is one that replaces.
+/// By how much a component of a normalizer can multiply the length of a text, if it is one that replaces, or puts something before it: a
+/// piece of a text, which is a text for it, may be one character.
 fn factor(component: &Map<String, Value>) -> u64 {
-    if component["type"] != "Replace" {
-        return 1;
+    if let Some(prepend) = component.get("prepend").and_then(Value::as_str) {
+        return prepend.len() as u64 + 1;
     }
+    let Some(pattern) = component.get("pattern") else { return 1 };
     let content = component.get("content").and_then(Value::as_str).map_or(0, str::len) as u64;
-    match component.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str) {
+    match pattern.get("String").and_then(Value::as_str) {
         Some(pattern) if !pattern.is_empty() => content.div_ceil(pattern.len() as u64).max(1),
         // It may find nothing, between any two characters.
         _ => content + 1,
@@ -227,6 +350,7 @@ struct Entries {
     /// Of all texts that are keys, or the first of their entries.
     bytes: usize,
     longest: usize,
+    is_list: bool,
 }
 
 impl Entries {
@@ -265,7 +389,7 @@ impl<'de> Visitor<'de> for Counter {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
-        let mut entries = Entries::default();
+        let mut entries = Entries { is_list: true, ..Entries::default() };
         while let Some(First(length)) = list.next_element()? {
             entries.add(length);
         }

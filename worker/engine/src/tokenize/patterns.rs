@@ -4,10 +4,10 @@
 //! match. Beyond it the library goes on as if nothing more matched: the tokens are others, and nobody is told. Here, that is an error of the
 //! text. All matches of a text together have a time limit as well.
 
-use std::time::{Duration, Instant};
-
 use fancy_regex::{Expr, Regex, RegexBuilder};
 use tokenizers::{Offsets, tokenizer::pattern::Pattern};
+
+use super::budget;
 
 /// Most bytes of an expression. Those of known models have a few hundred.
 const MAX_BYTES: usize = 4096;
@@ -15,8 +15,6 @@ const MAX_BYTES: usize = 4096;
 const MAX_COPIES: usize = 1000;
 /// Steps back in one match.
 const MAX_STEPS: usize = 1_000_000;
-/// For all matches of a text: thousands of times what any text takes, since a machine may be busy.
-const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Whether an expression is one to be made.
 ///
@@ -70,17 +68,17 @@ impl Guarded {
         RegexBuilder::new(&escaped).backtrack_limit(MAX_STEPS).build().map(Self)
     }
 
-    fn find(&self, text: &str, most: Duration) -> Result<Vec<(Offsets, bool)>, TooLong> {
+    fn find(&self, text: &str) -> Result<Vec<(Offsets, bool)>, TooLong> {
         if text.is_empty() {
             return Ok(vec![((0, 0), false)]);
         }
-        let started = Instant::now();
+        let in_time = || budget::in_time().map_err(|late| TooLong(late.to_string()));
+        // A text may have many pieces in which nothing matches.
+        in_time()?;
         let (mut found, mut end) = (Vec::new(), 0);
         for one in self.0.find_iter(text) {
             let one = one.map_err(|error| TooLong(error.to_string()))?;
-            if started.elapsed() > most {
-                return Err(TooLong(format!("more than {most:?}")));
-            }
+            in_time()?;
             if end != one.start() {
                 found.push(((end, one.start()), false));
             }
@@ -96,12 +94,14 @@ impl Guarded {
 
 impl Pattern for &Guarded {
     fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
-        Ok(self.find(inside, MAX_TIME)?)
+        Ok(self.find(inside)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::*;
     use tokenizers::utils::SysRegex;
 
@@ -138,12 +138,24 @@ mod tests {
         let pattern = r"(?:a+)+(?=b)\b";
         check(pattern).unwrap();
         let text = "a".repeat(60) + "c";
-        let error = Guarded::new(pattern, false).unwrap().find(&text, MAX_TIME).unwrap_err();
+        let error = Guarded::new(pattern, false).unwrap().find(&text).unwrap_err();
         assert!(error.to_string().contains("takes too long"), "{error}");
         // What the library would have gone on with.
         assert_eq!((&SysRegex::new(pattern).unwrap()).find_matches(&text).unwrap(), [((0, text.len()), false)]);
-        let error = Guarded::new("a", false).unwrap().find("aaa", Duration::ZERO).unwrap_err();
-        assert!(error.to_string().contains("more than"), "{error}");
+    }
+
+    /// Whether they are in one piece of it or in several, of one expression or of several, and whether anything matches.
+    #[test]
+    fn all_matches_of_a_text_have_one_deadline() {
+        let expressions = ["a", "b"].map(|pattern| Guarded::new(pattern, false).unwrap());
+        budget::begin_until(0, Instant::now().checked_sub(Duration::from_millis(1)).unwrap());
+        for (expression, piece) in expressions.iter().flat_map(|expression| [(expression, "aaa"), (expression, "bbb")])
+        {
+            let error = expression.find(piece).unwrap_err();
+            assert!(error.to_string().contains("more than 10s"), "{error}");
+        }
+        budget::begin(0);
+        assert!(expressions[0].find("aaa").is_ok());
     }
 
     proptest! {

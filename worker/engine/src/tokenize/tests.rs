@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use super::TextTokenizer;
+use super::{TextTokenizer, outline};
 
 const MAX_BYTES: usize = 1 << 18;
 
@@ -57,6 +57,8 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
         (normalizer, sequence(many(3, &replace(json!({"String": "a"}), &"a".repeat(32)))), "replacements", "64"),
         (normalizer, replace(json!({"Regex": ""}), &"a".repeat(64)), "replacements", "64"),
         (normalizer, replace(json!({"String": "a"}), &"a".repeat(2000)), "`content`", "1024"),
+        // Before each piece between added tokens.
+        (normalizer, json!({"type": "Prepend", "prepend": "x".repeat(1020)}), "what it prepends", "64"),
         (normalizer, sequence(many(33, &lower)), "number of components", "32"),
         (normalizer, deep, "number of components", "32"),
         (normalizer, json!({"type": "Prepend", "prepend": "x".repeat(1025)}), "`prepend`", "1024"),
@@ -85,6 +87,10 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
     }
     let said = refusal(|file| file["model"]["max_input_chars_per_word"] = json!(1_000_000_000));
     assert!(said.contains("`model.max_input_chars_per_word`") && said.contains("256"), "{said}");
+    for name in ["unk_token", "continuing_subword_prefix", "end_of_word_suffix"] {
+        let said = refusal(|file| file["model"][name] = json!("x".repeat(1025)));
+        assert!(said.contains(&format!("`model.{name}`: the length is 1025, at most 1024")), "{said}");
+    }
     let said = refusal(|file| file["model"]["vocab"]["x".repeat(2000)] = json!(4));
     assert!(said.contains("`model.vocab`: the length of an entry"), "{said}");
     let said = refusal(|file| {
@@ -92,6 +98,55 @@ fn what_is_out_of_proportion_is_refused_with_its_name_and_its_bound() {
             (0..=(1 << 20)).map(|n: u32| (n.to_string(), json!(n))).collect::<serde_json::Map<_, _>>().into();
     });
     assert!(said.contains("the number of entries is 1048577, at most 1048576"), "{said}");
+}
+
+/// The library reads a component of another type by its fields, and takes the last of two keys.
+#[test]
+fn what_the_library_would_read_by_its_fields_alone_is_refused() {
+    let lower = json!({"type": "Lowercase"});
+    let growing = replace(json!({"Regex": ""}), &"a".repeat(64));
+    for (part, value, named) in [
+        ("normalizer", json!({"type": "X", "normalizers": [lower.clone()]}), "\"X\" is not known; known are Bert,"),
+        ("normalizer", sequence(json!([{"type": "Whitespace"}])), "\"Whitespace\" is not known"),
+        ("pre_tokenizer", json!({"type": "X", "pretokenizers": []}), "known are BertPreTokenizer,"),
+        ("post_processor", json!({"type": "X", "processors": []}), "known are BertProcessing,"),
+        ("decoder", json!({"type": "X", "decoders": []}), "known are BPEDecoder,"),
+        // Known, but to the library only by what they hold.
+        ("normalizer", json!({"type": "BertNormalizer", "normalizers": vec![lower; 33]}), "number of components"),
+        ("normalizer", json!({"type": "BertNormalizer", "normalizers": [growing]}), "replacements"),
+        (
+            "normalizer",
+            json!({"type": "BertNormalizer", "pattern": {"Regex": ""}, "content": "a".repeat(64)}),
+            "replacements",
+        ),
+    ] {
+        let said = refusal(|file| file[part] = value);
+        assert!(said.contains(&format!("`{part}`")) && said.contains(named), "{part}: {said}");
+    }
+    let said = refusal(|file| file["model"]["type"] = json!("X"));
+    assert!(said.contains("`model`: the type \"X\" is not known; known are BPE,"), "{said}");
+    let twice = r#"{"model": {}, "normalizer": {"type": "Lowercase", "type": "Sequence", "normalizers": []}}"#;
+    let said = TextTokenizer::new(twice.as_bytes(), &real().1, MAX_BYTES).unwrap_err().to_string();
+    assert!(said.contains("`normalizer`: the key \"type\" stands twice"), "{said}");
+    // Files of the time before there were several types of models.
+    assert!(small(|file| drop(file["model"].as_object_mut().unwrap().remove("type"))).is_ok());
+}
+
+#[test]
+fn what_the_library_panics_on_is_refused_in_words() {
+    let said = refusal(|file| file["normalizer"] = json!({"type": "Precompiled"}));
+    assert!(said.contains("`normalizer`, Precompiled: `precompiled_charsmap` is missing"), "{said}");
+    for merges in [json!([["a", "b"]]), json!(["a b"]), json!([["a", "\u{E9}"]])] {
+        let said = refusal(|file| {
+            file["model"] = json!({"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{E9}": 3},
+                "merges": merges, "continuing_subword_prefix": "##"});
+        });
+        assert!(said.contains("`model.merges`") && said.contains("`model.continuing_subword_prefix`"), "{said}");
+    }
+    // A tree of a word and a quarter: the last byte is read as text, which it is not.
+    let said =
+        refusal(|file| file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "BQAAAAAAAAD/AA=="}));
+    assert!(said.contains("tokenizer.json: `tokenizers` panics on it"), "{said}");
 }
 
 #[test]
@@ -104,6 +159,20 @@ fn json_without_end_is_refused() {
         assert!(said.starts_with("tokenizer.json: "), "{said}");
     }
     assert!(refusal(r#"{"model": {}, "model": {}}"#.to_owned()).contains("duplicate field"));
+}
+
+/// The library has a table for each byte of a Unigram model's entries.
+#[test]
+fn a_list_of_entries_may_have_fewer_bytes_than_a_map() {
+    let list = |number: usize, length: usize| {
+        let entry = |n: usize| json!([format!("{n:0length$}"), -1.5]);
+        json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": (0..number).map(entry).collect::<Vec<_>>()}})
+            .to_string()
+    };
+    let said = outline::check(list(6000, 1000).as_bytes()).unwrap_err();
+    assert!(said.contains("`model.vocab`: the length of all entries is 6000000, at most 4194304"), "{said}");
+    // As many as XLM-R has, and longer ones.
+    outline::check(list(250_002, 10).as_bytes()).unwrap();
 }
 
 /// Each is within its own bounds; what comes of a text is not.
@@ -121,6 +190,24 @@ fn a_text_that_grows_is_an_error_of_the_text_and_takes_no_memory() {
     assert!(error.message.contains("16 times as long"), "{}", error.message);
     // The text before has failed on this thread; this one is short.
     assert_eq!(tokenizer.encode(None, "b", true).unwrap().ids.len(), 56);
+}
+
+/// The library normalizes what lies between added tokens piece by piece.
+#[test]
+fn the_pieces_of_a_text_grow_together() {
+    let tokenizer = small(|file| {
+        file["added_tokens"] = json!([{"id": 1, "content": "a", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false}]);
+        file["normalizer"] = json!({"type": "Prepend", "prepend": "b".repeat(63)});
+    })
+    .unwrap();
+    let error = tokenizer.encode(None, &"ab".repeat(20_000), true).unwrap_err();
+    assert_eq!(error.code, ErrorCode::TextTooLarge, "{error:?}");
+    assert!(error.message.contains("16 times as long"), "{}", error.message);
+    // Each text has a budget of its own.
+    for _ in 0..100 {
+        assert!(tokenizer.encode(None, &"ab".repeat(60), true).is_ok());
+    }
 }
 
 #[test]
@@ -180,6 +267,19 @@ fn the_real_tokenizer_passes() {
     let (file, metadata) = real();
     let tokenizer = TextTokenizer::new(file.to_string().as_bytes(), &metadata, MAX_BYTES).unwrap();
     assert_eq!((tokenizer.slow_because(), tokenizer.largest_id()), (None, Some(30_521)));
+}
+
+#[test]
+fn ids_that_are_put_around_a_text_count() {
+    let template = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [], "special_tokens": {"x": {"id": "x", "ids": [1, 500], "tokens": ["a", "z"]}}});
+    let bert = json!({"type": "BertProcessing", "sep": ["z", 600], "cls": ["a", 1]});
+    let roberta = json!({"type": "RobertaProcessing", "sep": ["a", 1], "cls": ["z", 700], "trim_offsets": true, "add_prefix_space": false});
+    let several = json!({"type": "Sequence", "processors": [bert.clone(), template.clone()]});
+    for (processor, largest) in [(Value::Null, 3), (template, 500), (bert, 600), (roberta, 700), (several, 600)] {
+        let tokenizer = small(|file| file["post_processor"] = processor).unwrap();
+        assert_eq!(tokenizer.largest_id(), Some(largest));
+    }
 }
 
 proptest! {

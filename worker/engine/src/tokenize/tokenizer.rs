@@ -4,11 +4,16 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::{
     bert::Bert,
-    bounded::{Grown, Library, take_failure},
+    bounded::Library,
+    budget::{self, Grown},
     outline,
     patterns::TooLong,
 };
 use embed_schemas::{ErrorCode, ModelMetadata, WireError};
+use tokenizers::PostProcessorWrapper;
+
+/// As how long a text the added tokens count while they are normalized. The most that known models have is a tenth of it.
+const ADDED_TOKENS_BYTES: usize = 1 << 20;
 
 /// Turns texts of one model into token ids. Shared by all threads.
 #[derive(Debug)]
@@ -43,7 +48,12 @@ impl TextTokenizer {
     /// If the file is not a tokenizer that this version of `tokenizers` can read, or asks for more than any model needs.
     pub fn new(json: &[u8], metadata: &ModelMetadata, max_bytes: usize) -> Result<Self, TokenizeError> {
         outline::check(json).map_err(TokenizeError)?;
-        let mut library: Library = serde_json::from_slice(json).map_err(|e| TokenizeError(e.to_string()))?;
+        // Added tokens are normalized, which together are as one text.
+        budget::begin(ADDED_TOKENS_BYTES);
+        let made = panic::catch_unwind(AssertUnwindSafe(|| serde_json::from_slice::<Library>(json)));
+        let made =
+            made.map_err(|_| TokenizeError("`tokenizers` panics on it; save it again from its source".into()))?;
+        let mut library = made.map_err(|e| TokenizeError(e.to_string()))?;
         // Truncation is done here, so that a result can say that it happened; padding is the batch's business.
         library.with_truncation(None).map_err(|e| TokenizeError(e.to_string()))?;
         library.with_padding(None);
@@ -142,9 +152,9 @@ impl TextTokenizer {
     fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
         // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
         // alone, which hold whole entries.
-        drop(take_failure());
+        budget::begin(input.len());
         let encoded = panic::catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(input, true)));
-        match (take_failure(), encoded) {
+        match (budget::take_failure(), encoded) {
             (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),
             (None, Ok(Ok(encoding))) => Ok(encoding.get_ids().to_vec()),
             (None, Err(_)) => Err(failed(&"its tokenizer panics".into())),
@@ -153,7 +163,25 @@ impl TextTokenizer {
 
     /// The largest id that it can make.
     pub(crate) fn largest_id(&self) -> Option<u32> {
-        self.library.get_vocab(true).into_values().max()
+        let around = self.library.get_post_processor().map(ids_around).unwrap_or_default();
+        self.library.get_vocab(true).into_values().chain(around).max()
+    }
+}
+
+/// Ids that a post-processor puts around those of a text. They are whatever its file says, in the vocabulary or not.
+fn ids_around(processor: &PostProcessorWrapper) -> Vec<u32> {
+    match processor {
+        PostProcessorWrapper::Bert(bert) => vec![bert.get_cls_copy().1, bert.get_sep_copy().1],
+        PostProcessorWrapper::Roberta(roberta) => vec![roberta.get_cls_copy().1, roberta.get_sep_copy().1],
+        PostProcessorWrapper::Template(template) => {
+            // Their fields can be read only in their serialized form.
+            let tokens = serde_json::to_value(template.get_special_tokens()).unwrap_or_default();
+            let ids = tokens.as_object().into_iter().flat_map(|tokens| tokens.values());
+            let ids = ids.filter_map(|token| token["ids"].as_array()).flatten();
+            ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+        }
+        PostProcessorWrapper::Sequence(all) => all.as_ref().iter().flat_map(ids_around).collect(),
+        PostProcessorWrapper::ByteLevel(_) => Vec::new(),
     }
 }
 
