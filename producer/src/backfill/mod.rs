@@ -83,15 +83,14 @@ pub struct Parameters {
     pub chunk: usize,
 }
 
+/// Where a row ends, and its text or what is wrong with its line.
+pub type ReadRow = (Position, Result<String, WireError>);
+
 /// Reads the rows of an input as a backfill does: where each ends, and its text or what is wrong with the line. The reader stands at `at`.
 ///
 /// # Errors
 /// If a field cannot come along, or the input cannot be read.
-pub fn read_rows(
-    reader: impl BufRead,
-    at: Position,
-    parameters: &Parameters,
-) -> Result<Vec<(Position, Result<String, WireError>)>, Error> {
+pub fn read_rows(reader: impl BufRead, at: Position, parameters: &Parameters) -> Result<Vec<ReadRow>, Error> {
     let fields = Fields::of(parameters).map_err(Error::Backfill)?;
     let mut input = input::Input::new(reader, at, fields);
     let rows = std::iter::from_fn(|| input.next().transpose());
