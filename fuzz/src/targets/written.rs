@@ -39,6 +39,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         input: "-".into(),
         model: "m".parse().expect("a slug"),
         variant: None,
+        tenant: None,
         prompt: None,
         truncate: true,
         dimensions: None,

@@ -54,6 +54,9 @@ const TELL: Duration = Duration::from_secs(15);
 /// If nothing has been done for so long, nothing will be.
 const STALLED: Duration = Duration::from_secs(90);
 
+/// Sends so many messages, until it is told to stop.
+type Send = fn(&Volley, u64, &Progress, &AtomicBool) -> std::io::Result<Sent>;
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Orders {
@@ -193,7 +196,7 @@ impl Threads {
         })?;
         listens.recv_timeout(PATIENCE).context("results cannot be listened to")?;
         let mut senders = Vec::new();
-        let work: [(&str, fn(&Volley, u64, &Progress, &AtomicBool) -> std::io::Result<Sent>, u64); 2] =
+        let work: [(&str, Send, u64); 2] =
             [("hostile-calls", sender::calls, orders.calls), ("hostile-jobs", sender::jobs, orders.jobs)];
         for (name, send, count) in work {
             let (own, progress, stop) = (volley.clone(), Arc::clone(progress), Arc::clone(&stop));
