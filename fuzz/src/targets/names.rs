@@ -72,11 +72,7 @@ pub(super) fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Some(target) = subjects::parse(text) {
         let (lane, model) = (target.lane, &target.model);
-        let written = match &target.variant {
-            Some(variant) => subjects::pinned(lane, model, variant),
-            None => subjects::bare(lane, model),
-        };
-        assert_eq!(written, text);
+        assert_eq!(subjects::job(lane, model, target.variant.as_ref(), target.tenant.as_ref()), text);
         assert_eq!(subjects::is_job_of(text, model), Lane::STORED.contains(&lane));
     }
     if let Ok(id) = text.parse::<JobId>() {
