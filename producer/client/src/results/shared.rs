@@ -37,7 +37,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a question for several was not understood, or not answered, it is not asked for so long. A lost connection may be why.
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
-/// The same after it was refused: permissions seldom change.
+/// So often in a row nobody has to be there to answer for several at once before it is not asked for: there may be no leader.
+const SILENT: u32 = 5;
+/// The same as [`ONE_BY_ONE`] after it was refused: permissions seldom change.
 const REFUSED: Duration = Duration::from_secs(3_600);
 /// Bytes in the answer to one look, about. What is more comes with the next.
 const MOST_BYTES: usize = 8 << 20;
@@ -219,8 +221,15 @@ impl State {
 /// Looks for all that is waited for, until the connection is closed.
 async fn look_out(shared: Arc<Shared>, mut messages: async_nats::Subscriber) {
     let refusals = Refusals::of(&shared.nats);
-    let mut lookout =
-        Lookout { shared, looks: HashMap::new(), next: 0, one_by_one: HashMap::new(), wake: None, refusals };
+    let mut lookout = Lookout {
+        shared,
+        looks: HashMap::new(),
+        next: 0,
+        one_by_one: HashMap::new(),
+        silent: HashMap::new(),
+        wake: None,
+        refusals,
+    };
     loop {
         let wake = lookout.wake;
         let several = lookout.several();
@@ -257,6 +266,8 @@ struct Lookout {
     wake: Option<Instant>,
     /// Streams of servers that cannot answer for several outcomes at once, or may not be asked, and until when that is taken to be so.
     one_by_one: HashMap<String, Instant>,
+    /// How often in a row nobody was there to answer for several at once.
+    silent: HashMap<String, u32>,
     /// What the server does not permit, from the last that was heard of on.
     refusals: Refusals,
 }
@@ -308,17 +319,34 @@ impl Lookout {
     fn answered(&mut self, number: u64, message: Message) {
         let Some(look) = self.looks.get_mut(&number) else { return };
         if let Some(status) = message.status {
-            // The end (204), nothing found (404); or a request that the server does not understand. No leader (503), or nobody who answers for
-            // several at once, as where an account gets one result by its subject and no more.
-            let is_for_several = look.wanted.len() > 1;
-            if matches!(status.as_u16(), 400 | 408 | 413) || (status.as_u16() == 503 && is_for_several) {
-                self.one_by_one.insert(look.stream.clone(), Instant::now() + ONE_BY_ONE);
+            let (stream, now) = (look.stream.clone(), Instant::now());
+            match (status.as_u16(), look.wanted.len()) {
+                // A request that the server does not understand.
+                (400 | 408 | 413, _) => {
+                    self.one_by_one.insert(stream, now + ONE_BY_ONE);
+                }
+                // No leader; or nobody who answers for several at once, as where an account gets one result by its subject and no more.
+                (503, 2..) => {
+                    let times = self.silent.entry(stream.clone()).or_default();
+                    *times += 1;
+                    if *times >= SILENT {
+                        *times = 0;
+                        self.one_by_one.insert(stream, now + ONE_BY_ONE);
+                    }
+                }
+                // No leader, then.
+                (503, _) => self.one_by_one.retain(|of, until| *of != stream || *until > now + ONE_BY_ONE),
+                // The end (204), nothing found (404).
+                _ => {
+                    self.silent.remove(&stream);
+                }
             }
             return self.end(number);
         }
         let Some(message) = Stored::of(message) else { return };
         let Some(numbers) = look.wanted.remove(&message.subject) else { return };
         look.found = true;
+        self.silent.remove(&look.stream);
         let is_over = look.wanted.is_empty();
         let mut state = self.shared.state.lock();
         for waiting in numbers.iter().filter_map(|number| state.waiting.remove(number)) {
