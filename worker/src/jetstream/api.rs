@@ -172,9 +172,15 @@ pub async fn stored_message(
 pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
     let request = serde_json::json!({"seq": sequence, "no_erase": true}).to_string();
     match call::<serde_json::Value>(client, &format!("STREAM.MSG.DELETE.{stream}"), request.into()).await {
-        Err(ApiError::Refused(error)) if NO_MESSAGE.contains(&error.err_code) => Ok(()),
+        Err(ApiError::Refused(error)) if NO_MESSAGE.contains(&error.err_code) || is_gone(&error) => Ok(()),
         answer => answer.map(drop),
     }
+}
+
+/// Removing fails with a code of its own, for any reason that the store has; this one is that another was faster.
+fn is_gone(error: &ServerError) -> bool {
+    const NOT_REMOVED: u32 = 10057;
+    error.err_code == NOT_REMOVED && error.description.contains("no message found")
 }
 
 /// What JetStream says of a consumer.
