@@ -8,10 +8,7 @@ use embed_schemas::{
 };
 
 use super::{
-    dead_letter,
-    encoded::Encoded,
-    outcome::failed_in_engine,
-    publisher::{JobIdentity, Publisher},
+    dead_letter, encoded::Encoded, job_identity::JobIdentity, outcome::failed_in_engine, publisher::Publisher,
     stored::Stored,
 };
 use crate::{jetstream::api, lease::Lease, replies::Refused, variant::Variant};

@@ -4,6 +4,7 @@ mod call;
 mod dead_letter;
 mod encoded;
 mod ending;
+mod job_identity;
 mod outcome;
 mod publisher;
 mod shadow;
@@ -11,6 +12,7 @@ mod stored;
 mod trouble;
 
 pub use call::{Call, Caller};
+pub use job_identity::JobIdentity;
 pub use outcome::Ask;
-pub use publisher::{Finished, JobIdentity, PublishRules, Publisher, Publishing, Reply};
+pub use publisher::{Finished, PublishRules, Publisher, Publishing, Reply};
 pub use trouble::StoreTrouble;

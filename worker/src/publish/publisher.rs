@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::Client;
 use embed_engine::pipeline::Embedded;
-use embed_schemas::{ErrorCode, JobId, Lane, Outcome, Slug};
+use embed_schemas::{ErrorCode, Lane, Outcome};
 use tokio::sync::mpsc;
 use tokio_util::{
     sync::CancellationToken,
@@ -21,6 +21,7 @@ use super::{
     Ask, Call, Caller, StoreTrouble,
     call::{Refusal, Refusals},
     encoded::Encoded,
+    job_identity::JobIdentity,
     outcome::{failed_in_engine, outcome},
     shadow::Shadows,
     stored::Storage,
@@ -61,17 +62,6 @@ pub enum Reply {
         /// Its share of the room; given back when the lease ends.
         permit: Permit,
     },
-}
-
-/// What a job's outcome is stored by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobIdentity {
-    /// Its id.
-    pub id: JobId,
-    /// Whose it is, if the subject on which it is stored says so.
-    pub tenant: Option<Slug>,
-    /// [`embed_schemas::EmbedRequest::digest`]: two jobs of one id with different ones are in conflict. `None` where the job cannot be read.
-    pub digest: Option<String>,
 }
 
 /// A request whose texts are done.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     encoded::{Encoded, header_bytes},
-    publisher::JobIdentity,
+    job_identity::JobIdentity,
     trouble::{Kind, StoreTrouble},
 };
 use crate::jetstream::{StoreClient, StoreError, api};
