@@ -17,7 +17,7 @@ use super::{
     identity::is_of_another,
     ids::{new_id, part_id},
     nats::{self, api},
-    split::{MessageBudget, split, without_texts},
+    split::{MessageBudget, check, split, without_texts},
 };
 
 /// Texts in one call. The dimension is not known here, so this bounds the answer too: 64 vectors of 4096 components are
@@ -333,12 +333,6 @@ fn with_deadline(request: &EmbedRequest, left: Duration) -> EmbedRequest {
     let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     let deadline_ms = Some(request.deadline_ms.map_or(left, |own| own.min(left)));
     EmbedRequest { deadline_ms, ..request.clone() }
-}
-
-/// Checks a request as if it were one message, except for the number of its texts.
-pub(super) fn check(request: &EmbedRequest) -> Result<(), WireError> {
-    let first = request.texts.iter().take(1).cloned().collect();
-    EmbedRequest { texts: first, ..without_texts(request) }.validate(Format::MessagePack)
 }
 
 /// A deadline that has passed is the caller's own: nobody needs the answer any more.

@@ -159,7 +159,7 @@ impl Client {
     }
 
     fn jobs_beside(&self, request: EmbedRequest, headers: &HeaderMap) -> Result<Vec<EmbedRequest>, Error> {
-        super::call::check(&request)?;
+        super::split::check(&request)?;
         let id = request.id.clone().unwrap_or_else(new_id);
         let longest = EmbedRequest { id: Some(part_id(&id, usize::MAX).unwrap_or_else(|_| id.clone())), ..request };
         let budget = MessageBudget::new(self.nats.max_payload(), MAX_TEXTS, &longest).beside(headers);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
-use embed_schemas::{EmbedRequest, Format};
+use embed_schemas::{EmbedRequest, Format, WireError};
 
 use crate::Error;
 
@@ -85,6 +85,12 @@ pub(crate) fn split(texts: &[String], budget: MessageBudget) -> Result<Vec<Range
         ranges.push(start..texts.len());
     }
     Ok(ranges)
+}
+
+/// Checks a request as if it were one message, except for the number of its texts.
+pub(crate) fn check(request: &EmbedRequest) -> Result<(), WireError> {
+    let first = request.texts.iter().take(1).cloned().collect();
+    EmbedRequest { texts: first, ..without_texts(request) }.validate(Format::MessagePack)
 }
 
 #[cfg(test)]
