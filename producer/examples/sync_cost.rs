@@ -5,9 +5,9 @@
 
 use std::{fmt::Write, path::Path, process::Command, time::Instant};
 
+use embed_backfill::{self as backfill, Pace, Parameters};
 use embed_client::{Client, PublishOptions};
 use embed_control::provision::{ModelVariants, apply};
-use embed_producer::backfill::{self, Pace, Parameters};
 use embed_schemas::{EmbedRequest, Lane, Slug, streams::StreamSettings};
 use embed_testkit::{Daemon, registry, repository, sibling_binary};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -71,7 +71,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
     let worker = Daemon::spawn(&mut worker);
     worker.json_line();
     let parameters = Parameters {
-        input: repository().join(SENTENCES),
+        inputs: vec![repository().join(SENTENCES).to_string_lossy().into_owned()],
         model,
         variant: None,
         tenant: None,

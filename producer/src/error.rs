@@ -1,12 +1,6 @@
-//! What can go wrong with a backfill or a local stack, beside what goes wrong for clients and operators.
-
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+//! What can go wrong with a local stack, beside what goes wrong for clients, operators and backfills.
 
 use embed_connect::ConnectError;
-use embed_schemas::{JobId, WireError, job_id::JobIdError};
 
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
@@ -18,28 +12,9 @@ pub enum Error {
     /// As for any operator.
     #[error(transparent)]
     Control(#[from] embed_control::Error),
-    /// A backfill cannot begin or go on.
-    #[error("{0}")]
-    Backfill(String),
-    /// A backfill that makes no progress.
-    #[error(
-        "no result came for {}: {waiting} jobs wait, the first is {first}. {}{}",
-        humantime::format_duration(*.after),
-        .trouble.as_deref().unwrap_or("Is a worker running that serves the model?"),
-        resume_hint(.output.as_deref())
-    )]
-    Stalled {
-        /// For how long nothing came.
-        after: Duration,
-        /// Jobs in flight.
-        waiting: usize,
-        /// The first of them.
-        first: JobId,
-        /// What last kept a job from being published, if anything did.
-        trouble: Option<String>,
-        /// The output, if the backfill can be resumed.
-        output: Option<PathBuf>,
-    },
+    /// As for a backfill.
+    #[error(transparent)]
+    Backfill(#[from] embed_backfill::Error),
     /// The local stack cannot start, or one of its processes ended.
     #[error("{0}")]
     Dev(String),
@@ -51,18 +26,6 @@ impl From<ConnectError> for Error {
     }
 }
 
-impl From<WireError> for Error {
-    fn from(error: WireError) -> Self {
-        Self::Client(error.into())
-    }
-}
-
-impl From<JobIdError> for Error {
-    fn from(error: JobIdError) -> Self {
-        Self::Client(error.into())
-    }
-}
-
 impl Error {
     /// A stable code: that of the wire where there is one.
     #[must_use]
@@ -70,8 +33,7 @@ impl Error {
         match self {
             Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
-            Self::Backfill(_) => "backfill",
-            Self::Stalled { .. } => "stalled",
+            Self::Backfill(error) => error.code(),
             Self::Dev(_) => "dev",
         }
     }
@@ -82,19 +44,13 @@ impl Error {
         match self {
             Self::Client(error) => error.retryable(),
             Self::Control(error) => error.retryable(),
-            Self::Stalled { .. } => true,
-            _ => false,
+            Self::Backfill(error) => error.retryable(),
+            Self::Dev(_) => false,
         }
     }
 
-    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn file(path: impl Into<std::path::PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let file = embed_control::Error::file(path);
         |source| file(source).into()
     }
-}
-
-fn resume_hint(output: Option<&Path>) -> String {
-    let go_on =
-        |output: &Path| format!(" What is done is kept; go on with `embed backfill resume {}`", output.display());
-    output.map(go_on).unwrap_or_default()
 }

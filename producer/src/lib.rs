@@ -1,9 +1,8 @@
-//! What the command `embed` does beyond clients and operators: backfills of files, and a whole local stack for development.
+//! What the command `embed` does beyond clients, operators and backfills: a whole local stack for development.
 //!
-//! Calls, jobs and results are [`embed_client`]'s; streams, variants, routes and rollouts are [`embed_control`]'s. The binary `embed` is a
-//! thin shell over the three.
+//! Calls, jobs and results are [`embed_client`]'s; streams, variants, routes and rollouts are [`embed_control`]'s; backfills are
+//! [`embed_backfill`]'s. The binary `embed` is a thin shell over the four.
 
-pub mod backfill;
 pub mod dev;
 pub mod error;
 

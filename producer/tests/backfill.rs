@@ -15,11 +15,8 @@ use crate::support::{
     stored, until,
     worker::{Worker, embed, embed_in, failure},
 };
+use embed_backfill::{self as backfill, Error, Pace, Parameters};
 use embed_client::Error as ClientError;
-use embed_producer::{
-    Error,
-    backfill::{self, Pace, Parameters},
-};
 use embed_schemas::{EmbedRequest, ErrorCode, Outcome, WireError, streams::StreamSettings};
 use serde_json::json;
 

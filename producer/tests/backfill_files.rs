@@ -14,8 +14,8 @@ use crate::support::{
     until,
     worker::{Worker, embed},
 };
+use embed_backfill::{self as backfill, Pace, Parameters};
 use embed_client::Client;
-use embed_producer::backfill::{self, Pace, Parameters};
 use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use serde_json::{Value, json};
 

@@ -15,9 +15,9 @@ use crate::support::{
     worker::{Worker, embed},
 };
 use async_nats::jetstream;
+use embed_backfill::Pace;
 use embed_client::Client;
 use embed_control::provision::apply;
-use embed_producer::backfill::Pace;
 use embed_schemas::{EmbedRequest, Outcome, headers, streams::StreamSettings};
 use futures::{FutureExt, StreamExt};
 

@@ -16,7 +16,7 @@ use crate::support::{
     worker::{Worker, embed, store},
 };
 use async_nats::jetstream;
-use embed_producer::backfill::{self, Pace};
+use embed_backfill::{self as backfill, Pace};
 use embed_schemas::{EmbedRequest, headers, streams::StreamSettings};
 use futures::{FutureExt, StreamExt};
 

@@ -12,10 +12,10 @@ use crate::support::{
     worker::{Worker, embed, vector},
 };
 use async_nats::jetstream;
+use embed_backfill::{self as backfill, Parameters};
 use embed_client::{Client, PublishOptions};
 use embed_connect::ConnectSettings;
 use embed_control::route::Change;
-use embed_producer::backfill::{self, Parameters};
 use embed_schemas::{EmbedRequest, Lane, Outcome, Slug, Weights, streams};
 use serde_json::{Value, json};
 

@@ -10,9 +10,9 @@ use crate::support::{
     worker::{Worker, embed, store, store_for},
 };
 use async_nats::{HeaderMap, jetstream};
+use embed_backfill::{self as backfill, Parameters};
 use embed_client::{CallOptions, Client, Error, PublishOptions, new_id, part_id};
 use embed_control::provision;
-use embed_producer::backfill::{self, Parameters};
 use embed_schemas::{
     EmbedRequest, Format, JobId, Lane, Outcome, headers,
     streams::{self, StreamSettings},

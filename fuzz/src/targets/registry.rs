@@ -1,7 +1,7 @@
 //! What a registry and buckets hold: documents, golden texts, graphs.
 
+use embed_backfill::State;
 use embed_engine::{engine::onnx_file, model::read_golden};
-use embed_producer::backfill::State;
 use embed_schemas::{
     CurrentPointer, ModelMetadata, RouteRecord,
     model::GoldenSet,

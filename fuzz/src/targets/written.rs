@@ -1,7 +1,7 @@
 //! Files that people write: contexts of natscli, and rows of a backfill.
 
+use embed_backfill::{Parameters, Position, read_rows};
 use embed_connect::ConnectSettings;
-use embed_producer::backfill::{Parameters, Position, read_rows};
 
 pub(super) fn contexts() -> Vec<Vec<u8>> {
     let contexts = [
@@ -36,7 +36,7 @@ pub(super) fn context(bytes: &[u8]) {
 
 fn parameters(keep: &[&str]) -> Parameters {
     Parameters {
-        input: "-".into(),
+        inputs: vec!["-".into()],
         model: "m".parse().expect("a slug"),
         variant: None,
         tenant: None,

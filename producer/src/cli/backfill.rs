@@ -10,7 +10,7 @@ use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackfillCommand {
-    /// Embed every row of INPUT into OUTPUT
+    /// Embed every row of the INPUTs into OUTPUT
     Run(Box<BackfillRunArgs>),
     /// Go on with a backfill that was stopped
     Resume(BackfillResumeArgs),
@@ -24,7 +24,8 @@ pub(crate) enum BackfillCommand {
 #[derive(Debug, Args)]
 pub(crate) struct BackfillRunArgs {
     /// Rows such as {"id": 7, "text": "…"}, one JSON object a line; `-` for standard input, which cannot be resumed
-    pub(crate) input: PathBuf,
+    #[arg(required = true, value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
     /// Rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for standard output, which
     /// cannot be resumed either
     pub(crate) output: PathBuf,

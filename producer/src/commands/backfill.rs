@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
+use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, State, Summary};
 use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
-use embed_producer::backfill::{self, Failures, Pace, Parameters, Progress, State, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
@@ -22,13 +22,14 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
     let mut meter = Meter::new();
     let is_stream = |path: &Path| path.as_os_str() == "-";
     let to_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.output));
-    let from_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.input));
+    let from_stream =
+        matches!(&command, BackfillCommand::Run(args) if args.inputs.iter().any(|input| is_stream(Path::new(input))));
     let summary = match command {
         BackfillCommand::Status { output } => return status(&backfill::status(&output)?, json),
         BackfillCommand::Run(args) => {
             let args = *args;
             let parameters = Parameters {
-                input: args.input,
+                inputs: args.inputs,
                 model: args.model.model,
                 variant: args.model.variant,
                 tenant: args.tenant,
@@ -128,16 +129,17 @@ fn status(state: &State, json: bool) -> anyhow::Result<Status> {
         print::json_line(&State { removal_key: None, ..state.clone() })?;
         return Ok(Status::Done);
     }
-    let State { id, parameters, done, stored, failed, failures, input_size, finished, .. } = state;
-    let of = match *input_size {
-        None => format!("{} bytes", done.bytes),
+    let State { id, parameters, plan, stored, failed, failures, finished, .. } = state;
+    let (done, bytes) = (state.done, plan.bytes_before(state.done));
+    let of = match plan.bytes() {
+        None => format!("{bytes} bytes"),
         Some(0) => "0 bytes, 100 %".to_owned(),
-        Some(size) => format!("{} of {size} bytes, {} %", done.bytes, done.bytes * 100 / size),
+        Some(size) => format!("{bytes} of {size} bytes, {} %", bytes * 100 / size),
     };
     print::line(format_args!(
         "backfill {id}: {}\n  input    {} ({of})\n  model    {}{}\n  rows     {} done, {stored} stored, {failed} failed{}",
         if *finished { "finished" } else { "unfinished" },
-        parameters.input.display(),
+        parameters.inputs.join(", "),
         parameters.model,
         parameters.variant.as_ref().map(|v| format!(", variant {v}")).unwrap_or_default(),
         done.rows,

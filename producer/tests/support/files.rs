@@ -2,11 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use embed_backfill::{self as backfill, Error, Pace, Parameters, Summary};
 use embed_client::Client;
-use embed_producer::{
-    Error,
-    backfill::{self, Pace, Parameters, Summary},
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -38,7 +35,7 @@ impl Files {
 
     pub(crate) fn parameters(&self, chunk: usize) -> Parameters {
         Parameters {
-            input: self.input.clone(),
+            inputs: vec![self.input.to_str().unwrap().to_owned()],
             model: slug("m"),
             variant: None,
             tenant: None,

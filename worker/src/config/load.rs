@@ -1,6 +1,6 @@
 //! Where configuration comes from: defaults, then a TOML file, then `EMBED_WORKER__SECTION__KEY`, then flags.
 
-use std::{convert::Infallible, fmt::Write, path::Path};
+use std::{fmt::Write, path::Path};
 
 use figment::{
     Figment,
@@ -58,11 +58,22 @@ fn with_variables<K: std::fmt::Display>(figment: Figment, variables: impl Iterat
         let key = key.to_string();
         let layer = |value: Value| Serialized::default(&key, value).named("`EMBED_WORKER__` environment variable(s)");
         let typed = layer(Value::from(text.clone()));
-        let read: Value = text.parse().unwrap_or_else(|never: Infallible| match never {});
+        if SECRETS.contains(&key.as_str()) {
+            return figment.merge(typed);
+        }
+        let read = as_toml(&text);
         let is_text = read.as_str().is_none()
             && Figment::from(Serialized::defaults(Config::default())).merge(&typed).extract::<Config>().is_ok();
-        figment.merge(if is_text || SECRETS.contains(&key.as_str()) { typed } else { layer(read) })
+        figment.merge(if is_text { typed } else { layer(read) })
     })
+}
+
+/// What a variable says, read as the file's values are; what is no TOML is text.
+///
+/// figment's own reading of such values ends the program at some of them: at a backslash behind letters of several bytes, in quotes.
+fn as_toml(text: &str) -> Value {
+    let value = text.trim().parse().ok().filter(|value: &toml::Value| !value.is_datetime());
+    value.and_then(|value| Value::serialize(value).ok()).unwrap_or_else(|| Value::from(text.to_owned()))
 }
 
 /// Whether what stands there may be, or hold, a secret, whatever it is instead of what it should be.
@@ -286,11 +297,29 @@ mod tests {
         assert!(error.contains("batch.max_texts") && error.contains("many"), "{error}");
     }
 
+    #[test]
+    fn quotes_and_escapes_of_a_variable_are_those_of_the_file() {
+        let id = |text: &str| of_variables(&[("worker.id", text)]).unwrap().worker.id;
+        assert_eq!(id("\"\u{1d456}\u{a1}0\\\\ \""), Some("\u{1d456}\u{a1}0\\ ".to_owned()));
+        assert_eq!(id("\"\u{1d456}\u{a1}0#\\ \""), Some("\"\u{1d456}\u{a1}0#\\ \"".to_owned()));
+        assert_eq!(id("'q'"), Some("q".to_owned()));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_password_is_what_was_typed(password in "\\PC{0,40}") {
             let config = of_variables(&[("nats.password", &password)]).unwrap();
             proptest::prop_assert_eq!(config.nats.password, Some(password));
+        }
+
+        /// In quotes, with escapes, or in a list: whatever stands there is read, or refused by its key.
+        #[test]
+        fn any_value_is_read_or_refused(text in "[\\[{\"'\\\\]{0,3}\\PC{0,20}[\\]}\"'\\\\ ]{0,3}") {
+            for key in ["nats.server", "worker.id", "batch.max_texts", "engine.providers", "variant"] {
+                if let Err(error) = of_variables(&[(key, &text)]) {
+                    proptest::prop_assert!(error.contains(key), "{}", error);
+                }
+            }
         }
     }
 

@@ -11,16 +11,16 @@ use crate::Error;
 
 /// Where rows go. A file is locked against other backfills as long as it is open.
 #[derive(Debug)]
-pub(super) struct Output {
-    pub(super) path: PathBuf,
+pub(crate) struct LinesFile {
+    path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
     is_stream: bool,
 }
 
-impl Output {
-    /// Opens and locks the file of a new backfill. What is in it stays until [`Output::cut`].
-    pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, Error> {
+impl LinesFile {
+    /// Opens and locks the file of a new backfill. What is in it stays until [`LinesFile::cut`].
+    pub(crate) fn create(path: &Path, overwrite: bool) -> Result<Self, Error> {
         let mut options = OpenOptions::new();
         options.write(true);
         if overwrite {
@@ -37,14 +37,14 @@ impl Output {
         Self::locked(path, file)
     }
 
-    /// Opens and locks the file of a backfill that was begun. What is in it stays until [`Output::cut`].
-    pub(super) fn reopen(path: &Path) -> Result<Self, Error> {
+    /// Opens and locks the file of a backfill that was begun. What is in it stays until [`LinesFile::cut`].
+    pub(crate) fn reopen(path: &Path) -> Result<Self, Error> {
         let file = OpenOptions::new().write(true).open(path).map_err(Error::file(path))?;
         Self::locked(path, file)
     }
 
     /// Standard output. What is written to it is gone: there is nothing to go on from.
-    pub(super) fn stream() -> Result<Self, Error> {
+    pub(crate) fn stream() -> Result<Self, Error> {
         let path = PathBuf::from("standard output");
         let file = io::stdout().as_fd().try_clone_to_owned().map_err(Error::file(&path))?;
         Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file.into()), bytes: 0, is_stream: true })
@@ -57,7 +57,7 @@ impl Output {
     }
 
     /// Goes on after the first `bytes` bytes; what follows them had not been recorded, and is dropped.
-    pub(super) fn cut(&mut self, bytes: u64) -> Result<(), Error> {
+    pub(crate) fn cut(&mut self, bytes: u64) -> Result<(), Error> {
         let file = self.file.get_mut();
         let length = file.metadata().map_err(Error::file(&self.path))?.len();
         if length < bytes {
@@ -72,17 +72,17 @@ impl Output {
     }
 
     /// Whether it is standard output.
-    pub(super) const fn is_stream(&self) -> bool {
+    pub(crate) const fn is_stream(&self) -> bool {
         self.is_stream
     }
 
     /// Bytes written, those of earlier runs included.
-    pub(super) const fn bytes(&self) -> u64 {
+    pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Writes lines. Whoever reads standard output gets them at once.
-    pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Error> {
+    pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), Error> {
         let written = self.file.write_all(lines);
         let written = written.and_then(|()| if self.is_stream { self.file.flush() } else { Ok(()) });
         written.map_err(Error::file(&self.path))?;
@@ -91,7 +91,7 @@ impl Output {
     }
 
     /// Makes all that was appended durable, as far as that can be.
-    pub(super) fn sync(&mut self) -> Result<(), Error> {
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
         let flushed = self.file.flush();
         let synced = flushed.and_then(|()| if self.is_stream { Ok(()) } else { self.file.get_ref().sync_data() });
         synced.map_err(Error::file(&self.path))
@@ -106,17 +106,17 @@ mod tests {
     fn what_was_not_recorded_is_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let mut output = Output::create(&path, false).unwrap();
+        let mut output = LinesFile::create(&path, false).unwrap();
         output.append(b"one\n").unwrap();
         output.append(b"half of tw").unwrap();
         output.sync().unwrap();
-        for busy in [Output::reopen(&path), Output::create(&path, true)] {
+        for busy in [LinesFile::reopen(&path), LinesFile::create(&path, true)] {
             let busy = busy.unwrap_err().to_string();
             assert!(busy.contains("another backfill"), "{busy}");
         }
         drop(output);
-        assert!(Output::create(&path, false).unwrap_err().to_string().contains("--force"));
-        let mut output = Output::reopen(&path).unwrap();
+        assert!(LinesFile::create(&path, false).unwrap_err().to_string().contains("--force"));
+        let mut output = LinesFile::reopen(&path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"one\nhalf of tw");
         output.cut(4).unwrap();
         output.append(b"two\n").unwrap();
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(output.bytes(), 8);
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
         drop(output);
-        assert!(Output::reopen(&path).unwrap().cut(9).unwrap_err().to_string().contains("changed since"));
+        assert!(LinesFile::reopen(&path).unwrap().cut(9).unwrap_err().to_string().contains("changed since"));
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         std::fs::write(&path, "old\n").unwrap();
-        let mut output = Output::create(&path, true).unwrap();
+        let mut output = LinesFile::create(&path, true).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"old\n");
         output.cut(0).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"");

@@ -18,7 +18,7 @@ const UNTOLD: u32 = 6;
 
 impl Jobs {
     /// Publishes one job and waits for its outcome.
-    pub(super) async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
+    pub(crate) async fn outcome(&self, id: JobId, job: &EmbedRequest) -> Result<Outcome, Error> {
         let expected = self.client.expect_for(&self.model, self.tenant.as_ref(), id.clone()).await?;
         let mut expected = expected.of(job).in_space(self.space.clone());
         let outcome = match self.stored_before(&expected).await? {

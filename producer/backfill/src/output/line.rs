@@ -2,14 +2,16 @@
 
 use std::io::Write;
 
-use embed_schemas::{EmbedResult, WireError};
+use embed_schemas::WireError;
 use serde::Serialize;
 
-use super::input::{Label, Row};
+use crate::row::{Along, Done, Label, Row, Vector, Window};
 
 /// Of a row that has a vector.
 #[derive(Serialize)]
 struct Stored<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
     embedding: &'a [f32],
     tokens: u32,
     truncated: bool,
@@ -21,28 +23,20 @@ struct Failed<'a> {
     error: &'a WireError,
 }
 
-/// Writes the line of a row that has row `n` of a result; the error of one that has no vector comes back.
-pub(super) fn write_row(out: &mut Vec<u8>, row: &Row, result: &EmbedResult, n: usize) -> Result<(), WireError> {
-    match result.vector(n) {
-        Ok(embedding) => {
-            let item = &result.items[n];
-            line(out, row, &Stored { embedding: &embedding, tokens: item.tokens, truncated: item.truncated });
-            Ok(())
+/// Writes the lines of a row: one for each of its vectors, or one with its error.
+pub(super) fn write(out: &mut Vec<u8>, row: &Done) {
+    match &row.content {
+        Ok(vectors) => {
+            for Vector { values, tokens, truncated, window } in vectors {
+                line(out, row, &Stored { window: *window, embedding: values, tokens: *tokens, truncated: *truncated });
+            }
         }
-        Err(error) => {
-            write_error(out, row, &error);
-            Err(error)
-        }
+        Err(error) => line(out, row, &Failed { error }),
     }
 }
 
-/// Writes the line of a row that has no vector.
-pub(super) fn write_error(out: &mut Vec<u8>, row: &Row, error: &WireError) {
-    line(out, row, &Failed { error });
-}
-
 /// What the row is called, what became of it, what comes along.
-fn line(out: &mut Vec<u8>, row: &Row, what: &impl Serialize) {
+fn line<T>(out: &mut Vec<u8>, row: &Row<T>, what: &impl Serialize) {
     let written = match &row.label {
         Label::Id(id) => write!(out, "{{\"id\":{id}"),
         Label::Line(line) => write!(out, "{{\"line\":{line}"),
@@ -54,7 +48,9 @@ fn line(out: &mut Vec<u8>, row: &Row, what: &impl Serialize) {
     // One object instead of two: what was written begins with a brace, and ends with one.
     out[opened] = b',';
     out.pop();
-    out.extend_from_slice(row.along.as_bytes());
+    if let Along::Json(along) = &row.along {
+        out.extend_from_slice(along.as_bytes());
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -64,21 +60,20 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::backfill::Position;
+    use crate::row::Position;
 
     #[test]
     fn lines_are_objects_with_what_comes_along() {
         let row = |label: Label, along: &str| Row {
             number: 0,
             label,
-            text: Ok("a".into()),
-            along: along.into(),
+            content: Err(WireError::new(ErrorCode::TextTooLong, "no")),
+            along: Along::Json(along.into()),
             end: Position::default(),
         };
-        let error = WireError::new(ErrorCode::TextTooLong, "no");
         let mut out = Vec::new();
-        write_error(&mut out, &row(Label::Id("1e400".into()), ""), &error);
-        write_error(&mut out, &row(Label::Line(7), ",\"a\":[1]"), &error);
+        write(&mut out, &row(Label::Id("1e400".into()), ""));
+        write(&mut out, &row(Label::Line(7), ",\"a\":[1]"));
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("{\"id\":1e400,\"error\":{"), "{text}");

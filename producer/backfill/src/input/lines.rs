@@ -1,125 +1,26 @@
-//! Lines of the input, as rows: an id, a text and what comes along with them, or what is wrong with the line.
-//!
-//! Ids and what comes along are never read: they are carried on as they were written, whatever a number in them would lose otherwise.
+//! JSON lines, as rows: an id, a text and what comes along with them, or what is wrong with the line.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, BufRead},
-};
+use std::io::{self, BufRead};
 
 use embed_schemas::{ErrorCode, WireError};
-use serde_json::value::RawValue;
 
-use super::{Parameters, Position};
+use super::fields::{Fields, Read};
+use crate::row::{Along, Label, Position, Row};
 
 /// Longest line that is read into memory.
 const MAX_LINE: usize = 64 * 1024 * 1024;
 /// What some programs write before the first line.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-/// In place of names of fields: all of them, but for id and text.
-const ALL: &str = "all";
-/// Names that the lines of the output use themselves: no other field of a row can come along under one of them.
-const NAMES: [&str; 6] = ["id", "line", "embedding", "tokens", "truncated", "error"];
 
-/// One row.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
-    /// Counted from 0.
-    pub(super) number: u64,
-    /// What the output calls it.
-    pub(super) label: Label,
-    /// The text, or why there is none.
-    pub(super) text: Result<String, WireError>,
-    /// Fields that come along, in JSON, each with a comma before it.
-    pub(super) along: String,
-    /// The input after this row.
-    pub(super) end: Position,
-}
-
-/// What a row is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Label {
-    /// By its id, in JSON, as it was written.
-    Id(String),
-    /// By its line, counted from 1: it has no id, or cannot be read. An id that we made could be another row's.
-    Line(u64),
-}
-
-/// Which fields of a row are of interest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fields {
-    text: String,
-    id: String,
-    /// Those that come along.
-    keep: Vec<String>,
-}
-
-impl Fields {
-    /// Those that a backfill names.
-    ///
-    /// # Errors
-    /// If one cannot come along.
-    pub(super) fn of(parameters: &Parameters) -> Result<Self, String> {
-        let Parameters { text_field, id_field, keep, .. } = parameters;
-        if let Some(name) = keep.iter().find(|name| NAMES.contains(&name.as_str())) {
-            return Err(format!("--keep {name}: the output has a field of that name; rename it in the input"));
-        }
-        Ok(Self { text: text_field.clone(), id: id_field.clone(), keep: keep.clone() })
-    }
-
-    fn comes_along(&self, name: &str) -> bool {
-        self.keep.iter().any(|kept| kept == name || kept == ALL && name != self.text && name != self.id)
-    }
-
-    /// Reads a line. The error of a row that is none.
-    fn read(&self, line: &[u8]) -> Result<Read, String> {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(line)
-            .map_err(|error| format!("not a JSON object: {}, column {}", what_of(&error), error.column()))?;
-        let mut text = match fields.get(&self.text) {
-            Some(text) if text.get().starts_with('"') => Ok(serde_json::from_str(text.get())
-                .map_err(|error| format!("not a JSON object: {}, in `{}`", what_of(&error), self.text))?),
-            Some(_) => Err(format!("`{}` is not a string", self.text)),
-            None => Err(format!("there is no field `{}`", self.text)),
-        };
-        let mut along = String::new();
-        for (name, value) in fields.iter().filter(|(name, _)| self.comes_along(name)) {
-            if NAMES.contains(&name.as_str()) {
-                text = Err(format!(
-                    "`{name}` cannot come along, since the output has a field of that name: name others with --keep"
-                ));
-                continue;
-            }
-            along.push(',');
-            along.push_str(&serde_json::Value::from(name.as_str()).to_string());
-            along.push(':');
-            along.push_str(value.get());
-        }
-        Ok(Read { id: fields.get(&self.id).map(|id| id.get().to_owned()), text, along })
-    }
-}
-
-/// What is wrong, without the place, which is that in a part of the input only.
-fn what_of(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
-}
-
-/// What a line holds.
-struct Read {
-    id: Option<String>,
-    text: Result<String, String>,
-    along: String,
-}
-
-/// The rows of an input.
+/// The rows of a file.
 #[derive(Debug)]
-pub(super) struct Input<R> {
+pub(super) struct Lines<R> {
     reader: R,
     fields: Fields,
     at: Position,
 }
 
-impl<R: BufRead> Input<R> {
+impl<R: BufRead> Lines<R> {
     /// Reads on from `at`; the reader must stand there.
     pub(super) const fn new(reader: R, at: Position, fields: Fields) -> Self {
         Self { reader, fields, at }
@@ -159,8 +60,8 @@ impl<R: BufRead> Input<R> {
             return Ok(Some(Row {
                 number,
                 label: id.map_or(Label::Line(self.at.lines), Label::Id),
-                text: text.map_err(error),
-                along,
+                content: text.map_err(error),
+                along: Along::Json(along),
                 end: self.at,
             }));
         }
@@ -203,13 +104,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Parameters;
 
     fn fields(keep: &[&str]) -> Fields {
-        Fields { text: "text".into(), id: "id".into(), keep: keep.iter().map(ToString::to_string).collect() }
+        let keep = keep.iter().map(ToString::to_string).collect();
+        Fields::of(&Parameters { keep, ..crate::tests::parameters() }).unwrap()
     }
 
     fn rows_with(keep: &[&str], text: &str, at: Position) -> Vec<Row> {
-        let mut input = Input::new(&text.as_bytes()[at.bytes as usize..], at, fields(keep));
+        let mut input = Lines::new(&text.as_bytes()[at.bytes as usize..], at, fields(keep));
         std::iter::from_fn(|| input.next().unwrap()).collect()
     }
 
@@ -227,7 +130,7 @@ mod tests {
         let rows = rows(text, Position::default());
         assert_eq!(rows.iter().map(|row| row.label.clone()).collect::<Vec<_>>(), [Label::Line(1), id("\"x\"")]);
         assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(rows[1].end, Position { bytes: text.len() as u64, lines: 3, rows: 2 });
+        assert_eq!(rows[1].end, Position { file: 0, bytes: text.len() as u64, lines: 3, rows: 2 });
     }
 
     #[test]
@@ -245,7 +148,7 @@ mod tests {
             "{\"b\": 1.0, \"a\":2}",
         ] {
             let row = &rows(&format!("{{\"id\": {written} , \"text\": \"t\"}}"), Position::default())[0];
-            assert_eq!((&row.label, row.text.as_deref()), (&id(written), Ok("t")));
+            assert_eq!((&row.label, row.content.as_deref()), (&id(written), Ok("t")));
         }
     }
 
@@ -253,7 +156,7 @@ mod tests {
     fn bad_rows_name_their_line_and_keep_their_id() {
         let text = "nonsense\n{\"id\":1}\n\n{\"id\":2,\"text\":3}\n{\"id\":3,\"text\":\"\\ud83d\"}\n[1]";
         let rows = rows(text, Position::default());
-        let errors: Vec<_> = rows.iter().map(|r| r.text.clone().unwrap_err().message).collect();
+        let errors: Vec<_> = rows.iter().map(|r| r.content.clone().unwrap_err().message).collect();
         for (error, expected) in errors.iter().zip([
             "line 1: not a JSON object",
             "line 2: there is no field `text`",
@@ -280,13 +183,16 @@ mod tests {
     #[test]
     fn other_fields_come_along() {
         let text = "{\"n\": 1.50, \"id\": 1, \"text\": \"a\", \"\\\"x\": {\"y\": []}}";
-        let along = |keep: &[&str]| rows_with(keep, text, Position::default())[0].along.clone();
+        let along = |keep: &[&str]| match rows_with(keep, text, Position::default())[0].along.clone() {
+            Along::Json(json) => json,
+            other => panic!("{other:?}"),
+        };
         assert_eq!(along(&[]), "");
         assert_eq!(along(&["n", "missing"]), ",\"n\":1.50");
         assert_eq!(along(&["all"]), ",\"\\\"x\":{\"y\": []},\"n\":1.50");
         assert_eq!(along(&["n", "text"]), ",\"n\":1.50,\"text\":\"a\"");
         let row = &rows_with(&["all"], "{\"text\":\"a\",\"embedding\":1}", Position::default())[0];
-        assert!(row.text.as_ref().unwrap_err().message.contains("`embedding` cannot come along"), "{row:?}");
+        assert!(row.content.as_ref().unwrap_err().message.contains("`embedding` cannot come along"), "{row:?}");
     }
 
     #[test]

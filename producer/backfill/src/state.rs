@@ -12,35 +12,20 @@ use std::{
 use embed_client::id_with_key;
 use embed_schemas::{JobId, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{
-    Parameters, Summary,
-    failures::Failures,
-    source::{self, Content},
-};
-use crate::Error;
+use crate::{Error, Failures, Mark, Parameters, Plan, Position, Summary};
 
 /// The layout of the file.
-const FORMAT: u32 = 3;
-/// Layouts that can be read: the first did not say what the input held, the second had no key.
+const FORMAT: u32 = 4;
+/// Layouts that can be read: the first did not say what the input held, the second had no key, the third knew one file only.
 const READABLE: RangeInclusive<u32> = 1..=FORMAT;
-
-/// How far the input has been read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Position {
-    /// Bytes.
-    pub bytes: u64,
-    /// Lines, blank ones included.
-    pub lines: u64,
-    /// Rows: lines that are not blank.
-    pub rows: u64,
-}
 
 /// The state of a backfill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The layout of the file, 3.
+    /// The layout of the file, 4.
     pub format: u32,
     /// The backfill's id: the beginning of the ids of its jobs.
     pub id: JobId,
@@ -49,15 +34,12 @@ pub struct State {
     pub removal_key: Option<RemovalKey>,
     /// What it does.
     pub parameters: Parameters,
-    /// Bytes of the input when it began. `None` if it is standard input.
-    pub input_size: Option<u64>,
-    /// SHA-256 of these bytes. `None` if it is not known.
-    #[serde(default)]
-    pub input_sha256: Option<String>,
+    /// What is read.
+    pub plan: Plan,
     /// How much of the input is done: its rows are in the output.
     pub done: Position,
-    /// Bytes of the output that belong to `done`. What comes after is written again.
-    pub output_bytes: u64,
+    /// What of the output belongs to `done`. What comes after is written again.
+    pub mark: Mark,
     /// Rows that have a vector.
     pub stored: u64,
     /// Rows that have an error.
@@ -84,19 +66,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl State {
-    /// Nothing is done yet. `content`: what the input holds, if it is a file.
-    pub(super) fn new(removal_key: RemovalKey, parameters: Parameters, content: Option<Content>) -> Self {
-        let (input_size, input_sha256) = content.map(|content| (content.bytes, content.sha256)).unzip();
+    /// Nothing is done yet.
+    pub(crate) fn new(removal_key: RemovalKey, parameters: Parameters, plan: Plan) -> Self {
         Self {
             format: FORMAT,
             id: id_with_key(&removal_key),
             removal_key: Some(removal_key),
             space: parameters.space.clone(),
             parameters,
-            input_size,
-            input_sha256: input_sha256.flatten(),
+            plan,
             done: Position::default(),
-            output_bytes: 0,
+            mark: Mark::default(),
             stored: 0,
             failed: 0,
             failures: Failures::new(),
@@ -104,18 +84,8 @@ impl State {
         }
     }
 
-    /// What the input held when it began, if it is a file.
-    pub(super) fn content(&self) -> Option<Content> {
-        self.input_size.map(|bytes| Content { bytes, sha256: self.input_sha256.clone() })
-    }
-
-    /// Whether a run can go on from here: what standard input held is gone.
-    pub(super) fn can_be_resumed(&self) -> bool {
-        !source::is_stream(&self.parameters.input)
-    }
-
     /// Reads the state of the backfill into `output`. `None` if there is none.
-    pub(super) fn find(output: &Path) -> Result<Option<Self>, Error> {
+    pub(crate) fn find(output: &Path) -> Result<Option<Self>, Error> {
         let path = state_path(output);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -123,15 +93,23 @@ impl State {
             Err(error) => return Err(Error::file(path)(error)),
         };
         let broken = |reason: String| Error::Backfill(format!("{}: {reason}", path.display()));
-        let state: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if !READABLE.contains(&state.format) {
-            return Err(broken(format!("format {}, this version reads up to format {FORMAT}", state.format)));
+        Self::read(&bytes).map_err(broken).map(Some)
+    }
+
+    /// Reads a state, that of an earlier version too. The error says what is wrong.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let state: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let format = state.get("format").and_then(Value::as_u64).and_then(|format| u32::try_from(format).ok());
+        match format {
+            Some(FORMAT) => serde_json::from_value(state),
+            Some(format) if READABLE.contains(&format) => serde_json::from_value(migrated(state)),
+            _ => return Err(format!("format {format:?}, this version reads up to format {FORMAT}")),
         }
-        Ok(Some(Self { format: FORMAT, ..state }))
+        .map_err(|error| error.to_string())
     }
 
     /// Writes the state so that a reader, and we after a crash, find either the old or the new one.
-    pub(super) fn save(&self, output: &Path) -> Result<(), Error> {
+    pub(crate) fn save(&self, output: &Path) -> Result<(), Error> {
         let path = state_path(output);
         let temporary = with_suffix(&path, ".tmp");
         let write = || -> io::Result<()> {
@@ -153,7 +131,7 @@ impl State {
     }
 
     /// `results_left`: results of written rows that are still in their stream.
-    pub(super) fn summary(&self, output: &Path, rows_now: u64, elapsed: Duration, results_left: u64) -> Summary {
+    pub(crate) fn summary(&self, output: &Path, rows_now: u64, elapsed: Duration, results_left: u64) -> Summary {
         let seconds = elapsed.as_secs_f64();
         // Precise up to 2^53 rows.
         let rows_per_second = if seconds > 0.0 { rows_now as f64 / seconds } else { 0.0 };
@@ -172,18 +150,38 @@ impl State {
     }
 }
 
+/// A state of one file of JSON lines into another, as it was written before there were others.
+fn migrated(mut state: Value) -> Value {
+    let Some(fields) = state.as_object_mut() else { return state };
+    let mut take = |name: &str| fields.remove(name).unwrap_or(Value::Null);
+    let (bytes, sha256, output_bytes) = (take("input_size"), take("input_sha256"), take("output_bytes"));
+    let mut input = Value::Null;
+    if let Some(parameters) = fields.get_mut("parameters").and_then(Value::as_object_mut) {
+        input = parameters.remove("input").unwrap_or_default();
+        parameters.insert("inputs".into(), json!([input]));
+    }
+    fields.insert("format".into(), json!(FORMAT));
+    fields.insert("plan".into(), json!({"files": [{"location": input, "bytes": bytes, "sha256": sha256}]}));
+    fields.insert("mark".into(), json!({"bytes": output_bytes}));
+    state
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backfill::tests::parameters;
+    use crate::{InputFile, tests::parameters};
 
     fn key() -> RemovalKey {
         RemovalKey::from_random([7; 32])
     }
 
+    fn plan(sha256: Option<&str>) -> Plan {
+        let sha256 = sha256.map(ToOwned::to_owned);
+        Plan { files: vec![InputFile { location: "/in.jsonl".into(), bytes: Some(10), sha256 }] }
+    }
+
     fn state() -> State {
-        let content = Content { bytes: 10, sha256: Some("0a".into()) };
-        State::new(key(), parameters(), Some(content))
+        State::new(key(), parameters(), plan(Some("0a")))
     }
 
     #[test]
@@ -205,7 +203,7 @@ mod tests {
     #[test]
     fn a_space_that_is_asked_for_holds_from_the_first_row() {
         let parameters = Parameters { space: Some("s".into()), ..parameters() };
-        assert_eq!(State::new(key(), parameters, None).space.as_deref(), Some("s"));
+        assert_eq!(State::new(key(), parameters, Plan::default()).space.as_deref(), Some("s"));
     }
 
     #[test]
@@ -213,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out");
         State { format: 9, ..state() }.save(&output).unwrap();
-        assert!(State::find(&output).unwrap_err().to_string().contains("format 9"));
+        assert!(State::find(&output).unwrap_err().to_string().contains("9"));
     }
 
     #[test]
@@ -226,8 +224,8 @@ mod tests {
             "space": "s", "finished": false}"#;
         fs::write(state_path(&output), old).unwrap();
         let read = State::find(&output).unwrap().unwrap();
-        assert_eq!(read.content(), Some(Content { bytes: 10, sha256: None }));
-        assert_eq!((read.parameters, read.output_bytes, read.format), (parameters(), 7, FORMAT));
+        assert_eq!((read.plan, read.mark, read.format), (plan(None), Mark { bytes: 7 }, FORMAT));
+        assert_eq!(read.parameters, parameters());
         assert_eq!(read.removal_key, None);
     }
 }

@@ -12,60 +12,56 @@ use embed_schemas::{EmbedRequest, EmbedResult, ErrorCode, JobId, Outcome, Slug, 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
-use super::{
-    Failures, Position,
+use crate::{
+    Error,
     chunk::Chunk,
-    failures,
-    line::{write_error, write_row},
+    row::{Done, Position, Vector, Work},
 };
-use crate::Error;
-use embed_client::{Backoff, Client, RESULT_BYTES, part_id};
+use embed_client::{Backoff, Client, MessageBudget, RESULT_BYTES, part_id, text_bytes};
 
 /// How often a job that failed is published again, under another id.
 const RETRIES: u32 = 3;
 
 /// What all jobs of a run share.
 #[derive(Debug)]
-pub(super) struct Jobs {
-    pub(super) client: Client,
-    pub(super) id: JobId,
-    pub(super) model: Slug,
-    pub(super) variant: Option<Slug>,
-    pub(super) tenant: Option<Slug>,
+pub(crate) struct Jobs {
+    pub(crate) client: Client,
+    pub(crate) id: JobId,
+    pub(crate) model: Slug,
+    pub(crate) variant: Option<Slug>,
+    pub(crate) tenant: Option<Slug>,
     /// The only embedding space whose vectors are of use, if it is known already.
-    pub(super) space: Option<String>,
+    pub(crate) space: Option<String>,
     /// Part of the message ids of what this run publishes again: the server remembers those of runs before it.
-    pub(super) run: String,
+    pub(crate) run: String,
+    /// What one message may hold.
+    pub(crate) budget: MessageBudget,
     /// A job without texts and id.
-    pub(super) template: EmbedRequest,
+    pub(crate) template: EmbedRequest,
     /// Counts outcomes: the sign of life that the driver looks at.
-    pub(super) outcomes: watch::Sender<u64>,
+    pub(crate) outcomes: watch::Sender<u64>,
     /// How many more jobs may be looked up in vain before they are taken to be new. 0 in a first run.
-    pub(super) lookups: AtomicUsize,
+    pub(crate) lookups: AtomicUsize,
     /// Whether a stream took a job in this run.
-    pub(super) has_stream: AtomicBool,
+    pub(crate) has_stream: AtomicBool,
     /// For how long a job may be without an outcome until it is looked whether it is still there.
-    pub(super) missing_after: Duration,
+    pub(crate) missing_after: Duration,
     /// What last kept a job from being published.
-    pub(super) trouble: Mutex<Option<String>>,
+    pub(crate) trouble: Mutex<Option<String>>,
 }
 
 /// A group that is done.
 #[derive(Debug)]
-pub(super) struct Finished {
-    /// Its lines of the output.
-    pub(super) lines: Vec<u8>,
+pub(crate) struct Finished {
+    pub(crate) rows: Vec<Done>,
     /// The input after it.
-    pub(super) end: Position,
-    pub(super) stored: u64,
-    pub(super) failed: u64,
-    pub(super) failures: Failures,
+    pub(crate) end: Position,
     /// The embedding spaces of its vectors; more than one only if the model changed meanwhile.
-    pub(super) spaces: Vec<String>,
+    pub(crate) spaces: Vec<String>,
     /// The jobs whose results the stream may hold.
-    pub(super) ids: Vec<JobId>,
+    pub(crate) ids: Vec<JobId>,
     /// What it takes in memory, or in the stream, whichever is more.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What became of a range of texts, in order.
@@ -85,18 +81,41 @@ struct Answer {
 
 impl Jobs {
     /// The id of a group's job.
-    pub(super) fn job_id(&self, chunk: &Chunk) -> Result<JobId, Error> {
+    pub(crate) fn job_id(&self, chunk: &Chunk) -> Result<JobId, Error> {
         Ok(part_id(&self.id, chunk.first())?)
     }
 
     /// Takes a group through the queue. Never gives up by itself: the driver does, for all together.
-    pub(super) async fn run(self: Arc<Self>, chunk: Chunk) -> Result<Finished, Error> {
-        let texts: Vec<String> = chunk.rows.iter().filter_map(|row| row.text.clone().ok()).collect();
-        let answer = match texts.is_empty() {
-            true => Answer::default(),
-            false => self.embed(self.job_id(&chunk)?, texts).await?,
-        };
-        Ok(write(&chunk, answer))
+    pub(crate) async fn run(self: Arc<Self>, mut chunk: Chunk) -> Result<Finished, Error> {
+        let id = self.job_id(&chunk)?;
+        let mut answer = Answer::default();
+        for (n, texts) in self.messages(&mut chunk).into_iter().enumerate() {
+            let id = if n == 0 { id.clone() } else { part_id(&id, format_args!("p{n}"))? };
+            let Answer { parts, ids } = self.embed(id, texts).await?;
+            answer.parts.extend(parts);
+            answer.ids.extend(ids);
+        }
+        Ok(finish(chunk, answer))
+    }
+
+    /// The texts of a group, in as many messages as they need: more than one only if they are pieces of one long text.
+    fn messages(&self, chunk: &mut Chunk) -> Vec<Vec<String>> {
+        let mut messages: Vec<Vec<String>> = Vec::new();
+        let mut room = 0;
+        let pieces = chunk.rows.iter_mut().filter_map(|row| row.content.as_mut().ok());
+        for piece in pieces.flat_map(|Work::Embed(pieces)| pieces) {
+            let text = std::mem::take(&mut piece.text);
+            let bytes = text_bytes(&text);
+            match messages.last_mut() {
+                Some(message) if message.len() < self.budget.texts && bytes <= room => message.push(text),
+                _ => {
+                    messages.push(vec![text]);
+                    room = self.budget.bytes;
+                }
+            }
+            room = room.saturating_sub(bytes);
+        }
+        messages
     }
 
     /// Embeds texts under an id: in two jobs if the answer to one does not fit into a message.
@@ -150,43 +169,34 @@ impl Jobs {
     }
 }
 
-/// The lines of a group: rows that were bad from the start stay where they are.
-fn write(chunk: &Chunk, answer: Answer) -> Finished {
+/// What became of the rows of a group, with rows that were bad from the start where they are.
+fn finish(chunk: Chunk, answer: Answer) -> Finished {
+    let end = chunk.end();
     let Answer { parts, ids } = answer;
-    let mut finished = Finished {
-        lines: Vec::new(),
-        end: chunk.end(),
-        stored: 0,
-        failed: 0,
-        failures: Failures::new(),
-        spaces: Vec::new(),
-        ids,
-        bytes: 0,
-    };
     let mut texts = parts.iter().flat_map(|part| {
         let count = match part {
             Part::Vectors(result) => result.items.len(),
             Part::Failed(count, _) => *count,
         };
-        (0..count).map(move |row| (part, row))
+        (0..count).map(move |n| (part, n))
     });
-    for row in &chunk.rows {
-        let failed = match (&row.text, if row.text.is_ok() { texts.next() } else { None }) {
-            (Ok(_), Some((Part::Vectors(result), n))) => write_row(&mut finished.lines, row, result, n).err(),
-            (Ok(_), Some((Part::Failed(_, error), _))) | (Err(error), _) => {
-                write_error(&mut finished.lines, row, error);
-                Some(error.clone())
-            }
-            (Ok(_), None) => unreachable!("the parts of a job cover its texts"),
-        };
-        match failed {
-            None => finished.stored += 1,
-            Some(error) => {
-                finished.failed += 1;
-                failures::count(&mut finished.failures, row.end.lines, &error);
-            }
+    let mut vector = |window| match texts.next() {
+        Some((Part::Vectors(result), n)) => {
+            let item = &result.items[n];
+            let values = result.vector(n)?;
+            Ok(Vector { values, tokens: item.tokens, truncated: item.truncated, window })
         }
-    }
+        Some((Part::Failed(_, error), _)) => Err(error.clone()),
+        None => unreachable!("the parts of a job cover its texts"),
+    };
+    let mut done = |work: Work| {
+        let Work::Embed(pieces) = work;
+        // All of them are taken, so that the next row finds its own.
+        let vectors: Vec<_> = pieces.iter().map(|piece| vector(piece.window)).collect();
+        vectors.into_iter().collect()
+    };
+    let rows: Vec<Done> = chunk.rows.into_iter().map(|row| row.with(|work| done(work?))).collect();
+    let mut finished = Finished { rows, end, spaces: Vec::new(), ids, bytes: 0 };
     for part in &parts {
         finished.bytes += RESULT_BYTES;
         let Part::Vectors(result) = part else { continue };
@@ -195,6 +205,11 @@ fn write(chunk: &Chunk, answer: Answer) -> Finished {
             finished.spaces.push(result.space.clone());
         }
     }
-    finished.bytes = finished.bytes.max(finished.lines.len());
+    finished.bytes = finished.bytes.max(finished.rows.iter().map(size).sum());
     finished
+}
+
+/// Bytes that a row takes in memory, roughly.
+fn size(row: &Done) -> usize {
+    row.content.iter().flatten().map(|vector| size_of_val(&*vector.values)).sum::<usize>() + size_of::<Done>()
 }

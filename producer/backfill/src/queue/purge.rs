@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use embed_client::{Client, Error, nats::api};
 
-use super::State;
+use crate::State;
 
 /// Removals at once, where no worker removes.
 const AT_ONCE: usize = 8;
@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Removes results behind the driver's back.
 #[derive(Debug)]
-pub(super) struct Purger {
+pub(crate) struct Purger {
     ids: mpsc::UnboundedSender<Vec<JobId>>,
     task: AbortOnDropHandle<Remover>,
     /// In place of the task's, if that does not come to its end.
@@ -44,7 +44,7 @@ pub(super) struct Purger {
 
 impl Purger {
     /// For this backfill, whose id all its jobs' ids begin with.
-    pub(super) fn start(client: &Client, state: &State) -> Self {
+    pub(crate) fn start(client: &Client, state: &State) -> Self {
         // Unbounded, but no faster than rows are written: an id is far smaller than the rows that it stands for.
         let (ids, mut received) = mpsc::unbounded_channel::<Vec<JobId>>();
         let fresh = Remover {
@@ -75,14 +75,14 @@ impl Purger {
     }
 
     /// Removes the results of these jobs, sometime.
-    pub(super) fn remove(&self, ids: Vec<JobId>) {
+    pub(crate) fn remove(&self, ids: Vec<JobId>) {
         // It fails only if the task has panicked; results expire anyway.
         let _ = self.ids.send(ids);
     }
 
     /// Waits for the removals, a bounded time. If the backfill is over, nothing of it is to stay: what a worker has stored again since, or a
     /// server brought back, is removed as well. Returns how many results are left, as far as that is known.
-    pub(super) async fn finish(self, over: bool) -> u64 {
+    pub(crate) async fn finish(self, over: bool) -> u64 {
         drop(self.ids);
         let mut remover = match tokio::time::timeout(LAST_TIMEOUT, self.task).await {
             Ok(Ok(remover)) => remover,

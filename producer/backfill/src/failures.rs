@@ -32,7 +32,7 @@ pub struct Example {
 }
 
 /// Counts a row.
-pub(super) fn count(failures: &mut Failures, line: u64, error: &WireError) {
+pub(crate) fn count(failures: &mut Failures, line: u64, error: &WireError) {
     let reason = failures.entry(error.code.as_str().to_owned()).or_default();
     reason.rows += 1;
     if reason.first.len() < QUOTED {
@@ -41,7 +41,7 @@ pub(super) fn count(failures: &mut Failures, line: u64, error: &WireError) {
 }
 
 /// Adds what came later.
-pub(super) fn add(failures: &mut Failures, later: Failures) {
+pub(crate) fn add(failures: &mut Failures, later: Failures) {
     for (code, Reason { rows, first }) in later {
         let reason = failures.entry(code).or_default();
         reason.rows += rows;

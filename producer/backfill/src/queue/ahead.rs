@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// What is done, to be taken in order.
 #[derive(Debug)]
-pub(super) struct Ahead<T> {
+pub(crate) struct Ahead<T> {
     /// The number of the next to be taken.
     next: u64,
     /// By number: bytes, and what is done.
@@ -16,18 +16,18 @@ pub(super) struct Ahead<T> {
 
 impl<T> Ahead<T> {
     /// Nothing yet; numbers begin with 0. `limit`: bytes that may wait.
-    pub(super) const fn new(limit: usize) -> Self {
+    pub(crate) const fn new(limit: usize) -> Self {
         Self { next: 0, held: BTreeMap::new(), bytes: 0, limit }
     }
 
     /// Takes in number `number`. It may be more than there is room for: what was begun has to go somewhere.
-    pub(super) fn push(&mut self, number: u64, bytes: usize, item: T) {
+    pub(crate) fn push(&mut self, number: u64, bytes: usize, item: T) {
         self.bytes += bytes;
         self.held.insert(number, (bytes, item));
     }
 
     /// The next in order, if it is done.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         let (bytes, item) = self.held.remove(&self.next)?;
         self.bytes -= bytes;
         self.next += 1;
@@ -35,7 +35,7 @@ impl<T> Ahead<T> {
     }
 
     /// Whether more may be begun. Always while nothing waits.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.held.is_empty() || self.bytes < self.limit
     }
 }

@@ -1,0 +1,184 @@
+//! The loop of a backfill: groups of rows out, vectors in order back, to the writer.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use embed_client::{Client, MessageBudget, new_id};
+use embed_schemas::Slug;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Error, Pace, Progress, Summary,
+    chunk::{self, Chunk, Chunks},
+    queue::{Ahead, Finished, Jobs},
+    writer::Books,
+};
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether the results fill their stream.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Groups on their way to the writer.
+const HANDED_OVER: usize = 4;
+
+/// Runs a backfill on from its state.
+pub(crate) async fn drive(
+    client: &Client,
+    books: Books,
+    pace: &Pace,
+    resumed: bool,
+    shutdown: impl Future<Output = ()>,
+    mut on_progress: impl FnMut(&Progress),
+) -> Result<Summary, Error> {
+    let state = &books.state;
+    let parameters = state.parameters.clone();
+    let template = parameters.template();
+    let budget = MessageBudget::new(client.nats().max_payload(), parameters.chunk, &template);
+    let jobs = Arc::new(Jobs {
+        client: client.clone(),
+        id: state.id.clone(),
+        model: parameters.model.clone(),
+        variant: parameters.variant.clone(),
+        tenant: parameters.tenant.clone(),
+        space: state.space.clone(),
+        run: new_id().to_string(),
+        budget,
+        template,
+        outcomes: watch::Sender::new(0),
+        // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
+        // window of them was not there.
+        lookups: AtomicUsize::new(if resumed { pace.window } else { 0 }),
+        has_stream: AtomicBool::new(false),
+        missing_after: pace.missing_after,
+        trouble: Mutex::new(None),
+    });
+    let rows = state.plan.rows(&parameters, state.done)?;
+    let chunks = chunk::read(Chunks::new(rows, budget));
+    let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
+    let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
+    let go_on = books.can_go_on();
+    let mut progress = books.progress();
+    let (groups, received) = mpsc::channel(HANDED_OVER);
+    let writer = AbortOnDropHandle::new(tokio::spawn(books.write_all(received)));
+    let run = Run { jobs: &jobs, groups: &groups, pace, output: go_on.as_deref() };
+    let end = run.work(chunks, ahead, shutdown, || on_progress(&progress.borrow_and_update())).await;
+    // Whatever the end is, what is done is kept.
+    drop(groups);
+    let (books, written) = writer.await.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?;
+    on_progress(&progress.borrow_and_update());
+    let finished = written.is_ok() && matches!(end, Ok(true));
+    let closed = books.close(finished).await;
+    written?;
+    end?;
+    closed
+}
+
+/// What may wait in memory: its results are still in their stream, and must not fill it.
+async fn ahead_bytes(client: &Client, model: &Slug, pace: &Pace) -> usize {
+    let limit = client.results_fill(model).await.ok().and_then(|fill| usize::try_from(fill.max_bytes?).ok());
+    limit.map_or(pace.ahead_bytes, |limit| pace.ahead_bytes.min(limit / 4))
+}
+
+/// Says once that the stream of results is nearly full: what is in it may be somebody else's, and then everybody's workers wait.
+async fn warn_when_full(client: Client, model: Slug) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Ok(fill) = client.results_fill(&model).await
+            && let Some(warning) = fill.warning()
+        {
+            tracing::warn!("{warning}");
+            return;
+        }
+    }
+}
+
+/// What one run goes by.
+struct Run<'a> {
+    jobs: &'a Arc<Jobs>,
+    groups: &'a mpsc::Sender<Finished>,
+    pace: &'a Pace,
+    /// The output, if the backfill can be resumed.
+    output: Option<&'a Path>,
+}
+
+impl Run<'_> {
+    /// Returns whether the whole input is done; it is not if `shutdown` came first, or the writer failed.
+    async fn work(
+        &self,
+        mut chunks: mpsc::Receiver<Result<Chunk, Error>>,
+        mut ahead: Ahead<Finished>,
+        shutdown: impl Future<Output = ()>,
+        mut tell_progress: impl FnMut(),
+    ) -> Result<bool, Error> {
+        tokio::pin!(shutdown);
+        let mut tell = tokio::time::interval(TELL_EVERY);
+        tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut outcomes = self.jobs.outcomes.subscribe();
+        let mut give_up = Instant::now() + self.pace.stall_timeout;
+        let mut in_flight = FuturesUnordered::new();
+        // What is in flight, by number: the ids are for the message if nothing comes back.
+        let mut waiting = BTreeMap::new();
+        let mut numbers = 0..;
+        let mut more = true;
+        while more || !in_flight.is_empty() {
+            let room = more && in_flight.len() < self.pace.window.max(1) && ahead.has_room();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return Ok(false),
+                () = self.groups.closed() => return Ok(false),
+                chunk = chunks.recv(), if room => match chunk.transpose()? {
+                    Some(chunk) => {
+                        if in_flight.is_empty() {
+                            // Until now nothing could come: there was nothing to do.
+                            give_up = Instant::now() + self.pace.stall_timeout;
+                        }
+                        let number: u64 = numbers.next().unwrap_or(u64::MAX);
+                        waiting.insert(number, self.jobs.job_id(&chunk)?);
+                        // Tasks of their own, so that encoding and formatting use all cores.
+                        let task = AbortOnDropHandle::new(tokio::spawn(self.jobs.clone().run(chunk)));
+                        in_flight.push(async move { (number, task.await) });
+                    }
+                    None => more = false,
+                },
+                Some((number, finished)) = in_flight.next() => {
+                    let finished = finished.map_err(|error| Error::Backfill(format!("a task failed: {error}")))??;
+                    waiting.remove(&number);
+                    ahead.push(number, finished.bytes, finished);
+                    while let Some(finished) = ahead.pop() {
+                        if self.groups.send(finished).await.is_err() {
+                            // The writer says why.
+                            return Ok(false);
+                        }
+                    }
+                    give_up = Instant::now() + self.pace.stall_timeout;
+                }
+                Ok(()) = outcomes.changed() => give_up = Instant::now() + self.pace.stall_timeout,
+                _ = tell.tick() => tell_progress(),
+                () = tokio::time::sleep_until(give_up), if !in_flight.is_empty() => {
+                    return Err(Error::Stalled {
+                        after: self.pace.stall_timeout,
+                        waiting: waiting.len(),
+                        first: waiting.values().next().unwrap_or(&self.jobs.id).clone(),
+                        trouble: self.jobs.trouble.lock().unwrap_or_else(PoisonError::into_inner).take(),
+                        output: self.output.map(|path| path.display().to_string()),
+                    });
+                }
+            }
+        }
+        Ok(true)
+    }
+}

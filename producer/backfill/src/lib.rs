@@ -1,0 +1,66 @@
+//! Backfill: rows in, vectors out, through the queue.
+//!
+//! Rows are grouped into jobs on the bulk lane, a bounded number of them in flight, and written in the order of the
+//! input. What is written is recorded, so that a run that was stopped, however it was stopped, goes
+//! on where it was: every row is written exactly once.
+//!
+//! | module | does |
+//! |---|---|
+//! | `parameters` | what a backfill does, and how it is run |
+//! | `input` | files -> rows, with their position |
+//! | `row` | a row on its way |
+//! | `chunk` | rows -> groups that fit into one message |
+//! | `queue` | groups -> their vectors |
+//! | `output` | vectors -> where they are wanted |
+//! | `writer` | takes groups in order, and records what is durable |
+//! | `driver` | the loop over all of it |
+//! | `state` | what is recorded of a backfill |
+//! | `failures` | why rows have no vector, for the summary |
+//! | `progress` | how far it is, how it ended |
+//! | `run` | begun, resumed, looked at |
+
+mod chunk;
+mod driver;
+mod error;
+mod failures;
+mod input;
+mod output;
+mod parameters;
+mod progress;
+mod queue;
+mod row;
+mod run;
+mod state;
+mod writer;
+
+pub use error::Error;
+pub use failures::{Example, Failures, Reason};
+pub use input::{InputFile, Plan, ReadRow, read_rows};
+pub use output::Mark;
+pub use parameters::{Pace, Parameters};
+pub use progress::{Progress, Summary};
+pub use row::{Position, Window};
+pub use run::{resume, run, status};
+pub use state::{State, state_path};
+
+#[cfg(test)]
+mod tests {
+    use crate::Parameters;
+
+    pub(crate) fn parameters() -> Parameters {
+        Parameters {
+            inputs: vec!["/in.jsonl".into()],
+            model: "m".parse().unwrap(),
+            variant: None,
+            tenant: None,
+            prompt: None,
+            truncate: true,
+            dimensions: None,
+            space: None,
+            text_field: "text".into(),
+            id_field: "id".into(),
+            keep: Vec::new(),
+            chunk: 64,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a backfill does, and how it is run.
+
+use std::time::Duration;
+
+use embed_schemas::{EmbedRequest, Slug};
+use serde::{Deserialize, Serialize};
+
+/// What a backfill does. Kept with its state, so that it is the same after a resume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// The files to read, one after another; `-` for standard input.
+    pub inputs: Vec<String>,
+    /// The model.
+    pub model: Slug,
+    /// The variant; left to the route if `None`.
+    pub variant: Option<Slug>,
+    /// Whose jobs they are: see [`embed_client::PublishOptions::tenant`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Slug>,
+    /// A prompt of the model.
+    pub prompt: Option<String>,
+    /// Whether texts that are too long are cut.
+    pub truncate: bool,
+    /// A smaller number of dimensions.
+    pub dimensions: Option<u32>,
+    /// The only embedding space whose vectors are of use. That of the first vectors if `None`.
+    #[serde(default)]
+    pub space: Option<String>,
+    /// The field that holds the text.
+    pub text_field: String,
+    /// The field that holds the row's id.
+    pub id_field: String,
+    /// Other fields that come along into the output; `all` for all but id and text.
+    #[serde(default)]
+    pub keep: Vec<String>,
+    /// Rows in one job, 1 to 256.
+    pub chunk: usize,
+}
+
+impl Parameters {
+    /// A job without texts and id.
+    pub(crate) fn template(&self) -> EmbedRequest {
+        EmbedRequest {
+            prompt: self.prompt.clone(),
+            truncate: self.truncate,
+            dimensions: self.dimensions,
+            ..EmbedRequest::default()
+        }
+    }
+}
+
+/// How a backfill is run. May differ from run to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// Jobs in flight, at least 1.
+    pub window: usize,
+    /// Give up if no result at all comes for so long.
+    pub stall_timeout: Duration,
+    /// A job that has had no result for so long is looked for, and published again if it is in no stream and has none: a server
+    /// that lost power, or a stream that was made anew, can have lost it. Then it is looked for again after the same time.
+    pub missing_after: Duration,
+    /// Bytes of results that may wait in memory for one that comes before them, beside those of a window. No more than a quarter of
+    /// what the stream of results may hold, since they are there, too, until they are written.
+    pub ahead_bytes: usize,
+    /// Leave results in their stream after they are written, until they expire.
+    pub keep_results: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            window: 32,
+            stall_timeout: Duration::from_secs(600),
+            missing_after: Duration::from_secs(10),
+            ahead_bytes: 64 << 20,
+            keep_results: false,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! How far a backfill is, and how it ended.
+
+use std::{path::PathBuf, time::Duration};
+
+use embed_schemas::JobId;
+use serde::Serialize;
+
+use crate::Failures;
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows written, by earlier runs too.
+    pub rows: u64,
+    /// Rows written by this run.
+    pub rows_now: u64,
+    /// Of all rows written, those that have an error instead of a vector.
+    pub failed: u64,
+    /// Bytes of the input that are done.
+    pub input_bytes: u64,
+    /// Bytes of the input. `None` if it is standard input.
+    pub input_size: Option<u64>,
+    /// For how long this run has been running.
+    pub elapsed: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The backfill's id.
+    pub id: JobId,
+    /// The file that was written.
+    pub output: PathBuf,
+    /// Whether the whole input is done. If not, the run was asked to stop.
+    pub finished: bool,
+    /// Rows read.
+    pub rows: u64,
+    /// Rows that have a vector.
+    pub stored: u64,
+    /// Rows that have an error.
+    pub failed: u64,
+    /// Why they have it.
+    pub failures: Failures,
+    /// Results of rows that are written, which could not be removed from their stream, as far as is known. 0 if they are to be
+    /// kept.
+    pub results_left: u64,
+    /// Seconds that this run took.
+    pub seconds: f64,
+    /// Rows per second of this run.
+    pub rows_per_second: f64,
+}
