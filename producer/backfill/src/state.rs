@@ -96,8 +96,11 @@ impl State {
         Self::read(&bytes).map_err(broken).map(Some)
     }
 
-    /// Reads a state, that of an earlier version too. The error says what is wrong.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads a state, that of an earlier version too.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let state: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let format = state.get("format").and_then(Value::as_u64).and_then(|format| u32::try_from(format).ok());
         match format {
