@@ -71,12 +71,10 @@ pub(crate) async fn drive(
     let go_on = books.can_go_on();
     let mut progress = books.progress();
     let (groups, received) = mpsc::channel(HANDED_OVER);
-    let writer = AbortOnDropHandle::new(tokio::spawn(books.write_all(received)));
-    let run = Run { jobs: &jobs, groups: &groups, pace, output: go_on.as_deref() };
-    let end = run.work(chunks, ahead, shutdown, || on_progress(&progress.borrow_and_update())).await;
-    // Whatever the end is, what is done is kept.
-    drop(groups);
-    let (books, written) = writer.await.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?;
+    let run = Run { jobs: &jobs, groups, pace, output: go_on.as_deref() };
+    let work = run.work(chunks, ahead, shutdown, || on_progress(&progress.borrow_and_update()));
+    // Side by side and no task of its own: a run that is dropped has let go of its output by then. Whatever the end is, what is done is kept.
+    let (end, (books, written)) = tokio::join!(work, books.write_all(received));
     on_progress(&progress.borrow_and_update());
     let finished = written.is_ok() && matches!(end, Ok(true));
     let closed = books.close(finished).await;
@@ -109,7 +107,7 @@ async fn warn_when_full(client: Client, model: Slug) {
 /// What one run goes by.
 struct Run<'a> {
     jobs: &'a Arc<Jobs>,
-    groups: &'a mpsc::Sender<Finished>,
+    groups: mpsc::Sender<Finished>,
     pace: &'a Pace,
     /// The output, if the backfill can be resumed.
     output: Option<&'a Path>,
@@ -118,7 +116,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Returns whether the whole input is done; it is not if `shutdown` came first, or the writer failed.
     async fn work(
-        &self,
+        self,
         mut chunks: mpsc::Receiver<Result<Chunk, Error>>,
         mut ahead: Ahead<Finished>,
         shutdown: impl Future<Output = ()>,
