@@ -206,3 +206,17 @@ async fn the_room_of_dead_letters_is_chosen_and_no_smaller_than_a_message() {
     assert_eq!(differs["differences"][0]["name"], "EMBED_DEAD_m", "{differs}");
     assert_eq!((differs["differences"][0]["wanted"].clone(), check.status.code()), (json!(32 << 20), Some(1)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_somebody_else_has_thrown_away_is_gone() {
+    let server = Server::start();
+    let client = server.client().await;
+    provision::apply(client.nats(), &[model_m()], &StreamSettings::default()).await.unwrap();
+    bury(&client, "m", "a", "embed.job.m").await;
+    bury(&client, "m", "b", "embed.job.m").await;
+    let found = letters(&client, None).await;
+    for _ in 0..2 {
+        dead::remove(&client, &found[0]).await.unwrap();
+    }
+    assert_eq!(names(&letters(&client, None).await), ["m:2"]);
+}

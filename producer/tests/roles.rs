@@ -6,11 +6,12 @@ use std::process::Command;
 use crate::support::{
     PATIENCE,
     command::{stderr, stdout},
-    configured::{Configured, Folder},
+    configured::{Configured, Folder, password},
     people::{MODEL, succeeded},
 };
 use async_nats::HeaderMap;
 use embed_client::Client;
+use embed_control::permissions::{Permissions, Role, Scope, block};
 use embed_testkit::{Daemon, sibling_binary, wait_for};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -28,7 +29,11 @@ fn assert_nothing_was_denied(server: &Configured) {
 
 /// A server with its streams, and a worker, each in its role.
 fn stack() -> (Configured, Daemon) {
-    let server = Folder::new().start();
+    stack_in(Folder::new())
+}
+
+fn stack_in(folder: Folder) -> (Configured, Daemon) {
+    let server = folder.start();
     server.run("init", "init");
     server.run("init", "init --check");
     let worker = server.worker(|command| server.connected("worker", command));
@@ -127,44 +132,84 @@ fn models_routes_and_rollouts_are_changed_in_their_roles() {
 
 /// A rollout with its shadow, its probes and its windows, which a person ends.
 fn rollout(server: &Configured) {
-    let config = server.folder.file("decisions.toml");
-    let text = "[plan]\nhold = \"1m\"\nwindow = \"500ms\"\nlooks = 2\nsettle = \"500ms\"\n[guarded]\nmetrics = [\"errors\"]\nerrors = 0.5\n\
-                min_requests = 5\nmin_tail = 1\nmin_block = 1\ncorrelation = 0.0\n";
-    std::fs::write(&config, text).unwrap();
-    let status = || -> Value {
-        let output = server.routing("rollouts", &format!("rollout status {MODEL} --json")).output().unwrap();
-        // Until it has begun, there is none.
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
-    };
-    let phase = |wanted: &str| {
-        wait_for(wanted, || {
-            let status = status();
-            status["rollout"]["phase"].to_string().contains(wanted).then_some(status)
-        })
-    };
-    let start = format!(
-        "rollout start {MODEL} --from fp32 --to canary --lane rpc --any-traffic --json --config {}",
-        config.display()
-    );
+    let start = format!("{} --lane rpc", starting(server));
     let shadowed = Daemon::spawn(&mut server.routing("rollouts", &format!("{start} --shadow 100% --shadow-hold 1m")));
-    phase("shadow");
+    phase(server, "shadow");
     server.run("caller", "ask --timeout 1m something to compare");
     server.routed("rollouts", &format!("rollout abort {MODEL}"));
     drop(shadowed);
     server.routed("rollouts", &format!("{start} --no-shadow --steps 50,100 --detach"));
     let controller = Daemon::spawn(&mut server.routing("rollouts", "rollout run --json"));
-    phase("holding");
-    wait_for("a window to be judged", || {
-        status()["rollout"]["phase"]["windows"].as_u64().filter(|windows| *windows > 0)
-    });
+    phase(server, "holding");
+    wait_for("a window to be judged", || status(server)["phase"]["windows"].as_u64().filter(|windows| *windows > 0));
     server.routed("rollouts", &format!("rollout pause {MODEL}"));
-    phase("paused");
+    phase(server, "paused");
     server.routed("rollouts", &format!("rollout resume {MODEL}"));
     server.routed("rollouts", &format!("rollout abort {MODEL}"));
     server.routed("rollouts", "rollout list");
     server.routed("rollouts", &format!("rollout history {MODEL}"));
     server.routed("rollouts", &format!("rollout report {MODEL}"));
     drop(controller);
+}
+
+/// The command that starts a rollout of all lanes, with short steps.
+fn starting(server: &Configured) -> String {
+    let config = server.folder.file("decisions.toml");
+    let text = "[plan]\nhold = \"1m\"\nwindow = \"500ms\"\nlooks = 2\nsettle = \"500ms\"\n[guarded]\nmetrics = [\"errors\"]\nerrors = 0.5\n\
+                min_requests = 5\nmin_tail = 1\nmin_block = 1\ncorrelation = 0.0\n";
+    std::fs::write(&config, text).unwrap();
+    format!("rollout start {MODEL} --from fp32 --to canary --any-traffic --json --config {}", config.display())
+}
+
+/// The rollout as it stands. Until it has begun, there is none.
+fn status(server: &Configured) -> Value {
+    let output = server.routing("rollouts", &format!("rollout status {MODEL} --json")).output().unwrap();
+    serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()["rollout"].take()
+}
+
+/// Waits until what it is doing has this in its words.
+fn phase(server: &Configured, wanted: &str) {
+    wait_for(wanted, || status(server)["phase"].to_string().contains(wanted).then_some(()));
+}
+
+/// To end a rollout changes what is served: whoever does it has that role as well.
+#[test]
+fn a_rollout_is_promoted_in_its_role_and_finished_by_whoever_looks_after_models_too() {
+    let scope = Scope::new(&[MODEL.parse().unwrap()], "releases");
+    let permissions = block(&Permissions::of(&[Role::Rollouts, Role::Models], &scope));
+    let user = format!("{{ user: releases, password: {:?}, permissions: {permissions} }}", password("releases"));
+    let (server, _worker) = stack_in(Folder::new().change("roles.conf", |text| {
+        // The system account's user answers in its inboxes, too.
+        let (inboxes, users) = ("\"_INBOX.rollouts.>\"\n", "\n    users: [\n");
+        assert!(text.contains(inboxes) && text.contains(users));
+        text.replacen(inboxes, &format!("{inboxes} \"_INBOX.releases.>\"\n"), 1).replacen(
+            users,
+            &format!("{users}{user}\n"),
+            1,
+        )
+    }));
+    server.run("models", &format!("models serve {MODEL} canary --wait"));
+    server.routed("rollouts", &format!("{} --no-shadow --steps 50,100 --detach", starting(&server)));
+    let controller = Daemon::spawn(&mut server.routing("rollouts", "rollout run --json"));
+    for step in 0..2 {
+        wait_for("the step to be held", || {
+            let phase = status(&server)["phase"].take();
+            (phase["step"] == step && phase.to_string().contains("holding")).then_some(())
+        });
+        server.routed("rollouts", &format!("rollout promote {MODEL}"));
+    }
+    phase(&server, "promoted");
+    drop(controller);
+
+    let finish = format!("rollout finish {MODEL}");
+    let would = server.routed("rollouts", &format!("{finish} --dry-run"));
+    let steps = ["make canary the default variant of all-minilm-l6-v2", "remove the route of all-minilm-l6-v2"];
+    assert_eq!(would.lines().collect::<Vec<_>>(), steps.map(|step| format!("would {step}")));
+    let done = server.routed("releases", &format!("{finish} --timeout 1m"));
+    assert_eq!(done.lines().collect::<Vec<_>>(), steps.map(|step| format!("done: {step}")));
+    assert_eq!(server.routed("releases", &finish).trim(), "nothing is left to do");
+    assert_eq!(server.json("caller", "ask --timeout 1m hello")[0]["variant"], "canary");
+    assert_nothing_was_denied(&server);
 }
 
 /// Figures that come through NATS.

@@ -85,6 +85,37 @@ async fn a_controller_that_was_held_up_does_nothing_to_the_rollout_that_has_foll
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_rollout_has_taken_back_itself_is_not_somebody_elses_change() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let router = router(&client, &nodes).await;
+    let (relay, connect) = line(&nodes[0]);
+    rollouts.start(start(config()), None).await.unwrap();
+    let begins = relay.stop_at("$KV.embed_routes.m ", 1);
+    let controller = Running::over(connect, &nodes, "c", LEASE, 0);
+    comes("the first share", &begins).await;
+    // It is written down, and then nobody can ask the servers until it is taken back.
+    let unasked = relay.stop_at("$SYS.REQ.SERVER.PING ", 1);
+    begins.pass();
+    comes("a question to the servers", &unasked).await;
+    until("it to be taken back", async || {
+        let (_, record) = router.current(&slug("m")).await.unwrap();
+        record.is_some_and(|record| record.problem.is_some_and(|problem| problem.starts_with("undone: ")))
+    })
+    .await;
+    unasked.pass();
+    // It goes on when they answer.
+    let held = holds(&rollouts, 0).await;
+    assert_eq!(percents(&held), [0.0, 50.0], "{:#?}", held.history);
+    assert!(controller.told("embed route sync") || controller.told("as before"), "{:?}", controller.told);
+    assert_eq!(controller.end().await.outcome(), Some(Outcome::Promoted));
+    assert_eq!(describe(&route(&client, &nodes).await.lanes), "rpc: b=100");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rollback_leaves_the_route_to_whoever_has_changed_it_at_the_same_moment() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];

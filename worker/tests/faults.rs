@@ -1,9 +1,6 @@
 //! Servers, streams and lines that fail: nothing waits for long that need not, and what is told is true.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::support::{Stack, model, variant, worker_command};
 use async_nats::{Client, HeaderMap, jetstream};
@@ -26,16 +23,7 @@ fn settings() -> StreamSettings {
 
 /// A server whose consumers wait long, and a worker on a line to it.
 async fn behind_a_relay() -> (NatsServer, Client, Relay, Daemon) {
-    let nats = NatsServer::start();
-    let client = async_nats::connect(nats.url()).await.unwrap();
-    crate::support::provision(&client, &settings()).await;
-    let relay = Relay::start(nats.address());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
-    let server = format!("nats://{}", relay.address());
-    command.args(["run", "--server", &server, "--metrics-addr", "127.0.0.1:0", "--json"]);
-    let worker = Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()));
-    worker.json_line();
-    (nats, client, relay, worker)
+    crate::support::behind_a_relay(&settings()).await
 }
 
 async fn publish(client: &Client, lane: Lane, request: &EmbedRequest) {

@@ -1,13 +1,18 @@
 //! Results are removed for whoever has the key of their ids, and for nobody else.
 
-use crate::support::{Stack, model};
+use std::time::Duration;
+
+use crate::support::{Stack, behind_a_relay, model};
 use async_nats::jetstream;
 use bytes::Bytes;
 use embed_schemas::{
     EmbedRequest, Format, JobId, Lane, Slug,
     removal::{Removal, RemovalKey, Removed},
-    streams, subjects, wire,
+    streams::{self, StreamSettings},
+    subjects, wire,
 };
+use embed_testkit::PATIENCE;
+use futures::StreamExt;
 
 fn id(key: &RemovalKey, n: usize) -> JobId {
     format!("0123456789{}-{n}", key.id_part()).parse().unwrap()
@@ -63,6 +68,35 @@ async fn who_has_the_key_of_ids_removes_their_results_and_no_others() {
     stack.client.publish_with_reply(bare.clone(), format!("$JS.API.STREAM.PURGE.{results}"), request).await.unwrap();
     assert_eq!(ask(&stack, bare, Format::Json.encode(&all)).await.removed, 0);
     assert_eq!(stack.messages_in(&results).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_can_be_served_are_answered_and_not_kept() {
+    let (_nats, client, relay, _worker) = behind_a_relay(&StreamSettings::default()).await;
+    let mine = RemovalKey::from_random([1; 32]);
+    // Each takes some tenths of a second, as where a server is busy.
+    relay.slow_down(Duration::from_millis(100));
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(format!("{inbox}.*")).await.unwrap();
+    for n in 0..200 {
+        let request = Format::Json.encode(&Removal { key: mine.clone(), ids: vec![id(&mine, n)] });
+        client.publish_with_reply(subjects::remove(&model(), None), format!("{inbox}.{n}"), request).await.unwrap();
+    }
+    let mut busy = Vec::new();
+    for _ in 0..200 {
+        let answer = tokio::time::timeout(PATIENCE, answers.next()).await.expect("all are answered").unwrap();
+        let removed = wire::decode_removed(&answer.payload).unwrap();
+        match removed.error {
+            Some(error) => {
+                assert!(error.contains("try again later"), "{error}");
+                busy.extend(removed.left);
+            }
+            None => assert_eq!(removed, Removed::default()),
+        }
+        // The others are served in time as well.
+        relay.mend();
+    }
+    assert!(busy.len() > 50, "{} of 200 were not kept", busy.len());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use embed_client::{
     Client,
     nats::{
-        api,
+        api::{self, ApiError},
         scan::{Scan, Stored},
         stored::{self, Which},
     },
@@ -422,16 +422,26 @@ pub async fn remove(client: &Client, letter: &DeadLetter) -> Result<(), Error> {
 
 /// Deletes one message. `false`: it is not there.
 async fn delete(client: &Client, stream: &str, sequence: u64) -> Result<bool, Error> {
-    /// JetStream's codes for a message that is not there.
-    const NO_MESSAGE: [u64; 2] = [10037, 10043];
     let call = format!("STREAM.MSG.DELETE.{stream}");
     match api::call(client.nats(), &call, &json!({"seq": sequence, "no_erase": true}), TIMEOUT).await {
         Ok(_) => Ok(true),
-        Err(error) if NO_MESSAGE.iter().any(|code| error.is(*code)) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => {
             let what = format!("cannot delete message {sequence} of stream {stream}");
             Err(Error::Provision { what, reason: error.to_string() })
         }
+    }
+}
+
+/// Whether a message could not be deleted because it is not there. Deleting fails with a code of its own, for any reason that the store has.
+fn is_gone(error: &ApiError) -> bool {
+    const NO_MESSAGE: [u64; 2] = [10037, 10043];
+    const NOT_DELETED: u64 = 10057;
+    match error {
+        ApiError::Refused { code, description } => {
+            NO_MESSAGE.contains(code) || *code == NOT_DELETED && description.contains("no message found")
+        }
+        ApiError::NotReady(_) => false,
     }
 }
 
@@ -450,6 +460,18 @@ mod tests {
         }
         for other in ["", "my-id", "M:17", "m:", "m:x", ":17", "m:17:1"] {
             assert_eq!(other.parse::<LetterName>(), Err(()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_gone_only_if_the_server_says_so() {
+        let refused = |code, description: &str| ApiError::Refused { code, description: description.to_owned() };
+        for gone in [refused(10037, "no message found"), refused(10043, "deleted"), refused(10057, "no message found")]
+        {
+            assert!(is_gone(&gone), "{gone}");
+        }
+        for other in [refused(10057, "store is closed"), refused(10059, "no stream"), ApiError::NotReady("x".into())] {
+            assert!(!is_gone(&other), "{other}");
         }
     }
 

@@ -32,7 +32,7 @@ pub struct LimitsConfig {
     pub rpc_texts: usize,
     /// How long an online call that has no deadline may have to wait for those before it, as far as can be told when it comes. Beyond
     /// it, or if its own deadline leaves less, it is answered `overloaded` at once: a late answer helps nobody, and makes all that follow
-    /// late as well.
+    /// late as well. Whatever its deadline, it waits for no more than a minute.
     #[serde(with = "humantime_serde")]
     pub rpc_max_wait: Duration,
     /// Texts of jobs in the worker, per variant. Beyond it, no more are pulled.

@@ -1,8 +1,11 @@
 //! Results that their owner has no use for any more: removed for whoever has the key of their ids, see [`embed_schemas::removal`].
+//!
+//! A few requests are served at the same time, and some wait for that. What does not fit is answered at once, with nothing removed: whoever
+//! asks for much neither takes memory nor has others wait for all of it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use async_nats::{Message, SubscribeError, Subscriber};
+use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
 use embed_schemas::{
     Format, JobId, Slug, WireError,
@@ -10,15 +13,22 @@ use embed_schemas::{
     streams, subjects,
     wire::decode_removal,
 };
-use futures::{StreamExt, stream, stream::select};
+use futures::{
+    StreamExt,
+    stream::{self, FuturesUnordered, select},
+};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::IntakeContext;
 use crate::{jetstream::api, replies::Refused, variant::Deployment};
 
-/// Results that are removed at the same time.
-const AT_ONCE: usize = 16;
+/// Requests that are served at the same time.
+const SERVED: usize = 4;
+/// Requests that may wait: no longer than whoever asks waits for the answer.
+const MOST_WAITING: usize = 16;
+/// Results of a request that are removed at the same time.
+const AT_ONCE: usize = 8;
 /// What a request may have at most, in bytes: all ids at their longest, and what is around them.
 const MOST_BYTES: usize = 64 * 1024;
 
@@ -47,59 +57,90 @@ impl RemovalIntake {
         Ok(Self { model, context: context.clone(), subscribers })
     }
 
-    /// Removes until `stop` is cancelled, one request after the other. Whoever is not answered asks again.
+    /// Removes until `stop` is cancelled. Whoever is not answered asks again.
     pub async fn run(self, stop: CancellationToken) {
         let Self { model, context, subscribers: [of_none, of_tenants] } = self;
         let mut requests = select(of_none, of_tenants);
         let client = &context.connections.stored.client;
+        let (mut waiting, mut served) = (VecDeque::new(), FuturesUnordered::new());
         loop {
-            let request = tokio::select! {
+            while served.len() < SERVED
+                && let Some(asked) = waiting.pop_front()
+            {
+                served.push(serve(client, &model, asked));
+            }
+            tokio::select! {
                 () = stop.cancelled() => return,
-                request = requests.next() => match request {
-                    Some(request) => request,
+                Some(()) = served.next() => {}
+                request = requests.next() => match request.map(|request| Asked::read(&context, &model, request)) {
+                    Some(Ok(asked)) if waiting.len() < MOST_WAITING => waiting.push_back(asked),
+                    Some(Ok(asked)) => {
+                        let removed = Removed { left: asked.removal.ids, error: Some(BUSY.to_owned()), removed: 0 };
+                        answer(client, asked.reply, asked.format, &removed).await;
+                    }
+                    Some(Err(Some(Refusal { reply, format, error }))) => {
+                        answer(client, reply, format, &Removed { error: Some(error.message), ..Removed::default() }).await;
+                    }
+                    Some(Err(None)) => {}
                     None => return,
                 },
-            };
-            // Nobody's answer goes anywhere but to an inbox.
-            let Some(reply) = request.reply.clone() else { continue };
-            if context.publisher.replies().allow(Refused::Call, &reply).is_err() {
-                continue;
-            }
-            let (removed, format) = tokio::select! {
-                () = stop.cancelled() => return,
-                answer = answer(client, &model, &request) => answer,
-            };
-            if let Err(error) = client.publish(reply, format.encode(&removed)).await {
-                tracing::debug!(%error, "it could not be told that results are removed");
             }
         }
     }
 }
 
-async fn answer(client: &async_nats::Client, model: &Slug, request: &Message) -> (Removed, Format) {
-    let refused = |error: WireError| Removed { error: Some(error.message), ..Removed::default() };
-    if request.payload.len() > MOST_BYTES {
-        let error = WireError::invalid(format!("the request has more than {MOST_BYTES} bytes"));
-        return (refused(error), Format::Json);
-    }
-    // What is not proved, is not removed.
-    let removal = match decode_removal(&request.payload) {
-        Ok(removal) => removal,
-        Err(refusal) => return (refused(refusal.error), refusal.format),
-    };
-    let format = Format::sniff(&request.payload).unwrap_or(Format::Json);
-    let before = subjects::remove(model, None);
-    let tenant = match request.subject.strip_prefix(&before).and_then(|rest| rest.strip_prefix('.')) {
-        None => None,
-        Some(tenant) => match tenant.parse::<Slug>() {
-            Ok(tenant) => Some(tenant),
-            Err(error) => return (refused(WireError::invalid(format!("tenant: {error}"))), format),
-        },
-    };
-    (remove(client, model, tenant.as_ref(), removal).await, format)
+/// What is said to a request that does not fit.
+const BUSY: &str = "this worker has many results to remove: nothing of this was; try again later";
+
+/// A request that is to be served.
+struct Asked {
+    reply: Subject,
+    format: Format,
+    tenant: Option<Slug>,
+    removal: Removal,
 }
 
-async fn remove(client: &async_nats::Client, model: &Slug, tenant: Option<&Slug>, removal: Removal) -> Removed {
+/// A request that is not.
+struct Refusal {
+    reply: Subject,
+    format: Format,
+    error: WireError,
+}
+
+impl Asked {
+    /// Reads a request. What is not proved, is not removed. `None` if nobody is to be answered.
+    fn read(context: &IntakeContext, model: &Slug, request: Message) -> Result<Self, Option<Refusal>> {
+        // Nobody's answer goes anywhere but to an inbox.
+        let reply = request.reply.filter(|reply| context.publisher.replies().allow(Refused::Call, reply).is_ok());
+        let reply = reply.ok_or(None)?;
+        let refused = |format, error| Some(Refusal { reply: reply.clone(), format, error });
+        if request.payload.len() > MOST_BYTES {
+            let error = WireError::invalid(format!("the request has more than {MOST_BYTES} bytes"));
+            return Err(refused(Format::Json, error));
+        }
+        let removal = decode_removal(&request.payload).map_err(|refusal| refused(refusal.format, refusal.error))?;
+        let format = Format::sniff(&request.payload).unwrap_or(Format::Json);
+        let before = subjects::remove(model, None);
+        let tenant = request.subject.strip_prefix(&before).and_then(|rest| rest.strip_prefix('.'));
+        let tenant = tenant.map(str::parse::<Slug>).transpose();
+        let tenant = tenant.map_err(|error| refused(format, WireError::invalid(format!("tenant: {error}"))))?;
+        Ok(Self { reply, format, tenant, removal })
+    }
+}
+
+async fn serve(client: &Client, model: &Slug, asked: Asked) {
+    let Asked { reply, format, tenant, removal } = asked;
+    let removed = remove(client, model, tenant.as_ref(), removal).await;
+    answer(client, reply, format, &removed).await;
+}
+
+async fn answer(client: &Client, reply: Subject, format: Format, removed: &Removed) {
+    if let Err(error) = client.publish(reply, format.encode(removed)).await {
+        tracing::debug!(%error, "it could not be told what became of results to remove");
+    }
+}
+
+async fn remove(client: &Client, model: &Slug, tenant: Option<&Slug>, removal: Removal) -> Removed {
     let one = async |id: JobId| {
         let purged = purge(client, model, tenant, &id).await;
         (id, purged)
@@ -119,12 +160,7 @@ async fn remove(client: &async_nats::Client, model: &Slug, tenant: Option<&Slug>
 }
 
 /// By its subject: there is one outcome of each job.
-async fn purge(
-    client: &async_nats::Client,
-    model: &Slug,
-    tenant: Option<&Slug>,
-    id: &JobId,
-) -> Result<u64, api::ApiError> {
+async fn purge(client: &Client, model: &Slug, tenant: Option<&Slug>, id: &JobId) -> Result<u64, api::ApiError> {
     #[derive(Deserialize)]
     struct Purged {
         #[serde(default)]

@@ -28,6 +28,9 @@ const LEAST_RETRY: Duration = Duration::from_millis(10);
 /// Share of a call's deadline that may go into waiting and running, as far as can be told when it comes: the rest is for what cannot. At
 /// 0.75, one answer in forty was late under three times the load that a busy machine can take; at this, hardly any.
 const OF_DEADLINE: f64 = 0.6;
+/// Nothing waits longer than this for others, whatever its deadline says: who has more time has a job. With deadlines of years, calls would
+/// wait for as long as there is room.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Bytes are counted in these, rounded up.
 const BLOCK: usize = 1024;
 /// So many requests are in a room at a time, if they come, however long their texts are.
@@ -341,16 +344,17 @@ impl Admission {
         ))
     }
 
-    /// Admits an online call, if it can be answered in time: within `deadline` from now on, or `limits.rpc_max_wait` if the caller does
-    /// not say. A worker that has no other calls admits every one.
+    /// Admits an online call, if it can be answered in time: within `deadline` from now on, and after a minute of waiting at most, or after
+    /// `limits.rpc_max_wait` if the caller does not say. A worker that has no other calls admits every one.
     ///
     /// # Errors
     /// [`ErrorCode::Overloaded`], with a hint when it is worth trying again.
     pub fn admit_call(&self, sender: Sender, size: Size, deadline: Option<Duration>) -> Result<Permit, WireError> {
         if self.in_flight(Lane::Rpc) > 0 {
             let wait = self.rate.time_for(self.senders.before(sender, size.work()));
+            let own = self.rate.time_for(size.work());
             let (needed, allowed) = match deadline {
-                Some(deadline) => (wait + self.rate.time_for(size.work()), deadline.mul_f64(OF_DEADLINE)),
+                Some(deadline) => (wait + own, deadline.mul_f64(OF_DEADLINE).min(LONGEST_WAIT + own)),
                 None => (wait, self.rpc_max_wait),
             };
             if needed > allowed {

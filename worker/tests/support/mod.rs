@@ -16,7 +16,7 @@ use embed_schemas::{
     subjects,
     wire::decode_outcome,
 };
-use embed_testkit::{Daemon, NatsServer, PATIENCE};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -36,6 +36,20 @@ pub(crate) fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
     command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
     command.env("EMBED_REGISTRY", embed_testkit::registry());
     command
+}
+
+/// A server with its streams, and a worker on a line to it.
+pub(crate) async fn behind_a_relay(settings: &StreamSettings) -> (NatsServer, Client, Relay, Daemon) {
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    provision(&client, settings).await;
+    let relay = Relay::start(nats.address());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
+    let server = format!("nats://{}", relay.address());
+    command.args(["run", "--server", &server, "--metrics-addr", "127.0.0.1:0", "--json"]);
+    let worker = Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()));
+    worker.json_line();
+    (nats, client, relay, worker)
 }
 
 /// The stored outcome of a job, once there is one.

@@ -7,7 +7,7 @@ use embed_schemas::{
 };
 
 use super::RolloutError;
-use crate::route::{Change, OnFailure, Outcome, RouteError, Router};
+use crate::route::{Change, OnFailure, Outcome, RouteError, Router, taken_back};
 
 /// What came of an attempt to set a step's weights.
 #[derive(Debug)]
@@ -34,8 +34,11 @@ pub(super) enum Back {
 pub(super) async fn set(router: &Router, rollout: &Rollout, step: usize, revision: u64) -> Result<Set, RolloutError> {
     let (wanted, model) = (weights(rollout, rollout.percent_of(step)), &rollout.model);
     let (found, record) = router.current(model).await?;
-    // What a controller before this one has done, and did not live to tell.
-    let ours = record.is_some_and(|record| record.who == who(rollout) && holds(&record.lanes, rollout, &wanted));
+    // What was tried before, by this controller or one that did not live to tell: it holds, or was taken back since a server did not answer.
+    let ours = record.is_some_and(|record| {
+        let tried = taken_back(&record).unwrap_or(&record.lanes);
+        record.who == who(rollout) && holds(tried, rollout, &wanted)
+    });
     let note = format!("step {} of {}", step + 1, rollout.config.plan.steps.len());
     let change = Change {
         lanes: rollout.lanes.clone(),

@@ -63,6 +63,7 @@ pub use concerned::newly_mapped;
 pub use error::RouteError;
 pub use mapping::{Destination, MappingDifference, Mappings};
 pub use outcome::{Applied, Outcome};
+pub(crate) use record::taken_back;
 pub use report::{Report, ServerState, ServerView};
 pub use set::{Change, OnFailure, Plan};
 pub use settings::{DEV_FILE, RouteSettings};

@@ -12,6 +12,8 @@ use crate::times;
 
 /// How long a change may take. One that was begun longer ago has no author any more.
 const TAKES: Duration = Duration::from_secs(60);
+/// The note of a record that takes a change back.
+const TAKEN_BACK: &str = "taken back";
 
 /// Whether a change was begun, and whoever began it did not live to see the end.
 pub(super) fn is_abandoned(record: &RouteRecord, now: SystemTime) -> bool {
@@ -37,9 +39,14 @@ pub(super) fn undone(record: &RouteRecord, who: &str, why: &str) -> RouteRecord 
         state: RouteState::Applying,
         who: who.to_owned(),
         when: times::now_after([record.when.as_str()]),
-        note: None,
+        note: Some(TAKEN_BACK.to_owned()),
         problem: Some(why.to_owned()),
     }
+}
+
+/// The shares of the change that a record takes back, if it does.
+pub(crate) fn taken_back(record: &RouteRecord) -> Option<&Lanes> {
+    (record.note.as_deref() == Some(TAKEN_BACK)).then_some(&record.from)
 }
 
 /// The record that takes a wish back, and is newer: a server that was away and still has its mark must not bring it back.
@@ -149,6 +156,12 @@ mod tests {
         });
         let end = settled(&back, &seen(&back, true, false)).unwrap();
         assert_eq!((end.state, end.problem.as_deref()), (RouteState::Applied, Some("undone: no")));
+        // Nor is that forgotten where a server was down meanwhile.
+        let incomplete = settled(&back, &seen(&back, true, true)).unwrap();
+        for after in [&back, &end, &incomplete, &settled(&incomplete, &seen(&incomplete, true, false)).unwrap()] {
+            assert_eq!(taken_back(after), Some(&record(RouteState::Applying).lanes), "{after:?}");
+        }
+        assert_eq!(taken_back(&record(RouteState::Applied)), None);
     }
 
     #[test]

@@ -78,6 +78,24 @@ fn what_one_sender_has_does_not_turn_others_away() {
 }
 
 #[test]
+fn no_deadline_lets_a_call_wait_for_longer_than_a_minute() {
+    let admission = admission();
+    // Three seconds of both engines for 256 texts.
+    ran(&admission, 1, Duration::from_micros(23_438));
+    let mut held = Vec::new();
+    let refusal = loop {
+        match admission.admit_call(ONE, size(256, 256 * 8), ms(u64::MAX)) {
+            Ok(permit) => held.push(permit),
+            Err(refusal) => break refusal,
+        }
+    };
+    // There is room for half as many again.
+    assert!((20..=22).contains(&held.len()), "{}", held.len());
+    assert!(admission.has_room_for(OTHER).is_ok());
+    assert!(refusal.retry_after_ms.is_some_and(|wait| wait <= 4_000), "{refusal:?}");
+}
+
+#[test]
 fn a_call_has_a_largest_cost_and_is_told_so() {
     let limits = LimitsConfig { call_tokens: 1000, ..LimitsConfig::default() };
     let admission = Admission::new(&limits.resolved(false));
