@@ -6,6 +6,8 @@ use arrow_array::RecordBatch;
 use embed_schemas::WireError;
 use serde::{Deserialize, Serialize};
 
+use crate::known::Digest;
+
 /// How far the input has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
@@ -33,13 +35,30 @@ pub(crate) struct Row<T = String> {
     pub(crate) along: Along,
     /// The input after this row.
     pub(crate) end: Position,
+    /// What tells rows that are equal, if that is of interest.
+    pub(crate) digest: Option<Digest>,
+    /// Whether its vectors are those of an equal row.
+    pub(crate) reused: bool,
 }
 
 impl<T> Row<T> {
     /// The same row with other content.
     pub(crate) fn with<U>(self, content: impl FnOnce(Result<T, WireError>) -> Result<U, WireError>) -> Row<U> {
-        let Self { number, label, content: before, along, end } = self;
-        Row { number, label, content: content(before), along, end }
+        let Self { number, label, content: before, along, end, digest, reused } = self;
+        Row { number, label, content: content(before), along, end, digest, reused }
+    }
+
+    /// Bytes that it takes in memory without its content, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        let label = match &self.label {
+            Label::Id(id) => id.len(),
+            Label::Line(_) => 0,
+        };
+        let along = match &self.along {
+            Along::Json(json) => json.len(),
+            Along::Columns(..) | Along::Nothing => 0,
+        };
+        size_of::<Self>() + label + along
     }
 }
 
@@ -68,6 +87,17 @@ pub(crate) enum Along {
 pub(crate) enum Work {
     /// These pieces of its text are embedded; never empty.
     Embed(Vec<Piece>),
+    /// Its vectors are those of an equal row, which has them when this row is written.
+    Known,
+}
+
+/// What was done for a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Found {
+    /// It was embedded.
+    Vectors(Vec<Vector>),
+    /// As [`Work::Known`].
+    Known,
 }
 
 /// What is embedded of a text.

@@ -63,6 +63,8 @@ impl<R: BufRead> Lines<R> {
                 content: text.map_err(error),
                 along: Along::Json(along),
                 end: self.at,
+                digest: None,
+                reused: false,
             }));
         }
     }
