@@ -157,7 +157,7 @@ mod tests {
             let content = length.map(|n| "x".repeat(n)).ok_or_else(|| WireError::invalid("no"));
             let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
             let label = Label::Line(number + 1);
-            Ok(Row { number, label, content, along: Along::Nothing, end, digest: None, reused: false })
+            Ok(Row { number, label, content, along: Along::Nothing, digest: None, end, reused: false })
         })
     }
 

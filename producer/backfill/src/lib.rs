@@ -41,7 +41,7 @@ pub use input::{InputFile, Plan, ReadRow, read_rows};
 pub use output::Mark;
 pub use parameters::{Pace, Parameters, Reuse};
 pub use progress::{Progress, Summary};
-pub use row::{Position, Window};
+pub use row::{Digest, Position, Window};
 pub use run::{resume, run, status};
 pub use state::{State, state_path};
 

@@ -1,12 +1,10 @@
 //! A row on its way: where it was read, what it says, what became of it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use arrow_array::RecordBatch;
 use embed_schemas::WireError;
 use serde::{Deserialize, Serialize};
-
-use crate::known::Digest;
 
 /// How far the input has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,10 +31,10 @@ pub(crate) struct Row<T = String> {
     pub(crate) content: Result<T, WireError>,
     /// What comes along.
     pub(crate) along: Along,
+    /// What its vectors are of, if it is of use to know.
+    pub(crate) digest: Option<Digest>,
     /// The input after this row.
     pub(crate) end: Position,
-    /// What tells rows that are equal, if that is of interest.
-    pub(crate) digest: Option<Digest>,
     /// Whether its vectors are those of an equal row.
     pub(crate) reused: bool,
 }
@@ -44,8 +42,8 @@ pub(crate) struct Row<T = String> {
 impl<T> Row<T> {
     /// The same row with other content.
     pub(crate) fn with<U>(self, content: impl FnOnce(Result<T, WireError>) -> Result<U, WireError>) -> Row<U> {
-        let Self { number, label, content: before, along, end, digest, reused } = self;
-        Row { number, label, content: content(before), along, end, digest, reused }
+        let Self { number, label, content: before, along, digest, end, reused } = self;
+        Row { number, label, content: content(before), along, digest, end, reused }
     }
 
     /// Bytes that it takes in memory without its content, roughly.
@@ -59,6 +57,17 @@ impl<T> Row<T> {
             Along::Columns(..) | Along::Nothing => 0,
         };
         size_of::<Self>() + label + along
+    }
+}
+
+/// What a vector is of: the first half of the SHA-256 of a text and of all that decides what its vectors are. Rows of one digest have the
+/// same vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 16]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -62,8 +62,8 @@ impl<R: BufRead> Lines<R> {
                 label: id.map_or(Label::Line(self.at.lines), Label::Id),
                 content: text.map_err(error),
                 along: Along::Json(along),
-                end: self.at,
                 digest: None,
+                end: self.at,
                 reused: false,
             }));
         }

@@ -5,20 +5,10 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::Parameters;
+use crate::{Parameters, row::Digest};
 
 /// Bytes that SHA-256 takes at once.
 const BLOCK: usize = 64;
-
-/// The first half of a SHA-256. Of a billion different rows, two have the same once in 10^20 times.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Digest(pub(crate) [u8; 16]);
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// How texts are embedded, as far as their vectors differ by it. What is added is left out where it is as it was, so that the digests of before
 /// stay what they are.

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use embed_schemas::WireError;
 
-use super::digest::Digest;
-use crate::row::Vector;
+use crate::row::{Digest, Vector};
 
 /// In place of a place: what comes of the text is not told yet.
 const COMING: u32 = u32::MAX;

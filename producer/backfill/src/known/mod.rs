@@ -29,7 +29,7 @@ use std::{
 
 use embed_schemas::WireError;
 
-pub(crate) use self::{begin::begin, digest::Digest};
+pub(crate) use self::begin::begin;
 use self::{
     digest::Digests,
     index::{Asked, Index},
@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     Error, Parameters,
-    row::{Done, Found, Label, Row, Vector},
+    row::{Digest, Done, Found, Label, Row, Vector},
 };
 
 /// What is remembered.

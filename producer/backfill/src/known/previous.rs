@@ -4,8 +4,11 @@ use std::path::Path;
 
 use embed_schemas::Slug;
 
-use super::{digest::Digest, lines};
-use crate::{Error, Parameters, State, row::Vector};
+use super::lines;
+use crate::{
+    Error, Parameters, State,
+    row::{Digest, Vector},
+};
 
 /// A row of a previous output.
 #[derive(Debug, Clone, PartialEq)]
