@@ -1,17 +1,24 @@
 //! Rows in groups, each of which fits into one message. Which rows form a group depends on nothing but the rows and the
 //! limits, so that a resumed run makes the same groups under the same ids.
 
+use std::sync::Arc;
+
 use embed_client::{MessageBudget, text_bytes};
 use embed_schemas::{ErrorCode, WireError};
 use tokio::sync::mpsc;
 
 use crate::{
     Error,
+    known::Known,
     row::{Piece, Position, Row, Work},
 };
 
 /// Groups that are read before they are asked for.
 const READ_AHEAD: usize = 2;
+/// Rows of a group that need not be embedded: its vectors are in memory at once when it is written.
+const KNOWN_ROWS: usize = 2048;
+/// What such rows may take.
+const KNOWN_BYTES: usize = 1 << 20;
 
 /// A group of rows; never empty.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,13 +42,15 @@ impl Chunk {
 pub(crate) struct Chunks<I> {
     rows: I,
     budget: MessageBudget,
+    /// What need not be embedded.
+    known: Option<Arc<Known>>,
     /// A row that did not fit into the group before.
     held: Option<Row<Work>>,
 }
 
 impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
-    pub(crate) const fn new(rows: I, budget: MessageBudget) -> Self {
-        Self { rows, budget, held: None }
+    pub(crate) const fn new(rows: I, budget: MessageBudget, known: Option<Arc<Known>>) -> Self {
+        Self { rows, budget, known, held: None }
     }
 
     /// The next row, and what is to be done for it.
@@ -49,13 +58,23 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
         let Some(row) = self.rows.next().transpose()? else { return Ok(None) };
         let MessageBudget { bytes: room, max_payload, .. } = self.budget;
         let line = row.end.lines;
-        Ok(Some(row.with(|text| {
-            let pieces = vec![Piece { text: text?, window: None }];
+        let mut digest = None;
+        let row = row.with(|text| {
+            let text = text?;
+            if let Some(known) = &self.known {
+                let (of_text, is_known) = known.ask(&text);
+                digest = Some(of_text);
+                if is_known {
+                    return Ok(Work::Known);
+                }
+            }
+            let pieces = vec![Piece { text, window: None }];
             match pieces.iter().map(|piece| text_bytes(&piece.text)).max() {
                 Some(size) if size > room => Err(too_large(line, size, max_payload)),
                 _ => Ok(Work::Embed(pieces)),
             }
-        })))
+        });
+        Ok(Some(Row { digest, ..row }))
     }
 }
 
@@ -65,7 +84,8 @@ impl<I: Iterator<Item = Result<Row, Error>>> Iterator for Chunks<I> {
     fn next(&mut self) -> Option<Self::Item> {
         let mut rows = Vec::new();
         let (mut texts, mut bytes) = (0, 0);
-        while rows.len() < self.budget.texts {
+        let (mut known_rows, mut known_bytes) = (0, 0);
+        while rows.len() - known_rows < self.budget.texts && known_rows < KNOWN_ROWS && known_bytes < KNOWN_BYTES {
             let row = match self.held.take() {
                 Some(row) => row,
                 None => match self.planned().transpose() {
@@ -81,6 +101,10 @@ impl<I: Iterator<Item = Result<Row, Error>>> Iterator for Chunks<I> {
             }
             texts += more_texts;
             bytes += more_bytes;
+            if row.content == Ok(Work::Known) {
+                known_rows += 1;
+                known_bytes += row.weight();
+            }
             rows.push(row);
         }
         (!rows.is_empty()).then_some(Ok(Chunk { rows }))
@@ -91,7 +115,7 @@ impl<I: Iterator<Item = Result<Row, Error>>> Iterator for Chunks<I> {
 fn cost(row: &Row<Work>) -> (usize, usize) {
     match &row.content {
         Ok(Work::Embed(pieces)) => (pieces.len(), pieces.iter().map(|piece| text_bytes(&piece.text)).sum()),
-        Err(_) => (0, 0),
+        Ok(Work::Known) | Err(_) => (0, 0),
     }
 }
 
@@ -124,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::row::{Along, Label};
+    use crate::row::{Along, Found, Label};
 
     /// A row for each of them: a text of so many letters, or a bad row.
     fn rows(lengths: &[Option<usize>], from: u64) -> impl Iterator<Item = Result<Row, Error>> {
@@ -132,13 +156,45 @@ mod tests {
         lengths.map(|(length, number)| {
             let content = length.map(|n| "x".repeat(n)).ok_or_else(|| WireError::invalid("no"));
             let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
-            Ok(Row { number, label: Label::Line(number + 1), content, along: Along::Nothing, end })
+            let label = Label::Line(number + 1);
+            Ok(Row { number, label, content, along: Along::Nothing, digest: None, end, reused: false })
         })
     }
 
     fn chunks(lengths: &[Option<usize>], from: u64, texts: usize, bytes: usize) -> Vec<Chunk> {
         let budget = MessageBudget { texts, bytes, max_payload: bytes };
-        Chunks::new(rows(lengths, from), budget).map(Result::unwrap).collect()
+        Chunks::new(rows(lengths, from), budget, None).map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn rows_that_are_known_cost_no_message_and_are_bounded() {
+        let known = Known::empty(&crate::tests::parameters());
+        let budget = MessageBudget { texts: 2, bytes: 1000, max_payload: 1000 };
+        let mut lengths = vec![Some(0); 2 * KNOWN_ROWS];
+        lengths.extend([Some(1), Some(2), None, Some(1), Some(3)]);
+        let chunks = Chunks::new(rows(&lengths, 0), budget, Some(Arc::new(known)));
+        let chunks: Vec<Chunk> = chunks.map(Result::unwrap).collect();
+        let sizes = |chunk: &Chunk| {
+            let embed = chunk.rows.iter().filter(|row| matches!(row.content, Ok(Work::Embed(_)))).count();
+            (chunk.rows.len(), embed)
+        };
+        let (all, one) = (KNOWN_ROWS + 1, KNOWN_ROWS - 1);
+        assert_eq!(chunks.iter().map(sizes).collect::<Vec<_>>(), [(all, 1), (one + 2, 2), (3, 1)]);
+        let last = &chunks[2].rows;
+        assert_eq!([last[0].digest.is_some(), last[1].digest.is_some()], [false, true]);
+        assert_eq!(last[1].content, Ok(Work::Known));
+    }
+
+    #[test]
+    fn a_text_that_is_refused_is_known_for_what_it_is() {
+        let known = Arc::new(Known::empty(&crate::tests::parameters()));
+        let budget = MessageBudget { texts: 64, bytes: 20, max_payload: 20 };
+        let chunks = Chunks::new(rows(&[Some(50), Some(50)], 0), budget, Some(known.clone()));
+        let chunk = chunks.map(Result::unwrap).next().unwrap();
+        let found = chunk.rows.into_iter().map(|row| row.with(|work| work.map(|_| Found::Known)));
+        let done = known.resolve(found.collect()).unwrap();
+        assert_eq!(done[0].content, done[1].content);
+        assert_eq!(done[1].content.clone().unwrap_err().code, ErrorCode::PayloadTooLarge);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) async fn drive(
         trouble: Mutex::new(None),
     });
     let rows = state.plan.rows(&parameters, state.done)?;
-    let chunks = chunk::read(Chunks::new(rows, budget));
+    let chunks = chunk::read(Chunks::new(rows, budget, books.known.clone()));
     let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
     let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let go_on = books.can_go_on();

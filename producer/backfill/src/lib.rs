@@ -9,6 +9,7 @@
 //! | `parameters` | what a backfill does, and how it is run |
 //! | `input` | files -> rows, with their position |
 //! | `row` | a row on its way |
+//! | `known` | rows that need not be embedded |
 //! | `chunk` | rows -> groups that fit into one message |
 //! | `queue` | groups -> their vectors |
 //! | `output` | vectors -> where they are wanted |
@@ -24,6 +25,7 @@ mod driver;
 mod error;
 mod failures;
 mod input;
+mod known;
 mod output;
 mod parameters;
 mod progress;
@@ -37,9 +39,9 @@ pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{InputFile, Plan, ReadRow, read_rows};
 pub use output::Mark;
-pub use parameters::{Pace, Parameters};
+pub use parameters::{Pace, Parameters, Reuse};
 pub use progress::{Progress, Summary};
-pub use row::{Position, Window};
+pub use row::{Digest, Position, Window};
 pub use run::{resume, run, status};
 pub use state::{State, state_path};
 
@@ -61,6 +63,7 @@ mod tests {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk: 64,
+            reuse: crate::Reuse::default(),
         }
     }
 }

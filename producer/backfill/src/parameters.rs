@@ -36,6 +36,19 @@ pub struct Parameters {
     pub keep: Vec<String>,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
+    /// Which rows need not be embedded.
+    #[serde(default)]
+    pub reuse: Reuse,
+}
+
+/// Which rows need not be embedded, since an equal one has been.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reuse {
+    /// Those whose text has come before. Not so where nothing is said of it: states of before have groups with all rows in them.
+    pub equal: bool,
+    /// Those that a previous output has: the output of a finished backfill.
+    pub previous: Option<String>,
 }
 
 impl Parameters {

@@ -14,6 +14,8 @@ pub struct Progress {
     pub rows: u64,
     /// Rows written by this run.
     pub rows_now: u64,
+    /// Of all rows written, those whose vector is that of an equal row.
+    pub reused: u64,
     /// Of all rows written, those that have an error instead of a vector.
     pub failed: u64,
     /// Bytes of the input that are done.
@@ -35,8 +37,12 @@ pub struct Summary {
     pub finished: bool,
     /// Rows read.
     pub rows: u64,
-    /// Rows that have a vector.
+    /// Rows that were embedded.
     pub stored: u64,
+    /// Rows whose vector is that of an equal row.
+    pub reused: u64,
+    /// Ids of the previous output that are gone, if there is one and that is known.
+    pub removed: Option<u64>,
     /// Rows that have an error.
     pub failed: u64,
     /// Why they have it.

@@ -1,6 +1,6 @@
 //! A row on its way: where it was read, what it says, what became of it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use arrow_array::RecordBatch;
 use embed_schemas::WireError;
@@ -31,15 +31,43 @@ pub(crate) struct Row<T = String> {
     pub(crate) content: Result<T, WireError>,
     /// What comes along.
     pub(crate) along: Along,
+    /// What its vectors are of, if it is of use to know.
+    pub(crate) digest: Option<Digest>,
     /// The input after this row.
     pub(crate) end: Position,
+    /// Whether its vectors are those of an equal row.
+    pub(crate) reused: bool,
 }
 
 impl<T> Row<T> {
     /// The same row with other content.
     pub(crate) fn with<U>(self, content: impl FnOnce(Result<T, WireError>) -> Result<U, WireError>) -> Row<U> {
-        let Self { number, label, content: before, along, end } = self;
-        Row { number, label, content: content(before), along, end }
+        let Self { number, label, content: before, along, digest, end, reused } = self;
+        Row { number, label, content: content(before), along, digest, end, reused }
+    }
+
+    /// Bytes that it takes in memory without its content, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        let label = match &self.label {
+            Label::Id(id) => id.len(),
+            Label::Line(_) => 0,
+        };
+        let along = match &self.along {
+            Along::Json(json) => json.len(),
+            Along::Columns(..) | Along::Nothing => 0,
+        };
+        size_of::<Self>() + label + along
+    }
+}
+
+/// What a vector is of: the first half of the SHA-256 of a text and of all that decides what its vectors are. Rows of one digest have the
+/// same vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 16]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -68,6 +96,17 @@ pub(crate) enum Along {
 pub(crate) enum Work {
     /// These pieces of its text are embedded; never empty.
     Embed(Vec<Piece>),
+    /// Its vectors are those of an equal row, which has them when this row is written.
+    Known,
+}
+
+/// What was done for a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Found {
+    /// It was embedded.
+    Vectors(Vec<Vector>),
+    /// As [`Work::Known`].
+    Known,
 }
 
 /// What is embedded of a text.

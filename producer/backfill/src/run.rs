@@ -8,6 +8,7 @@ use embed_schemas::removal::RemovalKey;
 use crate::{
     Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
     input::{Fields, is_stream},
+    known,
     output::{LinesFile, Output},
     state_path,
     writer::Books,
@@ -35,18 +36,22 @@ pub async fn run(
     }
     let plan = Plan::make(&parameters).await?;
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
-    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
-    let opened = if is_stream(&output.to_string_lossy()) {
+    let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
+    let to_stream = is_stream(&output.to_string_lossy());
+    if !to_stream {
+        refuse_forgetting(output, force)?;
+    }
+    let known = known::begin(client, &mut state, output).await?;
+    let opened = if to_stream {
         LinesFile::stream()?
     } else {
-        refuse_forgetting(output, force)?;
         let mut file = LinesFile::create(output, force)?;
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
         file.cut(0)?;
         file
     };
-    let books = Books::new(client, state, output, Output::Lines(opened), pace);
+    let books = Books::new(client, state, output, Output::Lines(opened), known, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
 }
 
@@ -87,7 +92,7 @@ pub async fn resume(
     status(output)?;
     let mut file = LinesFile::reopen(output)?;
     // Read again behind the lock: another run may have gone on meanwhile.
-    let state = status(output)?;
+    let mut state = status(output)?;
     if state.finished {
         return Ok(state.summary(output, 0, Duration::ZERO, 0));
     }
@@ -99,7 +104,8 @@ pub async fn resume(
     }
     state.plan.check().await?;
     file.cut(state.mark.bytes)?;
-    let books = Books::new(client, state, output, Output::Lines(file), pace);
+    let known = known::begin(client, &mut state, output).await?;
+    let books = Books::new(client, state, output, Output::Lines(file), known, pace);
     driver::drive(client, books, pace, true, shutdown, on_progress).await
 }
 

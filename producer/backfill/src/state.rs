@@ -40,8 +40,17 @@ pub struct State {
     pub done: Position,
     /// What of the output belongs to `done`. What comes after is written again.
     pub mark: Mark,
-    /// Rows that have a vector.
+    /// Rows that were embedded.
     pub stored: u64,
+    /// Rows whose vector is that of an equal row.
+    #[serde(default)]
+    pub reused: u64,
+    /// Ids of the previous output that have come again.
+    #[serde(default)]
+    pub came_again: u64,
+    /// Ids of the previous output that are gone, once the whole input is done.
+    #[serde(default)]
+    pub removed: Option<u64>,
     /// Rows that have an error.
     pub failed: u64,
     /// Why they have it.
@@ -78,6 +87,9 @@ impl State {
             done: Position::default(),
             mark: Mark::default(),
             stored: 0,
+            reused: 0,
+            came_again: 0,
+            removed: None,
             failed: 0,
             failures: Failures::new(),
             finished: false,
@@ -133,6 +145,19 @@ impl State {
         write().map_err(Error::file(&path))
     }
 
+    /// Makes sure that every row that was read has come to something.
+    pub(crate) fn check_counts(&self) -> Result<(), Error> {
+        let Self { stored, reused, failed, .. } = *self;
+        let read = self.done.rows;
+        if stored + reused + failed == read {
+            return Ok(());
+        }
+        Err(Error::Backfill(format!(
+            "{read} rows were read, and {stored} stored, {reused} reused and {failed} failed: rows are missing, or came twice. Begin anew \
+             with --force"
+        )))
+    }
+
     /// `results_left`: results of written rows that are still in their stream.
     pub(crate) fn summary(&self, output: &Path, rows_now: u64, elapsed: Duration, results_left: u64) -> Summary {
         let seconds = elapsed.as_secs_f64();
@@ -144,6 +169,8 @@ impl State {
             finished: self.finished,
             rows: self.done.rows,
             stored: self.stored,
+            reused: self.reused,
+            removed: self.removed,
             failed: self.failed,
             failures: self.failures.clone(),
             results_left,
@@ -207,6 +234,19 @@ mod tests {
     fn a_space_that_is_asked_for_holds_from_the_first_row() {
         let parameters = Parameters { space: Some("s".into()), ..parameters() };
         assert_eq!(State::new(key(), parameters, Plan::default()).space.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn rows_that_are_missing_are_noticed() {
+        let state = |stored, reused, failed, rows| {
+            let done = Position { rows, ..Position::default() };
+            State { stored, reused, failed, done, ..state() }
+        };
+        state(4, 2, 1, 7).check_counts().unwrap();
+        for wrong in [state(4, 2, 1, 8), state(4, 2, 1, 6)] {
+            let error = wrong.check_counts().unwrap_err().to_string();
+            assert!(error.contains("4 stored, 2 reused and 1 failed"), "{error}");
+        }
     }
 
     #[test]

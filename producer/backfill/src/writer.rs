@@ -1,6 +1,9 @@
 //! Takes groups of rows in order, writes them, records what is durable, and has the results removed that are no longer needed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use embed_client::Client;
 use embed_schemas::JobId;
@@ -11,9 +14,10 @@ use tokio::{
 
 use crate::{
     Error, Failures, Pace, Position, Progress, State, Summary, failures,
+    known::Known,
     output::Output,
     queue::{Finished, Purger},
-    row::Done,
+    row::{Done, Found, Row},
 };
 
 /// How often progress is recorded, at most.
@@ -25,6 +29,8 @@ pub(crate) struct Books {
     pub(crate) state: State,
     path: PathBuf,
     output: Output,
+    /// What need not be embedded.
+    pub(crate) known: Option<Arc<Known>>,
     /// What is written and perhaps not durable yet.
     written: Written,
     recorded: Instant,
@@ -40,6 +46,8 @@ struct Written {
     /// The input after them; `None` if there are none.
     end: Option<Position>,
     stored: u64,
+    reused: u64,
+    came_again: u64,
     failed: u64,
     failures: Failures,
     ids: Vec<JobId>,
@@ -48,6 +56,7 @@ struct Written {
 impl Written {
     fn count(&mut self, row: &Done) {
         match &row.content {
+            Ok(_) if row.reused => self.reused += 1,
             Ok(_) => self.stored += 1,
             Err(error) => {
                 self.failed += 1;
@@ -59,12 +68,20 @@ impl Written {
 
 impl Books {
     /// Of a backfill that begins, or goes on from its state.
-    pub(crate) fn new(client: &Client, state: State, path: &Path, output: Output, pace: &Pace) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        state: State,
+        path: &Path,
+        output: Output,
+        known: Option<Arc<Known>>,
+        pace: &Pace,
+    ) -> Self {
         let now = Instant::now();
         let rows_before = state.done.rows;
         let progress = Progress {
             rows: rows_before,
             rows_now: 0,
+            reused: state.reused,
             failed: state.failed,
             input_bytes: state.plan.bytes_before(state.done),
             input_size: state.plan.bytes(),
@@ -75,6 +92,7 @@ impl Books {
             state,
             path: path.to_owned(),
             output,
+            known,
             written: Written::default(),
             recorded: now,
             started: now,
@@ -133,11 +151,29 @@ impl Books {
                 }
             }
         }
-        self.output.write(&group.rows).await?;
-        group.rows.iter().for_each(|row| self.written.count(row));
+        let rows = self.resolved(group.rows).await?;
+        self.output.write(&rows).await?;
+        for row in &rows {
+            self.written.count(row);
+            self.written.came_again += u64::from(self.known.as_ref().is_some_and(|known| known.came_again(&row.label)));
+        }
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
         Ok(())
+    }
+
+    /// Rows with the vectors of those that were not embedded.
+    async fn resolved(&self, rows: Vec<Row<Found>>) -> Result<Vec<Done>, Error> {
+        let Some(known) = self.known.clone() else {
+            let embedded = |found| match found {
+                Found::Vectors(vectors) => vectors,
+                Found::Known => unreachable!("nothing is known"),
+            };
+            return Ok(rows.into_iter().map(|row| row.with(|found| found.map(embedded))).collect());
+        };
+        // It may take long: a file is read.
+        let resolved = tokio::task::spawn_blocking(move || known.resolve(rows)).await;
+        resolved.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
     }
 
     /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs.
@@ -146,10 +182,12 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { stored, failed, failures, ids, .. } = std::mem::take(&mut self.written);
+        let Written { end: _, stored, reused, came_again, failed, failures, ids } = std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
+        self.state.reused += reused;
+        self.state.came_again += came_again;
         self.state.failed += failed;
         failures::add(&mut self.state.failures, failures);
         self.save()?;
@@ -169,6 +207,7 @@ impl Books {
         self.progress.send_replace(Progress {
             rows: done.rows,
             rows_now: done.rows - self.rows_before,
+            reused: self.state.reused + self.written.reused,
             failed: self.state.failed + self.written.failed,
             input_bytes: self.state.plan.bytes_before(done),
             input_size: self.state.plan.bytes(),
@@ -179,6 +218,9 @@ impl Books {
     /// The end of a run. `finished`: the whole input is done.
     pub(crate) async fn close(mut self, finished: bool) -> Result<Summary, Error> {
         if finished {
+            self.state.check_counts()?;
+            let before = self.known.as_ref().and_then(|known| known.ids_before());
+            self.state.removed = before.map(|before| before.saturating_sub(self.state.came_again));
             self.output.finish(&self.state).await?;
             self.state.finished = true;
         }

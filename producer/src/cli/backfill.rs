@@ -1,5 +1,7 @@
 //! `embed backfill`
 
+pub(crate) mod reuse;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
@@ -49,6 +51,8 @@ pub(crate) struct BackfillRunArgs {
     /// Rows in one job
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub(crate) chunk: u16,
+    #[command(flatten)]
+    pub(crate) reuse: reuse::ReuseArgs,
     /// Overwrite OUTPUT if it exists
     #[arg(long)]
     pub(crate) force: bool,

@@ -41,6 +41,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 id_field: args.id_field,
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
+                reuse: args.reuse.into(),
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;
@@ -92,9 +93,13 @@ fn pace(args: &PaceArgs) -> Pace {
 }
 
 fn describe(summary: &Summary, can_go_on: bool) -> String {
-    let Summary { rows, stored, failed, failures, seconds, rows_per_second, finished, output, .. } = summary;
-    let output = output.display();
-    let numbers = format!("{rows} rows, {stored} stored, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s");
+    let Summary { rows, stored, reused, removed, failed, failures, seconds, rows_per_second, .. } = summary;
+    let (finished, output) = (summary.finished, summary.output.display());
+    let reused = reused_rows(*reused);
+    let removed = removed.map(|removed| format!(", {removed} removed")).unwrap_or_default();
+    let numbers = format!(
+        "{rows} rows, {stored} stored{reused}{removed}, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s"
+    );
     let reasons = reasons(failures);
     match (finished, can_go_on) {
         (true, _) => format!("{output}: {numbers}{reasons}"),
@@ -103,6 +108,11 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
         }
         (false, false) => format!("{output}: stopped after {numbers}{reasons}"),
     }
+}
+
+/// Where there are none, nothing is said of them.
+fn reused_rows(reused: u64) -> String {
+    if reused == 0 { String::new() } else { format!(", {reused} reused") }
 }
 
 /// Why rows have no vector: a line for each code, with the first rows below it.
@@ -129,7 +139,7 @@ fn status(state: &State, json: bool) -> anyhow::Result<Status> {
         print::json_line(&State { removal_key: None, ..state.clone() })?;
         return Ok(Status::Done);
     }
-    let State { id, parameters, plan, stored, failed, failures, finished, .. } = state;
+    let State { id, parameters, plan, stored, reused, failed, failures, finished, .. } = state;
     let (done, bytes) = (state.done, plan.bytes_before(state.done));
     let of = match plan.bytes() {
         None => format!("{bytes} bytes"),
@@ -137,12 +147,13 @@ fn status(state: &State, json: bool) -> anyhow::Result<Status> {
         Some(size) => format!("{bytes} of {size} bytes, {} %", bytes * 100 / size),
     };
     print::line(format_args!(
-        "backfill {id}: {}\n  input    {} ({of})\n  model    {}{}\n  rows     {} done, {stored} stored, {failed} failed{}",
+        "backfill {id}: {}\n  input    {} ({of})\n  model    {}{}\n  rows     {} done, {stored} stored{}, {failed} failed{}",
         if *finished { "finished" } else { "unfinished" },
         parameters.inputs.join(", "),
         parameters.model,
         parameters.variant.as_ref().map(|v| format!(", variant {v}")).unwrap_or_default(),
         done.rows,
+        reused_rows(*reused),
         reasons(failures),
     ))?;
     Ok(Status::Done)
@@ -167,8 +178,12 @@ impl Meter {
 
     fn show(&mut self, progress: &Progress) {
         let seconds = progress.elapsed.as_secs_f64().max(0.001);
-        let Progress { rows, failed, input_bytes, input_size, .. } = *progress;
-        let message = format!("{rows} rows, {failed} failed, {:.0} rows/s", progress.rows_now as f64 / seconds);
+        let Progress { rows, reused, failed, input_bytes, input_size, .. } = *progress;
+        let message = format!(
+            "{rows} rows{}, {failed} failed, {:.0} rows/s",
+            reused_rows(reused),
+            progress.rows_now as f64 / seconds
+        );
         match self {
             Self::Bar(bar) => {
                 if let (None, Some(size)) = (bar.length(), input_size) {

@@ -70,6 +70,8 @@ mod tests {
             content: Err(WireError::new(ErrorCode::TextTooLong, "no")),
             along: Along::Json(along.into()),
             end: Position::default(),
+            digest: None,
+            reused: false,
         };
         let mut out = Vec::new();
         write(&mut out, &row(Label::Id("1e400".into()), ""));

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     Error,
     chunk::Chunk,
-    row::{Done, Position, Vector, Work},
+    row::{Found, Position, Row, Vector, Work},
 };
 use embed_client::{Backoff, Client, MessageBudget, RESULT_BYTES, part_id, text_bytes};
 
@@ -53,7 +53,7 @@ pub(crate) struct Jobs {
 /// A group that is done.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) rows: Vec<Done>,
+    pub(crate) rows: Vec<Row<Found>>,
     /// The input after it.
     pub(crate) end: Position,
     /// The embedding spaces of its vectors; more than one only if the model changed meanwhile.
@@ -102,8 +102,11 @@ impl Jobs {
     fn messages(&self, chunk: &mut Chunk) -> Vec<Vec<String>> {
         let mut messages: Vec<Vec<String>> = Vec::new();
         let mut room = 0;
-        let pieces = chunk.rows.iter_mut().filter_map(|row| row.content.as_mut().ok());
-        for piece in pieces.flat_map(|Work::Embed(pieces)| pieces) {
+        let pieces = chunk.rows.iter_mut().filter_map(|row| match &mut row.content {
+            Ok(Work::Embed(pieces)) => Some(pieces),
+            Ok(Work::Known) | Err(_) => None,
+        });
+        for piece in pieces.flatten() {
             let text = std::mem::take(&mut piece.text);
             let bytes = text_bytes(&text);
             match messages.last_mut() {
@@ -189,13 +192,15 @@ fn finish(chunk: Chunk, answer: Answer) -> Finished {
         Some((Part::Failed(_, error), _)) => Err(error.clone()),
         None => unreachable!("the parts of a job cover its texts"),
     };
-    let mut done = |work: Work| {
-        let Work::Embed(pieces) = work;
-        // All of them are taken, so that the next row finds its own.
-        let vectors: Vec<_> = pieces.iter().map(|piece| vector(piece.window)).collect();
-        vectors.into_iter().collect()
+    let mut done = |work: Work| match work {
+        Work::Embed(pieces) => {
+            // All of them are taken, so that the next row finds its own.
+            let vectors: Vec<_> = pieces.iter().map(|piece| vector(piece.window)).collect();
+            vectors.into_iter().collect::<Result<_, _>>().map(Found::Vectors)
+        }
+        Work::Known => Ok(Found::Known),
     };
-    let rows: Vec<Done> = chunk.rows.into_iter().map(|row| row.with(|work| done(work?))).collect();
+    let rows: Vec<Row<Found>> = chunk.rows.into_iter().map(|row| row.with(|work| done(work?))).collect();
     let mut finished = Finished { rows, end, spaces: Vec::new(), ids, bytes: 0 };
     for part in &parts {
         finished.bytes += RESULT_BYTES;
@@ -210,6 +215,10 @@ fn finish(chunk: Chunk, answer: Answer) -> Finished {
 }
 
 /// Bytes that a row takes in memory, roughly.
-fn size(row: &Done) -> usize {
-    row.content.iter().flatten().map(|vector| size_of_val(&*vector.values)).sum::<usize>() + size_of::<Done>()
+fn size(row: &Row<Found>) -> usize {
+    let vectors: &[Vector] = match &row.content {
+        Ok(Found::Vectors(vectors)) => vectors,
+        Ok(Found::Known) | Err(_) => &[],
+    };
+    vectors.iter().map(|vector| size_of_val(&*vector.values)).sum::<usize>() + row.weight()
 }
