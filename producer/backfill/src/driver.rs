@@ -69,13 +69,21 @@ pub(crate) async fn drive(
     let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
     let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let go_on = books.can_go_on();
+    let (asked, ending) = (books.asked(), books.ending());
+    let stop = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = asked => {}
+        }
+    };
     let mut progress = books.progress();
     let (groups, received) = mpsc::channel(HANDED_OVER);
     let writer = AbortOnDropHandle::new(tokio::spawn(books.write_all(received)));
     let run = Run { jobs: &jobs, groups: &groups, pace, output: go_on.as_deref() };
-    let end = run.work(chunks, ahead, shutdown, || on_progress(&progress.borrow_and_update())).await;
+    let end = run.work(chunks, ahead, stop, || on_progress(&progress.borrow_and_update())).await;
     // Whatever the end is, what is done is kept.
     drop(groups);
+    ending.cancel();
     let (books, written) = writer.await.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?;
     on_progress(&progress.borrow_and_update());
     let finished = written.is_ok() && matches!(end, Ok(true));

@@ -51,6 +51,12 @@ pub struct State {
     pub space: Option<String>,
     /// Whether the whole input is done.
     pub finished: bool,
+    /// Whether it was ended for good before.
+    #[serde(default)]
+    pub cancelled: bool,
+    /// How often it was saved: of two states of one backfill, the later has more.
+    #[serde(default)]
+    pub saves: u64,
 }
 
 /// `OUT.backfill.json`
@@ -81,6 +87,8 @@ impl State {
             failed: 0,
             failures: Failures::new(),
             finished: false,
+            cancelled: false,
+            saves: 0,
         }
     }
 
@@ -98,7 +106,11 @@ impl State {
 
     /// Reads a state, that of an earlier version too. The error says what is wrong.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
-        let state: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        Self::from_value(serde_json::from_slice(bytes).map_err(|error| error.to_string())?)
+    }
+
+    /// The same, of JSON that has been read.
+    pub(crate) fn from_value(state: Value) -> Result<Self, String> {
         let format = state.get("format").and_then(Value::as_u64).and_then(|format| u32::try_from(format).ok());
         match format {
             Some(FORMAT) => serde_json::from_value(state),
@@ -139,6 +151,7 @@ impl State {
             id: self.id.clone(),
             output: output.to_owned(),
             finished: self.finished,
+            asked: None,
             rows: self.done.rows,
             stored: self.stored,
             failed: self.failed,
