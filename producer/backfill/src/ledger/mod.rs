@@ -32,3 +32,6 @@ pub use find::{Known, KnownEntry, look};
 pub(crate) use keeper::{Keeper, Patience};
 pub(crate) use open::{Target, forget, open};
 pub use wishes::{Asked, Listed, cancel, list, pause, remove_old};
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,10 @@ pub(super) async fn run(args: &NameArgs, connect: &ConnectSettings, json: bool) 
                 _ => beside,
             }
         }
-        Err(_) => backfill::look(Some(&Client::connect(connect).await?), &args.name).await?,
+        Err(unknown) => match Client::connect(connect).await {
+            Ok(client) => backfill::look(Some(&client), &args.name).await?,
+            Err(_) => return Err(unknown.into()),
+        },
     };
     if json {
         print::json_line(&as_json(known)?)?;
