@@ -3,10 +3,7 @@
 use std::{
     path::Path,
     process::{Child, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +15,7 @@ use embed_schemas::{EmbedRequest, streams::StreamSettings};
 use serde_json::{Value, json};
 
 use crate::support::{
-    PATIENCE, Server,
+    Server,
     command::{embed as command, stderr, stdout},
     files::{Files, assert_complete, pace, rows},
     model_m, stored, until,
@@ -140,20 +137,16 @@ async fn a_backfill_is_paused_and_gone_on_with_from_elsewhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_backfill_leaves_no_results_and_does_not_go_on() {
     let server = Server::start();
-    let open = Arc::new(AtomicBool::new(false));
     let client = server.provisioned().await;
-    // The first job is held up: the results of others wait in their stream.
-    let answer = {
-        let open = open.clone();
-        move |r: &EmbedRequest| (open.load(Ordering::SeqCst) || !r.texts[0].starts_with("row 10 ")).then(|| embed(r))
-    };
+    // One job is held up: the results of all after it wait in their stream.
+    let answer = |r: &EmbedRequest| (!r.texts[0].starts_with("row 10 ")).then(|| embed(r));
     let _worker = Worker::jobs(&server.client().await, 1, Arc::new(answer));
     for somebody_runs_it in [true, false] {
         let files = Files::new(300);
         let paced = Pace { window: 8, ..pace() };
         let run = files.run(&client, 1, &paced);
         let waiting = async {
-            until("results wait", async || stored(&client, "EMBED_RESULTS_m").await >= 20).await;
+            until("results wait", async || stored(&client, "EMBED_RESULTS_m").await == 289).await;
             recorded(&client, 1).await;
         };
         if somebody_runs_it {
@@ -197,7 +190,7 @@ async fn who_runs_it_elsewhere_keeps_others_out_until_the_lease_is_over() {
     let server = Server::start();
     let (client, worker) = slow(&server).await;
     let files = Files::new(300);
-    let paced = Pace { lease: Duration::from_secs(4), ..pace() };
+    let paced = Pace { lease: Duration::from_secs(8), ..pace() };
     tokio::select! {
         end = files.run(&client, 1, &paced) => panic!("it ended: {end:?}"),
         () = async {
@@ -261,5 +254,4 @@ async fn without_the_bucket_what_stands_beside_the_output_has_to_do() {
     assert_eq!(only(&client).await.phase, Phase::Finished);
     let other = backfill::look(Some(&client), Path::new("/nothing.jsonl")).await.unwrap_err().to_string();
     assert!(other.contains("there is no backfill into /nothing.jsonl"), "{other}");
-    assert!(tokio::time::timeout(PATIENCE, backfill::cancel(&client, &files.output, &pace())).await.unwrap().is_err());
 }
