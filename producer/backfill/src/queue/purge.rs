@@ -33,7 +33,7 @@ const UNASKED: Duration = Duration::from_secs(60);
 /// A server that has answered no removal for so long is not choosing a leader: it is not asked, or may not be.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Rows after what is done, of which results may be stored when a backfill is ended early: some of those windows of jobs that fit into memory.
+/// Rows after those that are done, whose results are removed when a backfill is cancelled: as a rule, more than are under way.
 const PERHAPS: u64 = 16_384;
 
 /// The jobs that may have a result although nothing of them is written.
