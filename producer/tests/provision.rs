@@ -11,12 +11,13 @@ async fn applying_twice_changes_nothing() {
     let client = server.client().await;
     let settings = StreamSettings::default();
     let missing = check(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 11, "{missing:?}");
+    assert!(missing.iter().all(|d| d.to_string().ends_with("missing")) && missing.len() == 12, "{missing:?}");
     let made = apply(client.nats(), &[model_m()], &settings).await.unwrap();
     let names = [
         "KV_embed_models",
         "KV_embed_routes",
         "KV_embed_rollouts",
+        "KV_embed_backfills",
         "EMBED_STATS",
         "EMBED_m",
         "EMBED_RESULTS_m",
@@ -28,7 +29,7 @@ async fn applying_twice_changes_nothing() {
     ];
     assert_eq!(made.created, names);
     let again = apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 11), "{again:?}");
+    assert_eq!((again.created.len(), again.updated.len(), again.unchanged.len()), (0, 0, 12), "{again:?}");
     assert_eq!(check(client.nats(), &[model_m()], &settings).await.unwrap(), []);
 }
 

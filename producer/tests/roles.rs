@@ -64,6 +64,10 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
 
     backfill(&server, "kept.jsonl", &["--keep-results"]);
     backfill(&server, "removed.jsonl", &[]);
+    let listed = server.json("backfill", "backfill list");
+    assert_eq!((listed.len(), &listed[0]["phase"]), (2, &json!("finished")), "{listed:?}");
+    server.run("backfill", &format!("backfill status {}", listed[0]["id"].as_str().unwrap()));
+    server.run("backfill", "backfill list --purge");
 
     // Who looks after jobs: one that failed, and one that waits for a variant that nobody serves.
     server.embed("producer", &["publish", "--wait", "--id", "bad", "--prompt", "none", "x"]).output().unwrap();

@@ -177,6 +177,8 @@ async fn those_who_operate_do_nothing_of_what_others_are_for() {
             Role::Worker,
             &[
                 "$KV.embed_models.m.x",
+                "$KV.embed_backfills.x",
+                "$JS.API.STREAM.MSG.GET.KV_embed_backfills",
                 "$JS.API.STREAM.PURGE.EMBED_m",
                 "$JS.API.STREAM.DELETE.EMBED_m",
                 "embed.job.m",

@@ -230,6 +230,9 @@ fn stream(name: String, description: String, subjects: Vec<String>, settings: &S
 /// Key-value bucket of rollouts: under a model's slug the last one, under `<model>.<id>.…` what its verdicts rest on.
 pub const ROLLOUTS_BUCKET: &str = "embed_rollouts";
 
+/// Key-value bucket of backfills: under a backfill's id its state, who runs it, and what is wanted of it.
+pub const BACKFILLS_BUCKET: &str = "embed_backfills";
+
 /// The stream that keeps what workers publish of each window for a day, so that a rollout misses nothing while its controller is
 /// away.
 pub const STATS_STREAM: &str = "EMBED_STATS";
@@ -254,6 +257,12 @@ pub fn buckets(settings: &StreamSettings) -> Vec<StreamSpec> {
         bucket(MODELS_BUCKET, "Variants that workers are to serve", 5, settings),
         bucket(ROUTES_BUCKET, "How traffic is split between the variants of a model, and who changed it", 64, settings),
         bucket(ROLLOUTS_BUCKET, "Rollouts: how far they have come, and what their verdicts rest on", 1, settings),
+        bucket(
+            BACKFILLS_BUCKET,
+            "Backfills: how far they have come, who runs them, and what is wanted of them",
+            1,
+            settings,
+        ),
     ]
 }
 

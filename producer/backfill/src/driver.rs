@@ -69,10 +69,21 @@ pub(crate) async fn drive(
     let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
     let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let go_on = books.can_go_on();
+    let (asked, ending) = (books.asked(), books.ending());
+    let stop = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = asked => {}
+        }
+    };
     let mut progress = books.progress();
     let (groups, received) = mpsc::channel(HANDED_OVER);
     let run = Run { jobs: &jobs, groups, pace, output: go_on.as_deref() };
-    let work = run.work(chunks, ahead, shutdown, || on_progress(&progress.borrow_and_update()));
+    let work = async {
+        let end = run.work(chunks, ahead, stop, || on_progress(&progress.borrow_and_update())).await;
+        ending.cancel();
+        end
+    };
     // Side by side and no task of its own: a run that is dropped has let go of its output by then. Whatever the end is, what is done is kept.
     let (end, (books, written)) = tokio::join!(work, books.write_all(received));
     on_progress(&progress.borrow_and_update());

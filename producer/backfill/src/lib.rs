@@ -16,6 +16,7 @@
 //! | `writer` | takes groups in order, and records what is durable |
 //! | `driver` | the loop over all of it |
 //! | `state` | what is recorded of a backfill |
+//! | `ledger` | the same in the bucket: who runs it, and what is wanted of it |
 //! | `failures` | why rows have no vector, for the summary |
 //! | `progress` | how far it is, how it ended |
 //! | `run` | begun, resumed, looked at |
@@ -26,6 +27,7 @@ mod error;
 mod failures;
 mod input;
 mod known;
+mod ledger;
 mod output;
 mod parameters;
 mod progress;
@@ -38,6 +40,7 @@ mod writer;
 pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{InputFile, Plan, ReadRow, read_rows};
+pub use ledger::{Asked, Known, KnownEntry, Listed, Live, Phase, Runner, Wish, cancel, list, look, pause, remove_old};
 pub use output::Mark;
 pub use parameters::{Pace, Parameters, Reuse};
 pub use progress::{Progress, Summary};

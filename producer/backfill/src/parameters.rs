@@ -78,6 +78,8 @@ pub struct Pace {
     pub ahead_bytes: usize,
     /// Leave results in their stream after they are written, until they expire.
     pub keep_results: bool,
+    /// For how long a run that was last heard of may still write: then another may take over. It is renewed six times within.
+    pub lease: Duration,
 }
 
 impl Default for Pace {
@@ -88,6 +90,7 @@ impl Default for Pace {
             missing_after: Duration::from_secs(10),
             ahead_bytes: 64 << 20,
             keep_results: false,
+            lease: Duration::from_secs(30),
         }
     }
 }

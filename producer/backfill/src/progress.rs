@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use embed_schemas::JobId;
 use serde::Serialize;
 
-use crate::Failures;
+use crate::{Failures, Wish};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub struct Summary {
     pub output: PathBuf,
     /// Whether the whole input is done. If not, the run was asked to stop.
     pub finished: bool,
+    /// What somebody wanted of the run from elsewhere, if that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Wish>,
     /// Rows read.
     pub rows: u64,
     /// Rows that were embedded.

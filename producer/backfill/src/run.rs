@@ -3,12 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use embed_client::Client;
-use embed_schemas::removal::RemovalKey;
+use embed_schemas::{JobId, removal::RemovalKey};
 
 use crate::{
-    Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
+    Error, Pace, Parameters, Plan, Progress, State, Summary, Wish, driver,
     input::{Fields, is_stream},
     known,
+    ledger::{self, Target},
     output::{LinesFile, Output},
     state_path,
     writer::Books,
@@ -38,20 +39,25 @@ pub async fn run(
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
     let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
     let to_stream = is_stream(&output.to_string_lossy());
-    if !to_stream {
-        refuse_forgetting(output, force)?;
-    }
+    let before = if to_stream { None } else { refuse_forgetting(output, force)? };
     let known = known::begin(client, &mut state, output).await?;
+    let mut keeper = None;
     let opened = if to_stream {
         LinesFile::stream()?
     } else {
         let mut file = LinesFile::create(output, force)?;
+        if state.plan.can_be_read_again() {
+            keeper = ledger::open(client, &state, &Target::local(output), Wish::Run, force, pace.lease).await?;
+        }
+        if let (Some(before), true) = (before, keeper.is_some()) {
+            ledger::forget(client, &before).await;
+        }
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
         file.cut(0)?;
         file
     };
-    let books = Books::new(client, state, output, Output::Lines(opened), known, pace);
+    let books = Books::new(client, state, output, Output::Lines(opened), known, keeper, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
 }
 
@@ -64,11 +70,15 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn refuse_forgetting(output: &Path, force: bool) -> Result<(), Error> {
-    let state = if force { None } else { State::find(output)? };
-    let Some(state) = state else { return Ok(()) };
+/// The backfill that is overwritten, if it can be told.
+fn refuse_forgetting(output: &Path, force: bool) -> Result<Option<JobId>, Error> {
+    if force {
+        return Ok(State::find(output).ok().flatten().map(|state| state.id));
+    }
+    let Some(state) = State::find(output)? else { return Ok(None) };
     let output = output.display();
     Err(Error::Backfill(match (state.finished, state.plan.can_be_read_again()) {
+        _ if state.cancelled => format!("{output} is the output of a cancelled backfill: pass --force to overwrite it"),
         (true, _) => format!("{output} is the output of a finished backfill: pass --force to overwrite it"),
         (false, true) => format!(
             "a backfill into {output} is unfinished: go on with `embed backfill resume {output}`, or pass --force to begin anew"
@@ -77,24 +87,33 @@ fn refuse_forgetting(output: &Path, force: bool) -> Result<(), Error> {
     }))
 }
 
-/// Goes on with a backfill that was stopped. One that is finished is left as it is.
+/// Goes on with a backfill that was stopped, known by its output or its id. One that is finished is left as it is.
 ///
 /// # Errors
 /// [`Error::Backfill`] if there is nothing to resume, or if input or output are not as they were left; and as [`run`].
 pub async fn resume(
     client: &Client,
-    output: &Path,
+    name: &Path,
     pace: &Pace,
     shutdown: impl Future<Output = ()>,
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
     // What is not there at all is no file that cannot be opened.
-    status(output)?;
-    let mut file = LinesFile::reopen(output)?;
+    let recorded = ledger::recorded(client, name, |_| true).await?;
+    let output = recorded.path();
+    let mut file = LinesFile::reopen(&output)?;
     // Read again behind the lock: another run may have gone on meanwhile.
-    let mut state = status(output)?;
+    let bytes = file.length()?;
+    let mut state = ledger::recorded(client, name, |mark| mark.bytes <= bytes).await?.state;
+    let output = output.as_path();
     if state.finished {
         return Ok(state.summary(output, 0, Duration::ZERO, 0));
+    }
+    if state.cancelled {
+        return Err(Error::Backfill(format!(
+            "the backfill into {} was cancelled: begin anew with `embed backfill run --force`",
+            output.display()
+        )));
     }
     if !state.plan.can_be_read_again() {
         return Err(Error::Backfill(format!(
@@ -103,9 +122,10 @@ pub async fn resume(
         )));
     }
     state.plan.check().await?;
+    let keeper = ledger::open(client, &state, &Target::local(output), Wish::Run, false, pace.lease).await?;
     file.cut(state.mark.bytes)?;
     let known = known::begin(client, &mut state, output).await?;
-    let books = Books::new(client, state, output, Output::Lines(file), known, pace);
+    let books = Books::new(client, state, output, Output::Lines(file), known, keeper, pace);
     driver::drive(client, books, pace, true, shutdown, on_progress).await
 }
 

@@ -60,6 +60,12 @@ pub struct State {
     pub space: Option<String>,
     /// Whether the whole input is done.
     pub finished: bool,
+    /// Whether it was ended for good before.
+    #[serde(default)]
+    pub cancelled: bool,
+    /// How often it was saved: of two states of one backfill, the later has more.
+    #[serde(default)]
+    pub saves: u64,
 }
 
 /// `OUT.backfill.json`
@@ -93,6 +99,8 @@ impl State {
             failed: 0,
             failures: Failures::new(),
             finished: false,
+            cancelled: false,
+            saves: 0,
         }
     }
 
@@ -113,7 +121,11 @@ impl State {
     /// # Errors
     /// What is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let state: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        Self::from_value(serde_json::from_slice(bytes).map_err(|error| error.to_string())?)
+    }
+
+    /// The same, of JSON that has been read.
+    pub(crate) fn from_value(state: Value) -> Result<Self, String> {
         let format = state.get("format").and_then(Value::as_u64).and_then(|format| u32::try_from(format).ok());
         match format {
             Some(FORMAT) => serde_json::from_value(state),
@@ -167,6 +179,7 @@ impl State {
             id: self.id.clone(),
             output: output.to_owned(),
             finished: self.finished,
+            asked: None,
             rows: self.done.rows,
             stored: self.stored,
             reused: self.reused,

@@ -11,12 +11,14 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Failures, Pace, Position, Progress, State, Summary, failures,
+    Error, Failures, Pace, Position, Progress, State, Summary, Wish, failures,
     known::Known,
+    ledger::{Keeper, Live, Patience},
     output::Output,
-    queue::{Finished, Purger},
+    queue::{Finished, Purger, perhaps_stored},
     row::{Done, Found, Row},
 };
 
@@ -38,6 +40,9 @@ pub(crate) struct Books {
     started: Instant,
     rows_before: u64,
     progress: watch::Sender<Progress>,
+    /// The run's place in the bucket, if it has one.
+    keeper: Option<Keeper>,
+    patience: Patience,
 }
 
 /// Rows that are written and not yet recorded.
@@ -74,6 +79,7 @@ impl Books {
         path: &Path,
         output: Output,
         known: Option<Arc<Known>>,
+        keeper: Option<Keeper>,
         pace: &Pace,
     ) -> Self {
         let now = Instant::now();
@@ -98,12 +104,38 @@ impl Books {
             started: now,
             rows_before,
             progress: watch::Sender::new(progress),
+            keeper,
+            patience: Patience { running: pace.stall_timeout, ending: CancellationToken::new() },
         }
     }
 
     /// How far it is.
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Ends when somebody wants the run to stop, or has taken over.
+    pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
+        let asked = self.keeper.as_ref().map(Keeper::asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Is to be cancelled when the run is over.
+    pub(crate) fn ending(&self) -> CancellationToken {
+        self.patience.ending.clone()
+    }
+
+    /// Waits until this run may write.
+    async fn may_write(&self) -> Result<(), Error> {
+        match &self.keeper {
+            Some(keeper) => keeper.may_write(&self.patience).await,
+            None => Ok(()),
+        }
     }
 
     /// Where a run can go on, if it can.
@@ -152,6 +184,7 @@ impl Books {
             }
         }
         let rows = self.resolved(group.rows).await?;
+        self.may_write().await?;
         self.output.write(&rows).await?;
         for row in &rows {
             self.written.count(row);
@@ -179,6 +212,7 @@ impl Books {
     /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs.
     async fn record(&mut self, now: bool) -> Result<(), Error> {
         let Some(end) = self.written.end else { return Ok(()) };
+        self.may_write().await?;
         if !self.output.settle(now).await? {
             return Ok(());
         }
@@ -190,21 +224,33 @@ impl Books {
         self.state.came_again += came_again;
         self.state.failed += failed;
         failures::add(&mut self.state.failures, failures);
-        self.save()?;
+        self.save().await?;
         if let Some(purger) = &self.purger {
             purger.remove(ids);
         }
         Ok(())
     }
 
-    fn save(&mut self) -> Result<(), Error> {
+    async fn save(&mut self) -> Result<(), Error> {
         self.recorded = Instant::now();
-        if self.output.can_go_on() { self.state.save(&self.path) } else { Ok(()) }
+        self.state.saves += 1;
+        if self.output.can_go_on() {
+            self.may_write().await?;
+            self.state.save(&self.path)?;
+        }
+        match &self.keeper {
+            Some(keeper) => keeper.save(&self.state, Live::of(&self.now()), &self.patience).await,
+            None => Ok(()),
+        }
     }
 
     fn tell(&self) {
+        self.progress.send_replace(self.now());
+    }
+
+    fn now(&self) -> Progress {
         let done = self.written.end.unwrap_or(self.state.done);
-        self.progress.send_replace(Progress {
+        Progress {
             rows: done.rows,
             rows_now: done.rows - self.rows_before,
             reused: self.state.reused + self.written.reused,
@@ -212,24 +258,32 @@ impl Books {
             input_bytes: self.state.plan.bytes_before(done),
             input_size: self.state.plan.bytes(),
             elapsed: self.started.elapsed(),
-        });
+        }
     }
 
     /// The end of a run. `finished`: the whole input is done.
     pub(crate) async fn close(mut self, finished: bool) -> Result<Summary, Error> {
+        let asked = self.keeper.as_ref().map(Keeper::wish).filter(|wish| !finished && *wish != Wish::Run);
         if finished {
+            self.may_write().await?;
             self.state.check_counts()?;
             let before = self.known.as_ref().and_then(|known| known.ids_before());
             self.state.removed = before.map(|before| before.saturating_sub(self.state.came_again));
             self.output.finish(&self.state).await?;
             self.state.finished = true;
         }
-        self.save()?;
+        self.state.cancelled = asked == Some(Wish::Cancel);
+        self.save().await?;
         let results_left = match self.purger.take() {
-            Some(purger) => purger.finish(finished).await,
+            Some(purger) if self.state.cancelled => purger.finish(true, perhaps_stored(&self.state)).await,
+            Some(purger) => purger.finish(finished, Vec::new()).await,
             None => 0,
         };
-        let rows_now = self.state.done.rows - self.rows_before;
-        Ok(self.state.summary(&self.path, rows_now, self.started.elapsed(), results_left))
+        let progress = self.now();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.close(&self.state, Live::of(&progress)).await;
+        }
+        let summary = self.state.summary(&self.path, progress.rows_now, progress.elapsed, results_left);
+        Ok(Summary { asked, ..summary })
     }
 }

@@ -17,7 +17,7 @@ use embed_client::nats::{
     refusal, request,
 };
 
-use crate::{Error, ready};
+use crate::{Error, ready, times};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the bucket may be without a leader, as after the death of the server that was it.
@@ -35,17 +35,32 @@ pub(crate) struct Stored {
     pub(crate) sequence: u64,
     /// Empty if it marks a deletion.
     pub(crate) payload: Vec<u8>,
+    /// When it was stored, by the server's clock: Unix time in milliseconds. 0 if it does not say.
+    pub(crate) at_ms: u64,
+}
+
+/// An entry as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<T> {
+    /// The key's last revision.
+    pub revision: u64,
+    /// When that was written, by the server's clock: Unix time in milliseconds.
+    pub at_ms: u64,
+    /// `None` if it was removed.
+    pub value: Option<T>,
 }
 
 /// A bucket.
 #[derive(Debug, Clone)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     client: Client,
     name: &'static str,
 }
 
 impl Bucket {
-    pub(crate) const fn new(client: Client, name: &'static str) -> Self {
+    /// A bucket of this name.
+    #[must_use]
+    pub const fn new(client: Client, name: &'static str) -> Self {
         Self { client, name }
     }
 
@@ -53,7 +68,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`Error::NoBucket`], [`Error::Nats`], [`Error::Rejected`].
-    pub(crate) async fn keys(&self, filter: &str) -> Result<Vec<String>, Error> {
+    pub async fn keys(&self, filter: &str) -> Result<Vec<String>, Error> {
         let filter = json!({"subjects_filter": self.subject(filter)});
         let stream = streams::bucket_stream(self.name);
         let info = call(&self.client, "STREAM.INFO", &stream, &filter).await;
@@ -68,9 +83,28 @@ impl Bucket {
     ///
     /// # Errors
     /// As [`Bucket::keys`]; [`Error::BadAnswer`] for an entry that cannot be read.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<(u64, Option<T>), Error> {
-        let found = self.read(&json!({"last_by_subj": self.subject(key)})).await?;
-        Ok(found.unwrap_or((0, None)))
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<(u64, Option<T>), Error> {
+        let found = self.find(key).await?;
+        Ok(found.map_or((0, None), |found| (found.revision, found.value)))
+    }
+
+    /// The same, with the time at which it was written. `None` if there never was an entry.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn find<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, Error> {
+        self.read(&json!({"last_by_subj": self.subject(key)})).await
+    }
+
+    /// The server's clock: Unix time in milliseconds. That of this machine if an old server does not say.
+    ///
+    /// # Errors
+    /// As [`Bucket::keys`].
+    pub async fn now_ms(&self) -> Result<u64, Error> {
+        let info = call(&self.client, "STREAM.INFO", &streams::bucket_stream(self.name), &Value::Null).await;
+        let info = info.map_err(|error| self.named(error))?.unwrap_or_default();
+        let server = info["ts"].as_str().and_then(times::parse_ms);
+        Ok(server.unwrap_or_else(times::now_ms))
     }
 
     /// The first revision of a key from this one on, `None` past the last.
@@ -82,7 +116,8 @@ impl Bucket {
         key: &str,
         from: u64,
     ) -> Result<Option<(u64, Option<T>)>, Error> {
-        self.read(&json!({"seq": from, "next_by_subj": self.subject(key)})).await
+        let found = self.read(&json!({"seq": from, "next_by_subj": self.subject(key)})).await?;
+        Ok(found.map(|found| (found.revision, found.value)))
     }
 
     /// Writes an entry, if `after` is given only while it is still the key's last revision (0: there is none). Returns the new
@@ -90,12 +125,7 @@ impl Bucket {
     ///
     /// # Errors
     /// If it cannot be written, also within the time that it may take to find another leader.
-    pub(crate) async fn put(
-        &self,
-        key: &str,
-        value: &impl Serialize,
-        after: Option<u64>,
-    ) -> Result<Option<u64>, Error> {
+    pub async fn put(&self, key: &str, value: &impl Serialize, after: Option<u64>) -> Result<Option<u64>, Error> {
         let payload = serde_json::to_vec(value);
         let payload = payload.map_err(|error| Error::nats(format!("cannot write {key} to {}", self.name), error))?;
         self.write(key, HeaderMap::new(), payload, after).await
@@ -105,7 +135,7 @@ impl Bucket {
     ///
     /// # Errors
     /// As [`Bucket::put`].
-    pub(crate) async fn delete(&self, key: &str, after: u64) -> Result<bool, Error> {
+    pub async fn delete(&self, key: &str, after: u64) -> Result<bool, Error> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
         Ok(self.write(key, headers, Vec::new(), Some(after)).await?.is_some())
@@ -175,15 +205,16 @@ impl Bucket {
         call(&self.client, "STREAM.PURGE", &stream, &filter).await.map(drop).map_err(|error| self.named(error))
     }
 
-    async fn read<T: DeserializeOwned>(&self, query: &Value) -> Result<Option<(u64, Option<T>)>, Error> {
+    async fn read<T: DeserializeOwned>(&self, query: &Value) -> Result<Option<Found<T>>, Error> {
         let found = message(&self.client, &streams::bucket_stream(self.name), query).await;
-        let Some(Stored { sequence, payload }) = found.map_err(|error| self.named(error))? else { return Ok(None) };
+        let found = found.map_err(|error| self.named(error))?;
+        let Some(Stored { sequence, payload, at_ms }) = found else { return Ok(None) };
         if payload.is_empty() {
-            return Ok(Some((sequence, None)));
+            return Ok(Some(Found { revision: sequence, at_ms, value: None }));
         }
         let value = serde_json::from_slice(&payload)
             .map_err(|error| Error::bad_answer(format!("{}, revision {sequence}", self.name), error))?;
-        Ok(Some((sequence, Some(value))))
+        Ok(Some(Found { revision: sequence, at_ms, value: Some(value) }))
     }
 
     fn named(&self, error: Error) -> Error {
@@ -208,7 +239,8 @@ pub(crate) async fn message(client: &Client, stream: &str, query: &Value) -> Res
     let sequence = message["seq"].as_u64().unwrap_or_default();
     let payload = BASE64.decode(message["data"].as_str().unwrap_or_default().as_bytes());
     let broken = |error: data_encoding::DecodeError| Error::bad_answer(stream, error);
-    Ok(Some(Stored { sequence, payload: payload.map_err(broken)? }))
+    let at_ms = message["time"].as_str().and_then(times::parse_ms).unwrap_or_default();
+    Ok(Some(Stored { sequence, payload: payload.map_err(broken)?, at_ms }))
 }
 
 /// Calls JetStream about a stream. `None` if there is no such message.

@@ -4,6 +4,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`permissions`] | who may do what on a NATS server |
+//! | [`bucket`] | a key-value bucket, whose entries are changed only by whoever has seen the last of them |
 //! | [`registry`] | which models a registry holds |
 //! | [`provision`] | makes streams, consumers and buckets, or compares them |
 //! | [`models`] | which variants workers are to serve, and whether they do |
@@ -15,7 +16,7 @@
 //!
 //! The binary `embed` is a thin shell over this library and `embed-client`.
 
-mod bucket;
+pub mod bucket;
 pub mod dead;
 pub mod error;
 pub mod jobs;

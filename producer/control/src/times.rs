@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 /// Now, RFC 3339, in UTC, with milliseconds.
 #[must_use]
 pub fn now() -> String {
@@ -18,6 +20,18 @@ pub(crate) fn now_after<'a>(others: impl IntoIterator<Item = &'a str>) -> String
 /// The moment that a record names, if it can be read.
 pub(crate) fn parse(when: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(when).ok()
+}
+
+/// A server's timestamp as Unix time in milliseconds, if it can be read.
+pub(crate) fn parse_ms(when: &str) -> Option<u64> {
+    let nanoseconds = OffsetDateTime::parse(when, &Rfc3339).ok()?.unix_timestamp_nanos();
+    u64::try_from(nanoseconds / 1_000_000).ok()
+}
+
+/// Now, by this machine's clock: Unix time in milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

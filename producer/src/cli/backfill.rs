@@ -1,5 +1,6 @@
 //! `embed backfill`
 
+pub(crate) mod ledger;
 pub(crate) mod reuse;
 
 use std::{path::PathBuf, time::Duration};
@@ -14,13 +15,16 @@ use super::{ModelArgs, parse_duration, parse_tenant};
 pub(crate) enum BackfillCommand {
     /// Embed every row of the INPUTs into OUTPUT
     Run(Box<BackfillRunArgs>),
-    /// Go on with a backfill that was stopped
+    /// Go on with a backfill that was stopped, on this machine or another
     Resume(BackfillResumeArgs),
+    /// Show the backfills that the server's bucket knows: who runs them, and how far they are
+    List(ledger::ListArgs),
     /// Show how far a backfill is
-    Status {
-        /// The output of the backfill
-        output: PathBuf,
-    },
+    Status(ledger::NameArgs),
+    /// Have whoever runs a backfill keep what is done and end, so that it can go on later, anywhere
+    Pause(ledger::NameArgs),
+    /// End a backfill for good, whoever runs it: what is written stays, and results that are left are removed
+    Cancel(ledger::NameArgs),
 }
 
 #[derive(Debug, Args)]
@@ -62,8 +66,8 @@ pub(crate) struct BackfillRunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BackfillResumeArgs {
-    /// The output of the backfill
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) name: ledger::NameArgs,
     #[command(flatten)]
     pub(crate) pace: PaceArgs,
 }

@@ -71,6 +71,11 @@ impl LinesFile {
         Ok(())
     }
 
+    /// Bytes that are in it now.
+    pub(crate) fn length(&self) -> Result<u64, Error> {
+        self.file.get_ref().metadata().map(|metadata| metadata.len()).map_err(Error::file(&self.path))
+    }
+
     /// Whether it is standard output.
     pub(crate) const fn is_stream(&self) -> bool {
         self.is_stream

@@ -14,4 +14,4 @@ mod purge;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use job::{Finished, Jobs};
-pub(crate) use purge::Purger;
+pub(crate) use purge::{Purger, perhaps_stored};

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use embed_client::{Client, Error, nats::api};
+use embed_client::{Client, Error, nats::api, part_id};
 
 use crate::State;
 
@@ -32,6 +32,15 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 const UNASKED: Duration = Duration::from_secs(60);
 /// A server that has answered no removal for so long is not choosing a leader: it is not asked, or may not be.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Rows after those that are done, whose results are removed when a backfill is cancelled: as a rule, more than are under way.
+const PERHAPS: u64 = 16_384;
+
+/// The jobs that may have a result although nothing of them is written.
+pub(crate) fn perhaps_stored(state: &State) -> Vec<JobId> {
+    let rows = state.done.rows..state.done.rows + PERHAPS;
+    rows.filter_map(|row| part_id(&state.id, row).ok()).collect()
+}
 
 /// Removes results behind the driver's back.
 #[derive(Debug)]
@@ -81,15 +90,16 @@ impl Purger {
     }
 
     /// Waits for the removals, a bounded time. If the backfill is over, nothing of it is to stay: what a worker has stored again since, or a
-    /// server brought back, is removed as well. Returns how many results are left, as far as that is known.
-    pub(crate) async fn finish(self, over: bool) -> u64 {
+    /// server brought back, is removed as well. Returns how many results are left, as far as that is known. `perhaps`: jobs whose
+    /// results are removed, if there are any, where it cannot be listed what there is.
+    pub(crate) async fn finish(self, over: bool, perhaps: Vec<JobId>) -> u64 {
         drop(self.ids);
         let mut remover = match tokio::time::timeout(LAST_TIMEOUT, self.task).await {
             Ok(Ok(remover)) => remover,
             // What it would have removed is found again, now or at the end of a resumed run.
             _ => self.fresh,
         };
-        remover.sweep(over).await;
+        remover.sweep(over, perhaps).await;
         remover.left.len() as u64
     }
 }
@@ -238,15 +248,21 @@ impl Remover {
     }
 
     /// The last attempt for what is left; for all that there is of the backfill if it is over.
-    async fn sweep(&mut self, over: bool) {
+    async fn sweep(&mut self, over: bool, perhaps: Vec<JobId>) {
         let deadline = Instant::now() + LAST_TIMEOUT;
         let mut ids = std::mem::take(&mut self.left);
+        let mut listed = false;
         if over {
             match tokio::time::timeout_at(deadline, self.stored()).await {
-                Ok(Ok(stored)) => ids = stored,
+                Ok(Ok(stored)) => (ids, listed) = (stored, true),
                 Ok(Err(error)) => tracing::debug!(%error, "cannot look for results that are left"),
                 Err(_) => tracing::debug!("no time to look for results that are left"),
             }
+        }
+        if !listed && !perhaps.is_empty() {
+            self.remove(perhaps, Some(deadline)).await;
+            // Nothing says that they were there.
+            self.left.clear();
         }
         self.remove(ids, Some(deadline)).await;
         // A leader may have changed, or a few were not answered: there is time.

@@ -91,6 +91,10 @@ impl List<'_> {
                 self.producer(&[Lane::Bulk]);
                 let tenant = self.scope.tenant.clone();
                 self.each(|list, model| list.publish(subjects::remove(model, tenant.as_ref())));
+                // Its entries hold the keys of everybody's: none of a tenant's business.
+                if tenant.is_none() {
+                    self.change_bucket(streams::BACKFILLS_BUCKET);
+                }
             }
             Role::Gateway => {
                 self.caller();
@@ -280,7 +284,8 @@ impl List<'_> {
 
     /// `embed init`.
     fn init(&mut self) {
-        let buckets = [serving::MODELS_BUCKET, ROUTES_BUCKET, streams::ROLLOUTS_BUCKET].map(streams::bucket_stream);
+        let buckets = [serving::MODELS_BUCKET, ROUTES_BUCKET, streams::ROLLOUTS_BUCKET, streams::BACKFILLS_BUCKET];
+        let buckets = buckets.map(streams::bucket_stream);
         let shared = [streams::FORMER_DEAD_STREAM, streams::ATTEMPTS_STREAM, streams::STATS_STREAM].map(str::to_owned);
         for stream in buckets.into_iter().chain(shared) {
             self.define(&stream);

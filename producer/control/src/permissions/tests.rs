@@ -62,6 +62,8 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("$KV.embed_models.m.fp32", &[Role::Models, Role::Operator]),
     ("$KV.embed_routes.m", &[Role::Routes, Role::Rollouts, Role::Operator]),
     ("$KV.embed_rollouts.m", &[Role::Rollouts, Role::Operator]),
+    ("$KV.embed_backfills.id", &[Role::Backfill, Role::Operator]),
+    ("$JS.API.STREAM.MSG.GET.KV_embed_backfills", &[Role::Backfill, Role::Operator]),
     ("embed.control.refresh", &[Role::Models, Role::Operator]),
     ("embed.control.shadow", &[Role::Rollouts, Role::Operator]),
     ("$SYS.REQ.SERVER.X.RELOAD", &[Role::RoutesSys]),
@@ -143,6 +145,8 @@ fn every_program_may_do_what_it_is_for() {
         "embed.job.m._.b",
         "embed.remove.m",
         "embed.remove.m.b",
+        "$KV.embed_backfills.id",
+        "$JS.API.STREAM.MSG.GET.KV_embed_backfills",
         result,
         &result.replace("m.id", "m.b.id"),
     ] {

@@ -12,9 +12,9 @@ use std::{
 use async_nats::Client;
 use embed_schemas::streams::STATS_STREAM;
 use serde_json::json;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::milliseconds;
+pub(super) use crate::times::parse_ms;
 use crate::{Error, bucket};
 
 /// This machine's clock, corrected by what the server says. Clones are corrected together.
@@ -73,12 +73,6 @@ impl ServerTime {
         }
         self.now_ms()
     }
-}
-
-/// A timestamp of the server's as Unix time in milliseconds.
-pub(super) fn parse_ms(text: &str) -> Option<u64> {
-    let nanoseconds = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
-    u64::try_from(nanoseconds / 1_000_000).ok()
 }
 
 /// The stream is made by `embed init`, as a bucket is.

@@ -1,12 +1,16 @@
 //! `embed backfill`
 
+mod list;
+mod status;
+mod wishes;
+
 use std::{
     io::{IsTerminal, Write},
     path::Path,
     time::Duration,
 };
 
-use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, State, Summary};
+use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, Summary, Wish};
 use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,7 +29,10 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
     let from_stream =
         matches!(&command, BackfillCommand::Run(args) if args.inputs.iter().any(|input| is_stream(Path::new(input))));
     let summary = match command {
-        BackfillCommand::Status { output } => return status(&backfill::status(&output)?, json),
+        BackfillCommand::List(args) => return list::run(&args, connect, json).await,
+        BackfillCommand::Status(args) => return status::run(&args, connect, json).await,
+        BackfillCommand::Pause(args) => return wishes::pause(&args, connect, json).await,
+        BackfillCommand::Cancel(args) => return wishes::cancel(&args, connect, json).await,
         BackfillCommand::Run(args) => {
             let args = *args;
             let parameters = Parameters {
@@ -50,13 +57,13 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 .await
         }
         BackfillCommand::Resume(args) => {
-            let state = backfill::status(&args.output)?;
             let client = Client::connect(connect).await?;
-            if !state.finished {
+            let state = backfill::look(Some(&client), &args.name.name).await?.state;
+            if !state.finished && !state.cancelled {
                 check_served(&client, &state.parameters, &args.pace).await?;
             }
             let progress = |progress: &Progress| meter.show(progress);
-            backfill::resume(&client, &args.output, &pace(&args.pace), asked_to_stop(), progress).await
+            backfill::resume(&client, &args.name.name, &pace(&args.pace), asked_to_stop(), progress).await
         }
     };
     meter.end();
@@ -93,7 +100,7 @@ fn pace(args: &PaceArgs) -> Pace {
 }
 
 fn describe(summary: &Summary, can_go_on: bool) -> String {
-    let Summary { rows, stored, reused, removed, failed, failures, seconds, rows_per_second, .. } = summary;
+    let Summary { rows, stored, reused, removed, failed, failures, seconds, rows_per_second, asked, id, .. } = summary;
     let (finished, output) = (summary.finished, summary.output.display());
     let reused = reused_rows(*reused);
     let removed = removed.map(|removed| format!(", {removed} removed")).unwrap_or_default();
@@ -102,6 +109,12 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
     );
     let reasons = reasons(failures);
     match (finished, can_go_on) {
+        _ if *asked == Some(Wish::Cancel) => format!("{output}: cancelled after {numbers}{reasons}"),
+        (false, true) if *asked == Some(Wish::Pause) => {
+            format!(
+                "{output}: paused after {numbers}. Go on with `embed backfill resume {output}`, or from elsewhere {id}{reasons}"
+            )
+        }
         (true, _) => format!("{output}: {numbers}{reasons}"),
         (false, true) => {
             format!("{output}: stopped after {numbers}. Go on with `embed backfill resume {output}`{reasons}")
@@ -131,32 +144,6 @@ fn reasons(failures: &Failures) -> String {
         }
     }
     text
-}
-
-fn status(state: &State, json: bool) -> anyhow::Result<Status> {
-    if json {
-        // A secret: whoever has it can remove the results.
-        print::json_line(&State { removal_key: None, ..state.clone() })?;
-        return Ok(Status::Done);
-    }
-    let State { id, parameters, plan, stored, reused, failed, failures, finished, .. } = state;
-    let (done, bytes) = (state.done, plan.bytes_before(state.done));
-    let of = match plan.bytes() {
-        None => format!("{bytes} bytes"),
-        Some(0) => "0 bytes, 100 %".to_owned(),
-        Some(size) => format!("{bytes} of {size} bytes, {} %", bytes * 100 / size),
-    };
-    print::line(format_args!(
-        "backfill {id}: {}\n  input    {} ({of})\n  model    {}{}\n  rows     {} done, {stored} stored{}, {failed} failed{}",
-        if *finished { "finished" } else { "unfinished" },
-        parameters.inputs.join(", "),
-        parameters.model,
-        parameters.variant.as_ref().map(|v| format!(", variant {v}")).unwrap_or_default(),
-        done.rows,
-        reused_rows(*reused),
-        reasons(failures),
-    ))?;
-    Ok(Status::Done)
 }
 
 /// Progress on standard error: a bar on a terminal, else a line every few seconds.
