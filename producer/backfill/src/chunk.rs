@@ -132,7 +132,7 @@ mod tests {
         lengths.map(|(length, number)| {
             let content = length.map(|n| "x".repeat(n)).ok_or_else(|| WireError::invalid("no"));
             let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
-            Ok(Row { number, label: Label::Line(number + 1), content, along: Along::Nothing, end })
+            Ok(Row { number, label: Label::Line(number + 1), content, along: Along::Nothing, digest: None, end })
         })
     }
 

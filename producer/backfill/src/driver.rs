@@ -36,7 +36,7 @@ const HANDED_OVER: usize = 4;
 /// Runs a backfill on from its state.
 pub(crate) async fn drive(
     client: &Client,
-    books: Books,
+    mut books: Books,
     pace: &Pace,
     resumed: bool,
     shutdown: impl Future<Output = ()>,
@@ -66,7 +66,9 @@ pub(crate) async fn drive(
     });
     let rows = state.plan.rows(&parameters, state.done)?;
     let chunks = chunk::read(Chunks::new(rows, budget));
-    let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
+    let ahead_bytes = ahead_bytes(client, &parameters.model, pace).await;
+    let ahead = Ahead::new(ahead_bytes);
+    books.hold_at_most(ahead_bytes);
     let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let go_on = books.can_go_on();
     let mut progress = books.progress();

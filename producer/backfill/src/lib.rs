@@ -36,12 +36,14 @@ mod writer;
 pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{InputFile, Plan, ReadRow, read_rows};
-pub use output::Mark;
+pub use output::{
+    Column, Counts, Manifest, Mark, PartFile, PartFormat, PartRows, StoredFile, StoredRow, VectorType, Writing,
+};
 pub use parameters::{Pace, Parameters};
 pub use progress::{Progress, Summary};
-pub use row::{Position, Window};
+pub use row::{Digest, Position, Vector, Window};
 pub use run::{resume, run, status};
-pub use state::{State, state_path};
+pub use state::{Served, State, state_path};
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +63,7 @@ mod tests {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk: 64,
+            writing: crate::Writing::default(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
+use crate::Writing;
+
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,9 @@ pub struct Parameters {
     pub keep: Vec<String>,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
+    /// How the output is written.
+    #[serde(default)]
+    pub writing: Writing,
 }
 
 impl Parameters {

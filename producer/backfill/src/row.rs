@@ -1,6 +1,6 @@
 //! A row on its way: where it was read, what it says, what became of it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use arrow_array::RecordBatch;
 use embed_schemas::WireError;
@@ -31,6 +31,8 @@ pub(crate) struct Row<T = String> {
     pub(crate) content: Result<T, WireError>,
     /// What comes along.
     pub(crate) along: Along,
+    /// What its vectors are of, if it is of use to know.
+    pub(crate) digest: Option<Digest>,
     /// The input after this row.
     pub(crate) end: Position,
 }
@@ -38,8 +40,19 @@ pub(crate) struct Row<T = String> {
 impl<T> Row<T> {
     /// The same row with other content.
     pub(crate) fn with<U>(self, content: impl FnOnce(Result<T, WireError>) -> Result<U, WireError>) -> Row<U> {
-        let Self { number, label, content: before, along, end } = self;
-        Row { number, label, content: content(before), along, end }
+        let Self { number, label, content: before, along, digest, end } = self;
+        Row { number, label, content: content(before), along, digest, end }
+    }
+}
+
+/// What a vector is of: the first half of the SHA-256 of a text and of all that decides what its vectors are. Rows of one digest have the
+/// same vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 16]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -91,14 +104,15 @@ pub struct Window {
 
 /// A vector, and what the worker says of it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Vector {
-    pub(crate) values: Vec<f32>,
+pub struct Vector {
+    /// Its numbers.
+    pub values: Vec<f32>,
     /// Tokens that went into it.
-    pub(crate) tokens: u32,
+    pub tokens: u32,
     /// Whether its text was cut.
-    pub(crate) truncated: bool,
+    pub truncated: bool,
     /// Of which part of the text it is, if not of all of it.
-    pub(crate) window: Option<Window>,
+    pub window: Option<Window>,
 }
 
 /// A row that is done: it is written once for each of its vectors, of which there is at least one, or once with its error.

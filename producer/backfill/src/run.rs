@@ -1,14 +1,17 @@
 //! A backfill is begun, resumed, looked at.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use embed_client::Client;
 use embed_schemas::removal::RemovalKey;
 
 use crate::{
-    Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
+    Error, Pace, Parameters, Plan, Progress, State, Summary, Writing, driver,
     input::{Fields, is_stream},
-    output::{LinesFile, Output},
+    output::{Output, Target, location},
     state_path,
     writer::Books,
 };
@@ -33,20 +36,23 @@ pub async fn run(
     for input in &parameters.inputs {
         refuse_overwriting(Path::new(input), output)?;
     }
+    let target = Target::choose(output, &parameters.writing)?;
+    let output = &PathBuf::from(location(output));
     let plan = Plan::make(&parameters).await?;
+    refuse_reading_from(&plan, output)?;
+    let writing = Writing { format: target.format(), ..parameters.writing };
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
-    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
-    let opened = if is_stream(&output.to_string_lossy()) {
-        LinesFile::stream()?
-    } else {
+    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, writing, ..parameters }, plan);
+    if target != Target::Stream {
         refuse_forgetting(output, force)?;
-        let mut file = LinesFile::create(output, force)?;
+    }
+    let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;
+    if opened.can_go_on() {
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
-        file.cut(0)?;
-        file
-    };
-    let books = Books::new(client, state, output, Output::Lines(opened), pace);
+    }
+    opened.go_on(&state.mark).await?;
+    let books = Books::new(client, state, output, opened, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
 }
 
@@ -57,6 +63,21 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), Error> {
         return Err(Error::Backfill(format!("{} is the input: choose another output", output.display())));
     }
     Ok(())
+}
+
+/// Nor is what is read among what is overwritten.
+fn refuse_reading_from(plan: &Plan, output: &Path) -> Result<(), Error> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = real(output);
+    let mut files = plan.files.iter().filter(|file| !is_stream(&file.location));
+    match files.find(|file| real(Path::new(&location(file.location.as_ref()))).starts_with(&folder)) {
+        Some(file) => Err(Error::Backfill(format!(
+            "{} is read, and lies in {}: choose another output",
+            file.location,
+            output.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn refuse_forgetting(output: &Path, force: bool) -> Result<(), Error> {
@@ -83,9 +104,10 @@ pub async fn resume(
     shutdown: impl Future<Output = ()>,
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
+    let output = &PathBuf::from(location(output));
     // What is not there at all is no file that cannot be opened.
-    status(output)?;
-    let mut file = LinesFile::reopen(output)?;
+    let begun = status(output)?;
+    let mut opened = Output::reopen(output, &begun.parameters, &begun.plan)?;
     // Read again behind the lock: another run may have gone on meanwhile.
     let state = status(output)?;
     if state.finished {
@@ -98,8 +120,8 @@ pub async fn resume(
         )));
     }
     state.plan.check().await?;
-    file.cut(state.mark.bytes)?;
-    let books = Books::new(client, state, output, Output::Lines(file), pace);
+    opened.go_on(&state.mark).await?;
+    let books = Books::new(client, state, output, opened, pace);
     driver::drive(client, books, pace, true, shutdown, on_progress).await
 }
 
@@ -108,6 +130,7 @@ pub async fn resume(
 /// # Errors
 /// [`Error::Backfill`] if nothing is.
 pub fn status(output: &Path) -> Result<State, Error> {
+    let output = &PathBuf::from(location(output));
     State::find(output)?.ok_or_else(|| {
         Error::Backfill(format!(
             "there is no backfill into {}: its state would be in {}",

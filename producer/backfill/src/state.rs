@@ -1,6 +1,7 @@
 //! What is recorded of a backfill, beside its output: enough to go on after any kind of end.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io::{self, Write},
     ops::RangeInclusive,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use embed_client::id_with_key;
-use embed_schemas::{JobId, removal::RemovalKey};
+use embed_schemas::{JobId, Slug, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -49,8 +50,20 @@ pub struct State {
     pub failures: Failures,
     /// The embedding space of the vectors: the one that was asked for, or that of the first.
     pub space: Option<String>,
+    /// What made the vectors.
+    #[serde(default)]
+    pub served: BTreeSet<Served>,
     /// Whether the whole input is done.
     pub finished: bool,
+}
+
+/// What made vectors.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Served {
+    /// The variant of the model.
+    pub variant: Slug,
+    /// The version in the registry.
+    pub version: String,
 }
 
 /// `OUT.backfill.json`
@@ -80,6 +93,7 @@ impl State {
             stored: 0,
             failed: 0,
             failures: Failures::new(),
+            served: BTreeSet::new(),
             finished: false,
         }
     }
@@ -224,7 +238,7 @@ mod tests {
             "space": "s", "finished": false}"#;
         fs::write(state_path(&output), old).unwrap();
         let read = State::find(&output).unwrap().unwrap();
-        assert_eq!((read.plan, read.mark, read.format), (plan(None), Mark { bytes: 7 }, FORMAT));
+        assert_eq!((read.plan, read.mark, read.format), (plan(None), Mark { bytes: 7, ..Mark::default() }, FORMAT));
         assert_eq!(read.parameters, parameters());
         assert_eq!(read.removal_key, None);
     }

@@ -88,6 +88,11 @@ impl Books {
         self.progress.subscribe()
     }
 
+    /// Holds no more than so many bytes before they are durable.
+    pub(crate) fn hold_at_most(&mut self, bytes: usize) {
+        self.output.hold_at_most(bytes as u64);
+    }
+
     /// Where a run can go on, if it can.
     pub(crate) fn can_go_on(&self) -> Option<PathBuf> {
         (self.state.plan.can_be_read_again() && self.output.can_go_on()).then(|| self.path.clone())
@@ -113,7 +118,7 @@ impl Books {
                 },
                 _ = record.tick() => {}
             }
-            if self.recorded.elapsed() >= RECORD_EVERY {
+            if self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
                 self.record(false).await?;
             }
             self.tell();
@@ -133,6 +138,7 @@ impl Books {
                 }
             }
         }
+        self.state.served.extend(group.served);
         self.output.write(&group.rows).await?;
         group.rows.iter().for_each(|row| self.written.count(row));
         self.written.end = Some(group.end);

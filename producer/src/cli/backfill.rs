@@ -1,11 +1,14 @@
 //! `embed backfill`
 
+mod output;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use embed_schemas::Slug;
 
+use self::output::OutputArgs;
 use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
@@ -26,8 +29,8 @@ pub(crate) struct BackfillRunArgs {
     /// Rows such as {"id": 7, "text": "…"}, one JSON object a line; `-` for standard input, which cannot be resumed
     #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
-    /// Rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for standard output, which
-    /// cannot be resumed either
+    /// A file that ends in `.jsonl`: rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for
+    /// standard output, which cannot be resumed either. Else a folder, or a prefix such as s3://BUCKET/PREFIX, for files of bounded size
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -49,9 +52,11 @@ pub(crate) struct BackfillRunArgs {
     /// Rows in one job
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub(crate) chunk: u16,
-    /// Overwrite OUTPUT if it exists
+    /// Overwrite OUTPUT if it exists; of a folder or a prefix, the files that a backfill makes
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) writing: OutputArgs,
     #[command(flatten)]
     pub(crate) pace: PaceArgs,
 }

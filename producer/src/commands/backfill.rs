@@ -41,6 +41,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 id_field: args.id_field,
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
+                writing: args.writing.writing(),
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embed_backfill::{self as backfill, Error, Pace, Parameters, Summary};
+use embed_backfill::{self as backfill, Error, Pace, Parameters, Summary, Writing};
 use embed_client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -47,6 +47,7 @@ impl Files {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk,
+            writing: Writing::default(),
         }
     }
 

@@ -62,6 +62,7 @@ impl<R: BufRead> Lines<R> {
                 label: id.map_or(Label::Line(self.at.lines), Label::Id),
                 content: text.map_err(error),
                 along: Along::Json(along),
+                digest: None,
                 end: self.at,
             }));
         }
