@@ -6,6 +6,7 @@ mod backfill_cluster;
 mod backfill_files;
 mod backfill_ledger;
 mod backfill_lost;
+mod backfill_parts;
 mod backfill_results;
 mod backfill_reuse;
 mod calls;

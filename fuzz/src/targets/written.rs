@@ -49,6 +49,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         keep: keep.iter().map(ToString::to_string).collect(),
         chunk: 64,
         reuse: embed_backfill::Reuse::default(),
+        writing: embed_backfill::Writing::default(),
     }
 }
 

@@ -36,7 +36,7 @@ const HANDED_OVER: usize = 4;
 /// Runs a backfill on from its state.
 pub(crate) async fn drive(
     client: &Client,
-    books: Books,
+    mut books: Books,
     pace: &Pace,
     resumed: bool,
     shutdown: impl Future<Output = ()>,
@@ -66,7 +66,11 @@ pub(crate) async fn drive(
     });
     let rows = state.plan.rows(&parameters, state.done)?;
     let chunks = chunk::read(Chunks::new(rows, budget, books.known.clone()));
-    let ahead = Ahead::new(ahead_bytes(client, &parameters.model, pace).await);
+    let share = results_share(client, &parameters.model).await;
+    let ahead = Ahead::new(share.map_or(pace.ahead_bytes, |share| share.min(pace.ahead_bytes)));
+    if let Some(share) = share {
+        books.hold_at_most(share);
+    }
     let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
     let go_on = books.can_go_on();
     let (asked, ending) = (books.asked(), books.ending());
@@ -94,10 +98,11 @@ pub(crate) async fn drive(
     closed
 }
 
-/// What may wait in memory: its results are still in their stream, and must not fill it.
-async fn ahead_bytes(client: &Client, model: &Slug, pace: &Pace) -> usize {
-    let limit = client.results_fill(model).await.ok().and_then(|fill| usize::try_from(fill.max_bytes?).ok());
-    limit.map_or(pace.ahead_bytes, |limit| pace.ahead_bytes.min(limit / 4))
+/// Bytes of vectors that may wait, for one that comes before them or until they are durable: their results are still in their stream, and
+/// must not fill it.
+async fn results_share(client: &Client, model: &Slug) -> Option<usize> {
+    let fill = client.results_fill(model).await.ok()?;
+    usize::try_from(fill.max_bytes?).ok().map(|limit| limit / 4)
 }
 
 /// Says once that the stream of results is nearly full: what is in it may be somebody else's, and then everybody's workers wait.

@@ -41,12 +41,14 @@ pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{InputFile, Plan, ReadRow, read_rows};
 pub use ledger::{Asked, Known, KnownEntry, Listed, Live, Phase, Runner, Wish, cancel, list, look, pause, remove_old};
-pub use output::Mark;
+pub use output::{
+    Column, Counts, Manifest, Mark, PartFile, PartFormat, PartRows, StoredFile, StoredRow, VectorType, Writing,
+};
 pub use parameters::{Pace, Parameters, Reuse};
 pub use progress::{Progress, Summary};
-pub use row::{Digest, Position, Window};
+pub use row::{Digest, Position, Vector, Window};
 pub use run::{resume, run, status};
-pub use state::{State, state_path};
+pub use state::{Served, State, state_path};
 
 #[cfg(test)]
 mod tests {
@@ -67,6 +69,7 @@ mod tests {
             keep: Vec::new(),
             chunk: 64,
             reuse: crate::Reuse::default(),
+            writing: crate::Writing::default(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
+use crate::Writing;
+
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,9 @@ pub struct Parameters {
     /// Which rows need not be embedded.
     #[serde(default)]
     pub reuse: Reuse,
+    /// How the output is written.
+    #[serde(default)]
+    pub writing: Writing,
 }
 
 /// Which rows need not be embedded, since an equal one has been.

@@ -130,14 +130,15 @@ pub struct Window {
 
 /// A vector, and what the worker says of it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Vector {
-    pub(crate) values: Vec<f32>,
+pub struct Vector {
+    /// Its numbers.
+    pub values: Vec<f32>,
     /// Tokens that went into it.
-    pub(crate) tokens: u32,
+    pub tokens: u32,
     /// Whether its text was cut.
-    pub(crate) truncated: bool,
+    pub truncated: bool,
     /// Of which part of the text it is, if not of all of it.
-    pub(crate) window: Option<Window>,
+    pub window: Option<Window>,
 }
 
 /// A row that is done: it is written once for each of its vectors, of which there is at least one, or once with its error.

@@ -1,16 +1,18 @@
 //! A backfill is begun, resumed, looked at.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use embed_client::Client;
 use embed_schemas::{JobId, removal::RemovalKey};
 
 use crate::{
-    Error, Pace, Parameters, Plan, Progress, State, Summary, Wish, driver,
+    Error, Pace, Parameters, Plan, Progress, State, Summary, Wish, Writing, driver,
     input::{Fields, is_stream},
-    known,
-    ledger::{self, Target},
-    output::{LinesFile, Output},
+    known, ledger,
+    output::{Output, Target, is_remote, location},
     state_path,
     writer::Books,
 };
@@ -35,29 +37,30 @@ pub async fn run(
     for input in &parameters.inputs {
         refuse_overwriting(Path::new(input), output)?;
     }
+    let target = Target::choose(output, &parameters.writing)?;
+    let output = &PathBuf::from(location(output));
     let plan = Plan::make(&parameters).await?;
+    refuse_reading_from(&plan, output)?;
+    let writing = Writing { format: target.format(), ..parameters.writing };
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
-    let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
-    let to_stream = is_stream(&output.to_string_lossy());
-    let before = if to_stream { None } else { refuse_forgetting(output, force)? };
+    let mut state =
+        State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, writing, ..parameters }, plan);
+    let before = if target == Target::Stream { None } else { refuse_forgetting(output, force)? };
     let known = known::begin(client, &mut state, output).await?;
+    let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;
     let mut keeper = None;
-    let opened = if to_stream {
-        LinesFile::stream()?
-    } else {
-        let mut file = LinesFile::create(output, force)?;
-        if state.plan.can_be_read_again() {
-            keeper = ledger::open(client, &state, &Target::local(output), Wish::Run, force, pace.lease).await?;
-        }
-        if let (Some(before), true) = (before, keeper.is_some()) {
-            ledger::forget(client, &before).await;
-        }
+    if target != Target::Stream && state.plan.can_be_read_again() {
+        keeper = ledger::open(client, &state, &place(output), Wish::Run, force, pace.lease).await?;
+    }
+    if let (Some(before), true) = (before, keeper.is_some()) {
+        ledger::forget(client, &before).await;
+    }
+    if opened.can_go_on() {
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
-        file.cut(0)?;
-        file
-    };
-    let books = Books::new(client, state, output, Output::Lines(opened), known, keeper, pace);
+    }
+    opened.go_on(&state.mark).await?;
+    let books = Books::new(client, state, output, opened, known, keeper, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
 }
 
@@ -68,6 +71,29 @@ fn refuse_overwriting(input: &Path, output: &Path) -> Result<(), Error> {
         return Err(Error::Backfill(format!("{} is the input: choose another output", output.display())));
     }
     Ok(())
+}
+
+/// Who may write there: guarded by a lock on this machine, or by the lease alone.
+fn place(output: &Path) -> ledger::Target {
+    match location(output) {
+        location if is_remote(&location) => ledger::Target::Remote(location),
+        _ => ledger::Target::local(output),
+    }
+}
+
+/// Nor is what is read among what is overwritten.
+fn refuse_reading_from(plan: &Plan, output: &Path) -> Result<(), Error> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = real(output);
+    let mut files = plan.files.iter().filter(|file| !is_stream(&file.location));
+    match files.find(|file| real(Path::new(&location(file.location.as_ref()))).starts_with(&folder)) {
+        Some(file) => Err(Error::Backfill(format!(
+            "{} is read, and lies in {}: choose another output",
+            file.location,
+            output.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The backfill that is overwritten, if it can be told.
@@ -98,13 +124,15 @@ pub async fn resume(
     shutdown: impl Future<Output = ()>,
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
+    let name = &PathBuf::from(location(name));
     // What is not there at all is no file that cannot be opened.
     let recorded = ledger::recorded(client, name, |_| true).await?;
     let output = recorded.path();
-    let mut file = LinesFile::reopen(&output)?;
+    let mut opened = Output::reopen(&output, &recorded.state.parameters, &recorded.state.plan)?;
     // Read again behind the lock: another run may have gone on meanwhile.
-    let bytes = file.length()?;
-    let mut state = ledger::recorded(client, name, |mark| mark.bytes <= bytes).await?.state;
+    let length = opened.length()?;
+    let mut state =
+        ledger::recorded(client, name, |mark| length.is_none_or(|length| mark.bytes <= length)).await?.state;
     let output = output.as_path();
     if state.finished {
         return Ok(state.summary(output, 0, Duration::ZERO, 0));
@@ -122,10 +150,10 @@ pub async fn resume(
         )));
     }
     state.plan.check().await?;
-    let keeper = ledger::open(client, &state, &Target::local(output), Wish::Run, false, pace.lease).await?;
-    file.cut(state.mark.bytes)?;
+    let keeper = ledger::open(client, &state, &place(output), Wish::Run, false, pace.lease).await?;
+    opened.go_on(&state.mark).await?;
     let known = known::begin(client, &mut state, output).await?;
-    let books = Books::new(client, state, output, Output::Lines(file), known, keeper, pace);
+    let books = Books::new(client, state, output, opened, known, keeper, pace);
     driver::drive(client, books, pace, true, shutdown, on_progress).await
 }
 
@@ -134,6 +162,7 @@ pub async fn resume(
 /// # Errors
 /// [`Error::Backfill`] if nothing is.
 pub fn status(output: &Path) -> Result<State, Error> {
+    let output = &PathBuf::from(location(output));
     State::find(output)?.ok_or_else(|| {
         Error::Backfill(format!(
             "there is no backfill into {}: its state would be in {}",

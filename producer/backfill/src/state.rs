@@ -1,6 +1,7 @@
 //! What is recorded of a backfill, beside its output: enough to go on after any kind of end.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io::{self, Write},
     ops::RangeInclusive,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use embed_client::id_with_key;
-use embed_schemas::{JobId, removal::RemovalKey};
+use embed_schemas::{JobId, Slug, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -58,6 +59,9 @@ pub struct State {
     pub failures: Failures,
     /// The embedding space of the vectors: the one that was asked for, or that of the first.
     pub space: Option<String>,
+    /// What made the vectors.
+    #[serde(default)]
+    pub served: BTreeSet<Served>,
     /// Whether the whole input is done.
     pub finished: bool,
     /// Whether it was ended for good before.
@@ -66,6 +70,15 @@ pub struct State {
     /// How often it was saved: of two states of one backfill, the later has more.
     #[serde(default)]
     pub saves: u64,
+}
+
+/// What made vectors.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Served {
+    /// The variant of the model.
+    pub variant: Slug,
+    /// The version in the registry.
+    pub version: String,
 }
 
 /// `OUT.backfill.json`
@@ -98,6 +111,7 @@ impl State {
             removed: None,
             failed: 0,
             failures: Failures::new(),
+            served: BTreeSet::new(),
             finished: false,
             cancelled: false,
             saves: 0,
@@ -280,7 +294,7 @@ mod tests {
             "space": "s", "finished": false}"#;
         fs::write(state_path(&output), old).unwrap();
         let read = State::find(&output).unwrap().unwrap();
-        assert_eq!((read.plan, read.mark, read.format), (plan(None), Mark { bytes: 7 }, FORMAT));
+        assert_eq!((read.plan, read.mark, read.format), (plan(None), Mark { bytes: 7, ..Mark::default() }, FORMAT));
         assert_eq!(read.parameters, parameters());
         assert_eq!(read.removal_key, None);
     }

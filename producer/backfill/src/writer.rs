@@ -114,6 +114,11 @@ impl Books {
         self.progress.subscribe()
     }
 
+    /// Holds no more than so many bytes before they are durable.
+    pub(crate) fn hold_at_most(&mut self, bytes: usize) {
+        self.output.hold_at_most(bytes as u64);
+    }
+
     /// Ends when somebody wants the run to stop, or has taken over.
     pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
         let asked = self.keeper.as_ref().map(Keeper::asked);
@@ -140,7 +145,8 @@ impl Books {
 
     /// Where a run can go on, if it can.
     pub(crate) fn can_go_on(&self) -> Option<PathBuf> {
-        (self.state.plan.can_be_read_again() && self.output.can_go_on()).then(|| self.path.clone())
+        let is_recorded = self.output.can_go_on() || self.keeper.is_some();
+        (self.state.plan.can_be_read_again() && is_recorded).then(|| self.path.clone())
     }
 
     /// Writes what comes until there is no more. Whatever ends it, what was written by then is kept.
@@ -163,7 +169,7 @@ impl Books {
                 },
                 _ = record.tick() => {}
             }
-            if self.recorded.elapsed() >= RECORD_EVERY {
+            if self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
                 self.record(false).await?;
             }
             self.tell();
@@ -184,6 +190,7 @@ impl Books {
             }
         }
         let rows = self.resolved(group.rows).await?;
+        self.state.served.extend(group.served);
         self.may_write().await?;
         self.output.write(&rows).await?;
         for row in &rows {

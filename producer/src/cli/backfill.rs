@@ -1,6 +1,7 @@
 //! `embed backfill`
 
 pub(crate) mod ledger;
+mod output;
 pub(crate) mod reuse;
 
 use std::{path::PathBuf, time::Duration};
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use embed_schemas::Slug;
 
+use self::output::OutputArgs;
 use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
@@ -32,8 +34,8 @@ pub(crate) struct BackfillRunArgs {
     /// Rows such as {"id": 7, "text": "…"}, one JSON object a line; `-` for standard input, which cannot be resumed
     #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
-    /// Rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for standard output, which
-    /// cannot be resumed either
+    /// A file that ends in `.jsonl`: rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for
+    /// standard output, which cannot be resumed either. Else a folder, or a prefix such as s3://BUCKET/PREFIX, for files of bounded size
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -57,9 +59,11 @@ pub(crate) struct BackfillRunArgs {
     pub(crate) chunk: u16,
     #[command(flatten)]
     pub(crate) reuse: reuse::ReuseArgs,
-    /// Overwrite OUTPUT if it exists
+    /// Overwrite OUTPUT if it exists; of a folder or a prefix, the files that a backfill makes
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) writing: OutputArgs,
     #[command(flatten)]
     pub(crate) pace: PaceArgs,
 }

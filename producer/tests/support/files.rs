@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embed_backfill::{self as backfill, Error, Pace, Parameters, Reuse, Summary};
+use embed_backfill::{self as backfill, Error, Pace, Parameters, Reuse, Summary, Writing};
 use embed_client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,6 +48,7 @@ impl Files {
             keep: Vec::new(),
             chunk,
             reuse: Reuse::default(),
+            writing: Writing::default(),
         }
     }
 

@@ -2,17 +2,51 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | `target` | what an output is, from how it is called |
 //! | `lines_file` | a file that is appended to, or standard output |
 //! | `line` | a row -> its lines of JSON |
+//! | `parts` | files of bounded size, each visible when it is complete |
+//! | `rows` | rows that wait to be encoded |
+//! | `columns` | rows -> columns |
+//! | `encode`, `npy` | rows -> the bytes of a file |
+//! | `place`, `upload` | a folder or a prefix of an object store, and a file on its way there |
+//! | `names` | what files are called |
+//! | `manifest` | what an output in parts is |
+//! | `read` | the rows of parts |
 
+mod columns;
+mod encode;
 mod line;
 mod lines_file;
+mod manifest;
+mod names;
+mod npy;
+mod parts;
+mod place;
+mod read;
+mod rows;
+mod target;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use lines_file::LinesFile;
+pub use manifest::{Column, Counts, Manifest};
+pub use parts::{PartFile, StoredFile};
+pub use read::{PartRows, StoredRow};
+pub use target::{PartFormat, VectorType, Writing};
+pub(crate) use target::{Target, is_remote, location};
 
-use crate::{Error, State, row::Done};
+use self::{
+    lines_file::LinesFile,
+    parts::{Layout, Parts},
+    place::Place,
+};
+use crate::{Error, Parameters, Plan, State, row::Done};
 
 /// What is durable of an output: where a run goes on after any kind of end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +55,18 @@ pub struct Mark {
     /// Bytes of a file that is appended to. What comes after is written again.
     #[serde(default)]
     pub bytes: u64,
+    /// Parts that are complete, in the order of the input.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartFile>,
+    /// Files of rows that have no vector.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<PartFile>,
+    /// The number of the next part.
+    #[serde(default)]
+    pub next_part: u32,
+    /// Numbers of a vector in parts, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
 }
 
 /// Where rows go, in the order of the input, whole groups at a time.
@@ -28,9 +74,61 @@ pub struct Mark {
 pub(crate) enum Output {
     /// JSON lines, appended to a file or standard output.
     Lines(LinesFile),
+    /// Files of bounded size.
+    Parts(Box<Parts>),
 }
 
 impl Output {
+    /// Opens the output of a new backfill, and locks it against others. What is there stays until [`Output::go_on`].
+    ///
+    /// # Errors
+    /// If it cannot be opened, or something is there that is not to be overwritten.
+    pub(crate) async fn create(
+        target: &Target,
+        parameters: &Parameters,
+        plan: &Plan,
+        force: bool,
+    ) -> Result<Self, Error> {
+        match target {
+            Target::Stream => LinesFile::stream().map(Self::Lines),
+            Target::Lines(path) => LinesFile::create(path, force).map(Self::Lines),
+            Target::Parts { location, format } => {
+                let parts = Parts::new(Place::claim(location)?, layout(parameters, *format), plan)?;
+                if !force {
+                    parts.refuse_overwriting().await?;
+                }
+                Ok(Self::Parts(Box::new(parts)))
+            }
+        }
+    }
+
+    /// Opens the output of a backfill that was begun, and locks it against others. What is there stays until [`Output::go_on`].
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub(crate) fn reopen(output: &Path, parameters: &Parameters, plan: &Plan) -> Result<Self, Error> {
+        match Target::recorded(output, &parameters.writing) {
+            Target::Stream => LinesFile::stream().map(Self::Lines),
+            Target::Lines(path) => LinesFile::reopen(&path).map(Self::Lines),
+            Target::Parts { location, format } => {
+                let parts = Parts::new(Place::claim(&location)?, layout(parameters, format), plan)?;
+                Ok(Self::Parts(Box::new(parts)))
+            }
+        }
+    }
+
+    /// Goes on after what was recorded; what is there beyond it is dropped.
+    ///
+    /// # Errors
+    /// If something that was recorded is not there as it was.
+    pub(crate) async fn go_on(&mut self, mark: &Mark) -> Result<(), Error> {
+        match self {
+            Self::Lines(file) if file.is_stream() => Ok(()),
+            Self::Lines(file) => file.cut(mark.bytes),
+            Self::Parts(parts) => parts.go_on(mark).await,
+        }
+    }
+
     /// Takes the rows of a group.
     ///
     /// # Errors
@@ -42,6 +140,23 @@ impl Output {
                 rows.iter().for_each(|row| line::write(&mut lines, row));
                 file.append(&lines)
             }
+            Self::Parts(parts) => parts.write(rows).await,
+        }
+    }
+
+    /// Whether it should be settled at once, rather than when it is next time for it.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Lines(_) => false,
+            Self::Parts(parts) => parts.is_full(),
+        }
+    }
+
+    /// Holds no more than so many bytes before they are durable: the results are in their stream for so long, and must not fill it.
+    pub(crate) fn hold_at_most(&mut self, bytes: u64) {
+        match self {
+            Self::Lines(_) => {}
+            Self::Parts(parts) => parts.hold_at_most(bytes),
         }
     }
 
@@ -49,16 +164,29 @@ impl Output {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) async fn settle(&mut self, _now: bool) -> Result<bool, Error> {
+    pub(crate) async fn settle(&mut self, now: bool) -> Result<bool, Error> {
         match self {
             Self::Lines(file) => file.sync().map(|()| true),
+            Self::Parts(parts) => parts.settle(now).await,
+        }
+    }
+
+    /// Bytes of a file that is appended to.
+    ///
+    /// # Errors
+    /// If it cannot be looked at.
+    pub(crate) fn length(&self) -> Result<Option<u64>, Error> {
+        match self {
+            Self::Lines(file) => file.length().map(Some),
+            Self::Parts(_) => Ok(None),
         }
     }
 
     /// What is durable, once all that was written is.
     pub(crate) fn mark(&self) -> Mark {
         match self {
-            Self::Lines(file) => Mark { bytes: file.bytes() },
+            Self::Lines(file) => Mark { bytes: file.bytes(), ..Mark::default() },
+            Self::Parts(parts) => parts.mark(),
         }
     }
 
@@ -66,16 +194,23 @@ impl Output {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) async fn finish(&mut self, _state: &State) -> Result<(), Error> {
+    pub(crate) async fn finish(&mut self, state: &State) -> Result<(), Error> {
         match self {
             Self::Lines(_) => Ok(()),
+            Self::Parts(parts) => parts.finish(state).await,
         }
     }
 
-    /// Whether a run can go on with it. What is written to standard output is gone.
+    /// Whether a run can go on with it, from a state that is beside it. What is written to standard output is gone.
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
             Self::Lines(file) => !file.is_stream(),
+            Self::Parts(parts) => parts.is_local(),
         }
     }
+}
+
+/// What parts are like.
+fn layout(parameters: &Parameters, format: PartFormat) -> Layout {
+    Layout::of(parameters, format, None, false)
 }

@@ -1,6 +1,7 @@
 //! One group of rows through the queue: its jobs, tried again under other ids where that can help, written as lines.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize},
@@ -13,7 +14,7 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
 use crate::{
-    Error,
+    Error, Served,
     chunk::Chunk,
     row::{Found, Position, Row, Vector, Work},
 };
@@ -58,6 +59,8 @@ pub(crate) struct Finished {
     pub(crate) end: Position,
     /// The embedding spaces of its vectors; more than one only if the model changed meanwhile.
     pub(crate) spaces: Vec<String>,
+    /// What made them.
+    pub(crate) served: BTreeSet<Served>,
     /// The jobs whose results the stream may hold.
     pub(crate) ids: Vec<JobId>,
     /// What it takes in memory, or in the stream, whichever is more.
@@ -201,7 +204,7 @@ fn finish(chunk: Chunk, answer: Answer) -> Finished {
         Work::Known => Ok(Found::Known),
     };
     let rows: Vec<Row<Found>> = chunk.rows.into_iter().map(|row| row.with(|work| done(work?))).collect();
-    let mut finished = Finished { rows, end, spaces: Vec::new(), ids, bytes: 0 };
+    let mut finished = Finished { rows, end, spaces: Vec::new(), served: BTreeSet::new(), ids, bytes: 0 };
     for part in &parts {
         finished.bytes += RESULT_BYTES;
         let Part::Vectors(result) = part else { continue };
@@ -209,6 +212,7 @@ fn finish(chunk: Chunk, answer: Answer) -> Finished {
         if !finished.spaces.contains(&result.space) {
             finished.spaces.push(result.space.clone());
         }
+        finished.served.insert(Served { variant: result.variant.clone(), version: result.version.clone() });
     }
     finished.bytes = finished.bytes.max(finished.rows.iter().map(size).sum());
     finished

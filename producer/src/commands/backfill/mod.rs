@@ -49,6 +49,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
                 reuse: args.reuse.into(),
+                writing: args.writing.writing(),
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;

@@ -1,0 +1,176 @@
+//! Rows -> the bytes of a file, a group at a time. All of it takes long enough to keep a runtime from its work: it is for a thread.
+
+use std::{io, io::Write};
+
+use arrow_ipc::{
+    CompressionType,
+    writer::{FileWriter, IpcWriteOptions},
+};
+use bytes::Bytes;
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::{EnabledStatistics, WriterProperties},
+    schema::types::ColumnPath,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    PartFormat, VectorType,
+    columns::{Columns, DIGEST, ELEMENT, EMBEDDING, halves},
+    line, npy,
+    rows::Rows,
+};
+use crate::Error;
+
+/// Where encoded bytes wait to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    waiting: Vec<u8>,
+    hash: Sha256,
+    /// Of the whole file.
+    bytes: u64,
+}
+
+impl Sink {
+    /// What has come since the last time.
+    pub(super) fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.waiting).into()
+    }
+
+    /// Bytes of the whole file, and their SHA-256.
+    pub(super) fn sum(self) -> (u64, String) {
+        (self.bytes, format!("{:x}", self.hash.finalize()))
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.waiting.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes the files of a part: one, or two where a format holds nothing but vectors.
+pub(super) enum Encoder {
+    Parquet(Columns, Box<ArrowWriter<Sink>>),
+    Arrow(Columns, Box<FileWriter<Sink>>),
+    Jsonl(Sink),
+    /// Their number comes first in the file, so the vectors wait for the last of them.
+    Npy {
+        vector_type: VectorType,
+        dimensions: usize,
+        rows: usize,
+        vectors: Vec<Vec<u8>>,
+        ids: Sink,
+    },
+}
+
+impl Encoder {
+    pub(super) fn new(
+        format: PartFormat,
+        columns: Columns,
+        vector_type: VectorType,
+        dimensions: usize,
+    ) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("a part cannot be written: {error}"));
+        let sink = Sink::default();
+        Ok(match format {
+            PartFormat::Parquet => {
+                let writer = ArrowWriter::try_new(sink, columns.schema().clone(), Some(properties()));
+                Self::Parquet(columns, Box::new(writer.map_err(|error| failed(&error))?))
+            }
+            PartFormat::Arrow => {
+                let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD));
+                let writer =
+                    options.and_then(|options| FileWriter::try_new_with_options(sink, columns.schema(), options));
+                Self::Arrow(columns, Box::new(writer.map_err(|error| failed(&error))?))
+            }
+            PartFormat::Jsonl => Self::Jsonl(sink),
+            PartFormat::Npy => Self::Npy { vector_type, dimensions, rows: 0, vectors: Vec::new(), ids: sink },
+        })
+    }
+
+    /// Takes rows.
+    pub(super) fn write(&mut self, rows: Rows) -> Result<(), Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("rows cannot be written: {error}"));
+        match self {
+            Self::Parquet(columns, writer) => {
+                let batch = columns.batch(rows).map_err(|error| failed(&error))?;
+                writer.write(&batch).and_then(|()| writer.flush()).map_err(|error| failed(&error))
+            }
+            Self::Arrow(columns, writer) => {
+                let batch = columns.batch(rows).map_err(|error| failed(&error))?;
+                writer.write(&batch).map_err(|error| failed(&error))
+            }
+            Self::Jsonl(sink) => {
+                let mut lines = Vec::new();
+                rows.iter().for_each(|(entry, vector)| line::write_entry(&mut lines, entry, Some(vector)));
+                sink.write_all(&lines).map_err(|error| failed(&error))
+            }
+            Self::Npy { vector_type, rows: count, vectors, ids, .. } => {
+                let mut lines = Vec::new();
+                rows.iter().for_each(|(entry, _)| line::write_entry(&mut lines, entry, None));
+                *count += rows.len();
+                vectors.push(match vector_type {
+                    VectorType::F32 => rows.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                    VectorType::F16 => {
+                        let halves = halves(&rows.values).map_err(|error| failed(&error))?;
+                        halves.into_iter().flat_map(|value| value.to_le_bytes()).collect()
+                    }
+                });
+                ids.write_all(&lines).map_err(|error| failed(&error))
+            }
+        }
+    }
+
+    /// What can be sent by now, of each file.
+    pub(super) fn take(&mut self) -> Vec<Bytes> {
+        match self {
+            Self::Parquet(_, writer) => vec![writer.inner_mut().take()],
+            Self::Arrow(_, writer) => vec![writer.get_mut().take()],
+            Self::Jsonl(sink) => vec![sink.take()],
+            Self::Npy { ids, .. } => vec![Bytes::new(), ids.take()],
+        }
+    }
+
+    /// Ends the files: what is left to be sent of each.
+    pub(super) fn finish(self) -> Result<Vec<Sink>, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("a part cannot be written: {error}"));
+        match self {
+            Self::Parquet(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
+            Self::Arrow(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
+            Self::Jsonl(sink) => Ok(vec![sink]),
+            Self::Npy { vector_type, dimensions, rows, vectors, ids } => {
+                let mut sink = Sink::default();
+                let write = || -> io::Result<()> {
+                    sink.waiting.reserve_exact(npy::HEADER + vectors.iter().map(Vec::len).sum::<usize>());
+                    sink.write_all(&npy::header(vector_type, rows, dimensions))?;
+                    // Each is let go when it is copied.
+                    vectors.into_iter().try_for_each(|vectors| sink.write_all(&vectors))
+                };
+                write().map_err(|error| failed(&error))?;
+                Ok(vec![sink, ids])
+            }
+        }
+    }
+}
+
+/// Vectors hardly ever repeat, and nobody looks for a range of their numbers.
+fn properties() -> WriterProperties {
+    let vectors = ColumnPath::new([EMBEDDING, "list", ELEMENT].map(ToOwned::to_owned).to_vec());
+    WriterProperties::builder()
+        .set_max_row_group_row_count(None)
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_column_dictionary_enabled(vectors.clone(), false)
+        .set_column_statistics_enabled(vectors, EnabledStatistics::None)
+        .set_column_dictionary_enabled(ColumnPath::from(DIGEST), false)
+        .set_column_statistics_enabled(ColumnPath::from(DIGEST), EnabledStatistics::None)
+        .build()
+}

@@ -1,0 +1,347 @@
+//! Files of bounded size, each visible when it is complete, and a manifest when all of them are.
+
+use arrow_schema::SchemaRef;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::{
+    Mark, PartFormat, VectorType, Writing,
+    columns::{Columns, ID, check_names},
+    encode::Encoder,
+    line,
+    manifest::Manifest,
+    names::{self, MANIFEST},
+    place::Place,
+    rows::{GROUP_BYTES, Rows},
+    upload::{CHUNK_BYTES, Upload},
+};
+use crate::{Error, Parameters, Plan, State, row::Done};
+
+/// Bytes of rows without a vector after which a part is closed.
+const FAILED_BYTES: usize = 8 << 20;
+
+/// A file that is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFile {
+    /// Its name beside the manifest.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// SHA-256 of them in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// A part that is complete: a file, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFile {
+    /// The file.
+    #[serde(flatten)]
+    pub file: StoredFile,
+    /// Its rows.
+    pub rows: u64,
+    /// Those of them whose text was cut.
+    #[serde(default)]
+    pub truncated: u64,
+    /// What belongs to each of the vectors, if they are in a file of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<StoredFile>,
+}
+
+impl PartFile {
+    pub(super) fn files(&self) -> impl Iterator<Item = &StoredFile> {
+        std::iter::once(&self.file).chain(&self.ids)
+    }
+}
+
+/// What all parts of an output are like.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) format: PartFormat,
+    pub(super) vector_type: VectorType,
+    /// Bytes of vectors after which a part is closed.
+    pub(super) part_bytes: u64,
+    /// Bytes after which rows are encoded: a row group of Parquet, a batch of Arrow.
+    pub(super) group_bytes: usize,
+    /// Bytes that are sent at once.
+    pub(super) chunk_bytes: usize,
+    /// What comes along, where it does as columns.
+    pub(super) columns: Option<SchemaRef>,
+    /// Which of the columns is the id.
+    pub(super) id_column: String,
+    /// Whether a vector may be of a part of a text.
+    pub(super) windows: bool,
+}
+
+impl Layout {
+    /// What a backfill asks for.
+    pub(super) fn of(parameters: &Parameters, format: PartFormat, columns: Option<SchemaRef>, windows: bool) -> Self {
+        let Writing { vector_type, part_bytes, .. } = parameters.writing;
+        let id_column = if columns.is_some() { parameters.id_field.clone() } else { ID.to_owned() };
+        let (group_bytes, chunk_bytes) = (GROUP_BYTES, CHUNK_BYTES);
+        Self { format, vector_type, part_bytes, group_bytes, chunk_bytes, columns, id_column, windows }
+    }
+}
+
+/// An output in parts.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    place: Place,
+    layout: Layout,
+    /// The files that are read, by number.
+    inputs: Vec<String>,
+    /// What is complete.
+    mark: Mark,
+    /// Rows that are not encoded yet.
+    waiting: Rows,
+    open: Option<Part>,
+    failed: FailedRows,
+    /// Something could not be written: what is written since the last part was closed counts for nothing, whatever is there of it.
+    broken: bool,
+}
+
+/// Rows without a vector, in lines.
+#[derive(Debug, Default)]
+struct FailedRows {
+    lines: Vec<u8>,
+    rows: u64,
+}
+
+/// A part that is not closed yet.
+struct Part {
+    number: u32,
+    /// It encodes while other rows come.
+    encoder: JoinHandle<Result<Encoder, Error>>,
+    uploads: Vec<Upload>,
+    rows: u64,
+    truncated: u64,
+    /// Bytes of its vectors.
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("number", &self.number).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl Parts {
+    pub(super) fn new(place: Place, layout: Layout, plan: &Plan) -> Result<Self, Error> {
+        if let Some(columns) = &layout.columns {
+            check_names(columns)?;
+        }
+        Ok(Self {
+            place,
+            layout,
+            inputs: plan.files.iter().map(|file| file.location.clone()).collect(),
+            mark: Mark::default(),
+            waiting: Rows::default(),
+            open: None,
+            failed: FailedRows::default(),
+            broken: false,
+        })
+    }
+
+    /// Whether its state is beside it.
+    pub(super) fn is_local(&self) -> bool {
+        !self.place.is_remote()
+    }
+
+    /// Makes sure that nothing is there that is not to be overwritten.
+    pub(super) async fn refuse_overwriting(&self) -> Result<(), Error> {
+        if self.place.is_empty().await? {
+            return Ok(());
+        }
+        let location = self.place.location();
+        Err(Error::Backfill(format!(
+            "{location} is not empty: name another folder, or pass --force, which removes the parts and the manifest that are there"
+        )))
+    }
+
+    /// Goes on after what was recorded. What is there of parts beyond it is removed, and written again: nobody was told of it.
+    pub(super) async fn go_on(&mut self, mark: &Mark) -> Result<(), Error> {
+        let location = self.place.location().to_owned();
+        let mut found = self.place.list().await?;
+        for file in mark.parts.iter().chain(&mark.failed).flat_map(PartFile::files) {
+            let StoredFile { name, bytes, .. } = file;
+            match found.remove(name) {
+                Some(found) if found == *bytes => {}
+                Some(found) => {
+                    return Err(Error::Backfill(format!(
+                        "{location}/{name} has {found} bytes, and {bytes} were recorded: it was changed since; begin anew with --force"
+                    )));
+                }
+                None => {
+                    return Err(Error::Backfill(format!(
+                        "{location}/{name} was recorded, and is gone: put it back, or begin anew with --force"
+                    )));
+                }
+            }
+        }
+        // The manifest first: without it, nobody takes the rest for complete.
+        let ours = found.into_keys().filter(|name| names::is_ours(name));
+        let (manifest, rest): (Vec<String>, Vec<String>) = ours.partition(|name| name == MANIFEST);
+        for name in manifest.into_iter().chain(rest) {
+            self.place.delete(&name).await?;
+        }
+        self.place.sweep(names::is_ours)?;
+        self.mark = mark.clone();
+        Ok(())
+    }
+
+    /// Holds no more than so many bytes before they are durable, whatever was asked for.
+    pub(crate) fn hold_at_most(&mut self, bytes: u64) {
+        self.layout.part_bytes = self.layout.part_bytes.min(bytes);
+    }
+
+    /// Takes the rows of a group.
+    pub(super) async fn write(&mut self, rows: &[Done]) -> Result<(), Error> {
+        // Until it is known to be otherwise.
+        let was_broken = std::mem::replace(&mut self.broken, true);
+        for row in rows {
+            match &row.content {
+                Ok(vectors) => {
+                    for vector in vectors {
+                        self.check_dimensions(vector.values.len())?;
+                        self.waiting.push(row, vector);
+                    }
+                }
+                Err(error) => {
+                    let file = self.inputs.get(row.end.file).map_or("", String::as_str);
+                    line::write_rejected(&mut self.failed.lines, row, file, error);
+                    self.failed.rows += 1;
+                }
+            }
+        }
+        if self.waiting.bytes() >= self.layout.group_bytes {
+            self.encode().await?;
+        }
+        self.broken = was_broken;
+        Ok(())
+    }
+
+    fn check_dimensions(&mut self, dimensions: usize) -> Result<(), Error> {
+        let before = *self.mark.dimensions.get_or_insert(dimensions);
+        if before != dimensions {
+            return Err(Error::Backfill(format!(
+                "results have vectors of {before} and of {dimensions} numbers, which cannot be in one output: the model has changed; begin \
+                 anew with --force"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether so much is written that a part is to be closed.
+    pub(crate) fn is_full(&self) -> bool {
+        let encoded = self.open.as_ref().map_or(0, |part| part.bytes);
+        encoded + self.waiting.bytes() as u64 >= self.layout.part_bytes || self.failed.lines.len() >= FAILED_BYTES
+    }
+
+    /// Closes the part that is being written if it is large enough, or `now`. Returns whether all that was written is in complete parts.
+    pub(super) async fn settle(&mut self, now: bool) -> Result<bool, Error> {
+        if self.broken {
+            return Ok(false);
+        }
+        if !now && !self.is_full() {
+            return Ok(self.open.is_none() && self.waiting.is_empty() && self.failed.rows == 0);
+        }
+        self.broken = true;
+        self.close().await?;
+        self.broken = false;
+        Ok(true)
+    }
+
+    /// What is complete.
+    pub(super) fn mark(&self) -> Mark {
+        self.mark.clone()
+    }
+
+    /// Says what all of it is: from now on it is complete.
+    pub(super) async fn finish(&self, state: &State) -> Result<(), Error> {
+        let manifest = Manifest::new(state, &self.layout);
+        let mut bytes = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys");
+        bytes.push(b'\n');
+        self.place.put(MANIFEST, bytes).await
+    }
+
+    /// Has the rows that wait encoded, while others come.
+    async fn encode(&mut self) -> Result<(), Error> {
+        let rows = std::mem::take(&mut self.waiting);
+        let mut part = match self.open.take() {
+            Some(part) => part,
+            None => self.open()?,
+        };
+        part.rows += rows.len() as u64;
+        part.truncated += rows.truncated();
+        part.bytes += rows.bytes() as u64;
+        let mut encoder = part.encoded().await?;
+        part.encoder = tokio::task::spawn_blocking(move || encoder.write(rows).map(|()| encoder));
+        self.open = Some(part);
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Part, Error> {
+        let Layout { format, vector_type, .. } = self.layout;
+        let number = self.mark.next_part;
+        let dimensions = self.mark.dimensions.unwrap_or_default();
+        let columns = Columns::new(&self.layout, dimensions)?;
+        let mut files = vec![names::part(number, format)];
+        if format == PartFormat::Npy {
+            files.push(names::ids(number));
+        }
+        let uploads =
+            files.into_iter().map(|name| Upload::new(self.place.clone(), name, self.layout.chunk_bytes)).collect();
+        let encoder = tokio::task::spawn_blocking(move || Encoder::new(format, columns, vector_type, dimensions));
+        Ok(Part { number, encoder, uploads, rows: 0, truncated: 0, bytes: 0 })
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        if !self.waiting.is_empty() {
+            self.encode().await?;
+        }
+        let number = self.mark.next_part;
+        if self.failed.rows > 0 {
+            let FailedRows { lines, rows } = std::mem::take(&mut self.failed);
+            let name = names::failed(number);
+            let file = StoredFile { bytes: lines.len() as u64, sha256: super::manifest::sha256(&lines), name };
+            self.place.put(&file.name, lines).await?;
+            self.mark.failed.push(PartFile { file, rows, truncated: 0, ids: None });
+            self.mark.next_part = number + 1;
+        }
+        if let Some(part) = self.open.take() {
+            self.mark.parts.push(part.close().await?);
+            self.mark.next_part = number + 1;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    /// Waits for what is being encoded, and sends what came of it.
+    async fn encoded(&mut self) -> Result<Encoder, Error> {
+        let mut encoder = finished((&mut self.encoder).await)?;
+        for (upload, bytes) in self.uploads.iter_mut().zip(encoder.take()) {
+            upload.push(bytes).await?;
+        }
+        Ok(encoder)
+    }
+
+    async fn close(mut self) -> Result<PartFile, Error> {
+        let encoder = self.encoded().await?;
+        let sinks = finished(tokio::task::spawn_blocking(move || encoder.finish()).await)?;
+        let Self { uploads, rows, truncated, .. } = self;
+        let mut files = Vec::new();
+        for (mut upload, mut sink) in uploads.into_iter().zip(sinks) {
+            upload.push(sink.take()).await?;
+            let (bytes, sha256) = sink.sum();
+            files.push(StoredFile { name: upload.name().to_owned(), bytes, sha256 });
+            upload.finish().await?;
+        }
+        let mut files = files.into_iter();
+        let file = files.next().expect("a part has a file");
+        Ok(PartFile { file, rows, truncated, ids: files.next() })
+    }
+}
+
+fn finished<T>(task: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, Error> {
+    task.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
+}
