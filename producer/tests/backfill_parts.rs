@@ -99,10 +99,8 @@ async fn a_stopped_backfill_goes_on_after_its_last_complete_part() {
     // Overwritten only if that is asked for; what is read is never overwritten.
     let again = run(&client, &files, &output, PARQUET).await.unwrap_err().to_string();
     assert!(again.contains("finished backfill") && again.contains("--force"), "{again}");
-    let inside = Parameters {
-        inputs: vec![output.join("notes.txt").to_str().unwrap().to_owned()],
-        ..files.parameters(1)
-    };
+    let inside =
+        Parameters { inputs: vec![output.join("notes.txt").to_str().unwrap().to_owned()], ..files.parameters(1) };
     let refused = backfill::run(&client, inside, &output, true, &pace(), never(), |_| {}).await.unwrap_err();
     assert!(refused.to_string().contains("choose another output"), "{refused}");
     let parameters = self::parameters(&files, Writing { format: Some(PartFormat::Npy), ..PARQUET }, 8);
@@ -143,7 +141,8 @@ async fn parts_go_to_an_object_store() {
     s3.make_bucket("bucket");
     let embed = |arguments: &[&str]| {
         let common = ["--server", &server.url(), "--model", "m", "--allow-unserved"];
-        let mut command = command(&[&["backfill", "run", files.input.to_str().unwrap()], arguments, &common].concat());
+        let begin: &[&str] = &["backfill", "run", files.input.to_str().unwrap()];
+        let mut command = command(&[begin, arguments, &common].concat());
         command.envs(S3Server::settings(&s3.address())).output().unwrap()
     };
     let done = embed(&["s3://bucket/some/prefix/"]);
@@ -194,7 +193,9 @@ async fn others_read_what_is_written() {
     for (format, vector_type) in formats {
         let part_format = serde_json::from_value(format.into()).unwrap();
         let output = folder.join(format!("{format}-{vector_type:?}"));
-        run(&client, &files, &output, Writing { format: Some(part_format), vector_type, part_bytes: 200 }).await.unwrap();
+        run(&client, &files, &output, Writing { format: Some(part_format), vector_type, part_bytes: 200 })
+            .await
+            .unwrap();
         assert!(assert_complete(&output, 100).await.parts.len() > 1);
     }
     let python = repository().join(".venv/bin/python");
