@@ -141,7 +141,8 @@ async fn parts_go_to_an_object_store() {
     s3.make_bucket("bucket");
     let embed = |arguments: &[&str]| {
         let common = ["--server", &server.url(), "--model", "m", "--allow-unserved"];
-        let mut command = command(&[&["backfill", "run", files.input.to_str().unwrap()], arguments, &common].concat());
+        let begin: &[&str] = &["backfill", "run", files.input.to_str().unwrap()];
+        let mut command = command(&[begin, arguments, &common].concat());
         command.envs(S3Server::settings(&s3.address())).output().unwrap()
     };
     let done = embed(&["s3://bucket/some/prefix/"]);

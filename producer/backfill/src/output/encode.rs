@@ -9,7 +9,7 @@ use arrow_ipc::{
 use bytes::Bytes;
 use parquet::{
     arrow::ArrowWriter,
-    basic::{Compression, ZstdLevel},
+    basic::{Compression, Encoding, ZstdLevel},
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
@@ -83,7 +83,7 @@ impl Encoder {
         let sink = Sink::default();
         Ok(match format {
             PartFormat::Parquet => {
-                let writer = ArrowWriter::try_new(sink, columns.schema().clone(), Some(properties()));
+                let writer = ArrowWriter::try_new(sink, columns.schema().clone(), Some(properties(vector_type)));
                 Self::Parquet(columns, Box::new(writer.map_err(|error| failed(&error))?))
             }
             PartFormat::Arrow => {
@@ -162,13 +162,19 @@ impl Encoder {
     }
 }
 
-/// Vectors hardly ever repeat, and nobody looks for a range of their numbers.
-fn properties() -> WriterProperties {
+/// Vectors hardly ever repeat, and nobody looks for a range of their numbers. With their bytes in planes they are a twelfth smaller, and no
+/// slower to write or to read; DuckDB does not read halves that are written so.
+fn properties(vector_type: VectorType) -> WriterProperties {
     let vectors = ColumnPath::new([EMBEDDING, "list", ELEMENT].map(ToOwned::to_owned).to_vec());
+    let encoding = match vector_type {
+        VectorType::F32 => Encoding::BYTE_STREAM_SPLIT,
+        VectorType::F16 => Encoding::PLAIN,
+    };
     WriterProperties::builder()
         .set_max_row_group_row_count(None)
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_column_dictionary_enabled(vectors.clone(), false)
+        .set_column_encoding(vectors.clone(), encoding)
         .set_column_statistics_enabled(vectors, EnabledStatistics::None)
         .set_column_dictionary_enabled(ColumnPath::from(DIGEST), false)
         .set_column_statistics_enabled(ColumnPath::from(DIGEST), EnabledStatistics::None)
