@@ -8,8 +8,11 @@ use tokio::sync::mpsc;
 use crate::{
     Error,
     row::{Piece, Position, Row, Work},
+    windows::Cutter,
 };
 
+/// What a text takes in a message beside its bytes.
+const TEXT_OVERHEAD: usize = text_bytes("");
 /// Groups that are read before they are asked for.
 const READ_AHEAD: usize = 2;
 
@@ -37,11 +40,18 @@ pub(crate) struct Chunks<I> {
     budget: MessageBudget,
     /// A row that did not fit into the group before.
     held: Option<Row<Work>>,
+    /// Cuts long texts; the worker does, if `None`.
+    cutter: Option<Cutter>,
 }
 
 impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
     pub(crate) const fn new(rows: I, budget: MessageBudget) -> Self {
-        Self { rows, budget, held: None }
+        Self { rows, budget, held: None, cutter: None }
+    }
+
+    /// The same, with texts cut into windows.
+    pub(crate) fn with_cutter(self, cutter: Option<Cutter>) -> Self {
+        Self { cutter, ..self }
     }
 
     /// The next row, and what is to be done for it.
@@ -49,8 +59,12 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
         let Some(row) = self.rows.next().transpose()? else { return Ok(None) };
         let MessageBudget { bytes: room, max_payload, .. } = self.budget;
         let line = row.end.lines;
+        let cutter = self.cutter.as_ref();
         Ok(Some(row.with(|text| {
-            let pieces = vec![Piece { text: text?, window: None }];
+            let pieces = match cutter {
+                Some(cutter) => cutter.pieces(text?, room - room.min(TEXT_OVERHEAD))?,
+                None => vec![Piece { text: text?, window: None }],
+            };
             match pieces.iter().map(|piece| text_bytes(&piece.text)).max() {
                 Some(size) if size > room => Err(too_large(line, size, max_payload)),
                 _ => Ok(Work::Embed(pieces)),

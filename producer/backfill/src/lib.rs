@@ -9,6 +9,7 @@
 //! | `parameters` | what a backfill does, and how it is run |
 //! | `input` | files -> rows, with their position |
 //! | `row` | a row on its way |
+//! | `windows` | long texts -> pieces that the model takes whole, and the mean of their vectors |
 //! | `chunk` | rows -> groups that fit into one message |
 //! | `queue` | groups -> their vectors |
 //! | `output` | vectors -> where they are wanted |
@@ -31,6 +32,7 @@ mod queue;
 mod row;
 mod run;
 mod state;
+mod windows;
 mod writer;
 
 pub use error::Error;
@@ -42,6 +44,7 @@ pub use progress::{Progress, Summary};
 pub use row::{Position, Window};
 pub use run::{resume, run, status};
 pub use state::{State, state_path};
+pub use windows::{Long, LongMode};
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +64,7 @@ mod tests {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk: 64,
+            long: crate::Long::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
     input::{Fields, is_stream},
     output::{LinesFile, Output},
-    state_path,
+    state_path, windows,
     writer::Books,
 };
 
@@ -35,7 +35,9 @@ pub async fn run(
     }
     let plan = Plan::make(&parameters).await?;
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
-    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
+    let long = windows::settle(client, &parameters, pace.registry.as_deref()).await?;
+    let parameters = Parameters { inputs, long, ..parameters };
+    let state = State::new(RemovalKey::from_random(rand::random()), parameters, plan);
     let opened = if is_stream(&output.to_string_lossy()) {
         LinesFile::stream()?
     } else {

@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     Error, Failures, Pace, Position, Progress, State, Summary, failures,
     output::Output,
-    queue::{Finished, Purger},
+    queue::{Finished, Purger, Windows},
     row::Done,
 };
 
@@ -42,13 +42,18 @@ struct Written {
     stored: u64,
     failed: u64,
     failures: Failures,
+    truncated: u64,
+    windows: Windows,
     ids: Vec<JobId>,
 }
 
 impl Written {
     fn count(&mut self, row: &Done) {
         match &row.content {
-            Ok(_) => self.stored += 1,
+            Ok(vectors) => {
+                self.stored += 1;
+                self.truncated += u64::from(vectors.iter().any(|vector| vector.truncated));
+            }
             Err(error) => {
                 self.failed += 1;
                 failures::count(&mut self.failures, row.end.lines, error);
@@ -135,6 +140,8 @@ impl Books {
         }
         self.output.write(&group.rows).await?;
         group.rows.iter().for_each(|row| self.written.count(row));
+        self.written.windows.texts += group.windows.texts;
+        self.written.windows.windows += group.windows.windows;
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
         Ok(())
@@ -146,11 +153,14 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { stored, failed, failures, ids, .. } = std::mem::take(&mut self.written);
+        let Written { stored, failed, failures, truncated, windows, ids, .. } = std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
         self.state.failed += failed;
+        self.state.truncated += truncated;
+        self.state.split += windows.texts;
+        self.state.windows += windows.windows;
         failures::add(&mut self.state.failures, failures);
         self.save()?;
         if let Some(purger) = &self.purger {

@@ -1,10 +1,14 @@
 //! `embed backfill`
 
+mod long;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use embed_schemas::Slug;
+
+use long::{LongArgs, TokenizerArgs};
 
 use super::{ModelArgs, parse_duration, parse_tenant};
 
@@ -49,6 +53,8 @@ pub(crate) struct BackfillRunArgs {
     /// Rows in one job
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub(crate) chunk: u16,
+    #[command(flatten)]
+    pub(crate) long: LongArgs,
     /// Overwrite OUTPUT if it exists
     #[arg(long)]
     pub(crate) force: bool,
@@ -76,6 +82,8 @@ pub(crate) struct PaceArgs {
     /// Leave the results in their stream until they expire
     #[arg(long)]
     pub(crate) keep_results: bool,
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
     /// Begin even if no worker serves the model or variant now: the jobs wait for one
     #[arg(long)]
     pub(crate) allow_unserved: bool,

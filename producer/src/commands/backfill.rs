@@ -12,7 +12,7 @@ use embed_connect::ConnectSettings;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::{Status, asked_to_stop, print};
+use super::{Status, asked_to_stop, print, registry};
 use crate::cli::backfill::{BackfillCommand, PaceArgs};
 
 /// Between two lines of progress where there is no terminal.
@@ -41,6 +41,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 id_field: args.id_field,
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
+                long: args.long.long(!args.model.no_truncate)?,
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;
@@ -87,6 +88,8 @@ fn pace(args: &PaceArgs) -> Pace {
         window: usize::from(args.window),
         stall_timeout: args.stall_timeout,
         keep_results: args.keep_results,
+        // Who cuts no texts needs none.
+        registry: registry(args.tokenizer.registry.clone()).ok(),
         ..Pace::default()
     }
 }
@@ -95,6 +98,7 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
     let Summary { rows, stored, failed, failures, seconds, rows_per_second, finished, output, .. } = summary;
     let output = output.display();
     let numbers = format!("{rows} rows, {stored} stored, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s");
+    let numbers = numbers + &long(summary);
     let reasons = reasons(failures);
     match (finished, can_go_on) {
         (true, _) => format!("{output}: {numbers}{reasons}"),
@@ -103,6 +107,13 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
         }
         (false, false) => format!("{output}: stopped after {numbers}{reasons}"),
     }
+}
+
+/// What became of long texts, if there were any.
+fn long(summary: &Summary) -> String {
+    let Summary { truncated, split, windows, .. } = summary;
+    let cut = if *truncated > 0 { format!("; {truncated} cut off") } else { String::new() };
+    if *split > 0 { format!("{cut}; {split} in {windows} windows") } else { cut }
 }
 
 /// Why rows have no vector: a line for each code, with the first rows below it.
