@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod hostile;
 mod jobs;
+mod long;
 mod models;
 mod reports;
 mod rollout;

@@ -85,6 +85,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
         chunk: 64,
         reuse: embed_backfill::Reuse::default(),
         writing: embed_backfill::Writing::default(),
+        long: backfill::Long::default(),
     };
     let (output, never) = (folder.join("vectors.jsonl"), std::future::pending());
     let summary = backfill::run(&client, parameters, &output, true, &Pace::default(), never, |_| {}).await?;

@@ -5,6 +5,7 @@ mod backfill;
 mod backfill_cluster;
 mod backfill_files;
 mod backfill_ledger;
+mod backfill_long;
 mod backfill_lost;
 mod backfill_parts;
 mod backfill_results;

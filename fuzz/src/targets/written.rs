@@ -50,6 +50,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         chunk: 64,
         reuse: embed_backfill::Reuse::default(),
         writing: embed_backfill::Writing::default(),
+        long: embed_backfill::Long::default(),
     }
 }
 

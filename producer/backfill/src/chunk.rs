@@ -11,8 +11,11 @@ use crate::{
     Error,
     known::Known,
     row::{Piece, Position, Row, Work},
+    windows::Cutter,
 };
 
+/// What a text takes in a message beside its bytes.
+const TEXT_OVERHEAD: usize = text_bytes("");
 /// Groups that are read before they are asked for.
 const READ_AHEAD: usize = 2;
 /// Rows of a group that need not be embedded: its vectors are in memory at once when it is written.
@@ -46,11 +49,18 @@ pub(crate) struct Chunks<I> {
     known: Option<Arc<Known>>,
     /// A row that did not fit into the group before.
     held: Option<Row<Work>>,
+    /// Cuts long texts; the worker does, if `None`.
+    cutter: Option<Cutter>,
 }
 
 impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
     pub(crate) const fn new(rows: I, budget: MessageBudget, known: Option<Arc<Known>>) -> Self {
-        Self { rows, budget, known, held: None }
+        Self { rows, budget, known, held: None, cutter: None }
+    }
+
+    /// The same, with texts cut into windows.
+    pub(crate) fn with_cutter(self, cutter: Option<Cutter>) -> Self {
+        Self { cutter, ..self }
     }
 
     /// The next row, and what is to be done for it.
@@ -58,6 +68,7 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
         let Some(row) = self.rows.next().transpose()? else { return Ok(None) };
         let MessageBudget { bytes: room, max_payload, .. } = self.budget;
         let line = row.end.lines;
+        let cutter = self.cutter.as_ref();
         let mut digest = None;
         let row = row.with(|text| {
             let text = text?;
@@ -68,7 +79,10 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
                     return Ok(Work::Known);
                 }
             }
-            let pieces = vec![Piece { text, window: None }];
+            let pieces = match cutter {
+                Some(cutter) => cutter.pieces(text, room - room.min(TEXT_OVERHEAD))?,
+                None => vec![Piece { text, window: None }],
+            };
             match pieces.iter().map(|piece| text_bytes(&piece.text)).max() {
                 Some(size) if size > room => Err(too_large(line, size, max_payload)),
                 _ => Ok(Work::Embed(pieces)),

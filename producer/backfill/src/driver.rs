@@ -23,6 +23,7 @@ use crate::{
     Error, Pace, Progress, Summary,
     chunk::{self, Chunk, Chunks},
     queue::{Ahead, Finished, Jobs},
+    windows::{self, LongMode},
     writer::Books,
 };
 
@@ -56,6 +57,7 @@ pub(crate) async fn drive(
         run: new_id().to_string(),
         budget,
         template,
+        mean: parameters.long.mode == LongMode::Mean,
         outcomes: watch::Sender::new(0),
         // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
         // window of them was not there.
@@ -64,8 +66,9 @@ pub(crate) async fn drive(
         missing_after: pace.missing_after,
         trouble: Mutex::new(None),
     });
+    let cutter = windows::cutter(&parameters, pace.registry.as_deref()).await?;
     let rows = state.plan.rows(&parameters, state.done)?;
-    let chunks = chunk::read(Chunks::new(rows, budget, books.known.clone()));
+    let chunks = chunk::read(Chunks::new(rows, budget, books.known.clone()).with_cutter(cutter));
     let share = results_share(client, &parameters.model).await;
     let ahead = Ahead::new(share.map_or(pace.ahead_bytes, |share| share.min(pace.ahead_bytes)));
     if let Some(share) = share {

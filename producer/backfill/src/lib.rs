@@ -10,6 +10,7 @@
 //! | `input` | files -> rows, with their position |
 //! | `row` | a row on its way |
 //! | `known` | rows that need not be embedded |
+//! | `windows` | long texts -> pieces that the model takes whole, and the mean of their vectors |
 //! | `chunk` | rows -> groups that fit into one message |
 //! | `queue` | groups -> their vectors |
 //! | `output` | vectors -> where they are wanted |
@@ -35,6 +36,7 @@ mod queue;
 mod row;
 mod run;
 mod state;
+mod windows;
 mod writer;
 
 pub use error::Error;
@@ -49,6 +51,7 @@ pub use progress::{Progress, Summary};
 pub use row::{Digest, Position, Vector, Window};
 pub use run::{resume, run, status};
 pub use state::{Served, State, state_path};
+pub use windows::{Long, LongMode};
 
 #[cfg(test)]
 mod tests {
@@ -70,6 +73,7 @@ mod tests {
             chunk: 64,
             reuse: crate::Reuse::default(),
             writing: crate::Writing::default(),
+            long: crate::Long::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
-use crate::Writing;
+use crate::{Long, Writing};
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct Parameters {
     /// How the output is written.
     #[serde(default)]
     pub writing: Writing,
+    /// What becomes of texts that are longer than the model takes.
+    #[serde(default, skip_serializing_if = "Long::is_default")]
+    pub long: Long,
 }
 
 /// Which rows need not be embedded, since an equal one has been.
@@ -85,6 +88,8 @@ pub struct Pace {
     pub keep_results: bool,
     /// For how long a run that was last heard of may still write: then another may take over. It is renewed six times within.
     pub lease: Duration,
+    /// The registry of the model: needed where texts are cut into windows.
+    pub registry: Option<String>,
 }
 
 impl Default for Pace {
@@ -96,6 +101,7 @@ impl Default for Pace {
             ahead_bytes: 64 << 20,
             keep_results: false,
             lease: Duration::from_secs(30),
+            registry: None,
         }
     }
 }

@@ -50,6 +50,12 @@ pub struct Summary {
     pub failed: u64,
     /// Why they have it.
     pub failures: Failures,
+    /// Rows of which some text was not embedded, since the model takes no more of it at once.
+    pub truncated: u64,
+    /// Rows whose text was taken apart into windows.
+    pub split: u64,
+    /// The windows of those.
+    pub windows: u64,
     /// Results of rows that are written, which could not be removed from their stream, as far as is known. 0 if they are to be
     /// kept.
     pub results_left: u64,

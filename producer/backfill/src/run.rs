@@ -13,7 +13,7 @@ use crate::{
     input::{Fields, is_stream},
     known, ledger,
     output::{Output, Target, is_remote, location},
-    state_path,
+    state_path, windows,
     writer::Books,
 };
 
@@ -43,8 +43,9 @@ pub async fn run(
     refuse_reading_from(&plan, output)?;
     let writing = Writing { format: target.format(), ..parameters.writing };
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
+    let long = windows::settle(client, &parameters, pace.registry.as_deref()).await?;
     let mut state =
-        State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, writing, ..parameters }, plan);
+        State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, writing, long, ..parameters }, plan);
     let before = if target == Target::Stream { None } else { refuse_forgetting(output, force)? };
     let known = known::begin(client, &mut state, output).await?;
     let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;

@@ -57,6 +57,15 @@ pub struct State {
     /// Why they have it.
     #[serde(default)]
     pub failures: Failures,
+    /// Rows of which some text was not embedded, since the model takes no more of it at once.
+    #[serde(default)]
+    pub truncated: u64,
+    /// Rows whose text was taken apart into windows.
+    #[serde(default)]
+    pub split: u64,
+    /// The windows of those.
+    #[serde(default)]
+    pub windows: u64,
     /// The embedding space of the vectors: the one that was asked for, or that of the first.
     pub space: Option<String>,
     /// What made the vectors.
@@ -112,6 +121,9 @@ impl State {
             failed: 0,
             failures: Failures::new(),
             served: BTreeSet::new(),
+            truncated: 0,
+            split: 0,
+            windows: 0,
             finished: false,
             cancelled: false,
             saves: 0,
@@ -200,6 +212,9 @@ impl State {
             removed: self.removed,
             failed: self.failed,
             failures: self.failures.clone(),
+            truncated: self.truncated,
+            split: self.split,
+            windows: self.windows,
             results_left,
             seconds,
             rows_per_second,

@@ -18,7 +18,7 @@ use crate::{
     known::Known,
     ledger::{Keeper, Live, Patience},
     output::Output,
-    queue::{Finished, Purger, perhaps_stored},
+    queue::{Finished, Purger, Windows, perhaps_stored},
     row::{Done, Found, Row},
 };
 
@@ -55,14 +55,21 @@ struct Written {
     came_again: u64,
     failed: u64,
     failures: Failures,
+    truncated: u64,
+    windows: Windows,
     ids: Vec<JobId>,
 }
 
 impl Written {
     fn count(&mut self, row: &Done) {
         match &row.content {
-            Ok(_) if row.reused => self.reused += 1,
-            Ok(_) => self.stored += 1,
+            Ok(vectors) => {
+                match row.reused {
+                    true => self.reused += 1,
+                    false => self.stored += 1,
+                }
+                self.truncated += u64::from(vectors.iter().any(|vector| vector.truncated));
+            }
             Err(error) => {
                 self.failed += 1;
                 failures::count(&mut self.failures, row.end.lines, error);
@@ -197,6 +204,8 @@ impl Books {
             self.written.count(row);
             self.written.came_again += u64::from(self.known.as_ref().is_some_and(|known| known.came_again(&row.label)));
         }
+        self.written.windows.texts += group.windows.texts;
+        self.written.windows.windows += group.windows.windows;
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
         Ok(())
@@ -223,13 +232,17 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { end: _, stored, reused, came_again, failed, failures, ids } = std::mem::take(&mut self.written);
+        let Written { end: _, stored, reused, came_again, failed, failures, truncated, windows, ids } =
+            std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
         self.state.reused += reused;
         self.state.came_again += came_again;
         self.state.failed += failed;
+        self.state.truncated += truncated;
+        self.state.split += windows.texts;
+        self.state.windows += windows.windows;
         failures::add(&mut self.state.failures, failures);
         self.save().await?;
         if let Some(purger) = &self.purger {

@@ -1,6 +1,7 @@
 //! `embed backfill`
 
 pub(crate) mod ledger;
+mod long;
 mod output;
 pub(crate) mod reuse;
 
@@ -10,7 +11,10 @@ use clap::{Args, Subcommand};
 
 use embed_schemas::Slug;
 
-use self::output::OutputArgs;
+use self::{
+    long::{LongArgs, TokenizerArgs},
+    output::OutputArgs,
+};
 use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +62,8 @@ pub(crate) struct BackfillRunArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub(crate) chunk: u16,
     #[command(flatten)]
+    pub(crate) long: LongArgs,
+    #[command(flatten)]
     pub(crate) reuse: reuse::ReuseArgs,
     /// Overwrite OUTPUT if it exists; of a folder or a prefix, the files that a backfill makes
     #[arg(long)]
@@ -88,6 +94,8 @@ pub(crate) struct PaceArgs {
     /// Leave the results in their stream until they expire
     #[arg(long)]
     pub(crate) keep_results: bool,
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
     /// Begin even if no worker serves the model or variant now: the jobs wait for one
     #[arg(long)]
     pub(crate) allow_unserved: bool,

@@ -49,6 +49,7 @@ impl Files {
             chunk,
             reuse: Reuse::default(),
             writing: Writing::default(),
+            long: backfill::Long::default(),
         }
     }
 

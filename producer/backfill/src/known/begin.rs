@@ -6,9 +6,9 @@ use embed_client::Client;
 
 use super::{
     Known, LIMITS, lines,
-    previous::{self, Made, Previous, Rows},
+    previous::{self, Before, Made, Previous, Rows},
 };
-use crate::{Error, Parameters, State, parameters::Reuse};
+use crate::{Error, Parameters, PartRows, State, parameters::Reuse};
 
 /// Gathers what is known. `None` if nothing is to be. A run that reuses vectors takes no others than of their space.
 ///
@@ -21,7 +21,14 @@ pub(crate) async fn begin(client: &Client, state: &mut State, output: &Path) -> 
     }
     let known = Arc::new(Known::new(&state.parameters, equal, LIMITS)?);
     if equal && state.done.rows > 0 {
-        let (texts, _) = loaded(&known, Box::new(lines::Pairs::open(state, output)?), false).await?;
+        let rows: Rows = match state.parameters.writing.format {
+            None => Box::new(lines::Pairs::open(state, output)?),
+            Some(_) => {
+                let rows = PartRows::recorded(&output.to_string_lossy(), &state.parameters, &state.mark)?;
+                Box::new(rows.map(|row| row.map(Before::from)))
+            }
+        };
+        let (texts, _) = loaded(&known, rows, false).await?;
         tracing::debug!(texts, "rows that are written are known");
     }
     if let Some(location) = previous {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Parameters, row::Digest};
+use crate::{Long, Parameters, row::Digest};
 
 /// Bytes that SHA-256 takes at once.
 const BLOCK: usize = 64;
@@ -17,6 +17,8 @@ struct Manner<'a> {
     prompt: Option<&'a str>,
     truncate: bool,
     dimensions: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    long: Option<&'a Long>,
 }
 
 /// Makes digests.
@@ -35,8 +37,9 @@ impl fmt::Debug for Digests {
 impl Digests {
     /// For what a backfill does.
     pub(crate) fn of(parameters: &Parameters) -> Self {
-        let Parameters { prompt, truncate, dimensions, .. } = parameters;
-        let manner = Manner { prompt: prompt.as_deref(), truncate: *truncate, dimensions: *dimensions };
+        let Parameters { prompt, truncate, dimensions, long, .. } = parameters;
+        let long = (!long.is_default()).then_some(long);
+        let manner = Manner { prompt: prompt.as_deref(), truncate: *truncate, dimensions: *dimensions, long };
         let manner = serde_json::to_vec(&manner).expect("strings and numbers are written as JSON");
         // A whole block, so that it is computed once and not for each row.
         let mut block = [0; BLOCK];

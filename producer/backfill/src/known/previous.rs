@@ -6,7 +6,8 @@ use embed_schemas::Slug;
 
 use super::lines;
 use crate::{
-    Error, Parameters, State,
+    Error, Long, Manifest, Parameters, PartRows, State, StoredRow, VectorType,
+    output::{MANIFEST, is_remote, location as name_of},
     row::{Digest, Vector},
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Made {
     pub(super) prompt: Option<String>,
     pub(super) truncate: bool,
     pub(super) dimensions: Option<u32>,
+    pub(super) long: Long,
+    pub(super) vector_type: VectorType,
     /// The embedding space of its vectors; `None` if it has none.
     pub(super) space: Option<String>,
 }
@@ -51,6 +54,9 @@ pub(super) fn absolute(location: &str) -> Result<String, Error> {
 /// Opens what `--reuse` names, for a backfill into `output`.
 pub(super) async fn open(location: &str, output: &Path) -> Result<Previous, Error> {
     let path = Path::new(location);
+    if is_remote(location) || path.is_dir() || path.file_name().is_some_and(|name| name == MANIFEST) {
+        return of_parts(location, output).await;
+    }
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     if real(path).is_some_and(|path| real(output) == Some(path)) {
         return Err(Error::Backfill(format!("--reuse {location} is the output: choose another output")));
@@ -75,16 +81,42 @@ pub(super) async fn open(location: &str, output: &Path) -> Result<Previous, Erro
     Ok(Previous { made: Made::by(&state), rows: Box::new(lines::Pairs::open(&state, path)?) })
 }
 
+/// Opens an output in parts.
+async fn of_parts(location: &str, output: &Path) -> Result<Previous, Error> {
+    let named = name_of(Path::new(location));
+    let folder = named.strip_suffix(MANIFEST).unwrap_or(&named).trim_end_matches('/');
+    if folder == name_of(output) {
+        return Err(Error::Backfill(format!("--reuse {location} is the output: choose another output")));
+    }
+    let manifest = Manifest::read(location).await.map_err(|error| {
+        Error::Backfill(format!(
+            "--reuse {location}: {error}. Name the output of a finished backfill, or its {MANIFEST}"
+        ))
+    })?;
+    let rows = PartRows::open(location, &manifest)?;
+    let Manifest { model, prompt, truncate, long, vector_type, space, dimensions_asked: dimensions, .. } = manifest;
+    let made = Made { model, prompt, truncate, dimensions, long, vector_type, space };
+    Ok(Previous { made, rows: Box::new(rows.map(|row| row.map(Before::from))) })
+}
+
+impl From<StoredRow> for Before {
+    fn from(row: StoredRow) -> Self {
+        let StoredRow { id, digest, vectors } = row;
+        Self { id, content: digest.filter(|_| !vectors.is_empty()).map(|digest| (digest, vectors)) }
+    }
+}
+
 impl Made {
     /// By a backfill.
     fn by(state: &State) -> Self {
-        let Parameters { model, prompt, truncate, dimensions, .. } = state.parameters.clone();
-        Self { model, prompt, truncate, dimensions, space: state.space.clone() }
+        let Parameters { model, prompt, truncate, dimensions, long, writing, .. } = state.parameters.clone();
+        let (vector_type, space) = (writing.vector_type, state.space.clone());
+        Self { model, prompt, truncate, dimensions, long, vector_type, space }
     }
 
     /// Whether rows of it can be equal to rows of a backfill. The error says why not.
     pub(super) fn fits(&self, parameters: &Parameters) -> Result<(), String> {
-        let Self { model, prompt, truncate, dimensions, space: _ } = self;
+        let Self { model, prompt, truncate, dimensions, long, vector_type, space: _ } = self;
         let none = || "none".to_owned();
         let differs = |what, before: String, now: String| Err(format!("its {what} is {before}, and now it is {now}"));
         if *model != parameters.model {
@@ -101,6 +133,13 @@ impl Made {
         if *truncate != parameters.truncate {
             let text = |cut| if cut { "to cut them" } else { "to refuse them" };
             return differs("way with long texts", text(*truncate).into(), text(parameters.truncate).into());
+        }
+        if *long != parameters.long {
+            let text = |long: &Long| serde_json::to_string(long).unwrap_or_default();
+            return differs("--long", text(long), text(&parameters.long));
+        }
+        if (vector_type, parameters.writing.vector_type) == (&VectorType::F16, VectorType::F32) {
+            return Err("its vectors are rounded to f16: choose --vector-type f16, too".into());
         }
         Ok(())
     }
@@ -124,18 +163,21 @@ pub(super) fn usable(before: &str, settled: Option<&str>, served: &[String]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::parameters;
+    use crate::{LongMode, tests::parameters};
 
     #[test]
     fn what_was_made_otherwise_does_not_fit() {
-        let Parameters { model, prompt, truncate, dimensions, .. } = parameters();
-        let made = Made { model, prompt, truncate, dimensions, space: None };
+        let Parameters { model, prompt, truncate, dimensions, long, .. } = parameters();
+        let made = Made { model, prompt, truncate, dimensions, long, vector_type: VectorType::F32, space: None };
         made.fits(&parameters()).unwrap();
+        let split = Long { mode: LongMode::Split, ..Long::default() };
         for (other, said) in [
             (Made { model: "n".parse().unwrap(), ..made.clone() }, "its model is n, and now it is m"),
             (Made { prompt: Some("query".into()), ..made.clone() }, "its prompt is query, and now it is none"),
             (Made { dimensions: Some(8), ..made.clone() }, "is 8, and now it is that of the model"),
             (Made { truncate: false, ..made.clone() }, "is to refuse them, and now it is to cut them"),
+            (Made { long: split, ..made.clone() }, "its --long is"),
+            (Made { vector_type: VectorType::F16, ..made.clone() }, "rounded to f16"),
         ] {
             let error = other.fits(&parameters()).unwrap_err();
             assert!(error.contains(said), "{error}");

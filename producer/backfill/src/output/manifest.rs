@@ -14,7 +14,7 @@ use super::{
     place::Place,
     target::location,
 };
-use crate::{Error, InputFile, Served, State};
+use crate::{Error, InputFile, Long, Served, State};
 
 /// The layout of the manifest.
 const FORMAT: u32 = 1;
@@ -45,6 +45,9 @@ pub struct Manifest {
     pub prompt: Option<String>,
     /// Whether texts that were too long were cut.
     pub truncate: bool,
+    /// What became of them instead, if anything was asked for.
+    #[serde(default, skip_serializing_if = "Long::is_default")]
+    pub long: Long,
     /// The form of the parts.
     pub parts_format: PartFormat,
     /// How the numbers of vectors are kept.
@@ -79,11 +82,14 @@ pub struct Column {
 pub struct Counts {
     /// That were read.
     pub read: u64,
-    /// That have a vector.
+    /// That were embedded.
     pub stored: u64,
+    /// That have a vector which was there before: of an equal row, or of an earlier backfill.
+    #[serde(default)]
+    pub reused: u64,
     /// That have none.
     pub failed: u64,
-    /// Vectors: more than `stored` if some rows have several.
+    /// Vectors: more than rows that have one if some rows have several.
     pub vectors: u64,
     /// Vectors whose text was cut.
     pub truncated: u64,
@@ -112,6 +118,7 @@ impl Manifest {
             dimensions_asked: parameters.dimensions,
             prompt: parameters.prompt,
             truncate: parameters.truncate,
+            long: parameters.long,
             parts_format: format,
             vector_type,
             inputs: state.plan.files.clone(),
@@ -120,6 +127,7 @@ impl Manifest {
             counts: Counts {
                 read: state.done.rows,
                 stored: state.stored,
+                reused: state.reused,
                 failed: state.failed,
                 vectors: mark.parts.iter().map(|part| part.rows).sum(),
                 truncated: mark.parts.iter().map(|part| part.truncated).sum(),

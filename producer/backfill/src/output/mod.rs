@@ -36,6 +36,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use manifest::{Column, Counts, Manifest};
+pub(crate) use names::MANIFEST;
 pub use parts::{PartFile, StoredFile};
 pub use read::{PartRows, StoredRow};
 pub use target::{PartFormat, VectorType, Writing};
@@ -46,7 +47,7 @@ use self::{
     parts::{Layout, Parts},
     place::Place,
 };
-use crate::{Error, Parameters, Plan, State, row::Done};
+use crate::{Error, LongMode, Parameters, Plan, State, row::Done};
 
 /// What is durable of an output: where a run goes on after any kind of end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,5 +213,5 @@ impl Output {
 
 /// What parts are like.
 fn layout(parameters: &Parameters, format: PartFormat) -> Layout {
-    Layout::of(parameters, format, None, false)
+    Layout::of(parameters, format, None, parameters.long.mode == LongMode::Split)
 }

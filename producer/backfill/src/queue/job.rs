@@ -17,6 +17,7 @@ use crate::{
     Error, Served,
     chunk::Chunk,
     row::{Found, Position, Row, Vector, Work},
+    windows,
 };
 use embed_client::{Backoff, Client, MessageBudget, RESULT_BYTES, part_id, text_bytes};
 
@@ -39,6 +40,8 @@ pub(crate) struct Jobs {
     pub(crate) budget: MessageBudget,
     /// A job without texts and id.
     pub(crate) template: EmbedRequest,
+    /// Whether a row has the mean of the vectors of its pieces.
+    pub(crate) mean: bool,
     /// Counts outcomes: the sign of life that the driver looks at.
     pub(crate) outcomes: watch::Sender<u64>,
     /// How many more jobs may be looked up in vain before they are taken to be new. 0 in a first run.
@@ -63,8 +66,19 @@ pub(crate) struct Finished {
     pub(crate) served: BTreeSet<Served>,
     /// The jobs whose results the stream may hold.
     pub(crate) ids: Vec<JobId>,
+    /// Of the rows that have vectors, those whose text was taken apart.
+    pub(crate) windows: Windows,
     /// What it takes in memory, or in the stream, whichever is more.
     pub(crate) bytes: usize,
+}
+
+/// Texts that were taken apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Texts.
+    pub(crate) texts: u64,
+    /// Their windows.
+    pub(crate) windows: u64,
 }
 
 /// What became of a range of texts, in order.
@@ -98,7 +112,7 @@ impl Jobs {
             answer.parts.extend(parts);
             answer.ids.extend(ids);
         }
-        Ok(finish(chunk, answer))
+        Ok(finish(chunk, answer, self.mean))
     }
 
     /// The texts of a group, in as many messages as they need: more than one only if they are pieces of one long text.
@@ -176,7 +190,7 @@ impl Jobs {
 }
 
 /// What became of the rows of a group, with rows that were bad from the start where they are.
-fn finish(chunk: Chunk, answer: Answer) -> Finished {
+fn finish(chunk: Chunk, answer: Answer, mean: bool) -> Finished {
     let end = chunk.end();
     let Answer { parts, ids } = answer;
     let mut texts = parts.iter().flat_map(|part| {
@@ -195,16 +209,20 @@ fn finish(chunk: Chunk, answer: Answer) -> Finished {
         Some((Part::Failed(_, error), _)) => Err(error.clone()),
         None => unreachable!("the parts of a job cover its texts"),
     };
-    let mut done = |work: Work| match work {
-        Work::Embed(pieces) => {
-            // All of them are taken, so that the next row finds its own.
-            let vectors: Vec<_> = pieces.iter().map(|piece| vector(piece.window)).collect();
-            vectors.into_iter().collect::<Result<_, _>>().map(Found::Vectors)
+    let mut cut = Windows::default();
+    let mut done = |work: Work| {
+        let Work::Embed(pieces) = work else { return Ok(Found::Known) };
+        // All of them are taken, so that the next row finds its own.
+        let vectors: Vec<_> = pieces.iter().map(|piece| vector(piece.window)).collect();
+        let vectors: Vec<Vector> = vectors.into_iter().collect::<Result<_, _>>()?;
+        if vectors.len() > 1 {
+            cut.texts += 1;
+            cut.windows += vectors.len() as u64;
         }
-        Work::Known => Ok(Found::Known),
+        Ok(Found::Vectors(if mean { windows::mean(vectors).into_iter().collect() } else { vectors }))
     };
     let rows: Vec<Row<Found>> = chunk.rows.into_iter().map(|row| row.with(|work| done(work?))).collect();
-    let mut finished = Finished { rows, end, spaces: Vec::new(), served: BTreeSet::new(), ids, bytes: 0 };
+    let mut finished = Finished { rows, end, spaces: Vec::new(), served: BTreeSet::new(), ids, windows: cut, bytes: 0 };
     for part in &parts {
         finished.bytes += RESULT_BYTES;
         let Part::Vectors(result) = part else { continue };

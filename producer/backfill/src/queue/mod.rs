@@ -13,5 +13,5 @@ mod job;
 mod purge;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use job::{Finished, Jobs};
+pub(crate) use job::{Finished, Jobs, Windows};
 pub(crate) use purge::{Purger, perhaps_stored};

@@ -16,7 +16,7 @@ use embed_connect::ConnectSettings;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::{Status, asked_to_stop, print};
+use super::{Status, asked_to_stop, print, registry};
 use crate::cli::backfill::{BackfillCommand, PaceArgs};
 
 /// Between two lines of progress where there is no terminal.
@@ -50,6 +50,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 chunk: usize::from(args.chunk),
                 reuse: args.reuse.into(),
                 writing: args.writing.writing(),
+                long: args.long.long(!args.model.no_truncate)?,
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;
@@ -96,6 +97,8 @@ fn pace(args: &PaceArgs) -> Pace {
         window: usize::from(args.window),
         stall_timeout: args.stall_timeout,
         keep_results: args.keep_results,
+        // Who cuts no texts needs none.
+        registry: registry(args.tokenizer.registry.clone()).ok(),
         ..Pace::default()
     }
 }
@@ -108,6 +111,7 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
     let numbers = format!(
         "{rows} rows, {stored} stored{reused}{removed}, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s"
     );
+    let numbers = numbers + &long(summary);
     let reasons = reasons(failures);
     match (finished, can_go_on) {
         _ if *asked == Some(Wish::Cancel) => format!("{output}: cancelled after {numbers}{reasons}"),
@@ -127,6 +131,13 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
 /// Where there are none, nothing is said of them.
 fn reused_rows(reused: u64) -> String {
     if reused == 0 { String::new() } else { format!(", {reused} reused") }
+}
+
+/// What became of long texts, if there were any.
+fn long(summary: &Summary) -> String {
+    let Summary { truncated, split, windows, .. } = summary;
+    let cut = if *truncated > 0 { format!("; {truncated} cut off") } else { String::new() };
+    if *split > 0 { format!("{cut}; {split} in {windows} windows") } else { cut }
 }
 
 /// Why rows have no vector: a line for each code, with the first rows below it.

@@ -1,15 +1,7 @@
-//! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine.
+//! Tokenizing: texts in, token ids out, on threads of its own. Knows no NATS and no engine. What becomes of a single text is
+//! `embed-tokenize`'s to say.
 
-mod bert;
-mod bounded;
-mod budget;
-mod outline;
-mod patterns;
 mod pool;
-#[cfg(test)]
-mod tests;
-mod tokenizer;
-mod unique;
 
+pub use embed_tokenize::{TextTokenizer, TokenizeError, Tokens};
 pub use pool::{Outcome, Pool, Sink, Task};
-pub use tokenizer::{TextTokenizer, TokenizeError, Tokens};

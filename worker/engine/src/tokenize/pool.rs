@@ -8,7 +8,7 @@ use std::sync::{
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use embed_schemas::{Lane, WireError};
 
-use super::tokenizer::{TextTokenizer, Tokens};
+use super::{TextTokenizer, Tokens};
 use crate::threads::{OnDeath, guarded};
 
 /// The texts of one job.

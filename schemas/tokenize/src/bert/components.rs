@@ -15,7 +15,7 @@ use tokenizers::{
 const MOST_ADDED: usize = 256;
 
 /// A tokenizer of the library, with its normalizer and its pre-tokenizer as they are, or within something else.
-pub(in crate::tokenize) type Parts<N, P> = TokenizerImpl<ModelWrapper, N, P, PostProcessorWrapper, DecoderWrapper>;
+pub(crate) type Parts<N, P> = TokenizerImpl<ModelWrapper, N, P, PostProcessorWrapper, DecoderWrapper>;
 
 /// The parts of a tokenizer of the BERT family.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ use super::{
     budget::{self, Grown},
     outline,
     patterns::TooLong,
+    segments::segments,
 };
 use embed_schemas::{ErrorCode, ModelMetadata, WireError};
-use tokenizers::PostProcessorWrapper;
+use tokenizers::{Encoding, PostProcessorWrapper};
 
 /// As how long a text the added tokens count while they are normalized. The most that known models have is a tenth of it.
 const ADDED_TOKENS_BYTES: usize = 1 << 20;
@@ -149,22 +150,53 @@ impl TextTokenizer {
         Ok(Tokens { ids, truncated })
     }
 
-    fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
-        // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
-        // alone, which hold whole entries.
-        budget::begin(input.len());
-        let encoded = panic::catch_unwind(AssertUnwindSafe(|| self.library.encode_fast(input, true)));
-        match (budget::take_failure(), encoded) {
-            (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),
-            (None, Ok(Ok(encoding))) => Ok(encoding.get_ids().to_vec()),
-            (None, Err(_)) => Err(failed(&"its tokenizer panics".into())),
+    /// How many tokens `prompt` and `text` are, special tokens included, whatever the model takes.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`], other than for the length.
+    pub fn count(&self, prompt: Option<&str>, text: &str) -> Result<usize, WireError> {
+        let joined = prompt.map(|prompt| [prompt, text].concat());
+        let input = joined.as_deref().unwrap_or(text);
+        let ids = self.bert.as_ref().ok().and_then(|bert| bert.encode(input, None));
+        ids.map_or_else(|| self.library_ids(input).map(|ids| ids.len()), |ids| Ok(ids.len()))
+    }
+
+    /// Where the tokens of a text begin, in bytes, in order; without special tokens. The text may be longer than any that can be embedded: it
+    /// is taken in stretches, and where two of them meet, which is at white space if there is any, tokens may differ from those of the whole.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`], other than for the length.
+    pub fn starts(&self, text: &str) -> Result<Vec<usize>, WireError> {
+        let mut starts = Vec::with_capacity(text.len() / 4);
+        for (begin, segment) in segments(text) {
+            let encoding = bounded(segment, || self.library.encode(segment, false))?;
+            starts.extend(encoding.get_offsets().iter().map(|(start, _)| begin + start));
         }
+        Ok(starts)
+    }
+
+    fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {
+        bounded(input, || self.library.encode_fast(input, true)).map(|encoding| encoding.get_ids().to_vec())
     }
 
     /// The largest id that it can make.
-    pub(crate) fn largest_id(&self) -> Option<u32> {
+    #[must_use]
+    pub fn largest_id(&self) -> Option<u32> {
         let around = self.library.get_post_processor().map(ids_around).unwrap_or_default();
         self.library.get_vocab(true).into_values().chain(around).max()
+    }
+}
+
+/// Has the library encode a text within what a text may use.
+fn bounded(input: &str, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Encoding, WireError> {
+    // A tokenizer that its file has led into a panic fails on the text, and takes nobody's thread with it. The library keeps caches
+    // alone, which hold whole entries.
+    budget::begin(input.len());
+    let encoded = panic::catch_unwind(AssertUnwindSafe(encode));
+    match (budget::take_failure(), encoded) {
+        (Some(error), _) | (None, Ok(Err(error))) => Err(failed(&error)),
+        (None, Ok(Ok(encoding))) => Ok(encoding),
+        (None, Err(_)) => Err(failed(&"its tokenizer panics".into())),
     }
 }
 

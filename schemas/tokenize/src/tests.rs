@@ -295,3 +295,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tokens_are_counted_and_found_in_a_text_of_any_length() {
+    let (file, metadata) = real();
+    let tokenizer = TextTokenizer::new(file.to_string().as_bytes(), &metadata, 10).unwrap();
+    assert_eq!(tokenizer.count(None, "").unwrap(), 2);
+    assert_eq!(tokenizer.count(Some("query: "), "hello world").unwrap(), 6);
+    assert_eq!(tokenizer.starts("").unwrap(), [0; 0]);
+    assert_eq!(tokenizer.starts(" na\u{EF}ve \u{4E2D}\u{6587}!").unwrap(), [1, 8, 11, 14]);
+    // Longer than a stretch, and than any text that may be embedded.
+    let text = "hello world ".repeat(10_000);
+    let starts = tokenizer.starts(&text).unwrap();
+    assert_eq!((starts.len(), tokenizer.count(None, &text).unwrap()), (20_000, 20_002));
+    assert!(starts.iter().enumerate().all(|(n, start)| *start == n / 2 * 12 + n % 2 * 6));
+}
