@@ -11,11 +11,13 @@
 //! | `scenario` | all of that at once |
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
 //! | `chaos` | faults on real processes, and whether every job is stored once |
+//! | `backfill` | a large backfill: speed, memory, and whether every row is there once |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
 //! | `bench` | how fast the engine is alone |
 //! | `cli` | the command line |
 
+pub mod backfill;
 mod bench;
 pub mod bulk;
 pub mod call;

@@ -1,6 +1,7 @@
 //! All integration tests of the crate in one program: one link instead of one for each file, and no core idle at the end of each.
 
 mod backfill;
+mod backfill_scale;
 mod bench;
 mod chaos;
 mod hostile;

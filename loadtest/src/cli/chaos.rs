@@ -156,13 +156,13 @@ impl ChaosArgs {
     }
 }
 
-fn say(what: &str) {
+pub(super) fn say(what: &str) {
     // There is nothing to do about a standard error that cannot be written to.
     let _ = writeln!(io::stderr(), "{what}");
 }
 
 /// Plays on this thread. What cannot go on panics in the test kit, with its reason; the stack is gone then as well.
-fn play<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) fn play<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let whole = async {
         // The stack goes with us, and its folders too.

@@ -1,6 +1,7 @@
 //! The command line of `embed-loadtest`.
 
 mod accept;
+mod backfill;
 mod chaos;
 mod compare;
 mod overload;
@@ -40,6 +41,9 @@ enum Command {
     Run(run::RunArgs),
     /// What the batch engine promises, measured on a stack of its own; exits with 1 if a promise is not kept
     Accept(accept::AcceptArgs),
+    /// A corpus of short rows from an S3 server to one, on a stack of its own: speed, memory, and whether every row is there once; exits with 1
+    /// if a target is missed
+    Backfill(Box<backfill::BackfillArgs>),
     /// Faults on real processes under load, or hostile input, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead
     /// without cause
     Chaos(Box<chaos::ChaosArgs>),
@@ -64,6 +68,7 @@ impl Cli {
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),
+            Command::Backfill(args) => args.run(json),
             Command::Chaos(args) => args.run(json),
             Command::Bench(args) => run_bench(&args, json),
             Command::Compare(args) => args.run(json),

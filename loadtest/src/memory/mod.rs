@@ -66,12 +66,19 @@ pub async fn watch(mut processes: Vec<Process>, start: Instant, warm_up: Duratio
 }
 
 fn resident(id: u32) -> Option<f64> {
-    resident_of(&fs::read_to_string(format!("/proc/{id}/status")).ok()?)
+    now_and_most(id).map(|(now, _)| now)
+}
+
+/// What a process has, and the most that it ever had, which no look can miss: megabytes.
+#[must_use]
+pub fn now_and_most(id: u32) -> Option<(f64, f64)> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    Some((megabytes_of(&status, "VmRSS:")?, megabytes_of(&status, "VmHWM:")?))
 }
 
 /// Megabytes, as in `/proc/<pid>/status`. `None` for what is no longer a process, a zombie included.
-fn resident_of(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn megabytes_of(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0 / 1e6)
 }
 
@@ -81,8 +88,12 @@ mod tests {
 
     #[test]
     fn the_kernels_format_is_read() {
-        assert_eq!(resident_of("Name:\tx\nVmRSS:\t  250000 kB\nThreads: 1\n"), Some(256.0));
-        assert_eq!(resident_of("Name:\tx\nState:\tZ (zombie)\n"), None);
+        let status = "Name:\tx\nVmHWM:\t  500000 kB\nVmRSS:\t  250000 kB\nThreads: 1\n";
+        assert_eq!(megabytes_of(status, "VmRSS:"), Some(256.0));
+        assert_eq!(megabytes_of(status, "VmHWM:"), Some(512.0));
+        assert_eq!(megabytes_of("Name:\tx\nState:\tZ (zombie)\n", "VmRSS:"), None);
+        let (now, most) = now_and_most(std::process::id()).unwrap();
+        assert!(now > 0.0 && now <= most * 1.01, "{now} {most}");
         let own = Process::find(std::process::id()).unwrap();
         assert!(own.label().contains(&std::process::id().to_string()));
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -77,6 +78,11 @@ impl NatsServer {
         let answer = http::ask(address, &format!("GET {path}")).expect("the server answers");
         let body = answer.split_once("\r\n\r\n").expect("an answer has a body").1;
         serde_json::from_str(body).expect("it is JSON")
+    }
+
+    /// Where JetStream keeps what it stores.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
     }
 
     /// SIGKILL. The store stays.

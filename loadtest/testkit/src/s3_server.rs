@@ -26,7 +26,7 @@ const PORTS: usize = 8;
 #[derive(Debug)]
 pub struct S3Server {
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
     ports: [u16; PORTS],
 }
 
@@ -36,7 +36,7 @@ impl S3Server {
         for _ in 0..TRIES {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let ports = free_ports();
-            let mut server = Self { child: spawn(&folder, &ports), _folder: folder, ports };
+            let mut server = Self { child: spawn(&folder, &ports), folder, ports };
             if server.is_ready() {
                 return server;
             }
@@ -47,6 +47,23 @@ impl S3Server {
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[6])
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL. The store stays.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("the server can be waited for");
+    }
+
+    /// Starts it again after it was killed, on the same ports and store.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.folder, &self.ports);
+        assert!(self.is_ready(), "the S3 server ended at once");
     }
 
     /// Makes a bucket: to the file server behind it, that is a folder.
@@ -98,7 +115,7 @@ fn spawn(folder: &TempDir, ports: &[u16; PORTS]) -> Child {
         "actions": ["Admin", "Read", "List", "Write"],
     }]});
     fs::write(path("s3.json"), identities.to_string()).expect("a configuration file");
-    fs::create_dir(path("store")).expect("a folder for the store");
+    fs::create_dir_all(path("store")).expect("a folder for the store");
     let log = fs::File::create(path("log")).expect("a log file");
     let mut command = Command::new(s3_server_binary());
     command.arg("-logtostderr=true").arg("server");
@@ -124,7 +141,7 @@ fn spawn(folder: &TempDir, ports: &[u16; PORTS]) -> Child {
     }
     command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.iam=false", "-master.telemetry=false"]);
     // Each bucket takes several volumes, which are files that grow.
-    command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=200", "-master.volumeSizeLimitMB=64"]);
+    command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=600", "-master.volumeSizeLimitMB=64"]);
     command.args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]);
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     die_with_parent(&mut command);
