@@ -122,7 +122,10 @@ mod tests {
     fn what_ends_nowhere_is_cut_at_words_and_between_characters() {
         assert_eq!(windows("a b c d e f g h i j", SMALL), ["a b c d e f g h ", "g h i j"]);
         let limits = Limits { tokens: 8, overlap: 0, bytes: 12 };
-        assert_eq!(windows(&"\u{4E2D}".repeat(10), limits), ["\u{4E2D}".repeat(4), "\u{4E2D}".repeat(4), "\u{4E2D}".repeat(2)]);
+        assert_eq!(
+            windows(&"\u{4E2D}".repeat(10), limits),
+            ["\u{4E2D}".repeat(4), "\u{4E2D}".repeat(4), "\u{4E2D}".repeat(2)]
+        );
     }
 
     #[test]

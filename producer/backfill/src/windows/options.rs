@@ -57,7 +57,10 @@ impl Long {
         }
         let overlap = self.overlap.map_or(window / 10, number);
         if overlap > window / 2 {
-            return Err(format!("an overlap of {overlap} tokens: at most half of a window, {}, can overlap", window / 2));
+            return Err(format!(
+                "an overlap of {overlap} tokens: at most half of a window, {}, can overlap",
+                window / 2
+            ));
         }
         Ok((window, overlap))
     }

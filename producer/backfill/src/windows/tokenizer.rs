@@ -19,7 +19,9 @@ pub(crate) async fn settle(client: &Client, parameters: &Parameters, registry: O
     if long.mode == LongMode::Truncate {
         return match (long.window, long.overlap) {
             (None, None) => Ok(long.clone()),
-            _ => Err(Error::Backfill("windows and their overlap are for long texts that are split, or whose mean is taken".into())),
+            _ => Err(Error::Backfill(
+                "windows and their overlap are for long texts that are split, or whose mean is taken".into(),
+            )),
         };
     }
     let registry = open(registry)?;
@@ -47,7 +49,9 @@ pub(crate) async fn cutter(parameters: &Parameters, registry: Option<&str>) -> R
 
 fn open(location: Option<&str>) -> Result<Registry, Error> {
     let location = location.ok_or_else(|| {
-        Error::Backfill("long texts are cut with the model's tokenizer, which is in the registry: name it with --registry".into())
+        Error::Backfill(
+            "long texts are cut with the model's tokenizer, which is in the registry: name it with --registry".into(),
+        )
     })?;
     Registry::open(location).map_err(registry_error)
 }
