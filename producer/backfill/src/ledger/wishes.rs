@@ -12,7 +12,7 @@ use super::{
     open,
     store::{Found, Store},
 };
-use crate::{Error, Pace, State, output::LinesFile, queue};
+use crate::{Error, Pace, State, output::Output, queue};
 
 /// Between two looks whether a runner has obeyed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -123,10 +123,10 @@ pub async fn cancel(client: &Client, name: &Path, pace: &Pace) -> Result<Asked, 
 }
 
 async fn cancel_here(client: &Client, name: &Path, pace: &Pace) -> Result<Asked, Error> {
-    let Recorded { target, .. } = recorded(client, name, |_| true).await?;
+    let Recorded { target, state, .. } = recorded(client, name, |_| true).await?;
     // A file that is not on this machine is nobody's here.
     let lock = match &target {
-        Target::Local(path) if path.exists() => Some(LinesFile::reopen(path)?),
+        Target::Local(path) if path.exists() => Some(Output::reopen(path, &state.parameters, &state.plan)?),
         _ => None,
     };
     let Recorded { mut state, .. } = recorded(client, name, |_| true).await?;
@@ -135,7 +135,7 @@ async fn cancel_here(client: &Client, name: &Path, pace: &Pace) -> Result<Asked,
     state.cancelled = true;
     state.saves += 1;
     if let (Target::Local(path), Some(_)) = (&target, &lock) {
-        state.save(path)?;
+        state.save(path.as_path())?;
     }
     queue::Purger::start(client, &state).finish(true, queue::perhaps_stored(&state)).await;
     let progress =
