@@ -35,7 +35,7 @@ mod writer;
 
 pub use error::Error;
 pub use failures::{Example, Failures, Reason};
-pub use input::{InputFile, Plan, ReadRow, read_rows};
+pub use input::{Compression, Filter, Format, InputFile, Plan, ReadRow, Reading, Sample, Shard, read_rows};
 pub use output::Mark;
 pub use parameters::{Pace, Parameters};
 pub use progress::{Progress, Summary};
@@ -45,7 +45,7 @@ pub use state::{State, state_path};
 
 #[cfg(test)]
 mod tests {
-    use crate::Parameters;
+    use crate::{Parameters, Reading};
 
     pub(crate) fn parameters() -> Parameters {
         Parameters {
@@ -60,6 +60,7 @@ mod tests {
             text_field: "text".into(),
             id_field: "id".into(),
             keep: Vec::new(),
+            reading: Reading::default(),
             chunk: 64,
         }
     }

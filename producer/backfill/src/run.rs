@@ -7,7 +7,7 @@ use embed_schemas::removal::RemovalKey;
 
 use crate::{
     Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
-    input::{Fields, is_stream},
+    input::{Carry, Fields, is_remote, is_stream},
     output::{LinesFile, Output},
     state_path,
     writer::Books,
@@ -30,11 +30,12 @@ pub async fn run(
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
     Fields::of(&parameters).map_err(Error::Backfill)?;
-    for input in &parameters.inputs {
-        refuse_overwriting(Path::new(input), output)?;
+    let plan = Plan::make(&parameters, Carry::Json).await?;
+    for file in plan.files.iter().filter(|file| !is_remote(&file.location)) {
+        refuse_overwriting(Path::new(&file.location), output)?;
     }
-    let plan = Plan::make(&parameters).await?;
-    let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
+    plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    let inputs = parameters.inputs.iter().map(|input| absolute(input)).collect();
     let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
     let opened = if is_stream(&output.to_string_lossy()) {
         LinesFile::stream()?
@@ -48,6 +49,14 @@ pub async fn run(
     };
     let books = Books::new(client, state, output, Output::Lines(opened), pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
+}
+
+/// What is read, from wherever it is looked at.
+fn absolute(input: &str) -> String {
+    if is_stream(input) || input.contains("://") {
+        return input.to_owned();
+    }
+    std::path::absolute(input).map_or_else(|_| input.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 /// Overwriting is asked for with the output in mind.

@@ -37,8 +37,9 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 truncate: !args.model.no_truncate,
                 dimensions: args.model.dimensions,
                 space: args.space,
-                text_field: args.text_field,
-                id_field: args.id_field,
+                reading: args.input.reading(args.pace.skip_bad_files),
+                text_field: args.input.text_field.unwrap_or_default(),
+                id_field: args.input.id_field.unwrap_or_default(),
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
             };
@@ -87,6 +88,7 @@ fn pace(args: &PaceArgs) -> Pace {
         window: usize::from(args.window),
         stall_timeout: args.stall_timeout,
         keep_results: args.keep_results,
+        skip_bad_files: args.skip_bad_files,
         ..Pace::default()
     }
 }

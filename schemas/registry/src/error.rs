@@ -84,7 +84,7 @@ pub enum RegistryError {
         what: &'static str,
     },
     /// The store failed, or cannot be reached.
-    #[error("registry {location}: {path}: {}", chain(.cause))]
+    #[error("registry {location}: {path}: {}", store_error(.cause))]
     Store {
         /// The registry.
         location: String,
@@ -328,8 +328,9 @@ fn moved(by: &Option<Box<PointerMove>>, expected: Option<&str>) -> String {
     }
 }
 
-/// The message with its causes, each only once: the store's own often repeat what they wrap.
-fn chain(error: &object_store::Error) -> String {
+/// What a store says, with its causes, each only once: the store's own often repeat what they wrap. Secrets in addresses are left out.
+#[must_use]
+pub fn store_error(error: &object_store::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

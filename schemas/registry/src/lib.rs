@@ -30,7 +30,7 @@ mod who;
 
 pub use cache::{Cache, LocalVersion, Resolved, VersionSpec};
 pub use engines::EngineKey;
-pub use error::RegistryError;
+pub use error::{RegistryError, store_error};
 pub use gc::{Garbage, Keep};
 pub use integrity::{IntegrityError, verify};
 pub use layout::check_version;
@@ -39,5 +39,6 @@ pub use location::masked;
 pub use progress::{Progress, Step};
 pub use publish::Published;
 pub use registry::{Registry, RegistryOptions, VersionInfo};
+pub use store::open_store;
 pub use verify::FileCheck;
 pub use who::who;

@@ -32,6 +32,14 @@ pub(crate) struct Folder {
     pub(crate) root: PathBuf,
 }
 
+/// Opens what a location names as a store of any objects, with credentials from the environment. Nothing is asked of a server yet.
+///
+/// # Errors
+/// If there is no such folder, or the location or the environment is not understood. The text says what is wrong.
+pub fn open_store(location: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    Ok(open(location, &RegistryOptions::default())?.store)
+}
+
 /// Opens what a location names. Nothing is asked of a server yet.
 pub(crate) fn open(location: &str, options: &RegistryOptions) -> Result<Opened, String> {
     let (scheme, rest) = location.split_once("://").unwrap_or(("file", location));
