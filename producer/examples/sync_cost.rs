@@ -80,6 +80,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
         dimensions: None,
         space: None,
         text_field: "text".into(),
+        reading: embed_backfill::Reading::default(),
         id_field: "id".into(),
         keep: Vec::new(),
         chunk: 64,

@@ -22,6 +22,7 @@ pub static TARGETS: &[Target] = &[
     Target { name: "tokens", run: tokens::tokens, seeds: tokens::texts },
     Target { name: "contexts", run: written::context, seeds: written::contexts },
     Target { name: "rows", run: written::rows, seeds: written::all_rows },
+    Target { name: "tables", run: written::tables, seeds: written::all_tables },
 ];
 
 /// The golden messages whose names begin with this, in both encodings.

@@ -1,6 +1,6 @@
 //! Files that people write: contexts of natscli, and rows of a backfill.
 
-use embed_backfill::{Parameters, Position, read_rows};
+use embed_backfill::{Format, Parameters, Position, ReadRow, Reading, read_rows};
 use embed_connect::ConnectSettings;
 
 pub(super) fn contexts() -> Vec<Vec<u8>> {
@@ -46,6 +46,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         space: None,
         text_field: "text".into(),
         id_field: "id".into(),
+        reading: Reading::default(),
         keep: keep.iter().map(ToString::to_string).collect(),
         chunk: 64,
         reuse: embed_backfill::Reuse::default(),
@@ -65,16 +66,37 @@ pub(super) fn all_rows() -> Vec<Vec<u8>> {
 /// Every line that is not blank is a row, and reading can go on behind any of them.
 pub(super) fn rows(bytes: &[u8]) {
     for keep in [&[][..], &["all"], &["more", "lang"]] {
-        let parameters = parameters(keep);
-        let all = read_rows(bytes, Position::default(), &parameters).expect("it can be read");
+        // Text that cannot be one, such as UTF-16, is refused as a whole.
+        let Some(all) = read_on(bytes, Format::Jsonl, &parameters(keep)) else { continue };
         for (n, (end, _)) in (1u64..).zip(&all) {
             assert_eq!(end.rows, n);
             assert!(end.lines >= n && end.bytes <= bytes.len() as u64);
         }
-        if let Some((end, _)) = all.get(all.len() / 2) {
-            let at = usize::try_from(end.bytes).expect("it is in memory");
-            let rest = read_rows(&bytes[at..], *end, &parameters).expect("it can be read");
-            assert_eq!(rest, all[all.len() / 2 + 1..]);
-        }
     }
+}
+
+/// As seeds: a table in each of the formats that have columns.
+pub(super) fn all_tables() -> Vec<Vec<u8>> {
+    let tables = [
+        "id,text,lang\n1,hello,de\n\n2,\"a \"\"b\"\"\nc\",en\n3,\"stray\"x,\n4,\"never\n",
+        "id\ttext\n1\thello\n2\tw\u{f6}rld\textra\n",
+    ];
+    tables.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// A table is refused or read, and reading can go on behind any of its rows.
+pub(super) fn tables(bytes: &[u8]) {
+    for format in [Format::Csv, Format::Tsv, Format::Parquet, Format::Arrow] {
+        read_on(bytes, format, &parameters(&["all"]));
+    }
+}
+
+/// Reads everything, and the second half once more. `None` of what is refused.
+fn read_on(bytes: &[u8], format: Format, parameters: &Parameters) -> Option<Vec<ReadRow>> {
+    let read = |at| read_rows(bytes.to_vec().into(), format, at, parameters);
+    let all = read(Position::default()).ok()?;
+    if let Some((end, _)) = all.get(all.len() / 2) {
+        assert_eq!(read(*end).expect("it could be read"), all[all.len() / 2 + 1..]);
+    }
+    Some(all)
 }

@@ -44,7 +44,8 @@ pub(crate) async fn drive(
     mut on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
     let state = &books.state;
-    let parameters = state.parameters.clone();
+    let mut parameters = state.parameters.clone();
+    parameters.reading.skip_bad_files |= pace.skip_bad_files;
     let template = parameters.template();
     let budget = MessageBudget::new(client.nats().max_payload(), parameters.chunk, &template);
     let jobs = Arc::new(Jobs {

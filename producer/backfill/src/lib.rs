@@ -41,7 +41,7 @@ mod writer;
 
 pub use error::Error;
 pub use failures::{Example, Failures, Reason};
-pub use input::{InputFile, Plan, ReadRow, read_rows};
+pub use input::{Compression, Filter, Format, InputFile, Plan, ReadRow, Reading, Sample, Shard, read_rows};
 pub use ledger::{Asked, Known, KnownEntry, Listed, Live, Phase, Runner, Wish, cancel, list, look, pause, remove_old};
 pub use output::{
     Column, Counts, Manifest, Mark, PartFile, PartFormat, PartRows, StoredFile, StoredRow, VectorType, Writing,
@@ -55,7 +55,7 @@ pub use windows::{Long, LongMode};
 
 #[cfg(test)]
 mod tests {
-    use crate::Parameters;
+    use crate::{Parameters, Reading};
 
     pub(crate) fn parameters() -> Parameters {
         Parameters {
@@ -70,6 +70,7 @@ mod tests {
             text_field: "text".into(),
             id_field: "id".into(),
             keep: Vec::new(),
+            reading: Reading::default(),
             chunk: 64,
             reuse: crate::Reuse::default(),
             writing: crate::Writing::default(),

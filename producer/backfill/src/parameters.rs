@@ -5,13 +5,13 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
-use crate::{Long, Writing};
+use crate::{Long, Reading, Writing};
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// The files to read, one after another; `-` for standard input.
+    /// What to read, one after another: files, patterns, folders, prefixes of object stores; `-` for standard input.
     pub inputs: Vec<String>,
     /// The model.
     pub model: Slug,
@@ -29,13 +29,16 @@ pub struct Parameters {
     /// The only embedding space whose vectors are of use. That of the first vectors if `None`.
     #[serde(default)]
     pub space: Option<String>,
-    /// The field that holds the text.
+    /// The field that holds the text. If it is empty: `text`, or what looks like it.
     pub text_field: String,
-    /// The field that holds the row's id.
+    /// The field that holds the row's id. If it is empty: `id`, or what looks like it.
     pub id_field: String,
     /// Other fields that come along into the output; `all` for all but id and text.
     #[serde(default)]
     pub keep: Vec<String>,
+    /// How the input is read, and which of its rows.
+    #[serde(default)]
+    pub reading: Reading,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
     /// Which rows need not be embedded.
@@ -90,6 +93,8 @@ pub struct Pace {
     pub lease: Duration,
     /// The registry of the model: needed where texts are cut into windows.
     pub registry: Option<String>,
+    /// Go on behind files that cannot be read, even if the backfill was begun without [`Reading::skip_bad_files`].
+    pub skip_bad_files: bool,
 }
 
 impl Default for Pace {
@@ -102,6 +107,7 @@ impl Default for Pace {
             keep_results: false,
             lease: Duration::from_secs(30),
             registry: None,
+            skip_bad_files: false,
         }
     }
 }

@@ -12,7 +12,7 @@ pub struct Position {
     /// The file, counted from 0.
     #[serde(default)]
     pub file: usize,
-    /// Bytes of this file, where it is read as lines. 0 where it is read in row groups.
+    /// Bytes of this file. Where it is not read as lines that are there as they are, only to tell how far it is.
     pub bytes: u64,
     /// Lines or records of this file, blank and unselected ones included.
     pub lines: u64,

@@ -9,10 +9,10 @@ use embed_client::Client;
 use embed_schemas::{JobId, removal::RemovalKey};
 
 use crate::{
-    Error, Pace, Parameters, Plan, Progress, State, Summary, Wish, Writing, driver,
-    input::{Fields, is_stream},
+    Error, Pace, Parameters, PartFormat, Plan, Progress, State, Summary, Wish, Writing, driver,
+    input::{Carry, Fields, is_remote, is_stream},
     known, ledger,
-    output::{Output, Target, is_remote, location},
+    output::{Output, Target, location},
     state_path, windows,
     writer::Books,
 };
@@ -34,18 +34,25 @@ pub async fn run(
     on_progress: impl FnMut(&Progress),
 ) -> Result<Summary, Error> {
     Fields::of(&parameters).map_err(Error::Backfill)?;
-    for input in &parameters.inputs {
-        refuse_overwriting(Path::new(input), output)?;
-    }
     let target = Target::choose(output, &parameters.writing)?;
     let output = &PathBuf::from(location(output));
-    let plan = Plan::make(&parameters).await?;
+    let carry = match target.format().is_some_and(PartFormat::is_columnar) {
+        true => Carry::Columns,
+        false => Carry::Json,
+    };
+    let plan = Plan::make(&parameters, carry).await?;
+    for file in plan.files.iter().filter(|file| !is_remote(&file.location)) {
+        refuse_overwriting(Path::new(&file.location), output)?;
+    }
     refuse_reading_from(&plan, output)?;
+    plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let writing = Writing { format: target.format(), ..parameters.writing };
-    let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
+    let inputs = parameters.inputs.iter().map(|input| absolute(input)).collect();
+    let text_field = plan.text_field.clone().unwrap_or(parameters.text_field);
+    let id_field = plan.id_field.clone().unwrap_or(parameters.id_field);
+    let parameters = Parameters { inputs, text_field, id_field, writing, ..parameters };
     let long = windows::settle(client, &parameters, pace.registry.as_deref()).await?;
-    let mut state =
-        State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, writing, long, ..parameters }, plan);
+    let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { long, ..parameters }, plan);
     let before = if target == Target::Stream { None } else { refuse_forgetting(output, force)? };
     let known = known::begin(client, &mut state, output).await?;
     let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;
@@ -63,6 +70,14 @@ pub async fn run(
     opened.go_on(&state.mark).await?;
     let books = Books::new(client, state, output, opened, known, keeper, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
+}
+
+/// What is read, from wherever it is looked at.
+fn absolute(input: &str) -> String {
+    if is_stream(input) || input.contains("://") {
+        return input.to_owned();
+    }
+    std::path::absolute(input).map_or_else(|_| input.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 /// Overwriting is asked for with the output in mind.

@@ -249,7 +249,10 @@ mod tests {
 
     fn plan(sha256: Option<&str>) -> Plan {
         let sha256 = sha256.map(ToOwned::to_owned);
-        Plan { files: vec![InputFile { location: "/in.jsonl".into(), bytes: Some(10), sha256 }] }
+        Plan {
+            files: vec![InputFile { location: "/in.jsonl".into(), bytes: Some(10), sha256, ..InputFile::default() }],
+            ..Plan::default()
+        }
     }
 
     fn state() -> State {

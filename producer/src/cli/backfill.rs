@@ -1,5 +1,6 @@
 //! `embed backfill`
 
+mod input;
 pub(crate) mod ledger;
 mod long;
 mod output;
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand};
 use embed_schemas::Slug;
 
 use self::{
+    input::InputArgs,
     long::{LongArgs, TokenizerArgs},
     output::OutputArgs,
 };
@@ -35,7 +37,8 @@ pub(crate) enum BackfillCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BackfillRunArgs {
-    /// Rows such as {"id": 7, "text": "…"}, one JSON object a line; `-` for standard input, which cannot be resumed
+    /// Files of rows such as {"id": 7, "text": "…"}: JSON lines, CSV, TSV, Parquet or Arrow; gzip and zstd. One, several, a pattern, a folder, or
+    /// the like in an object store (s3://…, gs://…, az://…); `-` for standard input, which cannot be resumed
     #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
     /// A file that ends in `.jsonl`: rows such as {"id": 7, "embedding": […], "tokens": 3, "truncated": false}, in the order of the input; `-` for
@@ -46,12 +49,8 @@ pub(crate) struct BackfillRunArgs {
     /// Publish the jobs, and have the results stored, on behalf of this tenant
     #[arg(long, env = "EMBED_TENANT", value_parser = parse_tenant)]
     pub(crate) tenant: Option<Slug>,
-    /// The field that holds the text
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    pub(crate) text_field: String,
-    /// The field that holds the row's id, any JSON; rows without one get `line`, counted from 1, instead
-    #[arg(long, default_value = "id", value_name = "NAME")]
-    pub(crate) id_field: String,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
     /// Other fields that come along into OUTPUT as they are, separated by commas; `all` for all but id and text
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
     pub(crate) keep: Vec<String>,
@@ -91,6 +90,9 @@ pub(crate) struct PaceArgs {
     /// Give up if no result at all comes for so long
     #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) stall_timeout: Duration,
+    /// Go on behind a file that cannot be read; it counts as a failed row
+    #[arg(long)]
+    pub(crate) skip_bad_files: bool,
     /// Leave the results in their stream until they expire
     #[arg(long)]
     pub(crate) keep_results: bool,

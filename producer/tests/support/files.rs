@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embed_backfill::{self as backfill, Error, Pace, Parameters, Reuse, Summary, Writing};
+use embed_backfill::{self as backfill, Error, Pace, Parameters, Reading, Reuse, Summary, Writing};
 use embed_client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,6 +46,7 @@ impl Files {
             text_field: "text".into(),
             id_field: "id".into(),
             keep: Vec::new(),
+            reading: Reading::default(),
             chunk,
             reuse: Reuse::default(),
             writing: Writing::default(),

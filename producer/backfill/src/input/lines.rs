@@ -4,26 +4,30 @@ use std::io::{self, BufRead};
 
 use embed_schemas::{ErrorCode, WireError};
 
-use super::fields::{Fields, Read};
+use super::{
+    fields::{Fields, Read},
+    select::Selection,
+};
 use crate::row::{Along, Label, Position, Row};
 
 /// Longest line that is read into memory.
-const MAX_LINE: usize = 64 * 1024 * 1024;
+pub(super) const MAX_LINE: usize = 64 * 1024 * 1024;
 /// What some programs write before the first line.
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The rows of a file.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     reader: R,
     fields: Fields,
+    selection: Selection,
     at: Position,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Reads on from `at`; the reader must stand there.
-    pub(super) const fn new(reader: R, at: Position, fields: Fields) -> Self {
-        Self { reader, fields, at }
+    pub(super) const fn new(reader: R, at: Position, fields: Fields, selection: Selection) -> Self {
+        Self { reader, fields, selection, at }
     }
 
     /// What is read from.
@@ -38,44 +42,61 @@ impl<R: BufRead> Lines<R> {
             if length == 0 {
                 return Ok(None);
             }
-            let is_first = self.at.bytes == 0;
+            let is_first = self.at.lines == 0;
             self.at.bytes += length;
             self.at.lines += 1;
             let line = line.as_deref().map(|line| match line.strip_prefix(BYTE_ORDER_MARK) {
                 Some(rest) if is_first => rest,
                 _ => line,
             });
-            if line.is_ok_and(|line| line.trim_ascii().is_empty()) {
+            if line.is_ok_and(|line| line.trim_ascii().is_empty()) || !self.selection.takes_line(self.at.lines) {
                 continue;
             }
-            let number = self.at.rows;
-            self.at.rows += 1;
             let read = match line {
-                Ok(line) => self.fields.read(line),
-                Err(TooLong) => Err(format!("longer than {MAX_LINE} bytes")),
+                Ok(line) => self.fields.read(line).transpose(),
+                Err(TooLong) => Some(Err(format!("longer than {MAX_LINE} bytes"))),
             };
-            let Read { id, text, along } =
-                read.unwrap_or_else(|reason| Read { id: None, text: Err(reason), along: String::new() });
-            let error = |reason| WireError::new(ErrorCode::InvalidRequest, format!("line {}: {reason}", self.at.lines));
-            return Ok(Some(Row {
-                number,
-                label: id.map_or(Label::Line(self.at.lines), Label::Id),
-                content: text.map_err(error),
-                along: Along::Json(along),
-                digest: None,
-                end: self.at,
-                reused: false,
-            }));
+            if let Some(read) = read {
+                let line = self.at.lines;
+                return Ok(Some(row(&mut self.at, line, read)));
+            }
         }
     }
 }
 
+/// The row that ends at `at`, and was begun on a line; it is counted.
+pub(super) fn row(at: &mut Position, line: u64, read: Result<Read, String>) -> Row {
+    let number = at.rows;
+    at.rows += 1;
+    let Read { id, text, along } =
+        read.unwrap_or_else(|reason| Read { id: None, text: Err(reason), along: String::new() });
+    let error = |reason| WireError::new(ErrorCode::InvalidRequest, format!("line {line}: {reason}"));
+    Row {
+        number,
+        label: id.map_or(Label::Line(line), Label::Id),
+        content: text.map_err(error),
+        along: Along::Json(along),
+        digest: None,
+        reused: false,
+        end: *at,
+    }
+}
+
+/// Skips lines of a text.
+pub(super) fn skip(reader: &mut impl BufRead, lines: u64) -> io::Result<()> {
+    for _ in 0..lines {
+        // What is longer than none is dropped.
+        read_line(reader, 0)?;
+    }
+    Ok(())
+}
+
 /// The line has more bytes than are read into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TooLong;
+pub(super) struct TooLong;
 
 /// Reads up to and with the next newline. Returns the line and the number of bytes read, 0 at the end.
-fn read_line(reader: &mut impl BufRead, limit: usize) -> io::Result<(Result<Vec<u8>, TooLong>, u64)> {
+pub(super) fn read_line(reader: &mut impl BufRead, limit: usize) -> io::Result<(Result<Vec<u8>, TooLong>, u64)> {
     let mut line = Ok(Vec::new());
     let mut length = 0;
     loop {
@@ -106,7 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Parameters;
+    use crate::{Parameters, Reading};
 
     fn fields(keep: &[&str]) -> Fields {
         let keep = keep.iter().map(ToString::to_string).collect();
@@ -114,7 +135,8 @@ mod tests {
     }
 
     fn rows_with(keep: &[&str], text: &str, at: Position) -> Vec<Row> {
-        let mut input = Lines::new(&text.as_bytes()[at.bytes as usize..], at, fields(keep));
+        let selection = Selection::of(&Reading::default(), 0, "f");
+        let mut input = Lines::new(&text.as_bytes()[at.bytes as usize..], at, fields(keep), selection);
         std::iter::from_fn(|| input.next().unwrap()).collect()
     }
 

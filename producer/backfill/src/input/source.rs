@@ -1,144 +1,227 @@
-//! What is read: a file that has to be the same until the end, however often the backfill is resumed, or standard input.
+//! The bytes of a file: one on a disk or in an object store, standard input, or memory.
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Seek, SeekFrom, Take},
-    os::fd::AsFd,
-    path::Path,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    os::{fd::AsFd, unix::fs::FileExt},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
+use parquet::{
+    errors::ParquetError,
+    file::reader::{ChunkReader, Length},
+};
 
-use super::InputFile;
-use crate::Error;
+use super::{
+    format::{Compression, refusal},
+    remote::Remote,
+};
 
 /// In place of a file: standard input, or standard output.
 const STREAM: &str = "-";
-
-/// What is read from.
-pub(super) type Source = BufReader<Take<File>>;
+/// Bytes that are read at once.
+const BUFFER: usize = 1 << 18;
 
 /// Whether a location stands for standard input or output.
 pub(crate) fn is_stream(location: &str) -> bool {
     location == STREAM
 }
 
-/// Reads a file once. What is appended meanwhile does not count.
-pub(super) fn look(path: &Path) -> Result<InputFile, Error> {
-    let read = || -> io::Result<InputFile> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("no regular file: have it read as standard input, `-`"));
+/// A file that can be read anywhere. What was appended since the backfill began does not count.
+#[derive(Clone)]
+pub(super) struct Source {
+    bytes: Whole,
+    length: u64,
+    at: u64,
+}
+
+#[derive(Clone)]
+enum Whole {
+    Local(Arc<File>),
+    Remote(Remote),
+    Memory(Bytes),
+}
+
+impl Source {
+    pub(super) fn local(location: &str, length: u64) -> io::Result<Self> {
+        Ok(Self { bytes: Whole::Local(Arc::new(File::open(location)?)), length, at: 0 })
+    }
+
+    pub(super) const fn remote(remote: Remote, length: u64) -> Self {
+        Self { bytes: Whole::Remote(remote), length, at: 0 }
+    }
+
+    pub(super) const fn memory(bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        Self { bytes: Whole::Memory(bytes), length, at: 0 }
+    }
+
+    /// Its first bytes, as many as tell what it is.
+    pub(super) fn head(&self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.clone().take(8).read_to_end(&mut head)?;
+        Ok(head)
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // What is asked for is in memory, and so is as much of it as is left.
+        let most = self.length.saturating_sub(self.at).min(buffer.len() as u64) as usize;
+        let buffer = &mut buffer[..most];
+        let read = match &self.bytes {
+            Whole::Local(file) => file.read_at(buffer, self.at)?,
+            Whole::Remote(remote) => remote.read_at(self.at, buffer)?,
+            Whole::Memory(bytes) => (&bytes[bytes.len().min(self.at as usize)..]).read(buffer)?,
+        };
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Source {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::other("a place before its beginning"))?;
+        Ok(self.at)
+    }
+}
+
+impl Length for Source {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+impl ChunkReader for Source {
+    type T = BufReader<Self>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(BufReader::new(Self { at: start, ..self.clone() }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        // Whoever asks has read the length in the file, which may say anything.
+        if start.saturating_add(length as u64) > self.length {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} of {}", self.length)));
         }
-        let bytes = metadata.len();
-        let location = path.to_string_lossy().into_owned();
-        Ok(InputFile { location, bytes: Some(bytes), sha256: Some(digest(file, bytes)?) })
-    };
-    read().map_err(Error::file(path))
+        let mut bytes = vec![0; length];
+        Self { at: start, ..self.clone() }.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    }
 }
 
-/// Makes sure that a file still holds what it held.
-pub(super) fn check(expected: &InputFile) -> Result<(), Error> {
-    let InputFile { location, bytes: Some(before), sha256 } = expected else { return Ok(()) };
-    let before = *before;
-    let file = File::open(location).map_err(Error::file(location))?;
-    let bytes = file.metadata().map_err(Error::file(location))?.len();
-    if bytes >= before
-        && let Some(sha256) = sha256
-        && *sha256 != digest(file, before).map_err(Error::file(location))?
-    {
-        return Err(Error::Backfill(format!(
-            "{location} holds something else than when the backfill began: rows would be missing, or come twice. Put back what it \
-             held, or begin anew with --force"
-        )));
-    }
-    if bytes > before {
-        return Err(Error::Backfill(format!(
-            "{location} has {bytes} bytes and had {before} when the backfill began: appended rows are another backfill. Cut it to what it had \
-             (`truncate --size {before}`) and resume, with the new rows in a file of their own; or begin anew with --force"
-        )));
-    }
-    if bytes < before {
-        return Err(Error::Backfill(format!(
-            "{location} has {bytes} bytes and had {before} when the backfill began: rows are missing. Put back what it held, or begin anew with \
-             --force"
-        )));
-    }
-    Ok(())
+/// A file that is read from its beginning to its end, as text.
+pub(super) struct Text {
+    reader: Box<dyn BufRead + Send>,
+    /// Bytes of the file that have been taken, before anything is unpacked.
+    taken: Arc<AtomicU64>,
+    /// Bytes that the file has from where it is read on.
+    expected: Option<u64>,
+    compression: Compression,
 }
 
-/// SHA-256 of the next so many bytes.
-fn digest(file: File, bytes: u64) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    io::copy(&mut BufReader::with_capacity(1 << 18, file).take(bytes), &mut hash)?;
-    Ok(format!("{:x}", hash.finalize()))
-}
+impl Text {
+    /// Opens a file at its beginning, or at a byte of one that is not compressed.
+    pub(super) fn open(mut source: Source, compression: Compression, at: u64) -> io::Result<Self> {
+        source.seek(SeekFrom::Start(at))?;
+        let expected = Some(source.length.saturating_sub(at));
+        Self::unpacked(source, compression, expected, at == 0)
+    }
 
-/// Opens a file at a byte; only what it held at first is read.
-pub(super) fn open(file: &InputFile, at: u64) -> Result<Source, Error> {
-    let open = || {
-        if is_stream(&file.location) {
-            return Ok(buffered(io::stdin().as_fd().try_clone_to_owned()?.into(), u64::MAX));
+    /// Standard input, of which something may have been read already.
+    pub(super) fn stream(head: Vec<u8>, compression: Compression) -> io::Result<Self> {
+        Self::unpacked(io::Cursor::new(head).chain(standard_input()?), compression, None, true)
+    }
+
+    fn unpacked(
+        raw: impl Read + Send + 'static,
+        compression: Compression,
+        expected: Option<u64>,
+        at_beginning: bool,
+    ) -> io::Result<Self> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let raw = BufReader::with_capacity(BUFFER, Counted { inner: raw, taken: taken.clone() });
+        let reader: Box<dyn BufRead + Send> = match compression {
+            Compression::None => Box::new(raw),
+            Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER, flate2::bufread::MultiGzDecoder::new(raw))),
+            Compression::Zstd => Box::new(BufReader::with_capacity(BUFFER, zstd::Decoder::with_buffer(raw)?)),
+        };
+        let mut text = Self { reader, taken, expected, compression };
+        if at_beginning && let Some(reason) = refusal(text.fill_buf()?) {
+            return Err(io::Error::other(reason));
         }
-        let mut opened = File::open(&file.location)?;
-        opened.seek(SeekFrom::Start(at))?;
-        Ok(buffered(opened, file.bytes.unwrap_or(u64::MAX).saturating_sub(at)))
-    };
-    open().map_err(Error::file(&file.location))
-}
-
-fn buffered(file: File, bytes: u64) -> Source {
-    BufReader::with_capacity(1 << 18, file.take(bytes))
-}
-
-/// Makes sure that a file has been read to the end that it had when the backfill began.
-pub(super) fn check_whole(file: &InputFile, source: &Source) -> Result<(), Error> {
-    match source.get_ref().limit() {
-        left if left > 0 && file.bytes.is_some() => Err(Error::file(&file.location)(io::Error::other(format!(
-            "{left} bytes that it had when the backfill began are missing: something has cut it meanwhile"
-        )))),
-        _ => Ok(()),
+        Ok(text)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::fs;
+    /// Bytes of the file that have been taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
 
-    use super::*;
-
-    #[test]
-    fn a_file_is_known_by_what_it_holds() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("in");
-        fs::write(&path, "one\ntwo\n").unwrap();
-        let held = look(&path).unwrap();
-        check(&held).unwrap();
-        for (now, said) in [
-            ("two\none\n", "holds something else"),
-            ("one\ntwo\nthree\n", "appended rows are another backfill"),
-            ("two\none\nthree\n", "holds something else"),
-            ("one\n", "rows are missing"),
-        ] {
-            fs::write(&path, now).unwrap();
-            let error = check(&held).unwrap_err().to_string();
-            assert!(error.contains(said) && error.contains("--force"), "{error}");
+    /// Makes sure that a file that was read to its end has had all the bytes that it had when the backfill began.
+    pub(super) fn check_whole(&self) -> io::Result<()> {
+        match self.expected.map_or(0, |expected| expected.saturating_sub(self.taken())) {
+            0 => Ok(()),
+            left => Err(io::Error::other(format!(
+                "{left} bytes that it had when the backfill began are missing: something has cut it meanwhile"
+            ))),
         }
-        // All that is known of a backfill that was begun before digests were kept.
-        fs::write(&path, "two\none\n").unwrap();
-        check(&InputFile { sha256: None, ..held }).unwrap();
+    }
+}
+
+impl Read for Text {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl BufRead for Text {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let compression = self.compression;
+        self.reader.fill_buf().map_err(|error| said(error, compression))
     }
 
-    #[test]
-    fn only_what_was_there_at_first_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("in");
-        fs::write(&path, "one\ntwo\n").unwrap();
-        let held = look(&path).unwrap();
-        fs::write(&path, "one\ntwo\nthree\n").unwrap();
-        assert_eq!(io::read_to_string(open(&held, 4).unwrap()).unwrap(), "two\n");
-        let error = look(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("standard input"), "{error}");
+    fn consume(&mut self, amount: usize) {
+        self.reader.consume(amount);
     }
+}
+
+/// Says what is the matter where the library's words do not.
+fn said(error: io::Error, compression: Compression) -> io::Error {
+    match (compression, error.kind()) {
+        (Compression::None, _) | (_, io::ErrorKind::Interrupted) => error,
+        (_, io::ErrorKind::UnexpectedEof) => io::Error::other("it is cut short: compressed data is missing"),
+        _ => io::Error::other(format!("its compressed data cannot be read ({error})")),
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    taken: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.taken.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Standard input, unbuffered.
+pub(super) fn standard_input() -> io::Result<File> {
+    Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
 }

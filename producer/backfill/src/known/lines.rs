@@ -120,7 +120,7 @@ mod tests {
     use embed_schemas::removal::RemovalKey;
 
     use super::*;
-    use crate::{Mark, Parameters, Plan, tests::parameters};
+    use crate::{Mark, Parameters, Plan, input::Carry, tests::parameters};
 
     #[tokio::test]
     async fn rows_find_their_lines() {
@@ -134,9 +134,9 @@ mod tests {
             {\"id\":\"x\",\"error\":{}}\n";
         fs::write(&output, format!("{written}{{\"line\":6,\"embedd")).unwrap();
         let parameters = Parameters { inputs: vec![input.to_str().unwrap().into()], ..parameters() };
-        let plan = Plan::make(&parameters).await.unwrap();
+        let plan = Plan::make(&parameters, Carry::Json).await.unwrap();
         let mut state = State::new(RemovalKey::from_random([7; 32]), parameters.clone(), plan);
-        state.mark = Mark { bytes: written.len() as u64 };
+        state.mark = Mark { bytes: written.len() as u64, ..Mark::default() };
         let pairs = |state: &State| Pairs::open(state, &output).unwrap().collect::<Result<Vec<_>, _>>();
         let rows = pairs(&state).unwrap();
         let ids: Vec<_> = rows.iter().map(|row| row.id.as_deref()).collect();

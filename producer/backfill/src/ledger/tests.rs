@@ -26,8 +26,13 @@ async fn provisioned(server: &NatsServer) -> Client {
 }
 
 fn state(key: u8) -> State {
-    let file = |n| InputFile { location: format!("s3://in/\"{n}\""), bytes: Some(10), sha256: None };
-    State::new(RemovalKey::from_random([key; 32]), parameters(), Plan { files: (0..3).map(file).collect() })
+    let file =
+        |n| InputFile { location: format!("s3://in/\"{n}\""), bytes: Some(10), sha256: None, ..InputFile::default() };
+    State::new(
+        RemovalKey::from_random([key; 32]),
+        parameters(),
+        Plan { files: (0..3).map(file).collect(), ..Plan::default() },
+    )
 }
 
 fn patience() -> Patience {
@@ -135,7 +140,12 @@ async fn a_plan_may_be_larger_than_a_message() {
     let server = NatsServer::start_with("max_payload: 20000");
     let client = provisioned(&server).await;
     let mut state = state(1);
-    let file = |n| InputFile { location: format!("s3://in/ä/{n:050}"), bytes: Some(10), sha256: Some("0".repeat(64)) };
+    let file = |n| InputFile {
+        location: format!("s3://in/ä/{n:050}"),
+        bytes: Some(10),
+        sha256: Some("0".repeat(64)),
+        ..InputFile::default()
+    };
     state.plan.files = (0..1000).map(file).collect();
     let keeper = take(&client, &state, false).await.unwrap();
     let known = look(Some(&client), state.id.as_str().as_ref()).await.unwrap();

@@ -94,7 +94,7 @@ impl Output {
             Target::Stream => LinesFile::stream().map(Self::Lines),
             Target::Lines(path) => LinesFile::create(path, force).map(Self::Lines),
             Target::Parts { location, format } => {
-                let parts = Parts::new(Place::claim(location)?, layout(parameters, *format), plan)?;
+                let parts = Parts::new(Place::claim(location)?, layout(parameters, *format, plan), plan)?;
                 if !force {
                     parts.refuse_overwriting().await?;
                 }
@@ -112,7 +112,7 @@ impl Output {
             Target::Stream => LinesFile::stream().map(Self::Lines),
             Target::Lines(path) => LinesFile::reopen(&path).map(Self::Lines),
             Target::Parts { location, format } => {
-                let parts = Parts::new(Place::claim(&location)?, layout(parameters, format), plan)?;
+                let parts = Parts::new(Place::claim(&location)?, layout(parameters, format, plan), plan)?;
                 Ok(Self::Parts(Box::new(parts)))
             }
         }
@@ -212,6 +212,6 @@ impl Output {
 }
 
 /// What parts are like.
-fn layout(parameters: &Parameters, format: PartFormat) -> Layout {
-    Layout::of(parameters, format, None, parameters.long.mode == LongMode::Split)
+fn layout(parameters: &Parameters, format: PartFormat, plan: &Plan) -> Layout {
+    Layout::of(parameters, format, plan.columns.clone(), parameters.long.mode == LongMode::Split)
 }

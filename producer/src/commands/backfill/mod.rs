@@ -44,8 +44,9 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 truncate: !args.model.no_truncate,
                 dimensions: args.model.dimensions,
                 space: args.space,
-                text_field: args.text_field,
-                id_field: args.id_field,
+                reading: args.input.reading(args.pace.skip_bad_files),
+                text_field: args.input.text_field.unwrap_or_default(),
+                id_field: args.input.id_field.unwrap_or_default(),
                 keep: args.keep,
                 chunk: usize::from(args.chunk),
                 reuse: args.reuse.into(),
@@ -99,6 +100,7 @@ fn pace(args: &PaceArgs) -> Pace {
         keep_results: args.keep_results,
         // Who cuts no texts needs none.
         registry: registry(args.tokenizer.registry.clone()).ok(),
+        skip_bad_files: args.skip_bad_files,
         ..Pace::default()
     }
 }

@@ -26,8 +26,9 @@ use crate::{
 const DIMENSIONS: usize = 3;
 
 fn plan() -> Plan {
-    let file = |location: &str| InputFile { location: location.into(), bytes: Some(10), sha256: None };
-    Plan { files: vec![file("/in.jsonl")] }
+    let file =
+        |location: &str| InputFile { location: location.into(), bytes: Some(10), sha256: None, ..InputFile::default() };
+    Plan { files: vec![file("/in.jsonl")], ..Plan::default() }
 }
 
 fn schema() -> SchemaRef {
