@@ -205,7 +205,7 @@ mod tests {
     fn the_later_state_that_fits_the_output_holds() {
         let state = |saves, bytes| State {
             saves,
-            mark: Mark { bytes },
+            mark: Mark { bytes, ..Mark::default() },
             ..State::new(RemovalKey::from_random([7; 32]), parameters(), Plan::default())
         };
         let chosen = |beside: (u64, u64), recorded: (u64, u64), has: u64| {

@@ -65,7 +65,7 @@ fn rows(counts: &[usize], windows: bool, columnar: bool) -> Vec<Done> {
         let number = n as u64;
         let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
         let digest = Some(Digest((n as u128).to_be_bytes()));
-        Row { number, label: Label::Id(n.to_string()), content, along, digest, end }
+        Row { number, label: Label::Id(n.to_string()), content, along, digest, end, reused: false }
     };
     counts.iter().enumerate().map(row).collect()
 }
