@@ -4,6 +4,7 @@ mod accounts;
 mod backfill;
 mod backfill_cluster;
 mod backfill_files;
+mod backfill_inputs;
 mod backfill_lost;
 mod backfill_results;
 mod calls;
