@@ -50,4 +50,5 @@ targets! {
     tokens "tokens",
     contexts "contexts",
     rows "rows",
+    tables "tables",
 }

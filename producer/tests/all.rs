@@ -6,6 +6,7 @@ mod backfill_cluster;
 mod backfill_files;
 mod backfill_ledger;
 mod backfill_long;
+mod backfill_inputs;
 mod backfill_lost;
 mod backfill_parts;
 mod backfill_results;

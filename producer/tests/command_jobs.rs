@@ -4,28 +4,18 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Output, Stdio},
+    process::Stdio,
     sync::Arc,
 };
 
 use crate::support::{
     Server,
-    command::{embed, registry, stderr, stdout},
+    command::{embed, registry, run, stderr, stdout},
     slug,
     worker::{self, Worker},
 };
 use async_nats::jetstream;
 use serde_json::Value;
-
-/// Runs a command without keeping the runtime.
-async fn run(arguments: &[&str]) -> Output {
-    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let run = move || {
-        let mut command = embed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        command.env_remove("EMBED_REGISTRY").stdin(Stdio::null()).output().unwrap()
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backfill_for_nobody_is_refused_and_failed_rows_are_told_with_their_reasons() {

@@ -58,6 +58,16 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     embed(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// Runs a command without keeping the runtime.
+pub(crate) async fn run(arguments: &[&str]) -> Output {
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    let run = move || {
+        let mut command = embed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env_remove("EMBED_REGISTRY").stdin(Stdio::null()).output().unwrap()
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }

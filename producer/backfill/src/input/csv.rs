@@ -144,23 +144,17 @@ struct Record {
     bytes: Result<Vec<u8>, String>,
 }
 
+type Line = (Result<Vec<u8>, TooLong>, u64);
+
 /// Lines of a file, some of which have been read too early.
 struct Lines<R> {
     reader: R,
-    pushed_back: VecDeque<Vec<u8>>,
+    pushed_back: VecDeque<Line>,
 }
-
-type Line = (Result<Vec<u8>, TooLong>, u64);
 
 impl<R: BufRead> Lines<R> {
     fn line(&mut self) -> io::Result<Line> {
-        match self.pushed_back.pop_front() {
-            Some(line) => {
-                let length = line.len() as u64;
-                Ok((Ok(line), length))
-            }
-            None => read_line(&mut self.reader, MAX_LINE),
-        }
+        self.pushed_back.pop_front().map_or_else(|| read_line(&mut self.reader, MAX_LINE), Ok)
     }
 
     /// The next record; blank lines are none.
@@ -211,15 +205,20 @@ impl<R: BufRead> Lines<R> {
                     size += line.len();
                     more.push(line);
                 }
-                (line, _) => {
-                    more.extend(line.ok().filter(|line| !line.is_empty()));
+                beyond => {
+                    if beyond.1 > 0 {
+                        self.pushed_back.push_front(beyond);
+                    }
                     break "a quote is opened on it and never closed".into();
                 }
             }
             quotes = Quotes::Inside;
         };
         // They were taken from the front, if they had been there already.
-        more.into_iter().rev().for_each(|line| self.pushed_back.push_front(line));
+        for line in more.into_iter().rev() {
+            let length = line.len() as u64;
+            self.pushed_back.push_front((Ok(line), length));
+        }
         Ok(Err(wrong))
     }
 }

@@ -85,7 +85,7 @@ impl Fields {
     /// Whether the output has a field of its own of that name.
     pub(super) fn is_taken(&self, name: &str) -> bool {
         match &self.columns {
-            Some(_) => COLUMNS.contains(&name) || name == self.id,
+            Some(_) => is_column(name) || name == self.id,
             None => NAMES.contains(&name),
         }
     }
@@ -153,6 +153,11 @@ impl Fields {
         }
         Ok(Some(Read { id: find(&fields, &self.id).map(|id| id.get().to_owned()), text, along }))
     }
+}
+
+/// Whether an output with columns has one of its own of that name.
+pub(super) fn is_column(name: &str) -> bool {
+    COLUMNS.contains(&name)
 }
 
 /// What is said of a field that the columns of the output do not have.

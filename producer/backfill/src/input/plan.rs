@@ -5,13 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::{
     Rows, columns,
-    fields::Fields,
+    fields::{Fields, is_column},
     find::{Found, Stores, find, is_remote},
     format::{Compression, Format, by_ending, by_magic},
     identity, in_a_thread, is_stream,
@@ -182,28 +182,25 @@ impl Plan {
             (self.text_field, self.id_field) = (chosen.text, chosen.id);
             self.notes.extend(chosen.notes);
         }
-        let mut fields = Fields::planned(parameters, self).map_err(Error::Backfill)?;
+        // Which names are taken depends on whether there are columns.
+        self.columns = (carry == Carry::Columns).then(|| Arc::new(Schema::empty()));
+        let fields = Fields::planned(parameters, self).map_err(Error::Backfill)?;
         if carry == Carry::Columns {
-            // Their names are not those of the columns that the output has anyway.
-            fields.columns = Some(Vec::new());
             let schema = match &look {
                 Some((_, Look::Table(schema))) => columns::of_table(schema, &fields).map_err(Error::Backfill)?,
                 Some((_, Look::Header(names))) => columns::of_header(names, &fields).map_err(Error::Backfill)?,
                 Some((_, Look::Rows(rows))) => columns::of_rows(rows, &fields),
                 None => columns::of_rows(&[], &fields),
             };
-            let names = schema.fields().iter().map(|field| field.name()).enumerate();
-            if let Some((_, name)) =
-                names.into_iter().find(|(n, name)| fields.is_taken(name) && !(*n == 0 && **name == fields.id))
-            {
+            let mut names = schema.fields().iter().map(|field| field.name());
+            if let Some(name) = names.find(|name| is_column(name)) {
                 return Err(Error::Backfill(format!(
                     "`{name}` cannot come along, since the output has a column of that name: rename it in the input, or name others with --keep"
                 )));
             }
             self.columns = Some(Arc::new(schema));
         }
-        // What is said of names that are kept depends on the columns.
-        Fields::planned(parameters, self).map_err(Error::Backfill).map(drop)
+        Ok(())
     }
 
     /// Makes sure that everything is still as it was.

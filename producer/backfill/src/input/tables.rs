@@ -17,8 +17,10 @@ use parquet::arrow::{
 
 use super::{format::Format, select::Selection, source::Source};
 
-/// What the first bytes of an Arrow file are; a stream has others.
+/// The first bytes of an Arrow file.
 const ARROW_FILE: &[u8] = b"ARROW1";
+/// The first bytes of an Arrow stream: anything else would be taken for the length of what follows.
+const ARROW_STREAM: &[u8] = &[0xff; 4];
 /// Bytes that a batch of rows should have at most, as far as that can be told before they are read.
 const BATCH_BYTES: u64 = 4 << 20;
 /// Rows that a batch has at most.
@@ -61,7 +63,10 @@ impl Opened {
             Input::Whole(source) if source.head()?.starts_with(ARROW_FILE) => {
                 FileReader::try_new(BufReader::new(source), roots).map(Self::File).map_err(of_arrow)
             }
-            Input::Whole(source) => Self::new(Input::Stream(Box::new(BufReader::new(source))), format, roots),
+            Input::Whole(source) if source.head()?.starts_with(ARROW_STREAM) => {
+                Self::new(Input::Stream(Box::new(BufReader::new(source))), format, roots)
+            }
+            Input::Whole(_) => Err(io::Error::other("it is neither an Arrow file nor an Arrow stream")),
         }
     }
 
