@@ -138,8 +138,14 @@ async fn cancel_here(client: &Client, name: &Path, pace: &Pace) -> Result<Asked,
         state.save(path.as_path())?;
     }
     queue::Purger::start(client, &state).finish(true, queue::perhaps_stored(&state)).await;
-    let progress =
-        Live { rows: state.done.rows, failed: state.failed, updated: embed_control::now(), ..Live::default() };
+    let progress = Live {
+        rows: state.done.rows,
+        failed: state.failed,
+        input_bytes: state.plan.bytes_before(state.done),
+        input_size: state.plan.bytes(),
+        updated: embed_control::now(),
+        ..Live::default()
+    };
     if let Some(keeper) = keeper {
         keeper.close(&state, progress).await;
     }
