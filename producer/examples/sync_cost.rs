@@ -83,6 +83,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
         id_field: "id".into(),
         keep: Vec::new(),
         chunk: 64,
+        retry: None,
     };
     let (output, never) = (folder.join("vectors.jsonl"), std::future::pending());
     let summary = backfill::run(&client, parameters, &output, true, &Pace::default(), never, |_| {}).await?;

@@ -5,6 +5,7 @@ mod backfill;
 mod backfill_cluster;
 mod backfill_files;
 mod backfill_lost;
+mod backfill_manners;
 mod backfill_results;
 mod calls;
 mod client;

@@ -48,6 +48,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         id_field: "id".into(),
         keep: keep.iter().map(ToString::to_string).collect(),
         chunk: 64,
+        retry: None,
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `state` | what is recorded of a backfill |
 //! | `failures` | why rows have no vector, for the summary |
 //! | `progress` | how far it is, how it ended |
+//! | `manners` | how fast a run goes, when it waits or gives up, what it would take |
 //! | `run` | begun, resumed, looked at |
 
 mod chunk;
@@ -24,6 +25,7 @@ mod driver;
 mod error;
 mod failures;
 mod input;
+mod manners;
 mod output;
 mod parameters;
 mod progress;
@@ -36,6 +38,7 @@ mod writer;
 pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{InputFile, Plan, ReadRow, read_rows};
+pub use manners::{Estimate, Manners, MaxErrors, Retry, Sample, estimate};
 pub use output::Mark;
 pub use parameters::{Pace, Parameters};
 pub use progress::{Progress, Summary};
@@ -61,6 +64,7 @@ mod tests {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk: 64,
+            retry: None,
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
+use crate::{Manners, Retry};
+
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,9 @@ pub struct Parameters {
     pub keep: Vec<String>,
     /// Rows in one job, 1 to 256.
     pub chunk: usize,
+    /// Only rows that failed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 impl Parameters {
@@ -65,6 +70,8 @@ pub struct Pace {
     pub ahead_bytes: usize,
     /// Leave results in their stream after they are written, until they expire.
     pub keep_results: bool,
+    /// How it behaves towards others.
+    pub manners: Manners,
 }
 
 impl Default for Pace {
@@ -75,6 +82,7 @@ impl Default for Pace {
             missing_after: Duration::from_secs(10),
             ahead_bytes: 64 << 20,
             keep_results: false,
+            manners: Manners::default(),
         }
     }
 }

@@ -44,7 +44,7 @@ impl<T> Row<T> {
 }
 
 /// What a row is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Label {
     /// By its id, in JSON, as it was written.
     Id(String),

@@ -6,7 +6,7 @@ use embed_client::Client;
 use embed_schemas::removal::RemovalKey;
 
 use crate::{
-    Error, Pace, Parameters, Plan, Progress, State, Summary, driver,
+    Error, Pace, Parameters, Plan, Progress, Retry, State, Summary, driver,
     input::{Fields, is_stream},
     output::{LinesFile, Output},
     state_path,
@@ -33,9 +33,13 @@ pub async fn run(
     for input in &parameters.inputs {
         refuse_overwriting(Path::new(input), output)?;
     }
+    if let Some(retry) = &parameters.retry {
+        refuse_overwriting(&retry.file, output)?;
+    }
     let plan = Plan::make(&parameters).await?;
+    let retry = parameters.retry.clone().map(Retry::look).transpose()?;
     let inputs = plan.files.iter().map(|file| file.location.clone()).collect();
-    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, ..parameters }, plan);
+    let state = State::new(RemovalKey::from_random(rand::random()), Parameters { inputs, retry, ..parameters }, plan);
     let opened = if is_stream(&output.to_string_lossy()) {
         LinesFile::stream()?
     } else {

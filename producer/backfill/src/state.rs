@@ -44,6 +44,9 @@ pub struct State {
     pub stored: u64,
     /// Rows that have an error.
     pub failed: u64,
+    /// Tokens that went into the vectors.
+    #[serde(default)]
+    pub tokens: u64,
     /// Why they have it.
     #[serde(default)]
     pub failures: Failures,
@@ -79,6 +82,7 @@ impl State {
             mark: Mark::default(),
             stored: 0,
             failed: 0,
+            tokens: 0,
             failures: Failures::new(),
             finished: false,
         }
@@ -143,6 +147,7 @@ impl State {
             stored: self.stored,
             failed: self.failed,
             failures: self.failures.clone(),
+            tokens: self.tokens,
             results_left,
             seconds,
             rows_per_second,

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    Error, Failures, Pace, Position, Progress, State, Summary, failures,
+    Error, Failures, MaxErrors, Pace, Position, Progress, State, Summary, failures,
     output::Output,
     queue::{Finished, Purger},
     row::Done,
@@ -31,6 +31,9 @@ pub(crate) struct Books {
     purger: Option<Purger>,
     started: Instant,
     rows_before: u64,
+    failed_before: u64,
+    tokens_before: u64,
+    max_errors: Option<MaxErrors>,
     progress: watch::Sender<Progress>,
 }
 
@@ -41,6 +44,7 @@ struct Written {
     end: Option<Position>,
     stored: u64,
     failed: u64,
+    tokens: u64,
     failures: Failures,
     ids: Vec<JobId>,
 }
@@ -48,7 +52,10 @@ struct Written {
 impl Written {
     fn count(&mut self, row: &Done) {
         match &row.content {
-            Ok(_) => self.stored += 1,
+            Ok(vectors) => {
+                self.stored += 1;
+                self.tokens += vectors.iter().map(|vector| u64::from(vector.tokens)).sum::<u64>();
+            }
             Err(error) => {
                 self.failed += 1;
                 failures::count(&mut self.failures, row.end.lines, error);
@@ -68,9 +75,16 @@ impl Books {
             failed: state.failed,
             input_bytes: state.plan.bytes_before(state.done),
             input_size: state.plan.bytes(),
+            tokens_now: 0,
+            in_flight: 0,
+            waiting: None,
+            is_held: false,
             elapsed: Duration::ZERO,
         };
         Self {
+            failed_before: state.failed,
+            tokens_before: state.tokens,
+            max_errors: pace.manners.max_errors,
             purger: (!pace.keep_results).then(|| Purger::start(client, &state)),
             state,
             path: path.to_owned(),
@@ -120,8 +134,8 @@ impl Books {
         }
     }
 
-    async fn write(&mut self, group: Finished) -> Result<(), Error> {
-        for space in group.spaces {
+    async fn write(&mut self, mut group: Finished) -> Result<(), Error> {
+        for space in std::mem::take(&mut group.spaces) {
             match &self.state.space {
                 None => self.state.space = Some(space),
                 Some(before) if *before == space => {}
@@ -133,11 +147,26 @@ impl Books {
                 }
             }
         }
-        self.output.write(&group.rows).await?;
+        self.output.write(&mut group.rows).await?;
         group.rows.iter().for_each(|row| self.written.count(row));
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
-        Ok(())
+        self.check_errors()
+    }
+
+    /// Whether as many rows of this run have failed as may: what earlier runs have seen was seen when this one was begun.
+    fn check_errors(&self) -> Result<(), Error> {
+        let failed = self.state.failed + self.written.failed - self.failed_before;
+        let rows = self.written.end.unwrap_or(self.state.done).rows - self.rows_before;
+        match self.max_errors {
+            Some(most) if most.is_exceeded(failed, rows) => {
+                let mut all = self.state.failures.clone();
+                failures::add(&mut all, self.written.failures.clone());
+                let output = self.can_go_on().map(|path| path.display().to_string());
+                Err(Error::TooManyErrors { failed, rows, most, reasons: failures::first(&all), output })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs.
@@ -146,11 +175,12 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { stored, failed, failures, ids, .. } = std::mem::take(&mut self.written);
+        let Written { stored, failed, tokens, failures, ids, .. } = std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
         self.state.failed += failed;
+        self.state.tokens += tokens;
         failures::add(&mut self.state.failures, failures);
         self.save()?;
         if let Some(purger) = &self.purger {
@@ -172,6 +202,10 @@ impl Books {
             failed: self.state.failed + self.written.failed,
             input_bytes: self.state.plan.bytes_before(done),
             input_size: self.state.plan.bytes(),
+            tokens_now: self.state.tokens + self.written.tokens - self.tokens_before,
+            in_flight: 0,
+            waiting: None,
+            is_held: false,
             elapsed: self.started.elapsed(),
         });
     }

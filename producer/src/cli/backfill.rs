@@ -1,11 +1,14 @@
 //! `embed backfill`
 
+pub(crate) mod manners;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use embed_schemas::Slug;
 
+use self::manners::{EstimateArgs, MannersArgs, RetryArgs};
 use super::{ModelArgs, parse_duration, parse_tenant};
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +56,10 @@ pub(crate) struct BackfillRunArgs {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
+    pub(crate) estimate: EstimateArgs,
+    #[command(flatten)]
+    pub(crate) retry: RetryArgs,
+    #[command(flatten)]
     pub(crate) pace: PaceArgs,
 }
 
@@ -79,4 +86,6 @@ pub(crate) struct PaceArgs {
     /// Begin even if no worker serves the model or variant now: the jobs wait for one
     #[arg(long)]
     pub(crate) allow_unserved: bool,
+    #[command(flatten)]
+    pub(crate) manners: MannersArgs,
 }

@@ -47,6 +47,7 @@ impl Files {
             id_field: "id".into(),
             keep: Vec::new(),
             chunk,
+            retry: None,
         }
     }
 

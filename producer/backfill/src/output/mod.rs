@@ -4,13 +4,16 @@
 //! |---|---|
 //! | `lines_file` | a file that is appended to, or standard output |
 //! | `line` | a row -> its lines of JSON |
+//! | `postgres` | a table of PostgreSQL with pgvector |
 
 mod line;
 mod lines_file;
+mod postgres;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use lines_file::LinesFile;
+pub(crate) use postgres::Postgres;
 
 use crate::{Error, State, row::Done};
 
@@ -28,20 +31,24 @@ pub struct Mark {
 pub(crate) enum Output {
     /// JSON lines, appended to a file or standard output.
     Lines(LinesFile),
+    /// Rows of a table.
+    #[cfg_attr(not(test), expect(dead_code, reason = "rows have columns once the reader plans them"))]
+    Postgres(Box<Postgres>),
 }
 
 impl Output {
-    /// Takes the rows of a group.
+    /// Takes the rows of a group. One that it cannot hold gets the reason instead of its vectors.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub(crate) async fn write(&mut self, rows: &[Done]) -> Result<(), Error> {
+    pub(crate) async fn write(&mut self, rows: &mut [Done]) -> Result<(), Error> {
         match self {
             Self::Lines(file) => {
                 let mut lines = Vec::new();
                 rows.iter().for_each(|row| line::write(&mut lines, row));
                 file.append(&lines)
             }
+            Self::Postgres(table) => table.write(rows).await,
         }
     }
 
@@ -52,6 +59,7 @@ impl Output {
     pub(crate) async fn settle(&mut self, _now: bool) -> Result<bool, Error> {
         match self {
             Self::Lines(file) => file.sync().map(|()| true),
+            Self::Postgres(table) => table.settle().await.map(|()| true),
         }
     }
 
@@ -59,6 +67,7 @@ impl Output {
     pub(crate) fn mark(&self) -> Mark {
         match self {
             Self::Lines(file) => Mark { bytes: file.bytes() },
+            Self::Postgres(table) => Mark { bytes: table.failed_bytes() },
         }
     }
 
@@ -68,14 +77,17 @@ impl Output {
     /// If it cannot be written.
     pub(crate) async fn finish(&mut self, _state: &State) -> Result<(), Error> {
         match self {
-            Self::Lines(_) => Ok(()),
+            Self::Lines(_) => {}
+            Self::Postgres(table) => table.finish(),
         }
+        Ok(())
     }
 
     /// Whether a run can go on with it. What is written to standard output is gone.
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
             Self::Lines(file) => !file.is_stream(),
+            Self::Postgres(_) => true,
         }
     }
 }
