@@ -87,7 +87,8 @@ async fn estimate(
     price: Option<f64>,
     json: bool,
 ) -> anyhow::Result<Status> {
-    let found = backfill::estimate(client, parameters, &pace(args), price);
+    let pace = pace(args);
+    let found = backfill::estimate(client, parameters, &pace, price);
     let found = tokio::select! {
         found = found => found?,
         () = asked_to_stop() => return Ok(Status::Unsuccessful),

@@ -16,6 +16,9 @@ use tokio_postgres::types::ToSql;
 
 use super::target::quoted;
 
+/// Why a row has no place in a table.
+pub(super) const NO_NULL: &str = "PostgreSQL takes no text with a character U+0000";
+
 /// A value as it is copied.
 pub(super) type Value = Box<dyn ToSql + Sync + Send>;
 
@@ -172,14 +175,14 @@ impl Column {
             Kind::Text | Kind::Numeric | Kind::Time => {
                 let text = is_there.then(|| one.as_string::<i32>().value(0).to_owned());
                 if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                    return Err("PostgreSQL takes no text with a character U+0000".into());
+                    return Err(NO_NULL.into());
                 }
                 Box::new(text)
             }
             Kind::Json => {
                 let text = if is_there { Some(json(field, &one)?) } else { None };
                 if text.as_ref().is_some_and(|text| has_null_character(text)) {
-                    return Err("PostgreSQL takes no text with a character U+0000".into());
+                    return Err(NO_NULL.into());
                 }
                 Box::new(text)
             }

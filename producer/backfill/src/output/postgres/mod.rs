@@ -21,7 +21,7 @@ mod tests;
 
 use std::{pin::pin, time::Duration};
 
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Field, Schema};
 use embed_client::Backoff;
 use embed_schemas::{ErrorCode, WireError};
 use pgvector::{HalfVector, Vector as PgVector};
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, binary_copy::BinaryCopyInWriter, types::ToSql};
 
 use self::{
-    column::Value,
+    column::{NO_NULL, Value},
     link::Link,
     table::{Found, STAGE, Table},
     target::{Target, VectorType, is_table},
@@ -38,7 +38,7 @@ use self::{
 use super::{LinesFile, line};
 use crate::{
     Error,
-    row::{Along, Done, Vector},
+    row::{Along, Done, Label, Vector},
 };
 
 /// Bytes of vectors that are written at once, whether it is time to or not.
@@ -52,6 +52,8 @@ pub(crate) struct Postgres {
     location: String,
     target: Target,
     table: Table,
+    /// Whether rows have columns; otherwise, their id is known by what they are called.
+    planned: bool,
     vector: VectorType,
     tls: Option<ClientConfig>,
     link: Link,
@@ -74,7 +76,8 @@ impl Postgres {
         is_table(location)
     }
 
-    /// Connects, and compares the table, if there is one, with what comes: `columns`, the id first, and vectors, several of each row if
+    /// Connects, and compares the table, if there is one, with what comes: `columns`, the id first, or only
+    /// the id, as text, and vectors, several of each row if
     /// `windows`.
     ///
     /// # Errors
@@ -82,7 +85,7 @@ impl Postgres {
     #[expect(dead_code, reason = "rows have columns once the reader plans them")]
     pub(crate) async fn open(
         location: &str,
-        columns: &Schema,
+        columns: Option<&Schema>,
         windows: bool,
         failed: Option<LinesFile>,
     ) -> Result<Self, Error> {
@@ -96,10 +99,13 @@ impl Postgres {
     async fn connect(
         location: &str,
         target: Target,
-        columns: &Schema,
+        columns: Option<&Schema>,
         windows: bool,
         failed: Option<LinesFile>,
     ) -> Result<Self, Error> {
+        let only_id = Schema::new(vec![Field::new("id", DataType::Utf8, true)]);
+        let planned = columns.is_some();
+        let columns = columns.unwrap_or(&only_id);
         if columns.fields().is_empty() {
             return Err(Error::Backfill(format!(
                 "{location}: rows of a table need an id: name the field with --id-field"
@@ -114,6 +120,7 @@ impl Postgres {
             location: location.to_owned(),
             target,
             table,
+            planned,
             vector,
             tls,
             link,
@@ -206,20 +213,37 @@ impl Postgres {
 
     /// The values of a row, for each of its vectors.
     fn values(&self, row: &Done, vectors: &[Vector]) -> Result<Vec<Vec<Value>>, String> {
-        let Along::Columns(batch, at) = &row.along else { return Err("the row has no columns".into()) };
-        if batch.num_columns() != self.table.columns.len() {
-            return Err(format!("it has {} columns of {}", batch.num_columns(), self.table.columns.len()));
-        }
-        if batch.column(0).is_null(*at) {
-            return Err(format!("line {}: the row has no id", row.end.lines));
+        let no_id = || format!("line {}: the row has no id", row.end.lines);
+        let batch = match &row.along {
+            Along::Columns(batch, at) if self.planned => Some((batch, *at)),
+            _ if self.planned => return Err("the row has no columns".into()),
+            _ => None,
+        };
+        if let Some((batch, at)) = batch {
+            if batch.num_columns() != self.table.columns.len() {
+                return Err(format!("it has {} columns, and not {}", batch.num_columns(), self.table.columns.len()));
+            }
+            if batch.column(0).is_null(at) {
+                return Err(no_id());
+            }
         }
         let of = |vector: &Vector| -> Result<Vec<Value>, String> {
             // Row numbers are far below 2^63.
             let mut values: Vec<Value> = vec![Box::new(row.number.cast_signed())];
-            for ((column, field), array) in
-                self.table.columns.iter().zip(batch.schema_ref().fields()).zip(batch.columns())
-            {
-                values.push(column.value(field, array, *at)?);
+            match batch {
+                Some((batch, at)) => {
+                    let fields = batch.schema_ref().fields();
+                    for ((column, field), array) in self.table.columns.iter().zip(fields).zip(batch.columns()) {
+                        values.push(column.value(field, array, at)?);
+                    }
+                }
+                None => {
+                    let id = id(&row.label).ok_or_else(no_id)?;
+                    if id.contains('\0') {
+                        return Err(NO_NULL.into());
+                    }
+                    values.push(Box::new(id));
+                }
             }
             values.push(self.embedding(&vector.values)?);
             values.push(Box::new(i32::try_from(vector.tokens).unwrap_or(i32::MAX)));
@@ -374,6 +398,14 @@ async fn store(
     transaction.execute(&table.insert(vector), &[]).await?;
     transaction.commit().await?;
     Ok(duplicates)
+}
+
+/// The id of a row as text: that of a string, or the JSON of what else it is.
+fn id(label: &Label) -> Option<String> {
+    match label {
+        Label::Id(json) if json != "null" => serde_json::from_str(json).ok().or_else(|| Some(json.clone())),
+        _ => None,
+    }
 }
 
 fn borrowed(row: &[Value]) -> Vec<&(dyn ToSql + Sync)> {

@@ -60,7 +60,7 @@ async fn open(server: &PostgresServer, query: &str, windows: bool) -> Result<Pos
     let location = format!("{}?{query}", server.url());
     let password = |name: &str| (name == "PGPASSWORD").then(|| server.password().to_owned());
     let target = Target::read(&location, password, None).unwrap();
-    Postgres::connect(&location, target, batch().schema_ref(), windows, None).await
+    Postgres::connect(&location, target, Some(batch().schema_ref()), windows, None).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,6 +139,34 @@ async fn windows_of_a_text_that_is_shorter_now_go() {
     assert_eq!(server.sql("SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'docs'::regclass AND attname = 'embedding'"), "halfvec(2)");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_without_columns_are_called_by_their_ids() {
+    let server = PostgresServer::start();
+    let location = format!("{}?table=docs", server.url());
+    let password = |name: &str| (name == "PGPASSWORD").then(|| server.password().to_owned());
+    let target = Target::read(&location, password, None).unwrap();
+    let mut output = Postgres::connect(&location, target, None, false, None).await.unwrap();
+    let labels = [
+        Label::Id("\"a\\u00e4\"".into()),
+        Label::Id("1.50".into()),
+        Label::Id("null".into()),
+        Label::Line(4),
+        Label::Id("\"\\u0000\"".into()),
+    ];
+    let mut rows: Vec<Done> = labels
+        .into_iter()
+        .zip(0..)
+        .map(|(label, n)| {
+            let row = row(&batch(), n, 0, Ok(vec![vector(&[1.0], None)]));
+            Row { label, along: Along::Json(String::new()), ..row }
+        })
+        .collect();
+    output.write(&mut rows).await.unwrap();
+    output.settle().await.unwrap();
+    assert_eq!(server.sql("SELECT id FROM docs ORDER BY id"), "1.50\naä");
+    assert_eq!(rows.iter().map(|row| row.content.is_ok()).collect::<Vec<_>>(), [true, true, false, false, false]);
+}
+
 /// Takes a connection as a server that speaks TLS does, and hands on what comes through it.
 async fn in_front_of(port: u16, certificates: &Path) -> u16 {
     let certificate =
@@ -176,7 +204,7 @@ async fn a_server_has_to_be_who_it_says_it_is() {
         let location = format!("postgres://test@127.0.0.1:{front}/postgres?table=docs&sslmode=require{query}");
         let password = |name: &str| (name == "PGPASSWORD").then(|| server.password().to_owned());
         let target = Target::read(&location, password, None).unwrap();
-        Postgres::connect(&location, target, batch.schema_ref(), false, None).await
+        Postgres::connect(&location, target, Some(batch.schema_ref()), false, None).await
     };
     let root = format!("&sslrootcert={}", certificates.join("ca.pem").display());
     open(&root).await.unwrap();
@@ -213,7 +241,7 @@ async fn deaths_lose_nothing_and_repeat_nothing() {
     let target = Target::read(&location, |name| (name == "PGPASSWORD").then(|| password.clone()), None).unwrap();
     let pace = Pace { keep_results: true, ..Pace::default() };
     for life in 0..3 {
-        let table = Postgres::connect(&location, target.clone(), batch.schema_ref(), false, None).await.unwrap();
+        let table = Postgres::connect(&location, target.clone(), Some(batch.schema_ref()), false, None).await.unwrap();
         let output = Output::Postgres(Box::new(table));
         let books = Books::new(&client, recorded(), &path, output, &pace);
         let (groups, received) = mpsc::channel(4);
