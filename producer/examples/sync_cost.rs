@@ -87,6 +87,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
         reuse: embed_backfill::Reuse::default(),
         writing: embed_backfill::Writing::default(),
         long: backfill::Long::default(),
+        retry: None,
     };
     let (output, never) = (folder.join("vectors.jsonl"), std::future::pending());
     let summary = backfill::run(&client, parameters, &output, true, &Pace::default(), never, |_| {}).await?;

@@ -8,6 +8,7 @@ mod backfill_ledger;
 mod backfill_long;
 mod backfill_inputs;
 mod backfill_lost;
+mod backfill_manners;
 mod backfill_parts;
 mod backfill_results;
 mod backfill_reuse;

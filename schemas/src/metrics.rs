@@ -40,6 +40,23 @@ pub const ROLLOUT_CHANGES_TOTAL: &str = "akidb_rollout_changes_total";
 /// Counter: what failed for a controller, and was tried again.
 pub const ROLLOUT_TROUBLES_TOTAL: &str = "akidb_rollout_troubles_total";
 
+/// Counter: rows that a backfill has written.
+pub const BACKFILL_ROWS_TOTAL: &str = "akidb_backfill_rows_total";
+/// Counter: of these, rows without a vector.
+pub const BACKFILL_FAILED_ROWS_TOTAL: &str = "akidb_backfill_failed_rows_total";
+/// Counter: tokens of the rows that this run has written.
+pub const BACKFILL_TOKENS_TOTAL: &str = "akidb_backfill_tokens_total";
+/// Counter: bytes of the input that are done.
+pub const BACKFILL_INPUT_BYTES_TOTAL: &str = "akidb_backfill_input_bytes_total";
+/// Gauge: bytes of the input.
+pub const BACKFILL_INPUT_SIZE_BYTES: &str = "akidb_backfill_input_size_bytes";
+/// Gauge: jobs of a backfill that are in flight.
+pub const BACKFILL_JOBS_IN_FLIGHT: &str = "akidb_backfill_jobs_in_flight";
+/// Gauge: jobs that wait in the stream, everybody's.
+pub const BACKFILL_JOBS_QUEUED: &str = "akidb_backfill_jobs_queued";
+/// Gauge: 1 while a backfill begins nothing new, since a stream is nearly full.
+pub const BACKFILL_HELD: &str = "akidb_backfill_held";
+
 /// Histogram, seconds: from a job's arrival at the worker to its outcome being handed to NATS.
 pub const EMBED_LATENCY_SECONDS: &str = "akidb_embed_latency_seconds";
 /// Counter: jobs and calls that came in.

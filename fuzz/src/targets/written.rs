@@ -52,6 +52,7 @@ fn parameters(keep: &[&str]) -> Parameters {
         reuse: embed_backfill::Reuse::default(),
         writing: embed_backfill::Writing::default(),
         long: embed_backfill::Long::default(),
+        retry: None,
     }
 }
 

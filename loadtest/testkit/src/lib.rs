@@ -1,4 +1,4 @@
-//! For tests: a real nats-server, a real S3 server, and real daemons, on free ports, in temporary folders, gone when dropped.
+//! For tests: a real nats-server, S3 server and PostgreSQL server, and real daemons, on free ports, in temporary folders, gone when dropped.
 //!
 //! Everything here panics when something goes wrong: in a test, that is the message.
 
@@ -11,6 +11,7 @@ pub mod model_registry;
 pub mod mutate;
 mod nats_server;
 mod paths;
+mod postgres_server;
 pub mod raw;
 mod relay;
 mod s3_server;
@@ -23,6 +24,7 @@ pub use dependencies::dependencies;
 pub use model_registry::{TestRegistry, share};
 pub use nats_server::NatsServer;
 pub use paths::{nats_server_binary, on_path, registry, repository, s3_server_binary, sibling_binary};
+pub use postgres_server::PostgresServer;
 pub use raw::{RawClient, RawMessage};
 pub use relay::{Relay, Stopped, Way};
 pub use s3_server::S3Server;

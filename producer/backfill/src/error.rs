@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use embed_connect::ConnectError;
 use embed_schemas::{JobId, WireError, job_id::JobIdError};
 
+use crate::MaxErrors;
+
 /// An error of a backfill.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,6 +20,23 @@ pub enum Error {
     /// A backfill cannot begin or go on.
     #[error("{0}")]
     Backfill(String),
+    /// More rows failed than may.
+    #[error(
+        "{failed} of {rows} rows failed, and --max-errors is {most}: the first reasons are {reasons}.{}",
+        resume_hint(.output.as_deref())
+    )]
+    TooManyErrors {
+        /// Rows of this run that have no vector.
+        failed: u64,
+        /// Rows of this run.
+        rows: u64,
+        /// How many may fail.
+        most: MaxErrors,
+        /// Why they have none.
+        reasons: String,
+        /// The output, if the backfill can be resumed.
+        output: Option<String>,
+    },
     /// A backfill that makes no progress.
     #[error(
         "no result came for {}: {waiting} jobs wait, the first is {first}. {}{}",
@@ -65,6 +84,7 @@ impl Error {
             Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Backfill(_) => "backfill",
+            Self::TooManyErrors { .. } => "too_many_errors",
             Self::Stalled { .. } => "stalled",
         }
     }
@@ -76,7 +96,7 @@ impl Error {
             Self::Client(error) => error.retryable(),
             Self::Control(error) => error.retryable(),
             Self::Stalled { .. } => true,
-            Self::Backfill(_) => false,
+            Self::Backfill(_) | Self::TooManyErrors { .. } => false,
         }
     }
 

@@ -50,6 +50,17 @@ pub(crate) fn add(failures: &mut Failures, later: Failures) {
     }
 }
 
+/// The first of each code, in one line.
+pub(crate) fn first(failures: &Failures) -> String {
+    let all: Vec<String> = failures
+        .iter()
+        .filter_map(|(code, reason)| {
+            reason.first.first().map(|row| format!("{code} (line {}: {})", row.line, row.message))
+        })
+        .collect();
+    all.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use embed_schemas::ErrorCode;

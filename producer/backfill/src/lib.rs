@@ -20,6 +20,7 @@
 //! | `ledger` | the same in the bucket: who runs it, and what is wanted of it |
 //! | `failures` | why rows have no vector, for the summary |
 //! | `progress` | how far it is, how it ended |
+//! | `manners` | how fast a run goes, when it waits or gives up, what it would take |
 //! | `run` | begun, resumed, looked at |
 
 mod chunk;
@@ -29,6 +30,7 @@ mod failures;
 mod input;
 mod known;
 mod ledger;
+mod manners;
 mod output;
 mod parameters;
 mod progress;
@@ -43,6 +45,7 @@ pub use error::Error;
 pub use failures::{Example, Failures, Reason};
 pub use input::{Compression, Filter, Format, InputFile, Plan, ReadRow, Reading, Sample, Shard, read_rows};
 pub use ledger::{Asked, Known, KnownEntry, Listed, Live, Phase, Runner, Wish, cancel, list, look, pause, remove_old};
+pub use manners::{Estimate, Manners, MaxErrors, Retry, Sampled, estimate};
 pub use output::{
     Column, Counts, Manifest, Mark, PartFile, PartFormat, PartRows, StoredFile, StoredRow, VectorType, Writing,
 };
@@ -75,6 +78,7 @@ mod tests {
             reuse: crate::Reuse::default(),
             writing: crate::Writing::default(),
             long: crate::Long::default(),
+            retry: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
-use crate::{Long, Reading, Writing};
+use crate::{Long, Manners, Reading, Retry, Writing};
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct Parameters {
     /// What becomes of texts that are longer than the model takes.
     #[serde(default, skip_serializing_if = "Long::is_default")]
     pub long: Long,
+    /// Only rows that failed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// Which rows need not be embedded, since an equal one has been.
@@ -95,6 +98,8 @@ pub struct Pace {
     pub registry: Option<String>,
     /// Go on behind files that cannot be read, even if the backfill was begun without [`Reading::skip_bad_files`].
     pub skip_bad_files: bool,
+    /// How it behaves towards others.
+    pub manners: Manners,
 }
 
 impl Default for Pace {
@@ -108,6 +113,7 @@ impl Default for Pace {
             lease: Duration::from_secs(30),
             registry: None,
             skip_bad_files: false,
+            manners: Manners::default(),
         }
     }
 }

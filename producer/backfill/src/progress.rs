@@ -22,6 +22,14 @@ pub struct Progress {
     pub input_bytes: u64,
     /// Bytes of the input. `None` if it is standard input.
     pub input_size: Option<u64>,
+    /// Tokens of the rows written by this run.
+    pub tokens_now: u64,
+    /// Jobs of this run that are in flight.
+    pub in_flight: usize,
+    /// Jobs that wait in their stream, everybody's. `None` where that may not be asked.
+    pub waiting: Option<u64>,
+    /// Whether nothing new is begun, since a stream is nearly full.
+    pub is_held: bool,
     /// For how long this run has been running.
     pub elapsed: Duration,
 }
@@ -56,6 +64,8 @@ pub struct Summary {
     pub split: u64,
     /// The windows of those.
     pub windows: u64,
+    /// Tokens that went into the vectors.
+    pub tokens: u64,
     /// Results of rows that are written, which could not be removed from their stream, as far as is known. 0 if they are to be
     /// kept.
     pub results_left: u64,

@@ -72,7 +72,7 @@ impl fmt::Debug for Digest {
 }
 
 /// What a row is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Label {
     /// By its id, in JSON, as it was written.
     Id(String),

@@ -9,7 +9,7 @@ use embed_client::Client;
 use embed_schemas::{JobId, removal::RemovalKey};
 
 use crate::{
-    Error, Pace, Parameters, PartFormat, Plan, Progress, State, Summary, Wish, Writing, driver,
+    Error, Pace, Parameters, Plan, Progress, Retry, State, Summary, Wish, Writing, driver,
     input::{Carry, Fields, is_remote, is_stream},
     known, ledger,
     output::{Output, Target, location},
@@ -36,21 +36,26 @@ pub async fn run(
     Fields::of(&parameters).map_err(Error::Backfill)?;
     let target = Target::choose(output, &parameters.writing)?;
     let output = &PathBuf::from(location(output));
-    let carry = match target.format().is_some_and(PartFormat::is_columnar) {
-        true => Carry::Columns,
-        false => Carry::Json,
+    let carry = match &target {
+        Target::Postgres(_) => Carry::Columns,
+        Target::Parts { format, .. } if format.is_columnar() => Carry::Columns,
+        _ => Carry::Json,
     };
     let plan = Plan::make(&parameters, carry).await?;
     for file in plan.files.iter().filter(|file| !is_remote(&file.location)) {
         refuse_overwriting(Path::new(&file.location), output)?;
     }
+    if let Some(retry) = &parameters.retry {
+        refuse_overwriting(&retry.file, output)?;
+    }
+    let retry = parameters.retry.map(Retry::look).transpose()?;
     refuse_reading_from(&plan, output)?;
     plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let writing = Writing { format: target.format(), ..parameters.writing };
     let inputs = parameters.inputs.iter().map(|input| absolute(input)).collect();
     let text_field = plan.text_field.clone().unwrap_or(parameters.text_field);
     let id_field = plan.id_field.clone().unwrap_or(parameters.id_field);
-    let parameters = Parameters { inputs, text_field, id_field, writing, ..parameters };
+    let parameters = Parameters { inputs, text_field, id_field, writing, retry, ..parameters };
     let long = windows::settle(client, &parameters, pace.registry.as_deref()).await?;
     let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { long, ..parameters }, plan);
     let before = if target == Target::Stream { None } else { refuse_forgetting(output, force)? };
@@ -144,7 +149,7 @@ pub async fn resume(
     // What is not there at all is no file that cannot be opened.
     let recorded = ledger::recorded(client, name, |_| true).await?;
     let output = recorded.path();
-    let mut opened = Output::reopen(&output, &recorded.state.parameters, &recorded.state.plan)?;
+    let mut opened = Output::reopen(&output, &recorded.state.parameters, &recorded.state.plan).await?;
     // Read again behind the lock: another run may have gone on meanwhile.
     let length = opened.length()?;
     let mut state =

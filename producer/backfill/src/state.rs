@@ -54,6 +54,9 @@ pub struct State {
     pub removed: Option<u64>,
     /// Rows that have an error.
     pub failed: u64,
+    /// Tokens that went into the vectors.
+    #[serde(default)]
+    pub tokens: u64,
     /// Why they have it.
     #[serde(default)]
     pub failures: Failures,
@@ -119,6 +122,7 @@ impl State {
             came_again: 0,
             removed: None,
             failed: 0,
+            tokens: 0,
             failures: Failures::new(),
             served: BTreeSet::new(),
             truncated: 0,
@@ -215,6 +219,7 @@ impl State {
             truncated: self.truncated,
             split: self.split,
             windows: self.windows,
+            tokens: self.tokens,
             results_left,
             seconds,
             rows_per_second,

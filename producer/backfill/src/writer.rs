@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Failures, Pace, Position, Progress, State, Summary, Wish, failures,
+    Error, Failures, MaxErrors, Pace, Position, Progress, State, Summary, Wish, failures,
     known::Known,
     ledger::{Keeper, Live, Patience},
     output::Output,
@@ -39,6 +39,9 @@ pub(crate) struct Books {
     purger: Option<Purger>,
     started: Instant,
     rows_before: u64,
+    failed_before: u64,
+    tokens_before: u64,
+    max_errors: Option<MaxErrors>,
     progress: watch::Sender<Progress>,
     /// The run's place in the bucket, if it has one.
     keeper: Option<Keeper>,
@@ -54,6 +57,7 @@ struct Written {
     reused: u64,
     came_again: u64,
     failed: u64,
+    tokens: u64,
     failures: Failures,
     truncated: u64,
     windows: Windows,
@@ -69,6 +73,7 @@ impl Written {
                     false => self.stored += 1,
                 }
                 self.truncated += u64::from(vectors.iter().any(|vector| vector.truncated));
+                self.tokens += vectors.iter().map(|vector| u64::from(vector.tokens)).sum::<u64>();
             }
             Err(error) => {
                 self.failed += 1;
@@ -98,9 +103,16 @@ impl Books {
             failed: state.failed,
             input_bytes: state.plan.bytes_before(state.done),
             input_size: state.plan.bytes(),
+            tokens_now: 0,
+            in_flight: 0,
+            waiting: None,
+            is_held: false,
             elapsed: Duration::ZERO,
         };
         Self {
+            failed_before: state.failed,
+            tokens_before: state.tokens,
+            max_errors: pace.manners.max_errors,
             purger: (!pace.keep_results).then(|| Purger::start(client, &state)),
             state,
             path: path.to_owned(),
@@ -183,8 +195,8 @@ impl Books {
         }
     }
 
-    async fn write(&mut self, group: Finished) -> Result<(), Error> {
-        for space in group.spaces {
+    async fn write(&mut self, mut group: Finished) -> Result<(), Error> {
+        for space in std::mem::take(&mut group.spaces) {
             match &self.state.space {
                 None => self.state.space = Some(space),
                 Some(before) if *before == space => {}
@@ -196,10 +208,10 @@ impl Books {
                 }
             }
         }
-        let rows = self.resolved(group.rows).await?;
+        let mut rows = self.resolved(group.rows).await?;
         self.state.served.extend(group.served);
         self.may_write().await?;
-        self.output.write(&rows).await?;
+        self.output.write(&mut rows).await?;
         for row in &rows {
             self.written.count(row);
             self.written.came_again += u64::from(self.known.as_ref().is_some_and(|known| known.came_again(&row.label)));
@@ -208,7 +220,22 @@ impl Books {
         self.written.windows.windows += group.windows.windows;
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
-        Ok(())
+        self.check_errors()
+    }
+
+    /// Whether as many rows of this run have failed as may: what earlier runs have seen was seen when this one was begun.
+    fn check_errors(&self) -> Result<(), Error> {
+        let failed = self.state.failed + self.written.failed - self.failed_before;
+        let rows = self.written.end.unwrap_or(self.state.done).rows - self.rows_before;
+        match self.max_errors {
+            Some(most) if most.is_exceeded(failed, rows) => {
+                let mut all = self.state.failures.clone();
+                failures::add(&mut all, self.written.failures.clone());
+                let output = self.can_go_on().map(|path| path.display().to_string());
+                Err(Error::TooManyErrors { failed, rows, most, reasons: failures::first(&all), output })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Rows with the vectors of those that were not embedded.
@@ -232,7 +259,7 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { end: _, stored, reused, came_again, failed, failures, truncated, windows, ids } =
+        let Written { end: _, stored, reused, came_again, failed, tokens, failures, truncated, windows, ids } =
             std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
@@ -243,6 +270,7 @@ impl Books {
         self.state.truncated += truncated;
         self.state.split += windows.texts;
         self.state.windows += windows.windows;
+        self.state.tokens += tokens;
         failures::add(&mut self.state.failures, failures);
         self.save().await?;
         if let Some(purger) = &self.purger {
@@ -277,6 +305,10 @@ impl Books {
             failed: self.state.failed + self.written.failed,
             input_bytes: self.state.plan.bytes_before(done),
             input_size: self.state.plan.bytes(),
+            tokens_now: self.state.tokens + self.written.tokens - self.tokens_before,
+            in_flight: 0,
+            waiting: None,
+            is_held: false,
             elapsed: self.started.elapsed(),
         }
     }

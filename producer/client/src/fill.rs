@@ -1,4 +1,4 @@
-//! How full the stream of a model's results is: results go after an age, and workers wait while there is no room for another.
+//! How full the streams of a model's jobs and results are: results go after an age, and workers wait while there is no room for another.
 
 use std::time::Duration;
 
@@ -6,7 +6,10 @@ use embed_schemas::{Slug, streams};
 use serde_json::Value;
 
 use super::Client;
-use crate::{Error, nats::api};
+use crate::{
+    Error,
+    nats::{api, api::ApiError},
+};
 
 /// For one look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,17 +20,19 @@ const ITEM_BYTES: u64 = 24;
 /// Percent of its bytes from which on a stream is worth a warning.
 const NEARLY_FULL: u64 = 80;
 
-/// The stream of a model's results, as it stands.
+/// A stream, as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fill {
     /// Its name.
     pub stream: String,
+    /// Messages in it.
+    pub messages: u64,
     /// Bytes in it.
     pub bytes: u64,
     /// Bytes that it may hold. `None`: no limit.
     pub max_bytes: Option<u64>,
-    /// How long results are kept. `None`: for ever.
+    /// How long messages are kept. `None`: for ever.
     pub max_age: Option<Duration>,
 }
 
@@ -35,11 +40,29 @@ impl Client {
     /// Looks at the stream of a model's results.
     ///
     /// # Errors
-    /// [`Error::Nats`] if the server does not say: there is no such stream, or it may not be asked.
+    /// [`Error::Nats`] if the server does not say: there is no such stream; [`Error::Rejected`] if it may not be asked.
     pub async fn results_fill(&self, model: &Slug) -> Result<Fill, Error> {
-        let stream = streams::results_stream(model);
+        self.fill(streams::results_stream(model)).await
+    }
+
+    /// Looks at the stream of a model's jobs.
+    ///
+    /// # Errors
+    /// As [`Client::results_fill`].
+    pub async fn jobs_fill(&self, model: &Slug) -> Result<Fill, Error> {
+        self.fill(streams::jobs_stream(model)).await
+    }
+
+    async fn fill(&self, stream: String) -> Result<Fill, Error> {
         let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, LOOK_TIMEOUT).await;
-        let info = info.map_err(|error| Error::nats(format!("cannot look at the stream {stream}"), error))?;
+        let info = info.map_err(|error| {
+            let what = format!("cannot look at the stream {stream}");
+            match error {
+                // It may not be asked, now or later.
+                ApiError::Refused { code: 0, description } => Error::Rejected { what, reason: description },
+                error => Error::nats(what, error),
+            }
+        })?;
         Ok(Fill::read(stream, &info))
     }
 }
@@ -49,6 +72,7 @@ impl Fill {
         // The server writes -1 for no limit of bytes, and 0 for no limit of age.
         Self {
             stream,
+            messages: info["state"]["messages"].as_u64().unwrap_or_default(),
             bytes: info["state"]["bytes"].as_u64().unwrap_or_default(),
             max_bytes: info["config"]["max_bytes"].as_u64(),
             max_age: info["config"]["max_age"].as_u64().filter(|age| *age > 0).map(Duration::from_nanos),
@@ -65,7 +89,7 @@ impl Fill {
     /// What is to be said of a stream that is nearly full.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        let Self { stream, bytes, max_bytes, max_age } = self;
+        let Self { stream, bytes, max_bytes, max_age, .. } = self;
         let limit = max_bytes.filter(|limit| bytes.saturating_mul(100) >= limit.saturating_mul(NEARLY_FULL))?;
         let percent = bytes.saturating_mul(100) / limit.max(1);
         let until =

@@ -3,6 +3,7 @@
 mod input;
 pub(crate) mod ledger;
 mod long;
+pub(crate) mod manners;
 mod output;
 pub(crate) mod reuse;
 
@@ -15,6 +16,7 @@ use embed_schemas::Slug;
 use self::{
     input::InputArgs,
     long::{LongArgs, TokenizerArgs},
+    manners::{EstimateArgs, MannersArgs, RetryArgs},
     output::OutputArgs,
 };
 use super::{ModelArgs, parse_duration, parse_tenant};
@@ -70,6 +72,10 @@ pub(crate) struct BackfillRunArgs {
     #[command(flatten)]
     pub(crate) writing: OutputArgs,
     #[command(flatten)]
+    pub(crate) estimate: EstimateArgs,
+    #[command(flatten)]
+    pub(crate) retry: RetryArgs,
+    #[command(flatten)]
     pub(crate) pace: PaceArgs,
 }
 
@@ -101,4 +107,6 @@ pub(crate) struct PaceArgs {
     /// Begin even if no worker serves the model or variant now: the jobs wait for one
     #[arg(long)]
     pub(crate) allow_unserved: bool,
+    #[command(flatten)]
+    pub(crate) manners: MannersArgs,
 }

@@ -32,7 +32,8 @@ pub(super) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Reports an error on standard error, as one line.
 pub(super) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
-    let ours = [code::<embed_client::Error>, code::<embed_control::Error>, code::<Error>];
+    let ours =
+        [code::<embed_backfill::Error>, code::<embed_client::Error>, code::<embed_control::Error>, code::<Error>];
     let ours = ours.into_iter().chain([code::<RouteError>, code::<RolloutError>]).find_map(|code| code(error));
     let mut stderr = std::io::stderr().lock();
     let _ = if json {
@@ -60,7 +61,7 @@ macro_rules! coded {
     };
 }
 
-coded!(embed_client::Error, embed_control::Error, Error, RouteError, RolloutError);
+coded!(embed_backfill::Error, embed_client::Error, embed_control::Error, Error, RouteError, RolloutError);
 
 fn code<E: Coded>(error: &anyhow::Error) -> Option<(&str, bool)> {
     error.downcast_ref::<E>().map(Coded::coded)

@@ -51,6 +51,7 @@ impl Files {
             reuse: Reuse::default(),
             writing: Writing::default(),
             long: backfill::Long::default(),
+            retry: None,
         }
     }
 

@@ -126,7 +126,7 @@ async fn cancel_here(client: &Client, name: &Path, pace: &Pace) -> Result<Asked,
     let Recorded { target, state, .. } = recorded(client, name, |_| true).await?;
     // A file that is not on this machine is nobody's here.
     let lock = match &target {
-        Target::Local(path) if path.exists() => Some(Output::reopen(path, &state.parameters, &state.plan)?),
+        Target::Local(path) if path.exists() => Some(Output::reopen(path, &state.parameters, &state.plan).await?),
         _ => None,
     };
     let Recorded { mut state, .. } = recorded(client, name, |_| true).await?;

@@ -13,6 +13,7 @@
 //! | `names` | what files are called |
 //! | `manifest` | what an output in parts is |
 //! | `read` | the rows of parts |
+//! | `postgres` | a table of PostgreSQL with pgvector |
 
 mod columns;
 mod encode;
@@ -23,6 +24,7 @@ mod names;
 mod npy;
 mod parts;
 mod place;
+mod postgres;
 mod read;
 mod rows;
 mod target;
@@ -46,6 +48,7 @@ use self::{
     lines_file::LinesFile,
     parts::{Layout, Parts},
     place::Place,
+    postgres::Postgres,
 };
 use crate::{Error, LongMode, Parameters, Plan, State, row::Done};
 
@@ -77,6 +80,8 @@ pub(crate) enum Output {
     Lines(LinesFile),
     /// Files of bounded size.
     Parts(Box<Parts>),
+    /// Rows of a table.
+    Postgres(Box<Postgres>),
 }
 
 impl Output {
@@ -93,6 +98,11 @@ impl Output {
         match target {
             Target::Stream => LinesFile::stream().map(Self::Lines),
             Target::Lines(path) => LinesFile::create(path, force).map(Self::Lines),
+            Target::Postgres(location) => {
+                let failed = parameters.writing.failed.as_ref();
+                let failed = failed.map(|path| LinesFile::create(path, force)).transpose()?;
+                postgres(location, parameters, plan, failed).await
+            }
             Target::Parts { location, format } => {
                 let parts = Parts::new(Place::claim(location)?, layout(parameters, *format, plan), plan)?;
                 if !force {
@@ -107,10 +117,14 @@ impl Output {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub(crate) fn reopen(output: &Path, parameters: &Parameters, plan: &Plan) -> Result<Self, Error> {
+    pub(crate) async fn reopen(output: &Path, parameters: &Parameters, plan: &Plan) -> Result<Self, Error> {
         match Target::recorded(output, &parameters.writing) {
             Target::Stream => LinesFile::stream().map(Self::Lines),
             Target::Lines(path) => LinesFile::reopen(&path).map(Self::Lines),
+            Target::Postgres(location) => {
+                let failed = parameters.writing.failed.as_ref().map(|path| LinesFile::reopen(path)).transpose()?;
+                postgres(&location, parameters, plan, failed).await
+            }
             Target::Parts { location, format } => {
                 let parts = Parts::new(Place::claim(&location)?, layout(parameters, format, plan), plan)?;
                 Ok(Self::Parts(Box::new(parts)))
@@ -127,14 +141,15 @@ impl Output {
             Self::Lines(file) if file.is_stream() => Ok(()),
             Self::Lines(file) => file.cut(mark.bytes),
             Self::Parts(parts) => parts.go_on(mark).await,
+            Self::Postgres(table) => table.go_on(mark.bytes),
         }
     }
 
-    /// Takes the rows of a group.
+    /// Takes the rows of a group. One that it cannot hold gets the reason instead of its vectors.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub(crate) async fn write(&mut self, rows: &[Done]) -> Result<(), Error> {
+    pub(crate) async fn write(&mut self, rows: &mut [Done]) -> Result<(), Error> {
         match self {
             Self::Lines(file) => {
                 let mut lines = Vec::new();
@@ -142,13 +157,14 @@ impl Output {
                 file.append(&lines)
             }
             Self::Parts(parts) => parts.write(rows).await,
+            Self::Postgres(table) => table.write(rows).await,
         }
     }
 
     /// Whether it should be settled at once, rather than when it is next time for it.
     pub(crate) fn is_full(&self) -> bool {
         match self {
-            Self::Lines(_) => false,
+            Self::Lines(_) | Self::Postgres(_) => false,
             Self::Parts(parts) => parts.is_full(),
         }
     }
@@ -156,7 +172,7 @@ impl Output {
     /// Holds no more than so many bytes before they are durable: the results are in their stream for so long, and must not fill it.
     pub(crate) fn hold_at_most(&mut self, bytes: u64) {
         match self {
-            Self::Lines(_) => {}
+            Self::Lines(_) | Self::Postgres(_) => {}
             Self::Parts(parts) => parts.hold_at_most(bytes),
         }
     }
@@ -169,6 +185,7 @@ impl Output {
         match self {
             Self::Lines(file) => file.sync().map(|()| true),
             Self::Parts(parts) => parts.settle(now).await,
+            Self::Postgres(table) => table.settle().await.map(|()| true),
         }
     }
 
@@ -179,7 +196,7 @@ impl Output {
     pub(crate) fn length(&self) -> Result<Option<u64>, Error> {
         match self {
             Self::Lines(file) => file.length().map(Some),
-            Self::Parts(_) => Ok(None),
+            Self::Parts(_) | Self::Postgres(_) => Ok(None),
         }
     }
 
@@ -188,6 +205,7 @@ impl Output {
         match self {
             Self::Lines(file) => Mark { bytes: file.bytes(), ..Mark::default() },
             Self::Parts(parts) => parts.mark(),
+            Self::Postgres(table) => Mark { bytes: table.failed_bytes(), ..Mark::default() },
         }
     }
 
@@ -197,9 +215,11 @@ impl Output {
     /// If it cannot be written.
     pub(crate) async fn finish(&mut self, state: &State) -> Result<(), Error> {
         match self {
-            Self::Lines(_) => Ok(()),
-            Self::Parts(parts) => parts.finish(state).await,
+            Self::Lines(_) => {}
+            Self::Parts(parts) => parts.finish(state).await?,
+            Self::Postgres(table) => table.finish(),
         }
+        Ok(())
     }
 
     /// Whether a run can go on with it, from a state that is beside it. What is written to standard output is gone.
@@ -207,8 +227,21 @@ impl Output {
         match self {
             Self::Lines(file) => !file.is_stream(),
             Self::Parts(parts) => parts.is_local(),
+            Self::Postgres(_) => false,
         }
     }
+}
+
+/// A table.
+async fn postgres(
+    location: &str,
+    parameters: &Parameters,
+    plan: &Plan,
+    failed: Option<LinesFile>,
+) -> Result<Output, Error> {
+    let windows = parameters.long.mode == LongMode::Split;
+    let table = Postgres::open(location, plan.columns.as_deref(), windows, failed).await?;
+    Ok(Output::Postgres(Box::new(table)))
 }
 
 /// What parts are like.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::PART_BYTES;
+use super::{postgres::Postgres, rows::PART_BYTES};
 use crate::{Error, input::is_stream};
 
 /// The form of an output in parts.
@@ -63,11 +63,14 @@ pub struct Writing {
     pub vector_type: VectorType,
     /// Bytes of vectors after which a part is closed.
     pub part_bytes: u64,
+    /// Where rows without a vector go if the output is a table: a file of JSON lines. They are only counted if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<PathBuf>,
 }
 
 impl Default for Writing {
     fn default() -> Self {
-        Self { format: None, vector_type: VectorType::F32, part_bytes: PART_BYTES }
+        Self { format: None, vector_type: VectorType::F32, part_bytes: PART_BYTES, failed: None }
     }
 }
 
@@ -78,6 +81,8 @@ pub(crate) enum Target {
     Stream,
     /// A file of JSON lines that is appended to.
     Lines(PathBuf),
+    /// A table of PostgreSQL.
+    Postgres(String),
     /// Files of bounded size in a folder, or below a prefix of an object store.
     Parts {
         /// As the stores are named.
@@ -91,13 +96,27 @@ impl Target {
     pub(crate) fn choose(output: &Path, writing: &Writing) -> Result<Self, Error> {
         let location = location(output);
         let ending = Path::new(&location).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let refused = |reason: &str| Err(Error::Backfill(format!("{location}: {reason}")));
+        if Postgres::is_meant(&location) {
+            let plain = Writing { failed: writing.failed.clone(), ..Writing::default() };
+            return match *writing == plain {
+                true => Ok(Self::Postgres(location)),
+                false => {
+                    refused("a table has neither --format nor --vector-type nor parts: see `vector=` in its address")
+                }
+            };
+        }
+        if writing.failed.is_some() {
+            return refused(
+                "--failed is for tables: rows without a vector are in the output, or in files beside its parts",
+            );
+        }
         let by_ending = PartFormat::ALL.into_iter().find(|format| format.ending() == ending);
         let path = PathBuf::from(&location);
         let is_remote = is_remote(&location);
         // A device or a pipe, too.
         let is_file = || writing.format.or(by_ending).is_none() && path.exists() && !path.is_dir();
         let is_lines = !is_remote && (matches!(ending, "jsonl" | "ndjson") || is_file());
-        let refused = |reason: &str| Err(Error::Backfill(format!("{location}: {reason}")));
         if is_stream(&location) || is_lines {
             return match writing {
                 Writing { format: None | Some(PartFormat::Jsonl), vector_type: VectorType::F32, .. } if is_lines => {
@@ -129,6 +148,7 @@ impl Target {
         let location = location(output);
         match writing.format {
             Some(format) => Self::Parts { location, format },
+            None if Postgres::is_meant(&location) => Self::Postgres(location),
             None => Self::Lines(location.into()),
         }
     }
@@ -136,7 +156,7 @@ impl Target {
     /// What is recorded of it.
     pub(crate) const fn format(&self) -> Option<PartFormat> {
         match self {
-            Self::Stream | Self::Lines(_) => None,
+            Self::Stream | Self::Lines(_) | Self::Postgres(_) => None,
             Self::Parts { format, .. } => Some(*format),
         }
     }

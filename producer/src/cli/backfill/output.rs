@@ -1,5 +1,7 @@
 //! How the output of a backfill is written.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use embed_backfill::{PartFormat, VectorType, Writing};
 
@@ -19,6 +21,9 @@ pub(crate) struct OutputArgs {
     /// Bytes of vectors after which a file is complete, and the next begins; no more than a quarter of what the stream of results may hold
     #[arg(long, default_value = "64MiB", value_parser = parse_part_bytes, value_name = "BYTES")]
     part_size: u64,
+    /// Where rows without a vector go, with their reasons, if OUTPUT is a table: a file of JSON lines
+    #[arg(long, value_name = "FILE")]
+    failed: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -53,7 +58,7 @@ impl OutputArgs {
             VectorTypeArg::F32 => VectorType::F32,
             VectorTypeArg::F16 => VectorType::F16,
         };
-        Writing { format, vector_type, part_bytes: self.part_size }
+        Writing { format, vector_type, part_bytes: self.part_size, failed: self.failed.clone() }
     }
 }
 

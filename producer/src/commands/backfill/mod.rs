@@ -1,29 +1,23 @@
 //! `embed backfill`
 
+mod estimate;
 mod list;
+mod meter;
+mod metrics;
 mod status;
 mod wishes;
 
-use std::{
-    io::{IsTerminal, Write},
-    path::Path,
-    time::Duration,
-};
+use std::path::Path;
 
 use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, Summary, Wish};
 use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::Instant;
 
+use self::meter::{Begun, Meter};
 use super::{Status, asked_to_stop, print, registry};
 use crate::cli::backfill::{BackfillCommand, PaceArgs};
 
-/// Between two lines of progress where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-
 pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
-    let mut meter = Meter::new();
     let is_stream = |path: &Path| path.as_os_str() == "-";
     let to_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.output));
     let from_stream =
@@ -52,12 +46,20 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
                 reuse: args.reuse.into(),
                 writing: args.writing.writing(),
                 long: args.long.long(!args.model.no_truncate)?,
+                retry: args.retry.retry(),
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;
-            let progress = |progress: &Progress| meter.show(progress);
-            backfill::run(&client, parameters, &args.output, args.force, &pace(&args.pace), asked_to_stop(), progress)
-                .await
+            if args.estimate.dry_run {
+                return estimate(&client, parameters, &args.pace, args.estimate.price_per_hour, json).await;
+            }
+            let mut told = Told::new(&args.pace).await?;
+            let progress = |progress: &Progress| told.hear(progress);
+            let pace = pace(&args.pace);
+            let run =
+                backfill::run(&client, parameters, &args.output, args.force, &pace, asked_to_stop(), progress).await;
+            told.end();
+            run
         }
         BackfillCommand::Resume(args) => {
             let client = Client::connect(connect).await?;
@@ -65,11 +67,13 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
             if !state.finished && !state.cancelled {
                 check_served(&client, &state.parameters, &args.pace).await?;
             }
-            let progress = |progress: &Progress| meter.show(progress);
-            backfill::resume(&client, &args.name.name, &pace(&args.pace), asked_to_stop(), progress).await
+            let mut told = Told::new(&args.pace).await?;
+            let progress = |progress: &Progress| told.hear(progress);
+            let run = backfill::resume(&client, &args.name.name, &pace(&args.pace), asked_to_stop(), progress).await;
+            told.end();
+            run
         }
     };
-    meter.end();
     let summary = summary?;
     let told = if json { serde_json::to_string(&summary)? } else { describe(&summary, !to_stream && !from_stream) };
     if to_stream {
@@ -83,6 +87,54 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
         (true, _) => Status::Failures,
         (false, _) => Status::Unsuccessful,
     })
+}
+
+/// Says what a backfill would take.
+async fn estimate(
+    client: &Client,
+    parameters: Parameters,
+    args: &PaceArgs,
+    price: Option<f64>,
+    json: bool,
+) -> anyhow::Result<Status> {
+    let pace = pace(args);
+    let found = backfill::estimate(client, parameters, &pace, price);
+    let found = tokio::select! {
+        found = found => found?,
+        () = asked_to_stop() => return Ok(Status::Unsuccessful),
+    };
+    if json {
+        print::json_line(&found)?;
+    } else {
+        print::line(estimate::describe(&found))?;
+    }
+    Ok(Status::Done)
+}
+
+/// Who is told how it goes.
+struct Told {
+    meter: Meter,
+    begun: Begun,
+    last: Option<Progress>,
+}
+
+impl Told {
+    async fn new(args: &PaceArgs) -> anyhow::Result<Self> {
+        if let Some(address) = args.manners.metrics_listen {
+            metrics::serve(address).await?;
+        }
+        Ok(Self { meter: Meter::new(args.manners.progress), begun: Begun::default(), last: None })
+    }
+
+    fn hear(&mut self, progress: &Progress) {
+        self.begun.hear(progress);
+        self.meter.show(progress, &self.begun);
+        self.last = Some(*progress);
+    }
+
+    fn end(&mut self) {
+        self.meter.end(self.last.as_ref());
+    }
 }
 
 /// Jobs that nobody takes would be waited for until the stall time-out.
@@ -101,6 +153,7 @@ fn pace(args: &PaceArgs) -> Pace {
         // Who cuts no texts needs none.
         registry: registry(args.tokenizer.registry.clone()).ok(),
         skip_bad_files: args.skip_bad_files,
+        manners: args.manners.manners(),
         ..Pace::default()
     }
 }
@@ -160,55 +213,4 @@ fn reasons(failures: &Failures) -> String {
     text
 }
 
-/// Progress on standard error: a bar on a terminal, else a line every few seconds.
-enum Meter {
-    Bar(ProgressBar),
-    Lines(Instant),
-}
-
-impl Meter {
-    fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines(Instant::now());
-        }
-        let bar = ProgressBar::no_length();
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  ETA {eta}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self::Bar(bar)
-    }
-
-    fn show(&mut self, progress: &Progress) {
-        let seconds = progress.elapsed.as_secs_f64().max(0.001);
-        let Progress { rows, reused, failed, input_bytes, input_size, .. } = *progress;
-        let message = format!(
-            "{rows} rows{}, {failed} failed, {:.0} rows/s",
-            reused_rows(reused),
-            progress.rows_now as f64 / seconds
-        );
-        match self {
-            Self::Bar(bar) => {
-                if let (None, Some(size)) = (bar.length(), input_size) {
-                    // What earlier runs did must not count as this run's speed.
-                    bar.set_length(size);
-                    bar.set_position(input_bytes);
-                    bar.reset_eta();
-                }
-                bar.set_position(input_bytes);
-                bar.set_message(message);
-            }
-            Self::Lines(last) if last.elapsed() >= LINE_EVERY => {
-                *last = Instant::now();
-                let of = input_size.map_or(String::new(), |size| format!(" of {size}"));
-                // Nobody may be reading; that is no reason to stop.
-                let _ = writeln!(std::io::stderr(), "{message}, {input_bytes}{of} bytes");
-            }
-            Self::Lines(_) => {}
-        }
-    }
-
-    fn end(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
-    }
 }
