@@ -212,5 +212,3 @@ fn reasons(failures: &Failures) -> String {
     }
     text
 }
-
-}
