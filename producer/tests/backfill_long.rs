@@ -63,7 +63,7 @@ fn document(sentences: usize) -> String {
 fn documents() -> Files {
     let line = |n: usize| match n {
         5 => json!({"id": n}),
-        _ => json!({"id": n, "text": document(if n % 2 == 0 { 1 } else { 10 + n })}),
+        _ => json!({"id": n, "text": document(if n.is_multiple_of(2) { 1 } else { 10 + n })}),
     };
     Files::with(&(0..12).map(|n| line(n).to_string() + "\n").collect::<String>())
 }
@@ -80,7 +80,7 @@ async fn run(client: &Client, files: &Files, long: Long, registry: &Path) -> Res
 }
 
 fn split() -> Long {
-    Long { mode: LongMode::Split, ..Long::default() }
+    Long { mode: LongMode::Split, overlap: Some(0), ..Long::default() }
 }
 
 fn text_of(row: u64, window: &Value) -> String {
@@ -91,7 +91,6 @@ fn text_of(row: u64, window: &Value) -> String {
 
 /// Every row of [`documents`] in order, with all windows of its text.
 fn assert_windows(written: &[Value]) {
-    let mut expected = (0..12).flat_map(|row| if row == 5 || row % 2 == 0 { vec![row] } else { vec![row; 99] });
     let mut rows_seen = Vec::new();
     let mut covered = 0;
     for line in written {
@@ -113,7 +112,6 @@ fn assert_windows(written: &[Value]) {
         assert_eq!(line["embedding"], json!([text.len() as f32, 1.0]), "each has its own vector");
     }
     assert_eq!(rows_seen, (0..12).collect::<Vec<u64>>());
-    assert!(expected.next().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +132,7 @@ async fn a_long_text_has_a_row_for_each_of_its_windows() {
     assert_eq!((summary.rows, summary.stored, summary.failed), (12, 11, 1));
     let written = rows(&files.output);
     assert_windows(&written);
-    // Sentences have five words, windows three of them: no sentence lies in two windows, since two words overlap at most.
+    // Sentences have five words, and windows three sentences.
     let windows = |n: u64| (10 + n).div_ceil(3);
     let all: u64 = [1, 3, 7, 9, 11].map(windows).iter().sum();
     assert_eq!((summary.split, summary.windows, summary.truncated), (5, all, 0));
@@ -143,7 +141,7 @@ async fn a_long_text_has_a_row_for_each_of_its_windows() {
     assert!(texts.lock().unwrap().iter().all(|texts| *texts <= 4));
     // What was left open is kept.
     let long = backfill::status(&files.output).unwrap().parameters.long;
-    assert_eq!((long.version.as_deref(), long.window, long.overlap), (Some("v1"), Some(16), Some(1)));
+    assert_eq!((long.version.as_deref(), long.window, long.overlap), (Some("v1"), Some(16), Some(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,7 +156,7 @@ async fn a_run_that_is_dropped_goes_on_with_the_same_windows() {
     let (files, registry) = (documents(), registry(&[("v1", ROOM)]));
     tokio::select! {
         end = run(&client, &files, split(), registry.path()) => panic!("it ended before it was dropped: {end:?}"),
-        () = until("the worker is in the middle", async || worker.taken() >= 8) => {}
+        () = until("the worker is in the middle", async || worker.taken() >= 4) => {}
     }
     // Another version has become current since, whose windows are others.
     std::fs::write(registry.path().join("models/m/current.json"), r#"{"version": "v9"}"#).unwrap();
