@@ -98,7 +98,7 @@ pub(super) async fn find(
         let names = left_out.iter().take(MENTIONED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = if left_out.len() > MENTIONED { ", …" } else { "" };
         notes.push(format!(
-            "{input}: {} left out, since their names are not those of rows ({names}{more}); name them, or pass --input-format, to have them read",
+            "{input}: {} left out, since their names are not those of rows ({names}{more}); name them to have them read",
             left_out.len()
         ));
     }
@@ -213,10 +213,12 @@ fn is_hidden(name: &str) -> bool {
 
 /// Whether a file of a folder is read.
 fn is_read(name: &str, any_ending: bool) -> bool {
-    /// Beside parts: what they are, and rows that are in none of them.
-    const BESIDE: [&str; 1] = ["manifest.json"];
+    // What backfills write beside rows: what their output is, rows that are not in it, and ids of vectors.
+    let is_beside = name == "manifest.json"
+        || name.starts_with("failed-") && name.ends_with(".jsonl")
+        || name.ends_with(".ids.jsonl");
     let is_known = format::by_ending(name).0.is_some();
-    !is_hidden(name) && !name.ends_with(".crc") && !BESIDE.contains(&name) && (any_ending || is_known)
+    !is_hidden(name) && !name.ends_with(".crc") && !is_beside && (any_ending || is_known)
 }
 
 #[cfg(test)]
@@ -245,6 +247,7 @@ mod tests {
             "b/x.parquet",
             "_SUCCESS",
             "manifest.json",
+            "failed-00000.jsonl",
             ".a.csv.crc",
             "README.md",
             "_temporary/a.csv",
@@ -253,7 +256,7 @@ mod tests {
         }
         let (names, notes) = found(&at(""), false).await;
         assert_eq!(names, ["a.csv.gz", "x.parquet", "c.jsonl"]);
-        assert!(notes[0].contains("4 left out") && notes[0].contains("--input-format"), "{notes:?}");
+        assert!(notes[0].contains("5 left out") && notes[0].contains("name them"), "{notes:?}");
         assert_eq!(
             found(&format!("file://{}", at("")), true).await.0,
             ["README.md", "a.csv.gz", "x.parquet", "c.jsonl"]

@@ -41,7 +41,7 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What has been read of standard input.
     #[serde(skip)]
-    pub(super) head: Vec<u8>,
+    pub(crate) head: Vec<u8>,
 }
 
 /// A file that is read.
@@ -149,12 +149,11 @@ impl Plan {
 
     /// Decides on fields and columns by the first file that has any.
     fn choose(&mut self, parameters: &Parameters, carry: Carry, opener: &Opener) -> Result<(), Error> {
-        let must_look = carry == Carry::Columns || parameters.text_field.is_empty() || parameters.id_field.is_empty();
         let mut look = None;
         for file in &self.files {
             let found = if is_stream(&file.location) {
-                // Nobody is to wait for what need not be known.
-                if !must_look {
+                // Whoever writes to it may take long. Lines of JSON have the usual names, if nothing else is said.
+                if carry == Carry::Json && file.format == Format::Jsonl {
                     continue;
                 }
                 let head = Head::default();
