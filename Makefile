@@ -117,8 +117,8 @@ lint-rust:
 
 lint-python: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
-	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu producer/tests
-	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu producer/tests
+	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
+	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
 	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
 
 lint-files: setup

@@ -120,7 +120,7 @@ pub async fn run(setting: Setting, orders: Orders, say: fn(&str)) -> anyhow::Res
         Ok(Some(rate))
     };
     let mut engine = Vec::from_iter(measure("before")?);
-    let stack = Stack::start(setting.clone())?;
+    let stack = Stack::start(setting.clone()).await?;
     let bucket = Bucket::make(stack.s3())?;
     let watch = Watch::new(Instant::now());
     let mut scene = Scene { setting: setting.clone(), orders: orders.clone(), say, stack, bucket, watch, folder };

@@ -92,14 +92,14 @@ pub(super) async fn play(
     begin.extend(options);
     begin.extend([input, output.clone()]);
     let resume = ["backfill", "resume", "--json", &output].map(str::to_owned);
-    let before = stack.outcomes();
+    let before = stack.outcomes().await.unwrap_or_default();
     let started = Instant::now();
     let mut told = started;
     let mut embed = Daemon::spawn(&mut stack.embed(&begin));
     let mut played =
         Played { name: name.to_owned(), rows, seconds: 0.0, summary: Value::Null, kills: Vec::new(), ends: Vec::new() };
     let mut due = kills.into_iter().peekable();
-    let mut attempts = 0;
+    let (mut attempts, mut embedded) = (0, 0.0);
     loop {
         let mut processes = stack.processes();
         processes.push((Party::Producer.name().to_owned(), embed.id()));
@@ -122,7 +122,9 @@ pub(super) async fn play(
             tokio::time::sleep(BACK_OFF).await;
             embed = Daemon::spawn(&mut stack.embed(&resume));
         }
-        let embedded = share(stack.outcomes().saturating_sub(before), chunk, rows);
+        if let Some(outcomes) = stack.outcomes().await {
+            embedded = share(outcomes.saturating_sub(before), chunk, rows);
+        }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
             say(&format!("{name}: {:.0} % embedded after {:.0} s", embedded * 100.0, started.elapsed().as_secs_f64()));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use async_nats::jetstream;
 use embed_connect::ConnectSettings;
 use embed_schemas::{Precision, Slug, streams};
 use embed_testkit::{Daemon, NatsServer, S3Server};
@@ -17,6 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::kills::Party;
+
+/// Before our own client connects again: what is measured is not to be its patience.
+const RECONNECT: Duration = Duration::from_millis(50);
 
 /// What to set up.
 #[derive(Debug, Clone)]
@@ -40,6 +44,7 @@ pub struct Setting {
 pub(super) struct Stack {
     setting: Setting,
     nats: NatsServer,
+    context: jetstream::Context,
     s3: S3Server,
     workers: Vec<Daemon>,
     folder: TempDir,
@@ -47,11 +52,16 @@ pub(super) struct Stack {
 
 impl Stack {
     /// Starts servers and workers, and waits until they are ready.
-    pub(super) fn start(setting: Setting) -> anyhow::Result<Self> {
+    pub(super) async fn start(setting: Setting) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join("worker.toml"), configuration(&setting))?;
-        let nats = NatsServer::start_with("http: 127.0.0.1:-1");
-        let mut stack = Self { setting, nats, s3: S3Server::start(), workers: Vec::new(), folder };
+        let nats = NatsServer::start();
+        let settings = connection(&nats);
+        let connecting = embed_connect::connect(&settings, "embed-loadtest backfill", |options| {
+            options.reconnect_delay_callback(|_| RECONNECT)
+        });
+        let context = embed_connect::jetstream(&connecting.await?);
+        let mut stack = Self { setting, nats, context, s3: S3Server::start(), workers: Vec::new(), folder };
         stack.provision()?;
         for _ in 0..stack.setting.workers {
             let worker = stack.launch_worker();
@@ -68,7 +78,7 @@ impl Stack {
 
     /// How to reach the server.
     pub(super) fn connection(&self) -> ConnectSettings {
-        ConnectSettings { server: Some(self.nats.url()), ..ConnectSettings::default() }
+        connection(&self.nats)
     }
 
     /// Where JetStream keeps what it stores.
@@ -85,14 +95,11 @@ impl Stack {
         servers.into_iter().map(|(party, id)| (party.name().to_owned(), id)).chain(workers).collect()
     }
 
-    /// Outcomes that were ever stored for the model.
-    pub(super) fn outcomes(&self) -> u64 {
-        let name = streams::results_stream(&self.setting.model);
-        let seen = self.nats.monitor("/jsz?accounts=true&streams=true");
-        let accounts = seen["account_details"].as_array().into_iter().flatten();
-        let mut all = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
-        let stream = all.find(|stream| stream["name"] == *name);
-        stream.and_then(|stream| stream["state"]["last_seq"].as_u64()).unwrap_or_default()
+    /// Outcomes that were ever stored for the model. `None` if the server does not say.
+    pub(super) async fn outcomes(&self) -> Option<u64> {
+        let subject = format!("STREAM.INFO.{}", streams::results_stream(&self.setting.model));
+        let info: Value = self.context.request(subject, &json!({})).await.ok()?;
+        info["state"]["last_seq"].as_u64()
     }
 
     /// `embed` with these arguments, which knows where everything is.
@@ -149,6 +156,10 @@ impl Stack {
         command.env("EMBED_REGISTRY", absolute(&self.setting.registry)).current_dir(self.folder.path());
         command
     }
+}
+
+fn connection(nats: &NatsServer) -> ConnectSettings {
+    ConnectSettings { server: Some(nats.url()), ..ConnectSettings::default() }
 }
 
 /// Programs run in a folder of the stack's.

@@ -1,4 +1,7 @@
-"""What DuckDB finds in the Parquet files of a folder, as JSON: `python duckdb.py FOLDER ID,ID,…`; null if there is no DuckDB."""
+"""What DuckDB finds in the Parquet files of a folder, as JSON; null if there is no DuckDB.
+
+python duckdb.py FOLDER ID,ID,…
+"""
 
 import json
 import sys
@@ -9,17 +12,27 @@ except ImportError:
     print(json.dumps(None))
     sys.exit()
 
-folder, ids = sys.argv[1], [int(part) for part in sys.argv[2].split(",") if part]
-parts = "read_parquet('" + folder.replace("'", "''") + "/part-*.parquet')"
+COUNTS = """
+SELECT count(*) AS rows, count(DISTINCT id) AS distinct,
+    count(*) FILTER (embedding IS NULL) AS missing,
+    coalesce(min(len(embedding)), 0) AS shortest, coalesce(max(len(embedding)), 0) AS longest,
+    coalesce(sum(id), 0)::BIGINT AS sum
+FROM read_parquet(?)
+"""
+SAMPLES = """
+SELECT id, category, score, embedding::FLOAT[] AS embedding
+FROM read_parquet(?) WHERE id IN (SELECT unnest(?::BIGINT[]))
+"""
+
+parts = sys.argv[1] + "/part-*.parquet"
+wanted = [int(part) for part in sys.argv[2].split(",") if part]
 database = duckdb.connect()
-counts = database.execute(
-    "SELECT count(*), count(DISTINCT id), count(*) FILTER (embedding IS NULL),"
-    " coalesce(min(len(embedding)), 0), coalesce(max(len(embedding)), 0), coalesce(sum(id), 0)::BIGINT"
-    f" FROM {parts}"
-).fetchone()
-found = dict(zip(["rows", "distinct", "missing", "shortest", "longest", "sum"], counts, strict=True))
-samples = database.execute(
-    f"SELECT id, category, score, embedding::FLOAT[] FROM {parts} WHERE id IN (SELECT unnest(?::BIGINT[]))", [ids]
-).fetchall()
-found["samples"] = [dict(zip(["id", "category", "score", "embedding"], row, strict=True)) for row in samples]
-print(json.dumps(found))
+
+
+def ask(query: str, *values: object) -> list[dict[str, object]]:
+    answer = database.execute(query, list(values))
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+print(json.dumps(ask(COUNTS, parts)[0] | {"samples": ask(SAMPLES, parts, wanted)}))

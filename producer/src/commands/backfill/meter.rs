@@ -139,12 +139,13 @@ fn line(progress: &Progress, left: Option<Duration>) -> String {
 
 /// For programs.
 fn object(progress: &Progress, left: Option<Duration>) -> serde_json::Value {
-    let Progress { rows, rows_now, failed, input_bytes, input_size, tokens_now, in_flight, waiting, is_held, elapsed } =
-        progress;
+    let Progress { rows, rows_now, reused, failed, input_bytes, input_size, .. } = progress;
+    let Progress { tokens_now, in_flight, waiting, is_held, elapsed, .. } = progress;
     json!({
         "rows": rows,
         "rows_now": rows_now,
         "rows_per_second": rate(progress),
+        "reused": reused,
         "failed": failed,
         "tokens_now": tokens_now,
         "input_bytes": input_bytes,
@@ -164,6 +165,7 @@ mod tests {
     const PROGRESS: Progress = Progress {
         rows: 700,
         rows_now: 200,
+        reused: 0,
         failed: 3,
         input_bytes: 7_000,
         input_size: Some(10_000),
