@@ -59,6 +59,13 @@ impl Held {
         self.bytes -= size.bytes;
         self.work -= size.work();
     }
+
+    fn subtract_all(&mut self, other: &Self) {
+        self.calls -= other.calls;
+        self.room -= other.room;
+        self.bytes -= other.bytes;
+        self.work -= other.work;
+    }
 }
 
 /// All senders of a variant's calls. Clones are the same.
@@ -112,21 +119,23 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let Self { senders, sender, newcomer, size } = self;
+        let Self { senders, sender, size, .. } = self;
         let mut state = senders.0.lock();
-        state.all.subtract(size);
-        if *newcomer {
-            state.of_newcomers.subtract(size);
-        }
-        if let Some((held, _)) = state.held.get_mut(&sender.key) {
-            held.subtract(size);
-            if held.calls == 0 {
-                state.held.remove(&sender.key);
-                state.newcomers -= usize::from(*newcomer);
+        let State { held, newcomers, of_newcomers, all, known } = &mut *state;
+        all.subtract(size);
+        if let Some((own, newcomer)) = held.get_mut(&sender.key) {
+            // Served for the first time. Whoever always has something here would stay a newcomer otherwise, among ever new ones.
+            if std::mem::take(newcomer) {
+                *newcomers -= 1;
+                of_newcomers.subtract_all(own);
+            }
+            own.subtract(size);
+            if own.calls == 0 {
+                held.remove(&sender.key);
             }
         }
         if !sender.named {
-            state.known.insert(sender.key);
+            known.insert(sender.key);
         }
     }
 }
@@ -136,7 +145,7 @@ impl Senders {
     pub(super) fn enter(&self, sender: Sender, size: Size) -> Entered {
         let mut state = self.0.lock();
         let newcomer = !sender.named && !state.known.contains(sender.key);
-        // While a sender has something here, it stays what it was.
+        // While a sender has something here, it stays what it was, until the first of that is served.
         let State { held, newcomers, all, .. } = &mut *state;
         let (held, newcomer) = held.entry(sender.key).or_insert_with(|| {
             *newcomers += usize::from(newcomer);
@@ -228,6 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn who_was_served_is_known_though_it_always_has_something_here() {
+        let senders = Senders::default();
+        let work = size(1, 16).work();
+        let flood: Vec<_> = (100..200).map(|key| senders.enter(Sender::unnamed(key), size(1, 16))).collect();
+        let honest = Sender::unnamed(1);
+        let (first, second) = (senders.enter(honest, size(1, 16)), senders.enter(honest, size(1, 16)));
+        assert!(second.sender().newcomer && senders.before(honest, work) > 100 * work);
+        drop(first);
+        let third = senders.enter(honest, size(1, 16));
+        assert!(!third.sender().newcomer);
+        assert_eq!(senders.before(honest, work), 2 * work + 3 * work, "its own, and as much of the others'");
+        drop((flood, second, third));
+        let state = senders.0.lock();
+        assert_eq!((state.newcomers, state.of_newcomers, state.all), (0, Held::default(), Held::default()));
+    }
+
+    #[test]
     fn what_is_remembered_of_names_is_bounded() {
         let senders = Senders::default();
         (0..10 * REMEMBERED as u64).for_each(|key| drop(senders.enter(Sender::unnamed(key), size(1, 1))));
@@ -248,13 +274,13 @@ mod tests {
                 let sender = if named { Sender::named(100 + key) } else { Sender::unnamed(key) };
                 entered.push(senders.enter(sender, size(texts, tokens)));
                 let before = senders.before(sender, ask);
-                let (own, all) = senders.held(sender);
-                prop_assert!(before >= own.work && before <= all.work);
+                let state = senders.0.lock();
+                prop_assert!(before >= state.held[&sender.key].0.work && before <= state.all.work);
             }
             drop(entered);
             let state = senders.0.lock();
             prop_assert!(state.held.is_empty());
-            prop_assert_eq!((state.newcomers, state.all), (0, Held::default()));
+            prop_assert_eq!((state.newcomers, state.of_newcomers, state.all), (0, Held::default(), Held::default()));
         }
     }
 }

@@ -6,7 +6,8 @@
 //! ones the earlier is done before the later begins, and what is large is overtaken only by as much as its share allows, whatever comes.
 //!
 //! What one sender has waiting is one request after the other, so that many requests get no more than one. Senders who were never served
-//! before (*newcomers*) have one share together, or a sender under ever new names would have as many as it has names.
+//! before (*newcomers*) have one share together, or a sender under ever new names would have as many as it has names. Who has been served
+//! since has a share of its own for all that it has waiting, or whoever always has something waiting would never be anything else.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -48,8 +49,10 @@ struct Sender {
 
 #[derive(Debug)]
 struct Waiting<K> {
+    sender: u64,
     tag: u64,
     texts: usize,
+    tokens: u64,
     /// In order of arrival. Those that were taken out of turn are skipped when they come to the front.
     order: VecDeque<K>,
 }
@@ -61,6 +64,9 @@ impl<K: Copy> Turns<K> {
 
     /// A text of so many tokens waits from now on.
     pub(super) fn push(&mut self, owner: Owner, key: K, tokens: usize) {
+        if !owner.newcomer {
+            self.is_known(owner.sender);
+        }
         let Self { now, senders, requests, order, newcomers } = self;
         let sender = senders.entry(owner.sender).or_insert_with(|| {
             *newcomers += u64::from(owner.newcomer);
@@ -69,10 +75,11 @@ impl<K: Copy> Turns<K> {
         // One share for all of them: each is as slow as they are many.
         let pace = if sender.newcomer { *newcomers } else { 1 };
         sender.texts += 1;
-        sender.tag = sender.tag.max(*now).saturating_add((tokens as u64).saturating_mul(TOKEN).saturating_mul(pace));
+        let tokens = tokens as u64;
+        sender.tag = sender.tag.max(*now).saturating_add(tokens.saturating_mul(TOKEN).saturating_mul(pace));
         let request = requests.entry(owner.request).or_insert_with(|| {
             order.insert((sender.tag, owner.request));
-            Waiting { tag: sender.tag, texts: 0, order: VecDeque::with_capacity(1) }
+            Waiting { sender: owner.sender, tag: sender.tag, texts: 0, tokens: 0, order: VecDeque::with_capacity(1) }
         });
         if request.tag != sender.tag {
             order.remove(&(request.tag, owner.request));
@@ -80,7 +87,25 @@ impl<K: Copy> Turns<K> {
             order.insert((request.tag, owner.request));
         }
         request.texts += 1;
+        request.tokens = request.tokens.saturating_add(tokens);
         request.order.push_back(key);
+    }
+
+    /// Somebody is no newcomer, or no longer: what it has waiting is as if it had never been one.
+    fn is_known(&mut self, key: u64) {
+        let Self { now, senders, requests, order, newcomers } = self;
+        let Some(sender) = senders.get_mut(&key).filter(|sender| sender.newcomer) else { return };
+        sender.newcomer = false;
+        sender.tag = *now;
+        *newcomers -= 1;
+        let mut own: Vec<_> = requests.iter_mut().filter(|(_, request)| request.sender == key).collect();
+        own.sort_unstable_by_key(|(number, _)| **number);
+        for (number, request) in own {
+            sender.tag = sender.tag.saturating_add(request.tokens.saturating_mul(TOKEN));
+            order.remove(&(request.tag, *number));
+            request.tag = sender.tag;
+            order.insert((request.tag, *number));
+        }
     }
 
     /// A text waits no longer. `served`: because it is run, and not because nobody needs it any more.
@@ -90,6 +115,7 @@ impl<K: Copy> Turns<K> {
         }
         if let Some(request) = self.requests.get_mut(&owner.request) {
             request.texts -= 1;
+            request.tokens = request.tokens.saturating_sub(tokens as u64);
             if request.texts == 0 {
                 let tag = request.tag;
                 self.order.remove(&(tag, owner.request));
@@ -224,6 +250,27 @@ mod tests {
     }
 
     #[test]
+    fn who_was_served_has_a_share_of_its_own_though_it_always_had_something_waiting() {
+        let (mut turns, mut server) = (Turns::new(), Server::default());
+        let newcomer = |sender, request| Owner { sender, request, newcomer: true };
+        for name in 0..1000 {
+            server.push(&mut turns, newcomer(10_000 + name, name), 1, 10);
+        }
+        for request in 1000..1010 {
+            server.push(&mut turns, newcomer(2, request), 1, 10);
+        }
+        let first = |server: &mut Server, turns: &mut Turns<u64>| {
+            (0..22).filter(|_| server.serve(turns).unwrap().0.sender == 2).count()
+        };
+        assert_eq!(first(&mut server, &mut turns), 0, "after those who came before it");
+        // The first of them has been served elsewhere.
+        server.push(&mut turns, owner(2, 1010), 1, 10);
+        assert_eq!(first(&mut server, &mut turns), 11);
+        while server.serve(&mut turns).is_some() {}
+        assert_eq!((turns.newcomers, turns.order.len()), (0, 0));
+    }
+
+    #[test]
     fn only_those_whose_turn_it_is_about_now_ride_along() {
         let mut turns = Turns::new();
         let (short, other, heavy) = (owner(1, 1), owner(2, 2), owner(3, 3));
@@ -237,14 +284,15 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Event {
-        Push { sender: u64, newcomer: bool, texts: usize, tokens: usize },
+        Push { sender: u64, newcomer: bool, again: bool, texts: usize, tokens: usize },
         Serve(usize),
     }
 
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            (0..5u64, any::<bool>(), 1..20usize, 1..300usize)
-                .prop_map(|(sender, newcomer, texts, tokens)| Event::Push { sender, newcomer, texts, tokens }),
+            (0..5u64, any::<bool>(), any::<bool>(), 1..20usize, 1..300usize).prop_map(
+                |(sender, newcomer, again, texts, tokens)| Event::Push { sender, newcomer, again, texts, tokens }
+            ),
             (0..40usize).prop_map(Event::Serve),
         ]
     }
@@ -257,9 +305,9 @@ mod tests {
             let (mut pushed, mut served) = (0, 0);
             for (request, event) in events.into_iter().enumerate() {
                 match event {
-                    Event::Push { sender, newcomer, texts, tokens } => {
-                        // Under names of their own.
-                        let sender = if newcomer { 1000 + request as u64 } else { sender };
+                    Event::Push { sender, newcomer, again, texts, tokens } => {
+                        // Under names of their own, or those of some who are known by now, or will be.
+                        let sender = if newcomer && !again { 1000 + request as u64 } else { sender };
                         server.push(&mut turns, Owner { sender, request: request as u64, newcomer }, texts, tokens);
                         pushed += texts;
                     }
