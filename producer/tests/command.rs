@@ -102,7 +102,7 @@ async fn texts_are_asked_for_published_and_backfilled() {
     assert_eq!(answer.status.code(), Some(3), "{}", stderr(&answer));
     let summary: Value = serde_json::from_slice(&answer.stdout).unwrap();
     assert_eq!((&summary["rows"], &summary["failed"]), (&2.into(), &1.into()));
-    let answer = run(&["backfill", "status", &path("out")]).await;
+    let answer = run(&["backfill", "status", &path("out.jsonl")]).await;
     assert!(stdout(&answer).contains("finished") && stdout(&answer).contains("1 failed"), "{}", stdout(&answer));
 }
 
