@@ -46,7 +46,8 @@ async fn a_backfill_for_nobody_is_refused_and_failed_rows_are_told_with_their_re
     assert!(error["error"]["message"].as_str().unwrap().contains("variant fp23 of model m; served are: m"), "{error}");
     assert!(!Path::new(&path("out.jsonl")).exists());
     // Who means it waits, here for no longer than it takes to give up.
-    let meant = ["--variant", "fp23", "--allow-unserved", "--stall-timeout", "100ms", &path("in"), &path("other.jsonl")];
+    let meant =
+        ["--variant", "fp23", "--allow-unserved", "--stall-timeout", "100ms", &path("in"), &path("other.jsonl")];
     let answer = run(&[&begin[..], &meant].concat()).await;
     assert!(stderr(&answer).contains("no result came"), "{}", stderr(&answer));
 
