@@ -98,11 +98,11 @@ async fn texts_are_asked_for_published_and_backfilled() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("in"), "{\"text\":\"abc\"}\n{\"text\":1}\n").unwrap();
-    let answer = run(&["backfill", "run", "-m", "m", "--json", &path("in"), &path("out")]).await;
+    let answer = run(&["backfill", "run", "-m", "m", "--json", &path("in"), &path("out.jsonl")]).await;
     assert_eq!(answer.status.code(), Some(3), "{}", stderr(&answer));
     let summary: Value = serde_json::from_slice(&answer.stdout).unwrap();
     assert_eq!((&summary["rows"], &summary["failed"]), (&2.into(), &1.into()));
-    let answer = run(&["backfill", "status", &path("out")]).await;
+    let answer = run(&["backfill", "status", &path("out.jsonl")]).await;
     assert!(stdout(&answer).contains("finished") && stdout(&answer).contains("1 failed"), "{}", stdout(&answer));
 }
 

@@ -30,17 +30,18 @@ async fn a_backfill_for_nobody_is_refused_and_failed_rows_are_told_with_their_re
     fs::write(path("in"), rows).unwrap();
     let begin = ["backfill", "run", "-s", &url, "-m", "m"];
 
-    let answer = run(&[&begin[..], &["--variant", "fp23", "--json", &path("in"), &path("out")]].concat()).await;
+    let answer = run(&[&begin[..], &["--variant", "fp23", "--json", &path("in"), &path("out.jsonl")]].concat()).await;
     let error: Value = serde_json::from_slice(&answer.stderr).unwrap();
     assert_eq!((answer.status.code(), &error["error"]["code"]), (Some(1), &"unknown_model".into()), "{error}");
     assert!(error["error"]["message"].as_str().unwrap().contains("variant fp23 of model m; served are: m"), "{error}");
-    assert!(!Path::new(&path("out")).exists());
+    assert!(!Path::new(&path("out.jsonl")).exists());
     // Who means it waits, here for no longer than it takes to give up.
-    let meant = ["--variant", "fp23", "--allow-unserved", "--stall-timeout", "100ms", &path("in"), &path("other")];
+    let meant =
+        ["--variant", "fp23", "--allow-unserved", "--stall-timeout", "100ms", &path("in"), &path("other.jsonl")];
     let answer = run(&[&begin[..], &meant].concat()).await;
     assert!(stderr(&answer).contains("no result came"), "{}", stderr(&answer));
 
-    let answer = run(&[&begin[..], &["--keep", "title", &path("in"), &path("out")]].concat()).await;
+    let answer = run(&[&begin[..], &["--keep", "title", &path("in"), &path("out.jsonl")]].concat()).await;
     assert_eq!(answer.status.code(), Some(3), "{}", stderr(&answer));
     let told = stdout(&answer);
     for line in [
@@ -51,8 +52,8 @@ async fn a_backfill_for_nobody_is_refused_and_failed_rows_are_told_with_their_re
     ] {
         assert!(told.contains(line), "{told}");
     }
-    assert!(fs::read_to_string(path("out")).unwrap().ends_with(",\"title\":\"x\"}\n"));
-    let answer = run(&["backfill", "status", &path("out")]).await;
+    assert!(fs::read_to_string(path("out.jsonl")).unwrap().ends_with(",\"title\":\"x\"}\n"));
+    let answer = run(&["backfill", "status", &path("out.jsonl")]).await;
     assert!(stdout(&answer).contains("2 failed with invalid_request"), "{}", stdout(&answer));
 }
 

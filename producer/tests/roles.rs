@@ -95,7 +95,7 @@ fn backfill(server: &Configured, name: &str, more: &[&str]) {
     let input = server.folder.file(name);
     let rows = (0..200).map(|n| format!("{}\n", json!({"id": n, "text": format!("row number {n}")})));
     std::fs::write(&input, rows.collect::<String>()).unwrap();
-    let output = input.with_extension("out");
+    let output = input.with_extension("out.jsonl");
     let arguments = [&["backfill", "run", input.to_str().unwrap(), output.to_str().unwrap()], more].concat();
     succeeded("backfill", server.embed("backfill", &arguments).output().unwrap());
     assert_eq!(std::fs::read_to_string(output).unwrap().lines().count(), 200);
