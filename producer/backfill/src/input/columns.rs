@@ -228,7 +228,10 @@ impl Column {
 pub(super) mod written {
     use std::sync::Arc;
 
-    use arrow_ipc::convert::{IpcSchemaEncoder, try_schema_from_flatbuffer_bytes};
+    use arrow_ipc::{
+        convert::{IpcSchemaEncoder, try_fb_to_schema},
+        root_as_schema,
+    };
     use arrow_schema::SchemaRef;
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -243,7 +246,8 @@ pub(super) mod written {
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SchemaRef>, D::Error> {
         let read = |text: String| {
             let bytes = BASE64_STANDARD.decode(text).map_err(D::Error::custom)?;
-            try_schema_from_flatbuffer_bytes(&bytes).map(Arc::new).map_err(D::Error::custom)
+            let schema = root_as_schema(&bytes).map_err(D::Error::custom)?;
+            try_fb_to_schema(schema).map(Arc::new).map_err(D::Error::custom)
         };
         Option::<String>::deserialize(from)?.map(read).transpose()
     }
