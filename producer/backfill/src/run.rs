@@ -68,7 +68,7 @@ pub async fn run(
     if let (Some(before), true) = (before, keeper.is_some()) {
         ledger::forget(client, &before).await;
     }
-    if opened.can_go_on() {
+    if opened.can_go_on() && State::is_beside(output) {
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
     }

@@ -15,7 +15,7 @@ use embed_schemas::{JobId, Slug, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Error, Failures, Mark, Parameters, Plan, Position, Summary};
+use crate::{Error, Failures, Mark, Parameters, Plan, Position, Summary, output::is_remote};
 
 /// The layout of the file.
 const FORMAT: u32 = 4;
@@ -106,6 +106,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl State {
+    /// Whether the state of a backfill into an output stands beside it, since that is on this machine.
+    pub(crate) fn is_beside(output: &Path) -> bool {
+        !is_remote(&output.to_string_lossy())
+    }
+
     /// Nothing is done yet.
     pub(crate) fn new(removal_key: RemovalKey, parameters: Parameters, plan: Plan) -> Self {
         Self {

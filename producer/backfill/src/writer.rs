@@ -154,18 +154,15 @@ impl Books {
         self.patience.ending.clone()
     }
 
-    /// Waits until this run may write.
-    async fn may_write(&self) -> Result<(), Error> {
-        match &self.keeper {
-            Some(keeper) => keeper.may_write(&self.patience).await,
-            None => Ok(()),
-        }
-    }
-
     /// Where a run can go on, if it can.
     pub(crate) fn can_go_on(&self) -> Option<PathBuf> {
-        let is_recorded = self.output.can_go_on() || self.keeper.is_some();
-        (self.state.plan.can_be_read_again() && is_recorded).then(|| self.path.clone())
+        let is_recorded = self.is_beside() || self.keeper.is_some();
+        (self.state.plan.can_be_read_again() && self.output.can_go_on() && is_recorded).then(|| self.path.clone())
+    }
+
+    /// Whether what is recorded stands beside the output.
+    fn is_beside(&self) -> bool {
+        self.output.can_go_on() && State::is_beside(&self.path)
     }
 
     /// Writes what comes until there is no more. Whatever ends it, what was written by then is kept.
@@ -208,9 +205,9 @@ impl Books {
                 }
             }
         }
-        let mut rows = self.resolved(group.rows).await?;
+        let mut rows = resolved(self.known.clone(), group.rows).await?;
         self.state.served.extend(group.served);
-        self.may_write().await?;
+        may_write(self.keeper.as_ref(), &self.patience).await?;
         self.output.write(&mut rows).await?;
         for row in &rows {
             self.written.count(row);
@@ -238,24 +235,10 @@ impl Books {
         }
     }
 
-    /// Rows with the vectors of those that were not embedded.
-    async fn resolved(&self, rows: Vec<Row<Found>>) -> Result<Vec<Done>, Error> {
-        let Some(known) = self.known.clone() else {
-            let embedded = |found| match found {
-                Found::Vectors(vectors) => vectors,
-                Found::Known => unreachable!("nothing is known"),
-            };
-            return Ok(rows.into_iter().map(|row| row.with(|found| found.map(embedded))).collect());
-        };
-        // It may take long: a file is read.
-        let resolved = tokio::task::spawn_blocking(move || known.resolve(rows)).await;
-        resolved.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
-    }
-
     /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs.
     async fn record(&mut self, now: bool) -> Result<(), Error> {
         let Some(end) = self.written.end else { return Ok(()) };
-        self.may_write().await?;
+        may_write(self.keeper.as_ref(), &self.patience).await?;
         if !self.output.settle(now).await? {
             return Ok(());
         }
@@ -282,8 +265,8 @@ impl Books {
     async fn save(&mut self) -> Result<(), Error> {
         self.recorded = Instant::now();
         self.state.saves += 1;
-        if self.output.can_go_on() {
-            self.may_write().await?;
+        if self.is_beside() {
+            may_write(self.keeper.as_ref(), &self.patience).await?;
             self.state.save(&self.path)?;
         }
         match &self.keeper {
@@ -317,7 +300,7 @@ impl Books {
     pub(crate) async fn close(mut self, finished: bool) -> Result<Summary, Error> {
         let asked = self.keeper.as_ref().map(Keeper::wish).filter(|wish| !finished && *wish != Wish::Run);
         if finished {
-            self.may_write().await?;
+            may_write(self.keeper.as_ref(), &self.patience).await?;
             self.state.check_counts()?;
             let before = self.known.as_ref().and_then(|known| known.ids_before());
             self.state.removed = before.map(|before| before.saturating_sub(self.state.came_again));
@@ -338,4 +321,26 @@ impl Books {
         let summary = self.state.summary(&self.path, progress.rows_now, progress.elapsed, results_left);
         Ok(Summary { asked, ..summary })
     }
+}
+
+/// Waits until a run may write.
+async fn may_write(keeper: Option<&Keeper>, patience: &Patience) -> Result<(), Error> {
+    match keeper {
+        Some(keeper) => keeper.may_write(patience).await,
+        None => Ok(()),
+    }
+}
+
+/// Rows with the vectors of those that were not embedded.
+async fn resolved(known: Option<Arc<Known>>, rows: Vec<Row<Found>>) -> Result<Vec<Done>, Error> {
+    let Some(known) = known else {
+        let embedded = |found| match found {
+            Found::Vectors(vectors) => vectors,
+            Found::Known => unreachable!("nothing is known"),
+        };
+        return Ok(rows.into_iter().map(|row| row.with(|found| found.map(embedded))).collect());
+    };
+    // It may take long: a file is read.
+    let resolved = tokio::task::spawn_blocking(move || known.resolve(rows)).await;
+    resolved.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
 }

@@ -135,7 +135,15 @@ mod tests {
     fn row(line: u64, id: Option<&str>) -> Row {
         let label = id.map_or(Label::Line(line), |id| Label::Id(id.into()));
         let end = Position { lines: line, rows: line, ..Position::default() };
-        Row { number: line - 1, label, content: Ok(format!("text {line}")), along: Along::Nothing, end }
+        Row {
+            number: line - 1,
+            label,
+            content: Ok(format!("text {line}")),
+            along: Along::Nothing,
+            digest: None,
+            end,
+            reused: false,
+        }
     }
 
     #[test]

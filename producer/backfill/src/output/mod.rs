@@ -222,12 +222,11 @@ impl Output {
         Ok(())
     }
 
-    /// Whether a run can go on with it, from a state that is beside it. What is written to standard output is gone.
+    /// Whether a run can go on with it. What is written to standard output is gone.
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
             Self::Lines(file) => !file.is_stream(),
-            Self::Parts(parts) => parts.is_local(),
-            Self::Postgres(_) => false,
+            Self::Parts(_) | Self::Postgres(_) => true,
         }
     }
 }

@@ -141,11 +141,6 @@ impl Parts {
         })
     }
 
-    /// Whether its state is beside it.
-    pub(super) fn is_local(&self) -> bool {
-        !self.place.is_remote()
-    }
-
     /// Makes sure that nothing is there that is not to be overwritten.
     pub(super) async fn refuse_overwriting(&self) -> Result<(), Error> {
         if self.place.is_empty().await? {

@@ -26,7 +26,7 @@ use crate::{
     Pace, Plan, State,
     output::Output,
     queue::Finished,
-    row::{Label, Position, Row, Window},
+    row::{Found, Label, Position, Row, Window},
     writer::Books,
 };
 
@@ -53,7 +53,15 @@ fn vector(values: &[f32], window: Option<Window>) -> Vector {
 /// Row `at` of a batch.
 fn row(batch: &Arc<RecordBatch>, number: u64, at: usize, content: Result<Vec<Vector>, WireError>) -> Done {
     let end = Position { rows: number + 1, lines: number + 1, ..Position::default() };
-    Row { number, label: Label::Line(number + 1), content, along: Along::Columns(batch.clone(), at), end }
+    Row {
+        number,
+        label: Label::Line(number + 1),
+        content,
+        along: Along::Columns(batch.clone(), at),
+        digest: None,
+        end,
+        reused: false,
+    }
 }
 
 async fn open(server: &PostgresServer, query: &str, windows: bool) -> Result<Postgres, Error> {
@@ -232,9 +240,11 @@ async fn deaths_lose_nothing_and_repeat_nothing() {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS as i64));
     let batch = Arc::new(RecordBatch::try_from_iter([("id", ids)]).unwrap());
     let group = |from: u64| {
-        let rows: Vec<Done> =
-            (from..from + GROUP).map(|n| row(&batch, n, n as usize, Ok(vec![vector(&[n as f32], None)]))).collect();
-        Finished { end: rows.last().unwrap().end, rows, spaces: Vec::new(), ids: Vec::new(), bytes: 0 }
+        let found =
+            |n: u64| row(&batch, n, n as usize, Ok(vec![vector(&[n as f32], None)])).with(|v| v.map(Found::Vectors));
+        let rows: Vec<Row<Found>> = (from..from + GROUP).map(found).collect();
+        let (spaces, served, ids, windows) = Default::default();
+        Finished { end: rows.last().unwrap().end, rows, spaces, served, ids, windows, bytes: 0 }
     };
     let location = format!("{}?table=docs", server.url());
     let password = server.password().to_owned();
@@ -243,7 +253,7 @@ async fn deaths_lose_nothing_and_repeat_nothing() {
     for life in 0..3 {
         let table = Postgres::connect(&location, target.clone(), Some(batch.schema_ref()), false, None).await.unwrap();
         let output = Output::Postgres(Box::new(table));
-        let books = Books::new(&client, recorded(), &path, output, &pace);
+        let books = Books::new(&client, recorded(), &path, output, None, None, &pace);
         let (groups, received) = mpsc::channel(4);
         let begun = recorded().done.rows;
         let writer = tokio::spawn(books.write_all(received));

@@ -36,7 +36,7 @@ fn schema() -> SchemaRef {
 }
 
 fn layout(format: PartFormat, vector_type: VectorType, windows: bool) -> Layout {
-    let writing = Writing { format: Some(format), vector_type, part_bytes: 400 };
+    let writing = Writing { format: Some(format), vector_type, part_bytes: 400, failed: None };
     let columns = format.is_columnar().then(schema);
     let layout = Layout::of(&Parameters { writing, ..parameters() }, format, columns, windows);
     // Several row groups in a part, several requests for a file.
