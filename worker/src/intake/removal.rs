@@ -79,7 +79,7 @@ impl RemovalIntake {
                         answer(client, asked.reply, asked.format, &removed).await;
                     }
                     Some(Err(Some(Refusal { reply, format, error }))) => {
-                        answer(client, reply, format, &Removed { error: Some(error.message), ..Removed::default() }).await;
+                        answer(client, reply, format, &Removed { error: Some(error), ..Removed::default() }).await;
                     }
                     Some(Err(None)) => {}
                     None => return,
@@ -104,7 +104,7 @@ struct Asked {
 struct Refusal {
     reply: Subject,
     format: Format,
-    error: WireError,
+    error: String,
 }
 
 impl Asked {
@@ -113,7 +113,7 @@ impl Asked {
         // Nobody's answer goes anywhere but to an inbox.
         let reply = request.reply.filter(|reply| context.publisher.replies().allow(Refused::Call, reply).is_ok());
         let reply = reply.ok_or(None)?;
-        let refused = |format, error| Some(Refusal { reply: reply.clone(), format, error });
+        let refused = |format, error: WireError| Some(Refusal { reply: reply.clone(), format, error: error.message });
         if request.payload.len() > MOST_BYTES {
             let error = WireError::invalid(format!("the request has more than {MOST_BYTES} bytes"));
             return Err(refused(Format::Json, error));
