@@ -24,7 +24,7 @@ use embed_schemas::streams::StreamSettings;
 use embed_testkit::{S3Server, repository};
 use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, path::Path as ObjectPath};
 
-const PARQUET: Writing = Writing { format: None, vector_type: VectorType::F32, part_bytes: 200 };
+const PARQUET: Writing = Writing { format: None, vector_type: VectorType::F32, part_bytes: 200, failed: None };
 
 fn parameters(files: &Files, writing: Writing, chunk: usize) -> Parameters {
     Parameters { writing, ..files.parameters(chunk) }
@@ -195,9 +195,14 @@ async fn others_read_what_is_written() {
     for (format, vector_type) in formats {
         let part_format = serde_json::from_value(format.into()).unwrap();
         let output = folder.join(format!("{format}-{vector_type:?}"));
-        run(&client, &files, &output, Writing { format: Some(part_format), vector_type, part_bytes: 200 })
-            .await
-            .unwrap();
+        run(
+            &client,
+            &files,
+            &output,
+            Writing { format: Some(part_format), vector_type, part_bytes: 200, failed: None },
+        )
+        .await
+        .unwrap();
         assert!(assert_complete(&output, 100).await.parts.len() > 1);
     }
     let python = repository().join(".venv/bin/python");

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow_array::{
     ArrayRef, RecordBatch,
     builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder},
+    new_null_array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use embed_schemas::{ErrorCode, WireError};
@@ -130,6 +131,9 @@ pub(super) fn in_columns(rows: &mut [Row], schema: &SchemaRef) {
             }
         }
     }
+    if placed.is_empty() {
+        return;
+    }
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(placed.len()));
     let columns = columns.into_iter().map(Column::finish).collect();
     let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options);
@@ -174,6 +178,13 @@ fn value_of(written: Option<&str>, field: &Field) -> Result<Value, String> {
         DataType::Int64 => written.parse().ok().map(Value::Integer),
         DataType::Float64 => as_float(written).map(Value::Float),
         DataType::Boolean => written.parse().ok().map(Value::Boolean),
+        // Of a table that was read first, with which text is read, too.
+        other if !matches!(other, DataType::Utf8) => {
+            return Err(format!(
+                "`{}` is a column of {other} in the output, which a line of text cannot fill: leave it out of --keep",
+                field.name()
+            ));
+        }
         _ if written.starts_with('"') => Some(Value::Text(text())),
         // What it is in JSON.
         _ => Some(Value::Text(written.to_owned())),
@@ -189,6 +200,8 @@ enum Column {
     Floats(Float64Builder),
     Booleans(BooleanBuilder),
     Texts(StringBuilder),
+    /// Of a type that nothing in text has: so many nulls.
+    Nulls(DataType, usize),
 }
 
 impl Column {
@@ -197,7 +210,8 @@ impl Column {
             DataType::Int64 => Self::Integers(Int64Builder::new()),
             DataType::Float64 => Self::Floats(Float64Builder::new()),
             DataType::Boolean => Self::Booleans(BooleanBuilder::new()),
-            _ => Self::Texts(StringBuilder::new()),
+            DataType::Utf8 => Self::Texts(StringBuilder::new()),
+            other => Self::Nulls(other.clone(), 0),
         }
     }
 
@@ -211,6 +225,7 @@ impl Column {
             (Self::Floats(column), _) => column.append_null(),
             (Self::Booleans(column), _) => column.append_null(),
             (Self::Texts(column), _) => column.append_null(),
+            (Self::Nulls(_, rows), _) => *rows += 1,
         }
     }
 
@@ -220,6 +235,7 @@ impl Column {
             Self::Floats(mut column) => Arc::new(column.finish()),
             Self::Booleans(mut column) => Arc::new(column.finish()),
             Self::Texts(mut column) => Arc::new(column.finish()),
+            Self::Nulls(of, rows) => new_null_array(&of, rows),
         }
     }
 }

@@ -256,6 +256,22 @@ fn columns_come_along_with_their_types() {
     assert!(error.contains("`digest` cannot come along") && error.contains("--keep"), "{error}");
 }
 
+/// A column of a table may be of a type that no line of text has.
+#[test]
+fn lines_behind_a_table_fill_its_columns_or_fail() {
+    let folder = Folder::new(&[
+        ("a.parquet", content("parquet", &texts(2))),
+        ("b.jsonl", b"{\"id\":7,\"text\":\"a\"}\n".to_vec()),
+    ]);
+    let parameters = Parameters { keep: vec!["all".into()], ..folder.parameters() };
+    let rows = || read_from(&planned(&parameters, Carry::Columns).unwrap(), &parameters, Position::default()).unwrap();
+    let fine = rows();
+    assert_eq!(fine.iter().map(|row| row.content.is_ok()).collect::<Vec<_>>(), [true; 3]);
+    std::fs::write(folder.at("b.jsonl"), "{\"id\":7,\"text\":\"a\",\"doc\":{\"body\":\"b\"}}\n").unwrap();
+    let error = rows()[2].content.clone().unwrap_err().message;
+    assert!(error.contains("line 1: `doc` is a column of Struct") && error.contains("--keep"), "{error}");
+}
+
 #[test]
 fn files_that_differ_are_put_into_the_same_columns_or_said() {
     let field = |name: &str, of| Field::new(name, of, true);
