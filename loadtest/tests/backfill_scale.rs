@@ -11,7 +11,7 @@ const ROWS: u64 = 6000;
 
 fn backfill(arguments: &[&str], out: &Path) -> Value {
     let mut command = Command::new(sibling_binary("embed-loadtest"));
-    command.args(["backfill", "--json", "--untimed", "--rows", &ROWS.to_string(), "--engine-texts", "200"]);
+    command.args(["backfill", "--json", "--untimed", "--rows", &ROWS.to_string()]);
     // A job that nobody holds any more is not to be waited for.
     command.args(["--ack-wait", "3", "--out"]).arg(out).args(arguments);
     command.env("EMBED_REGISTRY", registry()).env("NATS_SERVER_BIN", nats_server_binary());
@@ -27,7 +27,7 @@ fn backfill(arguments: &[&str], out: &Path) -> Value {
 #[test]
 fn every_row_is_there_once_and_again_only_what_changed_is_embedded() {
     let folder = tempfile::tempdir().unwrap();
-    let report = backfill(&["--changed", "0.02"], folder.path());
+    let report = backfill(&["--changed", "0.02", "--engine-texts", "200"], folder.path());
     let changed = &report["changed"]["run"];
     let count = |name: &str| changed["played"]["summary"][name].as_u64().unwrap();
     assert!(count("stored") < ROWS / 20 && count("reused") > ROWS * 9 / 10, "{changed}");

@@ -51,16 +51,23 @@ pub(crate) struct Chunks<I> {
     held: Option<Row<Work>>,
     /// Cuts long texts; the worker does, if `None`.
     cutter: Option<Cutter>,
+    /// Most rows of a group that need not be embedded.
+    known_rows: usize,
 }
 
 impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
     pub(crate) const fn new(rows: I, budget: MessageBudget, known: Option<Arc<Known>>) -> Self {
-        Self { rows, budget, known, held: None, cutter: None }
+        Self { rows, budget, known, held: None, cutter: None, known_rows: KNOWN_ROWS }
     }
 
     /// The same, with texts cut into windows.
     pub(crate) fn with_cutter(self, cutter: Option<Cutter>) -> Self {
         Self { cutter, ..self }
+    }
+
+    /// The same, for rows that somebody writes while they are read, and waits for: none waits for more than a job has.
+    pub(crate) fn as_they_come(self) -> Self {
+        Self { known_rows: 0, ..self }
     }
 
     /// The next row, and what is to be done for it.
@@ -99,7 +106,11 @@ impl<I: Iterator<Item = Result<Row, Error>>> Iterator for Chunks<I> {
         let mut rows = Vec::new();
         let (mut texts, mut bytes) = (0, 0);
         let (mut known_rows, mut known_bytes) = (0, 0);
-        while rows.len() - known_rows < self.budget.texts && known_rows < KNOWN_ROWS && known_bytes < KNOWN_BYTES {
+        let most = self.known_rows.max(self.budget.texts);
+        while rows.len() - known_rows.min(self.known_rows) < self.budget.texts
+            && known_rows < most
+            && known_bytes < KNOWN_BYTES
+        {
             let row = match self.held.take() {
                 Some(row) => row,
                 None => match self.planned().transpose() {
@@ -218,6 +229,20 @@ mod tests {
         let error = chunks[0].rows[1].content.clone().unwrap_err();
         assert_eq!(error.code, ErrorCode::PayloadTooLarge);
         assert!(error.message.starts_with("line 2"), "{}", error.message);
+    }
+
+    /// Who writes two equal rows to standard input, and waits for them, has them before writing others.
+    #[test]
+    fn rows_that_are_waited_for_wait_for_no_others() {
+        let known = Arc::new(Known::empty(&crate::tests::parameters()));
+        let budget = MessageBudget { texts: 2, bytes: 1000, max_payload: 1000 };
+        let read = std::cell::Cell::new(0);
+        let counted = rows(&[Some(5); 6], 0).inspect(|_| read.set(read.get() + 1));
+        let mut chunks = Chunks::new(counted, budget, Some(known)).as_they_come();
+        for groups in 1..=3 {
+            assert_eq!((chunks.next().unwrap().unwrap().rows.len(), read.get()), (2, 2 * groups));
+        }
+        assert!(chunks.next().is_none());
     }
 
     proptest! {

@@ -20,6 +20,8 @@ use crate::{Error, State};
 
 /// In a tenant's account there is no bucket, and nobody to say so.
 const TENANTS_PATIENCE: Duration = Duration::from_secs(2);
+/// A bucket without a leader for longer than it takes to choose one is not waited for by who can do without.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// An entry that changes while it is being taken is read again so often.
 const ATTEMPTS: usize = 4;
 
@@ -75,7 +77,14 @@ pub(crate) async fn open(
             Ok(taken) => taken,
             Err(_) => return Ok(None),
         },
-        _ => taken.await,
+        (None, Target::Local(_)) => match tokio::time::timeout(PATIENCE, taken).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                unrecorded(&format!("the bucket {BACKFILLS_BUCKET} has not answered for {} s", PATIENCE.as_secs()));
+                return Ok(None);
+            }
+        },
+        (_, Target::Remote(_)) => taken.await,
     };
     match (taken, target) {
         (Ok(given), _) => Ok(Some(Keeper::start(given))),
@@ -86,13 +95,16 @@ pub(crate) async fn open(
         // Refused, or unknown: an output that a lock guards can do without the bucket, but not against somebody's will.
         (Err(error @ Error::Backfill(_)), _) | (Err(error), Target::Remote(_)) => Err(error),
         (Err(error), Target::Local(_)) => {
-            tracing::warn!(
-                "{error}: how far this backfill is is recorded beside its output only, and `embed backfill list`, `pause` and `cancel` do not \
-                 know it"
-            );
+            unrecorded(&error.to_string());
             Ok(None)
         }
     }
+}
+
+fn unrecorded(why: &str) {
+    tracing::warn!(
+        "{why}: how far this backfill is is recorded beside its output only, and `embed backfill list`, `pause` and `cancel` do not know it"
+    );
 }
 
 async fn take(
