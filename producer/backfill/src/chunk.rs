@@ -66,7 +66,7 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
     }
 
     /// The same, for rows that somebody writes while they are read, and waits for: none waits for more than a job has.
-    pub(crate) fn as_they_come(self) -> Self {
+    pub(crate) fn one_by_one(self) -> Self {
         Self { known_rows: 0, ..self }
     }
 
@@ -177,7 +177,7 @@ mod tests {
 
     /// A row for each of them: a text of so many letters, or a bad row.
     fn rows(lengths: &[Option<usize>], from: u64) -> impl Iterator<Item = Result<Row, Error>> {
-        let lengths = lengths.to_vec().into_iter().zip(0..).skip(from as usize);
+        let lengths = lengths.iter().copied().zip(0..).skip(from as usize);
         lengths.map(|(length, number)| {
             let content = length.map(|n| "x".repeat(n)).ok_or_else(|| WireError::invalid("no"));
             let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
@@ -238,7 +238,7 @@ mod tests {
         let budget = MessageBudget { texts: 2, bytes: 1000, max_payload: 1000 };
         let read = std::cell::Cell::new(0);
         let counted = rows(&[Some(5); 6], 0).inspect(|_| read.set(read.get() + 1));
-        let mut chunks = Chunks::new(counted, budget, Some(known)).as_they_come();
+        let mut chunks = Chunks::new(counted, budget, Some(known)).one_by_one();
         for groups in 1..=3 {
             assert_eq!((chunks.next().unwrap().unwrap().rows.len(), read.get()), (2, 2 * groups));
         }

@@ -50,7 +50,7 @@ pub(crate) async fn drive(
     let cutter = windows::cutter(&parameters, pace.registry.as_deref()).await?;
     let rows = Selected::of(state.plan.rows(&parameters, state.done)?, state)?;
     let chunks = Chunks::new(rows, jobs.budget, books.known.clone()).with_cutter(cutter);
-    let chunks = chunk::read(if state.plan.can_be_read_again() { chunks } else { chunks.as_they_come() });
+    let chunks = chunk::read(if state.plan.can_be_read_again() { chunks } else { chunks.one_by_one() });
     let share = results_share(client, model).await;
     let ahead = Ahead::new(share.map_or(pace.ahead_bytes, |share| share.min(pace.ahead_bytes)));
     if let Some(share) = share {

@@ -150,7 +150,7 @@ pub(super) fn judge(
     let mut problems = Vec::new();
     let mut check = |holds: bool, problem: String| {
         if !holds {
-            problems.push(problem)
+            problems.push(problem);
         }
     };
     check(found.rows == wanted, format!("{} rows instead of {wanted}", found.rows));

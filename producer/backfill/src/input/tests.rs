@@ -145,7 +145,9 @@ fn shown(rows: &[Row]) -> Vec<String> {
 }
 
 /// Without what only says how far a compressed file is.
-fn same(rows: &[Row]) -> Vec<(u64, Label, Result<String, String>, Along, u64)> {
+type Same = (u64, Label, Result<String, String>, Along, u64);
+
+fn same(rows: &[Row]) -> Vec<Same> {
     let of = |row: &Row| {
         let content = row.content.clone().map_err(|error| error.message);
         (row.number, row.label.clone(), content, row.along.clone(), row.end.lines)

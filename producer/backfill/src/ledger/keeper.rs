@@ -139,7 +139,7 @@ impl Keeper {
         async move {
             let is_over = |told: &Told| told.wish != Wish::Run || told.lost.is_some();
             if told.wait_for(is_over).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

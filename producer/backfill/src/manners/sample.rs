@@ -78,7 +78,7 @@ impl Taken {
             match &row.content {
                 Ok(Found::Known) => {}
                 Ok(Found::Vectors(vectors)) => {
-                    self.sample.tokens += vectors.iter().map(|v| u64::from(v.tokens)).sum::<u64>()
+                    self.sample.tokens += vectors.iter().map(|v| u64::from(v.tokens)).sum::<u64>();
                 }
                 Err(_) => self.sample.failed += 1,
             }

@@ -174,10 +174,10 @@ impl Table {
                 true => {}
                 // No vector becomes one of another dimension.
                 false if is_vector => {
-                    mend.push(format!("ALTER TABLE {table} DROP COLUMN {name}, ADD COLUMN {name} {wanted};"))
+                    mend.push(format!("ALTER TABLE {table} DROP COLUMN {name}, ADD COLUMN {name} {wanted};"));
                 }
                 false => {
-                    mend.push(format!("ALTER TABLE {table} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted};"))
+                    mend.push(format!("ALTER TABLE {table} ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted};"));
                 }
             }
         }
