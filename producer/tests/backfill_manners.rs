@@ -150,7 +150,7 @@ async fn programs_and_prometheus_are_told_how_it_goes() {
     let mut run = Daemon::spawn(&mut run);
     let line = |run: &Daemon| -> Option<Value> {
         let log = run.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
         lines.rfind(|line: &Value| line["rows"] == json!(10))
     };
     until("the first rows are written", async || line(&run).is_some()).await;
