@@ -69,7 +69,8 @@ fn label(line: &str) -> Result<Option<Label>, String> {
         return Ok(None);
     }
     let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    if !fields.contains_key("error") {
+    // An output has `error`, and a file of failed rows what is in it.
+    if !fields.contains_key("error") && (fields.contains_key("embedding") || !fields.contains_key("code")) {
         return Ok(None);
     }
     match (fields.get("id"), fields.get("line")) {
@@ -150,6 +151,8 @@ mod tests {
     fn rows_without_vectors_are_tried_again_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("out.jsonl");
+        // As a file of failed rows has it.
+        assert_eq!(label("{\"file\":\"f\",\"line\":3,\"code\":\"x\",\"message\":\"y\"}"), Ok(Some(Label::Line(3))));
         let out = "{\"id\":1,\"embedding\":[1.0]}\n{\"id\":\"a\",\"error\":{}}\n\n{\"line\":3,\"error\":{}}\n{\"id\":1.0,\"error\":{}}\n";
         std::fs::write(&file, out).unwrap();
         let retry = Some(Retry { file: file.clone(), sha256: String::new() }.look().unwrap());
@@ -173,6 +176,7 @@ mod tests {
     #[test]
     fn what_says_too_little_is_refused() {
         assert_eq!(label("{\"embedding\":[1]}"), Ok(None));
+        assert_eq!(label("{\"embedding\":[1],\"code\":7}"), Ok(None));
         assert!(label("{\"error\":{}}").unwrap_err().contains("neither"));
         assert!(label("[]").is_err());
     }
