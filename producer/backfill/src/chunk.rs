@@ -1,7 +1,7 @@
 //! Rows in groups, each of which fits into one message. Which rows form a group depends on nothing but the rows and the
 //! limits, so that a resumed run makes the same groups under the same ids.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use embed_client::{MessageBudget, text_bytes};
 use embed_schemas::{ErrorCode, WireError};
@@ -151,11 +151,19 @@ pub(crate) fn read(
 ) -> mpsc::Receiver<Result<Chunk, Error>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     std::thread::spawn(move || {
-        for chunk in chunks {
-            let failed = chunk.is_err();
-            if sender.blocking_send(chunk).is_err() || failed {
-                return;
+        let all = sender.clone();
+        let read = AssertUnwindSafe(move || {
+            for chunk in chunks {
+                let failed = chunk.is_err();
+                if all.blocking_send(chunk).is_err() || failed {
+                    return;
+                }
             }
+        });
+        // Or else what is behind it would be taken for the end of the input.
+        if std::panic::catch_unwind(read).is_err() {
+            let what = "the input cannot be read on: what reads it has failed in a way that nobody expected; what was read by then is done";
+            let _ = sender.blocking_send(Err(Error::Backfill(what.into())));
         }
     });
     receiver
@@ -243,6 +251,16 @@ mod tests {
             assert_eq!((chunks.next().unwrap().unwrap().rows.len(), read.get()), (2, 2 * groups));
         }
         assert!(chunks.next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_dies_is_no_end() {
+        let one = Chunk { rows: Vec::new() };
+        let dying = std::iter::once(Ok(one)).chain(std::iter::from_fn(|| panic!("as a library may")));
+        let mut received = super::read(dying);
+        assert!(received.recv().await.unwrap().is_ok());
+        assert!(received.recv().await.unwrap().unwrap_err().to_string().contains("cannot be read on"));
+        assert!(received.recv().await.is_none());
     }
 
     proptest! {

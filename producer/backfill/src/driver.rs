@@ -57,6 +57,7 @@ pub(crate) async fn drive(
         books.hold_at_most(share);
     }
     let streams = Streams::watch(client, model).await;
+    books.watch(streams.seen());
     let go_on = books.can_go_on();
     let (asked, ending) = (books.asked(), books.ending());
     let stop = async {

@@ -49,9 +49,18 @@ pub async fn run(
         refuse_overwriting(&retry.file, output)?;
     }
     let retry = parameters.retry.map(Retry::look).transpose()?;
-    refuse_reading_from(&plan, output)?;
+    let retried = retry.iter().map(|retry| retry.file.to_string_lossy().into_owned());
+    refuse_reading_from(plan.files.iter().map(|file| file.location.clone()).chain(retried), output)?;
     plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    let writing = Writing { format: target.format(), ..parameters.writing };
+    let failed = parameters.writing.failed.as_ref().map(|path| std::path::absolute(path).map_err(Error::file(path)));
+    let failed = failed.transpose()?;
+    if let Some(failed) = &failed {
+        let files = plan.files.iter().map(|file| PathBuf::from(location(file.location.as_ref())));
+        for read in files.chain(retry.as_ref().map(|retry| retry.file.clone())) {
+            refuse_overwriting(&read, failed)?;
+        }
+    }
+    let writing = Writing { format: target.format(), failed, ..parameters.writing };
     let inputs = parameters.inputs.iter().map(|input| absolute(input)).collect();
     let text_field = plan.text_field.clone().unwrap_or(parameters.text_field);
     let id_field = plan.id_field.clone().unwrap_or(parameters.id_field);
@@ -62,7 +71,8 @@ pub async fn run(
     let known = known::begin(client, &mut state, output).await?;
     let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;
     let mut keeper = None;
-    if target != Target::Stream && state.plan.can_be_read_again() {
+    // Nothing but a lease guards an output elsewhere, though it may be one that cannot be resumed.
+    if target != Target::Stream && (state.plan.can_be_read_again() || !State::is_beside(output)) {
         keeper = ledger::open(client, &state, &place(output), Wish::Run, force, pace.lease).await?;
     }
     if let (Some(before), true) = (before, keeper.is_some()) {
@@ -103,16 +113,14 @@ fn place(output: &Path) -> ledger::Target {
 }
 
 /// Nor is what is read among what is overwritten.
-fn refuse_reading_from(plan: &Plan, output: &Path) -> Result<(), Error> {
+fn refuse_reading_from(locations: impl Iterator<Item = String>, output: &Path) -> Result<(), Error> {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = real(output);
-    let mut files = plan.files.iter().filter(|file| !is_stream(&file.location));
-    match files.find(|file| real(Path::new(&location(file.location.as_ref()))).starts_with(&folder)) {
-        Some(file) => Err(Error::Backfill(format!(
-            "{} is read, and lies in {}: choose another output",
-            file.location,
-            output.display()
-        ))),
+    let mut files = locations.filter(|read| !is_stream(read));
+    match files.find(|read| real(Path::new(&location(read.as_ref()))).starts_with(&folder)) {
+        Some(read) => {
+            Err(Error::Backfill(format!("{read} is read, and lies in {}: choose another output", output.display())))
+        }
         None => Ok(()),
     }
 }

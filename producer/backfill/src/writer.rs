@@ -17,6 +17,7 @@ use crate::{
     Error, Failures, MaxErrors, Pace, Position, Progress, State, Summary, Wish, failures,
     known::Known,
     ledger::{Keeper, Live, Patience},
+    manners::Seen,
     output::Output,
     queue::{Finished, Purger, Windows, perhaps_stored},
     row::{Done, Found, Row},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How often progress is recorded, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of results that may wait in their stream where it is not known how much that holds.
+const HELD: usize = 256 << 20;
 
 /// The output and what is recorded of it.
 pub(crate) struct Books {
@@ -46,6 +49,10 @@ pub(crate) struct Books {
     /// The run's place in the bucket, if it has one.
     keeper: Option<Keeper>,
     patience: Patience,
+    /// Bytes of results that may wait in their stream.
+    most_held: usize,
+    /// Whether streams are nearly full.
+    streams: Option<watch::Receiver<Seen>>,
 }
 
 /// Rows that are written and not yet recorded.
@@ -62,6 +69,8 @@ struct Written {
     truncated: u64,
     windows: Windows,
     ids: Vec<JobId>,
+    /// What they come to in the stream of results, or in memory.
+    bytes: usize,
 }
 
 impl Written {
@@ -125,6 +134,8 @@ impl Books {
             progress: watch::Sender::new(progress),
             keeper,
             patience: Patience { running: pace.stall_timeout, ending: CancellationToken::new() },
+            most_held: HELD,
+            streams: None,
         }
     }
 
@@ -133,9 +144,15 @@ impl Books {
         self.progress.subscribe()
     }
 
+    /// Has what is written made durable as soon as a stream is nearly full.
+    pub(crate) fn watch(&mut self, streams: watch::Receiver<Seen>) {
+        self.streams = Some(streams);
+    }
+
     /// Holds no more than so many bytes before they are durable.
     pub(crate) fn hold_at_most(&mut self, bytes: usize) {
         self.output.hold_at_most(bytes as u64);
+        self.most_held = bytes;
     }
 
     /// Ends when somebody wants the run to stop, or has taken over.
@@ -185,8 +202,11 @@ impl Books {
                 },
                 _ = record.tick() => {}
             }
-            if self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
-                self.record(false).await?;
+            // Results stay in their stream until what is written of them is durable: it must not fill for want of that.
+            let must =
+                self.written.bytes >= self.most_held || self.streams.as_ref().is_some_and(|seen| seen.borrow().is_full);
+            if must || self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
+                self.record(must).await?;
             }
             self.tell();
         }
@@ -217,6 +237,7 @@ impl Books {
         self.written.windows.windows += group.windows.windows;
         self.written.end = Some(group.end);
         self.written.ids.extend(group.ids);
+        self.written.bytes += group.bytes;
         self.check_errors()
     }
 
@@ -242,7 +263,7 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { end: _, stored, reused, came_again, failed, tokens, failures, truncated, windows, ids } =
+        let Written { end: _, stored, reused, came_again, failed, tokens, failures, truncated, windows, ids, bytes: _ } =
             std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();

@@ -110,14 +110,14 @@ pub(super) fn field_at(schema: &Schema, path: &str) -> Option<DataType> {
 }
 
 /// Puts what comes along with rows of text into columns. A row with a value that does not fit becomes a bad one.
-pub(super) fn in_columns(rows: &mut [Row], schema: &SchemaRef) {
+pub(super) fn in_columns(rows: &mut [Row], schema: &SchemaRef, id_field: &str) {
     let mut columns: Vec<Column> = schema.fields().iter().map(|field| Column::new(field.data_type())).collect();
     let mut placed = Vec::new();
     for row in rows.iter_mut() {
         if !matches!(row.along, Along::Json(_)) {
             continue;
         }
-        match values(row, schema) {
+        match values(row, schema, id_field) {
             Ok(values) => {
                 columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
                 placed.push(row);
@@ -144,16 +144,16 @@ pub(super) fn in_columns(rows: &mut [Row], schema: &SchemaRef) {
 }
 
 /// The values of a row, in the order of the columns.
-fn values(row: &Row, schema: &SchemaRef) -> Result<Vec<Value>, String> {
+fn values(row: &Row, schema: &SchemaRef, id_field: &str) -> Result<Vec<Value>, String> {
     let Along::Json(along) = &row.along else { return Ok(Vec::new()) };
     let object = format!("{{{}}}", along.strip_prefix(',').unwrap_or_default());
     let written: BTreeMap<String, &RawValue> = serde_json::from_str(&object).map_err(|error| error.to_string())?;
-    let fields = schema.fields().iter().enumerate();
+    let fields = schema.fields().iter();
     fields
-        .map(|(n, field)| {
+        .map(|field| {
             let id = match &row.label {
-                // The id is the first column, if it is one: nothing that is kept is called as it.
-                Label::Id(id) if n == 0 && !written.contains_key(field.name()) => Some(id.as_str()),
+                // Nothing that is kept is called as it.
+                Label::Id(id) if field.name() == id_field && !written.contains_key(field.name()) => Some(id.as_str()),
                 _ => None,
             };
             let value = id.or_else(|| written.get(field.name()).map(|value| value.get()));
@@ -310,7 +310,7 @@ mod tests {
             row("\"x\"", ""),
             row("7", r#","f":9007199254740993"#),
         ];
-        in_columns(&mut rows, &schema);
+        in_columns(&mut rows, &schema, "id");
         let error = |row: &Row| row.content.clone().unwrap_err().message;
         assert!(error(&rows[0]).starts_with("line 4: `n` is 1.0, and the first rows made it a column of Int64"));
         assert!(error(&rows[2]).contains("`id` is \"x\"") && error(&rows[3]).contains("`f` is 9007199254740993"));

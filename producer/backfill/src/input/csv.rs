@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    fields::{Fields, Read, TextOf, not_utf8, put},
+    fields::{Fields, Read, TextOf, not_utf8, put, unplanned},
     format::Format,
     lines::{BYTE_ORDER_MARK, MAX_LINE, TooLong, read_line, row},
     select::Selection,
@@ -46,7 +46,7 @@ impl Header {
             at.bytes = BYTE_ORDER_MARK.len() as u64;
         }
         let mut lines = Lines { reader, pushed_back: VecDeque::new() };
-        let Some(record) = lines.record(&mut at, delimiter)? else { return Ok(None) };
+        let Some(record) = lines.record(&mut at, delimiter, None)? else { return Ok(None) };
         let line = record.line;
         let wrong = |reason: String| io::Error::other(format!("line {line}, which names the columns: {reason}"));
         let bytes = record.bytes.map_err(wrong)?;
@@ -77,7 +77,9 @@ impl<R: BufRead> Records<R> {
 
     /// The next row; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Row>> {
-        while let Some(record) = self.lines.record(&mut self.at, self.header.delimiter)? {
+        while let Some(record) =
+            self.lines.record(&mut self.at, self.header.delimiter, Some(self.header.names.len()))?
+        {
             if self.selection.takes_line(record.line)
                 && let Some(read) = record.bytes.and_then(|bytes| self.read(&bytes)).transpose()
             {
@@ -108,7 +110,9 @@ impl<R: BufRead> Records<R> {
         let mut along = String::new();
         for (name, value) in header.names.iter().zip(&record) {
             if fields.is_among_all(name) || fields.kept().any(|kept| kept == name) {
-                if fields.is_taken(name) {
+                if fields.columns.as_ref().is_some_and(|columns| !columns.iter().any(|column| column == name)) {
+                    text = Err(unplanned(name));
+                } else if fields.is_taken(name) {
                     text = Err(format!("`{name}` cannot come along, since the output has a field of that name"));
                 } else {
                     put(&mut along, name, &quoted(value));
@@ -124,6 +128,12 @@ fn quoted(value: &str) -> String {
 }
 
 /// The fields of a record that is well-formed.
+/// Whether lines that are one record by their quotes have so many fields.
+fn has_fields(first: &[u8], more: &[Vec<u8>], delimiter: u8, names: usize) -> bool {
+    let lines: Vec<u8> = first.iter().chain(more.iter().flatten()).copied().collect();
+    parsed(&lines, delimiter).is_ok_and(|record| record.len() == names)
+}
+
 fn parsed(bytes: &[u8], delimiter: u8) -> Result<Vec<String>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(&error))?;
     let mut reader =
@@ -158,7 +168,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next record; blank lines are none.
-    fn record(&mut self, at: &mut Position, delimiter: u8) -> io::Result<Option<Record>> {
+    fn record(&mut self, at: &mut Position, delimiter: u8, names: Option<usize>) -> io::Result<Option<Record>> {
         loop {
             let (line, length) = self.line()?;
             if length == 0 {
@@ -174,12 +184,18 @@ impl<R: BufRead> Lines<R> {
                     return Ok(Some(Record { line: number, bytes: Err(format!("longer than {MAX_LINE} bytes")) }));
                 }
             };
-            return Ok(Some(Record { line: number, bytes: self.rest(line, at, delimiter)? }));
+            return Ok(Some(Record { line: number, bytes: self.rest(line, at, delimiter, names)? }));
         }
     }
 
     /// The lines of a record, of which the first has been read; only those that belong to it are behind `at`.
-    fn rest(&mut self, first: Vec<u8>, at: &mut Position, delimiter: u8) -> io::Result<Result<Vec<u8>, String>> {
+    fn rest(
+        &mut self,
+        first: Vec<u8>,
+        at: &mut Position,
+        delimiter: u8,
+        names: Option<usize>,
+    ) -> io::Result<Result<Vec<u8>, String>> {
         let mut quotes = Quotes::Outside;
         let mut more: Vec<Vec<u8>> = Vec::new();
         let mut size = first.len();
@@ -192,6 +208,14 @@ impl<R: BufRead> Lines<R> {
                     );
                 }
                 Ok(Quotes::Inside) => {}
+                Ok(_)
+                    if !more.is_empty() && names.is_some_and(|names| !has_fields(&first, &more, delimiter, names)) =>
+                {
+                    let lines = more.len() + 1;
+                    break format!(
+                        "a quote on it makes a record of {lines} lines with another number of fields than the header has"
+                    );
+                }
                 Ok(_) => {
                     at.lines += more.len() as u64;
                     at.bytes += more.iter().map(|line| line.len() as u64).sum::<u64>();
@@ -315,6 +339,14 @@ mod tests {
             assert!(said[n].starts_with(part), "{}", said[n]);
         }
         assert_eq!((said[5].as_str(), said[7].as_str(), rows.len()), ("ok", "last", 8));
+    }
+
+    /// Another quote may seem to close it, lines below.
+    #[test]
+    fn a_stray_quote_that_is_closed_by_another_costs_no_row_between() {
+        let said = shown(&rows("id,text\n1,\"5 inch\n2,def\n3,x\",y\n4,ok\n5,\"two\nlines\"\n"));
+        assert!(said[0].starts_with("line 2: a quote on it makes a record of 3 lines"), "{}", said[0]);
+        assert_eq!((said[1].as_str(), said[3].as_str(), said[4].as_str(), said.len()), ("def", "ok", "two\nlines", 5));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) const TEXT: &str = "text";
 /// What a row's id is called if nothing else is said.
 pub(super) const ID: &str = "id";
 /// Names that the lines of the output use themselves: no other field of a row can come along under one of them.
-const NAMES: [&str; 6] = ["id", "line", "embedding", "tokens", "truncated", "error"];
+const NAMES: [&str; 9] = ["id", "line", "embedding", "tokens", "truncated", "error", "code", "digest", "window"];
 /// Names that the columns of the output use themselves.
 const COLUMNS: [&str; 7] = ["embedding", "tokens", "truncated", "window", "start", "end", "digest"];
 

@@ -36,7 +36,13 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::{fields::Fields, find::is_remote, plan::Carry, rows::Rows, source::is_stream};
+pub(crate) use self::{
+    fields::Fields,
+    find::is_remote,
+    plan::Carry,
+    rows::{REST_OF_A_FILE, Rows},
+    source::is_stream,
+};
 pub use self::{
     format::{Compression, Format},
     options::{Filter, Reading, Sample, Shard},

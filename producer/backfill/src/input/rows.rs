@@ -24,6 +24,9 @@ use crate::{
     row::{Along, Label, Position, Row},
 };
 
+/// What is said of a row that stands for what was left out of a file.
+pub(crate) const REST_OF_A_FILE: &str = "the rest of the file is left out";
+
 /// All rows, read by whoever asks; it may take as long as a file or standard input takes. None of the runtime's own threads may ask if files
 /// are in an object store.
 pub(crate) struct Rows {
@@ -169,7 +172,7 @@ impl Rows {
         let (number, line) = (self.at.rows, self.at.lines + 1);
         self.leave_file();
         self.at.rows += 1;
-        let message = format!("{}: {reason}: the rest of the file is left out", file.location);
+        let message = format!("{}: {reason}: {REST_OF_A_FILE}", file.location);
         Row {
             number,
             label: Label::Line(line),
@@ -193,7 +196,7 @@ impl Rows {
                     Err(error) => self.end = Some(error),
                 }
             }
-            in_columns(&mut rows, &columns);
+            in_columns(&mut rows, &columns, &self.fields.id);
             self.ready = rows.into();
         }
         match (self.ready.pop_front(), self.end.take()) {

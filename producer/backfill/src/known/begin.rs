@@ -8,7 +8,7 @@ use super::{
     Known, LIMITS, lines,
     previous::{self, Before, Made, Previous, Rows},
 };
-use crate::{Error, Parameters, PartRows, State, parameters::Reuse};
+use crate::{Error, Parameters, PartRows, State, output::is_table, parameters::Reuse};
 
 /// Gathers what is known. `None` if nothing is to be. A run that reuses vectors takes no others than of their space.
 ///
@@ -20,7 +20,8 @@ pub(crate) async fn begin(client: &Client, state: &mut State, output: &Path) -> 
         return Ok(None);
     }
     let known = Arc::new(Known::new(&state.parameters, equal, LIMITS)?);
-    if equal && state.done.rows > 0 {
+    // A table is not read back: its rows may be anybody's.
+    if equal && state.done.rows > 0 && !is_table(&output.to_string_lossy()) {
         let rows: Rows = match state.parameters.writing.format {
             None => Box::new(lines::Pairs::open(state, output)?),
             Some(_) => {

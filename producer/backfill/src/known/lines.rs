@@ -13,6 +13,7 @@ use super::{digest::Digests, previous::Before};
 use crate::{
     Error, Position, State,
     input::Rows,
+    manners::Selected,
     row::{Label, Row, Vector, Window},
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub(super) struct Pairs {
     output: PathBuf,
     digests: Digests,
-    rows: Rows,
+    rows: Selected<Rows>,
     lines: BufReader<Take<File>>,
     /// A line that is read and belongs to the next row.
     next: Option<Line>,
@@ -44,10 +45,11 @@ impl Pairs {
     /// Those of a backfill into `output`, whose input is as it was.
     pub(super) fn open(state: &State, output: &Path) -> Result<Self, Error> {
         let file = File::open(output).map_err(Error::file(output))?;
+        let of_all = State { done: Position::default(), ..state.clone() };
         Ok(Self {
             output: output.to_owned(),
             digests: Digests::of(&state.parameters),
-            rows: state.plan.rows(&state.parameters, Position::default())?,
+            rows: Selected::of(state.plan.rows(&state.parameters, Position::default())?, &of_all)?,
             lines: BufReader::with_capacity(1 << 18, file.take(state.mark.bytes)),
             next: None,
         })

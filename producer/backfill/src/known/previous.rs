@@ -85,7 +85,8 @@ pub(super) async fn open(location: &str, output: &Path) -> Result<Previous, Erro
 async fn of_parts(location: &str, output: &Path) -> Result<Previous, Error> {
     let named = name_of(Path::new(location));
     let folder = named.strip_suffix(MANIFEST).unwrap_or(&named).trim_end_matches('/');
-    if folder == name_of(output) {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    if folder == name_of(output) || real(folder) == real(&name_of(output)) {
         return Err(Error::Backfill(format!("--reuse {location} is the output: choose another output")));
     }
     let manifest = Manifest::read(location).await.map_err(|error| {

@@ -11,7 +11,7 @@ use super::{
     Live, Phase, Runner, Target, Wish, place,
     store::{Found, Store},
 };
-use crate::{Error, Mark, State, state_path};
+use crate::{Error, Mark, State, output::location, state_path};
 
 /// What is recorded of a backfill.
 #[derive(Debug)]
@@ -82,6 +82,9 @@ pub(crate) async fn recorded(client: &Client, name: &Path, fits: impl Fn(&Mark) 
 }
 
 async fn find(store: Option<&Store>, name: &Path, fits: impl Fn(&Mark) -> bool) -> Result<Recorded, Error> {
+    // The one name that an output has, however it was written.
+    let name = Path::new(&location(name)).to_owned();
+    let name = name.as_path();
     if let Some(state) = beside(name)? {
         let found = match store {
             Some(store) => told(store.get(state.id.as_str()).await),

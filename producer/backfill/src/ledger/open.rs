@@ -131,6 +131,11 @@ async fn take(
                         "backfill {id} is to be cancelled: end that with `embed backfill cancel {id}`"
                     )));
                 }
+                if target.is_all() && found.entry.state.saves > state.saves {
+                    return Err(Error::Backfill(format!(
+                        "backfill {id} has gone on meanwhile, run by somebody else: look with `embed backfill status {id}`, and try again"
+                    )));
+                }
                 (found.revision, found.entry.pieces)
             }
             None => (store.revision(id.as_str()).await?, store.put_plan(state).await?),

@@ -72,7 +72,7 @@ async fn a_second_runner_is_refused_and_takes_over_after_the_lease() {
     assert!(take(&client, &state, false).await.is_err());
     tokio::time::sleep(LEASE).await;
     assert!(take(&client, &other, false).await.unwrap_err().to_string().contains("is unfinished"));
-    let known = look(Some(&client), "s3://out/vectors".as_ref()).await.unwrap();
+    let known = look(Some(&client), "s3://out/vectors/".as_ref()).await.unwrap();
     assert_eq!((known.state.stored, known.state.plan.files.len()), (7, 3));
     assert_eq!(known.entry.unwrap().phase, Phase::Interrupted);
     let second = take(&client, &known.state, false).await.unwrap();

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, State,
+    input::REST_OF_A_FILE,
     row::{Label, Row},
 };
 
@@ -72,6 +73,12 @@ fn label(line: &str) -> Result<Option<Label>, String> {
     // An output has `error`, and a file of failed rows what is in it.
     if !fields.contains_key("error") && (fields.contains_key("embedding") || !fields.contains_key("code")) {
         return Ok(None);
+    }
+    if fields.get("message").or(fields.get("error")).is_some_and(|why| why.get().contains(REST_OF_A_FILE)) {
+        return Err(
+            "this stands for the rest of a file, which was left out: embed that file again, in a backfill of its own"
+                .into(),
+        );
     }
     match (fields.get("id"), fields.get("line")) {
         (Some(id), _) => Ok(Some(Label::Id(id.get().to_owned()))),

@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use manifest::{Column, Counts, Manifest};
 pub(crate) use names::MANIFEST;
 pub use parts::{PartFile, StoredFile};
+pub(crate) use postgres::is_table;
 pub use read::{PartRows, StoredRow};
 pub use target::{PartFormat, VectorType, Writing};
 pub(crate) use target::{Target, is_remote, location};
@@ -239,7 +240,7 @@ async fn postgres(
     failed: Option<LinesFile>,
 ) -> Result<Output, Error> {
     let windows = parameters.long.mode == LongMode::Split;
-    let table = Postgres::open(location, plan.columns.as_deref(), windows, failed).await?;
+    let table = Postgres::open(location, plan.columns.as_deref(), &parameters.id_field, windows, failed).await?;
     Ok(Output::Postgres(Box::new(table)))
 }
 

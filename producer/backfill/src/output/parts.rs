@@ -207,7 +207,7 @@ impl Parts {
                 }
             }
         }
-        if self.waiting.bytes() >= self.layout.group_bytes {
+        if self.waiting.bytes() >= self.layout.group_bytes || self.waiting.holds_much() {
             self.encode().await?;
         }
         self.broken = was_broken;

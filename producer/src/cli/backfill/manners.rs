@@ -54,7 +54,7 @@ pub(crate) struct EstimateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RetryArgs {
     /// Only rows that have an `error` in FILE, an output of JSON lines or a file of failed rows; OUTPUT is another, or the same table
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["limit", "skip_bad_files"])]
     retry_failed: Option<PathBuf>,
 }
 

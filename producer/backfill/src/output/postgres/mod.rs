@@ -23,17 +23,19 @@ use std::{pin::pin, time::Duration};
 
 use arrow_schema::{DataType, Field, Schema};
 use embed_client::Backoff;
+use embed_registry::masked;
 use embed_schemas::{ErrorCode, WireError};
 use pgvector::{HalfVector, Vector as PgVector};
 use rustls::ClientConfig;
 use tokio::time::Instant;
 use tokio_postgres::{Client, binary_copy::BinaryCopyInWriter, types::ToSql};
 
+pub(crate) use self::target::is_table;
 use self::{
     column::{NO_NULL, Value},
     link::Link,
     table::{Found, STAGE, Table},
-    target::{Target, VectorType, is_table},
+    target::{Target, VectorType},
 };
 use super::{LinesFile, line};
 use crate::{
@@ -84,13 +86,20 @@ impl Postgres {
     pub(crate) async fn open(
         location: &str,
         columns: Option<&Schema>,
+        id_field: &str,
         windows: bool,
         failed: Option<LinesFile>,
     ) -> Result<Self, Error> {
+        if columns.is_some_and(|columns| columns.fields().first().is_none_or(|column| column.name() != id_field)) {
+            return Err(Error::Backfill(format!(
+                "{}: rows of a table need an id, and there is no column `{id_field}`: name one with --id-field",
+                masked(location)
+            )));
+        }
         let variable = |name: &str| std::env::var(name).ok();
         let passwords = passfile::load(variable);
         let target = Target::read(location, variable, passwords.as_deref())
-            .map_err(|reason| Error::Backfill(format!("{location}: {reason}")))?;
+            .map_err(|reason| Error::Backfill(format!("{}: {reason}", masked(location))))?;
         Self::connect(location, target, columns, windows, failed).await
     }
 

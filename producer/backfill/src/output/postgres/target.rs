@@ -12,7 +12,7 @@ const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 const PORT: u16 = 5432;
 
 /// Whether an output is a table.
-pub(super) fn is_table(location: &str) -> bool {
+pub(crate) fn is_table(location: &str) -> bool {
     SCHEMES.iter().any(|scheme| location.starts_with(scheme))
 }
 
