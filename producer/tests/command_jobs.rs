@@ -96,10 +96,10 @@ async fn standard_input_and_output_are_streams() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
 
     // What came from standard input cannot be gone on with, and that is said.
-    let out = folder.path().join("out");
+    let out = folder.path().join("out.jsonl");
     let arguments = ["backfill", "run", "-s", &server.url(), "-m", "m", "--window", "1", "-", out.to_str().unwrap()];
     let mut child = embed(&arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    crate::support::until("it has begun", async || out.with_extension("backfill.json").exists()).await;
+    crate::support::until("it has begun", async || embed_backfill::state_path(&out).exists()).await;
     child.kill().unwrap();
     child.wait().unwrap();
     let answer = run(&["backfill", "resume", "-s", &server.url(), out.to_str().unwrap()]).await;
