@@ -11,7 +11,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use embed_schemas::{ErrorCode, WireError};
 use serde_json::value::RawValue;
 
-use super::{fields::Fields, look::Map};
+use super::fields::{Fields, Map};
 use crate::row::{Along, Label, Row};
 
 /// Rows that share a batch.

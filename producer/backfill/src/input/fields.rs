@@ -20,6 +20,9 @@ const NAMES: [&str; 9] = ["id", "line", "embedding", "tokens", "truncated", "err
 /// Names that the columns of the output use themselves.
 const COLUMNS: [&str; 7] = ["embedding", "tokens", "truncated", "window", "start", "end", "digest"];
 
+/// A row of JSON lines.
+pub(super) type Map = BTreeMap<String, Box<RawValue>>;
+
 /// Which fields of a row are of interest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fields {

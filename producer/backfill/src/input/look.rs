@@ -1,17 +1,13 @@
 //! What a file has: the names of its columns, and which of them are the text and the id if nobody has said it.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, BufRead},
-};
+use std::io::{self, BufRead};
 
 use arrow_schema::{DataType, SchemaRef};
-use serde_json::value::RawValue;
 
 use super::{
     columns::{field_at, plain},
     csv::Header,
-    fields::{Fields, ID, TEXT, TextOf},
+    fields::{Fields, ID, Map, TEXT, TextOf},
     format::Format,
     is_stream,
     lines::{MAX_LINE, read_line},
@@ -19,9 +15,6 @@ use super::{
     tables::{Input, Opened},
 };
 use crate::Parameters;
-
-/// A row of JSON lines.
-pub(super) type Map = BTreeMap<String, Box<RawValue>>;
 
 /// Rows that are looked at.
 pub(super) const ROWS: usize = 1_000;

@@ -5,8 +5,10 @@ use std::{path::Path, sync::Arc};
 use embed_client::Client;
 
 use super::{
-    Known, LIMITS, lines,
-    previous::{self, Before, Made, Previous, Rows},
+    Known, LIMITS,
+    before::Before,
+    lines,
+    previous::{self, Made, Previous, Rows},
 };
 use crate::{Error, Parameters, PartRows, State, output::is_table, parameters::Reuse};
 

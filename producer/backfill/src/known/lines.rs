@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{digest::Digests, previous::Before};
+use super::{before::Before, digest::Digests};
 use crate::{
     Error, Position, State,
     input::Rows,

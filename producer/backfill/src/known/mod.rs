@@ -9,10 +9,12 @@
 //! | `digest` | tells equal rows |
 //! | `index` | which of them are known, or still coming |
 //! | `vectors` | their vectors, in a file |
+//! | `before` | a row that was done before |
 //! | `previous` | what a previous output holds, and whether it is of use |
 //! | `lines` | rows of an output of JSON lines, with the texts of its input |
 //! | `begin` | what is known when a run begins |
 
+mod before;
 mod begin;
 mod digest;
 mod index;
@@ -31,9 +33,9 @@ use embed_schemas::WireError;
 
 pub(crate) use self::begin::begin;
 use self::{
+    before::Before,
     digest::Digests,
     index::{Asked, Index},
-    previous::Before,
     vectors::Vectors,
 };
 use crate::{

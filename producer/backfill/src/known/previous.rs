@@ -4,21 +4,11 @@ use std::path::Path;
 
 use embed_schemas::Slug;
 
-use super::lines;
+use super::{before::Before, lines};
 use crate::{
-    Error, Long, Manifest, Parameters, PartRows, State, StoredRow, VectorType,
+    Error, Long, Manifest, Parameters, PartRows, State, VectorType,
     output::{MANIFEST, is_remote, location as name_of},
-    row::{Digest, Vector},
 };
-
-/// A row of a previous output.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Before {
-    /// What it is called, in JSON; `None` if it has no id.
-    pub(super) id: Option<String>,
-    /// The digest of its text, and its vectors; `None` if it has none.
-    pub(super) content: Option<(Digest, Vec<Vector>)>,
-}
 
 /// Rows of a previous output. Whoever asks waits until they are read.
 pub(super) type Rows = Box<dyn Iterator<Item = Result<Before, Error>> + Send>;
@@ -98,13 +88,6 @@ async fn of_parts(location: &str, output: &Path) -> Result<Previous, Error> {
     let Manifest { model, prompt, truncate, long, vector_type, space, dimensions_asked: dimensions, .. } = manifest;
     let made = Made { model, prompt, truncate, dimensions, long, vector_type, space };
     Ok(Previous { made, rows: Box::new(rows.map(|row| row.map(Before::from))) })
-}
-
-impl From<StoredRow> for Before {
-    fn from(row: StoredRow) -> Self {
-        let StoredRow { id, digest, vectors } = row;
-        Self { id, content: digest.filter(|_| !vectors.is_empty()).map(|digest| (digest, vectors)) }
-    }
 }
 
 impl Made {

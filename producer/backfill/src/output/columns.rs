@@ -10,14 +10,16 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::interleave::interleave_record_batch;
 use half::f16;
 
-use super::{VectorType, parts::Layout, rows::Rows};
+use super::{
+    VectorType,
+    layout::{ID, Layout},
+    rows::Rows,
+};
 use crate::{
     Error,
     row::{Along, Label, Window},
 };
 
-/// What a row is called, where nothing else is planned.
-pub(super) const ID: &str = "id";
 /// The vector.
 pub(super) const EMBEDDING: &str = "embedding";
 /// The tokens that went into it.

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::{
     PartFormat, VectorType,
     columns::Columns,
+    layout::{Layout, PartFile},
     names::MANIFEST,
-    parts::{Layout, PartFile},
     place::Place,
     target::location,
 };

@@ -6,6 +6,7 @@
 //! | `lines_file` | a file that is appended to, or standard output |
 //! | `line` | a row -> its lines of JSON |
 //! | `parts` | files of bounded size, each visible when it is complete |
+//! | `layout` | what all parts are like, and what is known of one |
 //! | `rows` | rows that wait to be encoded |
 //! | `columns` | rows -> columns |
 //! | `encode`, `npy` | rows -> the bytes of a file |
@@ -17,6 +18,7 @@
 
 mod columns;
 mod encode;
+mod layout;
 mod line;
 mod lines_file;
 mod manifest;
@@ -37,20 +39,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use layout::{PartFile, StoredFile};
 pub use manifest::{Column, Counts, Manifest};
 pub(crate) use names::MANIFEST;
-pub use parts::{PartFile, StoredFile};
 pub(crate) use postgres::is_table;
 pub use read::{PartRows, StoredRow};
 pub use target::{PartFormat, VectorType, Writing};
 pub(crate) use target::{Target, is_remote, location};
 
-use self::{
-    lines_file::LinesFile,
-    parts::{Layout, Parts},
-    place::Place,
-    postgres::Postgres,
-};
+use self::{layout::Layout, lines_file::LinesFile, parts::Parts, place::Place, postgres::Postgres};
 use crate::{Error, LongMode, Parameters, Plan, State, row::Done};
 
 /// What is durable of an output: where a run goes on after any kind of end.

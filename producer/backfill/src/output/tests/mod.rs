@@ -12,11 +12,7 @@ use object_store::ObjectStore;
 use proptest::prelude::*;
 
 use self::flaky::{Fault, Flaky};
-use super::{
-    parts::{Layout, Parts},
-    place::Place,
-    *,
-};
+use super::{layout::Layout, parts::Parts, place::Place, *};
 use crate::{
     InputFile, Position,
     row::{Along, Digest, Label, Row, Vector, Window},
