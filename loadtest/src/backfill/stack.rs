@@ -136,7 +136,8 @@ impl Stack {
     fn provision(&self) -> anyhow::Result<()> {
         let ack_wait = format!("{}ms", self.setting.ack_wait.as_millis());
         let mut command = self.program("embed");
-        command.args(["init", "--json", "--ack-wait", &ack_wait, "--server", &self.nats.url()]);
+        command.args(["init", "--json", "--ack-wait", &ack_wait, "--server", &self.nats.url(), "--config"]);
+        command.arg(self.folder.path().join("worker.toml"));
         let output = command.output().context("embed init")?;
         ensure!(output.status.success(), "embed init: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(())
