@@ -15,14 +15,15 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 # Stands in for docker: says what a tag leads to, and tells what it was asked to build.
 FAKE_DOCKER = f"""#!/bin/sh
 case $1 in
-buildx) echo "${{FAKE_DIGEST:-{DIGEST}}}" ;;
-build)
-    echo "$@"
-    while [ "$1" != -f ]; do shift; done
-    cat "$2" && ls "$2.dockerignore"
+buildx)
+    for image; do :; done
+    case $image in *@*) exit 1 ;; esac
+    echo "${{FAKE_DIGEST:-{DIGEST}}}"
     ;;
+build) echo "$@" ;;
 esac
 """
+IMAGES = ["RUST_IMAGE", "PYTHON_IMAGE", "CPU_BASE", "CUDA_BASE"]
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -70,50 +71,70 @@ def release(tmp_path: Path, *arguments: str, **more: str) -> subprocess.Complete
     docker.parent.mkdir(exist_ok=True)
     docker.write_text(FAKE_DOCKER)
     docker.chmod(0o755)
-    surroundings = {
-        "PATH": f"{docker.parent}:{os.environ['PATH']}",
-        "EMBED_IMAGES_LOCK": str(tmp_path / "images.lock"),
-        **more,
-    }
+    surroundings = {"PATH": f"{docker.parent}:{os.environ['PATH']}", **more}
     command = [str(DOCKER / "release.sh"), *arguments]
     return subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)  # noqa: S603
 
 
+def images(dockerfile: str) -> dict[str, str]:
+    """Return the images that a Dockerfile names in its first lines, by build argument."""
+    return dict(re.findall(r"^ARG ([A-Z_]+_(?:IMAGE|BASE))=([^$\n]+)$", dockerfile, re.MULTILINE))
+
+
+def test_every_image_has_a_digest() -> None:
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    named = images(dockerfile)
+    assert list(named) == IMAGES
+    for image in named.values():
+        assert re.fullmatch(r"[a-z0-9./-]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}", image), image
+    # Nothing else is fetched: other stages, those that are named here, and no frontend by its tag.
+    sources = re.findall(r"^FROM (\S+)|--(?:from|mount=\S*from)=(\S+)", dockerfile, re.MULTILINE)
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE)
+    arguments = [f"${{{name}}}" for name in [*IMAGES, "TENSORRT_BASE"]]
+    assert sources
+    assert {first or second for first, second in sources} <= {*stages, *arguments}
+    assert not re.search(r"^#\s*syntax\s*=", dockerfile, re.MULTILINE)
+
+
 def test_a_release_names_its_images_by_digest(tmp_path: Path) -> None:
-    lock = tmp_path / "images.lock"
-    refused = release(tmp_path, "build", "cpu", "x:1")
-    assert refused.returncode == 1
-    assert "release.sh pin" in refused.stderr
-    assert release(tmp_path, "pin", FAKE_DIGEST="none").returncode == 1
-    assert not lock.exists()
-    pinned = release(tmp_path, "pin")
-    assert pinned.returncode == 0, pinned.stderr
-    lines = lock.read_text().splitlines()
-    assert [line.split("=")[0] for line in lines] == [
-        "RUST_IMAGE",
-        "PYTHON_IMAGE",
-        "CPU_BASE",
-        "CUDA_BASE",
-    ]
-    assert all(line.endswith(f"@{DIGEST}") for line in lines)
-    built = release(tmp_path, "build", "cpu", "x:1", "--pull")
+    dockerfile = tmp_path / "Dockerfile"
+    original = (DOCKER / "Dockerfile").read_text()
+    by_tag = re.sub(r"^(ARG \w+_(?:IMAGE|BASE)=[^$@\n]+)@\S+$", r"\1", original, flags=re.MULTILINE)
+    dockerfile.write_text(by_tag)
+    there = {"EMBED_DOCKERFILE": str(dockerfile)}
+    for command in (["build", "cpu", "x:1"], ["check"]):
+        refused = release(tmp_path, *command, **there)
+        assert refused.returncode == 1
+        assert "RUST_IMAGE" in refused.stderr
+        assert "release.sh pin" in refused.stderr
+        assert not refused.stdout
+    assert release(tmp_path, "pin", FAKE_DIGEST="none", **there).returncode == 1
+    assert dockerfile.read_text() == by_tag
+    # Those that have a digest get the one of today as well.
+    for before in (by_tag, original):
+        dockerfile.write_text(before)
+        pinned = release(tmp_path, "pin", **there)
+        assert pinned.returncode == 0, pinned.stderr
+        tags = images(by_tag)
+        assert images(dockerfile.read_text()) == {name: f"{tags[name]}@{DIGEST}" for name in IMAGES}
+        assert dockerfile.read_text().replace(f"@{DIGEST}", "") == by_tag
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["Dockerfile"]
+    built = release(tmp_path, "build", "cpu", "x:1", "--pull", **there)
     assert built.returncode == 0, built.stderr
-    for line in lines:
-        assert f"--build-arg {line}" in built.stdout
-    assert "# syntax=" not in built.stdout, "a frontend is not fetched by its tag either"
-    assert "Dockerfile.dockerignore" in built.stdout
-    given = release(tmp_path, "build", "tensorrt", "x:1", "--build-arg", "TENSORRT_BASE=other:1")
+    assert f"-f {dockerfile} --target cpu -t x:1 --pull" in built.stdout
+    given = release(
+        tmp_path, "build", "tensorrt", "x:1", "--build-arg", "TENSORRT_BASE=other:1", **there
+    )
     assert given.returncode == 1
     assert "by its digest" in given.stderr
-    lock.write_text(lock.read_text().replace(f"@{DIGEST}", "", 1))
-    assert "has no digest" in release(tmp_path, "build", "cpu", "x:1").stderr
-    assert release(tmp_path, "check").returncode == 1
 
 
-@pytest.mark.skipif(not (DOCKER / "images.lock").exists(), reason="no image was pinned yet")
-def test_the_images_that_are_pinned_are_those_of_the_dockerfile() -> None:
-    done = subprocess.run([str(DOCKER / "release.sh"), "check"], capture_output=True, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stderr
+def test_what_is_shipped_can_be_built(tmp_path: Path) -> None:
+    checked = release(tmp_path, "check")
+    assert checked.returncode == 0, checked.stderr
+    built = release(tmp_path, "build", "cpu", "x:1")
+    assert built.returncode == 0, built.stderr
+    assert f"-f {DOCKER / 'Dockerfile'} --target cpu" in built.stdout
 
 
 def test_onnxruntime_does_not_report_home(tmp_path: Path) -> None:
