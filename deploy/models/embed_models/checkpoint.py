@@ -187,8 +187,13 @@ def read_license(readme: Path) -> str | None:
     front_matter = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     if front_matter is None:
         return None
-    line = re.search(r"^license:[ \t]*([^\s#]+)", front_matter[1], re.MULTILINE)
-    return line[1].strip("\"'") if line else None
+    # `other` is what the hub takes for licences that it has no name for; `license_name` has theirs.
+    found = dict(
+        re.findall(r"^(license|license_name):[ \t]*([^\s#]+)", front_matter[1], re.MULTILINE)
+    )
+    named = {key: value.strip("\"'") for key, value in found.items()}
+    license_name = named.get("license")
+    return named.get("license_name", license_name) if license_name == "other" else license_name
 
 
 def _stored_name(name: str, stored: set[str]) -> str | None:

@@ -175,6 +175,8 @@ def test_quantized_tensors(checkpoint_dir: Path) -> None:
         ("---\nlicense: 'mit'  # comment\n---\n", "mit"),
         ("---\nlanguage: en\n---\n\nlicense: mit\n", None),
         ("# Title\n\nlicense: mit\n", None),
+        ("---\nlicense: other\nlicense_name: our-own\n---\n", "our-own"),
+        ("---\nlicense: other\n---\n", "other"),
     ],
 )
 def test_license_in_the_front_matter(tmp_path: Path, text: str, expected: str | None) -> None:

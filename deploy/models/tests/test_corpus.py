@@ -16,9 +16,9 @@ from embed_models.corpus.load import (
     read_rows,
     read_texts,
 )
-from embed_models.distill.split import is_held_out as is_unknown_to_student
 from embed_models.distill.texts import read_debian
 from embed_models.errors import CorpusError
+from embed_models.student_split import is_held_out as is_unknown_to_student
 from embed_models.wordnet import split_gloss
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from embed_models.cli import main
 from embed_models.distill.corpus import HELD_OUT, TRAIN, divide, read_rows
-from embed_models.distill.split import HELD_OUT_BELOW, is_held_out, normalise
 from embed_models.distill.texts import (
     Group,
     Text,
@@ -19,6 +18,7 @@ from embed_models.distill.texts import (
     read_wordnet,
 )
 from embed_models.errors import EmbedModelsError
+from embed_models.student_split import HELD_OUT_BELOW, is_held_out, normalise
 from embed_models.wordnet import FILES
 
 SYNSET = (

@@ -51,7 +51,7 @@ def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
     assert student.config.num_hidden_layers == 1
     assert student.pooling == "mean"
     assert student.max_seq_length == 24
-    assert student.license == "apache-2.0"
+    assert student.license is None, "of layers that nothing is said of nothing is claimed"
     teacher, trained = random_tensors(), trained_layers()
     for name, tensor in student.tensors.items():
         if name.startswith("embeddings."):
@@ -129,6 +129,26 @@ def test_stored_file() -> None:
     tensors = load_file(LAYERS)
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float16)}
     assert sum(tensor.size for tensor in tensors.values()) == 3 * 1_774_464
+
+
+def test_what_it_was_trained_on_is_said_wherever_it_goes(registry: Path, tmp_path: Path) -> None:
+    license_name = "LicenseRef-distilled-MiniLM-L3-v2"
+    assert RECIPE.license == license_name
+    version = registry / slug(RECIPE.name) / "v1.0.0"
+    assert json.loads((version / "metadata.json").read_text("utf-8"))["license"] == license_name
+    out = tmp_path / "student"
+    assert main(["student", "--out", str(out)]) == 0
+    card, notice = (out / "README.md").read_text("utf-8"), (out / "NOTICE").read_text("utf-8")
+    # Every source of README.md with its licence, in the words and in the numbers of that table.
+    rows = re.findall(
+        r"^\| ([^|]+) \|[^|]*\| [^|]*?: ([\d,]+) \|$", README.read_text("utf-8"), re.M
+    )
+    assert len(rows) == 6
+    for _, texts in rows:
+        assert texts in card
+        assert texts in notice
+    for words in ("GPL-2.0-or-later", "GFDL-1.1-or-later", "CC BY-SA", license_name):
+        assert words in notice
 
 
 def test_log_is_that_of_the_file() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed_models.distill.texts import debian_paragraphs
 from embed_models.errors import CorpusError
+from embed_models.student_split import debian_paragraphs
 
 # What a description has to have to be worth finding, in characters and words.
 LEAST_DESCRIPTION = 120
@@ -23,7 +23,7 @@ class Package:
 
     family: str
     synopsis: str
-    # Its first paragraph as the student's training counts, by which `distill.split` decides.
+    # Its first paragraph as the student's training counts, by which `student_split` decides.
     opening: str
     description: str
 
@@ -33,7 +33,7 @@ def packages(translation: Path) -> Iterator[Package]:
     if not translation.is_file():
         raise CorpusError(
             f"{translation} is missing; give Debian's Translation-en, uncompressed "
-            "(see deploy/models/data/README.md)"
+            "(see embed_models/data/README.md)"
         )
     synopses: set[str] = set()
     openings: set[str] = set()

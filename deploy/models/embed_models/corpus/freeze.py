@@ -1,4 +1,4 @@
-"""Chooses the texts of deploy/models/data, so that calibration and held-out text share nothing.
+"""Chooses the texts of `data`, so that calibration and held-out text share nothing.
 
 What is held out is new to the distilled student as well: it takes both splits, the one of this
 module and that of the student's training. Everything is decided by digests: the same sources and
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from embed_models.corpus.debian import Package, packages
 from embed_models.corpus.load import CALIBRATION, HELD_OUT, write_rows
-from embed_models.distill.split import is_held_out as is_unknown_to_student
 from embed_models.errors import CorpusError
+from embed_models.student_split import is_held_out as is_unknown_to_student
 from embed_models.wordnet import sample_items
 
 CALIBRATION_SENTENCES = 5000

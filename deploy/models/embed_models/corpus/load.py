@@ -1,6 +1,6 @@
 """Reads and writes files of texts: JSON lines with a `text`, compressed or not, or plain lines.
 
-The frozen texts stand in deploy/models/data; `data_dir` finds them from a checkout.
+The frozen texts are data of this package; `data_dir` finds them.
 """
 
 import gzip
@@ -49,8 +49,8 @@ class HeldOut:
 
 
 def data_dir() -> Path:
-    """Return deploy/models/data, which is part of the repository and not of the package."""
-    return Path(__file__).parents[2] / "data"
+    """Return the directory of the frozen texts, which is installed with the package."""
+    return Path(__file__).parents[1] / "data"
 
 
 def read_texts(path: Path) -> Texts:

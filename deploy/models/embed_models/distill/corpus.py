@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed_models.distill.split import is_held_out, normalise
 from embed_models.distill.texts import Group, Text, questions
 from embed_models.errors import EmbedModelsError
+from embed_models.student_split import is_held_out, normalise
 
 TRAIN, HELD_OUT = "train.jsonl.xz", "held-out.jsonl.xz"
 

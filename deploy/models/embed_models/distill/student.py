@@ -1,4 +1,4 @@
-"""Puts the student together: the teacher's embeddings, and the layers kept in the repository.
+"""Puts the student together: the teacher's embeddings, and the layers kept in this package.
 
 Only the layers were trained, so only they are stored; the embeddings, three quarters of the
 student, come from the teacher's own package. The result is an ordinary checkpoint directory.
@@ -22,7 +22,7 @@ from embed_models.errors import CheckpointError
 from embed_models.json_files import read_object
 from embed_models.sources import resolve_source
 
-LAYERS = Path(__file__).parents[2] / "distilled" / "layers.safetensors"
+LAYERS = Path(__file__).parents[1] / "distilled" / "layers.safetensors"
 
 # Keys of the metadata in the file of the layers.
 TEACHER_KEY, EMBEDDINGS_KEY = "teacher", "teacher_embeddings_sha256"
@@ -39,16 +39,18 @@ _COPIED = (
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
+# What is said of the layers, beside them, and its name in the checkpoint.
+_ABOUT = {"CARD.md": "README.md", "NOTICE": "NOTICE"}
+# For layers of which nothing is said: what they may be used for is for whoever trained them to say.
 _CARD = """\
 ---
 language: en
-license: apache-2.0
 ---
 
 # Distilled {layers}-layer student of {teacher}
 
-The embeddings are the teacher's; the layers were trained to reproduce its vectors, and come from
-akidb-embed, where deploy/models/distilled/README.md says how and how well they do.
+The embeddings are the teacher's; the layers were trained to reproduce its vectors. No licence is
+stated, since nothing is known here of what they were trained on.
 """
 
 
@@ -86,6 +88,9 @@ def build_student(teacher: str, layers: Path, out: Path) -> Path:
         (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         card = _CARD.format(layers=count, teacher=about[TEACHER_KEY])
         (staged / "README.md").write_text(card, encoding="utf-8")
+        for name, copy in _ABOUT.items():
+            if (layers.parent / name).is_file():
+                shutil.copyfile(layers.parent / name, staged / copy)
         for name in _COPIED:
             if (source.directory / name).is_file():
                 (staged / name).parent.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_models.errors import EmbedModelsError
+from embed_models.student_split import debian_paragraphs
 from embed_models.wordnet import FILES, split_gloss
 
 # The pair (query, document) of a known-item retrieval, as kinds of text.
@@ -76,16 +77,6 @@ def read_debian(path: Path) -> Iterator[Group]:
                     Text("debian-description", "\n".join(paragraphs)),
                 ),
             )
-
-
-def debian_paragraphs(description: str) -> list[str]:
-    """Return the paragraphs of a long description, of which the first is the group's key.
-
-    An empty one at the beginning leaves its full stop in the first: to change that would move
-    packages across the split.
-    """
-    paragraphs = description.rstrip().split("\n .\n")
-    return [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
 
 
 def read_dictd(path: Path) -> Iterator[Group]:

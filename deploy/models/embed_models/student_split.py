@@ -3,6 +3,9 @@
 The decision is made for groups, so that texts which belong together (a synopsis and its
 description, a definition and its example sentences, the paragraphs of an article) fall on the same
 side, and by a digest of the group's key, so that it depends on nothing but the text itself.
+
+It stands beside both packages that go by it: `distill`, which trains, and `corpus`, which chooses
+what to validate with.
 """
 
 import hashlib
@@ -27,3 +30,13 @@ def is_held_out(key: str) -> bool:
     """
     digest = hashlib.sha256(f"{SALT}\n{normalise(key)}".encode()).digest()
     return digest[0] < HELD_OUT_BELOW
+
+
+def debian_paragraphs(description: str) -> list[str]:
+    """Return the paragraphs of a long description, of which the first is the group's key.
+
+    An empty one at the beginning leaves its full stop in the first: to change that would move
+    packages across the split.
+    """
+    paragraphs = description.rstrip().split("\n .\n")
+    return [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
