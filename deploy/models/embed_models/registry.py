@@ -3,13 +3,18 @@
 A version is written into a hidden directory beside its place and moved there in one step, so that a
 reader sees all of it or nothing. Once published it never changes. The pointer current.json is
 replaced in one step too, and keeps the history of where it pointed.
+
+`embed-worker models` writes to the same directories (`schemas/registry`): both move the pointer
+under the same lock, and both leave alone what the other is publishing.
 """
 
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +28,13 @@ METADATA = "metadata.json"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.json"
 CURRENT = "current.json"
+# Who moves the pointer holds the lock of the first file, and with it owns the name of the second.
+# The worker's names, see `schemas/registry/src/pointer.rs`.
+_POINTER_LOCK, _POINTER_PARTIAL = f".{CURRENT}.lock", f".{CURRENT}.partial"
+# The lock is held for as long as it takes to write one small file.
+_LONGEST_LOCK_SECONDS, _RETRY_SECONDS = 10.0, 0.02
+# In a version's directory: a worker's command is publishing it, or was stopped while it did.
+_UPLOAD = ".upload.json"
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # `current` is what a worker's configuration says to follow the pointer.
@@ -99,6 +111,11 @@ class Registry:
         except OSError:
             if not place.is_dir():
                 raise
+            if not (place / METADATA).exists():
+                raise RegistryError(
+                    f"{place} is not whole: somebody is publishing it, or was stopped doing so; "
+                    "try again later, or clear it away with `embed-worker models gc`"
+                ) from None
             difference = _first_difference(staged, place)
             if difference is None:
                 return False
@@ -110,31 +127,60 @@ class Registry:
         return True
 
     def set_current(self, slug: str, version: str, *, who: str, when: str) -> bool:
-        """Point current.json at a version; returns False when it points there already."""
+        """Point current.json at a version; returns False when it points there already.
+
+        Under the lock that every writer takes, so that no move of another is lost.
+        """
         path = self.model_dir(slug) / CURRENT
-        pointer = _read_json(path) if path.exists() else {}
-        before = pointer.get("version")
-        if before == version:
-            return False
-        step = {"from": before, "to": version, "who": who, "when": when}
-        history = [*pointer.get("history", []), step][-MOVES_KEPT:]
-        moved = {"version": version, "history": history}
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        try:
-            partial.write_text(
-                json.dumps(moved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            _sync(partial)
+        with _locked(path.with_name(_POINTER_LOCK)):
+            pointer = _read_json(path) if path.exists() else {}
+            before = pointer.get("version")
+            if before == version:
+                return False
+            step = {"from": before, "to": version, "who": who, "when": when}
+            history = [*pointer.get("history", []), step][-MOVES_KEPT:]
+            moved = {"version": version, "history": history}
+            partial = path.with_name(_POINTER_PARTIAL)
+            with os.fdopen(_open_to_write(partial, os.O_TRUNC), "w", encoding="utf-8") as file:
+                file.write(json.dumps(moved, indent=2, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(path.parent)
+            _sync(path.parent)
         return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, as the worker's commands take it: flock, exclusive, never for long."""
+    descriptor = _open_to_write(path)
+    try:
+        end = time.monotonic() + _LONGEST_LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RegistryError(
+                        f"{path} has been locked by another process for "
+                        f"{_LONGEST_LOCK_SECONDS:.0f} s; find out what holds it, and try again"
+                    ) from None
+                time.sleep(_RETRY_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_to_write(path: Path, flags: int = 0) -> int:
+    """Open a file that may be made, through no link: another may own the directory."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
 
 
 def _first_difference(new: Path, old: Path) -> str | None:
     """Return the name of the first file in which two versions differ, or None."""
-    for name in sorted({path.name for directory in (new, old) for path in directory.iterdir()}):
+    names = {path.name for directory in (new, old) for path in directory.iterdir()}
+    for name in sorted(names - {_UPLOAD}):
         left, right = new / name, old / name
         if not left.is_file() or not right.is_file() or not _same_content(left, right):
             return name

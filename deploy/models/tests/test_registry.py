@@ -1,6 +1,9 @@
 """The registry's promises: all or nothing, never changed once published, history kept."""
 
+import fcntl
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,8 @@ import pytest
 from embed_models.errors import RegistryError, UsageError
 from embed_models.golden import encode_vector
 from embed_models.registry import Registry, check_version
+
+LOCK = ".current.json.lock"
 
 
 @pytest.fixture
@@ -113,7 +118,63 @@ def test_current_keeps_its_history(registry: Registry) -> None:
             {"from": "v1", "to": "v2", "who": "bob", "when": "t3"},
         ],
     }
-    assert names(registry.model_dir("tiny")) == ["current.json", "v1"]
+    assert names(registry.model_dir("tiny")) == [LOCK, "current.json", "v1"]
+
+
+def test_no_move_is_lost_between_two_writers(registry: Registry) -> None:
+    registry.model_dir("tiny").mkdir(parents=True)
+    moves = 60
+    program = (
+        "import sys; from pathlib import Path; from embed_models.registry import Registry\n"
+        "registry, who = Registry(Path(sys.argv[1])), sys.argv[2]\n"
+        f"for n in range({moves}): registry.set_current('tiny', f'{{who}}{{n}}', who=who, when='t')"
+    )
+    root = str(registry.model_dir("tiny").parents[1])
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, root, who])  # noqa: S603
+        for who in ("ann", "bob", "cat")
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    pointer = json.loads((registry.model_dir("tiny") / "current.json").read_text())
+    history = pointer["history"]
+    assert len(history) == 3 * moves
+    assert [step["from"] for step in history] == [None, *(step["to"] for step in history[:-1])]
+    assert history[-1]["to"] == pointer["version"]
+    assert names(registry.model_dir("tiny")) == [LOCK, "current.json"]
+
+
+def test_a_lock_that_is_held_is_waited_for_and_not_broken(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry)
+    monkeypatch.setattr("embed_models.registry._LONGEST_LOCK_SECONDS", 0.1)
+    with (registry.model_dir("tiny") / LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(
+            RegistryError, match=r"\.current\.json\.lock has been locked by another"
+        ):
+            registry.set_current("tiny", "v1", who="ann", when="t1")
+    assert registry.set_current("tiny", "v1", who="ann", when="t1")
+
+
+def test_what_another_is_publishing_is_left_alone(registry: Registry) -> None:
+    place = registry.version_dir("tiny", "v1")
+    place.mkdir(parents=True)
+    (place / ".upload.json").write_text("{}")
+    with pytest.raises(RegistryError, match=r"v1 is not whole: .*embed-worker models gc"):
+        publish(registry)
+    assert names(place) == [".upload.json"]
+
+
+def test_a_link_is_not_followed(registry: Registry, tmp_path: Path) -> None:
+    publish(registry)
+    for name in (LOCK, ".current.json.partial"):
+        link = registry.model_dir("tiny") / name
+        link.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="Too many levels of symbolic links"):
+            registry.set_current("tiny", "v1", who="ann", when="t1")
+        link.unlink()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_damaged_current(registry: Registry) -> None:
