@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Does the worker run on TensorRT, on this machine? Starts a NATS server and a worker that may use nothing but TensorRT, for
-# each precision, and says PASS or FAIL of each step. Run it once on a machine with an NVIDIA GPU and TensorRT 10.
+# each precision, and says PASS or FAIL of each step: a step that could not be made is a FAIL. Run it once on a machine with an
+# NVIDIA GPU and TensorRT 10.
 #
 # Exit code: 0 all steps passed, 1 one failed, 2 wrong usage.
 set -euo pipefail
@@ -11,21 +12,23 @@ Usage: tensorrt-smoke.sh --registry DIR [options]
 
   --registry DIR       a model registry with graphs for TensorRT, as `make models` writes it
   --model NAME         the model's slug (default: all-minilm-l6-v2)
-  --precisions LIST    separated by commas (default: fp16,int8; fp8 needs compute capability 8.9 or newer)
+  --precisions LIST    separated by commas (default: fp16,int8, and fp8 where the device has it: compute capability 8.9 or newer)
+  --most-elsewhere N   nodes of a graph that may run on another provider (default: 4; products never)
   --image IMAGE        run the worker in this container image instead of from the PATH
   --provider NAME      what the worker has to run on (default: tensorrt; tensorrt-rtx, cuda and cpu try out this script)
   --build-timeout S    seconds that a first start may take, engines being built (default: 1800)
   --out DIR            where logs, reports and built engines go (default: a new folder in /tmp)
 
-Needed on the PATH, or named by EMBED_BIN_DIR: embed, embed-loadtest, nats-server, and embed-worker unless --image is given.
+Needed on the PATH, or named by EMBED_BIN_DIR: embed, embed-loadtest, nats-server, and embed-worker unless --image is given; for TensorRT
+also embed-models and trtexec, which comes with TensorRT (Debian package libnvinfer-bin).
 TEXT
 }
 
-registry='' model=all-minilm-l6-v2 precisions=fp16,int8 image='' provider=tensorrt build_timeout=1800 out=''
+registry='' model=all-minilm-l6-v2 precisions='' image='' provider=tensorrt build_timeout=1800 out='' most_elsewhere=4
 while [[ $# -gt 0 ]]; do
     case $1 in
     -h | --help) usage && exit 0 ;;
-    --registry | --model | --precisions | --image | --provider | --build-timeout | --out)
+    --registry | --model | --precisions | --image | --provider | --build-timeout | --out | --most-elsewhere)
         [[ $# -ge 2 ]] || { echo "tensorrt-smoke: $1 needs a value" >&2 && exit 2; }
         name=${1#--} && name=${name//-/_}
         printf -v "$name" '%s' "$2"
@@ -40,6 +43,7 @@ registry=$(cd "$registry" && pwd)
 PATH=${EMBED_BIN_DIR:+$EMBED_BIN_DIR:}$PATH
 needed=(embed embed-loadtest nats-server)
 [[ -n $image ]] && needed+=(docker) || needed+=(embed-worker)
+[[ $provider == tensorrt ]] && needed+=(embed-models trtexec)
 for command in "${needed[@]}"; do
     command -v "$command" >/dev/null || { echo "tensorrt-smoke: $command is not on the PATH" >&2 && exit 2; }
 done
@@ -145,6 +149,34 @@ last_words() { tail -n 1 "$out/$1.log" | cut -c 1-300; }
 
 in_use() { get /metrics | sed -n 's/^akidb_provider_in_use{.*provider="\([a-z-]*\)".*} 1$/\1/p' | sort -u | tr '\n' ' '; }
 
+# graph PRECISION: the file that TensorRT is given, of the model's current version.
+graph() {
+    local version
+    version=$(sed -n 's/^ *"version": *"\([^"]*\)".*/\1/p' "$registry/models/$model/current.json" | head -n 1)
+    printf '%s/models/%s/%s/%s-tensorrt.onnx' "$registry" "$model" "$version" "$1"
+}
+
+# inspect PRECISION: what TensorRT makes of the graph, layer by layer. ONNX Runtime's own engines name their layers and nothing more, so this one is
+# built beside them, by the same TensorRT for the same device, types as the graph says, and the shapes of the worker's first profile.
+inspect() {
+    shape() { printf 'input_ids:%s,attention_mask:%s' "$1" "$1"; }
+    trtexec --onnx="$(graph "$1")" --stronglyTyped --profilingVerbosity=detailed --skipInference \
+        --minShapes="$(shape 1x1)" --optShapes="$(shape 64x64)" --maxShapes="$(shape 1024x64)" \
+        --exportLayerInfo="$out/layers-$1.json" >"$out/trtexec-$1.log" 2>&1 ||
+        { echo "trtexec: $(tail -n 1 "$out/trtexec-$1.log")" && return 1; }
+    embed-models check-engine "$(graph "$1")" "$out/layers-$1.json" 2>&1
+}
+
+# nearness FILE FILE: mean and least cosine of the vectors of two backfills of the same rows.
+nearness() {
+    paste -d '\n' "$1" "$2" | awk '
+        { sub(/.*"embedding":\[/, ""); sub(/\].*/, ""); n = split($0, v, ",") }
+        NR % 2 { for (i = 1; i <= n; i++) a[i] = v[i]; next }
+        { d = x = y = 0; for (i = 1; i <= n; i++) { d += a[i] * v[i]; x += a[i] * a[i]; y += v[i] * v[i] }
+          c = (n > 1 && x > 0 && y > 0) ? d / sqrt(x * y) : -1; sum += c; rows++; if (rows == 1 || c < least) least = c }
+        END { if (!rows) exit 1; printf "%.6f %.6f\n", sum / rows, least }'
+}
+
 engines() { (cd "$cache" && find . -type f -name '*.engine*' -exec cksum {} + | sort); }
 
 # --- The machine --------------------------------------------------------------------------------------------------
@@ -153,9 +185,17 @@ if [[ $provider == cpu ]]; then
     note 'on the CPU: this tries out the script, and says nothing about TensorRT'
 elif device=$(nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader 2>&1); then
     pass "device: ${device//$'\n'/; }"
+    capability=$(awk -F ', *' 'NR == 1 { print $3 }' <<<"$device")
 else
     fail "device: nvidia-smi does not answer: ${device##*: }"
 fi
+
+if [[ -z $precisions ]]; then
+    precisions=fp16,int8
+    # 8.9 is Ada; Hopper is 9.0, Blackwell 10 to 12.
+    if awk -v c="${capability:-0}" 'BEGIN { exit !(c >= 8.9) }'; then precisions+=,fp8; fi
+fi
+note "precisions: $precisions"
 
 nats-server --addr 127.0.0.1 --port -1 --ports_file_dir "$out" --jetstream --store_dir "$out/nats" >"$out/nats.log" 2>&1 &
 nats_pid=$!
@@ -182,8 +222,18 @@ for precision in ${precisions//,/ }; do
     fi
     used=$(in_use)
     if [[ $used == "$provider " ]]; then pass "$precision: runs on $used"; else fail "$precision: runs on ${used:-nothing}"; fi
-    # How many nodes of the graph another provider has, as the worker says when it has loaded the model.
-    if elsewhere=$(grep -o -m 1 'nodes_elsewhere=[0-9]*' "$out/$precision.log"); then note "$precision: $elsewhere"; fi
+    # How many nodes of the graph another provider has, as the worker says when it has loaded the model. Products are refused by `strict`.
+    elsewhere=$(grep -o -m 1 'nodes_elsewhere=[0-9]*' "$out/$precision.log" || true)
+    if [[ -z $elsewhere ]]; then
+        fail "$precision: the worker does not say how many nodes run elsewhere"
+    elif ((${elsewhere#*=} > most_elsewhere)); then
+        fail "$precision: $elsewhere, at most $most_elsewhere may"
+    else
+        pass "$precision: $elsewhere, none of them a product"
+    fi
+    if [[ $provider == tensorrt ]]; then
+        if said=$(inspect "$precision"); then pass "$precision: engine: $said"; else fail "$precision: engine: $said"; fi
+    fi
 
     if embed-loadtest run --server "$nats_url" --model "$model" --rate 20 --duration 10 --lengths mixed \
         --out "$out/calls-$precision" >"$out/calls-$precision.log" 2>&1; then
@@ -213,6 +263,25 @@ for precision in ${precisions//,/ }; do
         pass "$precision: the second start takes the kept engines: $seconds s instead of $first s"
     fi
     stop_worker
+done
+
+# --- 8 bits, and not 16 under their name ---------------------------------------------------------------------------
+
+exact=''
+for precision in ${precisions//,/ }; do
+    case $precision in fp16 | fp32) exact=${exact:-$precision} ;; esac
+done
+for precision in ${precisions//,/ }; do
+    case $precision in int8 | fp8) ;; *) continue ;; esac
+    if [[ -z $exact ]]; then
+        fail "$precision: vectors: nothing to compare them with; have fp16 among --precisions"
+    elif ! near=$(nearness "$out/vectors-$precision.jsonl" "$out/vectors-$exact.jsonl"); then
+        fail "$precision: vectors: there are none"
+    elif awk -v m="${near% *}" 'BEGIN { exit !(m >= 0.98 && m <= 0.9999) }'; then
+        pass "$precision: vectors: mean and least cosine to $exact are $near, as 8 bits have it"
+    else
+        fail "$precision: vectors: mean and least cosine to $exact are $near; in 8 bits the mean is 0.98 to 0.9999"
+    fi
 done
 
 # --- Falling back -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
-from tiny_bert import tiny_checkpoint
+from tiny_bert import random_sequences, tiny_checkpoint
 
 from embed_models.cli import main
 from embed_models.errors import ValidationError
@@ -19,24 +19,36 @@ from embed_models.graph import serialize
 from embed_models.kinds import KINDS
 from embed_models.metadata import Artefact, Metadata
 from embed_models.model import model_of
+from embed_models.quantize.calibration import calibrate
+from embed_models.quantize.plan import make_plan
+from embed_models.quantize.search import quantized_graph
 from embed_models.registry import METADATA
 from embed_models.validate import gpu
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A version with all the graphs that CUDA can run."""
+    """A version with a graph of every kind."""
     checkpoint = tiny_checkpoint()
     model = model_of(checkpoint, "Tiny", "org/tiny", lambda _: None)
     metadata = model.write(
         tmp_path, version="v1", now="2024-01-01T00:00:00Z", report=lambda _: None
     )
     artefacts = list(metadata.artefacts)
-    for name in ("fp16", "fp32-packed", "fp16-packed", "fp16-tensorrt"):
+    calibration = calibrate(checkpoint, random_sequences(40), threads=1, seed=1, rows=64)
+    kinds = ("fp16", "int8", "fp32-packed", "fp16-packed", "fp16-tensorrt", "int8-tensorrt")
+    for name in kinds:
         kind = KINDS[name]
         path = tmp_path / kind.file
-        path.write_bytes(serialize(kind.exact_graph(checkpoint)))
-        artefacts.append(Artefact.of(path, precision=kind.precision, form=kind.form.name))
+        if kind.fmt:
+            config, tensors = checkpoint.config, checkpoint.tensors
+            plan = make_plan(config, tensors, calibration, kind.fmt, strength=0.5)
+            path.write_bytes(serialize(quantized_graph(checkpoint, plan, kind, kind.dtype)))
+        else:
+            path.write_bytes(serialize(kind.exact_graph(checkpoint)))
+        artefact = Artefact.of(path, precision=kind.precision, form=kind.form.name)
+        quantization = {"method": "static"} if kind.fmt else None
+        artefacts.append(dataclasses.replace(artefact, quantization=quantization))
     metadata = dataclasses.replace(metadata, artefacts=artefacts)
     (tmp_path / METADATA).write_text(metadata.to_json(), encoding="utf-8")
     return tmp_path
@@ -50,22 +62,105 @@ def check(version: Path) -> list[gpu.Outcome]:
 
 def test_graphs_are_compared(version: Path) -> None:
     outcomes = check(version)
-    # Not those for TensorRT.
     assert [(outcome.file, outcome.flash_attention) for outcome in outcomes] == [
         ("fp32.onnx", None),
         ("fp16.onnx", None),
+        ("int8.onnx", None),
         ("fp32-packed.onnx", None),
         ("fp16-packed.onnx", False),
         ("fp16-packed.onnx", True),
+        ("fp16-tensorrt.onnx", None),
+        ("int8-tensorrt.onnx", None),
     ]
+    packed = [outcome for outcome in outcomes if outcome.form == "packed"]
+    for outcome in outcomes:
+        if outcome not in packed:
+            assert (outcome.verdict, outcome.reason) == ("pass", None), outcome
+            assert outcome.nodes.keys() == {gpu.CPU}
+            assert outcome.products_elsewhere == 0
     for outcome in outcomes[:2]:
-        assert (outcome.verdict, outcome.reason) == ("pass", None)
-        assert outcome.nodes.keys() == {gpu.CPU}
         assert outcome.operators["Attention"] == 2
     # What a provider cannot run fails, with its own words.
-    for outcome in outcomes[2:]:
+    for outcome in packed:
         assert outcome.verdict == "fail"
         assert "NotImplemented" in (outcome.reason or "")
+
+
+def only(version: Path, *files: str) -> Metadata:
+    """Return the metadata with these artefacts alone, behind the reference."""
+    metadata = Metadata.read(version / METADATA)
+    kept = [a for a in metadata.artefacts if a.file in ("fp32.onnx", *files)]
+    return dataclasses.replace(metadata, artefacts=kept)
+
+
+def test_what_is_not_for_the_device_is_not_run_and_not_passed(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(outcome: gpu.Outcome, *_rest: Any) -> None:
+        ran.append(outcome.file)
+        outcome.verdict = gpu.PASS
+
+    monkeypatch.setattr(gpu, "_run", run)
+    metadata = only(version, "int8.onnx", "fp16-tensorrt.onnx", "int8-tensorrt.onnx")
+    found = gpu.check_gpu(version, metadata, lambda _: None, providers=[gpu.CUDA], speed=False)
+    # CUDA has the standard operators as well; 8 bits are for the CPU and for TensorRT.
+    assert ran == ["fp32.onnx", "fp16-tensorrt.onnx"]
+    assert found["not_run"].keys() == {"int8.onnx", "int8-tensorrt.onnx"}
+    assert "integer instructions of CPUs" in found["not_run"]["int8.onnx"]
+    assert "TensorRT, which is not here" in found["not_run"]["int8-tensorrt.onnx"]
+    assert found["verdict"] == "pass"
+    assert [a["verdict"] for a in found["artefacts"]] == ["pass", "not run", "pass", "not run"]
+    # With TensorRT it runs the graphs that are made for it, and CUDA the others.
+    both: list[Any] = [(gpu.TENSORRT, {}), (gpu.CUDA, {})]
+    found = gpu.check_gpu(version, metadata, lambda _: None, providers=both, speed=False)
+    assert {a["file"]: a["provider"] for a in found["artefacts"]} == {
+        "fp32.onnx": gpu.CUDA,
+        "int8.onnx": gpu.CUDA,
+        "fp16-tensorrt.onnx": gpu.TENSORRT,
+        "int8-tensorrt.onnx": gpu.TENSORRT,
+    }
+    # Where nothing runs, nothing passes.
+    quantized = dataclasses.replace(metadata, artefacts=metadata.artefacts[1:2])
+    found = gpu.check_gpu(version, quantized, lambda _: None, providers=[gpu.CUDA], speed=False)
+    assert (found["verdict"], len(found["not_run"])) == ("fail", 1)
+
+
+def test_products_that_another_provider_ran_do_not_pass(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = only(version)
+    for ran, reason in (
+        ([(gpu.CPU, "Gather"), (gpu.CPU, "Shape")], None),
+        ([(gpu.CPU, "Gather"), (gpu.CUDA, "MatMul"), (gpu.CUDA, "Shape")], "ran 1 of its products"),
+        ([(gpu.CUDA, "Shape")], "CPUExecutionProvider ran nothing of it"),
+    ):
+        monkeypatch.setattr(gpu, "_nodes", lambda _profile, ran=ran: ran)
+        found = gpu.check_gpu(version, metadata, lambda _: None, providers=[gpu.CPU], speed=False)
+        (outcome,) = found["artefacts"]
+        assert (outcome["verdict"] == "pass") == (reason is None)
+        assert reason is None or reason in outcome["reason"]
+
+
+def test_a_text_that_its_batch_mates_change_fails(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that attends to padding."""
+    path = version / "fp16.onnx"
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            node.input[3] = ""
+    path.write_bytes(serialize(model))
+    metadata = only(version, "fp16.onnx")
+    changed = Artefact.of(path, precision="fp16", form="contrib")
+    metadata = dataclasses.replace(metadata, artefacts=[metadata.artefacts[0], changed])
+    # Were its vectors near enough.
+    monkeypatch.setitem(gpu._LEAST_COSINE, "fp16", -1.0)
+    found = gpu.check_gpu(version, metadata, lambda _: None, providers=[gpu.CPU], speed=False)
+    assert found["artefacts"][1]["verdict"] == "fail"
+    assert "batch-mates change a component" in found["artefacts"][1]["reason"]
 
 
 @pytest.mark.parametrize("before", [None, "65"])
@@ -87,9 +182,12 @@ def test_packed_attention_is_checked_with_both_kernels(
     assert seen == [
         ("fp32.onnx", before),
         ("fp16.onnx", before),
+        ("int8.onnx", before),
         ("fp32-packed.onnx", before),
         ("fp16-packed.onnx", "2147483647"),
         ("fp16-packed.onnx", "0"),
+        ("fp16-tensorrt.onnx", before),
+        ("int8-tensorrt.onnx", before),
     ]
     assert os.environ.get(gpu.FLASH_ATTENTION_FROM) == before
 
@@ -132,4 +230,4 @@ def test_without_cuda(version: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_with_cuda(version: Path, tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert main(["check-gpu", str(version), "--out", str(out)]) == 0
-    assert {a["verdict"] for a in json.loads(out.read_text())["artefacts"]} == {"pass"}
+    assert {a["verdict"] for a in json.loads(out.read_text())["artefacts"]} == {"pass", "not run"}

@@ -186,6 +186,39 @@ def mixed(model: onnx.ModelProto) -> None:
     model.graph.initializer[-1].name = "other"
 
 
+def cast_to_sum(model: onnx.ModelProto) -> None:
+    """Read rows of the INT8 table with something else than what turns them into numbers."""
+    node(model, "Gather").output[0] = "rows"
+    added = helper.make_node("Identity", ["rows"], ["embeddings/word_steps"], name="copy")
+    index = list(model.graph.node).index(node(model, "Gather"))
+    model.graph.node.insert(index + 1, added)
+
+
+def whole_table(model: onnx.ModelProto) -> None:
+    table = numpy_helper.from_array(np.ones((4, 4), np.int8), "table")
+    scale = numpy_helper.from_array(np.asarray(1, np.float16), "table/scale")
+    zero = numpy_helper.from_array(np.asarray(0, np.int8), "table/zero")
+    model.graph.initializer.extend([table, scale, zero])
+    inputs = ["table", "table/scale", "table/zero"]
+    model.graph.node.insert(0, helper.make_node("Gather", ["all", "input_ids"], ["one"], name="up"))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, ["all"], name="table"))
+
+
+def test_fp8_has_one_scale_for_a_tensor() -> None:
+    model = build("fp8-tensorrt")
+    weight = next(n for n in model.graph.node if n.name == "layer0/inner/weight")
+    tensors = {t.name: t for t in model.graph.initializer}
+    channels = tensors[weight.input[0]].dims[1]
+    for name in weight.input[1:]:
+        replace(model, name, lambda v: np.repeat(v, channels))
+    weight.attribute.append(helper.make_attribute("axis", 1))
+    problems = tensorrt_problems(model)
+    assert problems == [
+        f"layer0/inner/weight: FP8 has one scale for a tensor, not {channels}: "
+        "TensorRT would multiply in FP16"
+    ]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -210,6 +243,8 @@ def mixed(model: onnx.ModelProto) -> None:
         (weights_by_row, "layer0/query/weight: a weight's scales go by output channel"),
         (computed_axes, "the axes of Unsqueeze are not a constant"),
         (mixed, "INT8 and FP8 in one graph"),
+        (cast_to_sum, "embeddings/word_steps: Gather yields INT8"),
+        (whole_table, "up: Gather reads a table of which all is dequantized"),
     ],
 )
 def test_what_it_would_refuse(

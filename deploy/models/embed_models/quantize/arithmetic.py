@@ -6,11 +6,11 @@ product stands between QuantizeLinear and DequantizeLinear, and what is around i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
-from onnx import TensorProto
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN, WORD_EMBEDDINGS, Arithmetic
 from embed_models.onnx_builder import OnnxBuilder
@@ -58,10 +58,25 @@ class _Quantized(Arithmetic):
             )
         return self._dequantized[site]
 
+    def word_table(self, b: OnnxBuilder) -> str:
+        table = quantize_rows(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
+        b.initializer("embeddings/word.scale", table.scales.astype(self.dtype))
+        return b.initializer("embeddings/word.weight", table.values)
+
+    def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
+        # Looked up first and scaled then: the other way round the whole table would be scaled in
+        # every run.
+        word = b.node("Gather", table, ids, name="embeddings/word_steps")
+        scale = b.node("Gather", "embeddings/word.scale", ids, name="embeddings/word_scale")
+        word = b.node("Cast", word, name="embeddings/word_float", to=self.onnx_type)
+        return b.node("Mul", word, scale, name="embeddings/word")
+
     def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
         if site in self.plan.excluded:
             return super().linear(b, name, site, value, key)
         weight = self.plan.weights[key]
+        # Without one where there is a single scale.
+        by_channel: dict[str, Any] = {"axis": 1} if weight.scales.ndim else {}
         dequantized = b.node(
             "DequantizeLinear",
             b.initializer(f"{name}.weight", weight.values),
@@ -70,7 +85,7 @@ class _Quantized(Arithmetic):
                 f"{name}.weight_zero_point", np.zeros(weight.scales.shape, weight.values.dtype)
             ),
             name=f"{name}/weight",
-            axis=1,
+            **by_channel,
         )
         activation = self.dequantize(b, site, value)
         product = b.node("MatMul", activation, dequantized, name=f"{name}/matmul")
@@ -79,19 +94,6 @@ class _Quantized(Arithmetic):
 
 class ContribInt8(_Quantized):
     """INT8 on the CPU; activations are uint8, which is what its integer instructions take."""
-
-    def word_table(self, b: OnnxBuilder) -> str:
-        table = quantize_rows(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
-        b.initializer("embeddings/word.scale", table.scales)
-        return b.initializer("embeddings/word.weight", table.values)
-
-    def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
-        # Looked up first and scaled then: the other way round the whole table would be scaled in
-        # every run.
-        word = b.node("Gather", table, ids, name="embeddings/word_steps")
-        scale = b.node("Gather", "embeddings/word.scale", ids, name="embeddings/word_scale")
-        word = b.node("Cast", word, name="embeddings/word_float", to=TensorProto.FLOAT)
-        return b.node("Mul", word, scale, name="embeddings/word")
 
     def fused_attention(
         self,
@@ -132,17 +134,15 @@ class ContribInt8(_Quantized):
 class QdqArithmetic(_Quantized):
     """INT8 or FP8 for TensorRT, in the explicit notation that it takes precisions from."""
 
+    @property
+    def _in_fp8(self) -> bool:
+        return bool(self.plan.fmt.weight_dtype == ml_dtypes.float8_e4m3fn)
+
     def word_table(self, b: OnnxBuilder) -> str:
-        if self.plan.fmt.weight_dtype == ml_dtypes.float8_e4m3fn:
-            # FP8 would cost accuracy, and TensorRT takes no INT8 beside FP8.
-            return super().word_table(b)
-        table = quantize_rows(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
-        scales = table.scales[:, 0].astype(self.dtype)
-        return b.node(
-            "DequantizeLinear",
-            b.initializer("embeddings/word.weight", table.values),
-            b.initializer("embeddings/word.scale", scales),
-            b.initializer("embeddings/word.zero_point", np.zeros(scales.shape, np.int8)),
-            name="embeddings/table",
-            axis=0,
+        # FP8 would cost accuracy, and TensorRT takes no INT8 beside FP8.
+        return Arithmetic.word_table(self, b) if self._in_fp8 else super().word_table(b)
+
+    def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
+        return (
+            Arithmetic.words(self, b, table, ids) if self._in_fp8 else super().words(b, table, ids)
         )

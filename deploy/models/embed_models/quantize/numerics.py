@@ -5,6 +5,7 @@ float32 before any graph is written.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +17,7 @@ Floats = NDArray[np.float32]
 LEAST_SCALE = np.float32(6.2e-5)
 
 _INTEGER_WEIGHT_CLIPS = np.linspace(0.6, 1.0, 9)
-# FP8 gains nothing by clipping. But where the numbers of a channel fall between two powers of two
+# FP8 gains nothing by clipping. But where the numbers of a matrix fall between two powers of two
 # decides how they round, and a scale that is up to twice as large moves them.
 _FLOAT_WEIGHT_CLIPS = np.linspace(1.0, 1.9, 10)
 
@@ -83,7 +84,7 @@ E4M3 = Format(
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight matrix [in, out] in 8 bits with a scale for each output channel."""
+    """A weight matrix [in, out] in 8 bits; one scale for each output channel, or for all of it."""
 
     values: NDArray[np.generic]
     scales: Floats
@@ -93,15 +94,21 @@ class QuantizedWeight:
 
 
 def quantize_weight(weight: Floats, fmt: Format) -> QuantizedWeight:
-    """Quantize [in, out] with the scale per output channel that has the least squared error."""
-    largest = np.abs(weight).max(axis=0)
+    """Quantize [in, out] with the scales that have the least squared error.
+
+    Integers have one for each output channel. FP8 has one for the matrix, since that is what
+    TensorRT multiplies in FP8: with a scale for each channel it multiplies in FP16. FP8 loses
+    little by it, as small numbers have as many bits of mantissa as large ones.
+    """
     integers = fmt.weight_dtype == np.int8
+    rows = 0 if integers else None
+    largest: Any = np.abs(weight).max(axis=rows)
     clips = _INTEGER_WEIGHT_CLIPS if integers else _FLOAT_WEIGHT_CLIPS
     best = _scale(largest / fmt.weight_top)
     least = np.full(largest.shape, np.inf)
     for clip in clips:
         scales = _scale(largest * clip / fmt.weight_top)
-        error = np.square(_round_weight(weight, scales, fmt) - weight).sum(axis=0)
+        error = np.square(_round_weight(weight, scales, fmt) - weight).sum(axis=rows)
         best = np.where(error < least, scales, best)
         least = np.minimum(error, least)
     steps = np.clip(weight / best, -fmt.weight_top, fmt.weight_top)

@@ -146,8 +146,17 @@ class _Checker:
                     yield f"{node.name}: the rank of what it yields is not known"
                     continue
                 allowed = _TYPES | (_EIGHT_BITS if node.op_type == _QUANTIZE else set())
-                if kind not in allowed:
+                if kind not in allowed and not self._looks_up(node, kind):
                     yield f"{node.name}: {node.op_type} yields {_name(kind)}"
+
+    def _looks_up(self, node: onnx.NodeProto, kind: int) -> bool:
+        """Say whether a node reads rows of an INT8 table, which are then cast and scaled."""
+        return (
+            node.op_type == "Gather"
+            and kind == TensorProto.INT8
+            and node.input[0] in self.initializers
+            and all(n.op_type == "Cast" for n in self.graph.node if node.output[0] in n.input)
+        )
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> Iterator[str]:
         if tensor.data_type not in _TYPES | _EIGHT_BITS:
@@ -199,6 +208,11 @@ class _Checker:
             reads = {n.op_type for n in self.graph.node if node.output[0] in n.input}
             if "MatMul" in reads and axis not in (1, -1):
                 yield f"{node.name}: a weight's scales go by output channel, axis 1, not {axis}"
+            if self.type_of(node.input[0]) == TensorProto.FLOAT8E4M3FN:
+                yield (
+                    f"{node.name}: FP8 has one scale for a tensor, not {values.size}: "
+                    "TensorRT would multiply in FP16"
+                )
         zero = self.initializers.get(node.input[2]) if len(node.input) > 2 else None
         if zero is None:
             # The default would be uint8.
@@ -218,7 +232,14 @@ class _Checker:
         if not users[node.output[0]]:
             yield f"{node.name}: nothing reads it"
         for reader in self.graph.node:
-            if node.output[0] in reader.input and reader.op_type not in ("MatMul", "Gather"):
+            if node.output[0] not in reader.input or reader.op_type == "MatMul":
+                continue
+            if reader.op_type == "Gather":
+                yield (
+                    f"{reader.name}: Gather reads a table of which all is dequantized in every "
+                    "run; look up first"
+                )
+            else:
                 yield f"{reader.name}: {reader.op_type} reads quantized values, only products may"
 
     def _is_dequantized(self, value: str) -> bool:
