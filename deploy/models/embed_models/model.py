@@ -1,9 +1,11 @@
 """A model ready to be written: what an import has found out, before any file exists."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_models import batch_dependence
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import ContribAttention
 from embed_models.checkpoint import Checkpoint, read_checkpoint
@@ -58,6 +60,16 @@ class Model:
         encoder = TextEncoder(graph, tokenizer, self.max_seq_length)
         golden.write_text(golden_json(encoder), encoding="utf-8")
         report(f"computed {golden.name}: {len(TEXTS)} texts")
+        artefact = Artefact.of(graph, precision=PRECISION, form=self.form)
+        # Our own graphs have nothing of the kind.
+        found = None if self.checkpoint else batch_dependence.described(self.graph)
+        if found is not None:
+            counted = ", ".join(f"{count} {name}" for name, count in found["operators"].items())
+            report(
+                f"{graph.name} is quantized dynamically ({counted}): its vectors depend on what "
+                "is in a run, which metadata.json says; a worker runs it one text at a time"
+            )
+            artefact = dataclasses.replace(artefact, quantization=found)
         metadata = Metadata(
             model_name=self.name,
             slug=self.slug,
@@ -72,7 +84,7 @@ class Model:
             space=self.space,
             tokenizer=FileRef.of(tokenizer),
             golden=FileRef.of(golden),
-            artefacts=[Artefact.of(graph, precision=PRECISION, form=self.form)],
+            artefacts=[artefact],
             license=self.license,
             created_at=now,
             random_weights=self.random_weights,

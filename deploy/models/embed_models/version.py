@@ -30,7 +30,7 @@ from embed_models.report.run import write_report
 from embed_models.timestamp import timestamp
 from embed_models.twin import TwinSettings, twin_model
 from embed_models.validate.run import check_files, validate_version
-from embed_models.validate.thresholds import missed
+from embed_models.validate.thresholds import missed, unjudged
 
 Report = Callable[[str], None]
 
@@ -101,7 +101,7 @@ def quantize(
 def validate(directory: Path, options: Options, report: Report) -> list[str]:
     """Measure a version; write the result into it unless it is published.
 
-    Returns what it misses of its recipe.
+    Returns what it misses of its recipe, and tells `report` what could not be judged here.
     """
     metadata, recipe = read_version(directory)
     metadata = _validated(directory, metadata, recipe, options, report)
@@ -110,6 +110,8 @@ def validate(directory: Path, options: Options, report: Report) -> list[str]:
     else:
         _write_metadata(directory, metadata)
         write_report(directory, metadata, recipe)
+    for sentence in unjudged(recipe, metadata):
+        report(f"not judged: {sentence}")
     return missed(recipe, metadata)
 
 
@@ -173,6 +175,8 @@ def _make(
         _write_metadata(staged, metadata)
         write_report(staged, metadata, recipe)
         _refuse_below_thresholds(recipe, metadata)
+        for sentence in unjudged(recipe, metadata):
+            report(f"not judged: {sentence}")
         _publish(staged, metadata, target, report)
     return metadata
 

@@ -7,14 +7,17 @@ import onnx
 import pytest
 from numpy_bert import encode
 from onnx import TensorProto, helper
-from tiny_bert import BERT_CONFIG, random_tensors, tokenizer_json, write_json
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tiny_bert import BERT_CONFIG, random_sequences, random_tensors, tokenizer_json, write_json
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import PlainAttention
+from embed_models.batch_dependence import batch_dependent_operators
 from embed_models.cli import main
 from embed_models.graph import build_graph
-from embed_models.inference import TextEncoder
+from embed_models.inference import TextEncoder, cpu_session
 from embed_models.metadata import Metadata
+from embed_models.validate.invariance import batch_difference
 
 TENSORS = random_tensors()
 
@@ -52,6 +55,49 @@ def write(directory: Path, model: onnx.ModelProto) -> Path:
 def import_onnx(path: Path, registry: Path, *more: str) -> int:
     options = ["--registry", str(registry), "--name", "tiny", "--max-seq-length", "24"]
     return main(["import", str(path), *options, *more])
+
+
+def test_dynamic_quantization_in_the_file_is_found_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write(tmp_path / "source", exported(pooled=True))
+    dynamic = plain.with_name("dynamic.onnx")
+    quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
+    capsys.readouterr()
+    assert import_onnx(dynamic, tmp_path / "registry") == 0
+    said = capsys.readouterr().err
+    assert "is quantized dynamically" in said
+    assert "DynamicQuantizeLinear" in said
+    version = tmp_path / "registry" / "models" / "tiny" / "v1.0.0"
+    (artefact,) = Metadata.read(version / "metadata.json").artefacts
+    assert artefact.quantization is not None
+    assert artefact.quantization["batch_dependent"] is True
+    assert batch_difference(cpu_session(version / "fp32.onnx", threads=1), sequences()) > 1e-4
+    assert import_onnx(plain, tmp_path / "other") == 0
+    version = tmp_path / "other" / "models" / "tiny" / "v1.0.0"
+    (artefact,) = Metadata.read(version / "metadata.json").artefacts
+    assert artefact.quantization is None
+    assert batch_difference(cpu_session(version / "fp32.onnx", threads=1), sequences()) < 1e-6
+
+
+def sequences() -> list[list[int]]:
+    return random_sequences(24)
+
+
+def test_dynamic_quantization_is_found_in_branches_and_functions() -> None:
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["a", "b", "c"])
+    inner = helper.make_graph([node], "inner", [], [])
+    branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    function = helper.make_function(
+        "ours", "f", ["x"], ["a"], [node], [helper.make_opsetid("", 17)]
+    )
+    model = helper.make_model(helper.make_graph([branch], "g", [], []), functions=[function])
+    assert batch_dependent_operators(model) == {"DynamicQuantizeLinear": 3}
+    integers = helper.make_node("MatMulInteger", ["x", "y"], ["z"])
+    assert (
+        batch_dependent_operators(helper.make_model(helper.make_graph([integers], "g", [], [])))
+        == {}
+    )
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -13,6 +13,7 @@ DESCRIPTION: dict[str, Any] = {
     "weights": "s8, symmetric, per output channel",
     "activations": "u8, asymmetric, from the range of each batch",
     "batch_dependent": True,
+    "accuracy_loss": None,
 }
 
 

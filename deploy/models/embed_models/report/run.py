@@ -14,7 +14,7 @@ from embed_models.errors import RegistryError
 from embed_models.metadata import Artefact, Metadata
 from embed_models.recipe import Recipe
 from embed_models.registry import METADATA, Registry
-from embed_models.validate.thresholds import missed
+from embed_models.validate.thresholds import missed, unjudged
 
 MARKDOWN, HTML = "report.md", "report.html"
 
@@ -26,18 +26,20 @@ class Section:
     metadata: Metadata
     # What it misses of its recipe; None where there is no recipe at hand.
     missed: list[str] | None
+    # What could not be judged where it was validated; only where there is a recipe at hand.
+    unjudged: list[str]
 
 
 def write_report(directory: Path, metadata: Metadata, recipe: Recipe) -> None:
     """Write the report of one version into its directory."""
-    section = Section(metadata, missed(recipe, metadata))
+    section = Section(metadata, missed(recipe, metadata), unjudged(recipe, metadata))
     _write(directory, f"{metadata.model_name} {metadata.version}", [section])
 
 
 def write_overview(registry: Registry, out: Path) -> int:
     """Write a report over the current versions of all models; returns how many there are."""
     sections = [
-        Section(Metadata.read(directory / METADATA), None)
+        Section(Metadata.read(directory / METADATA), None, [])
         for directory in registry.current_versions()
     ]
     if not sections:

@@ -22,6 +22,7 @@ from embed_models.progress import tenths
 from embed_models.tokenizer import load_tokenizer
 from embed_models.validate import speed
 from embed_models.validate.agreement import agreement, cosines
+from embed_models.validate.claims import UNMEASURED, accuracy_loss, not_run
 from embed_models.validate.invariance import batch_difference
 from embed_models.validate.lee import LeeDocuments, lee_documents
 from embed_models.validate.retrieval import Retrieval, retrieve
@@ -126,7 +127,14 @@ def validate_version(
         if packed:
             result["packing"] = STRUCTURE_ONLY
         result["size_ratio"] = round(artefact.bytes / metadata.artefacts[0].bytes, 4)
-        validated.append(dataclasses.replace(artefact, validation=result))
+        result["not_run"] = not_run(artefact)
+        quantization = artefact.quantization
+        if quantization is not None:
+            loss = accuracy_loss(result["cosine_similarity_vs_fp32"])
+            quantization = quantization | {"accuracy_loss": loss}
+        validated.append(
+            dataclasses.replace(artefact, quantization=quantization, validation=result)
+        )
         report(
             f"{name}: cosine mean {result['cosine_similarity_vs_fp32']:.5f}, "
             f"min {result['cosine_min']:.4f}, recall@1 {result['recall_at_1']:.3f}, "
@@ -166,12 +174,15 @@ def _compare(
 ) -> dict[str, Any]:
     found, wanted = vectors.retrieval, reference.retrieval
     result = agreement(vectors.held_out, reference.held_out).to_json()
+    golden = cosines(vectors.golden, validator.golden_vectors)
     result |= {
-        "golden_cosine_min": round(
-            float(cosines(vectors.golden, validator.golden_vectors).min()), 6
-        ),
+        # By these a worker tells whether a graph runs as it was validated.
+        "golden_cosine_min": round(float(golden.min()), 6),
+        "golden_cosine_mean": round(float(golden.mean()), 6),
         "recall_at_1": round(found.recall_at_1, 4),
         "recall_at_10": round(found.recall_at_10, 4),
+        "recall_at_k": round(found.recall_at_10, 4),
+        "k": 10,
         "mrr_at_10": round(found.mrr_at_10, 4),
         "recall_at_1_ratio": round(found.recall_at_1 / max(wanted.recall_at_1, 1e-9), 4),
         "top10_overlap": round(found.overlap(wanted), 4),
@@ -221,9 +232,9 @@ def _with_speed(
     exact = speeds[KINDS[REFERENCE].file][speed.JUDGED]
     measured = []
     for artefact in artefacts:
-        performance = None
+        performance = UNMEASURED
         if artefact.file in speeds:
-            performance = speed.to_json(speeds[artefact.file])
+            performance = UNMEASURED | speed.to_json(speeds[artefact.file])
             mine = speeds[artefact.file][speed.JUDGED]
             performance["speedup_vs_fp32"] = round(mine.ratio_to(exact), 2)
             performance["integer_instructions"] = speed.has_integer_instructions()

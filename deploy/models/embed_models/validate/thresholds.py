@@ -22,7 +22,10 @@ _NOT_FOR_DYNAMIC = ("batch_invariance", "size_ratio")
 
 
 def missed(recipe: Recipe, metadata: Metadata) -> list[str]:
-    """Return a sentence for each threshold that the version misses, or that was not measured."""
+    """Return a sentence for each threshold that the version misses, or that was not measured.
+
+    What `unjudged` returns is neither missed nor met.
+    """
     if metadata.random_weights:
         return []
     sentences: list[str] = []
@@ -36,6 +39,27 @@ def missed(recipe: Recipe, metadata: Metadata) -> list[str]:
         else:
             sentences += _missed_by(name, artefact, artefact.validation, recipe.thresholds[name])
     sentences += _missed_teacher(recipe, by_file.get(KINDS[REFERENCE].file))
+    return sentences
+
+
+def unjudged(recipe: Recipe, metadata: Metadata) -> list[str]:
+    """Return a sentence for everything that the recipe asks for and this machine cannot judge."""
+    if metadata.random_weights:
+        return []
+    sentences: list[str] = []
+    by_file = {artefact.file: artefact for artefact in metadata.artefacts}
+    for name in recipe.artefacts:
+        artefact = by_file.get(KINDS[name].file)
+        if artefact is None or artefact.validation is None:
+            continue  # which is missed
+        if words := artefact.validation.get("not_run"):
+            sentences.append(f"{artefact.file}: not run: {words}")
+        performance, wanted = artefact.performance or {}, recipe.thresholds[name].speedup
+        if wanted is not None and name != REFERENCE and not performance.get("integer_instructions"):
+            sentences.append(
+                f"{artefact.file}: speedup_vs_fp32 is {performance.get('speedup_vs_fp32')} here, "
+                f"and {wanted} is asked for where a CPU has integer instructions, as this one lacks"
+            )
     return sentences
 
 
