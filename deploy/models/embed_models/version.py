@@ -12,10 +12,13 @@ from pathlib import Path
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.corpus.load import (
+    BY_KIND,
     CALIBRATION,
     HELD_OUT,
+    ByKind,
     HeldOut,
     data_dir,
+    read_by_kind,
     read_held_out,
     read_texts,
 )
@@ -51,6 +54,7 @@ class Options:
     threads: int = 2
     calibration: Path = dataclasses.field(default_factory=lambda: data_dir() / CALIBRATION)
     held_out: Path = dataclasses.field(default_factory=lambda: data_dir() / HELD_OUT)
+    kinds: Path = dataclasses.field(default_factory=lambda: data_dir() / BY_KIND)
     dynamic_int8: bool = False
     # A smaller held-out set, for a quick look; None: all of it.
     held_out_texts: int | None = None
@@ -58,6 +62,12 @@ class Options:
     def read_held_out(self) -> HeldOut:
         held_out = read_held_out(self.held_out)
         return held_out if self.held_out_texts is None else held_out.first(self.held_out_texts)
+
+    def read_kinds(self) -> ByKind:
+        kinds = read_by_kind(self.kinds)
+        if self.held_out_texts is None:
+            return kinds
+        return kinds.first(max(1, self.held_out_texts // 50))
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ def _check_inputs(options: Options) -> None:
     """Find out about missing or empty texts before minutes of work."""
     read_texts(options.calibration)
     options.read_held_out()
+    options.read_kinds()
 
 
 def _make(
@@ -204,6 +215,7 @@ def _validated(
         directory,
         metadata,
         options.read_held_out(),
+        kinds=options.read_kinds(),
         threads=options.threads,
         vocabulary=recipe.architecture.vocab_size,
         teacher=_teacher_graph(recipe, report),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from embed_models.corpus.debian import packages
 from embed_models.corpus.freeze import freeze, is_held_out
 from embed_models.corpus.load import (
+    BY_KIND,
     CALIBRATION,
     HELD_OUT,
+    LENGTHS,
     data_dir,
+    read_by_kind,
     read_held_out,
     read_rows,
     read_texts,
@@ -25,12 +29,43 @@ from embed_models.wordnet import split_gloss
 def test_the_frozen_sets() -> None:
     calibration = read_texts(data_dir() / CALIBRATION)
     held_out = read_held_out(data_dir() / HELD_OUT)
-    assert len(calibration.items) == len(set(calibration.items)) == 10_000
+    assert len(calibration.items) == len(set(calibration.items)) == 11_500
     assert len(held_out.sentences) == 1000
     assert len(held_out.queries) == len(held_out.documents) == 700
     known = {text.casefold() for text in calibration.items}
     for text in (*held_out.sentences, *held_out.queries, *held_out.documents):
         assert text.casefold() not in known
+
+
+def test_the_texts_by_kind() -> None:
+    path = data_dir() / BY_KIND
+    kinds = read_by_kind(path)
+    assert path.stat().st_size < 300_000
+    counted = Counter((item.kind, item.tokens) for item in kinds.items)
+    assert {kind for kind, _ in counted} == {
+        "novel",
+        "manual",
+        "dictionary",
+        "law",
+        "code",
+        "list",
+        "question",
+    }
+    # Questions have the length that they have.
+    assert all(
+        counted[kind, tokens] >= 15
+        for kind in ("novel", "manual", "dictionary", "law", "code", "list")
+        for tokens in LENGTHS
+    )
+    texts = [item.text for item in kinds.items]
+    assert len(set(texts)) == len(texts)
+    calibration = set(read_texts(data_dir() / CALIBRATION).items)
+    held_out = {row["text"] for row in read_rows(data_dir() / HELD_OUT)}
+    assert not calibration & set(texts)
+    assert not held_out & set(texts)
+    few = kinds.first(2)
+    assert max(Counter((item.kind, item.tokens) for item in few.items).values()) == 2
+    assert "first 2" in few.name
 
 
 def test_held_out_texts_are_held_out_by_both_splits() -> None:

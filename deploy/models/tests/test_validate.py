@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from embed_models.corpus.load import ByKind, KindText
 from embed_models.validate.agreement import agreement, cosines
+from embed_models.validate.kinds import by_kind, neighbours_shared
 from embed_models.validate.lee import lee_documents
 from embed_models.validate.retrieval import retrieve
 from embed_models.validate.speed import Speed
@@ -95,3 +97,31 @@ def test_human_ratings() -> None:
     values, basis = np.linalg.eigh(ratings + np.eye(50) * 50)
     vectors = (basis * np.sqrt(values)).astype(np.float32)
     assert lee.correlation(vectors) == pytest.approx(1, abs=1e-3)
+
+
+def test_figures_by_kind_and_length() -> None:
+    random = np.random.default_rng(0)
+    reference = unit(random.standard_normal((40, 16)))
+    vectors = reference.copy()
+    # One text of code is turned by a right angle.
+    vectors[3] = unit(np.roll(reference[3:4], 1, axis=1))
+    items = tuple(
+        KindText("code" if i < 10 else "law", 16 if i % 2 else 256, "") for i in range(40)
+    )
+    result = by_kind(ByKind("texts", "0" * 64, items), vectors, reference)
+    assert result["kinds"]["law"] == {
+        "texts": 30,
+        "cosine_similarity_vs_fp32": 1.0,
+        "cosine_min": 1.0,
+    }
+    assert result["kinds"]["code"]["cosine_min"] == result["cosine_min"] < 0.9
+    assert result["tokens"]["16"]["cosine_min"] == result["cosine_min"]
+    assert result["tokens"]["256"]["cosine_min"] == 1.0
+    assert 0.5 < result["top10_overlap"] < 1
+
+
+def test_what_is_near_itself_is_no_neighbour() -> None:
+    reference = unit(np.random.default_rng(1).standard_normal((30, 8)))
+    assert neighbours_shared(reference, reference) == 1
+    assert neighbours_shared(-reference, reference) == 1
+    assert neighbours_shared(np.roll(reference, 1, axis=0), reference) < 0.6

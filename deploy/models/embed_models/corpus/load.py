@@ -6,14 +6,20 @@ The frozen texts are data of this package; `data_dir` finds them.
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embed_models.errors import CorpusError
 
 CALIBRATION = "calibration.jsonl.gz"
 HELD_OUT = "held-out.jsonl.gz"
+BY_KIND = "by-kind.jsonl.gz"
+
+# Tokens of the texts by kind.
+LENGTHS = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,37 @@ class HeldOut:
             queries=self.queries[:count],
             documents=self.documents[:count],
         )
+
+
+@dataclass(frozen=True)
+class KindText:
+    """A text of a kind, cut to a number of tokens at most."""
+
+    kind: str
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """Texts of kinds that are neither calibrated with nor in the held-out set."""
+
+    name: str
+    sha256: str
+    items: tuple[KindText, ...]
+
+    def first(self, count: int) -> "ByKind":
+        """Return a smaller set, with at most `count` texts of each kind and length."""
+        seen: Counter[tuple[str, int]] = Counter()
+        items = []
+        for item in self.items:
+            seen[item.kind, item.tokens] += 1
+            if seen[item.kind, item.tokens] <= count:
+                items.append(item)
+        if len(items) == len(self.items):
+            return self
+        name = f"{self.name} (first {count} of each kind and length)"
+        return ByKind(name=name, sha256=self.sha256, items=tuple(items))
 
 
 def data_dir() -> Path:
@@ -83,14 +120,28 @@ def read_held_out(path: Path) -> HeldOut:
     )
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+def read_by_kind(path: Path) -> ByKind:
+    """Read texts by kind and length."""
+    rows = read_rows(path)
+    items = []
+    for row in rows:
+        kind, tokens = row.get("kind"), row.get("tokens")
+        if not isinstance(kind, str) or tokens not in LENGTHS:
+            raise CorpusError(
+                f"{path} has a row without `kind`, or whose `tokens` is not one of {LENGTHS}"
+            )
+        items.append(KindText(kind, int(tokens), row["text"]))
+    return ByKind(name=path.name, sha256=_sha256(path), items=tuple(items))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, str | int]]) -> None:
     """Write JSON lines, compressed; the same rows always give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(gzip.compress(content.encode(), compresslevel=9, mtime=0))
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a file of texts with all that they say; each has a `text`."""
     try:
         raw = path.read_bytes()
@@ -112,7 +163,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
+def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:

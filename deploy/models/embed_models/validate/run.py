@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed_models.attention import PackedAttention, PlainAttention
-from embed_models.corpus.load import HeldOut
+from embed_models.corpus.load import ByKind, HeldOut
 from embed_models.errors import ValidationError
 from embed_models.golden import decode_vector
 from embed_models.inference import cpu_session, embed_sequences
@@ -24,6 +24,7 @@ from embed_models.validate import speed
 from embed_models.validate.agreement import agreement, cosines
 from embed_models.validate.claims import UNMEASURED, accuracy_loss, not_run
 from embed_models.validate.invariance import batch_difference
+from embed_models.validate.kinds import by_kind
 from embed_models.validate.lee import LeeDocuments, lee_documents
 from embed_models.validate.retrieval import Retrieval, retrieve
 from embed_models.validate.tensorrt import refuse_for_tensorrt
@@ -38,6 +39,8 @@ class Vectors:
     held_out: NDArray[np.float32]
     golden: NDArray[np.float32]
     lee: NDArray[np.float32] | None
+    # Only of graphs that lose something worth telling apart.
+    by_kind: NDArray[np.float32] | None
     retrieval: Retrieval
     batch_difference: float
 
@@ -46,7 +49,13 @@ class Validator:
     """Embeds the same texts with one graph after the other."""
 
     def __init__(
-        self, directory: Path, metadata: Metadata, held_out: HeldOut, *, threads: int
+        self,
+        directory: Path,
+        metadata: Metadata,
+        held_out: HeldOut,
+        kinds: ByKind | None,
+        *,
+        threads: int,
     ) -> None:
         self._directory = directory
         self._threads = threads
@@ -74,8 +83,18 @@ class Validator:
         )
         self.lee: LeeDocuments | None = lee_documents()
         self._lee = ids(self.lee.documents) if self.lee else []
+        self.kinds = kinds
+        self._kinds = ids([item.text for item in kinds.items]) if kinds else []
 
-    def embed(self, graph: Path | bytes, name: str, *, as_written: bool, report: Report) -> Vectors:
+    def embed(
+        self,
+        graph: Path | bytes,
+        name: str,
+        *,
+        as_written: bool,
+        by_kind: bool = False,
+        report: Report,
+    ) -> Vectors:
         """Embed everything with one graph."""
         session = cpu_session(graph, threads=self._threads, as_written=as_written)
         progress = tenths(report, f"{name}: embedded, texts", len(self._sequences))
@@ -87,6 +106,7 @@ class Validator:
             # One by one, as a worker does before it serves a version.
             golden=np.concatenate([embed_sequences(session, [ids]) for ids in self._golden]),
             lee=embed_sequences(session, self._lee) if self._lee else None,
+            by_kind=embed_sequences(session, self._kinds) if by_kind and self._kinds else None,
             retrieval=retrieve(vectors[first:second], vectors[second:]),
             batch_difference=batch_difference(session, self._sequences[:: max(1, first // 16)]),
         )
@@ -97,6 +117,7 @@ def validate_version(
     metadata: Metadata,
     held_out: HeldOut,
     *,
+    kinds: ByKind | None = None,
     threads: int,
     vocabulary: int,
     report: Report,
@@ -109,7 +130,7 @@ def validate_version(
             "nothing to validate. It serves to try out speed and plumbing"
         )
     check_files(directory, metadata)
-    validator = Validator(directory, metadata, held_out, threads=threads)
+    validator = Validator(directory, metadata, held_out, kinds, threads=threads)
     reference: Vectors | None = None
     validated: list[Artefact] = []
     for artefact in metadata.artefacts:
@@ -121,7 +142,13 @@ def validate_version(
             graph = _unpacked(directory, artefact, metadata)
         if artefact.form == PlainAttention.name:
             refuse_for_tensorrt(directory / artefact.file)
-        vectors = validator.embed(graph, name, as_written=as_written, report=report)
+        vectors = validator.embed(
+            graph,
+            name,
+            as_written=as_written,
+            by_kind=reference is None or artefact.quantization is not None,
+            report=report,
+        )
         reference = reference or vectors
         result = _compare(vectors, reference, validator, held_out)
         if packed:
@@ -194,6 +221,13 @@ def _compare(
     }
     if validator.lee and vectors.lee is not None:
         result["human_similarity_pearson"] = round(validator.lee.correlation(vectors.lee), 4)
+    if (
+        validator.kinds is not None
+        and vectors is not reference
+        and vectors.by_kind is not None
+        and reference.by_kind is not None
+    ):
+        result["by_kind"] = by_kind(validator.kinds, vectors.by_kind, reference.by_kind)
     return result
 
 
