@@ -34,6 +34,8 @@ class Arithmetic:
     def __init__(self, tensors: Tensors, dtype: DTypeLike = np.float32) -> None:
         self.tensors = tensors
         self.dtype = np.dtype(dtype)
+        # The value of the graph that each site is, for those that want to see it.
+        self.sites: dict[str, str] = {}
 
     @property
     def onnx_type(self) -> int:
@@ -53,7 +55,7 @@ class Arithmetic:
 
     def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
         """Multiply by a weight matrix and add its bias: [batch, seq, in] -> [batch, seq, out]."""
-        del site  # an exact product needs to know nothing about its input
+        self.sites[site] = value
         return self.add_bias(b, name, self.product(b, name, value, key), key)
 
     def product(self, b: OnnxBuilder, name: str, value: str, key: str) -> str:
@@ -76,7 +78,7 @@ class Arithmetic:
         heads: int,
     ) -> str:
         """Write com.microsoft Attention; `keys` name the query, key and value projections."""
-        del site
+        self.sites[site] = hidden
         weight, bias = self.fused_projections(b, name, keys)
         return b.node(
             "Attention",
@@ -124,28 +126,3 @@ class Arithmetic:
         if self.dtype == np.float32:
             return value
         return b.node("Cast", value, name="pool/float32", to=TensorProto.FLOAT)
-
-
-class SiteRecorder(Arithmetic):
-    """Exact arithmetic that remembers which tensor of the graph each site is."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        super().__init__(tensors)
-        self.sites: dict[str, str] = {}
-
-    def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
-        self.sites[site] = value
-        return super().linear(b, name, site, value, key)
-
-    def fused_attention(
-        self,
-        b: OnnxBuilder,
-        name: str,
-        site: str,
-        hidden: str,
-        keys: Sequence[str],
-        mask: str,
-        heads: int,
-    ) -> str:
-        self.sites[site] = hidden
-        return super().fused_attention(b, name, site, hidden, keys, mask, heads)

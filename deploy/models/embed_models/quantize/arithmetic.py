@@ -30,6 +30,7 @@ class _Quantized(Arithmetic):
 
     def quantize(self, b: OnnxBuilder, site: str, value: str) -> str:
         """Return the quantized activation; its scale and zero point are initializers."""
+        self.sites[site] = value
         if site not in self._quantized:
             plan = self.plan.sites[site]
             if plan.multiplier is not None:

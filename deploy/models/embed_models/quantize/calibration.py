@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embed_models.arithmetic import SiteRecorder
+from embed_models.arithmetic import Arithmetic
 from embed_models.attention import ATTENTION_MASK
 from embed_models.batches import equal_length_batches
 from embed_models.checkpoint import Checkpoint
@@ -98,7 +98,7 @@ def calibrate(
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Calibration:
     """Run token sequences through the float32 graph; `progress` hears how many are done."""
-    recorder = SiteRecorder(checkpoint.tensors)
+    recorder = Arithmetic(checkpoint.tensors)
     model = build_graph(checkpoint.config, recorder, checkpoint.pooling)
     names = list(recorder.sites)
     for tensor in recorder.sites.values():

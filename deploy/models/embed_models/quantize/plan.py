@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embed_models.checkpoint import BertConfig, Tensors
-from embed_models.quantize.calibration import Calibration
+from embed_models.quantize.calibration import Calibration, SiteStatistics
 from embed_models.quantize.numerics import (
     ActivationScale,
     Floats,
@@ -49,6 +49,8 @@ class Plan:
     sites: Mapping[str, SitePlan]
     # By the prefix of the tensors, [in, out].
     weights: Mapping[str, QuantizedWeight]
+    # Whether it was rounded layer by layer (`layerwise`), and not each number to the nearest.
+    fitted: bool = False
 
 
 def linear_layers(config: BertConfig) -> dict[str, list[str]]:
@@ -74,26 +76,18 @@ def make_plan(
     strength: float | None,
     excluded: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Choose all scales for one smoothing strength (None: no smoothing)."""
-    changed = dict(tensors)
-    layers = {site: keys for site, keys in linear_layers(config).items() if site not in excluded}
-    factors = _smoothing_factors(changed, calibration, layers, strength)
-    _apply_smoothing(changed, layers, factors)
+    """Choose all scales for one smoothing strength (None: no smoothing), and round each number."""
+    changed, factors = smoothed(config, tensors, calibration, strength=strength, excluded=excluded)
     sites: dict[str, SitePlan] = {}
     weights: dict[str, QuantizedWeight] = {}
-    for site, keys in layers.items():
+    for site, keys in linear_layers(config).items():
+        if site in excluded:
+            continue
         statistics = calibration.sites[site]
-        factor = factors.get(site, np.float32(1))
-        low, high = statistics.low / factor, statistics.high / factor
-        sample = statistics.sample / factor
         together = np.concatenate([changed[f"{key}.weight"].T for key in keys], axis=1)
-        step = max(1, len(sample) // _SEARCH_ROWS)
-        activation = choose_activation_scale(
-            sample[::step], float(low.min()), float(high.max()), together, fmt
-        )
-        folded = site.endswith("/attention_output") or site not in factors
-        multiplier = None if folded else np.asarray(1 / factor, np.float32)
-        sites[site] = SitePlan(activation, multiplier)
+        sites[site] = choose_site(site, statistics, factors.get(site), together, fmt)
+        sample = statistics.sample / factors.get(site, np.float32(1))
+        activation = sites[site].activation
         rounded = fmt.fake(sample, activation.scale, activation.zero_point).mean(axis=0)
         for key in keys:
             weight = np.ascontiguousarray(changed[f"{key}.weight"].T)
@@ -108,6 +102,37 @@ def make_plan(
         sites=sites,
         weights=weights,
     )
+
+
+def choose_site(
+    site: str, statistics: SiteStatistics, factor: Floats | None, weight: Floats, fmt: Format
+) -> SitePlan:
+    """Choose how the activation of a site is quantized; `weight` is smoothed already."""
+    divisor = np.float32(1) if factor is None else factor
+    low, high = statistics.low / divisor, statistics.high / divisor
+    sample = statistics.sample / divisor
+    step = max(1, len(sample) // _SEARCH_ROWS)
+    activation = choose_activation_scale(
+        sample[::step], float(low.min()), float(high.max()), weight, fmt
+    )
+    folded = site.endswith("/attention_output") or factor is None
+    return SitePlan(activation, None if folded else np.asarray(1 / divisor, np.float32))
+
+
+def smoothed(
+    config: BertConfig,
+    tensors: Tensors,
+    calibration: Calibration,
+    *,
+    strength: float | None,
+    excluded: frozenset[str],
+) -> tuple[Tensors, dict[str, Floats]]:
+    """Return the tensors with smoothing applied, and the factor of each site that has one."""
+    changed = dict(tensors)
+    layers = {site: keys for site, keys in linear_layers(config).items() if site not in excluded}
+    factors = _smoothing_factors(changed, calibration, layers, strength)
+    _apply_smoothing(changed, layers, factors)
+    return changed, factors
 
 
 def _smoothing_factors(

@@ -61,7 +61,13 @@ def quantize_version(
             seed=settings.seed,
             progress=tenths(report, "calibrated, texts", len(sequences)),
         )
-        search = Search(checkpoint, calibration, sequences, threads=settings.threads)
+        search = Search(
+            checkpoint,
+            calibration,
+            sequences,
+            threads=settings.threads,
+            fit=not metadata.random_weights,
+        )
     artefacts = {artefact.file: artefact for artefact in metadata.artefacts}
     for kind in kinds:
         path = directory / kind.file
@@ -131,6 +137,9 @@ def _describe(
         "calibration_tokens": calibration.tokens,
         "smoothing_strength": plan.strength or 0.0,
         "bias_correction": True,
+        "rounding": "layer by layer, against the exact layer's output"
+        if plan.fitted
+        else "to the nearest",
         "excluded": sorted(plan.excluded),
         "reason": found.reason,
         "trials": [trial.to_json() for trial in found.trials],

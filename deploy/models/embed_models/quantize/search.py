@@ -19,6 +19,8 @@ from embed_models.inference import cpu_session, embed_sequences
 from embed_models.kinds import CPU_INT8, TENSORRT_INT8, Kind
 from embed_models.quantize.arithmetic import ContribInt8, QdqArithmetic
 from embed_models.quantize.calibration import Calibration
+from embed_models.quantize.layerwise import fitted_plan
+from embed_models.quantize.numerics import Format
 from embed_models.quantize.plan import Plan, make_plan
 
 TUNING_TEXTS = 128
@@ -63,10 +65,14 @@ class Search:
         sequences: Sequence[Sequence[int]],
         *,
         threads: int,
+        fit: bool = True,
     ) -> None:
         self._checkpoint = checkpoint
+        # Random weights would cost minutes and gain nothing by it.
+        self._fit = fit
         self._calibration = calibration
         self._threads = threads
+        self._sequences = sequences
         short = [sequence for sequence in sequences if len(sequence) <= TUNING_TOKENS]
         self._tuning = (short or list(sequences))[:TUNING_TEXTS]
         exact = build_graph(checkpoint.config, Arithmetic(checkpoint.tensors), checkpoint.pooling)
@@ -120,14 +126,7 @@ class Search:
     ) -> tuple[Plan, Trial]:
         if kind.fmt is None:
             raise ValueError(f"{kind.name} is not quantized")
-        plan = make_plan(
-            self._checkpoint.config,
-            self._checkpoint.tensors,
-            self._calibration,
-            kind.fmt,
-            strength=strength or None,
-            excluded=excluded,
-        )
+        plan = self._plan(kind, kind.fmt, strength or None, excluded)
         # In float32 around the quantized layers, which is faster on a CPU and rounds the same.
         model = quantized_graph(self._checkpoint, plan, kind, np.float32)
         vectors = self._embed(model, as_written=kind.name != CPU_INT8)
@@ -141,6 +140,28 @@ class Search:
             f"min {trial.min_cosine:.4f} on {len(self._tuning)} calibration texts"
         )
         return plan, trial
+
+    def _plan(
+        self, kind: Kind, fmt: Format, strength: float | None, excluded: frozenset[str]
+    ) -> Plan:
+        if self._fit and fmt.weight_dtype == np.int8:
+            return fitted_plan(
+                self._checkpoint,
+                self._calibration,
+                self._sequences,
+                kind,
+                strength=strength,
+                excluded=excluded,
+                threads=self._threads,
+            )
+        return make_plan(
+            self._checkpoint.config,
+            self._checkpoint.tensors,
+            self._calibration,
+            fmt,
+            strength=strength,
+            excluded=excluded,
+        )
 
     def _embed(self, model: onnx.ModelProto, *, as_written: bool) -> NDArray[np.float32]:
         session = cpu_session(serialize(model), threads=self._threads, as_written=as_written)

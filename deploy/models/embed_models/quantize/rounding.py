@@ -1,0 +1,47 @@
+"""Rounds a weight against what its layer yields, instead of each of its numbers for itself.
+
+Row by row, and the rows that are still to come make up for what each has lost (GPTQ: Frantar et
+al., "Accurate post-training quantization for generative pre-trained transformers", 2022). Inputs
+are taken without their mean: what that loses is constant, and the bias takes it back.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed_models.quantize.numerics import Floats, Format, QuantizedWeight, quantize_weight
+
+# Share of the mean variance that every input is given on top: it keeps rows from making up for
+# others by what is chance in the sample.
+_DAMPING = 1e-2
+
+# Rows whose losses are passed on to all further rows together.
+_BLOCK = 128
+
+
+def covariance(inputs: Floats) -> NDArray[np.float64]:
+    """Return the covariance of inputs, [rows, in] -> [in, in]."""
+    centred = inputs - inputs.mean(axis=0)
+    return np.asarray(centred.T @ centred / len(inputs), np.float64)
+
+
+def round_weight(weight: Floats, inputs: NDArray[np.float64], fmt: Format) -> QuantizedWeight:
+    """Quantize [in, out] with little error of the products with inputs of this covariance."""
+    scales = quantize_weight(weight, fmt).scales
+    # The inputs that vary most first: their losses have the most rows left to be made up by.
+    order = np.argsort(-np.diag(inputs), kind="stable")
+    damped = inputs[np.ix_(order, order)].copy()
+    damped[np.diag_indices_from(damped)] += np.diag(inputs).mean() * _DAMPING
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    left = weight[order]
+    values = np.empty(weight.shape, fmt.weight_dtype)
+    for start in range(0, len(left), _BLOCK):
+        end = min(start + _BLOCK, len(left))
+        losses = np.empty((end - start, left.shape[1]), np.float32)
+        for row in range(start, end):
+            steps = np.clip(np.rint(left[row] / scales), -fmt.weight_top, fmt.weight_top)
+            values[order[row]] = steps.astype(fmt.weight_dtype)
+            loss = (left[row] - steps * scales) / upper[row, row]
+            left[row + 1 : end] -= upper[row, row + 1 : end, None] * loss
+            losses[row - start] = loss
+        left[end:] -= upper[start:end, end:].T @ losses
+    return QuantizedWeight(values, scales)
