@@ -12,12 +12,15 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN, Arithmetic
-from embed_models.checkpoint import BertConfig
+from embed_models.checkpoint import RELATIVE_BIAS, BertConfig
+from embed_models.errors import CheckpointError
 from embed_models.onnx_builder import OnnxBuilder
 
+INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 
 PROJECTIONS = ("query", "key", "value")
@@ -27,9 +30,16 @@ class AttentionForm(ABC):
     """Writes self-attention into the graph; the output projection is not part of it."""
 
     name: ClassVar[str]
+    # MPNet's.
+    takes_distance_bias: ClassVar[bool] = False
     extra_opsets: ClassVar[dict[str, int]]
 
     def __init__(self, builder: OnnxBuilder, config: BertConfig, arithmetic: Arithmetic) -> None:
+        if config.relative_attention_num_buckets and not self.takes_distance_bias:
+            raise CheckpointError(
+                f"the {self.name} form has no bias of the attention by distance, which the model "
+                "has; it can be imported, in float32, and not be built in other precisions"
+            )
         self.builder = builder
         self.config = config
         self.arithmetic = arithmetic
@@ -59,6 +69,7 @@ class ContribAttention(AttentionForm):
     """One com.microsoft Attention per layer, with the three projections packed into one matrix."""
 
     name = "contrib"
+    takes_distance_bias = True
     extra_opsets: ClassVar[dict[str, int]] = {MICROSOFT_DOMAIN: 1}
 
     def mask(self) -> str:
@@ -70,7 +81,13 @@ class ContribAttention(AttentionForm):
             "ReduceSum", as_int32, self.builder.constant([1]), name="mask/length", keepdims=0
         )
 
+    def __init__(self, builder: OnnxBuilder, config: BertConfig, arithmetic: Arithmetic) -> None:
+        super().__init__(builder, config, arithmetic)
+        self._bias = ""
+
     def attention(self, layer: int, hidden: str, mask: str) -> str:
+        if self.config.relative_attention_num_buckets:
+            return self._biased(layer, hidden, mask)
         return self.arithmetic.fused_attention(
             self.builder,
             f"layer{layer}",
@@ -80,6 +97,41 @@ class ContribAttention(AttentionForm):
             mask,
             self.config.num_attention_heads,
         )
+
+    def _biased(self, layer: int, hidden: str, mask: str) -> str:
+        """Add the attention of MPNet, whose scores depend on the distance of two tokens as well."""
+        b, name = self.builder, f"layer{layer}"
+        self._bias = self._bias or self._distance_bias()
+        weight, bias = self.arithmetic.fused_projections(b, name, self.keys(layer))
+        return b.node(
+            "Attention",
+            hidden,
+            weight,
+            bias,
+            mask,
+            "",  # nothing from before
+            self._bias,
+            name=f"{name}/attention",
+            domain=MICROSOFT_DOMAIN,
+            num_heads=self.config.num_attention_heads,
+        )
+
+    def _distance_bias(self) -> str:
+        """Return what is added to the scores: [1, heads, seq, seq]; all layers share it."""
+        b, longest = self.builder, self.config.max_position_embeddings
+        table = self.arithmetic.array(RELATIVE_BIAS)
+        buckets = relative_buckets(
+            np.arange(1 - longest, longest), self.config.relative_attention_num_buckets
+        )
+        by_distance = b.initializer("distance/bias.weight", table[buckets].T)
+        shape = b.node("Shape", INPUT_IDS, name="distance/shape", start=1, end=2)
+        seq = b.node("Squeeze", shape, name="distance/seq")
+        places = b.node("Range", b.constant(0), seq, b.constant(1), name="distance/places")
+        rows = b.node("Unsqueeze", places, b.constant([1]), name="distance/rows")
+        apart = b.node("Sub", places, rows, name="distance/apart")
+        index = b.node("Add", apart, b.constant(longest - 1), name="distance/index")
+        bias = b.node("Gather", by_distance, index, name="distance/scores", axis=1)
+        return b.node("Unsqueeze", bias, b.constant([0]), name="distance/bias")
 
 
 class PackedAttention(ContribAttention):
@@ -96,6 +148,7 @@ class PackedAttention(ContribAttention):
     """
 
     name = "packed"
+    takes_distance_bias = False
 
     def __init__(self, builder: OnnxBuilder, config: BertConfig, arithmetic: Arithmetic) -> None:
         super().__init__(builder, config, arithmetic)
@@ -178,3 +231,20 @@ class PlainAttention(AttentionForm):
         context = b.node("MatMul", weights, v, name=f"{name}/context")
         context = b.node("Transpose", context, name=f"{name}/merge", perm=[0, 2, 1, 3])
         return b.node("Reshape", context, b.constant([0, 0, size]), name=f"{name}/attention")
+
+
+def relative_buckets(distance: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
+    """Return the row of MPNet's table for each distance from a query to a key.
+
+    A quarter of the rows is for each distance below that number, a quarter for those up to 128 on a
+    logarithmic scale; the other half is the same for keys that stand behind the query.
+    """
+    half = buckets // 2
+    exact, furthest = half // 2, 128
+    steps = np.abs(distance)
+    # In the precision of the library: at some distances the logarithm is close to a whole number.
+    scaled = np.log(np.maximum(steps, 1).astype(np.float32) / np.float32(exact))
+    scaled = scaled / np.float32(np.log(furthest / exact)) * np.float32(half - exact)
+    coarse = np.minimum(exact + scaled.astype(np.int64), half - 1)
+    rows: NDArray[np.int64] = np.where(steps < exact, steps, coarse) + half * (distance > 0)
+    return rows

@@ -1,7 +1,8 @@
-"""Reads a Hugging Face BERT checkpoint directory, and refuses what the graph cannot reproduce.
+"""Reads a Hugging Face checkpoint directory, and refuses what the graph cannot reproduce.
 
-Knows config.json, model.safetensors, tokenizer.json and the README's licence; the files that
-sentence-transformers adds are read by `sentence_config`.
+Knows config.json, the weights and the README's licence. The files that sentence-transformers adds
+are read by `sentence_config`, the weights by `weights`, the names that relatives of BERT have stand
+in `families`, and encoders with rotary positions are read by `rotary`.
 """
 
 import re
@@ -10,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from embed_models.errors import CheckpointError
+from embed_models.families import FAMILIES, Family
+from embed_models.head import Head
 from embed_models.json_files import read_object
 from embed_models.metadata import Pooling
-from embed_models.sentence_config import SentenceConfig, read_sentence_config
+from embed_models.sentence_config import SentenceConfig, read_sentence_config, sequence_limit
+from embed_models.weights import WEIGHTS, Weights
+from embed_models.weights import Tensors as Tensors
 
-Tensors = dict[str, NDArray[np.float32]]
+RELATIVE_BIAS = "encoder.relative_attention_bias.weight"
 
-_FLOATING_DTYPES = ("F64", "F32", "F16", "BF16")
+_POSITIONS = "embeddings.position_embeddings.weight"
+_TOKEN_TYPES = "embeddings.token_type_embeddings.weight"  # noqa: S105 - the name of a tensor
+_MPNET_BUCKETS = 32
 
 # Checkpoints converted from TensorFlow, bert-base-uncased among them, keep its names.
 _LEGACY_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
@@ -38,6 +43,8 @@ class BertConfig:
     max_position_embeddings: int
     type_vocab_size: int
     layer_norm_eps: float
+    # Rows of MPNet's table of biases by distance; 0: there is none.
+    relative_attention_num_buckets: int = 0
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return every tensor of the encoder, by its name without a `bert.` prefix."""
@@ -64,119 +71,183 @@ class BertConfig:
             for name in ("attention.output.LayerNorm", "output.LayerNorm"):
                 shapes[f"{prefix}{name}.weight"] = (hidden,)
                 shapes[f"{prefix}{name}.bias"] = (hidden,)
+        if self.relative_attention_num_buckets:
+            buckets = (self.relative_attention_num_buckets, self.num_attention_heads)
+            shapes[RELATIVE_BIAS] = buckets
         return shapes
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that has been read and found to be importable."""
+class EncoderFiles:
+    """What any checkpoint has beside its network."""
 
-    config: BertConfig
-    tensors: Tensors
     tokenizer: dict[str, Any]
     pooling: Pooling
     max_seq_length: int
     sentence: SentenceConfig
     license: str | None
 
+    @property
+    def head(self) -> Head:
+        """The way from the states of tokens to the vector.
+
+        Without a list of modules nothing says what to do with a vector's length: it becomes one.
+        """
+        normalize = self.sentence.normalizes or not self.sentence.has_modules
+        return Head(self.pooling, self.sentence.dense, normalize=normalize)
+
+
+@dataclass(frozen=True)
+class Checkpoint(EncoderFiles):
+    """A checkpoint of BERT, or of a relative, that has been read and found to be importable."""
+
+    config: BertConfig
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint stores the network: the family's names, and where positions begin."""
+
+    family: Family = FAMILIES["bert"]
+    first_position: int = 0
+
 
 def read_checkpoint(
     directory: Path, *, pooling: Pooling | None = None, max_seq_length: int | None = None
 ) -> Checkpoint:
     """Read a checkpoint; `pooling` and `max_seq_length` replace what its files say."""
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    path = config_path(directory)
+    config = read_config(path)
+    files = read_files(
+        directory,
+        positions=config.max_position_embeddings,
+        pooling=pooling,
+        max_seq_length=max_seq_length,
+    )
+    return Checkpoint(
+        config=config,
+        tensors=read_tensors(directory / WEIGHTS, config, read_layout(path)),
+        **vars(files),
+    )
+
+
+def config_path(directory: Path) -> Path:
+    """Return config.json, having found the files that every checkpoint has."""
+    for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             raise CheckpointError(_missing_file(directory, name))
-    config = read_config(directory / "config.json")
+    return directory / "config.json"
+
+
+def read_files(
+    directory: Path, *, positions: int, pooling: Pooling | None, max_seq_length: int | None
+) -> EncoderFiles:
+    """Read what is beside the network; `positions` is the most tokens that it can take."""
     sentence = read_sentence_config(directory, pooling)
     if sentence.pooling is None:
         raise CheckpointError(
             f"{directory} has no 1_Pooling/config.json; "
             "say how to pool the tokens with --pooling mean or --pooling cls"
         )
-    return Checkpoint(
-        config=config,
-        tensors=read_tensors(directory / "model.safetensors", config),
+    return EncoderFiles(
         tokenizer=read_object(directory / "tokenizer.json"),
         pooling=sentence.pooling,
-        max_seq_length=_max_seq_length(config, sentence, max_seq_length),
+        max_seq_length=_max_seq_length(directory, positions, sentence, max_seq_length),
         sentence=sentence,
         license=read_license(directory / "README.md"),
     )
 
 
 def read_config(path: Path) -> BertConfig:
-    """Read config.json and refuse every architecture but a BERT encoder with exact GELU."""
+    """Read config.json and refuse what is no BERT, nor a relative, with exact GELU."""
     raw = read_object(path)
-    for key, wanted, default in (
-        ("model_type", "bert", None),
-        ("hidden_act", "gelu", "gelu"),
-        ("position_embedding_type", "absolute", "absolute"),
-        ("is_decoder", False, False),
-        ("add_cross_attention", False, False),
-    ):
-        value = raw.get(key, default)
-        if value != wanted:
-            raise CheckpointError(
-                f"{path}: {key} {value!r} is not supported; only {wanted!r} can be imported"
-            )
-    sizes = {}
-    for name in (
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "vocab_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    ):
-        value = raw.get(name)
-        if not isinstance(value, int) or value < 1:
-            raise CheckpointError(f"{path}: {name} is {value!r} but has to be a positive integer")
-        sizes[name] = value
-    epsilon = raw.get("layer_norm_eps", 1e-12)
+    family = _family(raw, path)
+    refuse_unless(
+        raw,
+        path,
+        {
+            family.activation: ("gelu", "gelu"),
+            "position_embedding_type": ("absolute", "absolute"),
+            "is_decoder": (False, False),
+            "add_cross_attention": (False, False),
+        },
+    )
+    sizes = {ours: positive(raw, path, theirs) for ours, theirs in family.sizes.items()}
+    sizes["type_vocab_size"] = positive(raw, path, "type_vocab_size") if family.token_types else 1
+    sizes["max_position_embeddings"] -= _first_position(raw, family)
+    if family.relative_bias:
+        buckets = raw.get("relative_attention_num_buckets", _MPNET_BUCKETS)
+        raw["relative_attention_num_buckets"] = buckets
+        sizes["relative_attention_num_buckets"] = positive(
+            raw, path, "relative_attention_num_buckets"
+        )
+    epsilon = family.layer_norm_eps or raw.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, float):
         raise CheckpointError(f"{path}: layer_norm_eps is {epsilon!r} but has to be a number")
     config = BertConfig(layer_norm_eps=epsilon, **sizes)
-    if config.hidden_size % config.num_attention_heads != 0:
-        raise CheckpointError(
-            f"{path}: hidden_size {config.hidden_size} is no multiple of "
-            f"num_attention_heads {config.num_attention_heads}"
-        )
+    check_heads(path, config.hidden_size, config.num_attention_heads)
     return config
 
 
-def read_tensors(path: Path, config: BertConfig) -> Tensors:
-    """Read the tensors of the encoder as float32; a pooler or a task head is left out."""
-    tensors: Tensors = {}
-    try:
-        with safe_open(path, framework="np") as file:
-            stored = set(file.keys())
-            prefix = "bert." if "bert.embeddings.word_embeddings.weight" in stored else ""
-            for name, shape in config.tensor_shapes().items():
-                key = _stored_name(prefix + name, stored)
-                if key is None:
-                    raise CheckpointError(
-                        f"{path} lacks the tensor {prefix}{name}; "
-                        "it does not belong to the config.json beside it"
-                    )
-                entry = file.get_slice(key)
-                if entry.get_dtype() not in _FLOATING_DTYPES:
-                    raise CheckpointError(
-                        f"{path}: {key} is stored as {entry.get_dtype()}; "
-                        "import the unquantized checkpoint"
-                    )
-                if tuple(entry.get_shape()) != shape:
-                    raise CheckpointError(
-                        f"{path}: {key} has the shape {tuple(entry.get_shape())}, "
-                        f"but by config.json it has to be {shape}"
-                    )
-                tensors[name] = file.get_tensor(key).astype(np.float32, copy=False)
-    except SafetensorError as error:
+def read_layout(path: Path) -> Layout:
+    """Read from config.json how the tensors are named and where positions begin."""
+    raw = read_object(path)
+    family = _family(raw, path)
+    return Layout(family, _first_position(raw, family))
+
+
+def read_tensors(path: Path, config: BertConfig, layout: Layout | None = None) -> Tensors:
+    """Read the tensors of the encoder as float32; a pooler or a task head is left out.
+
+    They come by BERT's names: without rows of the position table that no text uses, and with token
+    types of zero where the family has none.
+    """
+    layout = layout or Layout()
+    weights, family = Weights(path), layout.family
+    prefix = weights.prefix("embeddings.word_embeddings.weight", family.prefixes)
+    shapes, names = {}, {}
+    for name, shape in config.tensor_shapes().items():
+        if name == _TOKEN_TYPES and not family.token_types:
+            continue
+        if name == _POSITIONS:
+            shape = (shape[0] + layout.first_position, *shape[1:])
+        stored = _stored_name(prefix + family.stored(name), weights)
+        names[stored], shapes[stored] = name, shape
+    tensors = {names[stored]: tensor for stored, tensor in weights.read(shapes).items()}
+    tensors[_POSITIONS] = tensors[_POSITIONS][layout.first_position :]
+    if not family.token_types:
+        tensors[_TOKEN_TYPES] = np.zeros((1, config.hidden_size), np.float32)
+    # In the order of the network, whatever the order of the files.
+    return {name: tensors[name] for name in config.tensor_shapes()}
+
+
+def refuse_unless(
+    raw: dict[str, Any], path: Path, wanted: dict[str, tuple[object, object]]
+) -> None:
+    """Refuse a config.json in which a key has another value; each comes with its default."""
+    for key, (only, default) in wanted.items():
+        value = raw.get(key, default)
+        if value != only:
+            raise CheckpointError(
+                f"{path}: {key} {value!r} is not supported; only {only!r} can be imported"
+            )
+
+
+def positive(raw: dict[str, Any], path: Path, key: str) -> int:
+    """Return a size in config.json."""
+    value = raw.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"{path}: {key} is {value!r} but has to be a positive integer")
+    return value
+
+
+def check_heads(path: Path, hidden_size: int, heads: int) -> None:
+    """Refuse a hidden size that cannot be shared out among the heads."""
+    if hidden_size % heads != 0:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); download the checkpoint again"
-        ) from error
-    return tensors
+            f"{path}: hidden_size {hidden_size} is no multiple of num_attention_heads {heads}"
+        )
 
 
 def read_license(readme: Path) -> str | None:
@@ -196,41 +267,56 @@ def read_license(readme: Path) -> str | None:
     return named.get("license_name", license_name) if license_name == "other" else license_name
 
 
-def _stored_name(name: str, stored: set[str]) -> str | None:
-    if name in stored:
-        return name
+def _family(raw: dict[str, Any], path: Path) -> Family:
+    model_type = raw.get("model_type")
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"{path}: model_type {model_type!r} is not supported; what can be imported is "
+            f"{', '.join(FAMILIES)}, and encoders with rotary positions: modernbert, nomic_bert, "
+            "gte (new)"
+        )
+    return FAMILIES[model_type]
+
+
+def _first_position(raw: dict[str, Any], family: Family) -> int:
+    if not family.positions_follow_padding:
+        return 0
+    padding = family.padding_id if family.padding_id is not None else raw.get("pad_token_id", 1)
+    return int(padding) + 1
+
+
+def _stored_name(name: str, weights: Weights) -> str:
     for current, legacy in _LEGACY_NAMES.items():
-        if name.endswith(current) and name.removesuffix(current) + legacy in stored:
-            return name.removesuffix(current) + legacy
-    return None
+        older = name.removesuffix(current) + legacy
+        if name.endswith(current) and not weights.has(name) and weights.has(older):
+            return older
+    return name
 
 
 def _missing_file(directory: Path, name: str) -> str:
-    if name == "model.safetensors":
-        if (directory / "model.safetensors.index.json").is_file():
-            return f"{directory} holds a sharded checkpoint; save it as one model.safetensors"
-        if (directory / "pytorch_model.bin").is_file():
-            return (
-                f"{directory} has pytorch_model.bin but no model.safetensors; "
-                "save the checkpoint in the safetensors format"
-            )
-    if name == "tokenizer.json" and (directory / "vocab.txt").is_file():
-        return (
-            f"{directory} has vocab.txt but no tokenizer.json; "
-            "save the fast tokenizer (BertTokenizerFast) into the directory"
-        )
+    if name == "tokenizer.json":
+        for other in ("vocab.txt", "vocab.json", "sentencepiece.bpe.model"):
+            if (directory / other).is_file():
+                return (
+                    f"{directory} has {other} but no tokenizer.json; save the fast tokenizer "
+                    "(`AutoTokenizer.from_pretrained(…).save_pretrained(…)`) into the directory"
+                )
     return f"{directory} has no {name}; give the directory of a complete Hugging Face checkpoint"
 
 
-def _max_seq_length(config: BertConfig, sentence: SentenceConfig, override: int | None) -> int:
+def _max_seq_length(
+    directory: Path, positions: int, sentence: SentenceConfig, override: int | None
+) -> int:
     # tokenizer.json has a truncation length too, but it is a leftover of whoever saved it last: for
     # all-MiniLM-L6-v2 it says 128 where the model's authors say 256.
-    limit = config.max_position_embeddings
-    length = override or sentence.max_seq_length or limit
+    length = override or sentence.max_seq_length
+    if length is None:
+        said = sequence_limit(directory)
+        length = min(said[0], positions) if said else positions
     # Two tokens are [CLS] and [SEP]; a limit that leaves none for the text is a mistake.
-    if not 3 <= length <= limit:
+    if not 3 <= length <= positions:
         raise CheckpointError(
-            f"a max_seq_length of {length} does not fit the model: it has to be from 3 to {limit} "
-            "(max_position_embeddings in config.json); set it with --max-seq-length"
+            f"a max_seq_length of {length} does not fit the model: it has to be from 3 to "
+            f"{positions} (its positions, by config.json); set it with --max-seq-length"
         )
     return length

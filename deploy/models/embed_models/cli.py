@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from embed_models import version as steps
 from embed_models.attention import PlainAttention
@@ -20,7 +21,7 @@ from embed_models.corpus.freeze import freeze
 from embed_models.distill import commands as distill
 from embed_models.errors import EmbedModelsError, UsageError, ValidationError
 from embed_models.importer import ImportRequest, import_model
-from embed_models.metadata import Metadata
+from embed_models.metadata import Metadata, Pooling
 from embed_models.recipe import Recipe, artefacts, load_recipe, recipe_names
 from embed_models.registry import METADATA, Registry, check_version
 from embed_models.report.run import write_overview, write_report
@@ -81,6 +82,8 @@ def _import(options: argparse.Namespace) -> None:
             pooling=options.pooling,
             max_seq_length=options.max_seq_length,
             license=options.license,
+            normalize=options.normalize,
+            dimensions=tuple(options.dimensions),
             make_current=not options.no_current,
             tokenizer=options.tokenizer,
             output=options.output,
@@ -340,7 +343,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
-        help="a checkpoint directory, package:NAME, hub:OWNER/NAME or student:TEACHER instead",
+        help="a checkpoint directory, package:NAME, hub:OWNER/NAME[@REVISION] or student:TEACHER "
+        "instead",
     )
 
 
@@ -391,7 +395,7 @@ def _add_import(importer: argparse.ArgumentParser) -> None:
     importer.add_argument(
         "source",
         metavar="SOURCE",
-        help="a checkpoint directory, package:NAME, hub:OWNER/NAME, student:TEACHER, "
+        help="a checkpoint directory, package:NAME, hub:OWNER/NAME[@REVISION], student:TEACHER, "
         "or an .onnx file",
     )
     importer.add_argument("--registry", type=Path, required=True, metavar="DIR")
@@ -399,13 +403,25 @@ def _add_import(importer: argparse.ArgumentParser) -> None:
     importer.add_argument("--model-id", help="where the model comes from (default: the source)")
     importer.add_argument("--version", default="v1.0.0", help="default: %(default)s")
     importer.add_argument(
-        "--pooling", choices=("mean", "cls"), help="default: from 1_Pooling/config.json"
+        "--pooling", choices=get_args(Pooling), help="default: from 1_Pooling/config.json"
+    )
+    importer.add_argument(
+        "--normalize", action="store_true", help="unit vectors, even if modules.json has none"
+    )
+    importer.add_argument(
+        "--dimensions",
+        type=lambda sizes: [_positive(size) for size in sizes.split(",")],
+        default=[],
+        metavar="N,…",
+        help="what vectors may be cut to (Matryoshka); default: matryoshka_dimensions of "
+        "config.json",
     )
     importer.add_argument(
         "--max-seq-length",
         type=_positive,
         metavar="N",
-        help="default: from sentence_bert_config.json, else max_position_embeddings",
+        help="default: from sentence_bert_config.json, else model_max_length of "
+        "tokenizer_config.json, else the positions of config.json",
     )
     importer.add_argument("--license", help="default: from the front matter of README.md")
     importer.add_argument(

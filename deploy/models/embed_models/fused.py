@@ -12,7 +12,8 @@ from onnx import TensorProto
 from embed_models.arithmetic import MICROSOFT_DOMAIN, Arithmetic
 from embed_models.attention import ATTENTION_MASK, AttentionForm, ContribAttention
 from embed_models.checkpoint import BertConfig
-from embed_models.graph import INPUT_IDS, BertGraph
+from embed_models.graph import INPUT_IDS, BertGraph, as_head
+from embed_models.head import Head
 from embed_models.metadata import Pooling
 
 
@@ -69,7 +70,9 @@ class _FusedGraph(BertGraph):
         product = arithmetic.product(b, name, value, f"{key}.dense")
         return product, b.initializer(f"{name}.bias", arithmetic.array(f"{key}.dense.bias"))
 
-    def mean_pool(self, hidden: str) -> str:
+    def pool(self, pooling: Pooling, hidden: str) -> str:
+        if pooling != "mean":
+            return super().pool(pooling, hidden)
         # As a product, [1, seq] by [seq, hidden] for each text: it adds up in float32 on a GPU
         # and reads the states once, where the sum of masked float32 copies writes them twice.
         b = self.builder
@@ -88,8 +91,8 @@ class _FusedGraph(BertGraph):
 def build_fused_graph(
     config: BertConfig,
     arithmetic: Arithmetic,
-    pooling: Pooling,
+    head: Head | Pooling,
     form: type[AttentionForm] = ContribAttention,
 ) -> onnx.ModelProto:
     """Build the model for the CUDA provider; its weights have the names of `build_graph`'s."""
-    return _FusedGraph(config, arithmetic, form).build(pooling)
+    return _FusedGraph(config, arithmetic, form).build(as_head(head))

@@ -5,21 +5,22 @@ Two things vary: the form (`attention`), which is a way to write self-attention,
 `fused` writes the same network with fewer and larger operators.
 """
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import ATTENTION_MASK, AttentionForm, ContribAttention
+from embed_models.attention import INPUT_IDS as INPUT_IDS
 from embed_models.checkpoint import BertConfig
 from embed_models.errors import CheckpointError
+from embed_models.head import Head
 from embed_models.metadata import Pooling
 from embed_models.onnx_builder import OnnxBuilder
+from embed_models.pooling import finish, pool
 
 # The first opset in which Q/DQ nodes can carry FP8; the forms for all precisions share it.
 OPSET = 19
 
-INPUT_IDS = "input_ids"
 EMBEDDING = "embedding"
 
 _PROTOBUF_LIMIT = 2**31
@@ -38,15 +39,15 @@ class BertGraph:
         self.value_info: list[onnx.ValueInfoProto] = []
         self.form = form(self.builder, config, arithmetic)
 
-    def build(self, pooling: Pooling) -> onnx.ModelProto:
+    def build(self, head: Head) -> onnx.ModelProto:
         hidden = self.embeddings()
         mask = self.mask()
         hidden = self.form.enter(hidden, mask)
         for layer in range(self.config.num_hidden_layers):
             hidden = self.layer(layer, hidden, mask)
         hidden = self.form.leave(hidden)
-        self.normalise(self.mean_pool(hidden) if pooling == "mean" else self.cls_pool(hidden))
-        size = self.config.hidden_size
+        finish(self.builder, head, self.pool(head.pooling, hidden), EMBEDDING)
+        size = head.dimension(self.config.hidden_size)
         tokens = ["batch", "seq"]
         return self.builder.model(
             name="bert_sentence_encoder",
@@ -138,38 +139,29 @@ class BertGraph:
             for part in ("weight", "bias")
         ]
 
-    def mean_pool(self, hidden: str) -> str:
+    def pool(self, pooling: Pooling, hidden: str) -> str:
+        """Pool the states of the tokens: [batch, hidden], in float32."""
         b = self.builder
-        hidden = self.arithmetic.to_float32(b, hidden)
-        weights = b.node("Cast", ATTENTION_MASK, name="pool/mask", to=TensorProto.FLOAT)
-        weights = b.node("Unsqueeze", weights, b.constant([-1]), name="pool/weights")
-        masked = b.node("Mul", hidden, weights, name="pool/masked")
-        total = b.node("ReduceSum", masked, b.constant([1]), name="pool/sum", keepdims=0)
-        count = b.node("ReduceSum", weights, b.constant([1]), name="pool/count", keepdims=0)
-        # A row of nothing but padding gives a zero vector instead of NaN.
-        count = b.node("Max", count, b.constant(1e-9, np.float32), name="pool/count_floor")
-        return b.node("Div", total, count, name="pool/mean")
-
-    def cls_pool(self, hidden: str) -> str:
-        b = self.builder
-        first = b.node("Gather", hidden, b.constant(0), name="pool/cls", axis=1)
-        return self.arithmetic.to_float32(b, first)
-
-    def normalise(self, vector: str) -> None:
-        b = self.builder
-        norm = b.node("ReduceL2", vector, b.constant([-1]), name="normalise/norm", keepdims=1)
-        norm = b.node("Max", norm, b.constant(1e-12, np.float32), name="normalise/floor")
-        b.node("Div", vector, norm, name="normalise/div", output=EMBEDDING)
+        if pooling == "cls":
+            return self.arithmetic.to_float32(b, pool(b, pooling, hidden))
+        return pool(b, pooling, self.arithmetic.to_float32(b, hidden))
 
 
 def build_graph(
     config: BertConfig,
     arithmetic: Arithmetic,
-    pooling: Pooling,
+    head: Head | Pooling,
     form: type[AttentionForm] = ContribAttention,
 ) -> onnx.ModelProto:
-    """Build the model; the same input always gives the same bytes."""
-    return BertGraph(config, arithmetic, form).build(pooling)
+    """Build the model; the same input always gives the same bytes.
+
+    A pooling alone is a head without Dense layers, whose vectors have unit length.
+    """
+    return BertGraph(config, arithmetic, form).build(as_head(head))
+
+
+def as_head(head: Head | Pooling) -> Head:
+    return head if isinstance(head, Head) else Head(head)
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_models.errors import CheckpointError
 from embed_models.metadata import Metadata, Pooling
 from embed_models.model import Model, Report, from_checkpoint
 from embed_models.onnx_import import from_onnx
@@ -27,6 +28,10 @@ class ImportRequest:
     pooling: Pooling | None = None
     max_seq_length: int | None = None
     license: str | None = None
+    # Unit vectors, whatever the checkpoint says.
+    normalize: bool = False
+    # Smaller numbers of components, beside those that the checkpoint names.
+    dimensions: tuple[int, ...] = ()
     make_current: bool = True
     # Only for an ONNX file as the source.
     tokenizer: Path | None = None
@@ -57,7 +62,10 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
                 pooling=request.pooling,
                 max_seq_length=request.max_seq_length,
                 license_name=request.license,
+                normalize=request.normalize,
+                dimensions=request.dimensions,
             )
+    _refuse_unserved(model)
     registry = request.registry
     registry.check_name(model.slug, model.name)
     now = timestamp()
@@ -66,6 +74,21 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
         (staged / METADATA).write_text(metadata.to_json(), encoding="utf-8")
         publish_staged(staged, model, request, now, report)
     return metadata
+
+
+def _refuse_unserved(model: Model) -> None:
+    """Refuse what a worker would not read, or would do otherwise."""
+    if model.pooling not in ("mean", "cls"):
+        raise CheckpointError(
+            f"{model.name} pools by {model.pooling!r}; the graph can be made, but workers read "
+            "metadata with mean or cls alone"
+        )
+    if model.default_prompt is not None:
+        raise CheckpointError(
+            f"{model.name} has default_prompt_name {model.default_prompt!r} in "
+            "config_sentence_transformers.json, and workers put no prompt before texts that come "
+            "with none; set it to null, and have callers name the prompt"
+        )
 
 
 def publish_staged(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from embed_models.errors import RegistryError
 
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "max", "weightedmean", "last"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Metadata:
     artefacts: list[Artefact]
     license: str | None
     created_at: str
+    # Name of the prompt for texts that come with none.
+    default_prompt: str | None = None
+    # Where the weights came from: {"source", "revision", "sha256": {file: digest}}.
+    weights: dict[str, Any] | None = None
     # The weights are random: the architecture is right, the vectors mean nothing.
     random_weights: bool = False
     # The recipe of the model whose vectors this one was trained to.
@@ -76,7 +80,7 @@ class Metadata:
     def to_json(self) -> str:
         fields = dataclasses.asdict(self)
         # Rare; left out, they keep a plain import what it has always been.
-        for name in ("random_weights", "teacher"):
+        for name in ("default_prompt", "weights", "random_weights", "teacher"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"

@@ -28,4 +28,5 @@ def open_source(source: str, *, model_name: str | None, model_id: str | None) ->
             directory=out,
             model_name=model_name or (model_id or _STUDENT_ID).rsplit("/", 1)[-1],
             model_id=model_id or _STUDENT_ID,
+            origin=source,
         )

@@ -7,7 +7,7 @@ out stands in `recipes/defaults.toml`. Unknown keys are refused by name.
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,6 +60,9 @@ class Recipe:
     name: str
     model_id: str
     source: str | None
+    # The hub's commit, and the SHA-256 of model.safetensors; None: whatever is found.
+    revision: str | None
+    weights_sha256: str | None
     version: str
     license: str | None
     pooling: Pooling
@@ -105,6 +108,8 @@ def parse_recipe(text: str, origin: str) -> Recipe:
         name=raw.take("name", str),
         model_id=raw.take("model_id", str),
         source=raw.take("source", str, optional=True),
+        revision=raw.take("revision", str, optional=True),
+        weights_sha256=raw.take("weights_sha256", str, optional=True),
         version=raw.take("version", str),
         license=raw.take("license", str, optional=True),
         pooling=_pooling(raw),
@@ -171,7 +176,10 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _pooling(raw: _Table) -> Pooling:
     value: Pooling = raw.take("pooling", str)
     if value not in get_args(Pooling):
-        raise RecipeError(f"{raw.origin}: `pooling` is {value!r}; it has to be mean or cls")
+        raise RecipeError(
+            f"{raw.origin}: `pooling` is {value!r}; it has to be one of "
+            f"{', '.join(get_args(Pooling))}"
+        )
     return value
 
 
@@ -205,7 +213,12 @@ def _quantization(raw: _Table) -> dict[str, Any]:
 
 
 def _architecture(raw: _Table) -> BertConfig:
-    names = [field.name for field in fields(BertConfig) if field.name != "layer_norm_eps"]
+    # Those without a default; relatives of BERT that need more have no recipes.
+    names = [
+        field.name
+        for field in fields(BertConfig)
+        if field.default is MISSING and field.name != "layer_norm_eps"
+    ]
     config = BertConfig(
         layer_norm_eps=_LAYER_NORM_EPS, **{name: raw.take(name, int) for name in names}
     )

@@ -1,11 +1,13 @@
 """Finds the checkpoint directory that a SOURCE on the command line stands for.
 
 A source is a directory, `package:NAME` for a checkpoint inside an installed Python package, or
-`hub:OWNER/NAME` for one on the Hugging Face hub, or `student:TEACHER` for the distilled student of
+`hub:OWNER/NAME` for one on the Hugging Face hub (`hub:OWNER/NAME@REVISION` for one of its
+revisions: a commit, a branch or a tag), or `student:TEACHER` for the distilled student of
 another source, which is put together when it is opened (`opening`) and not found here. A package is
 only looked at through its list of files: importing it could pull in torch.
 """
 
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,14 @@ HUB_PREFIX = "hub:"
 STUDENT_PREFIX = "student:"
 
 # What an import reads; other formats of the weights can be several times as large.
-_HUB_FILES = ["*.json", "model.safetensors", "README.md", "*/config.json"]
+_HUB_FILES = [
+    "*.json",
+    "model*.safetensors",
+    "README.md",
+    "*/config.json",
+    "*/model.safetensors",
+]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Distribution name -> (model name, model id); a package's own name says little about its model.
 _KNOWN_PACKAGES = {
@@ -32,20 +41,28 @@ class Source:
     directory: Path
     model_name: str
     model_id: str
+    # What the caller wrote, without the path of a directory, which says nothing elsewhere.
+    origin: str = "directory"
+    # The hub's commit.
+    revision: str | None = None
 
 
 def resolve_source(source: str, *, model_name: str | None, model_id: str | None) -> Source:
     """Return the directory and the names for a SOURCE that is there already."""
+    origin, revision = source, None
     if source.startswith(PACKAGE_PREFIX):
         package = source.removeprefix(PACKAGE_PREFIX)
         directory = package_model_directory(package)
         default_name, default_id = _KNOWN_PACKAGES.get(package, (package, package))
     elif source.startswith(HUB_PREFIX):
-        default_id = source.removeprefix(HUB_PREFIX)
-        directory = hub_directory(default_id)
+        default_id, _, wanted = source.removeprefix(HUB_PREFIX).partition("@")
+        directory = hub_directory(default_id, wanted or None)
+        origin = HUB_PREFIX + default_id
+        # The hub's cache has a folder for each commit.
+        revision = directory.name if _COMMIT.fullmatch(directory.name) else wanted or None
         default_name = default_id.rsplit("/", 1)[-1]
     else:
-        directory = Path(source)
+        directory, origin = Path(source), "directory"
         if not directory.is_dir():
             raise CheckpointError(
                 f"{source} is not a directory; "
@@ -60,17 +77,24 @@ def resolve_source(source: str, *, model_name: str | None, model_id: str | None)
         directory=directory,
         model_name=model_name or default_name,
         model_id=model_id or default_id,
+        origin=origin,
+        revision=revision,
     )
 
 
-def hub_directory(model_id: str) -> Path:
+def pinned(source: str | None, revision: str | None) -> str | None:
+    """Return a SOURCE with the revision that is wanted of it."""
+    return f"{source}@{revision}" if source and revision else source
+
+
+def hub_directory(model_id: str, revision: str | None = None) -> Path:
     """Download a checkpoint from the hub, or find it in the hub's local cache."""
     # Here, because loading the client takes longer than most imports.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{model_id} cannot be had from the Hugging Face hub ({str(error).splitlines()[0]}); "

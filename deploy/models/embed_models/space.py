@@ -6,17 +6,20 @@ the tokenizer, and nothing about the precision in which the weights are later st
 precisions of one checkpoint share it, and may share traffic and an index.
 """
 
+import dataclasses
 import hashlib
 import json
 
 import numpy as np
 
 from embed_models.checkpoint import BertConfig, Tensors
+from embed_models.head import Head
 from embed_models.metadata import Pooling
+from embed_models.rotary import RotaryConfig
 
 
 def space_fingerprint(
-    config: BertConfig, tensors: Tensors, pooling: Pooling, tokenizer: str
+    config: BertConfig | RotaryConfig, tensors: Tensors, head: Head | Pooling, tokenizer: str
 ) -> str:
     """Return `sha256:` and the first 16 hexadecimal digits of the digest."""
     digest = hashlib.sha256()
@@ -27,9 +30,20 @@ def space_fingerprint(
 
     # Neither shows in the shapes of the tensors, but both change the vectors.
     add_header(num_attention_heads=config.num_attention_heads, layer_norm_eps=config.layer_norm_eps)
-    add_header(pooling=pooling, normalization="l2")
-    for name in sorted(tensors):
-        tensor = np.ascontiguousarray(tensors[name], dtype="<f4")
+    if isinstance(config, RotaryConfig):
+        add_header(**dataclasses.asdict(config))
+    head = head if isinstance(head, Head) else Head(head)
+    add_header(pooling=head.pooling, normalization="l2" if head.normalize else None)
+    behind = {
+        f"dense.{index}.{part}": tensor
+        for index, dense in enumerate(head.dense)
+        for part, tensor in (("weight", dense.weight), ("bias", dense.bias))
+        if tensor is not None
+    }
+    for index, dense in enumerate(head.dense):
+        add_header(dense=index, activation=dense.activation)
+    for name, values in sorted((tensors | behind).items()):
+        tensor = np.ascontiguousarray(values, dtype="<f4")
         add_header(tensor=name, shape=tensor.shape)
         digest.update(tensor.data)
     content = tokenizer.encode()

@@ -5,15 +5,43 @@ pads to the longest sequence of a batch. The rest is kept as it is.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from embed_models.checkpoint import Checkpoint
 from embed_models.errors import CheckpointError
+from embed_models.json_files import read_object_if_present
+from embed_models.rotary import RotaryCheckpoint
+
+_BERT_ENDS, _ROBERTA_ENDS = ("[CLS]", "[SEP]"), ("<s>", "</s>")
+# The tokenizer classes of transformers that put their own tokens around a text, whatever
+# tokenizer.json says, with the tokens that they take unless tokenizer_config.json names others.
+_ENDS = {
+    "BertTokenizer": _BERT_ENDS,
+    "DistilBertTokenizer": _BERT_ENDS,
+    "RobertaTokenizer": _ROBERTA_ENDS,
+    "XLMRobertaTokenizer": _ROBERTA_ENDS,
+    "CamembertTokenizer": _ROBERTA_ENDS,
+    "MPNetTokenizer": _ROBERTA_ENDS,
+}
+# Those that lowercase by `do_lower_case` of tokenizer_config.json, whatever tokenizer.json says.
+_LOWERCASING = ("BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer")
+# The class that is taken where no file names one. Of other models it is what tokenizer.json says.
+_CLASS_OF_MODEL = {
+    "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
+    "nomic_bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "gte": "XLMRobertaTokenizer",
+}
 
 
-def registry_tokenizer(checkpoint: Checkpoint) -> str:
+def registry_tokenizer(checkpoint: Checkpoint | RotaryCheckpoint) -> str:
     """Return the text of the registry's tokenizer.json, having checked that it fits the model."""
     text = _without_truncation_and_padding(checkpoint.tokenizer)
     tokenizer = load_tokenizer(text)
@@ -30,6 +58,72 @@ def registry_tokenizer(checkpoint: Checkpoint) -> str:
             "does not lowercase; set lowercase in its BertNormalizer to true"
         )
     return text
+
+
+def check_ends(directory: Path, text: str) -> None:
+    """Refuse a tokenizer that begins or ends texts otherwise than transformers would.
+
+    `directory` is where config.json and tokenizer_config.json stand, which say what it would do;
+    `text` is that of the tokenizer.json.
+    """
+    settings = read_object_if_present(directory / "tokenizer_config.json")
+    model_type = read_object_if_present(directory / "config.json").get("model_type")
+    name = settings.get("tokenizer_class") or _CLASS_OF_MODEL.get(str(model_type))
+    kind = str(name).removesuffix("Fast")
+    if kind not in _ENDS:
+        return
+    tokenizer = load_tokenizer(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    keys = ("cls_token", "sep_token")
+    wanted = [_token(settings, key) or usual for key, usual in zip(keys, _ENDS[kind], strict=True)]
+    for token in wanted:
+        if tokenizer.token_to_id(token) is None:
+            raise CheckpointError(
+                f"tokenizer.json does not have {token}, which {kind} puts around a text; "
+                "save the tokenizer again with transformers"
+            )
+    # A letter may be no token, or several; between the ends is what the text makes.
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    first, last = (tokenizer.token_to_id(token) for token in wanted)
+    found = tokenizer.encode("a").ids
+    if found != [first, *bare, last]:
+        tokens = [tokenizer.id_to_token(index) for index in found]
+        raise CheckpointError(
+            f"tokenizer.json makes {' '.join(map(str, tokens))} of the text `a`, but {kind} of "
+            f"transformers begins it with {wanted[0]} and ends it with {wanted[1]}, so its vectors "
+            "would be others; save the tokenizer again with transformers, which writes a "
+            "post_processor that does the same"
+        )
+    _check_lowercasing(settings, tokenizer, kind)
+
+
+def _check_lowercasing(settings: dict[str, Any], tokenizer: Tokenizer, kind: str) -> None:
+    """Refuse a tokenizer whose own normalizer disagrees with the class's setting."""
+    if kind not in _LOWERCASING:
+        return
+    # What a class does that is told nothing, in version 5 as before.
+    wanted = settings.get("do_lower_case", True)
+    lowercases = "A" not in _normalised(tokenizer, "A")
+    if lowercases != wanted:
+        said = "" if "do_lower_case" in settings else ", unless told otherwise"
+        raise CheckpointError(
+            f"{kind} of transformers has do_lower_case {wanted} here (tokenizer_config.json{said}),"
+            " but the normalizer in tokenizer.json "
+            f"{'lowercases' if lowercases else 'does not lowercase'}; save the tokenizer again "
+            "with transformers"
+        )
+
+
+def _normalised(tokenizer: Tokenizer, text: str) -> str:
+    return text if tokenizer.normalizer is None else str(tokenizer.normalizer.normalize_str(text))
+
+
+def _token(settings: dict[str, Any], key: str) -> str | None:
+    """Return a special token, which is written as a text or as an object."""
+    value = settings.get(key)
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
 
 
 def normalised_tokenizer(text: str, origin: str) -> str:

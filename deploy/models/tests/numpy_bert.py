@@ -52,6 +52,13 @@ def encode(
         inner = linear(x, f"{key}.intermediate.dense")
         inner = inner * 0.5 * (1 + _erf(inner / math.sqrt(2)))
         x = layer_norm(x + linear(inner, f"{key}.output.dense"), f"{key}.output.LayerNorm")
-    vector = x.mean(axis=0) if pooling == "mean" else x[0]
+    places = np.arange(1, len(x) + 1)[:, np.newaxis]
+    vector = {
+        "mean": x.mean(axis=0),
+        "cls": x[0],
+        "max": x.max(axis=0),
+        "weightedmean": (x * places).sum(axis=0) / places.sum(),
+        "last": x[-1],
+    }[pooling]
     unit: Array = vector / np.linalg.norm(vector)
     return unit

@@ -31,7 +31,7 @@ def test_import(checkpoint_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert list(metadata) == [
         "model_name", "slug", "model_id", "version", "dimension", "max_seq_length", "pooling",
         "normalized", "dimensions", "prompts", "space", "tokenizer", "golden", "artefacts",
-        "license", "created_at",
+        "license", "created_at", "weights",
     ]  # fmt: skip
     assert metadata["model_name"] == "Tiny.Bert"
     assert metadata["slug"] == "tiny-bert"
@@ -108,7 +108,7 @@ def test_says_that_it_adds_the_normalisation(
 def test_failures_exit_with_1_and_leave_the_registry_alone(
     checkpoint_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(checkpoint_dir / "config.json", CONFIG | {"model_type": "roberta"})
+    write_json(checkpoint_dir / "config.json", CONFIG | {"model_type": "t5"})
     assert run_import(checkpoint_dir, tmp_path / "registry") == 1
     assert run_import(tmp_path / "nowhere", tmp_path / "registry") == 1
     assert main(["import", "package:no-such-model", "--registry", str(tmp_path)]) == 1
@@ -144,7 +144,7 @@ def test_unusable_values_exit_with_2(
         ["export"],
         ["import"],
         ["import", "somewhere"],
-        ["import", "somewhere", "--registry", "r", "--pooling", "max"],
+        ["import", "somewhere", "--registry", "r", "--pooling", "sum"],
         ["import", "somewhere", "--registry", "r", "--max-seq-length", "0"],
         ["sample-wordnet", "--dict", "d", "--out", "o", "--count", "many"],
     ],

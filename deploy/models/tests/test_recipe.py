@@ -24,16 +24,17 @@ type_vocab_size = 2
 """
 
 
-def test_the_five_models() -> None:
+def test_the_six_models() -> None:
     assert recipe_names() == [
         "all-minilm-l6-v2",
         "bert-base-uncased",
         "bge-small-en-v1.5",
         "distilled-minilm-l3-v2",
+        "e5-small",
         "uae-large-v1",
     ]
     recipes = [load_recipe(name) for name in recipe_names()]
-    assert len({slug(recipe.name) for recipe in recipes}) == 5
+    assert len({slug(recipe.name) for recipe in recipes}) == 6
     for recipe in recipes:
         assert recipe.max_seq_length <= recipe.architecture.max_position_embeddings
         assert recipe.artefacts[0] == "fp32"
@@ -66,7 +67,7 @@ def test_defaults_fill_in_what_is_left_out() -> None:
         ("name = ", "tiny.toml is not valid TOML"),
         (GOOD.replace('name = "Tiny"', ""), "tiny.toml: `name` is missing"),
         (GOOD.replace("24", '"24"'), "`max_seq_length` is '24' but has to be a int"),
-        (GOOD.replace('"mean"', '"max"'), "`pooling` is 'max'; it has to be mean or cls"),
+        (GOOD.replace('"mean"', '"sum"'), "`pooling` is 'sum'; it has to be one of mean, cls"),
         ("polling = 1\n" + GOOD, "unknown key `polling`; did you mean `pooling`?"),
         (GOOD + "[thresholds.int8]\nmean_cosin = 1\n", "did you mean `mean_cosine`?"),
         (GOOD + "[thresholds.int4]\n", "unknown key `thresholds.int4`"),

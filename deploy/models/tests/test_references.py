@@ -1,0 +1,82 @@
+"""Checkpoints of each architecture give the vectors that the library gives.
+
+`make_references.py` made the checkpoints, with the vectors of sentence-transformers for them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embed_models.inference import TextEncoder, cpu_session, run_batch
+from embed_models.metadata import Metadata, Pooling
+from embed_models.model import from_checkpoint
+from embed_models.registry import METADATA
+from embed_models.sources import resolve_source
+from embed_models.tokenizer import load_tokenizer
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+REFERENCES: dict[str, Any] = json.loads((CHECKPOINTS / "references.json").read_text("utf-8"))
+MODELS: dict[str, Any] = REFERENCES["models"]
+TEXTS: list[str] = REFERENCES["texts"]
+# Of components; those of vectors that keep their length are a few times as large as of unit ones.
+CLOSE = 1e-5
+
+
+def silent(_line: str) -> None:
+    """Take a line of a report."""
+
+
+def imported(name: str, directory: Path, **options: Any) -> tuple[Path, Metadata]:
+    source = resolve_source(str(CHECKPOINTS / name), model_name=None, model_id=None)
+    model = from_checkpoint(source, silent, **options)
+    place = directory / name
+    place.mkdir()
+    metadata = model.write(place, version="v1", now="2026-01-01T00:00:00Z", report=silent)
+    (place / METADATA).write_text(metadata.to_json(), encoding="utf-8")
+    return place, metadata
+
+
+def embedded(place: Path, metadata: Metadata, prompt: str = "") -> NDArray[np.float32]:
+    encoder = TextEncoder(place / "fp32.onnx", place / "tokenizer.json", metadata.max_seq_length)
+    return np.stack([encoder.embed(prompt + text).vector for text in TEXTS])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vectors_are_those_of_the_library(tmp_path: Path, name: str) -> None:
+    place, metadata = imported(name, tmp_path)
+    wanted = MODELS[name]
+    default = metadata.prompts.get(metadata.default_prompt or "", "")
+    np.testing.assert_allclose(
+        embedded(place, metadata, default), wanted["vectors"], rtol=0, atol=CLOSE
+    )
+    for prompt, vectors in wanted["prompts"].items():
+        found = embedded(place, metadata, metadata.prompts[prompt])
+        np.testing.assert_allclose(found, vectors, rtol=0, atol=CLOSE)
+    norms = np.linalg.norm(wanted["vectors"], axis=1)
+    assert metadata.normalized == np.allclose(norms, 1, atol=1e-4)
+    assert metadata.dimension == len(wanted["vectors"][0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_text_among_others_has_the_same_vector(tmp_path: Path, name: str) -> None:
+    """Padding is not seen, and neither does it move a window or a distance."""
+    place, metadata = imported(name, tmp_path)
+    tokenizer = load_tokenizer((place / "tokenizer.json").read_text("utf-8"))
+    tokenizer.enable_truncation(metadata.max_seq_length)
+    session = cpu_session(place / "fp32.onnx", threads=1)
+    default = metadata.prompts.get(metadata.default_prompt or "", "")
+    sequences = [tokenizer.encode(default + text).ids for text in TEXTS]
+    found = run_batch(session, sequences)
+    np.testing.assert_allclose(found, MODELS[name]["vectors"], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_poolings_are_those_of_the_library(tmp_path: Path, pooling: Pooling) -> None:
+    place, metadata = imported("bert", tmp_path, pooling=pooling)
+    mode = "lasttoken" if pooling == "last" else pooling
+    wanted = MODELS["bert"]["poolings"][mode]
+    np.testing.assert_allclose(embedded(place, metadata), wanted, rtol=0, atol=CLOSE)
