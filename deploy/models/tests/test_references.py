@@ -4,12 +4,14 @@
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from embed_models.inference import TextEncoder, cpu_session, run_batch
 from embed_models.metadata import Metadata, Pooling
@@ -33,8 +35,8 @@ def silent(_line: str) -> None:
 def imported(name: str, directory: Path, **options: Any) -> tuple[Path, Metadata]:
     source = resolve_source(str(CHECKPOINTS / name), model_name=None, model_id=None)
     model = from_checkpoint(source, silent, **options)
-    place = directory / name
-    place.mkdir()
+    place = directory / Path(name).name
+    place.mkdir(parents=True)
     metadata = model.write(place, version="v1", now="2026-01-01T00:00:00Z", report=silent)
     (place / METADATA).write_text(metadata.to_json(), encoding="utf-8")
     return place, metadata
@@ -80,3 +82,48 @@ def test_poolings_are_those_of_the_library(tmp_path: Path, pooling: Pooling) -> 
     mode = "lasttoken" if pooling == "last" else pooling
     wanted = MODELS["bert"]["poolings"][mode]
     np.testing.assert_allclose(embedded(place, metadata), wanted, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "prefix"),
+    [
+        ("roberta", {"model_type": "camembert"}, "roberta."),
+        # As the hub's own files have it, which transformers translates when it loads them.
+        (
+            "nomic-bert",
+            {
+                "n_embd": 32, "n_inner": 48, "n_head": 4, "n_layer": 2, "n_positions": 8192,
+                "layer_norm_epsilon": 1e-12, "max_trained_positions": 64, "rotary_emb_base": 1000,
+                "activation_function": "swiglu", "rotary_scaling_factor": 2.0,
+                "hidden_size": None, "intermediate_size": None, "num_attention_heads": None,
+                "num_hidden_layers": None, "max_position_embeddings": None, "hidden_act": None,
+                "layer_norm_eps": None, "rope_parameters": None, "head_dim": None,
+            },
+            "",
+        ),
+        (
+            "gte",
+            {
+                "model_type": "new", "rope_theta": 160000, "rope_parameters": None,
+                "rope_scaling": None, "pack_qkv": True, "layer_norm_type": "layer_norm",
+            },
+            "new.",
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_the_hub_has(
+    tmp_path: Path, name: str, change: dict[str, Any], prefix: str
+) -> None:
+    directory = tmp_path / name
+    shutil.copytree(CHECKPOINTS / name, directory)
+    config = json.loads((directory / "config.json").read_text()) | change
+    content = {key: value for key, value in config.items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(content))
+    weights = load_file(directory / "model.safetensors")
+    save_file(
+        {prefix + key: value for key, value in weights.items()}, directory / "model.safetensors"
+    )
+    place, metadata = imported(str(directory), tmp_path / "out")
+    default = metadata.prompts.get(metadata.default_prompt or "", "")
+    found = embedded(place, metadata, default)
+    np.testing.assert_allclose(found, MODELS[name]["vectors"], rtol=0, atol=CLOSE)
