@@ -87,6 +87,7 @@ def _import(options: argparse.Namespace) -> None:
             make_current=not options.no_current,
             tokenizer=options.tokenizer,
             output=options.output,
+            optimize=not options.no_optimize,
         ),
         _report,
     )
@@ -432,6 +433,11 @@ def _add_import(importer: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside it"
     )
     onnx.add_argument("--output", metavar="NAME", help="which output, if there are several")
+    onnx.add_argument(
+        "--no-optimize",
+        action="store_true",
+        help="leave out ONNX Runtime's optimizer: TensorRT takes standard operators alone",
+    )
 
 
 def _add_samplers(command: Callable[..., argparse.ArgumentParser]) -> None:

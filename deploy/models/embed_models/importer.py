@@ -36,6 +36,7 @@ class ImportRequest:
     # Only for an ONNX file as the source.
     tokenizer: Path | None = None
     output: str | None = None
+    optimize: bool = True
 
 
 def import_model(request: ImportRequest, report: Report) -> Metadata:
@@ -51,6 +52,7 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
             max_seq_length=request.max_seq_length,
             license_name=request.license,
             output=request.output,
+            optimize=request.optimize,
         )
     else:
         with open_source(

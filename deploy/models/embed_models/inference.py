@@ -18,7 +18,8 @@ from embed_models.batches import pad, sorted_batches
 from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.tokenizer import load_tokenizer
 
-_ERRORS_ONLY = 3
+# Severities of messages that ONNX Runtime writes to standard error by itself.
+_ERRORS_ONLY, _NOTHING = 3, 4
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,20 @@ class TextEncoder:
         )
 
 
-def cpu_session(model: Path | bytes, *, threads: int, as_written: bool = False) -> Any:
+def cpu_session(
+    model: Path | bytes, *, threads: int, as_written: bool = False, quiet: bool = False
+) -> Any:
     """Open a graph as a worker does on the CPU (worker/src/engine/onnx.rs has the same settings).
 
     `as_written` runs Q/DQ nodes one by one instead of replacing them by integer kernels: what a
-    graph for TensorRT means, at the pace of float32.
+    graph for TensorRT means, at the pace of float32. `quiet` leaves it to the caller to
+    tell of runs that fail.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _NOTHING if quiet else _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if as_written:
         options.add_session_config_entry("session.disable_quant_qdq", "1")

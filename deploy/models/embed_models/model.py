@@ -38,7 +38,7 @@ PRECISION = "fp32"
 
 @dataclass(frozen=True)
 class Model:
-    """A float32 graph with all that metadata.json says of a version, but for its artefacts."""
+    """A graph with all that metadata.json says of a version, but for its artefacts."""
 
     name: str
     slug: str
@@ -59,12 +59,13 @@ class Model:
     dimensions: tuple[int, ...] = ()
     default_prompt: str | None = None
     weights: Mapping[str, Any] | None = None
+    precision: str = PRECISION
     random_weights: bool = False
     teacher: str | None = None
 
     def write(self, directory: Path, *, version: str, now: str, report: Report) -> Metadata:
         """Write graph, tokenizer and golden vectors, and return the metadata that fits them."""
-        graph = directory / f"{PRECISION}.onnx"
+        graph = directory / f"{self.precision}.onnx"
         graph.write_bytes(self.graph)
         tokenizer = directory / TOKENIZER
         tokenizer.write_text(self.tokenizer, encoding="utf-8")
@@ -73,7 +74,7 @@ class Model:
         encoder = TextEncoder(graph, tokenizer, self.max_seq_length)
         golden.write_text(golden_json(encoder), encoding="utf-8")
         report(f"computed {golden.name}: {len(TEXTS)} texts")
-        artefact = Artefact.of(graph, precision=PRECISION, form=self.form)
+        artefact = Artefact.of(graph, precision=self.precision, form=self.form)
         # Our own graphs have nothing of the kind.
         found = None if self.checkpoint else batch_dependence.described(self.graph)
         if found is not None:

@@ -9,17 +9,25 @@ from onnx import helper, numpy_helper
 
 # Old enough for every runtime in use, and independent of the installed onnx package.
 IR_VERSION = 10
+# From then on these operators take their axes as an input, before as an attribute.
+_AXES_ARE_INPUTS = {"Unsqueeze": 13, "ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
+_NEWEST = 99
 
 
 class OnnxBuilder:
     """Builds a graph node by node; every method returns the name of the value it adds."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", opset: int = _NEWEST) -> None:
         # Keeps the names of what is added to a graph of others apart from theirs.
         self._prefix = prefix
+        self._opset = opset
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def name(self, name: str) -> str:
+        """Return the name of a value that is to be added."""
+        return f"{self._prefix}{name}"
 
     def initializer(self, name: str, values: NDArray[Any]) -> str:
         # Not `ascontiguousarray`, which would turn a scalar into a vector of one.
@@ -51,6 +59,14 @@ class OnnxBuilder:
             op_type, *inputs, name=name, outputs=outputs, domain=domain, **attributes
         )[0]
 
+    def over_axes(
+        self, op_type: str, value: str, axes: list[int], *, name: str, **attributes: Any
+    ) -> str:
+        """Add a node that works over axes, in the way of the graph's opset."""
+        if self._opset >= _AXES_ARE_INPUTS[op_type]:
+            return self.node(op_type, value, self.constant(axes), name=name, **attributes)
+        return self.node(op_type, value, name=name, axes=axes, **attributes)
+
     def node_with_outputs(
         self,
         op_type: str,
@@ -70,6 +86,13 @@ class OnnxBuilder:
     def extend(self, graph: onnx.GraphProto) -> None:
         """Append everything to a graph that exists."""
         graph.node.extend(self._nodes)
+        graph.initializer.extend(self._initializers)
+
+    def prepend(self, graph: onnx.GraphProto) -> None:
+        """Put everything in front of a graph that exists."""
+        behind = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*self._nodes, *behind])
         graph.initializer.extend(self._initializers)
 
     def model(

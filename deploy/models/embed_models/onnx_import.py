@@ -1,33 +1,72 @@
 """Imports an ONNX file that others have exported, with its tokenizer.
 
 The worker wants `input_ids` and `attention_mask` in and one unit vector per text out; what is
-missing for that (token types, pooling, normalisation) is added to the graph. Such a model can be
-served in float32; quantizing needs a checkpoint.
+missing for that (other types, token types, pooling, normalisation) is added to the graph. What the
+result does is found out by running it, before anything is written. Quantizing needs a checkpoint.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from tokenizers import Tokenizer
 
+from embed_models.arithmetic import MICROSOFT_DOMAIN
 from embed_models.attention import ATTENTION_MASK, ContribAttention, PlainAttention
+from embed_models.checkpoint import read_license
 from embed_models.errors import CheckpointError, UsageError
-from embed_models.graph import EMBEDDING, INPUT_IDS, serialize
+from embed_models.golden import TOLERANCE
+from embed_models.graph import serialize
+from embed_models.json_files import read_json, read_object_if_present
+from embed_models.limits import MAX_SEQ_LENGTH
 from embed_models.metadata import Pooling
 from embed_models.model import Model, Report
 from embed_models.onnx_builder import OnnxBuilder
+from embed_models.onnx_file import nodes, read_onnx, tensors
+from embed_models.onnx_head import finish
+from embed_models.onnx_inputs import adapt_inputs, value_names
+from embed_models.onnx_optimize import optimized
+from embed_models.onnx_probe import (
+    Output,
+    Texts,
+    Vectors,
+    check_vocabulary,
+    find_outputs,
+    golden_vectors,
+    longest_text,
+    open_graph,
+)
+from embed_models.sentence_config import SentenceConfig, read_sentence_config
 from embed_models.slug import slug
-from embed_models.tokenizer import normalised_tokenizer
+from embed_models.tokenizer import load_tokenizer, normalised_tokenizer
 
-TOKEN_TYPES = "token_type_ids"  # noqa: S105 - the name of an input
-# Ranks of outputs: [batch, seq, hidden] has to be pooled, [batch, hidden] is.
-_TOKENS, _POOLED = 3, 2
-# From then on axes are inputs, as in what is added.
-_LEAST_OPSET = 13
-# What BERT has; the graph itself does not tell.
+# ONNX Runtime reads all of these; what is added is written in the way of the graph's.
+_LEAST_OPSET = 9
+# What BERT has, where nothing says more.
 _USUAL_LENGTH = 512
+# Two tokens stand around the text.
+_FEWEST_TOKENS = 3
+# The name that sentence-transformers gives the vectors of texts.
+_SENTENCE_OUTPUT = "sentence_embedding"
+# Below float32, the same sums in another order differ by more.
+_COARSE_TOLERANCE = 5e-3
+# As repositories on the hub have it: onnx/model.onnx, and the other files above.
+_HUB_FOLDER = "onnx"
+_PAD_TOKENS = ("[PAD]", "<pad>")
+
+# Operators whose scales come from whatever is in a batch.
+_DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+_QUANTIZED = (*_DYNAMIC, "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "MatMulNBits")
+_FP8 = (
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2,
+    TensorProto.FLOAT8E5M2FNUZ,
+)
 
 
 def from_onnx(
@@ -41,112 +80,265 @@ def from_onnx(
     max_seq_length: int | None,
     license_name: str | None,
     output: str | None,
+    optimize: bool = True,
 ) -> Model:
-    """Read an ONNX file and bring its inputs and its output into the worker's form."""
-    tokenizer = tokenizer or path.with_name("tokenizer.json")
-    if not tokenizer.is_file():
-        raise UsageError(f"{tokenizer} does not exist; name the tokenizer with --tokenizer FILE")
-    try:
-        model = onnx.load(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:  # protobuf's DecodeError has no public base class
-        raise CheckpointError(f"{path} is no ONNX file ({error})") from error
-    text = normalised_tokenizer(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
-    _fix_inputs(model, path)
-    source, rank, dimension = _chosen_output(model, path, output)
-    if rank == _TOKENS and pooling is None:
-        raise UsageError(
-            f"the output {source!r} of {path} is a vector per token; "
-            "say how to pool them with --pooling mean or --pooling cls"
-        )
-    _finish(model, source, pooling if rank == _TOKENS else None)
-    graph = serialize(model)
-    report(f"read {path}: output {source!r}, {dimension} components")
-    name = model_name or (model_id or path.resolve().parent.name).rsplit("/", 1)[-1]
-    digest = hashlib.sha256(graph + text.encode()).hexdigest()
-    special = any(node.domain == "com.microsoft" for node in model.graph.node)
-    return Model(
-        name=name,
-        slug=slug(name),
-        model_id=model_id or name,
-        dimension=dimension,
-        max_seq_length=max_seq_length or _USUAL_LENGTH,
-        pooling=pooling or "mean",
-        prompts={},
-        space=f"sha256:{digest[:16]}",
-        license=license_name,
-        tokenizer=text,
-        graph=graph,
-        form=ContribAttention.name if special else PlainAttention.name,
-    )
-
-
-def _fix_inputs(model: onnx.ModelProto, path: Path) -> None:
+    """Read an ONNX file, bring it into the worker's form, and find out whether it can be served."""
+    tokenizer = _tokenizer_of(path, tokenizer)
+    text = normalised_tokenizer(_read_text(tokenizer), str(tokenizer))
+    loaded = load_tokenizer(text)
+    texts = Texts(loaded, str(tokenizer))
+    model = read_onnx(path)
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if opset < _LEAST_OPSET:
         raise CheckpointError(
             f"{path} is of opset {opset}; export it again with opset {_LEAST_OPSET} or later"
         )
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in initializers]
-    if INPUT_IDS not in names or ATTENTION_MASK not in names:
-        raise CheckpointError(
-            f"{path} has the inputs {', '.join(names)}; it needs {INPUT_IDS} and {ATTENTION_MASK}"
-        )
-    extra = set(names) - {INPUT_IDS, ATTENTION_MASK, TOKEN_TYPES}
-    if extra:
-        raise CheckpointError(f"{path} has the input {min(extra)}, which no worker can fill")
-    if TOKEN_TYPES in names:
-        # A text is a single segment: all zeros, in the shape of the ids.
-        zero = numpy_helper.from_array(np.asarray(0, np.int64), "token_types/zero")
-        node = helper.make_node("Mul", [INPUT_IDS, zero.name], [TOKEN_TYPES], name="token_types")
-        model.graph.initializer.append(zero)
-        model.graph.node.insert(0, node)
-        model.graph.input.remove(next(v for v in model.graph.input if v.name == TOKEN_TYPES))
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type != TensorProto.INT64:
-            raise CheckpointError(f"{path}: the input {value.name} has to be int64")
-
-
-def _chosen_output(model: onnx.ModelProto, path: Path, name: str | None) -> tuple[str, int, int]:
-    """Return the output's name, its rank, and the components of a vector."""
-    outputs = {value.name: value for value in model.graph.output}
-    if name is None and len(outputs) > 1:
-        raise UsageError(
-            f"{path} has the outputs {', '.join(outputs)}; choose one with --output NAME"
-        )
-    chosen = outputs.get(name) if name else next(iter(outputs.values()))
-    if chosen is None:
-        raise UsageError(f"{path} has no output {name!r}; it has {', '.join(outputs)}")
-    shape = chosen.type.tensor_type.shape.dim
-    if len(shape) not in (_TOKENS, _POOLED) or not shape[-1].dim_value:
-        raise CheckpointError(
-            f"{path}: the output {chosen.name!r} is neither [batch, seq, hidden] nor "
-            "[batch, hidden] with a known size; export it again with that shape"
-        )
-    return chosen.name, len(shape), shape[-1].dim_value
-
-
-def _finish(model: onnx.ModelProto, source: str, pooling: Pooling | None) -> None:
-    """Add pooling and normalisation behind `source`, and make that the only output."""
-    b = OnnxBuilder(prefix="finish/")
-    vector = source
-    if pooling == "cls":
-        vector = b.node("Gather", vector, b.constant(0), name="pool/cls", axis=1)
-    elif pooling == "mean":
-        weights = b.node("Cast", ATTENTION_MASK, name="pool/mask", to=TensorProto.FLOAT)
-        weights = b.node("Unsqueeze", weights, b.constant([-1]), name="pool/weights")
-        masked = b.node("Mul", vector, weights, name="pool/masked")
-        total = b.node("ReduceSum", masked, b.constant([1]), name="pool/sum", keepdims=0)
-        count = b.node("ReduceSum", weights, b.constant([1]), name="pool/count", keepdims=0)
-        count = b.node("Max", count, b.constant(1e-9, np.float32), name="pool/floor")
-        vector = b.node("Div", total, count, name="pool/mean")
-    b.node("LpNormalization", vector, name="normalise", output=EMBEDDING, axis=-1, p=2)
-    dimension = next(v for v in model.graph.output if v.name == source)
-    size = dimension.type.tensor_type.shape.dim[-1].dim_value
-    b.extend(model.graph)
-    del model.graph.output[:]
-    model.graph.output.append(
-        helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", size])
+    prefix = _free_prefix(model.graph)
+    adapt_inputs(model, path, OnnxBuilder(f"{prefix}in/", opset), _padding_id(loaded))
+    outputs = find_outputs(open_graph(_serialized(model, path), path), texts, path)
+    config = tokenizer.parent
+    chosen = _choose(outputs, path, output, config, pooling)
+    sentence = _sentence_config(config, chosen, path, pooling)
+    report(f"read {path}: output {chosen.describe()}")
+    if not sentence.normalizes:
+        report("nothing says that the model normalises its vectors; the imported model does")
+    behind = OnnxBuilder(f"{prefix}out/", opset)
+    finish(model, chosen, sentence.pooling if chosen.by_token else None, behind)
+    graph = _serialized(model, path)
+    session = open_graph(graph, path)
+    check_vocabulary(session, texts, path, str(tokenizer))
+    longest = _longest(session, texts, path, config, sentence, max_seq_length, report)
+    precision, dynamic = _precision(model)
+    sequences = texts.golden(longest)
+    tolerance = TOLERANCE if precision == "fp32" else _COARSE_TOLERANCE
+    vectors = golden_vectors(session, sequences, path)
+    _check_batches(vectors.batch_error(), tolerance, path, report, dynamic=dynamic)
+    # Not of what the optimizer makes of it, which may change from version to version.
+    digest = hashlib.sha256(graph + text.encode()).hexdigest()
+    if optimize and not dynamic:
+        graph = _optimized(graph, sequences, vectors, tolerance, path, report)
+    folder = path.resolve().parent
+    folder = folder.parent if folder.name == _HUB_FOLDER else folder
+    name = model_name or (model_id or folder.name).rsplit("/", 1)[-1]
+    contrib = any(n.domain == MICROSOFT_DOMAIN for n in nodes(onnx.load_from_string(graph)))
+    return Model(
+        name=name,
+        slug=slug(name),
+        model_id=model_id or name,
+        dimension=chosen.dimension,
+        max_seq_length=longest,
+        pooling=sentence.pooling or "mean",
+        prompts=sentence.prompts,
+        space=f"sha256:{digest[:16]}",
+        license=license_name or read_license(config / "README.md"),
+        tokenizer=text,
+        graph=graph,
+        form=ContribAttention.name if contrib else PlainAttention.name,
+        precision=precision,
     )
+
+
+def _check_batches(
+    error: float, tolerance: float, path: Path, report: Report, *, dynamic: bool
+) -> None:
+    """Refuse vectors that depend on what else is in a batch; where scales do, say so."""
+    if dynamic:
+        report(
+            f"{path} is quantized dynamically: a text's vector depends on what else is in its "
+            f"batch, here by up to {error:.2g} in a component"
+        )
+    elif not error <= tolerance:
+        raise CheckpointError(
+            f"{path}: the vector of a text changes by {error:.2g} in a component when longer texts "
+            "are in its batch, so its output does not leave padding out; choose the output of the "
+            f"tokens with --output, or export the model with {ATTENTION_MASK}"
+        )
+
+
+def _optimized(
+    graph: bytes,
+    sequences: Sequence[Sequence[int]],
+    vectors: Vectors,
+    tolerance: float,
+    path: Path,
+    report: Report,
+) -> bytes:
+    """Return the graph with more of it fused, if that can be done and gives the same vectors."""
+    try:
+        better = optimized(graph)
+        if better is None:
+            return graph
+        changed = golden_vectors(open_graph(better, path), sequences, path).error(vectors)
+    except Exception as error:  # the tool fails in many ways on what it does not know
+        report(f"ONNX Runtime's optimizer fails ({error}); the graph stays as it is")
+        return graph
+    if not changed <= tolerance:
+        report(
+            f"ONNX Runtime's optimizer changes vectors by {changed:.2g}; the graph stays as it is"
+        )
+        return graph
+    report(f"fused by ONNX Runtime's optimizer; vectors differ by {changed:.2g} at most")
+    return better
+
+
+def _sentence_config(
+    config: Path, output: Output, path: Path, pooling: Pooling | None
+) -> SentenceConfig:
+    """Read the files of sentence-transformers, as far as they concern an output."""
+    if output.by_token:
+        _refuse_dense(config)
+        sentence = read_sentence_config(config, pooling)
+        if sentence.pooling is None:
+            raise UsageError(
+                f"the output {output.name!r} of {path} is a vector per token, and there is no "
+                f"{config / '1_Pooling' / 'config.json'}; say how to pool them with --pooling mean "
+                "or --pooling cls"
+            )
+        return sentence
+    if pooling is not None:
+        raise UsageError(
+            f"the output {output.name!r} of {path} is a vector per text already; leave out "
+            "--pooling, or choose another with --output"
+        )
+    try:
+        return read_sentence_config(config, None)
+    except CheckpointError:
+        # Whatever the files say of pooling, it is in the graph.
+        return read_sentence_config(config, "mean")
+
+
+def _refuse_dense(config: Path) -> None:
+    """Refuse an output of tokens behind which there is more than pooling."""
+    modules = config / "modules.json"
+    entries = read_json(modules) if modules.is_file() else []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and str(entry.get("type", "")).endswith(".Dense"):
+            raise CheckpointError(
+                f"{modules}: there is a Dense module behind the pooling, which is not added to an "
+                "ONNX file; export the model with it, and choose that output with --output"
+            )
+
+
+def _tokenizer_of(path: Path, given: Path | None) -> Path:
+    """Return the tokenizer: the one given, beside the file, or beside the folder `onnx` of it."""
+    beside = path.with_name("tokenizer.json")
+    above = path.absolute().parent.parent / "tokenizer.json"
+    if given is None and not beside.is_file() and path.absolute().parent.name == _HUB_FOLDER:
+        beside = above
+    tokenizer = given or beside
+    if not tokenizer.is_file():
+        raise UsageError(f"{tokenizer} does not exist; name the tokenizer with --tokenizer FILE")
+    return tokenizer
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
+
+
+def _padding_id(tokenizer: Tokenizer) -> int:
+    found = (tokenizer.token_to_id(token) for token in _PAD_TOKENS)
+    return next((token for token in found if token is not None), 0)
+
+
+def _free_prefix(graph: onnx.GraphProto) -> str:
+    """Return what no name in the graph begins with."""
+    names, prefix = value_names(graph), "embed/"
+    while any(name.startswith(prefix) for name in names):
+        prefix = f"_{prefix}"
+    return prefix
+
+
+def _choose(
+    outputs: list[Output], path: Path, name: str | None, config: Path, pooling: Pooling | None
+) -> Output:
+    """Return the output to make vectors of."""
+    if not outputs:
+        raise CheckpointError(
+            f"{path} has no output of floating-point numbers that is [batch, seq, hidden] or "
+            "[batch, hidden]; export the encoder, without a head for another task"
+        )
+    listed = ", ".join(one.describe() for one in outputs)
+    if name is not None:
+        named = [one for one in outputs if one.name == name]
+        if not named:
+            raise UsageError(f"{path} has no output {name!r} that could be used; it has {listed}")
+        return named[0]
+    tokens = [one for one in outputs if one.by_token]
+    pools = pooling or (config / "1_Pooling" / "config.json").is_file()
+    sentence = [one for one in outputs if one.name == _SENTENCE_OUTPUT and not one.by_token]
+    for only in (outputs, sentence if pooling is None else [], tokens if pools else []):
+        if len(only) == 1:
+            return only[0]
+    raise UsageError(f"{path} has the outputs {listed}; choose one with --output NAME")
+
+
+def _longest(
+    session: Any,
+    texts: Texts,
+    path: Path,
+    config: Path,
+    sentence: SentenceConfig,
+    given: int | None,
+    report: Report,
+) -> int:
+    """Return the most tokens of a text: what is said, as far as the graph takes it."""
+    stated = config / "sentence_bert_config.json"
+    if given is not None:
+        length, origin = given, "--max-seq-length"
+    elif sentence.max_seq_length is not None:
+        length, origin = sentence.max_seq_length, f"max_seq_length in {stated}"
+    else:
+        length, origin = _stated_length(config), ""
+    if not _FEWEST_TOKENS <= length <= MAX_SEQ_LENGTH:
+        raise CheckpointError(
+            f"{origin} is {length}; it has to be from {_FEWEST_TOKENS} to {MAX_SEQ_LENGTH}"
+        )
+    longest = longest_text(session, texts, length)
+    if longest < length and (origin or longest < _FEWEST_TOKENS):
+        raise CheckpointError(
+            f"{origin or 'the number of tokens'} is {length}, but {path} takes texts of at most "
+            f"{longest} tokens; say --max-seq-length {max(longest, _FEWEST_TOKENS)}"
+        )
+    report(f"texts of at most {longest} tokens ({origin or 'as far as the graph takes them'})")
+    return longest
+
+
+def _stated_length(config: Path) -> int:
+    """Return what the other files say of lengths, where they say anything sensible."""
+    for file, field in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("config.json", "max_position_embeddings"),
+    ):
+        value = read_object_if_present(config / file).get(field)
+        # Tokenizers without a limit have a number of thirty digits.
+        if isinstance(value, int | float) and _FEWEST_TOKENS <= value <= MAX_SEQ_LENGTH:
+            return int(value)
+    return _USUAL_LENGTH
+
+
+def _precision(model: onnx.ModelProto) -> tuple[str, bool]:
+    """Return the number format of a graph, and whether its scales come from what is in a batch."""
+    operators = {node.op_type for node in nodes(model)}
+    sizes: dict[int, int] = {}
+    for tensor in tensors(model):
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    dynamic = not operators.isdisjoint(_DYNAMIC)
+    if any(kind in sizes for kind in _FP8):
+        return "fp8", dynamic
+    quantized = operators & set(_QUANTIZED) or any(
+        o.startswith(("QLinear", "QAtt")) for o in operators
+    )
+    if quantized:
+        return "int8", dynamic
+    wide = max(sizes.get(kind, 0) for kind in (TensorProto.FLOAT, TensorProto.DOUBLE))
+    return ("fp16" if sizes.get(TensorProto.FLOAT16, 0) > wide else "fp32"), False
+
+
+def _serialized(model: onnx.ModelProto, path: Path) -> bytes:
+    try:
+        return serialize(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
