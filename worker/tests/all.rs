@@ -15,6 +15,7 @@ mod intake;
 mod life;
 mod models;
 mod once;
+mod onnx_files;
 mod panics;
 mod providers;
 mod reconcile;

@@ -98,8 +98,8 @@ pub(super) async fn parts(source: &Source, args: &BenchArgs, engine: &EngineConf
 
 /// The precisions that a provider has graphs for, as far as they are wanted.
 fn precisions(metadata: &ModelMetadata, provider: Provider, wanted: &[Precision]) -> anyhow::Result<Vec<Precision>> {
-    let of_form = metadata.artefacts.iter().filter(|artefact| artefact.form == model::form(provider));
-    let known: Vec<Precision> = of_form.map(|artefact| artefact.precision).collect();
+    let runnable = model::artefacts_for(provider, &metadata.artefacts);
+    let known: Vec<Precision> = runnable.into_iter().map(|artefact| artefact.precision).collect();
     if let Some(missing) = wanted.iter().find(|wanted| !known.contains(wanted)) {
         let names: Vec<String> = known.iter().map(ToString::to_string).collect();
         anyhow::bail!(

@@ -28,7 +28,7 @@ pub use inspect::inspect_version;
 pub use load::prepare;
 pub use loaded::{DeviceBounds, LoadContext, LoadError, LoadReport, LoadedModel};
 pub use loader::Loader;
-pub use provider_chain::{ProviderGraph, Skipped, form};
+pub use provider_chain::{ProviderGraph, Skipped, artefacts_for};
 pub use resolve::{ResolveError, ResolvedModel, graphs};
 pub use shared::SharedModels;
 pub use source::{Source, previous_of_current, resolve};

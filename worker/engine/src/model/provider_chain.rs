@@ -24,13 +24,20 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// The operators that a provider takes.
-#[must_use]
-pub const fn form(provider: Provider) -> GraphForm {
+/// The forms that a provider takes, the best first. Standard operators run everywhere, as fast as what ONNX Runtime fuses by itself.
+const fn forms(provider: Provider) -> &'static [GraphForm] {
     match provider {
-        Provider::Tensorrt | Provider::TensorrtRtx => GraphForm::Plain,
-        Provider::Cuda | Provider::Cpu => GraphForm::Contrib,
+        Provider::Tensorrt | Provider::TensorrtRtx => &[GraphForm::Plain],
+        Provider::Cuda | Provider::Cpu => &[GraphForm::Contrib, GraphForm::Plain],
     }
+}
+
+/// The graphs of a version that a provider is to choose from: those of the best form of which there are any. So what was made for
+/// TensorRT is run elsewhere only where a version has nothing else.
+#[must_use]
+pub fn artefacts_for(provider: Provider, artefacts: &[Artefact]) -> Vec<&Artefact> {
+    let of = |form: &GraphForm| artefacts.iter().filter(|one| one.form == *form).collect::<Vec<_>>();
+    forms(provider).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// What a provider runs instead of a precision that another one was to run, the best first: all precisions of a version
@@ -62,7 +69,8 @@ pub(super) fn chain(
     let (mut links, mut skipped) = (Vec::<ProviderGraph>::new(), Vec::new());
     let mut wanted = wanted;
     for (i, provider) in providers.iter().enumerate() {
-        let of_form = || artefacts.iter().filter(|one| one.form == form(*provider));
+        let all = artefacts_for(*provider, artefacts);
+        let of_form = || all.iter().copied();
         let graph = match wanted {
             None => {
                 let first = artefacts.first().map(|one| one.precision);
@@ -78,7 +86,8 @@ pub(super) fn chain(
             let known: Vec<&str> = of_form().map(|one| one.precision.as_str()).collect();
             let precision = wanted.map_or_else(String::new, |wanted| format!(" {wanted}"));
             let has = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let reason = format!("the version has no{precision} graph for it ({} form: {has})", name(form(*provider)));
+            let forms: Vec<&str> = forms(*provider).iter().copied().map(name).collect();
+            let reason = format!("the version has no{precision} graph for it ({} form: {has})", forms.join(" or "));
             skipped.push(Skipped { provider: *provider, reason });
             continue;
         };
@@ -90,7 +99,8 @@ pub(super) fn chain(
     (links, skipped)
 }
 
-const fn name(form: GraphForm) -> &'static str {
+/// A form's name, as in metadata.
+pub(super) const fn name(form: GraphForm) -> &'static str {
     match form {
         GraphForm::Contrib => "contrib",
         GraphForm::Plain => "plain",
@@ -149,6 +159,23 @@ mod tests {
         assert_eq!(links.len(), 1);
         assert_eq!((links[0].provider, links[0].graph.precision), (Cuda, Fp16));
         assert!(skipped[0].reason.contains("no int8 graph for it (plain form: fp16, fp8)"), "{}", skipped[0].reason);
+    }
+
+    #[test]
+    fn standard_operators_run_everywhere_if_there_is_nothing_else() {
+        let plain = artefacts(&[(Fp32, Plain)]);
+        for provider in [Cpu, Cuda, Tensorrt] {
+            for wanted in [None, Some(Fp32)] {
+                let (links, skipped) = chain(&[provider], wanted, &plain, true);
+                assert_eq!(links[0].graph.file.file, "fp32-plain.onnx", "{provider}");
+                assert!(skipped.is_empty());
+            }
+        }
+        // What was made for TensorRT does not take the place of what is missing.
+        let (links, skipped) = chain(&[Cpu], Some(Fp8), &all(), true);
+        assert!(links.is_empty() && skipped[0].reason.contains("no fp8 graph for it"), "{skipped:?}");
+        let (links, skipped) = chain(&[Cpu], None, &artefacts(&[(Fp16, Packed)]), true);
+        assert!(links.is_empty() && skipped[0].reason.contains("(contrib or plain form: none)"), "{skipped:?}");
     }
 
     #[test]

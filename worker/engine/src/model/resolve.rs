@@ -3,7 +3,7 @@
 use embed_registry::RegistryError;
 use embed_schemas::{Artefact, ModelMetadata, Slug, slug::SlugError};
 
-use super::provider_chain::{ProviderGraph, Skipped, chain};
+use super::provider_chain::{ProviderGraph, Skipped, chain, name};
 use crate::settings::{EngineConfig, ModelSpec};
 
 /// A version, and the graphs of it that can be run.
@@ -32,16 +32,18 @@ pub enum ResolveError {
     /// A name has no slug.
     #[error("variant: {0}")]
     Name(#[from] SlugError),
-    /// The version has no such graph.
-    #[error("variant: {model} {version} has no {wanted} graph; it has {known}")]
+    /// The version has no graph that could be run.
+    #[error("variant: {model} {version} has no {wanted}graph for {providers}; it has {known}")]
     Precision {
         /// The model.
         model: Slug,
         /// The version.
         version: String,
-        /// What was asked for.
+        /// The precision that was asked for, and a space. Empty if none was.
         wanted: String,
-        /// What there is.
+        /// The providers that were to run it.
+        providers: String,
+        /// What there is, with the forms.
         known: String,
     },
 }
@@ -75,8 +77,9 @@ pub fn graphs(
         return Err(ResolveError::Precision {
             model: model.clone(),
             version: metadata.version.clone(),
-            wanted: spec.precision.map(|p| p.to_string()).unwrap_or_default(),
-            known: metadata.artefacts.iter().map(|a| a.precision.to_string()).collect::<Vec<_>>().join(", "),
+            wanted: spec.precision.map(|p| format!("{p} ")).unwrap_or_default(),
+            providers: list(spec.chain(engine).iter().map(ToString::to_string)),
+            known: list(metadata.artefacts.iter().map(|a| format!("{} ({} form)", a.precision, name(a.form)))),
         });
     };
     let variant = match &spec.variant {
@@ -84,4 +87,8 @@ pub fn graphs(
         None => spec.precision.unwrap_or(first.graph.precision).variant(),
     };
     Ok(ResolvedModel { model, variant, metadata, chain, skipped, spec: spec.clone() })
+}
+
+fn list(all: impl Iterator<Item = String>) -> String {
+    all.collect::<Vec<_>>().join(", ")
 }
