@@ -190,11 +190,11 @@ pub async fn run_with(
         }
     };
     parts.health.started();
-    let ready = Ready { worker_id, metrics_url, variants: parts.variants() };
+    let say_ready = || on_ready(&Ready { worker_id, metrics_url, variants: parts.variants() });
     let outcome = tokio::select! {
         () = &mut stop => Ok(()),
         reason = deaths.next() => Err(RunError::Died(reason)),
-        never = run_until_stopped(&parts.health, &mut running.reconciler, || on_ready(&ready)) => match never {},
+        never = run_until_stopped(&parts.health, &mut running.reconciler, say_ready) => match never {},
     };
     if let Err(error) = &outcome {
         parts.keeper.died();

@@ -14,7 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use embed_connect::ConnectSettings;
 use embed_engine::{
     engine::{attention, library, telemetry},
-    model::{Activities, Loader},
+    model::{Activities, Loader, ResolvedModel},
     threads::cores,
 };
 use figment::value::Value;
@@ -29,7 +29,7 @@ use crate::{
     logging::{self, LogFormat},
     observe::probe,
     registry::{self, ModelsArgs},
-    serving::select,
+    serving::{Selected, VariantSpec, select},
 };
 
 /// Embeds texts that arrive on NATS subjects.
@@ -239,24 +239,37 @@ async fn check_models(config: &Config) -> anyhow::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
-    for one in &selected {
-        let report = loader.load(&one.resolved, false).await?.report;
+    let (count, mut failed) = (selected.len(), Vec::new());
+    for Selected { spec: VariantSpec { model, variant, default, .. }, resolved } in selected {
+        let loaded = match resolved {
+            Ok(resolved) => {
+                loader.load(&resolved, false).await.map(|loaded| (resolved, loaded.report)).map_err(Into::into)
+            }
+            Err(error) => Err(anyhow::Error::from(error)),
+        };
+        let (ResolvedModel { metadata, .. }, report) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                writeln!(out, "failed        {model} {variant}: {error}")?;
+                failed.push(if count == 1 { error } else { anyhow::anyhow!("{model} {variant}: {error}") });
+                continue;
+            }
+        };
         writeln!(
             out,
-            "ok            {} {} {}: version {}, {} dimensions, {}",
-            one.spec.model,
-            one.spec.variant,
-            if one.spec.default { "(default)" } else { "" },
-            one.resolved.metadata.version,
-            one.resolved.metadata.dimension,
-            one.resolved.metadata.space
+            "ok            {model} {variant} {}: version {}, {} dimensions, {}",
+            if default { "(default)" } else { "" },
+            metadata.version,
+            metadata.dimension,
+            metadata.space
         )?;
         writeln!(out, "              runs on {}", report.describe())?;
         for skipped in &report.skipped {
             writeln!(out, "              not on {}: {}", skipped.provider, skipped.reason)?;
         }
     }
-    Ok(())
+    // A worker would serve the others, and be ready unless its configuration names what failed; whoever checks wants to know.
+    failed.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// The first SIGTERM or SIGINT stops the worker, the second ends it at once.

@@ -26,4 +26,5 @@ mod shadow;
 mod start;
 mod support;
 mod swap;
+mod unservable;
 mod variants;

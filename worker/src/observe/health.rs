@@ -10,7 +10,12 @@ use std::{
 
 use async_nats::Client;
 use embed_engine::model::Activities;
-use embed_schemas::{EmbedRequest, Format, Lane, metrics as names, subjects, wire::decode_outcome};
+use embed_schemas::{
+    EmbedRequest, Format, Lane, metrics as names,
+    serving::{FailedVersion, VariantStatus},
+    subjects,
+    wire::decode_outcome,
+};
 use metrics::gauge;
 use tokio::sync::Mutex;
 
@@ -18,7 +23,7 @@ use crate::{
     intake::PullStatus,
     metrics::SET_GAUGES,
     publish::StoreTrouble,
-    serving::ServedVariants,
+    serving::{ServedVariant, ServedVariants},
     variant::{Deployment, ServedVersion, Variant},
 };
 
@@ -120,10 +125,15 @@ impl Health {
             if let Some(pause) = one.deployment.pause() {
                 failing.push(format!("{} {}: {}", variant.model, variant.name, pause.reason()));
             }
-            // What is not loaded is loaded when somebody asks for it, and this is not somebody.
             if one.deployment.peek().is_some() {
                 probes.push(Arc::clone(variant));
+            } else if let Some(failed) = one.deployment.status().failed.filter(|_| one.deployment.pause().is_none()) {
+                failing.push(format!(
+                    "{} {}: loading, since version {} failed",
+                    variant.model, variant.name, failed.version
+                ));
             }
+            // What else is not loaded is loaded when somebody asks for it, and this is not somebody.
         }
         reasons.extend(
             failing
@@ -143,7 +153,7 @@ impl Health {
         Readiness { reasons, notes }
     }
 
-    /// Variants that do not run where they should.
+    /// Variants that do not run where they should, and versions that do not run at all.
     fn notes(&self) -> Vec<String> {
         let note = |(deployment, version): (Arc<Deployment>, Arc<ServedVersion>)| {
             let report = version.report();
@@ -153,7 +163,19 @@ impl Health {
             (!skipped.is_empty()).then(|| format!("{model} {name} runs on {}, {skipped}", report.provider))
         };
         let elsewhere = self.served.live().into_iter().filter_map(note);
-        elsewhere.chain(self.activities.describe()).collect()
+        elsewhere.chain(self.not_served()).chain(self.activities.describe()).collect()
+    }
+
+    /// Versions that cannot be served, whether another is in their place or none. What the worker is not ready without is told elsewhere.
+    fn not_served(&self) -> Vec<String> {
+        let note = |one: Arc<ServedVariant>| {
+            let VariantStatus { live, failed, .. } = one.deployment.status();
+            let FailedVersion { version, reason, .. } = failed.filter(|_| live.is_some() || !one.required)?;
+            let Variant { model, name, .. } = &*one.deployment.variant;
+            let instead = live.map_or_else(String::new, |live| format!(" (version {} is)", live.version));
+            Some(format!("{model} {name}: version {version} is not served{instead}: {reason}"))
+        };
+        self.served.all().into_iter().filter_map(note).collect()
     }
 
     async fn probe(&self, variant: &Variant) -> Result<(), String> {

@@ -170,7 +170,7 @@ impl Controller {
             match self.room(&resolved).0 {
                 Room::Yes => break,
                 Room::Never(reason) => {
-                    self.failed(&resolved, reason);
+                    self.failed(resolved.identity(), reason);
                     return Ended::Settled;
                 }
                 Room::Later(when) => tokio::select! {
@@ -206,7 +206,7 @@ impl Controller {
         let version = match result {
             Ok(version) => version,
             Err(error) => {
-                self.failed(&resolved, error.to_string());
+                self.failed(resolved.identity(), error.to_string());
                 return ended;
             }
         };
@@ -214,7 +214,7 @@ impl Controller {
             return self.abandon(&resolved);
         }
         if let Err(reason) = self.no_lesser_provider(spec, &version).await {
-            self.failed(&resolved, reason);
+            self.failed(resolved.identity(), reason);
             return ended;
         }
         self.make_room(&resolved);
@@ -332,12 +332,13 @@ impl Controller {
     }
 
     /// The version that was to go live does not; what is live stays.
-    pub(super) fn failed(&mut self, resolved: &ResolvedModel, reason: String) {
-        let version = &resolved.metadata.version;
-        tracing::error!(model = %resolved.model, variant = %resolved.variant, version, reason, "a version does not go live");
+    /// `what`: its identity, see [`ResolvedModel::identity`].
+    pub(super) fn failed(&mut self, what: (String, String), reason: String) {
+        let ((model, variant), version) = (self.key(), what.0.clone());
+        tracing::error!(%model, %variant, version, reason, "a version does not go live");
         self.count("failed");
-        self.retries.failed(Instant::now(), resolved.identity());
-        self.deployment.failed(version, reason);
+        self.retries.failed(Instant::now(), what);
+        self.deployment.failed(&version, reason);
     }
 
     fn count(&self, outcome: &'static str) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use embed_engine::{
-    model::{LoadError, Loader, ResolvedModel},
+    model::{LoadError, Loader, ResolveError, ResolvedModel},
     pipeline::{Pipeline, PipelineContext},
 };
 use embed_schemas::metrics as names;
@@ -19,6 +19,9 @@ use crate::{
 /// A version cannot go live.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// It cannot be found out what is to be loaded, or there is nothing that could be.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use embed_engine::model::{Loader, previous_of_current};
+use embed_engine::model::{Loader, ResolveError, ResolvedModel, previous_of_current};
 use embed_engine::settings::CURRENT;
 use embed_schemas::Slug;
 use parking_lot::RwLock;
@@ -71,33 +71,43 @@ pub enum ServeError {
 
 impl Reconciler {
     /// Loads what was selected, and begins to take work in. With a memory budget, what does not fit is loaded when it is
-    /// asked for.
+    /// asked for. What cannot be loaded, nor the version before it, is answered with the reason and tried again later; the others are served.
     ///
     /// # Errors
-    /// If a version cannot be loaded, and neither can the one before it.
+    /// If nothing can be served.
     pub async fn start(context: ServingContext, selected: Vec<Selected>) -> Result<Self, ServeError> {
         let ServingContext { config, served, loader, intake, supervisor } = context;
         let watch = Watch::start(&intake.connections.online.client, &supervisor).await?;
         let models = &config.models;
         let memory = Memory::new(models.memory_budget, models.stay_loaded, config.engine.clone());
         let base: Vec<VariantSpec> = selected.iter().map(|one| one.spec.clone()).collect();
-        let wanted = RwLock::new(base.clone());
-        let shared = Arc::new(Shared { config, served, loader, intake, supervisor, memory, wanted });
+        let shared = Arc::new(Shared { config, served, loader, intake, supervisor, memory, wanted: RwLock::new(base) });
         let mut this = Self {
             shared,
-            base,
+            base: Vec::new(),
             bucket: Bucket::new(),
             controllers: HashMap::new(),
             refreshes: watch::Sender::new(0),
             watch,
         };
         let mut ready: Vec<(VariantSpec, Arc<Deployment>, Controller, watch::Sender<VariantSpec>)> = Vec::new();
-        for one in selected {
-            let (mut controller, sender) = this.controller(&one.spec);
+        let (mut served, mut failed) = (false, None);
+        for Selected { mut spec, resolved } in selected {
+            let (mut controller, sender) = this.controller(&spec);
             let loaded: Vec<_> = ready.iter().filter_map(|(_, deployment, ..)| deployment.peek()).collect();
-            this.first_version(&mut controller, &one, &loaded).await?;
-            ready.push((one.spec, Arc::clone(&controller.deployment), controller, sender));
+            match this.first_version(&mut controller, &spec, resolved, &loaded).await {
+                Ok(()) => (served, spec.required) = (true, true),
+                // Whatever else is in a registry, the worker is ready with what the configuration names.
+                Err(error) => failed = failed.or(Some(error)),
+            }
+            sender.send_replace(spec.clone());
+            ready.push((spec, Arc::clone(&controller.deployment), controller, sender));
         }
+        if let (false, Some(error)) = (served, failed) {
+            return Err(error);
+        }
+        this.base = ready.iter().map(|(spec, ..)| spec.clone()).collect();
+        this.shared.wanted.write().clone_from(&this.base);
         for (spec, deployment, controller, sender) in ready {
             let one = Arc::new(ServedVariant::start(deployment, spec.required, &this.shared.intake).await?);
             this.shared.served.add(Arc::clone(&one));
@@ -134,44 +144,48 @@ impl Reconciler {
     async fn first_version(
         &self,
         controller: &mut Controller,
-        selected: &Selected,
+        spec: &VariantSpec,
+        resolved: Result<ResolvedModel, ResolveError>,
         loaded: &[Arc<ServedVersion>],
     ) -> Result<(), ServeError> {
         let Shared { config, loader, supervisor, memory, .. } = &*self.shared;
-        let Selected { spec, resolved } = selected;
-        if !spec.config.pinned && !memory.fits(resolved, loaded.iter().map(|version| &version.report().weights)) {
-            tracing::info!(model = %spec.model, variant = %spec.variant, "does not fit into models.memory_budget: loaded when it is asked for");
-            return Ok(());
-        }
         let variant = Arc::clone(&controller.deployment.variant);
-        let error = match load_version(config, loader, supervisor, &variant, resolved, false).await {
-            Ok(version) => {
+        let (error, what) = match resolved {
+            Ok(resolved) => {
+                if !spec.config.pinned && !memory.fits(&resolved, loaded.iter().map(|one| &one.report().weights)) {
+                    tracing::info!(model = %spec.model, variant = %spec.variant, "does not fit into models.memory_budget: loaded when it is asked for");
+                    return Ok(());
+                }
+                match load_version(config, loader, supervisor, &variant, &resolved, false).await {
+                    Ok(version) => {
+                        controller.go_live(version);
+                        return Ok(());
+                    }
+                    Err(error) => (error, resolved.identity()),
+                }
+            }
+            Err(error) => (StartError::from(error), (spec.config.version.clone(), String::new())),
+        };
+        let before = if spec.config.version == CURRENT {
+            previous_of_current(loader.source(), &spec.config.spec(), &config.engine).await
+        } else {
+            None
+        };
+        if let Some(before) = before {
+            tracing::error!(
+                model = %spec.model, variant = %spec.variant, %error, version = what.0,
+                instead = before.metadata.version, "the current version cannot be served; trying the one before it"
+            );
+            // The first error is the one that matters.
+            if let Ok(version) = load_version(config, loader, supervisor, &variant, &before, false).await {
                 controller.go_live(version);
+                controller.failed(what, error.to_string());
                 return Ok(());
             }
-            Err(error) => error,
-        };
-        let failed = |source: StartError| ServeError::Start {
-            model: spec.model.clone(),
-            variant: spec.variant.clone(),
-            source: Box::new(source),
-        };
-        if spec.config.version != CURRENT {
-            return Err(failed(error));
         }
-        let previous = previous_of_current(loader.source(), &spec.config.spec(), &config.engine).await;
-        let Some(before) = previous else { return Err(failed(error)) };
-        tracing::error!(
-            model = %spec.model, variant = %spec.variant, %error, version = resolved.metadata.version,
-            instead = before.metadata.version, "the current version cannot be served; trying the one before it"
-        );
-        // The first error is the one that matters.
-        let Ok(version) = load_version(config, loader, supervisor, &variant, &before, false).await else {
-            return Err(failed(error));
-        };
-        controller.go_live(version);
-        controller.failed(resolved, error.to_string());
-        Ok(())
+        controller.failed(what, error.to_string());
+        let (model, variant) = spec.key();
+        Err(ServeError::Start { model, variant, source: Box::new(error) })
     }
 
     /// Follows what is wanted, for ever.

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use embed_engine::model::{RegistryError, ResolveError, ResolvedModel, Source, resolve};
-use embed_schemas::Slug;
+use embed_schemas::{Precision, Slug, slug::SlugError};
 
 use super::VariantSpec;
 use crate::config::{Config, VariantConfig};
 
-/// A variant that the configuration asks for, and the version that it means now.
-#[derive(Debug, Clone)]
+/// A variant that is to be served, and the version that it means now.
+#[derive(Debug)]
 pub struct Selected {
-    /// What is asked for, with its name fixed: another version may have another first precision.
+    /// What is asked for, with its name fixed: another version may have another first precision. Required if the configuration names it.
     pub spec: VariantSpec,
-    /// What that is now.
-    pub resolved: ResolvedModel,
+    /// What that is now, or why it cannot be served: that keeps no other from being served.
+    pub resolved: Result<ResolvedModel, ResolveError>,
 }
 
 /// The configuration cannot be served.
@@ -49,13 +49,14 @@ pub enum SelectError {
     },
 }
 
-/// Resolves the configured variants against the registry.
+/// Resolves the configured variants against the registry, or else the current versions of all its models.
 ///
 /// # Errors
-/// If something is missing or contradictory; the message says what and the fix.
+/// If the configuration is contradictory, or there is nothing that could be served; the message says what and the fix.
 pub async fn select(source: &Source, config: &Config) -> Result<Vec<Selected>, SelectError> {
     let mut variants = config.variant.clone();
-    if variants.is_empty() {
+    let named = !variants.is_empty();
+    if !named {
         variants.extend(source.models().await?.into_iter().map(|model| VariantConfig::of(model.into())));
     }
     if variants.is_empty() {
@@ -64,14 +65,17 @@ pub async fn select(source: &Source, config: &Config) -> Result<Vec<Selected>, S
     let mut selected: Vec<Selected> = Vec::new();
     let mut claims: BTreeMap<Slug, Vec<(usize, Option<bool>)>> = BTreeMap::new();
     for variant in &variants {
-        let resolved = resolve(source, &variant.spec(), &config.engine).await?;
-        let (model, name) = (resolved.model.clone(), resolved.variant.clone());
+        let resolved = resolve(source, &variant.spec(), &config.engine).await;
+        let (model, name) = match &resolved {
+            Ok(resolved) => (resolved.model.clone(), resolved.variant.clone()),
+            Err(_) => names(source, variant).await.map_err(ResolveError::from)?,
+        };
         if selected.iter().any(|other| other.spec.model == model && other.spec.variant == name) {
             return Err(SelectError::Twice { model, variant: name });
         }
         claims.entry(model.clone()).or_default().push((selected.len(), variant.default));
         let config = VariantConfig { name: Some(name.to_string()), ..variant.clone() };
-        let spec = VariantSpec { model, variant: name, config, default: false, required: true };
+        let spec = VariantSpec { model, variant: name, config, default: false, required: named };
         selected.push(Selected { spec, resolved });
     }
     for (model, claims) in claims {
@@ -85,5 +89,23 @@ pub async fn select(source: &Source, config: &Config) -> Result<Vec<Selected>, S
             (many, _) => return Err(SelectError::Defaults { model, count: many.len() }),
         }
     }
+    if let Some(first) = selected.iter().position(|one| one.resolved.is_err())
+        && selected.iter().all(|one| one.resolved.is_err())
+        && let Err(error) = selected.swap_remove(first).resolved
+    {
+        return Err(error.into());
+    }
     Ok(selected)
+}
+
+/// The names of a variant that cannot be served now: without others, what clients take for its name.
+async fn names(source: &Source, variant: &VariantConfig) -> Result<(Slug, Slug), SlugError> {
+    let model = Slug::from_name(&variant.model)?;
+    if let Some(name) = &variant.name {
+        return Ok((model, Slug::from_name(name)?));
+    }
+    let metadata = source.metadata(&model, &variant.version).await.ok();
+    let first = metadata.and_then(|metadata| Some(metadata.artefacts.first()?.precision));
+    let name = variant.precision.or(first).unwrap_or(Precision::Fp32).variant();
+    Ok((model, name))
 }
