@@ -4,19 +4,25 @@
 use std::time::Duration;
 
 use crate::support::{
+    PATIENCE,
     controllers::{Running, assert_replays, config, holds, start},
     fleet::{Fleet, World},
-    routed::{Node, alone, comes, line, router, set},
+    routed::{Node, alone, comes, line, on_a_line, router, set},
     slug, until,
     variants::Calls,
 };
 use embed_client::Client;
 use embed_control::{
-    rollout::{Controller, Rollouts, Settings},
+    models::{self, Serve},
+    rollout::{self, Controller, Ending, Rollouts, Settings},
     route::Change,
 };
-use embed_rollout::{Rollout, state::Outcome};
+use embed_rollout::{
+    Rollout,
+    state::{Outcome, Phase},
+};
 use embed_schemas::{ErrorCode, Lane, RouteRecord, Weights, routes::describe};
+use serde_json::json;
 
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -199,4 +205,57 @@ async fn the_end_of_a_rollout_is_kept_though_its_controller_dies_before_it_has_s
     let past = rollouts.history(&slug("m")).await.unwrap();
     assert_eq!(past, [end]);
     assert_eq!(rollouts.record(&slug("m"), Some(&first.id)).await.unwrap().rollout.id, first.id);
+}
+
+/// A rollout that has given everything to `b`.
+fn promoted() -> Rollout {
+    let mut rollout = Rollout::begin(start(config()), 0).unwrap();
+    rollout.phase = Phase::Ended { outcome: Outcome::Promoted, reason: String::new() };
+    rollout
+}
+
+/// Wants a variant to be served.
+async fn want(client: &Client, variant: &str, desired: serde_json::Value) {
+    let desired = serde_json::from_value(desired).unwrap();
+    models::serve(client, &Serve { model: slug("m"), variant: slug(variant), desired }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_others_change_while_a_rollout_is_finished_stays() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let (m, router, promoted) = (slug("m"), router(&client, &nodes).await, promoted());
+    want(&client, "a", json!({"default": true})).await;
+    want(&client, "b", json!({})).await;
+    set(&router, &m, &Change::all_to(slug("b"), "test")).await;
+    let (relay, at_the_end, theirs) = on_a_line(&nodes).await;
+    let all = rollout::endings(&at_the_end, &theirs, &promoted).await.unwrap();
+    assert_eq!(all, [Ending::Default, Ending::Route, Ending::Unserve]);
+    let finish = async |ending| rollout::end(&at_the_end, &theirs, &promoted, ending, "me", PATIENCE).await;
+
+    // Another version of the candidate is wanted when it is about to become the default.
+    let stopped = relay.stop_at("$KV.embed_models.m.b ", 1);
+    let (end, ()) = tokio::join!(finish(Ending::Default), async {
+        comes("the default", &stopped).await;
+        want(&client, "b", json!({"version": "v2"})).await;
+        stopped.pass();
+    });
+    assert_eq!(end.unwrap_err().code(), "contended");
+    let wanted = models::desired(&client).await.unwrap().remove(&(m.clone(), slug("b"))).unwrap();
+    assert_eq!((wanted.version.as_str(), wanted.default), ("v2", None));
+
+    // Somebody gives everything back to the variant before, once the route has been looked at; and before that, while workers were waited for.
+    let stopped = relay.stop_at("\"$KV.embed_routes.m\"", 2);
+    let (end, ()) = tokio::join!(finish(Ending::Route), async {
+        comes("the removal of the route", &stopped).await;
+        set(&router, &m, &Change::all_to(slug("a"), "you")).await;
+        stopped.pass();
+    });
+    assert_eq!(end.unwrap_err().code(), "superseded");
+    let refused = finish(Ending::Route).await.unwrap_err().to_string();
+    assert!(refused.contains("you has set the route of m to a=100: not all is at b"), "{refused}");
+    assert_eq!(describe(&route(&client, &nodes).await.lanes), "a=100");
+    let refused = finish(Ending::Unserve).await.unwrap_err().to_string();
+    assert!(refused.contains("variant a gets 100 %"), "{refused}");
 }

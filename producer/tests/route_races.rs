@@ -2,7 +2,7 @@
 
 use crate::support::{
     command::stderr,
-    routed::{Node, alone, comes, line, router, set, settings},
+    routed::{alone, comes, line, on_a_line, router, set},
     slug, until,
     variants::Calls,
 };
@@ -12,15 +12,7 @@ use embed_schemas::{
     Lane, RouteState, Slug, Weights,
     routes::{RouteRecord, describe},
 };
-use embed_testkit::Relay;
 use serde_json::{Value, json};
-
-/// Whoever is at this end of a line has a connection and a router of its own.
-async fn on_a_line(nodes: &[Node]) -> (Relay, Client, Router) {
-    let (relay, connect) = line(&nodes[0]);
-    let (client, router) = Router::dial(&connect, &settings(nodes)).await.unwrap();
-    (relay, client, router)
-}
 
 fn change(shares: &[&str], who: &str) -> Change {
     Change { force: true, ..Change::to(Weights::parse(shares).unwrap(), who) }

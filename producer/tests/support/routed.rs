@@ -229,6 +229,13 @@ pub(crate) fn line(node: &Node) -> (Relay, ConnectSettings) {
     (relay, connect)
 }
 
+/// Whoever is at this end of a line has a connection and a router of its own.
+pub(crate) async fn on_a_line(nodes: &[Node]) -> (Relay, Client, Router) {
+    let (relay, connect) = line(&nodes[0]);
+    let (client, router) = Router::dial(&connect, &settings(nodes)).await.unwrap();
+    (relay, client, router)
+}
+
 /// Waits until what is to be stopped has come.
 pub(crate) async fn comes(what: &str, stopped: &Stopped) {
     until(what, async || stopped.has_come()).await;

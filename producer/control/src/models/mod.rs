@@ -28,6 +28,7 @@ use embed_client::Client;
 use crate::{
     Error,
     provision::{Consumers, Report},
+    times,
 };
 use bucket::Wanted;
 
@@ -70,15 +71,41 @@ pub async fn desired(client: &Client) -> Result<BTreeMap<(Slug, Slug), DesiredVa
 /// # Errors
 /// [`Error::NoBucket`], or that there is no stream, if `embed init` has not been run; [`Error::Provision`]; [`Error::Contended`] if somebody
 /// else changes the same, or becomes the default, at the same time: then theirs is what holds.
-pub async fn serve(client: &Client, wanted: &Serve) -> Result<Serving, Error> {
-    let Serve { model, variant, desired } = wanted;
-    let target = (model.clone(), variant.clone());
+pub async fn serve(client: &Client, Serve { model, variant, desired }: &Serve) -> Result<Serving, Error> {
+    want(client, (model.clone(), variant.clone()), |found| {
+        let default = desired.default.or(found.and_then(|found| found.default));
+        Ok(DesiredVariant { default, ..desired.clone() })
+    })
+    .await
+}
+
+/// Makes a variant the default of its model, and leaves whatever else is wanted of it as it is.
+///
+/// # Errors
+/// [`Error::Settings`] if the bucket does not want it; otherwise as [`serve`].
+pub async fn make_default(client: &Client, model: &Slug, variant: &Slug, who: &str) -> Result<Serving, Error> {
+    want(client, (model.clone(), variant.clone()), |found| match found {
+        Some(found) => {
+            let (who, when) = (who.to_owned(), times::now());
+            Ok(DesiredVariant { default: Some(true), who, when, ..found.clone() })
+        }
+        None => Err(Error::Settings(format!("variant {variant} of model {model} is not wanted any more"))),
+    })
+    .await
+}
+
+/// Wants what `change` makes of what was wanted before, if that is still so when it is written.
+async fn want(
+    client: &Client,
+    target: (Slug, Slug),
+    change: impl FnOnce(Option<&DesiredVariant>) -> Result<DesiredVariant, Error>,
+) -> Result<Serving, Error> {
+    let (model, variant) = &target;
     let bucket = Wanted::new(client.nats().clone());
     let all = bucket.all().await?;
-    let consumers = Consumers::of(client.nats(), model).await?;
     let found = all.get(&target).map(|entry| &entry.desired);
-    let mut desired = desired.clone();
-    desired.default = desired.default.or(found.and_then(|found| found.default));
+    let desired = change(found)?;
+    let consumers = Consumers::of(client.nats(), model).await?;
     let default = desired.default == Some(true);
     // Before anybody serves it.
     let mut report = consumers.add(client.nats(), model, variant, false).await?;

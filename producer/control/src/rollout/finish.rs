@@ -8,13 +8,12 @@ use embed_rollout::{Rollout, state};
 use embed_schemas::{
     Lane, RouteRecord, Slug, Weights,
     routes::{Lanes, describe},
-    serving::DesiredVariant,
 };
 
 use super::RolloutError;
 use crate::{
     Error,
-    models::{self, Serve, Unserve},
+    models::{self, Unserve},
     route::{Change, Outcome, RouteError, Router},
 };
 
@@ -57,14 +56,8 @@ pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Res
         ));
     }
     let (_, route) = router.current(model).await?;
-    let elsewhere = |record: &RouteRecord| {
-        let all = Weights::all_to(to.clone());
-        record.lanes.iter().any(|(_, weights)| *weights != all).then(|| (record.who.clone(), describe(&record.lanes)))
-    };
-    if let Some((who, lanes)) = route.as_ref().and_then(elsewhere) {
-        return refuse(format!(
-            "{who} has set the route of {model} to {lanes}: not all is at {to}, so there is nothing to finish"
-        ));
+    if let Some(why) = route.as_ref().and_then(|record| elsewhere(record, rollout)) {
+        return refuse(why);
     }
     let (statuses, wanted) = (client.statuses().await?, models::desired(client).await?);
     let of = |variant: &embed_schemas::Slug| (model.clone(), variant.clone());
@@ -89,6 +82,15 @@ pub async fn endings(client: &Client, router: &Router, rollout: &Rollout) -> Res
     Ok(all.into_iter().filter(|(_, needed)| *needed).map(|(ending, _)| ending).collect())
 }
 
+/// Why there is nothing to finish, if a route gives anything to another than the candidate.
+fn elsewhere(record: &RouteRecord, rollout: &Rollout) -> Option<String> {
+    let (all, Rollout { model, to, .. }) = (Weights::all_to(rollout.to.clone()), rollout);
+    record.lanes.values().any(|weights| *weights != all).then(|| {
+        let (who, lanes) = (&record.who, describe(&record.lanes));
+        format!("{who} has set the route of {model} to {lanes}: not all is at {to}, so there is nothing to finish")
+    })
+}
+
 /// Lanes that neither the route nor the default gives to the candidate: making it the default would move them.
 fn unmoved(lanes: &Lanes, to: &Slug, is_default: bool) -> Vec<Lane> {
     let all = Weights::all_to(to.clone());
@@ -110,18 +112,18 @@ pub async fn end(
     let Rollout { model, from, to, .. } = rollout;
     match ending {
         Ending::Default => {
-            let wanted = models::desired(client).await?.remove(&(model.clone(), to.clone()));
-            let Some(found) = wanted else {
-                return Err(Error::Settings(format!("{to} is not wanted any more: finish again")).into());
-            };
-            let desired = DesiredVariant { default: Some(true), who: who.to_owned(), ..found };
-            let serve = Serve { model: model.clone(), variant: to.clone(), desired };
-            models::serve(client, &serve).await?.wait(client, timeout, |_| {}).await?;
+            models::make_default(client, model, to, who).await?.wait(client, timeout, |_| {}).await?;
             Ok(None)
         }
         Ending::Route => {
+            // Whoever has given traffic to others since, while workers were waited for, say, has a reason.
+            let (revision, route) = router.current(model).await?;
+            if let Some(why) = route.as_ref().and_then(|record| elsewhere(record, rollout)) {
+                return Err(Error::Settings(why).into());
+            }
             let note = Some(format!("end of rollout {}", rollout.id));
-            match router.set(model, &Change { note, ..Change::clear(who) }).await? {
+            let change = Change { note, only_after: Some(revision), ..Change::clear(who) };
+            match router.set(model, &change).await? {
                 Outcome::Applied(applied) => {
                     let missing = applied.missing.join(", ");
                     Ok((!missing.is_empty())
