@@ -66,6 +66,9 @@ pub struct ModelMetadata {
     pub license: Option<String>,
     /// When the version was made, RFC 3339.
     pub created_at: String,
+    /// Where the weights came from: their `source`, the hub's `revision`, and the `sha256` of each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether the weights are random: such a version serves to measure speed, and its vectors mean nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub random_weights: bool,
@@ -83,6 +86,12 @@ pub enum Pooling {
     Mean,
     /// The state of the first token.
     Cls,
+    /// The largest value of each component over the tokens.
+    Max,
+    /// The mean over the tokens, of which the n-th counts n times.
+    WeightedMean,
+    /// The state of the last token.
+    Last,
 }
 
 /// A file of a version, with what is needed to verify it.

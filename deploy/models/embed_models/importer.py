@@ -54,6 +54,12 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
             output=request.output,
             optimize=request.optimize,
         )
+        # What is added to a file of others knows these two.
+        if model.pooling not in ("mean", "cls"):
+            raise CheckpointError(
+                f"{request.source}: the tokens of an ONNX file cannot be pooled by "
+                f"{model.pooling!r}; only mean and cls can be added, so import the checkpoint"
+            )
     else:
         with open_source(
             request.source, model_name=request.model_name, model_id=request.model_id
@@ -79,12 +85,7 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
 
 
 def _refuse_unserved(model: Model) -> None:
-    """Refuse what a worker would not read, or would do otherwise."""
-    if model.pooling not in ("mean", "cls"):
-        raise CheckpointError(
-            f"{model.name} pools by {model.pooling!r}; the graph can be made, but workers read "
-            "metadata with mean or cls alone"
-        )
+    """Refuse what a worker would do otherwise."""
     if model.default_prompt is not None:
         raise CheckpointError(
             f"{model.name} has default_prompt_name {model.default_prompt!r} in "
