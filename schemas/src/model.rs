@@ -119,15 +119,26 @@ pub struct Artefact {
     /// The ONNX file.
     #[serde(flatten)]
     pub file: FileRef,
-    /// How it was quantized.
+    /// How it was quantized. `batch_dependent`: by scales that are taken from each run, so a vector depends on what else is in it. `accuracy_loss`:
+    /// by how much the mean cosine to FP32 is below 1, such as `0.2%`, or null where it was not measured.
     #[serde(default)]
     pub quantization: Option<serde_json::Map<String, serde_json::Value>>,
-    /// How fast it was, where it was measured.
+    /// How fast it was, and what it takes (`latency_p95_ms`, `throughput_qps`, `batch_size`, `gpu_memory_mb`); null where it was not measured.
     #[serde(default)]
     pub performance: Option<serde_json::Map<String, serde_json::Value>>,
-    /// How close it comes to the original.
+    /// How close it comes to the original: `cosine_similarity_vs_fp32`, `recall_at_k`, and more. By `golden_cosine_min` and `golden_cosine_mean`, its
+    /// cosines to the golden vectors when it was validated, a worker tells whether it runs as it was validated.
     #[serde(default)]
     pub validation: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Artefact {
+    /// Whether it says of itself that a text's vector depends on what else is in a run.
+    #[must_use]
+    pub fn is_batch_dependent(&self) -> bool {
+        let said = self.quantization.as_ref().and_then(|quantization| quantization.get("batch_dependent"));
+        said.and_then(serde_json::Value::as_bool).unwrap_or_default()
+    }
 }
 
 /// The number format of a graph.

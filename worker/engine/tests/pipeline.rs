@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{ask, pipeline, token};
+use crate::support::{ask, batch_dependent, pipeline, token};
 use embed_engine::{
     engine::{Engine, EngineError, Input, Vectors},
     pipeline::{Embedded, Observer, Request, Unobserved},
@@ -94,6 +94,43 @@ fn one_bad_text_fails_alone() {
     assert!(matches!(heard.try_recv(), Ok(Heard::Failed(Lane::Job, ErrorCode::EngineFailed))));
     assert!(heard.try_recv().is_err(), "the engine is not taken for broken");
     assert_eq!(pipeline.broken(), None);
+}
+
+/// Notes how many texts are in each run.
+#[derive(Debug)]
+struct Counting(Arc<Mutex<Vec<usize>>>);
+
+impl Engine for Counting {
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn unit(&self) -> Unit {
+        Unit(0)
+    }
+
+    fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+        self.0.lock().unwrap().push(input.rows);
+        Ok(vec![1.0; input.rows].into())
+    }
+}
+
+#[test]
+fn texts_of_a_graph_that_goes_by_the_batch_are_run_one_by_one() {
+    let texts = || (0..60).map(|n| format!("text {n}")).collect::<Vec<_>>();
+    let most = |start: fn(Vec<Box<dyn Engine>>) -> embed_engine::pipeline::Pipeline| {
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let pipeline = start(vec![Box::new(Counting(Arc::clone(&runs))) as _]);
+        for lane in [Lane::Rpc, Lane::Job, Lane::Bulk] {
+            let embedded = ask(&pipeline, Request { lane, ..Request::new(texts()) });
+            assert!(embedded.texts.iter().all(|text| text.vector(1) == Some(&[1.0][..])));
+        }
+        let most = runs.lock().unwrap().iter().copied().max();
+        most
+    };
+    assert_eq!(most(|engines| batch_dependent(engines, Arc::new(Unobserved))), Some(1));
+    // What else there is to see: without it, they share runs.
+    assert!(most(|engines| pipeline(engines, Arc::new(Unobserved)).0) > Some(1));
 }
 
 #[test]

@@ -14,6 +14,6 @@ pub mod telemetry;
 pub use error::EngineError;
 pub use fault::Fault;
 pub use interface::{Engine, Input, Vectors, cosine};
-pub use onnx::{ByWidth, CpuEngine, DeviceEngine, OnnxModel, WeakModel, cuda_graphs};
+pub use onnx::{Assignment, ByWidth, CpuEngine, DeviceEngine, OnnxModel, WeakModel, cuda_graphs};
 pub use providers::{Place, attention, driver, tensorrt};
 pub use release::{DeviceLoss, give_back as give_back_memory};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use embed_schemas::{
-    ModelMetadata, Precision, Storage,
+    Artefact, ModelMetadata, Precision, Storage,
     model::{GoldenItem, GoldenSet},
 };
 
@@ -15,8 +15,17 @@ use crate::{
     tokenize::TextTokenizer,
 };
 
-/// Precisions below FP32 are held to this cosine.
+/// Precisions below FP32 are held to this cosine, whatever a version says of itself.
 const LEAST_COSINE: f32 = 0.98;
+
+/// A graph may be this many times as far from FP32 as it was when it was validated: kernels of other devices round elsewhere.
+const FARTHER: f32 = 2.0;
+/// And by this much more, for what is computed in 16 bits on a device, and was not where it was validated.
+const FARTHER_BY: f32 = 1e-3;
+/// In 8 bits it cannot come this many times as near: what does is not computed in 8 bits.
+const NEARER: f32 = 4.0;
+/// Less than this of FP16 and of 8 bits cannot be told apart.
+const TELLING: f32 = 1e-4;
 
 /// FP32 is held to this one, whatever the version's tolerance is: a tolerance is for the last bits of numbers.
 const LEAST_COSINE_FP32: f32 = 0.999;
@@ -38,20 +47,48 @@ const DEVICE_TOLERANCE: f32 = 1e-3;
 pub enum Tolerance {
     /// No component may differ by more than the version's tolerance, or this, and the direction must be nearly the same.
     Component(f32),
-    /// The cosine must be at least [`LEAST_COSINE`].
-    Cosine,
+    /// Cosines are to be as they were when the graph was validated.
+    Cosine {
+        /// The least that a text may have, [`LEAST_COSINE`] or more.
+        least: f32,
+        /// The most that they may have in the mean: beyond, the products are not computed in 8 bits.
+        most_mean: Option<f32>,
+    },
 }
 
 impl Tolerance {
-    /// What a precision is held to where it runs.
-    #[must_use]
-    pub fn of(precision: Precision, provider: Provider, config: &EngineConfig) -> Self {
-        match (precision, provider) {
-            (Precision::Fp32, Provider::Cpu) => Self::Component(0.0),
+    /// What a graph is held to where it runs: by its precision, and by what was measured when it was validated.
+    ///
+    /// # Errors
+    /// If what its metadata says of that cannot be.
+    pub fn of(artefact: &Artefact, provider: Provider, config: &EngineConfig) -> Result<Self, GoldenError> {
+        match (artefact.precision, provider) {
+            (Precision::Fp32, Provider::Cpu) => Ok(Self::Component(0.0)),
             // TensorRT computes FP32 in TF32.
-            (Precision::Fp32, Provider::Cuda) if !config.cuda.tf32 => Self::Component(DEVICE_TOLERANCE),
-            _ => Self::Cosine,
+            (Precision::Fp32, Provider::Cuda) if !config.cuda.tf32 => Ok(Self::Component(DEVICE_TOLERANCE)),
+            _ => Self::as_validated(artefact),
         }
+    }
+
+    fn as_validated(artefact: &Artefact) -> Result<Self, GoldenError> {
+        let distance = |key: &str| match artefact.validation.as_ref().and_then(|validation| validation.get(key)) {
+            // Versions from before it was measured, and those that nobody validated.
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(value) => {
+                match value.as_f64().map(|cosine| cosine as f32).filter(|cosine| (-1.0..=1.001).contains(cosine)) {
+                    Some(cosine) => Ok(Some((1.0 - cosine).max(0.0))),
+                    None => Err(GoldenError::Validation {
+                        file: artefact.file.file.clone(),
+                        what: format!("`{key}` is {value}, it must be a cosine"),
+                    }),
+                }
+            }
+        };
+        let least = distance("golden_cosine_min")?.map_or(LEAST_COSINE, |far| 1.0 - far * FARTHER - FARTHER_BY);
+        let eight_bits = matches!(artefact.precision, Precision::Int8 | Precision::Fp8);
+        let telling =
+            distance("golden_cosine_mean")?.map(|far| far / NEARER).filter(|near| eight_bits && *near >= TELLING);
+        Ok(Self::Cosine { least: least.max(LEAST_COSINE), most_mean: telling.map(|near| 1.0 - near) })
     }
 }
 
@@ -61,6 +98,25 @@ pub enum GoldenError {
     /// The file cannot be understood.
     #[error("golden.json: {0}")]
     Invalid(String),
+    /// What the metadata says of an artefact cannot be.
+    #[error("metadata.json: `validation` of {file}: {what}")]
+    Validation {
+        /// The artefact.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The vectors are too good to be what they are called.
+    #[error(
+        "the golden texts have a mean cosine of {mean} to FP32, and in 8 bits, as this graph was validated, at most {most} is possible: something else \
+         runs, so it is not served"
+    )]
+    Nearer {
+        /// The mean.
+        mean: f32,
+        /// The most.
+        most: f32,
+    },
     /// The engine failed.
     #[error("golden text {index}: {source}")]
     Engine {
@@ -136,6 +192,7 @@ pub fn verify_golden(
 ) -> Result<(), GoldenError> {
     let golden = read_golden(json, metadata)?;
     let mut input = Input { form, ..Input::default() };
+    let mut cosines = 0.0;
     for (index, item) in golden.items.iter().enumerate() {
         let differs = |what: String| GoldenError::Differs { index, text: item.text.chars().take(40).collect(), what };
         let prompt = match &item.prompt {
@@ -158,12 +215,17 @@ pub fn verify_golden(
         if vector.len() != expected.len() {
             return Err(differs(format!("{} components, expected {}", vector.len(), expected.len())));
         }
-        compare(&vector, &expected, tolerance, golden.tolerance).map_err(differs)?;
+        cosines += compare(&vector, &expected, tolerance, golden.tolerance).map_err(differs)?;
     }
-    Ok(())
+    let mean = cosines / golden.items.len() as f32;
+    match tolerance {
+        Tolerance::Cosine { most_mean: Some(most), .. } if mean > most => Err(GoldenError::Nearer { mean, most }),
+        _ => Ok(()),
+    }
 }
 
-fn compare(vector: &[f32], expected: &[f32], held_to: Tolerance, tolerance: f32) -> Result<(), String> {
+/// Gives back the cosine.
+fn compare(vector: &[f32], expected: &[f32], held_to: Tolerance, tolerance: f32) -> Result<f32, String> {
     let pairs = || vector.iter().zip(expected);
     if let Tolerance::Component(least) = held_to {
         let tolerance = tolerance.max(least);
@@ -176,10 +238,10 @@ fn compare(vector: &[f32], expected: &[f32], held_to: Tolerance, tolerance: f32)
     }
     let least = match held_to {
         Tolerance::Component(_) => LEAST_COSINE_FP32,
-        Tolerance::Cosine => LEAST_COSINE,
+        Tolerance::Cosine { least, .. } => least,
     };
     let cosine = cosine(vector, expected);
-    if cosine >= least { Ok(()) } else { Err(format!("the cosine is {cosine}, at least {least} is needed")) }
+    if cosine >= least { Ok(cosine) } else { Err(format!("the cosine is {cosine}, at least {least} is needed")) }
 }
 
 #[cfg(test)]
@@ -189,11 +251,53 @@ mod tests {
     #[test]
     fn not_a_number_never_passes() {
         assert!(compare(&[f32::NAN, 0.0], &[0.0, 0.0], Tolerance::Component(0.0), 0.1).is_err());
-        assert!(compare(&[f32::NAN, 0.0], &[1.0, 0.0], Tolerance::Cosine, 0.1).is_err());
+        let cosine = Tolerance::Cosine { least: LEAST_COSINE, most_mean: None };
+        assert!(compare(&[f32::NAN, 0.0], &[1.0, 0.0], cosine, 0.1).is_err());
         assert!(compare(&[0.005, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.01).is_ok());
         assert!(compare(&[0.05, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.1).is_err(), "another direction");
         assert!(compare(&[0.0, 0.0], &[0.0, 0.0], Tolerance::Component(0.0), 0.1).is_err(), "no direction");
         assert!(compare(&[0.2, 1.0], &[0.0, 1.0], Tolerance::Component(0.0), 0.1).is_err());
+    }
+
+    fn artefact(precision: &str, validation: &serde_json::Value) -> Artefact {
+        let json = serde_json::json!({
+            "precision": precision, "file": "x.onnx", "bytes": 1, "sha256": "0".repeat(64), "validation": validation
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn held_to(precision: &str, validation: &serde_json::Value) -> Tolerance {
+        Tolerance::of(&artefact(precision, validation), Provider::Tensorrt, &EngineConfig::default()).unwrap()
+    }
+
+    #[test]
+    fn an_artefact_is_held_to_its_own_validation() {
+        use serde_json::{Value, json};
+
+        let near = |found: Tolerance, least: f32, most: Option<f32>| {
+            let Tolerance::Cosine { least: l, most_mean: m } = found else { panic!("{found:?}") };
+            assert!((l - least).abs() < 1e-5 && m.is_some() == most.is_some(), "{found:?}");
+            assert!(m.zip(most).is_none_or(|(a, b)| (a - b).abs() < 1e-5), "{found:?}");
+        };
+        // Before it was measured, or nobody did.
+        for unmeasured in [Value::Null, json!({}), json!({"golden_cosine_min": null, "golden_cosine_mean": null})] {
+            near(held_to("int8", &unmeasured), 0.98, None);
+        }
+        let int8 = json!({"golden_cosine_min": 0.995, "golden_cosine_mean": 0.998});
+        near(held_to("int8", &int8), 0.989, Some(0.9995));
+        near(held_to("fp8", &int8), 0.989, Some(0.9995));
+        // What is no 8 bits may come as near as it likes; an INT8 graph in its place would be too far.
+        let fp16 = json!({"golden_cosine_min": 0.999_999, "golden_cosine_mean": 0.999_999});
+        near(held_to("fp16", &fp16), 0.999, None);
+        // No version talks its way below the floor.
+        near(held_to("int8", &json!({"golden_cosine_min": 0.5, "golden_cosine_mean": -1.0})), 0.98, Some(0.5));
+        // So near that nothing is to be told from it.
+        near(held_to("int8", &json!({"golden_cosine_min": 0.9999, "golden_cosine_mean": 0.9999})), 0.9988, None);
+        for (key, value) in [("golden_cosine_min", json!("0.9")), ("golden_cosine_mean", json!(2.0))] {
+            let said = Tolerance::of(&artefact("int8", &json!({key: value})), Provider::Cpu, &EngineConfig::default());
+            let said = said.unwrap_err().to_string();
+            assert!(said.contains(key) && said.contains("x.onnx"), "{said}");
+        }
     }
 
     /// The real metadata, for vectors of two components.

@@ -11,6 +11,7 @@ use super::{
     provider_chain::ProviderGraph,
     resolve::ResolvedModel,
     sessions::{Engines, Sessions},
+    strict,
     weights::Weights,
 };
 use crate::{
@@ -55,10 +56,21 @@ pub fn prepare(
     let key = (metadata.tokenizer.sha256.clone(), metadata.max_seq_length, max_text_bytes);
     let tokenizer = shared.tokenizer(key, || files.tokenizer(metadata, max_text_bytes))?;
     // Before anything is made of it.
-    check_files(files, metadata, &tokenizer)?;
+    let one_by_one = check_files(files, metadata, &tokenizer)? || target.graph.is_batch_dependent();
+    if one_by_one {
+        tracing::warn!(
+            model = %model.model,
+            variant = %model.variant,
+            graph = %target.graph.file.file,
+            "the graph is quantized dynamically, by what is in a run: so that a vector depends on its text alone, each text is run by itself"
+        );
+    }
     let sessions = Sessions { environment: &environment, files, model, target, context };
-    let Engines { mut engines, costs, devices, bounds, nodes_elsewhere } = sessions.engines()?;
-    let tolerance = Tolerance::of(target.graph.precision, target.provider, config);
+    let Engines { mut engines, costs, devices, bounds, assignment } = sessions.engines()?;
+    if model.spec.strict.unwrap_or(config.strict) {
+        strict::check(target.provider, assignment)?;
+    }
+    let tolerance = Tolerance::of(&target.graph, target.provider, config)?;
     let mut verified = None;
     for engine in &mut engines {
         // Each device computes for itself, and each graph.
@@ -77,9 +89,10 @@ pub fn prepare(
         devices,
         artefact: target.graph.clone(),
         packed: target.packed.is_some(),
-        nodes_elsewhere,
+        nodes_elsewhere: assignment.map(|nodes| nodes.elsewhere),
         skipped: Vec::new(),
         bounds,
+        one_by_one,
     };
     tracing::info!(
         model = %model.model,
@@ -97,10 +110,13 @@ pub fn prepare(
     Ok(LoadedModel { engines, tokenizer, costs, report })
 }
 
-/// Whether graphs and tokenizer are what the metadata says, and belong to each other.
-fn check_files(files: &Files, metadata: &ModelMetadata, tokenizer: &TextTokenizer) -> Result<(), EngineError> {
+/// Looks whether graphs and tokenizer are what the metadata says, and belong to each other. Gives back whether a graph's vectors depend on the batch.
+fn check_files(files: &Files, metadata: &ModelMetadata, tokenizer: &TextTokenizer) -> Result<bool, EngineError> {
+    let mut batch_dependent = false;
     for graph in [Some(&files.graph), files.packed.as_ref()].into_iter().flatten() {
-        onnx_file::check(&**graph, metadata)?.check_vocabulary(tokenizer.largest_id())?;
+        let facts = onnx_file::check(&**graph, metadata)?;
+        facts.check_vocabulary(tokenizer.largest_id())?;
+        batch_dependent |= facts.batch_dependent;
     }
-    Ok(())
+    Ok(batch_dependent)
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     batch::CostTable,
     engine::{Engine, EngineError},
-    settings::{BatchConfig, EngineConfig, Provider},
+    settings::{BatchConfig, BatchPolicy, EngineConfig, Provider},
     tokenize::{TextTokenizer, TokenizeError},
 };
 
@@ -48,6 +48,8 @@ pub struct LoadReport {
     pub weights: Weights,
     /// What bounds batches, if it is not for `[batch]` to say.
     pub bounds: Option<DeviceBounds>,
+    /// Whether each text is run by itself: the graph takes scales from what is in a run, and a vector is to depend on its text alone.
+    pub one_by_one: bool,
 }
 
 /// What bounds batches on devices.
@@ -71,6 +73,17 @@ impl DeviceBounds {
 }
 
 impl LoadReport {
+    /// What `batch` says, but as the engines need it.
+    #[must_use]
+    pub fn batches(&self, batch: &BatchConfig) -> BatchConfig {
+        let batch = self.bounds.map_or_else(|| batch.clone(), |bounds| bounds.within(batch));
+        if self.one_by_one {
+            // Nobody is waited for who would not come along.
+            return BatchConfig { policy: BatchPolicy::Adaptive, max_texts: 1, max_wait: Duration::ZERO, ..batch };
+        }
+        batch
+    }
+
     /// In one line, for a person.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -80,6 +93,9 @@ impl LoadReport {
         }
         if self.packed {
             line += ", padded or packed";
+        }
+        if self.one_by_one {
+            line += ", one text a run, since its quantization depends on what is in one";
         }
         match self.nodes_elsewhere {
             Some(0) => line += "; all nodes of the graph run there",

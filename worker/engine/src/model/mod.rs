@@ -15,6 +15,7 @@ mod sessions;
 mod shared;
 mod source;
 mod stopwatch;
+mod strict;
 mod warm_up;
 mod weights;
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     batch::{CostTable, Measured},
     engine::{
-        ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place,
+        Assignment, ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place,
         cuda_graphs::{self, CudaGraphs},
         driver,
         providers::Options,
@@ -40,8 +40,8 @@ pub(super) struct Engines {
     pub(super) devices: Vec<u32>,
     /// What bounds batches, if the engines have bounds of their own.
     pub(super) bounds: Option<DeviceBounds>,
-    /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
-    pub(super) nodes_elsewhere: Option<usize>,
+    /// Which nodes of the graph the wanted provider runs; of several graphs, where it is fewest. `None` if ONNX Runtime does not tell.
+    pub(super) assignment: Option<Assignment>,
 }
 
 /// What sessions are made of.
@@ -91,7 +91,7 @@ impl Sessions<'_> {
         let alone = config.threads_per_runner == 1;
         let measured = warm_up::on_cpu(&mut CpuEngine::new(model.clone(), 0), self.longest(), alone)?;
         Ok(Engines {
-            nodes_elsewhere: model.nodes_elsewhere(),
+            assignment: model.assignment(),
             engines: (0..runners).map(|core| Box::new(CpuEngine::new(model.clone(), core)) as _).collect(),
             costs: CostTable::new(&measured, Padding::default()),
             devices: Vec::new(),
@@ -109,13 +109,15 @@ impl Sessions<'_> {
         let sessions = device.sessions(runners);
         let padding = Padding::new(device.widths.clone(), device.rows.clone(), self.longest());
         let mut largest = Largest { texts: device.max_texts, tokens: device.max_tokens, width: self.longest() };
-        let (mut engines, mut measured, mut nodes_elsewhere) = (Vec::<Box<dyn Engine>>::new(), Vec::new(), None);
+        let (mut engines, mut measured) = (Vec::<Box<dyn Engine>>::new(), Vec::new());
+        let mut assignment = Some(Assignment::default());
         for (unit, number) in devices.iter().enumerate() {
             let graphs: Vec<Graphs> =
                 (0..sessions).map(|session| self.graphs(*number, session)).collect::<Result<_, _>>()?;
+            let models = graphs.iter().flat_map(|(padded, packed)| padded.iter().map(|(_, model)| model).chain(packed));
+            assignment = models.fold(assignment, |worst, model| Some(worst?.worse(model.assignment()?)));
             for runner in 0..runners {
                 let (padded, packed) = graphs[runner % sessions].clone();
-                nodes_elsewhere = padded[0].1.nodes_elsewhere();
                 let mut engine = DeviceEngine::new(padded, packed, padding.clone(), Unit(unit), device.pinned);
                 if unit == 0 && runner == 0 {
                     self.context.activity.step("measuring what runs cost".to_owned());
@@ -137,7 +139,7 @@ impl Sessions<'_> {
             online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
         };
         let costs = CostTable::new(&measured, padding);
-        Ok(Engines { engines, costs, devices, bounds: Some(bounds), nodes_elsewhere })
+        Ok(Engines { engines, costs, devices, bounds: Some(bounds), assignment })
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.

@@ -78,7 +78,7 @@ impl Pipeline {
     pub fn start(metadata: ModelMetadata, loaded: LoadedModel, context: PipelineContext<'_>) -> io::Result<Self> {
         let LoadedModel { engines, tokenizer, costs, report } = loaded;
         let PipelineContext { batch, tokenizer_threads, nice, limit, observer, on_death } = context;
-        let batch = report.bounds.map_or_else(|| batch.clone(), |bounds| bounds.within(batch));
+        let batch = report.batches(batch);
         // On a device, engine threads only wait.
         let nice = if report.provider.on_device() { 0 } else { nice };
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();

@@ -38,8 +38,6 @@ pub struct TensorrtConfig {
     pub optimization_level: Option<u8>,
     /// Whether small runs are recorded as CUDA graphs, as `engine.device.cuda_graphs` says.
     pub cuda_graphs: bool,
-    /// The DLA core to use, on devices that have some (Jetson). None if left out.
-    pub dla_core: Option<u32>,
     /// Whether built engines and timings of kernels are kept on disk: building takes minutes.
     pub cache: bool,
     /// Where they are kept on disk. Left out: `engines` in the folder for copies of the registry's files.
@@ -58,7 +56,6 @@ impl Default for TensorrtConfig {
             auxiliary_streams: None,
             optimization_level: None,
             cuda_graphs: false,
-            dla_core: None,
             cache: true,
             cache_dir: None,
             share_cache: false,

@@ -38,6 +38,19 @@ pub(crate) fn pipeline(
     engines: Vec<Box<dyn Engine>>,
     observer: Arc<dyn Observer>,
 ) -> (Pipeline, mpsc::Receiver<String>) {
+    start(engines, observer, false)
+}
+
+/// The same, of a graph whose vectors depend on what is in a run.
+pub(crate) fn batch_dependent(engines: Vec<Box<dyn Engine>>, observer: Arc<dyn Observer>) -> Pipeline {
+    start(engines, observer, true).0
+}
+
+fn start(
+    engines: Vec<Box<dyn Engine>>,
+    observer: Arc<dyn Observer>,
+    one_by_one: bool,
+) -> (Pipeline, mpsc::Receiver<String>) {
     let (metadata, tokenizer) = MODEL.clone();
     let report = LoadReport {
         provider: Provider::Cpu,
@@ -48,6 +61,7 @@ pub(crate) fn pipeline(
         skipped: Vec::new(),
         weights: Weights { shared: BTreeMap::new(), own: 0 },
         bounds: None,
+        one_by_one,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));
     let loaded = LoadedModel { engines, tokenizer, costs: CostTable::default(), report };

@@ -8,6 +8,7 @@ mod model;
 mod shared_session;
 mod staging;
 
+pub use assignment::Assignment;
 pub use cpu::CpuEngine;
 pub use device::{ByWidth, DeviceEngine};
 pub use model::{OnnxModel, WeakModel};

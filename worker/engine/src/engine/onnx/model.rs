@@ -21,7 +21,7 @@ use super::{
         onnx_file,
         providers::{self, Options, Place},
     },
-    assignment,
+    assignment::{self, Assignment},
     shared_session::SharedSession,
 };
 use crate::settings::{EngineConfig, Provider};
@@ -38,7 +38,7 @@ pub struct OnnxModel {
     session: Arc<SharedSession>,
     dimension: usize,
     place: Place,
-    elsewhere: Option<usize>,
+    assignment: Option<Assignment>,
 }
 
 impl OnnxModel {
@@ -78,15 +78,15 @@ impl OnnxModel {
             return Err(EngineError::Graph(format!("it has no output {OUTPUT:?}")));
         }
         check_dimension(&session, metadata.dimension)?;
-        let elsewhere = assignment::nodes(&session).map(|nodes| elsewhere(&nodes, place.provider));
+        let assignment = assignment::of(&session, named(place.provider));
         let session = Arc::new(SharedSession::new(session));
-        Ok(Self { session, dimension: metadata.dimension as usize, place, elsewhere })
+        Ok(Self { session, dimension: metadata.dimension as usize, place, assignment })
     }
 
-    /// Nodes of the graph that another provider than the wanted one runs. `None` if ONNX Runtime does not tell.
+    /// Which nodes of the graph the wanted provider runs. `None` if ONNX Runtime does not tell.
     #[must_use]
-    pub const fn nodes_elsewhere(&self) -> Option<usize> {
-        self.elsewhere
+    pub const fn assignment(&self) -> Option<Assignment> {
+        self.assignment
     }
 
     pub(super) const fn dimension(&self) -> usize {
@@ -104,8 +104,8 @@ impl OnnxModel {
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {
-        let Self { session, dimension, place, elsewhere } = self;
-        WeakModel { session: Arc::downgrade(session), dimension: *dimension, place: *place, elsewhere: *elsewhere }
+        let Self { session, dimension, place, assignment } = self;
+        WeakModel { session: Arc::downgrade(session), dimension: *dimension, place: *place, assignment: *assignment }
     }
 }
 
@@ -131,15 +131,14 @@ fn tuned(builder: SessionBuilder, config: &EngineConfig, provider: Provider) -> 
     Ok(builder.with_intra_threads(config.threads_per_runner)?.with_disabled_optimizers("SkipLayerNormFusion")?)
 }
 
-/// Nodes that are not where they should be.
-fn elsewhere(nodes: &std::collections::BTreeMap<String, usize>, provider: Provider) -> usize {
-    let wanted = match provider {
+/// How a provider's name begins in ONNX Runtime.
+const fn named(provider: Provider) -> &'static str {
+    match provider {
         Provider::Cpu => "CPU",
         Provider::Cuda => "CUDA",
         Provider::Tensorrt => "Tensorrt",
         Provider::TensorrtRtx => "NvTensorRTRTX",
-    };
-    nodes.iter().filter(|(name, _)| !name.starts_with(wanted)).map(|(_, count)| count).sum()
+    }
 }
 
 /// A model that is loaded as long as somebody else uses it.
@@ -148,27 +147,14 @@ pub struct WeakModel {
     session: Weak<SharedSession>,
     dimension: usize,
     place: Place,
-    elsewhere: Option<usize>,
+    assignment: Option<Assignment>,
 }
 
 impl WeakModel {
     /// The model, if it is still loaded.
     #[must_use]
     pub fn upgrade(&self) -> Option<OnnxModel> {
-        let Self { session, dimension, place, elsewhere } = self;
-        Some(OnnxModel { session: session.upgrade()?, dimension: *dimension, place: *place, elsewhere: *elsewhere })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_that_are_elsewhere_are_counted() {
-        let nodes = [("CUDAExecutionProvider".to_owned(), 40), ("CPUExecutionProvider".to_owned(), 2)].into();
-        assert_eq!(elsewhere(&nodes, Provider::Cuda), 2);
-        assert_eq!(elsewhere(&nodes, Provider::Tensorrt), 42);
-        assert_eq!(elsewhere(&nodes, Provider::Cpu), 40);
+        let Self { session, dimension, place, assignment } = self;
+        Some(OnnxModel { session: session.upgrade()?, dimension: *dimension, place: *place, assignment: *assignment })
     }
 }

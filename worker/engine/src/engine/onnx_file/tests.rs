@@ -123,6 +123,19 @@ fn metadata() -> embed_schemas::ModelMetadata {
 }
 
 #[test]
+fn quantization_that_goes_by_the_batch_is_found_wherever_it_stands() {
+    // In the graph, in a branch of it, in a function.
+    for place in [&[4u64, 1, 7][..], &[4, 1, 6, 5, 1, 7], &[4, 7, 25]] {
+        let dependent = |operator: &str| {
+            let file = place.iter().fold(operator.as_bytes().to_vec(), |content, field| bytes(*field, &content));
+            inspect(&mut file.as_slice()).unwrap().batch_dependent
+        };
+        assert!(dependent("DynamicQuantizeLinear") && dependent("DynamicQuantizeMatMul"), "{place:?}");
+        assert!(!dependent("QuantizeLinear") && !dependent("MatMulInteger"), "{place:?}");
+    }
+}
+
+#[test]
 fn a_table_of_positions_bounds_the_length() {
     let mut metadata = metadata();
     for name in ["embeddings/position.weight", "model.embeddings.position_embeddings.weight"] {

@@ -15,6 +15,9 @@ const NAME: u64 = 512;
 
 /// Nodes that read files or run what they are given: compiled engines, Python, and operators of another library.
 const NODES: [&str; 4] = ["EPContext", "PythonOp", "PythonOpGrad", "ATen"];
+/// Nodes that take the scale of what they quantize from all of it, and so from whatever texts are in a run.
+/// `deploy/models/embed_models/batch_dependence.py` has the same.
+const BATCH_DEPENDENT: [&str; 3] = ["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"];
 /// A property of the model that may hold options for sessions.
 const SESSION_OPTIONS: &str = "ort_config";
 /// At byte 4 of a file: ONNX Runtime's own format, which it tells by this alone.
@@ -27,6 +30,8 @@ pub struct Facts {
     pub positions: Option<u64>,
     /// Rows of its table of words.
     pub vocabulary: Option<u64>,
+    /// Whether a text's vector depends on the texts that are in a run with it.
+    pub batch_dependent: bool,
 }
 
 /// A file is refused.
@@ -184,6 +189,7 @@ impl<S: Source> Walk<'_, S> {
                     if NODES.contains(&operator.as_str()) {
                         return Err(FileError::Node(operator));
                     }
+                    self.facts.batch_dependent |= BATCH_DEPENDENT.contains(&operator.as_str());
                 }
                 (5, Value::Bytes(attribute)) => self.attribute(attribute, depth)?,
                 _ => {}

@@ -78,9 +78,6 @@ pub fn options(config: &TensorrtConfig, device: u32, profile: Profile, cache: Op
     options.extend(config.workspace.map(|size| ("trt_max_workspace_size", size.as_u64().to_string())));
     options.extend(config.auxiliary_streams.map(|streams| ("trt_auxiliary_streams", streams.to_string())));
     options.extend(config.optimization_level.map(|level| ("trt_builder_optimization_level", level.to_string())));
-    if let Some(core) = config.dla_core {
-        options.extend([("trt_dla_enable", "1".to_owned()), ("trt_dla_core", core.to_string())]);
-    }
     options
 }
 
@@ -108,14 +105,13 @@ fn readable(version: i32) -> String {
 /// the shapes that it was built for.
 #[must_use]
 pub fn fingerprint(config: &EngineConfig, profile: Profile) -> String {
-    let TensorrtConfig { workspace, auxiliary_streams, optimization_level, dla_core, .. } = &config.tensorrt;
+    let TensorrtConfig { workspace, auxiliary_streams, optimization_level, .. } = &config.tensorrt;
     let Profile { min, opt, max } = profile;
     let mut name = format!("{}x{}-{}x{}-{}x{}", min.0, min.1, opt.0, opt.1, max.0, max.1);
     for (key, value) in [
         ("w", workspace.map(|size| size.as_u64().to_string())),
         ("a", auxiliary_streams.map(|streams| streams.to_string())),
         ("o", optimization_level.map(|level| level.to_string())),
-        ("d", dla_core.map(|core| core.to_string())),
     ] {
         if let Some(value) = value {
             name += &format!("-{key}{value}");
@@ -163,7 +159,6 @@ mod tests {
         config.workspace = Some(bytesize::ByteSize::gib(1));
         config.auxiliary_streams = Some(0);
         config.optimization_level = Some(4);
-        config.dla_core = Some(1);
         let all = options(&config, 0, profile, Some(Path::new("/c")));
         for (key, value) in [
             ("trt_engine_cache_enable", "1"),
@@ -173,8 +168,6 @@ mod tests {
             ("trt_max_workspace_size", "1073741824"),
             ("trt_auxiliary_streams", "0"),
             ("trt_builder_optimization_level", "4"),
-            ("trt_dla_enable", "1"),
-            ("trt_dla_core", "1"),
         ] {
             assert!(all.contains(&(key, value.to_owned())), "{key}");
         }
@@ -186,7 +179,7 @@ mod tests {
         let profile = Profile { min: (1, 1), opt: (64, 32), max: (128, 64) };
         let plain = fingerprint(&config, profile);
         assert_eq!(plain, "1x1-64x32-128x64");
-        config.tensorrt.dla_core = Some(0);
+        config.tensorrt.optimization_level = Some(4);
         assert_ne!(fingerprint(&config, profile), plain);
         assert_eq!(readable(101_601), "10.16.1");
     }
