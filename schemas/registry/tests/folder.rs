@@ -1,6 +1,6 @@
 //! A registry in a folder.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use crate::support::{Version, content, slug};
 use embed_registry::{Cache, Keep, Registry, RegistryError};
@@ -203,6 +203,50 @@ async fn what_is_too_large_is_not_read() {
     fs::write(version.file("metadata.json"), vec![b' '; 5 << 20]).unwrap();
     let error = folder.registry.publish(version.path(), &()).await.unwrap_err().to_string();
     assert!(error.contains("more than 4194304 bytes"), "{error}");
+}
+
+/// The importer in Python moves the pointer as well, under the same lock: every move is kept, and begins where the one before it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_move_is_lost_between_the_importer_and_this_crate() {
+    const MOVES: usize = 40;
+    let folder = Folder::new();
+    let model = slug("m");
+    for version in ["v1", "v2"] {
+        folder.registry.publish(Version::new("m", version, &[b"graph"]).path(), &()).await.unwrap();
+    }
+    let repository = embed_testkit::repository();
+    let program = format!(
+        "import sys; from pathlib import Path; from embed_models.registry import Registry\n\
+         registry = Registry(Path(sys.argv[1]))\n\
+         for n in range({MOVES}): assert registry.set_current('m', f'p{{n}}', who='python', when='t')"
+    );
+    let mut importer = Command::new(repository.join(".venv/bin/python"))
+        .env("PYTHONPATH", repository.join("deploy/models"))
+        .args(["-c", program.as_str()])
+        .arg(folder.root.path())
+        .spawn()
+        .unwrap();
+    // From its first move on, and never so often that the history leaves any behind.
+    while folder.registry.current(&model).await.is_err() {
+        assert!(importer.try_wait().unwrap().is_none_or(|status| status.success()));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (mut moved, mut refused) = (0, 0);
+    for n in 0..300 {
+        match folder.registry.promote(&model, ["v1", "v2"][n % 2], "rust", crate::support::WHEN).await {
+            Ok(step) => moved += usize::from(step.is_some()),
+            // The importer was faster, and keeps its move.
+            Err(RegistryError::Conflict { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(importer.wait().unwrap().success());
+    let pointer = folder.registry.current(&model).await.unwrap();
+    let by = |who: &str| pointer.history.iter().filter(|step| step.who == who).count();
+    assert_eq!((by("python"), by("rust")), (MOVES, moved), "{refused} moves refused");
+    let follows = |pair: &[embed_schemas::model::PointerMove]| pair[1].from.as_deref() == Some(pair[0].to.as_str());
+    assert!(pointer.history.windows(2).all(follows), "{:?}", pointer.history);
+    assert_eq!(pointer.history.last().map(|step| step.to.as_str()), Some(pointer.version.as_str()));
 }
 
 /// A pointer's history does not grow beyond what can be read.
