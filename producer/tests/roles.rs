@@ -1,17 +1,21 @@
 //! Every program does all that it is for with the permissions of its role, on a server as `deploy/nats` has it, and its log shows that
 //! nothing was tried in vain. And what no worker may be talked into.
 
-use std::process::Command;
+use std::{process::Command, sync::Mutex};
 
 use crate::support::{
     PATIENCE,
     command::{stderr, stdout},
     configured::{Configured, Folder, password},
+    files::{Files, pace},
     people::{MODEL, succeeded},
+    slug, until,
 };
-use async_nats::HeaderMap;
-use embed_client::Client;
+use async_nats::{HeaderMap, jetstream};
+use embed_backfill::{self as backfill, Parameters};
+use embed_client::{Client, Error};
 use embed_control::permissions::{Permissions, Role, Scope, block};
+use embed_schemas::{streams, subjects};
 use embed_testkit::{Daemon, sibling_binary, wait_for};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -87,6 +91,46 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
     server.run("jobs", "jobs cancel waits");
     let cancelled = server.embed("producer", &["jobs", "result", "waits"]).output().unwrap();
     assert!(stdout(&cancelled).contains("cancelled") || stderr(&cancelled).contains("cancelled"), "{cancelled:?}");
+    assert_nothing_was_denied(&server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_waits_for_room_in_a_stream_that_it_may_not_look_at() {
+    let small = || {
+        let (server, worker) = stack();
+        server.run("init", "init --results-max-bytes 1MiB");
+        (server, worker)
+    };
+    let (server, _worker) = tokio::task::spawn_blocking(small).await.unwrap();
+    let [backfills, workers] = ["backfill", "worker"].map(|user| server.settings(user));
+    let (backfills, workers) = (Client::connect(&backfills).await.unwrap(), Client::connect(&workers).await.unwrap());
+    let model = slug(MODEL);
+    assert!(matches!(backfills.results_fill(&model).await, Err(Error::Rejected { .. })));
+    // Somebody else's.
+    let context = jetstream::new(workers.nats().clone());
+    let others = subjects::store(&model, &"other".parse().unwrap());
+    context.publish(others, vec![b'x'; 1_000_000].into()).await.unwrap().await.unwrap();
+    let files = Files::new(20);
+    let parameters = Parameters { model: model.clone(), ..files.parameters(5) };
+    let told = Mutex::new(None);
+    let hear = |progress: &backfill::Progress| *told.lock().unwrap() = Some(*progress);
+    let (pace, never) = (pace(), std::future::pending());
+    let run = backfill::run(&backfills, parameters, &files.output, false, &pace, never, hear);
+    let make_room = async {
+        until("it waits", async || told.lock().unwrap().is_some_and(|progress| progress.is_held)).await;
+        assert_eq!(workers.jobs_fill(&model).await.unwrap().messages, 0, "nothing is begun");
+        let fill = workers.results_fill(&model).await.unwrap();
+        assert_eq!((fill.messages, fill.max_bytes), (1, Some(1 << 20)));
+        assert_eq!(
+            backfills.results_fill_by_worker(&model, None).await.unwrap(),
+            Some(fill),
+            "a worker tells the same"
+        );
+        context.get_stream(streams::results_stream(&model)).await.unwrap().purge().await.unwrap();
+    };
+    let (summary, ()) = tokio::join!(run, make_room);
+    assert_eq!(summary.unwrap().stored, 20);
+    assert!(!told.lock().unwrap().unwrap().is_held);
     assert_nothing_was_denied(&server);
 }
 

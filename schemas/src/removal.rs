@@ -4,6 +4,9 @@
 //! that the ids are its own. The proof is in the ids themselves: an owner makes up a key, and ids that hold a digest of it
 //! ([`RemovalKey::id_part`]). Nobody else can name the key that belongs to an id, whatever else it may read; and whoever has a key can do
 //! nothing to ids that do not follow from it.
+//!
+//! Whoever has results removed has to know how much room there is for more, and may not look at everybody's: a request that names no ids is
+//! answered with how full the stream is ([`StreamFill`]).
 
 use std::fmt;
 
@@ -93,8 +96,8 @@ impl fmt::Debug for RemovalKey {
 pub struct Removal {
     /// What proves that all of the ids are those of whoever asks.
     pub key: RemovalKey,
-    /// The jobs, 1 to [`MAX_REMOVALS`].
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
+    /// The jobs, up to [`MAX_REMOVALS`]. None: it is only asked how full the stream of results is.
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub ids: Vec<JobId>,
 }
 
@@ -111,19 +114,42 @@ pub struct Removed {
     /// Why not, for a person. Without anything left, the request was refused as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How full the stream of results is, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<StreamFill>,
+}
+
+/// How full a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+pub struct StreamFill {
+    /// Messages in it, everybody's.
+    pub messages: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes that it may hold. Left out: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Milliseconds for which messages are kept. Left out: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
 }
 
 impl Removal {
+    /// Asks for nothing but how full the stream of results is. It proves nothing, and need not.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { key: RemovalKey::from_random([0; 32]), ids: Vec::new() }
+    }
+
     /// Checks what the types cannot say. One id that is not proved, and nothing is removed.
     ///
     /// # Errors
     /// [`crate::ErrorCode::InvalidRequest`], naming the field and the fix.
     pub fn validate(&self) -> Result<(), WireError> {
-        if self.ids.is_empty() || self.ids.len() > MAX_REMOVALS {
-            return Err(WireError::invalid(format!(
-                "ids: {} in one request; send 1 to {MAX_REMOVALS}",
-                self.ids.len()
-            )));
+        if self.ids.len() > MAX_REMOVALS {
+            let message = format!("ids: {} in one request; send up to {MAX_REMOVALS}", self.ids.len());
+            return Err(WireError::invalid(message));
         }
         match self.ids.iter().find(|id| !self.key.proves(id)) {
             Some(id) => Err(WireError::invalid(format!(
@@ -150,6 +176,15 @@ mod tests {
         assert_eq!(format!("{key:?}"), "RemovalKey(***)");
         let error = serde_json::from_str::<RemovalKey>("\"S3CRET\"").unwrap_err().to_string();
         assert!(!error.contains("S3CRET"), "{error}");
+    }
+
+    #[test]
+    fn what_asks_for_no_more_than_the_room_removes_nothing_and_older_answers_are_read() {
+        assert!(Removal::none().validate().is_ok() && Removal::none().ids.is_empty());
+        let flood = Removal { ids: vec![id(&Removal::none().key, ""); MAX_REMOVALS + 1], ..Removal::none() };
+        assert!(flood.validate().unwrap_err().message.contains("up to 256"));
+        let older: Removed = serde_json::from_str(r#"{"removed":1}"#).unwrap();
+        assert_eq!(older, Removed { removed: 1, ..Removed::default() });
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use embed_schemas::{
     EmbedRequest, Format, JobId, Lane, Slug,
-    removal::{Removal, RemovalKey, Removed},
+    removal::{Removal, RemovalKey, Removed, StreamFill},
     streams::{self, StreamSettings},
     subjects, wire,
 };
@@ -54,7 +54,7 @@ async fn who_has_the_key_of_ids_removes_their_results_and_no_others() {
         assert!(ask(&stack, bare.clone(), Bytes::copy_from_slice(nonsense)).await.error.is_some());
     }
     let flood = removal((0..300).map(|n| id(&mine, n)).collect());
-    assert!(ask(&stack, bare.clone(), Format::MessagePack.encode(&flood)).await.error.unwrap().contains("1 to 256"));
+    assert!(ask(&stack, bare.clone(), Format::MessagePack.encode(&flood)).await.error.unwrap().contains("up to 256"));
     // Its own, among them some that are not there.
     let all = removal((0..40).map(|n| id(&mine, n)).collect());
     let answer = ask(&stack, bare.clone(), Format::MessagePack.encode(&all)).await;
@@ -68,6 +68,31 @@ async fn who_has_the_key_of_ids_removes_their_results_and_no_others() {
     stack.client.publish_with_reply(bare.clone(), format!("$JS.API.STREAM.PURGE.{results}"), request).await.unwrap();
     assert_eq!(ask(&stack, bare, Format::Json.encode(&all)).await.removed, 0);
     assert_eq!(stack.messages_in(&results).await, 2);
+}
+
+#[tokio::test]
+async fn who_names_no_ids_is_told_how_full_the_stream_is() {
+    let stack = Stack::start().await;
+    let key = RemovalKey::from_random([1; 32]);
+    for n in 0..3 {
+        store(&stack, None, &id(&key, n)).await;
+    }
+    let context = jetstream::new(stack.client.clone());
+    let stream = context.get_stream(streams::results_stream(&model())).await.unwrap();
+    let (config, state) = (stream.cached_info().config.clone(), stream.cached_info().state.clone());
+    let expected = StreamFill {
+        messages: 3,
+        bytes: state.bytes,
+        max_bytes: Some(config.max_bytes.try_into().unwrap()),
+        max_age_ms: Some(config.max_age.as_millis().try_into().unwrap()),
+    };
+    let tenant: Slug = "a".parse().unwrap();
+    for tenant in [None, Some(&tenant)] {
+        let request = Format::Json.encode(&Removal { key: key.clone(), ids: Vec::new() });
+        let answer = ask(&stack, subjects::remove(&model(), tenant), request).await;
+        assert_eq!(answer, Removed { results: Some(expected), ..Removed::default() });
+    }
+    assert_eq!(stack.messages_in(&streams::results_stream(&model())).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,6 @@ use std::{
 };
 
 use embed_client::{Client, MessageBudget, new_id};
-use embed_schemas::Slug;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
@@ -51,12 +50,12 @@ pub(crate) async fn drive(
     let rows = Selected::of(state.plan.rows(&parameters, state.done)?, state)?;
     let chunks = Chunks::new(rows, jobs.budget, books.known.clone()).with_cutter(cutter);
     let chunks = chunk::read(if state.plan.can_be_read_again() { chunks } else { chunks.one_by_one() });
-    let share = results_share(client, model).await;
+    let streams = Streams::watch(client, model, parameters.tenant.as_ref()).await;
+    let share = results_share(&streams);
     let ahead = Ahead::new(share.map_or(pace.ahead_bytes, |share| share.min(pace.ahead_bytes)));
     if let Some(share) = share {
         books.hold_at_most(share);
     }
-    let streams = Streams::watch(client, model).await;
     books.watch(streams.seen());
     let go_on = books.can_go_on();
     let (asked, ending) = (books.asked(), books.ending());
@@ -99,9 +98,8 @@ pub(crate) async fn drive(
 
 /// Bytes of vectors that may wait, for one that comes before them or until they are durable: their results are still in their stream, and
 /// must not fill it.
-async fn results_share(client: &Client, model: &Slug) -> Option<usize> {
-    let fill = client.results_fill(model).await.ok()?;
-    usize::try_from(fill.max_bytes?).ok().map(|limit| limit / 4)
+fn results_share(streams: &Streams) -> Option<usize> {
+    usize::try_from(streams.results_max_bytes()?).ok().map(|limit| limit / 4)
 }
 
 /// What all jobs of a run share.

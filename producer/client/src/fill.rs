@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use embed_schemas::{Slug, streams};
+use embed_schemas::{Slug, removal::StreamFill, streams};
 use serde_json::Value;
 
 use super::Client;
@@ -77,6 +77,12 @@ impl Fill {
             max_bytes: info["config"]["max_bytes"].as_u64(),
             max_age: info["config"]["max_age"].as_u64().filter(|age| *age > 0).map(Duration::from_nanos),
         }
+    }
+
+    /// What a worker says of a stream.
+    pub(crate) fn said(stream: String, said: StreamFill) -> Self {
+        let StreamFill { messages, bytes, max_bytes, max_age_ms } = said;
+        Self { stream, messages, bytes, max_bytes, max_age: max_age_ms.map(Duration::from_millis) }
     }
 
     /// How many results of so many texts fit in all, about, with vectors of this dimension in `f32`. `None`: any number.

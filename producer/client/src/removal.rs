@@ -10,7 +10,7 @@ use embed_schemas::{
 };
 use serde_json::json;
 
-use super::Client;
+use super::{Client, Fill};
 use crate::{
     Error,
     nats::{
@@ -68,20 +68,50 @@ impl Client {
         key: &RemovalKey,
         ids: Vec<JobId>,
     ) -> Result<Option<Removed>, Error> {
-        let what = || "results could not be removed".to_owned();
-        let payload = Format::MessagePack.encode(&Removal { key: key.clone(), ids });
+        let what = "results could not be removed";
+        let removal = Removal { key: key.clone(), ids };
+        let Some(removed) = self.ask_to_remove(what, model, tenant, &removal).await? else { return Ok(None) };
+        match &removed.error {
+            Some(reason) if removed.left.is_empty() => {
+                Err(Error::Rejected { what: what.to_owned(), reason: reason.clone() })
+            }
+            _ => Ok(Some(removed)),
+        }
+    }
+
+    /// Asks a worker how full the stream of a model's results is: whoever may have results removed may ask that, and need not be permitted to
+    /// look at everybody's. `None`: no worker takes such requests.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] if the server refuses; [`Error::Nats`] if nobody answers, or a worker does not say, as those of before do not.
+    pub async fn results_fill_by_worker(&self, model: &Slug, tenant: Option<&Slug>) -> Result<Option<Fill>, Error> {
+        let stream = streams::results_stream(model);
+        let what = format!("cannot ask a worker how full the stream {stream} is");
+        let Some(answer) = self.ask_to_remove(&what, model, tenant, &Removal::none()).await? else { return Ok(None) };
+        match answer.results {
+            Some(said) => Ok(Some(Fill::said(stream, said))),
+            None => Err(Error::nats(what, answer.error.unwrap_or_else(|| "it does not say".to_owned()))),
+        }
+    }
+
+    /// One request and its answer. `None`: nobody takes such requests.
+    async fn ask_to_remove(
+        &self,
+        what: &str,
+        model: &Slug,
+        tenant: Option<&Slug>,
+        removal: &Removal,
+    ) -> Result<Option<Removed>, Error> {
+        let payload = Format::MessagePack.encode(removal);
         let subject = subjects::remove(model, tenant);
         let answer = nats::request(&self.nats, subject.clone(), HeaderMap::new(), payload, WORKER_TIMEOUT).await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(None),
-            Err(error) => return Err(Error::request(what(), &error)),
-        };
-        let removed = wire::decode_removed(&answer.payload)
-            .map_err(|error| Error::BadAnswer { from: subject, reason: error.to_string() })?;
-        match &removed.error {
-            Some(reason) if removed.left.is_empty() => Err(Error::Rejected { what: what(), reason: reason.clone() }),
-            _ => Ok(Some(removed)),
+        match answer {
+            Ok(answer) => {
+                let bad = |error: wire::DecodeError| Error::BadAnswer { from: subject, reason: error.to_string() };
+                wire::decode_removed(&answer.payload).map(Some).map_err(bad)
+            }
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+            Err(error) => Err(Error::request(what, &error)),
         }
     }
 }

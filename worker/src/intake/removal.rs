@@ -1,4 +1,5 @@
-//! Results that their owner has no use for any more: removed for whoever has the key of their ids, see [`embed_schemas::removal`].
+//! Results that their owner has no use for any more: removed for whoever has the key of their ids, see [`embed_schemas::removal`]. And how much
+//! room there is for others, for those who may not look at the stream.
 //!
 //! A few requests are served at the same time, and some wait for that. What does not fit is answered at once, with nothing removed: whoever
 //! asks for much neither takes memory nor has others wait for all of it.
@@ -9,7 +10,7 @@ use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
 use embed_schemas::{
     Format, JobId, Slug, WireError,
-    removal::{Removal, Removed},
+    removal::{Removal, Removed, StreamFill},
     streams, subjects,
     wire::decode_removal,
 };
@@ -75,7 +76,8 @@ impl RemovalIntake {
                 request = requests.next() => match request.map(|request| Asked::read(&context, &model, request)) {
                     Some(Ok(asked)) if waiting.len() < MOST_WAITING => waiting.push_back(asked),
                     Some(Ok(asked)) => {
-                        let removed = Removed { left: asked.removal.ids, error: Some(BUSY.to_owned()), removed: 0 };
+                        let removed =
+                            Removed { left: asked.removal.ids, error: Some(BUSY.to_owned()), ..Removed::default() };
                         answer(client, asked.reply, asked.format, &removed).await;
                     }
                     Some(Err(Some(Refusal { reply, format, error }))) => {
@@ -130,7 +132,10 @@ impl Asked {
 
 async fn serve(client: &Client, model: &Slug, asked: Asked) {
     let Asked { reply, format, tenant, removal } = asked;
-    let removed = remove(client, model, tenant.as_ref(), removal).await;
+    let removed = match removal.ids.is_empty() {
+        true => fill(client, model).await,
+        false => remove(client, model, tenant.as_ref(), removal).await,
+    };
     answer(client, reply, format, &removed).await;
 }
 
@@ -157,6 +162,39 @@ async fn remove(client: &Client, model: &Slug, tenant: Option<&Slug>, removal: R
         }
     }
     removed
+}
+
+/// Says how full the stream is.
+async fn fill(client: &Client, model: &Slug) -> Removed {
+    #[derive(Deserialize)]
+    struct Info {
+        config: Config,
+        state: State,
+    }
+    /// -1, or 0: no limit.
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        max_bytes: i64,
+        /// Nanoseconds.
+        #[serde(default)]
+        max_age: i64,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        messages: u64,
+        bytes: u64,
+    }
+    let limit = |most: i64| u64::try_from(most).ok().filter(|most| *most > 0);
+    let call = format!("STREAM.INFO.{}", streams::results_stream(model));
+    match api::call(client, &call, Bytes::new()).await {
+        Ok(Info { config, state: State { messages, bytes } }) => {
+            let max_age_ms = limit(config.max_age).map(|nanoseconds| nanoseconds.div_ceil(1_000_000));
+            let results = StreamFill { messages, bytes, max_bytes: limit(config.max_bytes), max_age_ms };
+            Removed { results: Some(results), ..Removed::default() }
+        }
+        Err(error) => Removed { error: Some(error.to_string()), ..Removed::default() },
+    }
 }
 
 /// By its subject: there is one outcome of each job.

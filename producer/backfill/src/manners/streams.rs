@@ -1,11 +1,13 @@
 //! The streams of jobs and of results, looked at from time to time: a run begins nothing new while one of them is nearly full. Then
 //! whoever else uses them still can, and what is in flight comes to its end and makes room.
+//!
+//! The role of backfills may not look at everybody's results: there, a worker says how full their stream is.
 
 use std::time::Duration;
 
 use embed_client::{Client, Fill};
 use embed_schemas::Slug;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often it is looked.
@@ -16,6 +18,9 @@ const WAITING_LOOK_EVERY: Duration = Duration::from_millis(200);
 const FULL: u64 = 90;
 /// Percent below which it goes on.
 const ROOM: u64 = 80;
+
+/// How long what was said of the results counts while nobody says anything new.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// What was seen of the streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,14 +35,23 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct Streams {
     seen: watch::Receiver<Seen>,
+    results_max_bytes: Option<u64>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Streams {
     /// Looks once, and from then on from time to time.
-    pub(crate) async fn watch(client: &Client, model: &Slug) -> Self {
-        let mut look = Look { client: client.clone(), model: model.clone(), may_ask: [true; 2], is_warned: false };
+    pub(crate) async fn watch(client: &Client, model: &Slug, tenant: Option<&Slug>) -> Self {
+        let mut look = Look {
+            client: client.clone(),
+            model: model.clone(),
+            tenant: tenant.cloned(),
+            may_ask: [true; 3],
+            results: None,
+            is_warned: false,
+        };
         let (sender, seen) = watch::channel(look.again(&Seen::default()).await);
+        let results_max_bytes = look.results.as_ref().and_then(|(fill, _)| fill.max_bytes);
         let task = tokio::spawn(async move {
             loop {
                 let before = sender.borrow().clone();
@@ -46,7 +60,12 @@ impl Streams {
                 sender.send_if_modified(|seen| std::mem::replace(seen, now.clone()) != now);
             }
         });
-        Self { seen, _task: AbortOnDropHandle::new(task) }
+        Self { seen, results_max_bytes, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Bytes that the stream of results may hold. `None` if it has no limit, or nobody says.
+    pub(crate) const fn results_max_bytes(&self) -> Option<u64> {
+        self.results_max_bytes
     }
 
     /// What was last seen, and from now on.
@@ -59,9 +78,12 @@ impl Streams {
 struct Look {
     client: Client,
     model: Slug,
-    /// Whether jobs and results may be asked for: some roles may not look at everybody's results. What a run has there itself is bounded
-    /// by what it has in flight.
-    may_ask: [bool; 2],
+    tenant: Option<Slug>,
+    /// Whether the server may be asked for jobs and for results, and a worker for results. What a run has there itself is bounded by what
+    /// it has in flight.
+    may_ask: [bool; 3],
+    /// What was last said of the results, and when.
+    results: Option<(Fill, Instant)>,
     /// Whether it was said that results fill their stream.
     is_warned: bool,
 }
@@ -72,10 +94,11 @@ impl Look {
             true => self.told(0, self.client.jobs_fill(&self.model).await),
             false => None,
         };
-        let results = match self.may_ask[1] {
-            true => self.told(1, self.client.results_fill(&self.model).await),
-            false => None,
-        };
+        if let Some(fill) = self.ask_for_results().await {
+            self.results = Some((fill, Instant::now()));
+        }
+        self.results.take_if(|(_, said)| said.elapsed() >= KEPT);
+        let results = self.results.as_ref().map(|(fill, _)| fill.clone());
         if !self.is_warned
             && let Some(warning) = results.as_ref().and_then(Fill::warning)
         {
@@ -94,6 +117,20 @@ impl Look {
             _ => {}
         }
         Seen { waiting: jobs.map(|fill| fill.messages), is_full }
+    }
+
+    /// Asks the server, or a worker if that may not be, or is not answered.
+    async fn ask_for_results(&mut self) -> Option<Fill> {
+        if self.may_ask[1]
+            && let Some(fill) = self.told(1, self.client.results_fill(&self.model).await)
+        {
+            return Some(fill);
+        }
+        if !self.may_ask[2] {
+            return None;
+        }
+        let said = self.client.results_fill_by_worker(&self.model, self.tenant.as_ref()).await;
+        self.told(2, said.transpose()?)
     }
 
     /// An answer, if there is one. Whoever was refused does not ask again.
