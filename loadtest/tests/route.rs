@@ -19,6 +19,9 @@ fn a_newcomer_splits_traffic() {
     command
         .env("EMBED_REGISTRY", embed_testkit::registry())
         .env("NATS_SERVER_BIN", embed_testkit::nats_server_binary())
+        // Of other servers, and nothing to those of this stack.
+        .env("NATS_URL", "nats://127.0.0.1:1")
+        .env("NATS_NKEY", "/nowhere")
         .env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
     let mut dev = Daemon::spawn(&mut command);
     let ready = dev.json_line();

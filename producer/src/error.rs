@@ -1,28 +1,20 @@
-//! What can go wrong with a local stack, beside what goes wrong for clients, operators and backfills.
-
-use embed_connect::ConnectError;
+//! What can go wrong with a local stack, beside what goes wrong for operators.
 
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// As for any client.
-    #[error(transparent)]
-    Client(#[from] embed_client::Error),
     /// As for any operator.
     #[error(transparent)]
     Control(#[from] embed_control::Error),
-    /// As for a backfill.
-    #[error(transparent)]
-    Backfill(#[from] embed_backfill::Error),
     /// The local stack cannot start, or one of its processes ended.
     #[error("{0}")]
     Dev(String),
 }
 
-impl From<ConnectError> for Error {
-    fn from(error: ConnectError) -> Self {
-        Self::Client(error.into())
+impl From<embed_client::Error> for Error {
+    fn from(error: embed_client::Error) -> Self {
+        Self::Control(error.into())
     }
 }
 
@@ -31,9 +23,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
-            Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
-            Self::Backfill(error) => error.code(),
             Self::Dev(_) => "dev",
         }
     }
@@ -42,9 +32,7 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Client(error) => error.retryable(),
             Self::Control(error) => error.retryable(),
-            Self::Backfill(error) => error.retryable(),
             Self::Dev(_) => false,
         }
     }

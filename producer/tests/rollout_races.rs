@@ -1,7 +1,7 @@
 //! Rollouts that people and controllers change at the same time, where who is first is not left to chance: a message of one is stopped until
 //! the other is done.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::support::{
     PATIENCE,
@@ -88,6 +88,30 @@ async fn a_controller_that_was_held_up_does_nothing_to_the_rollout_that_has_foll
     let past: Vec<_> = past.iter().map(|rollout| (&rollout.id, rollout.outcome().unwrap())).collect();
     let aborted = Outcome::Aborted;
     assert_eq!(past, [(&first.id, aborted), (&second.id, aborted), (&third.id, Outcome::Promoted)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_controller_knows_of_one_rollout_is_nothing_to_the_next() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    let mut long = config();
+    long.plan.hold = Duration::from_secs(600);
+    rollouts.start(start(long), None).await.unwrap();
+    let live = Running::start(&nodes, "live", LEASE, 0);
+    holds(&rollouts, 0).await;
+    // It sleeps while that one is ended and another begun, whose first stage has the same number.
+    live.asleep.store(true, Ordering::SeqCst);
+    let told = live.told.lock().unwrap().len();
+    until("it to sleep", async || live.told.lock().unwrap().len() > told).await;
+    abort(&client, &nodes, &rollouts).await;
+    let second = rollouts.start(start(config()), None).await.unwrap();
+    live.asleep.store(false, Ordering::SeqCst);
+    let end = live.end().await;
+    assert_eq!((&end.id, end.outcome()), (&second.id, Some(Outcome::Promoted)), "{:#?}", end.history);
+    assert_replays(&rollouts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -234,8 +258,8 @@ async fn what_others_change_while_a_rollout_is_finished_stays() {
     assert_eq!(all, [Ending::Default, Ending::Route, Ending::Unserve]);
     let finish = async |ending| rollout::end(&at_the_end, &theirs, &promoted, ending, "me", PATIENCE).await;
 
-    // Another version of the candidate is wanted when it is about to become the default.
-    let stopped = relay.stop_at("$KV.embed_models.m.b ", 1);
+    // Another version of the candidate is wanted, once what was wanted before has been read.
+    let stopped = relay.stop_at("$SRV.INFO", 1);
     let (end, ()) = tokio::join!(finish(Ending::Default), async {
         comes("the default", &stopped).await;
         want(&client, "b", json!({"version": "v2"})).await;

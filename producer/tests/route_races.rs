@@ -1,5 +1,7 @@
 //! Several who change routes at the same time, where who is first is not left to chance: a message of one is stopped until the other is done.
 
+use std::time::Duration;
+
 use crate::support::{
     command::stderr,
     routed::{alone, comes, line, on_a_line, router, set},
@@ -154,6 +156,38 @@ async fn an_emergency_is_written_down_whatever_else_is_written_at_that_moment() 
         // Back, for the next one.
         set(&router, &o, &rpc(change(&["a=50", "b=50"], "test"))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emergency_is_not_written_down_over_what_has_been_wanted_since() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let (m, o, router) = (slug("m"), slug("o"), router(&client, &nodes).await);
+    let rpc = |change: Change| Change { lanes: vec![Lane::Rpc], ..change };
+    set(&router, &o, &rpc(change(&["a=50", "b=50"], "test"))).await;
+    let (relay, _client, cut_off) = on_a_line(&nodes).await;
+    let stuck = relay.stop_at("KV_embed_routes", 1);
+    let end = cut_off.set(&o, &rpc(emergency("b", "me"))).await.unwrap();
+    assert_eq!(end.code(), "unwritten", "{end}");
+    relay.go_down();
+    drop(stuck);
+    // Whoever writes it down has compared it with what was wanted before, when somebody wants something else.
+    let mark = router.actual().await.unwrap().unwritten[&o].clone();
+    let (relay, _client, theirs) = on_a_line(&nodes).await;
+    let stopped = relay.stop_at("\"$KV.embed_routes.o\"", 2);
+    let (end, ()) = tokio::join!(theirs.sync(false, "test", &[]), async {
+        comes("the mark to be read", &stopped).await;
+        let lanes = [(Lane::Rpc, Weights::parse(&["a=10", "b=90"]).unwrap())].into_iter().collect();
+        let when = humantime::parse_rfc3339(&mark.when).unwrap() + Duration::from_secs(1);
+        let when = humantime::format_rfc3339_millis(when).to_string();
+        write(&client, &o, &RouteRecord { lanes, when, who: "you".to_owned(), ..mark.clone() }).await;
+        stopped.pass();
+    });
+    assert!(end.unwrap().is_as_wanted());
+    assert_eq!(stands(&router, &o).await, both("rpc: b=90 a=10"));
+    assert_eq!(router.current(&o).await.unwrap().1.unwrap().who, "you");
+    let history = router.history(&o).await.unwrap();
+    assert!(history.iter().all(|entry| entry.record.who != "me"), "{history:?}");
 }
 
 async fn write(client: &Client, model: &Slug, record: &RouteRecord) {

@@ -74,7 +74,7 @@ pub struct Pids {
 ///
 /// # Errors
 /// [`Error::Dev`] if a program is missing, a port is taken, another stack uses the data folder, or a process ends;
-/// [`Error::Registry`] if there is nothing to serve. Whatever was started is stopped again.
+/// [`embed_control::Error::Registry`] if there is nothing to serve. Whatever was started is stopped again.
 pub async fn run(
     options: &Options,
     shutdown: impl Future<Output = ()>,

@@ -47,8 +47,8 @@ pub(super) async fn start(program: &Path, url: &str, registry: &str, more: &[Str
     command.args(["run", "--server", url, "--registry"]).arg(registry);
     command.args(["--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    // The worker is to reach this server, whatever the environment says of another one.
-    for variable in ["NATS_URL", "NATS_CONTEXT", "NATS_CREDS", "NATS_USER", "NATS_PASSWORD"] {
+    // The worker is to reach this server, as nobody in particular, whatever the environment says of another one.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NATS_")) {
         command.env_remove(variable);
     }
     let mut process = Process::start("embed-worker", command)?;
