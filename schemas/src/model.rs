@@ -66,6 +66,9 @@ pub struct ModelMetadata {
     pub license: Option<String>,
     /// When the version was made, RFC 3339.
     pub created_at: String,
+    /// The name of the prompt for texts that come with none, one of `prompts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_prompt: Option<String>,
     /// Where the weights came from: their `source`, the hub's `revision`, and the `sha256` of each file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<serde_json::Map<String, serde_json::Value>>,
@@ -75,6 +78,14 @@ pub struct ModelMetadata {
     /// The recipe of the model whose vectors this one was trained to, if it is a distilled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
+}
+
+impl ModelMetadata {
+    /// What is put before a text for which this prompt was asked; the model's default for one that comes with none.
+    #[must_use]
+    pub fn prompt_text(&self, name: Option<&str>) -> Option<&str> {
+        self.prompts.get(name.or(self.default_prompt.as_deref())?).map(String::as_str)
+    }
 }
 
 /// How token states become one vector.

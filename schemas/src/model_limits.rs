@@ -46,6 +46,9 @@ impl ModelMetadata {
         if let Some(wrong) = self.dimensions.iter().find(|dimension| !(1..=self.dimension).contains(dimension)) {
             return Err(format!("`dimensions` has {wrong}, it takes 1 to {}, which is `dimension`", self.dimension));
         }
+        if let Some(name) = self.default_prompt.as_ref().filter(|name| !self.prompts.contains_key(*name)) {
+            return Err(format!("`default_prompt` is {name:?}, which is none of `prompts`"));
+        }
         for (name, prompt) in &self.prompts {
             at_most("length of a prompt's name", name.len() as u64, MAX_FIELD_BYTES as u64)?;
             at_most("length of a prompt in bytes", prompt.len() as u64, MAX_PROMPT_BYTES as u64)?;
@@ -96,6 +99,7 @@ mod tests {
             ("dimensions", json!([0]), "`dimensions` has 0", "1 to 384"),
             ("dimensions", json!(vec![1; 65]), "number of dimensions", "64"),
             ("prompts", prompts(8193), "length of a prompt", "8192"),
+            ("default_prompt", json!("query"), "`default_prompt` is \"query\"", "none of `prompts`"),
             ("space", json!("s".repeat(1025)), "length of space", "1024"),
         ] {
             let said = refusal(field, value);

@@ -73,7 +73,6 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
                 normalize=request.normalize,
                 dimensions=request.dimensions,
             )
-    _refuse_unserved(model)
     registry = request.registry
     registry.check_name(model.slug, model.name)
     now = timestamp()
@@ -82,16 +81,6 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
         (staged / METADATA).write_text(metadata.to_json(), encoding="utf-8")
         publish_staged(staged, model, request, now, report)
     return metadata
-
-
-def _refuse_unserved(model: Model) -> None:
-    """Refuse what a worker would do otherwise."""
-    if model.default_prompt is not None:
-        raise CheckpointError(
-            f"{model.name} has default_prompt_name {model.default_prompt!r} in "
-            "config_sentence_transformers.json, and workers put no prompt before texts that come "
-            "with none; set it to null, and have callers name the prompt"
-        )
 
 
 def publish_staged(

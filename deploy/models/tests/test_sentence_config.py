@@ -323,12 +323,3 @@ def test_settings_that_the_graph_does_not_have(
         import_model(request, silent)
     assert "config.json" in str(error.value)
     assert not (tmp_path / "registry").exists()
-
-
-def test_what_workers_would_do_otherwise(tmp_path: Path) -> None:
-    request = ImportRequest(str(CHECKPOINTS / "nomic-bert"), Registry(tmp_path), "v1", "test")
-    with pytest.raises(
-        CheckpointError, match=r"default_prompt_name 'search_query'.*set it to null"
-    ):
-        import_model(request, silent)
-    assert not (tmp_path / "models").exists()

@@ -112,8 +112,7 @@ impl ServedVersion {
     /// What is put before the texts of a request that was checked.
     #[must_use]
     pub fn prompt(&self, request: &EmbedRequest) -> Option<Arc<str>> {
-        let prompt = request.prompt.as_ref().and_then(|name| self.metadata().prompts.get(name));
-        prompt.map(|text| Arc::from(text.as_str()))
+        self.metadata().prompt_text(request.prompt.as_deref()).map(Arc::from)
     }
 
     fn known_prompts(&self) -> String {

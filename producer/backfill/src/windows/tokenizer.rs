@@ -92,8 +92,8 @@ fn live(statuses: impl Iterator<Item = VariantStatus>, space: Option<&str>) -> B
 }
 
 /// What decides where a text is cut.
-fn cuts_by<'a>(metadata: &'a ModelMetadata, parameters: &Parameters) -> (&'a str, u32, Option<&'a String>) {
-    let prompt = parameters.prompt.as_ref().and_then(|name| metadata.prompts.get(name));
+fn cuts_by<'a>(metadata: &'a ModelMetadata, parameters: &Parameters) -> (&'a str, u32, Option<&'a str>) {
+    let prompt = metadata.prompt_text(parameters.prompt.as_deref());
     (&metadata.tokenizer.sha256, metadata.max_seq_length, prompt)
 }
 
@@ -119,7 +119,7 @@ fn assemble(
         let unknown = || format!("the model has no prompt {name:?}; it has: {}", names());
         metadata.prompts.get(name).cloned().ok_or_else(unknown)
     };
-    let prompt = prompt.map(named).transpose()?;
+    let prompt = prompt.or(metadata.default_prompt.as_deref()).map(named).transpose()?;
     let around = tokenizer.count(prompt.as_deref(), "").map_err(|error| error.to_string())?;
     let room = (metadata.max_seq_length as usize).saturating_sub(around);
     let (window, overlap) = long.numbers(room)?;
