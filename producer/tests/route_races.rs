@@ -162,7 +162,7 @@ async fn an_emergency_is_written_down_whatever_else_is_written_at_that_moment() 
 async fn an_emergency_is_not_written_down_over_what_has_been_wanted_since() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];
-    let (m, o, router) = (slug("m"), slug("o"), router(&client, &nodes).await);
+    let (o, router) = (slug("o"), router(&client, &nodes).await);
     let rpc = |change: Change| Change { lanes: vec![Lane::Rpc], ..change };
     set(&router, &o, &rpc(change(&["a=50", "b=50"], "test"))).await;
     let (relay, _client, cut_off) = on_a_line(&nodes).await;

@@ -27,6 +27,8 @@ FROM read_parquet(?) WHERE id IN (SELECT unnest(?::BIGINT[]))
 parts = sys.argv[1] + "/part-*.parquet"
 wanted = [int(part) for part in sys.argv[2].split(",") if part]
 database = duckdb.connect()
+# A query of seconds would print how far it is, between the answers.
+database.execute("SET enable_progress_bar = false")
 
 
 def ask(query: str, *values: object) -> list[dict[str, object]]:
