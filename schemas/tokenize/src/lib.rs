@@ -6,6 +6,7 @@ mod bounded;
 mod budget;
 mod outline;
 mod patterns;
+mod prefixes;
 mod segments;
 #[cfg(test)]
 mod tests;

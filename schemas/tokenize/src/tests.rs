@@ -161,18 +161,25 @@ fn json_without_end_is_refused() {
     assert!(refusal(r#"{"model": {}, "model": {}}"#.to_owned()).contains("duplicate field"));
 }
 
-/// The library has a table for each byte of a Unigram model's entries.
+/// The library has a table for each beginning of a Unigram model's entries.
 #[test]
-fn a_list_of_entries_may_have_fewer_bytes_than_a_map() {
-    let list = |number: usize, length: usize| {
-        let entry = |n: usize| json!([format!("{n:0length$}"), -1.5]);
-        json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": (0..number).map(entry).collect::<Vec<_>>()}})
-            .to_string()
+fn a_list_of_entries_may_have_as_many_as_the_largest_models_if_they_begin_alike() {
+    let list = |entries: &mut dyn Iterator<Item = String>| {
+        let entries: Vec<_> = entries.map(|text| (text, -12.345_678_901_234_567)).collect();
+        json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": entries}})
     };
-    let said = outline::check(list(6000, 1000).as_bytes()).unwrap_err();
-    assert!(said.contains("`model.vocab`: the length of all entries is 6000000, at most 4194304"), "{said}");
-    // As many as XLM-R has, and longer ones.
-    outline::check(list(250_002, 10).as_bytes()).unwrap();
+    let refusal = |file: Value| outline::check(file.to_string().as_bytes()).unwrap_err();
+    let said = refusal(list(&mut (0..6000).map(|n| format!("{n:x<1000}"))));
+    assert!(said.contains("`model.vocab`: the number of beginnings that its entries have is 59"), "{said}");
+    assert!(said.ends_with("at most 4194304 is taken"), "{said}");
+    let said = refusal(list(&mut (0..17_000).map(|n| format!("{n:01000}"))));
+    assert!(said.contains("`model.vocab`: the length of all entries is 17000000, at most 16777216"), "{said}");
+    // As many as XLM-V has, with as much around each as a file that is written in lines: of three syllables, the last of three bytes.
+    let syllable = |n: usize| char::from_u32(0xAC00 + 71 * (n % 97) as u32).unwrap();
+    let word = |n: usize| format!("\u{2581}{}{}{}", syllable(n / 97 / 97), syllable(n / 97), syllable(n));
+    let file = serde_json::to_vec_pretty(&list(&mut (0..901_629).map(word))).unwrap();
+    outline::check(&file).unwrap();
+    assert!(file.len() > 55_000_000);
 }
 
 /// Each is within its own bounds; what comes of a text is not.
