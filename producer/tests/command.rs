@@ -66,6 +66,26 @@ async fn init_is_idempotent_and_check_only_compares() {
     assert!(stderr(&answer).contains("the registry has no model other; it has m"), "{}", stderr(&answer));
 }
 
+#[test]
+fn init_leaves_out_what_cannot_be_read() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    registry(folder.path());
+    let next = folder.path().join("models/next");
+    std::fs::create_dir_all(next.join("v1")).unwrap();
+    std::fs::write(next.join("v1/metadata.json"), r#"{"pooling": "of the next version"}"#).unwrap();
+    std::fs::write(next.join("current.json"), r#"{"version":"v1"}"#).unwrap();
+    let registry = folder.path().to_str().unwrap();
+    let init = |more: &[&str]| output(&[&["init", "-s", &server.url(), "--registry", registry], more].concat());
+    let answer = init(&[]);
+    assert!(stderr(&answer).contains("warning: model next is left out: registry"), "{}", stderr(&answer));
+    assert!(answer.status.success() && stdout(&answer).contains("created    EMBED_m/int8-job"), "{}", stdout(&answer));
+    // It was asked for.
+    let answer = init(&["--variant", "next=int8"]);
+    assert!(stderr(&answer).contains("models/next/v1/metadata.json"), "{}", stderr(&answer));
+    assert!(!answer.status.success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn texts_are_asked_for_published_and_backfilled() {
     let server = Server::start();

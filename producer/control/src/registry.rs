@@ -28,19 +28,36 @@ impl RegisteredModel {
 
 /// The models of a registry, in the order of their slugs. A model of which no version is current is not one yet.
 ///
+/// A model whose files are missing or broken, or whose slug is not that of its folder and name, keeps no other from being listed: `warn`
+/// hears of it, unless it is one of `named`, which were asked for.
+///
 /// # Errors
-/// If there is no model, if a file is missing or broken, or if a model's slug is not that of its folder and name.
-pub async fn list(location: &str) -> Result<Vec<RegisteredModel>, Error> {
+/// If there is no model, if the store fails, if one of `named` is broken, or if all models are.
+pub async fn list(location: &str, named: &[Slug], mut warn: impl FnMut(&str)) -> Result<Vec<RegisteredModel>, Error> {
     let registry = match Registry::open(location) {
         Err(RegistryError::Location { reason, .. }) if reason.contains("no such folder") => return Err(none(location)),
         other => other?,
     };
-    let mut models = Vec::new();
+    let (mut models, mut broken) = (Vec::new(), Vec::new());
     for model in registry.models().await? {
-        let version = registry.current(&model).await?.version;
-        models.push(RegisteredModel { metadata: registry.metadata(&model, &version).await? });
+        match current(&registry, &model).await {
+            Ok(metadata) => models.push(RegisteredModel { metadata }),
+            Err(error) if error.is_store() || named.contains(&model) => return Err(error.into()),
+            Err(error) => broken.push((model, error)),
+        }
     }
-    if models.is_empty() { Err(none(location)) } else { Ok(models) }
+    if models.is_empty() {
+        return Err(broken.into_iter().next().map_or_else(|| none(location), |(_, error)| error.into()));
+    }
+    for (model, error) in broken {
+        warn(&format!("model {model} is left out: {error}"));
+    }
+    Ok(models)
+}
+
+async fn current(registry: &Registry, model: &Slug) -> Result<ModelMetadata, RegistryError> {
+    let version = registry.current(model).await?.version;
+    registry.metadata(model, &version).await
 }
 
 /// The same registry, for a process that may run in another folder.
@@ -96,7 +113,8 @@ mod tests {
         publish(root.path(), "b-1-5", "B 1.5");
         publish(root.path(), "a", "a");
         std::fs::create_dir_all(root.path().join("models/unpublished/v1")).unwrap();
-        let found = list(&format!("file://{}", root.path().display())).await.unwrap();
+        let location = format!("file://{}", root.path().display());
+        let found = list(&location, &[], |warning| panic!("{warning}")).await.unwrap();
         assert_eq!(found.iter().map(|m| m.slug().as_str()).collect::<Vec<_>>(), ["a", "b-1-5"]);
         assert_eq!(found[0].default_variant().unwrap().as_str(), "int8");
     }
@@ -104,9 +122,9 @@ mod tests {
     #[tokio::test]
     async fn an_empty_registry_says_what_to_do() {
         let root = tempfile::tempdir().unwrap();
-        let error = list(root.path().to_str().unwrap()).await.unwrap_err().to_string();
+        let error = list(root.path().to_str().unwrap(), &[], |_| ()).await.unwrap_err().to_string();
         assert!(error.contains("models") && error.contains("make setup"), "{error}");
-        let error = list("ftp://host").await.unwrap_err().to_string();
+        let error = list("ftp://host", &[], |_| ()).await.unwrap_err().to_string();
         assert!(error.contains("ftp"), "{error}");
     }
 
@@ -114,7 +132,36 @@ mod tests {
     async fn a_second_model_of_the_same_slug_is_refused() {
         let root = tempfile::tempdir().unwrap();
         publish(root.path(), "b-1-5-again", "B 1.5");
-        let error = list(root.path().to_str().unwrap()).await.unwrap_err().to_string();
+        let error = list(root.path().to_str().unwrap(), &[], |_| ()).await.unwrap_err().to_string();
         assert!(error.contains("b-1-5-again") && error.contains("must agree"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_keeps_no_other_model_from_being_listed() {
+        let root = tempfile::tempdir().unwrap();
+        let location = root.path().to_str().unwrap();
+        for name in ["a", "b", "c"] {
+            publish(root.path(), name, name);
+        }
+        let metadata = root.path().join("models/b/v1").join(METADATA_FILE);
+        std::fs::write(&metadata, r#"{"pooling": "of the next version"}"#).unwrap();
+        std::fs::write(root.path().join("models/c/current.json"), "{").unwrap();
+        let mut warnings = Vec::new();
+        let found = list(location, &[], |warning| warnings.push(warning.to_owned())).await.unwrap();
+        assert_eq!(found.iter().map(|m| m.slug().as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("model b is left out:") && warnings[0].contains(METADATA_FILE), "{warnings:?}");
+        assert!(
+            warnings[1].starts_with("model c is left out:") && warnings[1].contains("current.json"),
+            "{warnings:?}"
+        );
+
+        let b: Slug = "b".parse().unwrap();
+        let error = list(location, &[b], |_| ()).await.unwrap_err().to_string();
+        assert!(error.contains(METADATA_FILE), "{error}");
+        // Nothing is left.
+        std::fs::remove_dir_all(root.path().join("models/a")).unwrap();
+        let error = list(location, &[], |_| ()).await.unwrap_err().to_string();
+        assert!(error.contains(METADATA_FILE), "{error}");
     }
 }

@@ -22,7 +22,10 @@ pub(super) async fn run(args: InitArgs, connect: &ConnectSettings, json: bool) -
     }
     let config = args.config.as_deref().map(WorkerConfig::read).transpose()?.unwrap_or_default();
     let location = super::registry(args.registry.clone().or_else(|| config.registry.clone()))?;
-    let registered = registry::list(&location).await?;
+    let mut asked = config.models()?;
+    asked.extend(args.variant.iter().map(|(model, _)| model.clone()));
+    let warn_of = |warning: &str| print::warning("model_left_out", warning, json);
+    let registered = registry::list(&location, &asked, warn_of).await?;
     let named: Vec<_> = args.variant.iter().cloned().chain(config.variants(&registered)?).collect();
     let variants = provision::variants(&registered, &named)?;
     let registered = config.served(registered)?;

@@ -42,9 +42,14 @@ impl WorkerConfig {
         })
     }
 
+    /// The models that it names.
+    pub(super) fn models(&self) -> anyhow::Result<Vec<Slug>> {
+        self.variant.iter().map(Variant::slug).collect()
+    }
+
     /// The models of the registry that such a worker serves.
     pub(super) fn served(&self, registered: Vec<RegisteredModel>) -> anyhow::Result<Vec<RegisteredModel>> {
-        let served: Vec<Slug> = self.variant.iter().map(Variant::slug).collect::<Result<_, _>>()?;
+        let served = self.models()?;
         Ok(registered.into_iter().filter(|model| served.is_empty() || served.contains(model.slug())).collect())
     }
 

@@ -83,8 +83,9 @@ pub async fn run(
     tokio::pin!(shutdown);
     let (server_program, worker_program) = (find(NATS_SERVER)?, find(EMBED_WORKER)?);
     let root = registry::absolute(&options.registry)?;
-    let registered = registry::list(&root).await?;
     let named: Vec<_> = options.variants.iter().map(|(model, variant, _)| (model.clone(), variant.clone())).collect();
+    let asked: Vec<_> = named.iter().map(|(model, _)| model.clone()).collect();
+    let registered = registry::list(&root, &asked, |warning| tracing::warn!("{warning}")).await?;
     let variants = provision::variants(&registered, &named)?;
 
     std::fs::create_dir_all(&options.data_dir).map_err(Error::file(&options.data_dir))?;
