@@ -5,10 +5,11 @@ of a run with their padding. A worker runs such a graph one text at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
+
+from embed_models.onnx_file import nodes
 
 # The scale comes from what is in the run. `MatMulInteger` and the like take theirs as inputs, and
 # depend on a batch only behind one of these. The worker looks for the same:
@@ -18,10 +19,7 @@ OPERATORS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dynami
 
 def batch_dependent_operators(model: onnx.ModelProto) -> dict[str, int]:
     """Count the operators that round by what is in a run, in graphs inside of graphs as well."""
-    nodes = list(_nodes(model.graph.node))
-    for function in model.functions:
-        nodes += _nodes(function.node)
-    return dict(Counter(node.op_type for node in nodes if node.op_type in OPERATORS))
+    return dict(Counter(node.op_type for node in nodes(model) if node.op_type in OPERATORS))
 
 
 def described(graph: bytes) -> dict[str, Any] | None:
@@ -37,11 +35,3 @@ def described(graph: bytes) -> dict[str, Any] | None:
         "batch_dependent": True,
         "accuracy_loss": None,
     }
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)

@@ -6,7 +6,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed_models.errors import CheckpointError
 from embed_models.metadata import Metadata, Pooling
 from embed_models.model import Model, Report, from_checkpoint
 from embed_models.onnx_import import from_onnx
@@ -52,14 +51,10 @@ def import_model(request: ImportRequest, report: Report) -> Metadata:
             max_seq_length=request.max_seq_length,
             license_name=request.license,
             output=request.output,
+            normalize=request.normalize,
+            dimensions=request.dimensions,
             optimize=request.optimize,
         )
-        # What is added to a file of others knows these two.
-        if model.pooling not in ("mean", "cls"):
-            raise CheckpointError(
-                f"{request.source}: the tokens of an ONNX file cannot be pooled by "
-                f"{model.pooling!r}; only mean and cls can be added, so import the checkpoint"
-            )
     else:
         with open_source(
             request.source, model_name=request.model_name, model_id=request.model_id

@@ -16,7 +16,7 @@ from embed_models.golden import TEXTS, golden_json
 from embed_models.graph import build_graph, serialize
 from embed_models.head import Head
 from embed_models.inference import TextEncoder
-from embed_models.json_files import read_object
+from embed_models.json_files import read_object_if_present
 from embed_models.limits import check_limits
 from embed_models.metadata import Artefact, FileRef, Metadata, Pooling
 from embed_models.opening import open_source
@@ -154,10 +154,9 @@ def from_checkpoint(
         head=head,
         license_name=license_name,
     )
-    smaller = [*dimensions, *_matryoshka(directory)]
     return dataclasses.replace(
         model,
-        dimensions=_checked_dimensions(smaller, model.dimension),
+        dimensions=smaller_dimensions(directory, dimensions, model.dimension),
         weights=_origin(source),
     )
 
@@ -283,15 +282,13 @@ def _check_weights(
     report(difference)
 
 
-def _matryoshka(directory: Path) -> list[int]:
+def smaller_dimensions(directory: Path, given: Sequence[int], dimension: int) -> tuple[int, ...]:
+    """Return what vectors may be cut to: by the caller, and by config.json where there is one."""
     path = directory / "config.json"
-    value = read_object(path).get("matryoshka_dimensions") or []
+    value = read_object_if_present(path).get("matryoshka_dimensions") or []
     if not isinstance(value, list) or not all(isinstance(size, int) for size in value):
         raise CheckpointError(f"{path}: matryoshka_dimensions is {value!r} but has to be a list")
-    return value
-
-
-def _checked_dimensions(smaller: Sequence[int], dimension: int) -> tuple[int, ...]:
+    smaller = [*given, *value]
     for size in smaller:
         if not 1 <= size <= dimension:
             raise CheckpointError(

@@ -5,6 +5,7 @@ missing for that (other types, token types, pooling, normalisation) is added to 
 result does is found out by running it, before anything is written. Quantizing needs a checkpoint.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +16,18 @@ import onnx
 from onnx import TensorProto
 from tokenizers import Tokenizer
 
+from embed_models import batch_dependence
 from embed_models.arithmetic import MICROSOFT_DOMAIN
 from embed_models.attention import ATTENTION_MASK, ContribAttention, PlainAttention
 from embed_models.checkpoint import read_license
 from embed_models.errors import CheckpointError, UsageError
 from embed_models.golden import TOLERANCE
 from embed_models.graph import serialize
-from embed_models.json_files import read_json, read_object_if_present
+from embed_models.head import Head
+from embed_models.json_files import read_object_if_present
 from embed_models.limits import MAX_SEQ_LENGTH
 from embed_models.metadata import Pooling
-from embed_models.model import Model, Report
+from embed_models.model import Model, Report, smaller_dimensions
 from embed_models.onnx_builder import OnnxBuilder
 from embed_models.onnx_file import nodes, read_onnx, tensors
 from embed_models.onnx_head import finish
@@ -40,12 +43,21 @@ from embed_models.onnx_probe import (
     longest_text,
     open_graph,
 )
-from embed_models.sentence_config import SentenceConfig, read_sentence_config
+from embed_models.sentence_config import (
+    SentenceConfig,
+    read_sentence_config,
+    sequence_limit,
+)
 from embed_models.slug import slug
-from embed_models.tokenizer import load_tokenizer, normalised_tokenizer
+from embed_models.tokenizer import check_ends, load_tokenizer, normalised_tokenizer
 
 # ONNX Runtime reads all of these; what is added is written in the way of the graph's.
 _LEAST_OPSET = 9
+# Before, there was no sum over places that goes on from token to token.
+_CUMULATIVE_OPSET = 11
+_CUMULATIVE = ("weightedmean", "last")
+# What config.json calls the most positions; the last is what Nomic-BERT was trained with.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_trained_positions")
 # What BERT has, where nothing says more.
 _USUAL_LENGTH = 512
 # Two tokens stand around the text.
@@ -58,9 +70,7 @@ _COARSE_TOLERANCE = 5e-3
 _HUB_FOLDER = "onnx"
 _PAD_TOKENS = ("[PAD]", "<pad>")
 
-# Operators whose scales come from whatever is in a batch.
-_DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
-_QUANTIZED = (*_DYNAMIC, "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "MatMulNBits")
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger", "MatMulNBits"}
 _FP8 = (
     TensorProto.FLOAT8E4M3FN,
     TensorProto.FLOAT8E4M3FNUZ,
@@ -80,11 +90,17 @@ def from_onnx(
     max_seq_length: int | None,
     license_name: str | None,
     output: str | None,
+    normalize: bool = False,
+    dimensions: Sequence[int] = (),
     optimize: bool = True,
 ) -> Model:
-    """Read an ONNX file, bring it into the worker's form, and find out whether it can be served."""
+    """Read an ONNX file, bring it into the worker's form, and find out whether it can be served.
+
+    `normalize` and `dimensions` are as for a checkpoint.
+    """
     tokenizer = _tokenizer_of(path, tokenizer)
     text = normalised_tokenizer(_read_text(tokenizer), str(tokenizer))
+    check_ends(tokenizer.parent, text)
     loaded = load_tokenizer(text)
     texts = Texts(loaded, str(tokenizer))
     model = read_onnx(path)
@@ -100,15 +116,21 @@ def from_onnx(
     chosen = _choose(outputs, path, output, config, pooling)
     sentence = _sentence_config(config, chosen, path, pooling)
     report(f"read {path}: output {chosen.describe()}")
-    if not sentence.normalizes:
+    head = _head(sentence, chosen, opset, path, normalize=normalize)
+    if not head.normalize:
+        report(
+            "modules.json has no Normalize: vectors keep their length, as sentence-transformers "
+            "would have it; --normalize divides by it"
+        )
+    elif not sentence.normalizes:
         report("nothing says that the model normalises its vectors; the imported model does")
-    behind = OnnxBuilder(f"{prefix}out/", opset)
-    finish(model, chosen, sentence.pooling if chosen.by_token else None, behind)
+    finish(model, chosen, head, OnnxBuilder(f"{prefix}out/", opset))
+    dimension = head.dimension(chosen.dimension)
     graph = _serialized(model, path)
     session = open_graph(graph, path)
     check_vocabulary(session, texts, path, str(tokenizer))
     longest = _longest(session, texts, path, config, sentence, max_seq_length, report)
-    precision, dynamic = _precision(model)
+    precision, dynamic = _precision(model), bool(batch_dependence.batch_dependent_operators(model))
     sequences = texts.golden(longest)
     tolerance = TOLERANCE if precision == "fp32" else _COARSE_TOLERANCE
     vectors = golden_vectors(session, sequences, path)
@@ -125,17 +147,46 @@ def from_onnx(
         name=name,
         slug=slug(name),
         model_id=model_id or name,
-        dimension=chosen.dimension,
+        dimension=dimension,
         max_seq_length=longest,
-        pooling=sentence.pooling or "mean",
+        pooling=head.pooling,
         prompts=sentence.prompts,
         space=f"sha256:{digest[:16]}",
         license=license_name or read_license(config / "README.md"),
         tokenizer=text,
         graph=graph,
         form=ContribAttention.name if contrib else PlainAttention.name,
+        normalized=head.normalize,
+        dimensions=smaller_dimensions(config, dimensions, dimension),
+        default_prompt=sentence.default_prompt,
         precision=precision,
     )
+
+
+def _head(
+    sentence: SentenceConfig, output: Output, opset: int, path: Path, *, normalize: bool
+) -> Head:
+    """Return what is to be added behind an output; of one by text, only the norm."""
+    # Without a list of modules nothing says what to do with a vector's length: it becomes one.
+    unit = normalize or sentence.normalizes or not sentence.has_modules
+    head = Head(sentence.pooling or "mean", normalize=unit)
+    if not output.by_token:
+        return head
+    if head.pooling in _CUMULATIVE and opset < _CUMULATIVE_OPSET:
+        raise CheckpointError(
+            f"{path} is of opset {opset}, which cannot pool by {head.pooling!r}; export it again "
+            f"with opset {_CUMULATIVE_OPSET} or later"
+        )
+    inner = output.dimension
+    for dense in sentence.dense:
+        outer, found = dense.weight.shape
+        if found != inner:
+            raise CheckpointError(
+                f"{path} gives {inner} components, but the Dense module behind it takes {found}; "
+                "the two belong to different models"
+            )
+        inner = outer
+    return dataclasses.replace(head, dense=sentence.dense)
 
 
 def _check_batches(
@@ -186,13 +237,12 @@ def _sentence_config(
 ) -> SentenceConfig:
     """Read the files of sentence-transformers, as far as they concern an output."""
     if output.by_token:
-        _refuse_dense(config)
         sentence = read_sentence_config(config, pooling)
         if sentence.pooling is None:
             raise UsageError(
                 f"the output {output.name!r} of {path} is a vector per token, and there is no "
                 f"{config / '1_Pooling' / 'config.json'}; say how to pool them with --pooling mean "
-                "or --pooling cls"
+                "or --pooling cls, or another mode"
             )
         return sentence
     if pooling is not None:
@@ -201,22 +251,10 @@ def _sentence_config(
             "--pooling, or choose another with --output"
         )
     try:
-        return read_sentence_config(config, None)
+        return read_sentence_config(config, None, dense=False)
     except CheckpointError:
         # Whatever the files say of pooling, it is in the graph.
-        return read_sentence_config(config, "mean")
-
-
-def _refuse_dense(config: Path) -> None:
-    """Refuse an output of tokens behind which there is more than pooling."""
-    modules = config / "modules.json"
-    entries = read_json(modules) if modules.is_file() else []
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and str(entry.get("type", "")).endswith(".Dense"):
-            raise CheckpointError(
-                f"{modules}: there is a Dense module behind the pooling, which is not added to an "
-                "ONNX file; export the model with it, and choose that output with --output"
-            )
+        return read_sentence_config(config, "mean", dense=False)
 
 
 def _tokenizer_of(path: Path, given: Path | None) -> Path:
@@ -307,34 +345,29 @@ def _longest(
 
 
 def _stated_length(config: Path) -> int:
-    """Return what the other files say of lengths, where they say anything sensible."""
-    for file, field in (
-        ("tokenizer_config.json", "model_max_length"),
-        ("config.json", "max_position_embeddings"),
-    ):
-        value = read_object_if_present(config / file).get(field)
-        # Tokenizers without a limit have a number of thirty digits.
-        if isinstance(value, int | float) and _FEWEST_TOKENS <= value <= MAX_SEQ_LENGTH:
-            return int(value)
-    return _USUAL_LENGTH
+    """Return the least of what the other files say of lengths, as far as a worker takes them."""
+    said = sequence_limit(config)
+    raw = read_object_if_present(config / "config.json")
+    limits = [raw.get(name) for name in _POSITIONS] + ([said[0]] if said else [])
+    sensible = [int(n) for n in limits if isinstance(n, int | float) and n >= _FEWEST_TOKENS]
+    return min(*sensible, MAX_SEQ_LENGTH) if sensible else _USUAL_LENGTH
 
 
-def _precision(model: onnx.ModelProto) -> tuple[str, bool]:
-    """Return the number format of a graph, and whether its scales come from what is in a batch."""
+def _precision(model: onnx.ModelProto) -> str:
+    """Return the number format of a graph."""
     operators = {node.op_type for node in nodes(model)}
     sizes: dict[int, int] = {}
     for tensor in tensors(model):
         sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
-    dynamic = not operators.isdisjoint(_DYNAMIC)
     if any(kind in sizes for kind in _FP8):
-        return "fp8", dynamic
-    quantized = operators & set(_QUANTIZED) or any(
+        return "fp8"
+    quantized = operators & (_QUANTIZED | batch_dependence.OPERATORS) or any(
         o.startswith(("QLinear", "QAtt")) for o in operators
     )
     if quantized:
-        return "int8", dynamic
+        return "int8"
     wide = max(sizes.get(kind, 0) for kind in (TensorProto.FLOAT, TensorProto.DOUBLE))
-    return ("fp16" if sizes.get(TensorProto.FLOAT16, 0) > wide else "fp32"), False
+    return "fp16" if sizes.get(TensorProto.FLOAT16, 0) > wide else "fp32"
 
 
 def _serialized(model: onnx.ModelProto, path: Path) -> bytes:

@@ -145,13 +145,17 @@ class Vectors:
     together: NDArray[np.float32]
 
     def batch_error(self) -> float:
-        """How far a component is from what it is when the text is alone."""
-        return float(np.abs(self.alone - self.together).max())
+        """How far a component is from what it is when the text is alone, of a unit vector."""
+        return float(np.abs(self.alone - self.together).max()) / self._scale()
 
     def error(self, other: "Vectors") -> float:
-        """How far a component is from another graph's."""
+        """How far a component is from another graph's, of a unit vector."""
         pairs = ((self.alone, other.alone), (self.together, other.together))
-        return max(float(np.abs(a - b).max()) for a, b in pairs)
+        return max(float(np.abs(a - b).max()) for a, b in pairs) / self._scale()
+
+    def _scale(self) -> float:
+        """Return what makes components of vectors that keep their length comparable."""
+        return max(1.0, float(np.linalg.norm(self.alone, axis=1).max()))
 
 
 def golden_vectors(session: Any, sequences: Sequence[Sequence[int]], path: Path) -> Vectors:

@@ -60,8 +60,13 @@ class SentenceConfig:
     default_prompt: str | None = None
 
 
-def read_sentence_config(directory: Path, pooling: Pooling | None) -> SentenceConfig:
-    """Read the files; a `pooling` that is given replaces what they say about it."""
+def read_sentence_config(
+    directory: Path, pooling: Pooling | None, *, dense: bool = True
+) -> SentenceConfig:
+    """Read the files; a `pooling` that is given replaces what they say about it.
+
+    Without `dense` the weights of Dense modules are left out.
+    """
     modules = _read_modules(directory)
     names = [name for name, _ in modules]
     settings_path = directory / "sentence_bert_config.json"
@@ -85,7 +90,9 @@ def read_sentence_config(directory: Path, pooling: Pooling | None) -> SentenceCo
         do_lower_case=bool(settings.get("do_lower_case", False)),
         prompts=prompts,
         normalizes=normalizes,
-        dense=tuple(_read_dense(directory / path) for name, path in modules if name == "Dense"),
+        dense=tuple(
+            _read_dense(directory / path) for name, path in modules if dense and name == "Dense"
+        ),
         has_modules=bool(modules),
         default_prompt=default,
     )

@@ -13,9 +13,9 @@ _erf = np.vectorize(math.erf)
 
 
 def encode(
-    config: BertConfig, tensors: Tensors, ids: list[int], pooling: str
+    config: BertConfig, tensors: Tensors, ids: list[int], pooling: str, *, normalize: bool = True
 ) -> NDArray[np.float64]:
-    """Return the unit vector of one unpadded sequence, computed in float64."""
+    """Return the vector of one unpadded sequence, of unit length or not, computed in float64."""
     t: dict[str, Array] = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
     def linear(x: Array, key: str) -> Array:
@@ -60,5 +60,5 @@ def encode(
         "weightedmean": (x * places).sum(axis=0) / places.sum(),
         "last": x[-1],
     }[pooling]
-    unit: Array = vector / np.linalg.norm(vector)
+    unit: Array = vector / np.linalg.norm(vector) if normalize else vector
     return unit

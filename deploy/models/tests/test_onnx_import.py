@@ -12,16 +12,14 @@ from exported_onnx import POOLED, SIZE, TENSORS, TOKENS, cast_output, exported, 
 from numpy.typing import NDArray
 from numpy_bert import encode
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 from tiny_bert import BERT_CONFIG, tokenizer_json, write_json
 
 from embed_models.attention import PlainAttention
 from embed_models.cli import main
-from embed_models.errors import UsageError
 from embed_models.inference import TextEncoder, cpu_session, run_batch
 from embed_models.metadata import Metadata, Pooling
-from embed_models.onnx_builder import OnnxBuilder
 from embed_models.onnx_file import LIMIT
-from embed_models.onnx_head import pool
 from embed_models.onnx_inputs import rename
 
 TEXT, IDS = "hello world, the quick fox", [2, 4, 5, 1, 6, 8, 7, 3]
@@ -121,43 +119,6 @@ def test_pooling_by_the_first_token(bench: Bench) -> None:
     np.testing.assert_allclose(embed(version), expected("cls"), atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", [13, 19])
-def test_all_ways_to_pool(opset: int) -> None:
-    states = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
-    valid = np.asarray([[1, 1, 1, 1], [1, 1, 0, 0]], np.int64)
-
-    def pooled(pooling: str) -> NDArray[np.float32]:
-        b = OnnxBuilder("x/", opset)
-        value = pool(b, pooling, "states")
-        model = b.model(
-            name="pool",
-            inputs=[
-                helper.make_tensor_value_info("states", TensorProto.FLOAT, ["b", "s", 3]),
-                helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["b", "s"]),
-            ],
-            outputs=[helper.make_tensor_value_info(value, TensorProto.FLOAT, ["b", 3])],
-            value_info=[],
-            opsets={"": opset},
-            producer="",
-        )
-        session = cpu_session(model.SerializeToString(), threads=1)
-        (vectors,) = session.run(None, {"states": states, "attention_mask": valid})
-        return np.asarray(vectors)
-
-    texts = [states[0], states[1, :2]]
-    wanted = {
-        "mean": [text.mean(0) for text in texts],
-        "cls": [text[0] for text in texts],
-        "max": [text.max(0) for text in texts],
-        "last": [text[-1] for text in texts],
-        "weightedmean": [np.average(text, 0, range(1, len(text) + 1)) for text in texts],
-    }
-    for pooling, vectors in wanted.items():
-        np.testing.assert_allclose(pooled(pooling), np.stack(vectors), atol=1e-6)
-    with pytest.raises(UsageError, match="'median' cannot be added"):
-        pooled("median")
-
-
 def test_the_files_of_sentence_transformers_are_read(bench: Bench) -> None:
     write_json(bench.source / "1_Pooling" / "config.json", {"pooling_mode_cls_token": True})
     write_json(bench.source / "sentence_bert_config.json", {"max_seq_length": 17})
@@ -166,6 +127,48 @@ def test_the_files_of_sentence_transformers_are_read(bench: Bench) -> None:
     version = bench.imported(exported(TOKENS, POOLED))
     metadata = Metadata.read(version / "metadata.json")
     assert (metadata.pooling, metadata.max_seq_length, metadata.prompts) == ("cls", 17, prompts)
+
+
+DENSE = np.random.default_rng(7).normal(size=(6, SIZE)).astype(np.float32)
+
+
+def write_modules(directory: Path, *names: str) -> None:
+    """Write the list of modules, with the weights of a Dense one without bias."""
+    paths = ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    known = dict(zip(("Transformer", "Pooling", "Dense", "Normalize"), paths, strict=True))
+    entries = [{"path": known[name], "type": f"sentence_transformers.{name}"} for name in names]
+    write_json(directory / "modules.json", entries)
+    rows, columns = DENSE.shape
+    dense = {"in_features": columns, "out_features": rows, "bias": False}
+    dense["activation_function"] = "torch.nn.modules.activation.Tanh"
+    write_json(directory / "2_Dense" / "config.json", dense)
+    save_file({"linear.weight": DENSE}, directory / "2_Dense" / "model.safetensors")
+
+
+def test_what_is_behind_the_pooling(bench: Bench) -> None:
+    bench.source.mkdir()
+    write_modules(bench.source, "Transformer", "Pooling", "Dense")
+    states = encode(BERT_CONFIG, TENSORS, IDS, "mean", normalize=False)
+    vector = np.tanh(DENSE @ states)
+    write_json(bench.source / "config.json", {"matryoshka_dimensions": [4, 2]})
+    version = bench.imported(exported(TOKENS), "--pooling", "mean", "--dimensions", "5")
+    np.testing.assert_allclose(embed(version), vector, atol=1e-5)
+    metadata = Metadata.read(version / "metadata.json")
+    assert (metadata.dimension, metadata.dimensions) == (6, [5, 4, 2])
+    assert not metadata.normalized
+    assert "modules.json has no Normalize" in bench.said
+    version = bench.imported(
+        exported(TOKENS), "--pooling", "mean", "--normalize", "--version", "v2"
+    ).with_name("v2")
+    np.testing.assert_allclose(embed(version), vector / np.linalg.norm(vector), atol=1e-5)
+    assert Metadata.read(version / "metadata.json").normalized
+
+
+def test_of_an_output_by_text_only_the_norm_is_missing(bench: Bench) -> None:
+    bench.source.mkdir()
+    write_modules(bench.source, "Transformer", "Pooling", "Dense", "Normalize")
+    (bench.source / "2_Dense" / "model.safetensors").unlink()
+    np.testing.assert_allclose(embed(bench.imported(exported(POOLED))), expected(), atol=1e-5)
 
 
 def test_sentence_transformers_names_its_output(bench: Bench) -> None:
@@ -225,7 +228,8 @@ def test_what_the_optimizer_makes_is_held_to_the_vectors(
     np.testing.assert_allclose(embed(version), expected(), atol=1e-5)
 
 
-def test_an_old_opset(bench: Bench) -> None:
+def old_graph(opset: int) -> onnx.ModelProto:
+    """Return word embeddings, by token, as they were written once."""
     # Of what the tiny graph has, the axes were attributes then, and norms and GELU many nodes.
     b, size = [], ["batch", "seq"]
 
@@ -243,8 +247,13 @@ def test_an_old_opset(bench: Bench) -> None:
     ]
     output = helper.make_tensor_value_info("states", TensorProto.FLOAT, [*size, SIZE])
     graph = helper.make_graph(b, "old", inputs, [output], [words])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
-    version = bench.imported(model, "--pooling", "mean")
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+
+
+def test_an_old_opset(bench: Bench) -> None:
+    words = "is of opset 10, which cannot pool by 'last'; export it again with opset 11"
+    bench.refused(words, old_graph(10), "--pooling", "last")
+    version = bench.imported(old_graph(11), "--pooling", "mean")
     mean = TENSORS["embeddings.word_embeddings.weight"][IDS].mean(0)
     np.testing.assert_allclose(embed(version), mean / np.linalg.norm(mean), atol=1e-5)
     # It takes texts of any length, and nothing says how long they are to be.
@@ -359,13 +368,37 @@ def test_fewer_positions_than_is_said(bench: Bench) -> None:
     assert Metadata.read(bench.imported(model) / "metadata.json").max_seq_length == 48
 
 
+def test_positions_bound_what_the_tokenizer_says(bench: Bench) -> None:
+    write_json(bench.source / "config.json", {"max_position_embeddings": 40})
+    write_json(bench.source / "tokenizer_config.json", {"model_max_length": 45})
+    metadata = Metadata.read(bench.imported(exported(POOLED)) / "metadata.json")
+    assert metadata.max_seq_length == 40
+
+
+def test_files_beside_it_that_do_not_fit(bench: Bench) -> None:
+    beside = bench.source / "config_sentence_transformers.json"
+    write_json(beside, {"prompts": {"query": "hello "}, "default_prompt_name": "query"})
+    bench.refused("has default_prompt_name 'query' in config_sent", exported(POOLED))
+    beside.unlink()
+    write_json(bench.source / "config.json", {"model_type": "bert"})
+
+    def other_end(raw: dict[str, Any]) -> None:
+        raw["post_processor"]["sep"] = raw["post_processor"]["cls"]
+
+    bench.refused("and ends it with [SEP]", exported(POOLED), tokenizer=other_end)
+    bench.refused("cannot be cut to 33", exported(POOLED), "--dimensions", "33")
+    write_modules(bench.source, "Transformer", "Pooling", "Dense")
+    save_file({"linear.weight": DENSE[:, 1:]}, bench.source / "2_Dense" / "model.safetensors")
+    write_json(bench.source / "2_Dense" / "config.json", {
+        "in_features": SIZE - 1, "out_features": 6, "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    })  # fmt: skip
+    words = "gives 32 components, but the Dense module behind it takes 31"
+    bench.refused(words, exported(TOKENS), "--pooling", "mean")
+
+
 def test_what_is_refused(bench: Bench) -> None:
     bench.refused("say how to pool them with --pooling", exported(TOKENS), code=2)
-    modules = bench.source / "modules.json"
-    write_json(modules, [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}])
-    dense = f"{modules}: there is a Dense module behind the pooling"
-    bench.refused(dense, exported(TOKENS), "--pooling", "mean")
-    modules.unlink()
     pooled = "is a vector per text already; leave out --pooling"
     bench.refused(pooled, exported(POOLED), "--pooling", "cls", code=2)
     both = exported(TOKENS, POOLED)

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import onnx
 import pytest
+from exported_onnx import ExportedAttention
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 
+from embed_models.arithmetic import Arithmetic
+from embed_models.checkpoint import read_checkpoint
+from embed_models.graph import build_graph
 from embed_models.inference import TextEncoder, cpu_session, run_batch
 from embed_models.metadata import Metadata, Pooling
-from embed_models.model import from_checkpoint
+from embed_models.model import Model, from_checkpoint
+from embed_models.onnx_import import from_onnx
 from embed_models.registry import METADATA
 from embed_models.sources import resolve_source
 from embed_models.tokenizer import load_tokenizer
@@ -34,8 +41,10 @@ def silent(_line: str) -> None:
 
 def imported(name: str, directory: Path, **options: Any) -> tuple[Path, Metadata]:
     source = resolve_source(str(CHECKPOINTS / name), model_name=None, model_id=None)
-    model = from_checkpoint(source, silent, **options)
-    place = directory / Path(name).name
+    return written(from_checkpoint(source, silent, **options), directory / Path(name).name)
+
+
+def written(model: Model, place: Path) -> tuple[Path, Metadata]:
     place.mkdir(parents=True)
     metadata = model.write(place, version="v1", now="2026-01-01T00:00:00Z", report=silent)
     (place / METADATA).write_text(metadata.to_json(), encoding="utf-8")
@@ -127,3 +136,71 @@ def test_names_that_the_hub_has(
     default = metadata.prompts.get(metadata.default_prompt or "", "")
     found = embedded(place, metadata, default)
     np.testing.assert_allclose(found, MODELS[name]["vectors"], rtol=0, atol=CLOSE)
+
+
+# Of which there are graphs of standard operators here; of the others there are those alone that
+# the import of the checkpoint makes, with operators of ONNX Runtime.
+STANDARD = ("bert", "roberta", "xlm-roberta", "distilbert")
+BEHIND = ("pool/", "dense", "normalise/", "vector")
+
+
+def as_exported(name: str) -> onnx.ModelProto:
+    """Return a graph as exporters write it: nothing stands behind the states of the tokens."""
+    directory = CHECKPOINTS / name
+    if name in STANDARD:
+        checkpoint = read_checkpoint(directory)
+        arithmetic = Arithmetic(checkpoint.tensors)
+        model = build_graph(checkpoint.config, arithmetic, checkpoint.head, ExportedAttention)
+        assert {node.domain for node in model.graph.node} == {""}
+    else:
+        source = resolve_source(str(directory), model_name=None, model_id=None)
+        model = onnx.load_from_string(from_checkpoint(source, silent).graph)
+    graph = model.graph
+    behind = [node for node in graph.node if node.name.startswith(BEHIND)]
+    encoder = [node for node in graph.node if not node.name.startswith(BEHIND)]
+    made = {value for node in encoder for value in node.output}
+    (states,) = {value for node in behind for value in node.input} & made
+    read = {value for node in encoder for value in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
+    for field, content in (
+        (graph.node, [*encoder, helper.make_node("Identity", [states], ["last_hidden_state"])]),
+        (graph.initializer, tensors),
+        (
+            graph.output,
+            [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["b", "s", 32])],
+        ),
+    ):
+        del field[:]
+        field.extend(content)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vectors_of_an_onnx_file_are_those_of_the_library(tmp_path: Path, name: str) -> None:
+    """Of the states of the tokens alone, with the files that stand beside them on the hub."""
+    source = tmp_path / name
+    shutil.copytree(CHECKPOINTS / name, source, ignore=lambda at, names: [
+        file for file in names if file.startswith("model") and at == str(CHECKPOINTS / name)
+        and "safetensors" in file
+    ])  # fmt: skip
+    (source / "onnx").mkdir()
+    path = source / "onnx" / "model.onnx"
+    onnx.save(as_exported(name), path)
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("model_name", "model_id", "pooling", "max_seq_length", "license_name", "output")
+    )
+    model = from_onnx(path, None, silent, **nothing)
+    place, metadata = written(model, tmp_path / "version")
+    wanted = MODELS[name]
+    default = metadata.prompts.get(metadata.default_prompt or "", "")
+    found = embedded(place, metadata, default)
+    np.testing.assert_allclose(found, wanted["vectors"], rtol=0, atol=CLOSE)
+    for prompt, vectors in wanted["prompts"].items():
+        found = embedded(place, metadata, metadata.prompts[prompt])
+        np.testing.assert_allclose(found, vectors, rtol=0, atol=CLOSE)
+    _, other = imported(name, tmp_path / "checkpoint")
+    for field in (
+        "dimension", "dimensions", "max_seq_length", "pooling", "normalized", "prompts",
+        "default_prompt",
+    ):  # fmt: skip
+        assert getattr(metadata, field) == getattr(other, field), field

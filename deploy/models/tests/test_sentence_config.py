@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from embed_models import sources
 from embed_models.checkpoint import read_checkpoint
 from embed_models.errors import CheckpointError
 from embed_models.importer import ImportRequest, import_model
-from embed_models.metadata import Metadata
+from embed_models.metadata import Metadata, Pooling
 from embed_models.model import from_checkpoint, from_recipe
 from embed_models.recipe import load_recipe, recipe_names
 from embed_models.registry import Registry
@@ -323,3 +323,10 @@ def test_settings_that_the_graph_does_not_have(
         import_model(request, silent)
     assert "config.json" in str(error.value)
     assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_every_way_to_pool_is_imported(tmp_path: Path, pooling: Pooling) -> None:
+    source = str(CHECKPOINTS / "bert")
+    request = ImportRequest(source, Registry(tmp_path), "v1", "test", pooling=pooling)
+    assert import_model(request, silent).pooling == pooling
