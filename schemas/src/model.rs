@@ -81,10 +81,16 @@ pub struct ModelMetadata {
 }
 
 impl ModelMetadata {
-    /// What is put before a text for which this prompt was asked; the model's default for one that comes with none.
+    /// What is put before a text for which this prompt was asked; the model's default for one that comes with none. An empty name asks for none.
     #[must_use]
     pub fn prompt_text(&self, name: Option<&str>) -> Option<&str> {
         self.prompts.get(name.or(self.default_prompt.as_deref())?).map(String::as_str)
+    }
+
+    /// Whether this prompt may be asked for: the model has it, or the name is empty.
+    #[must_use]
+    pub fn has_prompt(&self, name: &str) -> bool {
+        name.is_empty() || self.prompts.contains_key(name)
     }
 }
 

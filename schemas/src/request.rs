@@ -24,7 +24,7 @@ pub struct EmbedRequest {
     /// The texts, in the order in which their vectors are wanted.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
     pub texts: Vec<String>,
-    /// The name of one of the model's prompts, such as `query` or `passage`; it is put before every text. Left out: the default one, if there is one.
+    /// The name of one of the model's prompts, such as `query` or `passage`; it is put before every text. Left out: the default one, if there is one; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A text longer than the model takes is cut, and the result says so. With `false` it is an error of that text.

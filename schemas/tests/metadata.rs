@@ -38,3 +38,19 @@ fn measured_or_null_or_not_there() {
     assert_eq!(unmeasured.performance.unwrap()["gpu_memory_mb"], Value::Null);
     assert!(metadata(&json!({"quantization": {"batch_dependent": true}})).is_batch_dependent());
 }
+
+#[test]
+fn texts_come_with_a_prompt_of_theirs_with_the_default_or_with_none() {
+    let file = |name: &str| json!({"file": name, "bytes": 1, "sha256": "0".repeat(64)});
+    let mut model: ModelMetadata = serde_json::from_value(json!({
+        "model_name": "m", "slug": "m", "model_id": "m", "version": "v1", "dimension": 4, "max_seq_length": 8, "pooling": "mean",
+        "normalized": true, "space": "sha256:00", "tokenizer": file("tokenizer.json"), "golden": file("golden.json"),
+        "created_at": "2025-11-12T00:00:00Z", "artefacts": [], "prompts": {"query": "q: ", "passage": "p: "},
+    }))
+    .unwrap();
+    assert_eq!((model.prompt_text(None), model.prompt_text(Some("passage"))), (None, Some("p: ")));
+    model.default_prompt = Some("query".to_owned());
+    assert_eq!((model.prompt_text(None), model.prompt_text(Some("passage"))), (Some("q: "), Some("p: ")));
+    assert_eq!(model.prompt_text(Some("")), None);
+    assert!(model.has_prompt("") && model.has_prompt("query") && !model.has_prompt("other"));
+}

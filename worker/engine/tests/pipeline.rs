@@ -125,8 +125,7 @@ fn texts_of_a_graph_that_goes_by_the_batch_are_run_one_by_one() {
             let embedded = ask(&pipeline, Request { lane, ..Request::new(texts()) });
             assert!(embedded.texts.iter().all(|text| text.vector(1) == Some(&[1.0][..])));
         }
-        let most = runs.lock().unwrap().iter().copied().max();
-        most
+        runs.lock().unwrap().iter().copied().max()
     };
     assert_eq!(most(|engines| batch_dependent(engines, Arc::new(Unobserved))), Some(1));
     // What else there is to see: without it, they share runs.

@@ -12,7 +12,7 @@ use async_nats::Client;
 use embed_engine::model::Activities;
 use embed_schemas::{
     EmbedRequest, Format, Lane, metrics as names,
-    serving::{FailedVersion, VariantStatus},
+    serving::{FailedVersion, VariantState, VariantStatus},
     subjects,
     wire::decode_outcome,
 };
@@ -127,7 +127,9 @@ impl Health {
             }
             if one.deployment.peek().is_some() {
                 probes.push(Arc::clone(variant));
-            } else if let Some(failed) = one.deployment.status().failed.filter(|_| one.deployment.pause().is_none()) {
+            } else if let Some(failed) =
+                loading_again(one.deployment.status()).filter(|_| one.deployment.pause().is_none())
+            {
                 failing.push(format!(
                     "{} {}: loading, since version {} failed",
                     variant.model, variant.name, failed.version
@@ -197,4 +199,8 @@ impl Health {
         let texts = |variant: &Variant| Lane::ALL.map(|lane| variant.admission.in_flight(lane)).iter().sum::<usize>();
         self.served.all().iter().map(|one| texts(&one.deployment.variant)).sum()
     }
+}
+/// The version that failed, where something is being loaded again; one that was evicted waits until somebody asks.
+fn loading_again(status: VariantStatus) -> Option<FailedVersion> {
+    status.failed.filter(|_| status.state == VariantState::Loading)
 }

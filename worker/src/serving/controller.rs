@@ -40,6 +40,8 @@ pub(super) struct Controller {
     pub(super) retries: Retries,
     /// When a better provider is tried.
     pub(super) upgrades: Retries,
+    /// Whether a version of it was ever live here.
+    pub(super) was_live: bool,
 }
 
 /// How an attempt ended.
@@ -150,11 +152,14 @@ impl Controller {
             return Ended::Settled;
         }
         let too_early = !asked && self.retries.too_early(Instant::now(), &resolved.identity());
-        let on_demand = live.is_none() && self.shared.memory.is_bounded() && !spec.config.pinned;
+        // What the configuration names, and what has never been live since it failed, is tried until it is: the worker is not ready before.
+        let is_owed = spec.required && !self.was_live && self.deployment.status().failed.is_some();
+        let on_demand = live.is_none() && self.shared.memory.is_bounded() && !spec.config.pinned && !is_owed;
         if on_demand && !self.deployment.is_asked_for() {
-            // With a budget, only what is asked for is loaded. What failed may be asked for again.
+            // With a budget, only what is asked for is loaded. What failed may be asked for again, and nothing is due until then.
             if !too_early {
                 self.deployment.forget_failure();
+                self.retries.forget();
             }
             return Ended::Settled;
         }
@@ -315,6 +320,7 @@ impl Controller {
         info(&key, &version, 1.0);
         self.deployment.variant.resize(version.pipeline.engines());
         let before = self.deployment.put(Some(version));
+        self.was_live = true;
         self.deployment.forget_failure();
         self.retries.forget();
         self.count("live");

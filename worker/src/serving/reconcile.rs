@@ -135,6 +135,7 @@ impl Reconciler {
             refreshes: self.refreshes.subscribe(),
             retries: Retries::default(),
             upgrades: Retries::default(),
+            was_live: false,
         };
         (controller, sender)
     }

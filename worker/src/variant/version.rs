@@ -80,7 +80,7 @@ impl ServedVersion {
     /// [`ErrorCode::UnknownPrompt`], [`ErrorCode::UnsupportedDimensions`], [`ErrorCode::ResultTooLarge`].
     pub fn check(&self, request: &EmbedRequest, format: Format, max_payload: usize) -> Result<(), WireError> {
         if let Some(prompt) = &request.prompt
-            && !self.metadata().prompts.contains_key(prompt)
+            && !self.metadata().has_prompt(prompt)
         {
             return Err(WireError::new(
                 ErrorCode::UnknownPrompt,

@@ -114,12 +114,11 @@ fn assemble(
     prompt: Option<&str>,
     long: &Long,
 ) -> Result<Cutter, String> {
-    let named = |name: &str| {
-        let names = || metadata.prompts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let unknown = || format!("the model has no prompt {name:?}; it has: {}", names());
-        metadata.prompts.get(name).cloned().ok_or_else(unknown)
-    };
-    let prompt = prompt.or(metadata.default_prompt.as_deref()).map(named).transpose()?;
+    if let Some(name) = prompt.filter(|name| !metadata.has_prompt(name)) {
+        let names = metadata.prompts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(format!("the model has no prompt {name:?}; it has: {names}"));
+    }
+    let prompt = metadata.prompt_text(prompt).map(str::to_owned);
     let around = tokenizer.count(prompt.as_deref(), "").map_err(|error| error.to_string())?;
     let room = (metadata.max_seq_length as usize).saturating_sub(around);
     let (window, overlap) = long.numbers(room)?;
