@@ -5,6 +5,7 @@ on. Calibration is short here: the figures hardly change with more texts.
 """
 
 import dataclasses
+import json
 
 import pytest
 
@@ -27,8 +28,10 @@ RECIPE = dataclasses.replace(load_recipe("all-minilm-l6-v2"), strengths=STRENGTH
 def metadata(tmp_path_factory: pytest.TempPathFactory) -> Metadata:
     root = tmp_path_factory.mktemp("minilm")
     texts = read_texts(data_dir() / CALIBRATION).items[:CALIBRATION_TEXTS]
-    calibration = root / "calibration.txt"
-    calibration.write_text("\n".join(texts), encoding="utf-8")
+    calibration = root / "calibration.jsonl"
+    # Some of them have several lines.
+    lines = (json.dumps({"text": text}) for text in texts)
+    calibration.write_text("\n".join(lines), encoding="utf-8")
     options = steps.Options(calibration=calibration, held_out_texts=HELD_OUT_OF_EACH_KIND)
     with pytest.MonkeyPatch.context() as patch:
         # Speed is measured for its own sake here, so briefly.
@@ -97,5 +100,5 @@ def test_what_was_done_is_written_down(metadata: Metadata) -> None:
     quantization = artefact(metadata, "int8").quantization
     assert quantization is not None
     assert quantization["calibration_texts"] == CALIBRATION_TEXTS
-    assert quantization["calibration_dataset"] == "calibration.txt"
+    assert quantization["calibration_dataset"] == "calibration.jsonl"
     assert quantization["excluded"] == []

@@ -123,10 +123,12 @@ def test_the_files_of_sentence_transformers_are_read(bench: Bench) -> None:
     write_json(bench.source / "1_Pooling" / "config.json", {"pooling_mode_cls_token": True})
     write_json(bench.source / "sentence_bert_config.json", {"max_seq_length": 17})
     prompts = {"query": "hello "}
-    write_json(bench.source / "config_sentence_transformers.json", {"prompts": prompts})
+    settings = {"prompts": prompts, "default_prompt_name": "query"}
+    write_json(bench.source / "config_sentence_transformers.json", settings)
     version = bench.imported(exported(TOKENS, POOLED))
     metadata = Metadata.read(version / "metadata.json")
     assert (metadata.pooling, metadata.max_seq_length, metadata.prompts) == ("cls", 17, prompts)
+    assert metadata.default_prompt == "query"
 
 
 DENSE = np.random.default_rng(7).normal(size=(6, SIZE)).astype(np.float32)
@@ -377,8 +379,8 @@ def test_positions_bound_what_the_tokenizer_says(bench: Bench) -> None:
 
 def test_files_beside_it_that_do_not_fit(bench: Bench) -> None:
     beside = bench.source / "config_sentence_transformers.json"
-    write_json(beside, {"prompts": {"query": "hello "}, "default_prompt_name": "query"})
-    bench.refused("has default_prompt_name 'query' in config_sent", exported(POOLED))
+    write_json(beside, {"prompts": {"query": "hello "}, "default_prompt_name": "passage"})
+    bench.refused("default_prompt_name 'passage' is none of its prompts", exported(POOLED))
     beside.unlink()
     write_json(bench.source / "config.json", {"model_type": "bert"})
 
