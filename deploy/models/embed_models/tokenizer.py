@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from embed_models.checkpoint import Checkpoint
 from embed_models.errors import CheckpointError
@@ -67,8 +68,12 @@ def check_ends(directory: Path, text: str) -> None:
     `text` is that of the tokenizer.json.
     """
     settings = read_object_if_present(directory / "tokenizer_config.json")
-    model_type = read_object_if_present(directory / "config.json").get("model_type")
-    name = settings.get("tokenizer_class") or _CLASS_OF_MODEL.get(str(model_type))
+    config = read_object_if_present(directory / "config.json")
+    name = (
+        settings.get("tokenizer_class")
+        or config.get("tokenizer_class")
+        or _CLASS_OF_MODEL.get(str(config.get("model_type")))
+    )
     kind = str(name).removesuffix("Fast")
     if kind not in _ENDS:
         return
@@ -100,7 +105,8 @@ def check_ends(directory: Path, text: str) -> None:
 
 def _check_lowercasing(settings: dict[str, Any], tokenizer: Tokenizer, kind: str) -> None:
     """Refuse a tokenizer whose own normalizer disagrees with the class's setting."""
-    if kind not in _LOWERCASING:
+    # A BERT may have the Unigram tokenizer of XLM-R, whose normalizer the class leaves alone.
+    if kind not in _LOWERCASING or not isinstance(tokenizer.model, WordPiece):
         return
     # What a class does that is told nothing, in version 5 as before.
     wanted = settings.get("do_lower_case", True)

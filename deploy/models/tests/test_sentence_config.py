@@ -246,6 +246,42 @@ def test_lowercasing_that_the_library_would_not_do(checkpoint_dir: Path) -> None
         from_checkpoint(source(checkpoint_dir), silent)
 
 
+def unigram_json() -> dict[str, Any]:
+    """Return a tokenizer as XLM-R has it, for the tiny checkpoint."""
+    pieces = ("<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "A")
+    special = tokenizer_json()["added_tokens"]
+    return tokenizer_json() | {
+        "added_tokens": [
+            token | {"content": piece} for token, piece in zip(special, pieces, strict=False)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
+        "post_processor": {"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]},
+        "decoder": None,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": [[piece, -1.0] for piece in pieces]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        ({}, {"tokenizer_class": "XLMRobertaTokenizer"}),
+        ({"tokenizer_class": "XLMRobertaTokenizer"}, {}),
+        # The class is not named, but its tokens are.
+        ({}, {"cls_token": "<s>", "sep_token": "</s>"}),
+    ],
+)
+def test_bert_with_the_tokenizer_of_xlm_roberta(
+    checkpoint_dir: Path, config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """As paraphrase-multilingual-MiniLM-L12-v2 is."""
+    write_json(checkpoint_dir / "tokenizer.json", unigram_json())
+    write_json(checkpoint_dir / "tokenizer_config.json", {"do_lower_case": True} | settings)
+    stored = json.loads((checkpoint_dir / "config.json").read_text())
+    write_json(checkpoint_dir / "config.json", stored | config)
+    from_checkpoint(source(checkpoint_dir), silent)
+
+
 def test_matryoshka_dimensions(checkpoint_dir: Path) -> None:
     config = json.loads((checkpoint_dir / "config.json").read_text())
     write_json(checkpoint_dir / "config.json", config | {"matryoshka_dimensions": [8, 32, 16]})
