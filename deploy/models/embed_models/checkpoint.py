@@ -141,9 +141,18 @@ def config_path(directory: Path) -> Path:
 
 
 def read_files(
-    directory: Path, *, positions: int, pooling: Pooling | None, max_seq_length: int | None
+    directory: Path,
+    *,
+    positions: int,
+    pooling: Pooling | None,
+    max_seq_length: int | None,
+    capped: bool = False,
 ) -> EncoderFiles:
-    """Read what is beside the network; `positions` is the most tokens that it can take."""
+    """Read what is beside the network; `positions` is the most tokens that it can take.
+
+    Where they are `capped`, to fewer than the authors' code takes, what the files say beyond them
+    is cut, and not refused.
+    """
     sentence = read_sentence_config(directory, pooling)
     if sentence.pooling is None:
         raise CheckpointError(
@@ -153,7 +162,9 @@ def read_files(
     return EncoderFiles(
         tokenizer=read_object(directory / "tokenizer.json"),
         pooling=sentence.pooling,
-        max_seq_length=_max_seq_length(directory, positions, sentence, max_seq_length),
+        max_seq_length=_max_seq_length(
+            directory, positions, sentence, max_seq_length, capped=capped
+        ),
         sentence=sentence,
         license=read_license(directory / "README.md"),
     )
@@ -305,7 +316,12 @@ def _missing_file(directory: Path, name: str) -> str:
 
 
 def _max_seq_length(
-    directory: Path, positions: int, sentence: SentenceConfig, override: int | None
+    directory: Path,
+    positions: int,
+    sentence: SentenceConfig,
+    override: int | None,
+    *,
+    capped: bool,
 ) -> int:
     # tokenizer.json has a truncation length too, but it is a leftover of whoever saved it last: for
     # all-MiniLM-L6-v2 it says 128 where the model's authors say 256.
@@ -313,6 +329,8 @@ def _max_seq_length(
     if length is None:
         said = sequence_limit(directory)
         length = min(said[0], positions) if said else positions
+    elif capped and override is None:
+        length = min(length, positions)
     # Two tokens are [CLS] and [SEP]; a limit that leaves none for the text is a mistake.
     if not 3 <= length <= positions:
         raise CheckpointError(

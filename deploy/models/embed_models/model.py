@@ -132,9 +132,10 @@ def from_checkpoint(
     check_ends(directory, json.dumps(checkpoint.tokenizer))
     said = None if max_seq_length else sequence_limit(directory)
     by = said[1] if said and said[0] == checkpoint.max_seq_length else "config.json"
+    longer = f" ({said[1]} says {said[0]})" if said and said[0] > checkpoint.max_seq_length else ""
     report(
         f"texts have at most {checkpoint.max_seq_length} tokens, by "
-        f"{'--max-seq-length' if max_seq_length else by}"
+        f"{'--max-seq-length' if max_seq_length else by}{longer}"
     )
     head = checkpoint.head
     if normalize:

@@ -85,6 +85,7 @@ def read_rotary_checkpoint(
         positions=config.max_position_embeddings,
         pooling=pooling,
         max_seq_length=max_seq_length,
+        capped=bool(raw.get("max_trained_positions")),
     )
     return RotaryCheckpoint(config=config, tensors=tensors, **vars(files))
 

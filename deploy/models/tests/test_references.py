@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.checkpoint import read_checkpoint
+from embed_models.errors import CheckpointError
 from embed_models.graph import build_graph
 from embed_models.inference import TextEncoder, cpu_session, run_batch
 from embed_models.metadata import Metadata, Pooling
@@ -93,21 +94,24 @@ def test_poolings_are_those_of_the_library(tmp_path: Path, pooling: Pooling) -> 
     np.testing.assert_allclose(embedded(place, metadata), wanted, rtol=0, atol=CLOSE)
 
 
+# As the hub's own files have it, which transformers translates when it loads them.
+HUB_NOMIC: dict[str, Any] = {
+    "n_embd": 32, "n_inner": 48, "n_head": 4, "n_layer": 2, "n_positions": 8192,
+    "layer_norm_epsilon": 1e-12, "max_trained_positions": 64, "rotary_emb_base": 1000,
+    "activation_function": "swiglu", "rotary_scaling_factor": 2.0,
+    "hidden_size": None, "intermediate_size": None, "num_attention_heads": None,
+    "num_hidden_layers": None, "max_position_embeddings": None, "hidden_act": None,
+    "layer_norm_eps": None, "rope_parameters": None, "head_dim": None,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "change", "prefix"),
     [
         ("roberta", {"model_type": "camembert"}, "roberta."),
-        # As the hub's own files have it, which transformers translates when it loads them.
         (
             "nomic-bert",
-            {
-                "n_embd": 32, "n_inner": 48, "n_head": 4, "n_layer": 2, "n_positions": 8192,
-                "layer_norm_epsilon": 1e-12, "max_trained_positions": 64, "rotary_emb_base": 1000,
-                "activation_function": "swiglu", "rotary_scaling_factor": 2.0,
-                "hidden_size": None, "intermediate_size": None, "num_attention_heads": None,
-                "num_hidden_layers": None, "max_position_embeddings": None, "hidden_act": None,
-                "layer_norm_eps": None, "rope_parameters": None, "head_dim": None,
-            },
+            HUB_NOMIC,
             "",
         ),
         (
@@ -136,6 +140,28 @@ def test_names_that_the_hub_has(
     default = metadata.prompts.get(metadata.default_prompt or "", "")
     found = embedded(place, metadata, default)
     np.testing.assert_allclose(found, MODELS[name]["vectors"], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("scaling", [2.0, None])
+def test_length_of_the_hubs_nomic(tmp_path: Path, scaling: float | None) -> None:
+    """Files of v1 (2.0) and v1.5 (null) say 8192, and were trained with 2048."""
+    directory = tmp_path / "nomic"
+    shutil.copytree(CHECKPOINTS / "nomic-bert", directory)
+    config = json.loads((directory / "config.json").read_text()) | HUB_NOMIC
+    content = {key: value for key, value in config.items() if value is not None}
+    content |= {"max_trained_positions": 2048, "rotary_scaling_factor": scaling}
+    (directory / "config.json").write_text(json.dumps(content))
+    (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 8192}')
+    source = resolve_source(str(directory), model_name=None, model_id=None)
+    lines: list[str] = []
+    assert from_checkpoint(source, lines.append).max_seq_length == 2048
+    assert (
+        "texts have at most 2048 tokens, by config.json (sentence_bert_config.json says 8192)"
+        in lines
+    )
+    # Who asks for more is told.
+    with pytest.raises(CheckpointError, match="from 3 to 2048"):
+        from_checkpoint(source, silent, max_seq_length=4096)
 
 
 # Of which there are graphs of standard operators here; of the others there are those alone that
