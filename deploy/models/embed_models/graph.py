@@ -6,24 +6,22 @@ Two things vary: the form (`attention`), which is a way to write self-attention,
 """
 
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import ATTENTION_MASK, AttentionForm, ContribAttention
 from embed_models.attention import INPUT_IDS as INPUT_IDS
 from embed_models.checkpoint import BertConfig
-from embed_models.errors import CheckpointError
 from embed_models.head import Head
 from embed_models.metadata import Pooling
-from embed_models.onnx_builder import OnnxBuilder
+from embed_models.onnx_builder import OnnxBuilder, check_size, too_large
 from embed_models.pooling import finish, pool
 
 # The first opset in which Q/DQ nodes can carry FP8; the forms for all precisions share it.
 OPSET = 19
 
 EMBEDDING = "embedding"
-
-_PROTOBUF_LIMIT = 2**31
 
 
 class BertGraph:
@@ -166,10 +164,10 @@ def as_head(head: Head | Pooling) -> Head:
 
 def serialize(model: onnx.ModelProto) -> bytes:
     """Return the bytes of the ONNX file."""
-    size = model.ByteSize()
-    if size >= _PROTOBUF_LIMIT:
-        raise CheckpointError(
-            f"the ONNX file would have {size} bytes; models of 2 GiB and more are not supported"
-        )
-    content: bytes = model.SerializeToString(deterministic=True)
+    check_size(model.graph.initializer)
+    try:
+        content: bytes = model.SerializeToString(deterministic=True)
+    # Weights that just fit, with the rest of the graph, or in other places than initializers.
+    except EncodeError as error:
+        raise too_large(f"the graph cannot be written ({error})") from error
     return content

@@ -190,10 +190,14 @@ def model_of(
     tokenizer = registry_tokenizer(checkpoint)
     space = space_fingerprint(config, checkpoint.tensors, head, tokenizer)
     report(f"embedding space {space}")
-    if isinstance(checkpoint, RotaryCheckpoint):
-        graph = build_rotary_graph(checkpoint.config, checkpoint.tensors, head)
-    else:
-        graph = build_graph(checkpoint.config, Arithmetic(checkpoint.tensors), head)
+    try:
+        if isinstance(checkpoint, RotaryCheckpoint):
+            graph = serialize(build_rotary_graph(checkpoint.config, checkpoint.tensors, head))
+        else:
+            arithmetic = Arithmetic(checkpoint.tensors)
+            graph = serialize(build_graph(checkpoint.config, arithmetic, head))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} in float32: {error}") from error
     default = checkpoint.sentence.default_prompt if prompts is None else None
     if default is not None:
         report(f"texts without a prompt get that of the name {default!r}")
@@ -208,7 +212,7 @@ def model_of(
         space=space,
         license=license_name or checkpoint.license,
         tokenizer=tokenizer,
-        graph=serialize(graph),
+        graph=graph,
         form=ContribAttention.name,
         checkpoint=checkpoint if isinstance(checkpoint, Checkpoint) else None,
         normalized=head.normalize,

@@ -1,5 +1,7 @@
 """Collects the nodes and initializers of an ONNX graph; knows nothing about BERT."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,42 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
+from embed_models.errors import CheckpointError
+
 # Old enough for every runtime in use, and independent of the installed onnx package.
 IR_VERSION = 10
 # From then on these operators take their axes as an input, before as an attribute.
 _AXES_ARE_INPUTS = {"Unsqueeze": 13, "ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
 _NEWEST = 99
+# What protobuf can write into one file.
+_LARGEST = 2**31 - 1
+# Bytes of a number, of the types that weights come in; any other is left to protobuf to measure.
+_BYTES: dict[int, int] = {
+    onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.DOUBLE: 8,
+    onnx.TensorProto.FLOAT16: 2,
+    onnx.TensorProto.BFLOAT16: 2,
+    onnx.TensorProto.INT8: 1,
+    onnx.TensorProto.UINT8: 1,
+}
+
+
+def check_size(tensors: Iterable[onnx.TensorProto]) -> None:
+    """Refuse weights that no single ONNX file can hold.
+
+    Asked before protobuf is, which fails to copy, to measure and to write such a graph.
+    """
+    size = sum(math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 0) for tensor in tensors)
+    if size > _LARGEST:
+        raise too_large(f"the weights have {size} bytes")
+
+
+def too_large(found: str) -> CheckpointError:
+    """Return the error for a graph that does not fit into one file."""
+    return CheckpointError(
+        f"{found}, and an ONNX file holds less than 2 GiB; import an ONNX file of the model "
+        "in float16 instead, or a smaller model"
+    )
 
 
 class OnnxBuilder:
@@ -105,6 +138,7 @@ class OnnxBuilder:
         opsets: dict[str, int],
         producer: str,
     ) -> onnx.ModelProto:
+        check_size(self._initializers)
         graph = helper.make_graph(
             self._nodes, name, inputs, outputs, self._initializers, value_info=value_info
         )

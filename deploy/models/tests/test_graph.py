@@ -1,20 +1,24 @@
 """The graph computes what BERT is defined to compute, whatever else is in the batch."""
 
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from numpy_bert import encode
-from tiny_bert import BERT_CONFIG, random_tensors
+from tiny_bert import BERT_CONFIG, random_tensors, tiny_checkpoint
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import AttentionForm, ContribAttention, PlainAttention
+from embed_models.errors import CheckpointError
 from embed_models.graph import build_graph, serialize
 from embed_models.metadata import Pooling
+from embed_models.model import model_of
 
 TENSORS = random_tensors()
 SEQUENCES = ([2, 4, 5, 6, 7, 8, 9, 3], [2, 3], [2, 40, 41, 42, 43, 3], [2, *range(4, 49), 3])
@@ -51,6 +55,37 @@ def test_padding_changes_no_vector(pooling: Pooling) -> None:
 def test_is_reproducible() -> None:
     first = serialize(build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean"))
     assert first == serialize(build_graph(BERT_CONFIG, Arithmetic(random_tensors()), "mean"))
+
+
+def tensor_of(name: str, *dims: int) -> onnx.TensorProto:
+    """Return a tensor that says how large it is, without its numbers."""
+    return onnx.TensorProto(name=name, dims=dims, data_type=onnx.TensorProto.FLOAT)
+
+
+def test_weights_that_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bge-m3 has them in float32; each tensor would fit."""
+    large = [tensor_of("words", 250_002, 1024), tensor_of("rest", 24, 12 * 1024 * 1024 + 13_312)]
+    model = build_graph(BERT_CONFIG, Arithmetic(TENSORS), "mean")
+    model.graph.initializer.append(large[0])
+    serialize(model)
+    model.graph.initializer.append(large[1])
+    with pytest.raises(CheckpointError, match=r"weights have 2\d{9} bytes.*less than 2 GiB"):
+        serialize(model)
+    # The builder does not even put them together; and the model is named.
+    monkeypatch.setattr("embed_models.onnx_builder._LARGEST", 10_000)
+    with pytest.raises(CheckpointError, match=r"Tiny in float32: the weights have \d+ bytes"):
+        model_of(tiny_checkpoint(), "Tiny", "org/Tiny", lambda _line: None)
+
+
+def test_a_graph_that_protobuf_cannot_write() -> None:
+    def refuse(**_options: object) -> bytes:
+        raise EncodeError("Failed to serialize proto")
+
+    model: Any = SimpleNamespace(
+        graph=SimpleNamespace(initializer=[]), SerializeToString=refuse, ByteSize=refuse
+    )
+    with pytest.raises(CheckpointError, match=r"Failed to serialize proto.*less than 2 GiB"):
+        serialize(model)
 
 
 def test_interface() -> None:
