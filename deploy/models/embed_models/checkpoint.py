@@ -186,7 +186,7 @@ def read_config(path: Path) -> BertConfig:
     )
     sizes = {ours: positive(raw, path, theirs) for ours, theirs in family.sizes.items()}
     sizes["type_vocab_size"] = positive(raw, path, "type_vocab_size") if family.token_types else 1
-    sizes["max_position_embeddings"] -= _first_position(raw, family)
+    sizes["max_position_embeddings"] -= _first_position(raw, path, family)
     if family.relative_bias:
         buckets = raw.get("relative_attention_num_buckets", _MPNET_BUCKETS)
         raw["relative_attention_num_buckets"] = buckets
@@ -205,7 +205,7 @@ def read_layout(path: Path) -> Layout:
     """Read from config.json how the tensors are named and where positions begin."""
     raw = read_object(path)
     family = _family(raw, path)
-    return Layout(family, _first_position(raw, family))
+    return Layout(family, _first_position(raw, path, family))
 
 
 def read_tensors(path: Path, config: BertConfig, layout: Layout | None = None) -> Tensors:
@@ -280,7 +280,7 @@ def read_license(readme: Path) -> str | None:
 
 def _family(raw: dict[str, Any], path: Path) -> Family:
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{path}: model_type {model_type!r} is not supported; what can be imported is "
             f"{', '.join(FAMILIES)}, and encoders with rotary positions: modernbert, nomic_bert, "
@@ -289,11 +289,23 @@ def _family(raw: dict[str, Any], path: Path) -> Family:
     return FAMILIES[model_type]
 
 
-def _first_position(raw: dict[str, Any], family: Family) -> int:
+def _first_position(raw: dict[str, Any], path: Path, family: Family) -> int:
     if not family.positions_follow_padding:
         return 0
-    padding = family.padding_id if family.padding_id is not None else raw.get("pad_token_id", 1)
-    return int(padding) + 1
+    if family.padding_id is not None:
+        return family.padding_id + 1
+    padding = raw.get("pad_token_id", 1)
+    positions = positive(raw, path, family.sizes["max_position_embeddings"])
+    if (
+        not isinstance(padding, int)
+        or isinstance(padding, bool)
+        or not 0 <= padding < positions - 1
+    ):
+        raise CheckpointError(
+            f"{path}: pad_token_id is {padding!r} but has to be an integer from 0 to "
+            f"{positions - 2}, below max_position_embeddings by two or more"
+        )
+    return padding + 1
 
 
 def _stored_name(name: str, weights: Weights) -> str:

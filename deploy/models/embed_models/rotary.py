@@ -92,7 +92,8 @@ def read_rotary_checkpoint(
 
 def is_rotary(directory: Path) -> bool:
     """Say whether config.json names one of these encoders."""
-    return read_object(config_path(directory)).get("model_type") in _READERS
+    model_type = read_object(config_path(directory)).get("model_type")
+    return isinstance(model_type, str) and model_type in _READERS
 
 
 def _modernbert(raw: dict[str, Any], path: Path) -> tuple[RotaryConfig, Tensors]:
@@ -105,18 +106,27 @@ def _modernbert(raw: dict[str, Any], path: Path) -> tuple[RotaryConfig, Tensors]
         "sliding_attention" if index % every else "full_attention"
         for index in range(sizes["layers"])
     ]
-    if len(types) != sizes["layers"] or not set(types) <= {"sliding_attention", "full_attention"}:
+    known = ("sliding_attention", "full_attention")
+    of_each = isinstance(types, list) and len(types) == sizes["layers"]
+    if not of_each or not all(kind in known for kind in types):
         raise CheckpointError(
             f"{path}: layer_types {types!r} is not supported; it has to be sliding_attention or "
             "full_attention for each of num_hidden_layers"
         )
-    rope = raw.get("rope_parameters") or {}
+    rope = _object(raw, "rope_parameters", path)
+    if not set(rope) <= set(known):
+        raise CheckpointError(
+            f"{path}: rope_parameters has {', '.join(rope)}, but has to have settings of "
+            f"{' and '.join(known)} each"
+        )
     thetas = {
         "full_attention": raw.get("global_rope_theta", 160_000.0),
         "sliding_attention": raw.get("local_rope_theta", 10_000.0),
     }
     angles = {
-        kind: _frequencies(rope.get(kind) or {}, theta, hidden // heads, path)
+        kind: _frequencies(
+            _object(rope, kind, path, "rope_parameters."), theta, hidden // heads, path
+        )
         for kind, theta in thetas.items()
     }
     layers = tuple(
@@ -181,7 +191,7 @@ def _nomic(raw: dict[str, Any], path: Path) -> tuple[RotaryConfig, Tensors]:
         sizes["positions"] = min(sizes["positions"], trained)
     head = sizes["hidden_size"] // sizes["heads"]
     angles = _frequencies(
-        raw.get("rope_parameters") or {}, raw.get("rotary_emb_base", 1000.0), head, path
+        _object(raw, "rope_parameters", path), raw.get("rotary_emb_base", 1000.0), head, path
     )
     layers = (RotaryLayer(angles),) * sizes["layers"]
     epsilon = _epsilon(raw, path, "layer_norm_eps", 1e-12)
@@ -218,7 +228,7 @@ def _gte(raw: dict[str, Any], path: Path) -> tuple[RotaryConfig, Tensors]:
     )
     sizes = _sizes(raw, path)
     head = sizes["hidden_size"] // sizes["heads"]
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    rope = _object(raw, "rope_parameters", path) or _object(raw, "rope_scaling", path)
     default = 10_000.0 if raw["model_type"] == "new" else 160_000.0
     angles = _frequencies(rope, raw.get("rope_theta", default), head, path)
     layers = (RotaryLayer(angles),) * sizes["layers"]
@@ -229,7 +239,11 @@ def _gte(raw: dict[str, Any], path: Path) -> tuple[RotaryConfig, Tensors]:
         Weights(path.with_name(WEIGHTS)), ("", "new.", "gte."), "embeddings.word_embeddings"
     )
     # Some have no token types at all.
-    source.words(sizes, raw.get("type_vocab_size", 1) or 0)
+    token_types = {"type_vocab_size": 1} | raw
+    source.words(
+        sizes,
+        positive(token_types, path, "type_vocab_size") if token_types["type_vocab_size"] else 0,
+    )
     source.add(EMBEDDING_NORM, "embeddings.LayerNorm", (hidden,))
     for index in range(sizes["layers"]):
         ours, theirs = f"layer.{index}.", f"encoder.layer.{index}."
@@ -342,6 +356,14 @@ def _epsilon(raw: dict[str, Any], path: Path, key: str, default: float) -> float
     if not isinstance(value, float):
         raise CheckpointError(f"{path}: {key} is {value!r} but has to be a number")
     return value
+
+
+def _object(raw: dict[str, Any], key: str, path: Path, within: str = "") -> dict[str, Any]:
+    """Return settings in config.json that may be left out, or null."""
+    value = raw.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(f"{path}: {within}{key} is {value!r} but has to be an object")
+    return value or {}
 
 
 def _frequencies(rope: dict[str, Any], theta: object, head: int, path: Path) -> tuple[float, ...]:

@@ -79,6 +79,11 @@ def test_half_precision_becomes_float32(checkpoint_dir: Path, dtype: Any) -> Non
         ({"num_attention_heads": 5}, "no multiple of num_attention_heads 5"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small'"),
+        ({"model_type": ["bert"]}, r"model_type \['bert'\]"),
+        ({"model_type": "roberta", "pad_token_id": None}, "pad_token_id is None"),
+        ({"model_type": "roberta", "pad_token_id": "x"}, "pad_token_id is 'x'"),
+        ({"model_type": "roberta", "pad_token_id": -1}, "pad_token_id is -1"),
+        ({"model_type": "roberta", "pad_token_id": 47}, "pad_token_id is 47"),
     ],
 )
 def test_unsupported_config(checkpoint_dir: Path, change: dict[str, Any], words: str) -> None:
