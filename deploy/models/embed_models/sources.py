@@ -26,6 +26,9 @@ _HUB_FILES = [
     "*/config.json",
     "*/model.safetensors",
 ]
+# Of weights in other formats, which are only named.
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
+_SHOWN = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Distribution name -> (model name, model id); a package's own name says little about its model.
@@ -94,13 +97,35 @@ def hub_directory(model_id: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=_HUB_FILES))
+        directory = Path(snapshot_download(model_id, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{model_id} cannot be had from the Hugging Face hub ({str(error).splitlines()[0]}); "
             "check the name and the network, or give the directory of a copy. For trying out "
             "speed and plumbing, `embed-models twin` makes a model of the same shape"
         ) from error
+    if not any(directory.glob("model*.safetensors")):
+        raise CheckpointError(
+            f"{model_id} has no model.safetensors on the Hugging Face hub"
+            f"{_weights_there(model_id, revision)}; load it with transformers or "
+            "sentence-transformers, save it in the safetensors format (`save_pretrained`), and "
+            "give that directory"
+        )
+    return directory
+
+
+def _weights_there(model_id: str, revision: str | None) -> str:
+    """Say which other files of weights a repository has, as far as the hub can be asked."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        names = list_repo_files(model_id, revision=revision)
+    # Whatever the client and its network raise: that there are no weights is true all the same.
+    except Exception:
+        return ""
+    others = sorted(name for name in names if name.endswith(_OTHER_WEIGHTS))
+    shown = others[:_SHOWN] + (["…"] if len(others) > _SHOWN else [])
+    return f" (it has {', '.join(shown)})" if shown else ""
 
 
 def package_model_directory(package: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.numpy import save_file
 from test_references import CHECKPOINTS, imported, silent
 from tiny_bert import random_tensors, tokenizer_json, write_checkpoint, write_json
@@ -303,6 +304,31 @@ def test_a_revision_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     found = resolve_source("hub:org/model@v2", model_name=None, model_id=None)
     assert asked == [("org/model", "v2")]
     assert (found.model_id, found.origin, found.revision) == ("org/model", "hub:org/model", commit)
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (["config.json", "pytorch_model.bin", "tf_model.h5"], r" \(it has pytorch_model.bin, tf_m"),
+        (None, r"; load it with"),
+    ],
+)
+def test_hub_model_without_safetensors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: list[str] | None, words: str
+) -> None:
+    def names(_model_id: str, *, revision: str | None) -> list[str]:
+        assert revision == "v2"
+        if there is None:
+            raise OfflineModeIsEnabled
+        return there
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", names)
+    with pytest.raises(CheckpointError, match=f"org/model has no model.safetensors.*{words}.*save"):
+        resolve_source("hub:org/model@v2", model_name=None, model_id=None)
+    # Shards will do.
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert sources.hub_directory("org/model", "v2") == tmp_path
 
 
 def test_recipes_of_the_hub_are_pinned() -> None:
