@@ -52,6 +52,57 @@ def test_products_in_16_bits_are_found(name: str) -> None:
     assert problem.startswith(next(iter(weight_products(model))))
 
 
+@pytest.mark.parametrize(("name", "datatype"), [("int8-tensorrt", "Int8"), ("fp8-tensorrt", "FP8")])
+def test_a_weight_of_8_bits_is_not_enough(name: str, datatype: str) -> None:
+    """The activation counts, by its name where the engine has it, else as what is no constant."""
+    model = build(name)
+    engine = engine_of(model, datatype)
+    product, *_ = weight_products(model)
+    (node,) = (node for node in model.graph.node if node.name == product)
+    undo = {node.output[0]: node.input[0] for node in model.graph.node if node.input}
+    activation, weight = node.input
+
+    def problems(*inputs: tuple[str, str]) -> list[str]:
+        engine["Layers"][0]["Inputs"] = [
+            {"Name": name, "Format/Datatype": type_} for name, type_ in inputs
+        ]
+        return list(engine_problems(engine, model))
+
+    for stored in (weight, undo[weight]):
+        assert len(problems(("a", "Half"), (stored, datatype))) == 1
+        assert problems(("a", datatype), (stored, "Half")) == []
+    # Of two that change, that which the graph calls the activation.
+    for known in (activation, undo[activation]):
+        assert len(problems((known, "Half"), ("skipped", datatype))) == 1
+        assert problems((known, datatype), ("skipped", "Half")) == []
+    # What a layer of constants makes is one.
+    made = {"LayerType": "Constant", "Outputs": [{"Name": "w", "Format/Datatype": datatype}]}
+    engine["Layers"].append(made)
+    assert len(problems(("a", "Half"), ("w", datatype))) == 1
+
+
+@pytest.mark.parametrize("inputs", [None, "a", ["a"], [None], {"Name": "a"}, 5])
+def test_inputs_of_another_form(inputs: object) -> None:
+    model = build("int8-tensorrt")
+    engine = engine_of(model, "Int8")
+    engine["Layers"][0]["Inputs"] = inputs
+    engine["Layers"].append({"LayerType": "Constant", "Outputs": inputs})
+    (problem,) = engine_problems(engine, model)
+    assert "computed from nothing, not Int8" in problem
+
+
+@pytest.mark.parametrize("content", [b"no graph", None])
+def test_a_graph_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    graph, layers = tmp_path / "graph.onnx", tmp_path / "layers.json"
+    if content is not None:
+        graph.write_bytes(content)
+    layers.write_text(json.dumps({"Layers": [{}]}))
+    assert main(["check-engine", str(graph), str(layers)]) == 1
+    assert "graph.onnx cannot be read as an ONNX file" in capsys.readouterr().err
+
+
 def test_int8_in_place_of_16_bits_is_found() -> None:
     model = build("fp16-tensorrt")
     assert len(list(engine_problems(engine_of(model, "Int8"), model))) == 12
