@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embed_models.corpus.load import CALIBRATION, HELD_OUT
+from embed_models.corpus.load import BY_KIND, CALIBRATION, HELD_OUT
 from embed_models.distill.commands import TEACHER
 
 MODELS = Path(__file__).parents[1]
@@ -68,6 +68,29 @@ def test_the_texts_are_there(installed: Path) -> None:
     assert int(texts) > 1000
     assert int(queries) > 100
     assert Path(place).is_relative_to(installed)
+
+
+def test_the_licences_of_the_texts_are_there(installed: Path) -> None:
+    """WordNet's wants its notice on all copies, and so do Perl's and CPython's."""
+    (about,) = installed.glob("*.dist-info")
+    names = {"LICENSE-WordNet.txt", "LICENSE-PSF.txt", "LICENSE-Artistic.txt", "README.md"}
+    data = installed / "embed_models/data"
+    assert {path.name for path in data.iterdir()} >= {*names, CALIBRATION, HELD_OUT, BY_KIND}
+    for name, words in (
+        ("LICENSE-WordNet.txt", "WordNet 3.0 Copyright 2006 by Princeton University"),
+        ("LICENSE-PSF.txt", "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2"),
+        ("LICENSE-Artistic.txt", 'The "Artistic License"'),
+        ("README.md", "Debian Free Software Guidelines"),
+    ):
+        listed = about / "licenses/embed_models/data" / name
+        assert words in listed.read_text(encoding="utf-8")
+        assert listed.read_bytes() == (data / name).read_bytes()
+    said = (about / "METADATA").read_text(encoding="utf-8")
+    (expression,) = (line for line in said.splitlines() if line.startswith("License-Expression:"))
+    for part in ("LicenseRef-WordNet-3.0", "PSF-2.0", "Artistic-1.0-Perl", "LicenseRef-Debian"):
+        assert f" AND {part}" in expression
+    original = MODELS.parent / "samples/wordnet/LICENSE"
+    assert (data / "LICENSE-WordNet.txt").read_bytes() == original.read_bytes()
 
 
 def test_recipes_and_the_student_are_there(installed: Path, tmp_path: Path) -> None:
