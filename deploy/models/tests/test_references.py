@@ -25,6 +25,7 @@ from embed_models.metadata import Metadata, Pooling
 from embed_models.model import Model, from_checkpoint
 from embed_models.onnx_import import from_onnx
 from embed_models.registry import METADATA
+from embed_models.rotary import _frequencies
 from embed_models.sources import resolve_source
 from embed_models.tokenizer import load_tokenizer
 
@@ -162,6 +163,24 @@ def test_length_of_the_hubs_nomic(tmp_path: Path, scaling: float | None) -> None
     # Who asks for more is told.
     with pytest.raises(CheckpointError, match="from 3 to 2048"):
         from_checkpoint(source, silent, max_seq_length=4096)
+
+
+def test_angles_of_ntk() -> None:
+    """As NTKScalingRotaryEmbedding of GTE's own code has them for longer texts, without `mixed_b`.
+
+    There: base' = base * factor, and angle i = base'^(-2i / dim) / factor^(2 / dim). By hand, with
+    the base 20000, the factor 8 and 64 components: base' = 160000, whose roots are 160000^(-1/4) =
+    1/20, 160000^(-1/2) = 1/400 and 160000^(-3/4) = 1/8000, at i = 8, 16 and 24; and all is divided
+    by 8^(2/64) = 2^(3/32) = e^(0.0649826) = 1.0671404. So angle 0 is 1 / 1.0671404 = 0.9370838.
+    """
+    settings = {"type": "ntk", "factor": 8.0}
+    angles = _frequencies(settings, 20_000, 64, Path("config.json"))
+    assert len(angles) == 32
+    found = [angles[index] for index in (0, 8, 16, 24)]
+    wanted = [0.9370838, 0.04685419, 0.002342710, 0.0001171355]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    # Without a type: 1 / 20000^(16 / 64), which is 1 / 11.892071.
+    assert _frequencies({}, 20_000, 64, Path("config.json"))[8] == pytest.approx(0.08408964)
 
 
 # Of which there are graphs of standard operators here; of the others there are those alone that
