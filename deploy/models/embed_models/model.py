@@ -188,7 +188,9 @@ def model_of(
         if checkpoint.tokenizer.get(setting):
             report(f"tokenizer.json asks for {setting}; switched off, since the worker does that")
     tokenizer = registry_tokenizer(checkpoint)
-    space = space_fingerprint(config, checkpoint.tensors, head, tokenizer)
+    default = checkpoint.sentence.default_prompt if prompts is None else None
+    prefix = "" if default is None else checkpoint.sentence.prompts[default]
+    space = space_fingerprint(config, checkpoint.tensors, head, tokenizer, prefix)
     report(f"embedding space {space}")
     try:
         if isinstance(checkpoint, RotaryCheckpoint):
@@ -198,7 +200,6 @@ def model_of(
             graph = serialize(build_graph(checkpoint.config, arithmetic, head))
     except CheckpointError as error:
         raise CheckpointError(f"{name} in float32: {error}") from error
-    default = checkpoint.sentence.default_prompt if prompts is None else None
     if default is not None:
         report(f"texts without a prompt get that of the name {default!r}")
     return Model(

@@ -49,6 +49,7 @@ from embed_models.sentence_config import (
     sequence_limit,
 )
 from embed_models.slug import slug
+from embed_models.space import prompt_header
 from embed_models.tokenizer import check_ends, load_tokenizer, normalised_tokenizer
 
 # ONNX Runtime reads all of these; what is added is written in the way of the graph's.
@@ -136,7 +137,8 @@ def from_onnx(
     vectors = golden_vectors(session, sequences, path)
     _check_batches(vectors.batch_error(), tolerance, path, report, dynamic=dynamic)
     # Not of what the optimizer makes of it, which may change from version to version.
-    digest = hashlib.sha256(graph + text.encode()).hexdigest()
+    default = sentence.prompts.get(sentence.default_prompt or "", "")
+    digest = hashlib.sha256(graph + text.encode() + prompt_header(default)).hexdigest()
     if optimize and not dynamic:
         graph = _optimized(graph, sequences, vectors, tolerance, path, report)
     folder = path.resolve().parent

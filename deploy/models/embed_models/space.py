@@ -1,9 +1,10 @@
 """Computes the embedding-space fingerprint.
 
 Vectors are comparable exactly when they come from the same weights by the same path from text to
-vector. The fingerprint therefore covers the encoder's weights, the pooling, the normalisation and
-the tokenizer, and nothing about the precision in which the weights are later stored: all
-precisions of one checkpoint share it, and may share traffic and an index.
+vector. The fingerprint therefore covers the encoder's weights, the pooling, the normalisation, the
+tokenizer and the text of the default prompt, which stands before texts that come with none. It
+covers nothing about the precision in which the weights are later stored: all precisions of one
+checkpoint share it, and may share traffic and an index.
 """
 
 import dataclasses
@@ -19,14 +20,20 @@ from embed_models.rotary import RotaryConfig
 
 
 def space_fingerprint(
-    config: BertConfig | RotaryConfig, tensors: Tensors, head: Head | Pooling, tokenizer: str
+    config: BertConfig | RotaryConfig,
+    tensors: Tensors,
+    head: Head | Pooling,
+    tokenizer: str,
+    default_prompt: str = "",
 ) -> str:
-    """Return `sha256:` and the first 16 hexadecimal digits of the digest."""
+    """Return `sha256:` and the first 16 hexadecimal digits of the digest.
+
+    `default_prompt` is the text of the default prompt, and not its name.
+    """
     digest = hashlib.sha256()
 
     def add_header(**fields: object) -> None:
-        # One JSON line before each run of bytes keeps the boundaries unambiguous.
-        digest.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
+        digest.update(_header(**fields))
 
     # Neither shows in the shapes of the tensors, but both change the vectors.
     add_header(num_attention_heads=config.num_attention_heads, layer_norm_eps=config.layer_norm_eps)
@@ -49,4 +56,15 @@ def space_fingerprint(
     content = tokenizer.encode()
     add_header(tokenizer_bytes=len(content))
     digest.update(content)
+    digest.update(prompt_header(default_prompt))
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def prompt_header(default_prompt: str) -> bytes:
+    """Return what a digest takes up of the default prompt: nothing where there is none."""
+    return _header(default_prompt=default_prompt) if default_prompt else b""
+
+
+def _header(**fields: object) -> bytes:
+    # One JSON line before each run of bytes keeps the boundaries unambiguous.
+    return json.dumps(fields, sort_keys=True).encode() + b"\n"

@@ -186,6 +186,9 @@ def test_angles_of_ntk() -> None:
 # Of which there are graphs of standard operators here; of the others there are those alone that
 # the import of the checkpoint makes, with operators of ONNX Runtime.
 STANDARD = ("bert", "roberta", "xlm-roberta", "distilbert")
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("model_name", "model_id", "pooling", "max_seq_length", "license_name", "output")
+)
 BEHIND = ("pool/", "dense", "normalise/", "vector")
 
 
@@ -220,6 +223,30 @@ def as_exported(name: str) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_the_default_prompt_is_part_of_the_space(tmp_path: Path, *, exported: bool) -> None:
+    """By its text, of a checkpoint and of an ONNX file; one that callers name is none."""
+    directory = tmp_path / "bert"
+    shutil.copytree(CHECKPOINTS / "bert", directory)
+    if exported:
+        onnx.save(as_exported("bert"), directory / "model.onnx")
+    prompts = {"query": "search: ", "question": "search: ", "document": "passage: ", "none": ""}
+
+    def space(default: str | None, prompts: dict[str, str] = prompts) -> str:
+        settings = {"prompts": prompts, "default_prompt_name": default}
+        path = directory / "config_sentence_transformers.json"
+        path.write_text(json.dumps(settings))
+        if exported:
+            return from_onnx(directory / "model.onnx", None, silent, **NOTHING).space
+        source = resolve_source(str(directory), model_name=None, model_id=None)
+        return from_checkpoint(source, silent).space
+
+    plain = space(None, {})
+    assert space(None) == space("none") == plain
+    assert space("query") == space("question")
+    assert len({plain, space("query"), space("document")}) == 3
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_vectors_of_an_onnx_file_are_those_of_the_library(tmp_path: Path, name: str) -> None:
     """Of the states of the tokens alone, with the files that stand beside them on the hub."""
@@ -231,10 +258,7 @@ def test_vectors_of_an_onnx_file_are_those_of_the_library(tmp_path: Path, name: 
     (source / "onnx").mkdir()
     path = source / "onnx" / "model.onnx"
     onnx.save(as_exported(name), path)
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("model_name", "model_id", "pooling", "max_seq_length", "license_name", "output")
-    )
-    model = from_onnx(path, None, silent, **nothing)
+    model = from_onnx(path, None, silent, **NOTHING)
     place, metadata = written(model, tmp_path / "version")
     wanted = MODELS[name]
     default = metadata.prompts.get(metadata.default_prompt or "", "")

@@ -31,5 +31,8 @@ def test_everything_that_changes_vectors_changes_it() -> None:
         space_fingerprint(BERT_CONFIG, random_tensors(), "mean", "{ }"),
         space_fingerprint(other_heads, random_tensors(), "mean", "{}"),
         space_fingerprint(other_epsilon, random_tensors(), "mean", "{}"),
+        space_fingerprint(BERT_CONFIG, random_tensors(), "mean", "{}", "query: "),
+        space_fingerprint(BERT_CONFIG, random_tensors(), "mean", "{}", "passage: "),
     }
-    assert len(variants) == 6
+    assert len(variants) == 8
+    assert space_fingerprint(BERT_CONFIG, random_tensors(), "mean", "{}", "") == BASE
