@@ -45,11 +45,16 @@ check() {
 
 build() {
     [[ $# -ge 2 ]] || die "build needs a target and a tag" 2
-    local target=$1 tag=$2 argument name
+    local target=$1 tag=$2 argument name before=
     shift 2
     check
     # What is given may be an image as well, or a wheel.
     for argument in "$@"; do
+        # A named context takes the place of a stage or an image of that name.
+        if [[ $before == --build-context || $argument == --build-context=* ]] && ! is_digest "$argument"; then
+            die "$argument: a build context has to be an image by its digest (NAME=docker-image://IMAGE@DIGEST)"
+        fi
+        before=$argument
         name=${argument#--build-arg=} && name=${name%%=*}
         if [[ $name == *_IMAGE || $name == *_BASE ]] && ! is_digest "$argument"; then
             die "$argument: give it by its digest"

@@ -129,6 +129,23 @@ def test_a_release_names_its_images_by_digest(tmp_path: Path) -> None:
     assert "by its digest" in given.stderr
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_release_takes_build_contexts_by_digest(tmp_path: Path, *, joined: bool) -> None:
+    def build(value: str) -> subprocess.CompletedProcess[str]:
+        given = [f"--build-context={value}"] if joined else ["--build-context", value]
+        return release(tmp_path, "build", "cpu", "x:1", "--pull", *given, "--no-cache")
+
+    for value in ("build=docker-image://rust:1", "base=/tmp/other", "base=https://example.com/a"):
+        refused = build(value)
+        assert refused.returncode == 1
+        assert f"{value}: a build context has to be an image by its digest" in refused.stderr
+        assert not refused.stdout
+    value = f"build=docker-image://rust:1@{DIGEST}"
+    built = build(value)
+    assert built.returncode == 0, built.stderr
+    assert f"{value} --no-cache" in built.stdout
+
+
 def test_what_is_shipped_can_be_built(tmp_path: Path) -> None:
     checked = release(tmp_path, "check")
     assert checked.returncode == 0, checked.stderr
