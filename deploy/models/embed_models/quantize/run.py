@@ -13,6 +13,7 @@ from embed_models.graph import serialize
 from embed_models.kinds import CPU_INT8, KINDS, REFERENCE, Kind
 from embed_models.metadata import Artefact, Metadata
 from embed_models.progress import tenths
+from embed_models.prompts import with_mixed_prompts
 from embed_models.quantize import dynamic
 from embed_models.quantize.calibration import Calibration, calibrate
 from embed_models.quantize.numerics import E4M3, U8, Format
@@ -53,7 +54,7 @@ def quantize_version(
     search: Search | None = None
     calibration: Calibration | None = None
     if static:
-        sequences = tokenize(metadata, directory, settings.texts)
+        sequences = tokenize(metadata, directory, settings.texts, seed=settings.seed)
         calibration = calibrate(
             checkpoint,
             sequences,
@@ -104,8 +105,13 @@ def _least_cosine(thresholds: Thresholds) -> float | None:
     return max(known) + _MARGIN if known else None
 
 
-def tokenize(metadata: Metadata, directory: Path, texts: Texts) -> list[list[int]]:
-    """Tokenize calibration texts as a worker would, and the empty text before them."""
+def tokenize(
+    metadata: Metadata, directory: Path, texts: Texts, *, seed: int = 1
+) -> list[list[int]]:
+    """Tokenize calibration texts as a worker would, and the empty text before them.
+
+    Where the model has prompts, they stand before the texts in turn, drawn by the `seed`.
+    """
     if len(texts.items) < LEAST_TEXTS:
         raise CorpusError(
             f"{texts.name} has {len(texts.items)} texts; calibration needs at least {LEAST_TEXTS}, "
@@ -113,8 +119,9 @@ def tokenize(metadata: Metadata, directory: Path, texts: Texts) -> list[list[int
         )
     tokenizer = load_tokenizer((directory / metadata.tokenizer.file).read_text(encoding="utf-8"))
     tokenizer.enable_truncation(metadata.max_seq_length)
+    prompted = with_mixed_prompts(metadata, texts.items, seed=seed)
     # Nothing but special tokens has activations like no other text, and anybody may send it.
-    return [encoding.ids for encoding in tokenizer.encode_batch(["", *texts.items])]
+    return [encoding.ids for encoding in tokenizer.encode_batch(["", *prompted])]
 
 
 def _describe(

@@ -19,6 +19,7 @@ from embed_models.kinds import KINDS, REFERENCE
 from embed_models.metadata import Artefact, FileRef, Metadata
 from embed_models.packing import STRUCTURE_ONLY, check_packed, unpack
 from embed_models.progress import tenths
+from embed_models.prompts import default_prompt, document_prompt, query_prompt
 from embed_models.tokenizer import load_tokenizer
 from embed_models.validate import speed
 from embed_models.validate.agreement import agreement, cosines
@@ -67,13 +68,15 @@ class Validator:
         def ids(texts: Sequence[str]) -> list[list[int]]:
             return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
 
-        # Queries get their prompt, as a caller would ask for it.
-        prompt = metadata.prompts.get("query", "")
-        self._sequences = ids(
+        # Each kind of text gets its prompt, as a caller would ask for it or a worker would add it.
+        usual, query, document = (
+            find(metadata) for find in (default_prompt, query_prompt, document_prompt)
+        )
+        self.sequences = ids(
             [
-                *held_out.sentences,
-                *(prompt + query for query in held_out.queries),
-                *held_out.documents,
+                *(usual + text for text in held_out.sentences),
+                *(query + text for text in held_out.queries),
+                *(document + text for text in held_out.documents),
             ]
         )
         golden = json.loads((directory / metadata.golden.file).read_text(encoding="utf-8"))
@@ -82,9 +85,9 @@ class Validator:
             [decode_vector(item["vector_f32_base64"]) for item in golden["items"]]
         )
         self.lee: LeeDocuments | None = lee_documents()
-        self._lee = ids(self.lee.documents) if self.lee else []
+        self._lee = ids([usual + text for text in self.lee.documents]) if self.lee else []
         self.kinds = kinds
-        self._kinds = ids([item.text for item in kinds.items]) if kinds else []
+        self._kinds = ids([usual + item.text for item in kinds.items]) if kinds else []
 
     def embed(
         self,
@@ -97,8 +100,8 @@ class Validator:
     ) -> Vectors:
         """Embed everything with one graph."""
         session = cpu_session(graph, threads=self._threads, as_written=as_written)
-        progress = tenths(report, f"{name}: embedded, texts", len(self._sequences))
-        vectors = embed_sequences(session, self._sequences, progress)
+        progress = tenths(report, f"{name}: embedded, texts", len(self.sequences))
+        vectors = embed_sequences(session, self.sequences, progress)
         first = len(self._held_out.sentences)
         second = first + len(self._held_out.queries)
         return Vectors(
@@ -108,7 +111,7 @@ class Validator:
             lee=embed_sequences(session, self._lee) if self._lee else None,
             by_kind=embed_sequences(session, self._kinds) if by_kind and self._kinds else None,
             retrieval=retrieve(vectors[first:second], vectors[second:]),
-            batch_difference=batch_difference(session, self._sequences[:: max(1, first // 16)]),
+            batch_difference=batch_difference(session, self.sequences[:: max(1, first // 16)]),
         )
 
 
