@@ -14,7 +14,7 @@ use super::{
     lines::row,
     look::is_text,
     select::Selection,
-    tables::{Batch, Batches, Input, Opened, roots},
+    tables::{Batch, Batches, Input, Opened, contained, roots},
 };
 use crate::row::{Along, Position, Row};
 
@@ -76,7 +76,7 @@ impl Cells {
         loop {
             let Some((prepared, next)) = &mut self.open else {
                 let Some(batch) = self.batches.next()? else { return Ok(None) };
-                self.open = Some((Prepared::new(&batch, &self.view)?, 0));
+                self.open = Some((contained(|| Prepared::new(&batch, &self.view))?, 0));
                 continue;
             };
             if *next == prepared.rows {

@@ -10,7 +10,7 @@
 //! | `plan` | all of that, decided once |
 //! | `source`, `remote` | the bytes of a file |
 //! | `lines`, `csv` | lines of text -> rows |
-//! | `tables`, `cells` | Parquet and Arrow -> batches -> rows |
+//! | `varints`, `deltas`, `footer`, `ipc`, `pages`, `tables`, `cells` | Parquet and Arrow -> batches -> rows |
 //! | `fields`, `template` | which fields of a row are the text, the id, and what comes along |
 //! | `columns` | what comes along into outputs that have columns |
 //! | `select` | which rows are taken |
@@ -19,13 +19,17 @@
 mod cells;
 mod columns;
 mod csv;
+mod deltas;
 mod fields;
 mod find;
+mod footer;
 mod format;
 mod identity;
+mod ipc;
 mod lines;
 mod look;
 mod options;
+mod pages;
 mod plan;
 mod remote;
 mod rows;
@@ -35,6 +39,7 @@ mod tables;
 mod template;
 #[cfg(test)]
 mod tests;
+mod varints;
 
 pub(crate) use self::{
     fields::Fields,
