@@ -51,4 +51,6 @@ targets! {
     contexts "contexts",
     rows "rows",
     tables "tables",
+    parquet "parquet",
+    arrow "arrow",
 }

@@ -1,5 +1,6 @@
 //! The targets. Each decoder is followed by what its readers do next with what it lets through.
 
+mod columns;
 mod names;
 mod registry;
 mod tokens;
@@ -23,6 +24,8 @@ pub static TARGETS: &[Target] = &[
     Target { name: "contexts", run: written::context, seeds: written::contexts },
     Target { name: "rows", run: written::rows, seeds: written::all_rows },
     Target { name: "tables", run: written::tables, seeds: written::all_tables },
+    Target { name: "parquet", run: columns::parquet, seeds: columns::parquet_seeds },
+    Target { name: "arrow", run: columns::arrow, seeds: columns::arrow_seeds },
 ];
 
 /// The golden messages whose names begin with this, in both encodings.

@@ -34,7 +34,7 @@ pub(super) fn context(bytes: &[u8]) {
     }
 }
 
-fn parameters(keep: &[&str]) -> Parameters {
+pub(super) fn parameters(keep: &[&str]) -> Parameters {
     Parameters {
         inputs: vec!["-".into()],
         model: "m".parse().expect("a slug"),
@@ -93,9 +93,9 @@ pub(super) fn tables(bytes: &[u8]) {
 }
 
 /// Reads everything, and the second half once more. `None` of what is refused.
-fn read_on(bytes: &[u8], format: Format, parameters: &Parameters) -> Option<Vec<ReadRow>> {
+pub(super) fn read_on(bytes: &[u8], format: Format, parameters: &Parameters) -> Option<Vec<ReadRow>> {
     let read = |at| read_rows(bytes.to_vec().into(), format, at, parameters);
-    let all = read(Position::default()).ok()?;
+    let all = read(Position::default()).map_err(|error| assert!(!error.to_string().is_empty())).ok()?;
     if let Some((end, _)) = all.get(all.len() / 2) {
         assert_eq!(read(*end).expect("it could be read"), all[all.len() / 2 + 1..]);
     }
