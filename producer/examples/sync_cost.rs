@@ -70,25 +70,7 @@ async fn measure(sync: bool, folder: &Path) -> anyhow::Result<[f64; 3]> {
     server.connected("worker", &mut worker);
     let worker = Daemon::spawn(&mut worker);
     worker.json_line();
-    let parameters = Parameters {
-        inputs: vec![repository().join(SENTENCES).to_string_lossy().into_owned()],
-        model,
-        variant: None,
-        tenant: None,
-        prompt: None,
-        truncate: true,
-        dimensions: None,
-        space: None,
-        text_field: "text".into(),
-        reading: embed_backfill::Reading::default(),
-        id_field: "id".into(),
-        keep: Vec::new(),
-        chunk: 64,
-        reuse: embed_backfill::Reuse::default(),
-        writing: embed_backfill::Writing::default(),
-        long: backfill::Long::default(),
-        retry: None,
-    };
+    let parameters = Parameters::new(model, vec![repository().join(SENTENCES).to_string_lossy().into_owned()]);
     let (output, never) = (folder.join("vectors.jsonl"), std::future::pending());
     let summary = backfill::run(&client, parameters, &output, true, &Pace::default(), never, |_| {}).await?;
     figures[2] = summary.rows_per_second;

@@ -108,8 +108,18 @@ async fn a_dry_run_estimates_and_leaves_nothing() {
             ["-s", &url, "backfill", "run", "-m", "m", "--allow-unserved", "--dry-run", &paths[0], &paths[1]];
         output(&arguments.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
     };
-    let (told, plain) =
-        tokio::task::spawn_blocking(move || (run(&["--json", "--price-per-hour", "10"]), run(&[]))).await.unwrap();
+    let others = [&["--limit", "5000"][..], &["--rate", "3000"], &["--sample", "0.9", "--shard", "1/2"]];
+    let all = move || {
+        let others = others.map(|more| run(&[&["--json"], more].concat()));
+        (run(&["--json", "--price-per-hour", "10"]), run(&[]), others)
+    };
+    let (told, plain, others) = tokio::task::spawn_blocking(all).await.unwrap();
+    let [limited, slow, sample] = others.map(|told| serde_json::from_slice::<Value>(&told.stdout).unwrap());
+    assert_eq!(limited["rows"], json!(5_000));
+    let (rate, seconds) = (slow["rows_per_second"].as_f64().unwrap(), slow["seconds"].as_f64().unwrap());
+    assert!(rate <= 3_000.0 && seconds > 9_000.0 / 3_000.0, "{slow}");
+    let rows = sample["rows"].as_u64().unwrap();
+    assert!((4_000..=5_300).contains(&rows), "{sample}");
     assert_eq!(told.status.code(), Some(0), "{}", stderr(&told));
     let estimate: Value = serde_json::from_slice(&told.stdout).unwrap();
     let rows = estimate["rows"].as_u64().unwrap();

@@ -1,6 +1,6 @@
 //! Files that people write: contexts of natscli, and rows of a backfill.
 
-use embed_backfill::{Format, Parameters, Position, ReadRow, Reading, read_rows};
+use embed_backfill::{Format, Parameters, Position, ReadRow, read_rows};
 use embed_connect::ConnectSettings;
 
 pub(super) fn contexts() -> Vec<Vec<u8>> {
@@ -35,25 +35,8 @@ pub(super) fn context(bytes: &[u8]) {
 }
 
 pub(super) fn parameters(keep: &[&str]) -> Parameters {
-    Parameters {
-        inputs: vec!["-".into()],
-        model: "m".parse().expect("a slug"),
-        variant: None,
-        tenant: None,
-        prompt: None,
-        truncate: true,
-        dimensions: None,
-        space: None,
-        text_field: "text".into(),
-        id_field: "id".into(),
-        reading: Reading::default(),
-        keep: keep.iter().map(ToString::to_string).collect(),
-        chunk: 64,
-        reuse: embed_backfill::Reuse::default(),
-        writing: embed_backfill::Writing::default(),
-        long: embed_backfill::Long::default(),
-        retry: None,
-    }
+    let keep = keep.iter().map(ToString::to_string).collect();
+    Parameters { keep, ..Parameters::new("m".parse().expect("a slug"), vec!["-".into()]) }
 }
 
 pub(super) fn all_rows() -> Vec<Vec<u8>> {

@@ -74,7 +74,7 @@ impl<I: Iterator<Item = Result<Row, Error>>> Chunks<I> {
     fn planned(&mut self) -> Result<Option<Row<Work>>, Error> {
         let Some(row) = self.rows.next().transpose()? else { return Ok(None) };
         let MessageBudget { bytes: room, max_payload, .. } = self.budget;
-        let line = row.end.lines;
+        let line = row.origin.line;
         let cutter = self.cutter.as_ref();
         let mut digest = None;
         let row = row.with(|text| {
@@ -181,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::row::{Along, Found, Label};
+    use crate::row::{Along, Found, Label, Origin};
 
     /// A row for each of them: a text of so many letters, or a bad row.
     fn rows(lengths: &[Option<usize>], from: u64) -> impl Iterator<Item = Result<Row, Error>> {
@@ -190,7 +190,8 @@ mod tests {
             let content = length.map(|n| "x".repeat(n)).ok_or_else(|| WireError::invalid("no"));
             let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
             let label = Label::Line(number + 1);
-            Ok(Row { number, label, content, along: Along::Nothing, digest: None, end, reused: false })
+            let origin = Origin { file: 0, line: number + 1 };
+            Ok(Row { number, label, content, along: Along::Nothing, digest: None, origin, end, reused: false })
         })
     }
 

@@ -108,7 +108,7 @@ pub(crate) fn jobs_of(client: &Client, state: &State, pace: &Pace, resumed: bool
     let template = parameters.template();
     Arc::new(Jobs {
         client: client.clone(),
-        id: state.id.clone(),
+        id: state.jobs(),
         model: parameters.model.clone(),
         variant: parameters.variant.clone(),
         tenant: parameters.tenant.clone(),

@@ -20,6 +20,9 @@ pub enum Error {
     /// A backfill cannot begin or go on.
     #[error("{0}")]
     Backfill(String),
+    /// What is to be recorded of a backfill does not fit into the bucket.
+    #[error("{0}")]
+    Unrecordable(String),
     /// More rows failed than may.
     #[error(
         "{failed} of {rows} rows failed, and --max-errors is {most}: the first reasons are {reasons}.{}",
@@ -84,6 +87,7 @@ impl Error {
             Self::Client(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Backfill(_) => "backfill",
+            Self::Unrecordable(_) => "unrecordable",
             Self::TooManyErrors { .. } => "too_many_errors",
             Self::Stalled { .. } => "stalled",
         }
@@ -96,7 +100,7 @@ impl Error {
             Self::Client(error) => error.retryable(),
             Self::Control(error) => error.retryable(),
             Self::Stalled { .. } => true,
-            Self::Backfill(_) | Self::TooManyErrors { .. } => false,
+            Self::Backfill(_) | Self::Unrecordable(_) | Self::TooManyErrors { .. } => false,
         }
     }
 

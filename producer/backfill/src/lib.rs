@@ -42,10 +42,10 @@ mod windows;
 mod writer;
 
 pub use error::Error;
-pub use failures::{Example, Failures, Reason};
+pub use failures::{Example, Failures, Reason, Skipped};
 pub use input::{Compression, Filter, Format, InputFile, Plan, ReadRow, Reading, Sample, Shard, read_rows};
 pub use ledger::{Asked, Known, KnownEntry, Listed, Live, Phase, Runner, Wish, cancel, list, look, pause, remove_old};
-pub use manners::{Estimate, Manners, MaxErrors, Retry, Sampled, estimate};
+pub use manners::{Estimate, Extent, Manners, MaxErrors, Retry, Sampled, estimate};
 pub use output::{
     Column, Counts, Manifest, Mark, PartFile, PartFormat, PartRows, StoredFile, StoredRow, VectorType, Writing,
 };
@@ -58,27 +58,10 @@ pub use windows::{Long, LongMode};
 
 #[cfg(test)]
 mod tests {
-    use crate::{Parameters, Reading};
+    use crate::Parameters;
 
     pub(crate) fn parameters() -> Parameters {
-        Parameters {
-            inputs: vec!["/in.jsonl".into()],
-            model: "m".parse().unwrap(),
-            variant: None,
-            tenant: None,
-            prompt: None,
-            truncate: true,
-            dimensions: None,
-            space: None,
-            text_field: "text".into(),
-            id_field: "id".into(),
-            keep: Vec::new(),
-            reading: Reading::default(),
-            chunk: 64,
-            reuse: crate::Reuse::default(),
-            writing: crate::Writing::default(),
-            long: crate::Long::default(),
-            retry: None,
-        }
+        let (text_field, id_field) = ("text".into(), "id".into());
+        Parameters { text_field, id_field, ..Parameters::new("m".parse().unwrap(), vec!["/in.jsonl".into()]) }
     }
 }

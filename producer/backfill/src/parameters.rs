@@ -66,6 +66,34 @@ pub struct Reuse {
 }
 
 impl Parameters {
+    /// Every row of these inputs, by this model, in jobs of [`Parameters::CHUNK`] rows, and nothing else said: fields by their usual names,
+    /// texts that are too long cut, equal ones embedded each time.
+    #[must_use]
+    pub fn new(model: Slug, inputs: Vec<String>) -> Self {
+        Self {
+            inputs,
+            model,
+            variant: None,
+            tenant: None,
+            prompt: None,
+            truncate: true,
+            dimensions: None,
+            space: None,
+            text_field: String::new(),
+            id_field: String::new(),
+            keep: Vec::new(),
+            reading: Reading::default(),
+            chunk: Self::CHUNK,
+            reuse: Reuse::default(),
+            writing: Writing::default(),
+            long: Long::default(),
+            retry: None,
+        }
+    }
+
+    /// Rows in one job.
+    pub const CHUNK: usize = 64;
+
     /// A job without texts and id.
     pub(crate) fn template(&self) -> EmbedRequest {
         EmbedRequest {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use embed_schemas::JobId;
 use serde::Serialize;
 
-use crate::{Failures, Wish};
+use crate::{Failures, Skipped, Wish};
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,10 @@ pub struct Summary {
     pub failed: u64,
     /// Why they have it.
     pub failures: Failures,
+    /// Files of which rows are left out, since they cannot be read.
+    pub skipped: Skipped,
+    /// What was said when the backfill began of what is read, and of what is not.
+    pub notes: Vec<String>,
     /// Rows of which some text was not embedded, since the model takes no more of it at once.
     pub truncated: u64,
     /// Rows whose text was taken apart into windows.

@@ -20,6 +20,15 @@ pub struct Position {
     pub rows: u64,
 }
 
+/// Where a row was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Origin {
+    /// The file, counted from 0.
+    pub(crate) file: usize,
+    /// Its first line there, or its number among the rows of a table, counted from 1.
+    pub(crate) line: u64,
+}
+
 /// A row, with what is known of it by then: its text, what is to be done for it, or its vectors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row<T = String> {
@@ -33,6 +42,8 @@ pub(crate) struct Row<T = String> {
     pub(crate) along: Along,
     /// What its vectors are of, if it is of use to know.
     pub(crate) digest: Option<Digest>,
+    /// Where it was read.
+    pub(crate) origin: Origin,
     /// The input after this row.
     pub(crate) end: Position,
     /// Whether its vectors are those of an equal row.
@@ -42,8 +53,8 @@ pub(crate) struct Row<T = String> {
 impl<T> Row<T> {
     /// The same row with other content.
     pub(crate) fn with<U>(self, content: impl FnOnce(Result<T, WireError>) -> Result<U, WireError>) -> Row<U> {
-        let Self { number, label, content: before, along, digest, end, reused } = self;
-        Row { number, label, content: content(before), along, digest, end, reused }
+        let Self { number, label, content: before, along, digest, origin, end, reused } = self;
+        Row { number, label, content: content(before), along, digest, origin, end, reused }
     }
 
     /// Bytes that it takes in memory without its content, roughly.

@@ -14,7 +14,7 @@ use crate::{
     known, ledger,
     output::{Output, Target, location},
     state_path, windows,
-    writer::Books,
+    writer::{Books, may_write, patience},
 };
 
 /// Begins a backfill and runs it to its end, or until `shutdown` is done. `-` as the output is standard output.
@@ -82,7 +82,7 @@ pub async fn run(
         // Before anything is lost of what is overwritten: whatever kills us, a state that says "finished" stands beside all of its rows.
         state.save(output)?;
     }
-    opened.go_on(&state.mark).await?;
+    opened.go_on(&state.mark, may_write(keeper.as_ref(), &patience(pace))).await?;
     let books = Books::new(client, state, output, opened, known, keeper, pace);
     driver::drive(client, books, pace, false, shutdown, on_progress).await
 }
@@ -178,9 +178,17 @@ pub async fn resume(
             output.display()
         )));
     }
-    state.plan.check().await?;
+    let mended = state.plan.go_on(&state.parameters, state.done).await?;
+    mended.iter().for_each(|note| tracing::warn!("{note}"));
+    if !mended.is_empty() {
+        // Two states that differ are told apart by it.
+        state.saves += 1;
+    }
     let keeper = ledger::open(client, &state, &place(output), Wish::Run, false, pace.lease).await?;
-    opened.go_on(&state.mark).await?;
+    if !mended.is_empty() && State::is_beside(output) {
+        state.save(output)?;
+    }
+    opened.go_on(&state.mark, may_write(keeper.as_ref(), &patience(pace))).await?;
     let known = known::begin(client, &mut state, output).await?;
     let books = Books::new(client, state, output, opened, known, keeper, pace);
     driver::drive(client, books, pace, true, shutdown, on_progress).await

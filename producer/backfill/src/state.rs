@@ -10,23 +10,24 @@ use std::{
     time::Duration,
 };
 
-use embed_client::id_with_key;
+use embed_client::{id_with_key, part_id};
 use embed_schemas::{JobId, Slug, removal::RemovalKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Error, Failures, Mark, Parameters, Plan, Position, Summary, output::is_remote};
+use crate::{Error, Failures, Mark, Parameters, Plan, Position, Skipped, Summary, output::is_remote};
 
 /// The layout of the file.
-const FORMAT: u32 = 4;
-/// Layouts that can be read: the first did not say what the input held, the second had no key, the third knew one file only.
+const FORMAT: u32 = 5;
+/// Layouts that can be read: the first did not say what the input held, the second had no key, the third knew one file only, the fourth had all
+/// parts in its entry.
 const READABLE: RangeInclusive<u32> = 1..=FORMAT;
 
 /// The state of a backfill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The layout of the file, 4.
+    /// The layout of the file, 5.
     pub format: u32,
     /// The backfill's id: the beginning of the ids of its jobs.
     pub id: JobId,
@@ -60,6 +61,9 @@ pub struct State {
     /// Why they have it.
     #[serde(default)]
     pub failures: Failures,
+    /// Files of which rows are left out, since they cannot be read.
+    #[serde(default, skip_serializing_if = "Skipped::is_none")]
+    pub skipped: Skipped,
     /// Rows of which some text was not embedded, since the model takes no more of it at once.
     #[serde(default)]
     pub truncated: u64,
@@ -130,6 +134,7 @@ impl State {
             tokens: 0,
             failures: Failures::new(),
             served: BTreeSet::new(),
+            skipped: Skipped::default(),
             truncated: 0,
             split: 0,
             windows: 0,
@@ -137,6 +142,12 @@ impl State {
             cancelled: false,
             saves: 0,
         }
+    }
+
+    /// What the ids of its jobs begin with.
+    pub(crate) fn jobs(&self) -> JobId {
+        let mended = self.plan.mended.as_ref().and_then(|mended| part_id(&self.id, mended).ok());
+        mended.unwrap_or_else(|| self.id.clone())
     }
 
     /// Reads the state of the backfill into `output`. `None` if there is none.
@@ -164,6 +175,7 @@ impl State {
         let format = state.get("format").and_then(Value::as_u64).and_then(|format| u32::try_from(format).ok());
         match format {
             Some(FORMAT) => serde_json::from_value(state),
+            Some(4) => serde_json::from_value(renumbered(state)),
             Some(format) if READABLE.contains(&format) => serde_json::from_value(migrated(state)),
             _ => return Err(format!("format {format:?}, this version reads up to format {FORMAT}")),
         }
@@ -221,6 +233,8 @@ impl State {
             removed: self.removed,
             failed: self.failed,
             failures: self.failures.clone(),
+            skipped: self.skipped.clone(),
+            notes: self.plan.notes.clone(),
             truncated: self.truncated,
             split: self.split,
             windows: self.windows,
@@ -230,6 +244,12 @@ impl State {
             rows_per_second,
         }
     }
+}
+
+/// A state of before that is laid out as those of now.
+fn renumbered(mut state: Value) -> Value {
+    state["format"] = json!(FORMAT);
+    state
 }
 
 /// A state of one file of JSON lines into another, as it was written before there were others.

@@ -14,11 +14,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Failures, MaxErrors, Pace, Position, Progress, State, Summary, Wish, failures,
+    Error, Failures, MaxErrors, Pace, Position, Progress, Skipped, State, Summary, Wish, failures,
+    input::REST_OF_A_FILE,
     known::Known,
     ledger::{Keeper, Live, Patience},
     manners::Seen,
-    output::Output,
+    output::{Files, Output},
     queue::{Finished, Purger, Windows, perhaps_stored},
     row::{Done, Found, Row},
 };
@@ -34,6 +35,7 @@ pub(crate) struct Books {
     pub(crate) state: State,
     path: PathBuf,
     output: Output,
+    files: Files,
     /// What need not be embedded.
     pub(crate) known: Option<Arc<Known>>,
     /// What is written and perhaps not durable yet.
@@ -66,6 +68,7 @@ struct Written {
     failed: u64,
     tokens: u64,
     failures: Failures,
+    skipped: Skipped,
     truncated: u64,
     windows: Windows,
     ids: Vec<JobId>,
@@ -74,7 +77,7 @@ struct Written {
 }
 
 impl Written {
-    fn count(&mut self, row: &Done) {
+    fn count(&mut self, row: &Done, files: &Files) {
         match &row.content {
             Ok(vectors) => {
                 match row.reused {
@@ -86,7 +89,10 @@ impl Written {
             }
             Err(error) => {
                 self.failed += 1;
-                failures::count(&mut self.failures, row.end.lines, error);
+                if error.message.ends_with(REST_OF_A_FILE) {
+                    self.skipped.count(files.name(row.origin));
+                }
+                failures::count(&mut self.failures, files.told(row.origin), row.origin.line, error);
             }
         }
     }
@@ -123,6 +129,7 @@ impl Books {
             tokens_before: state.tokens,
             max_errors: pace.manners.max_errors,
             purger: (!pace.keep_results).then(|| Purger::start(client, &state)),
+            files: Files::of(&state.plan),
             state,
             path: path.to_owned(),
             output,
@@ -133,7 +140,7 @@ impl Books {
             rows_before,
             progress: watch::Sender::new(progress),
             keeper,
-            patience: Patience { running: pace.stall_timeout, ending: CancellationToken::new() },
+            patience: patience(pace),
             most_held: HELD,
             streams: None,
         }
@@ -230,7 +237,7 @@ impl Books {
         may_write(self.keeper.as_ref(), &self.patience).await?;
         self.output.write(&mut rows).await?;
         for row in &rows {
-            self.written.count(row);
+            self.written.count(row, &self.files);
             self.written.came_again += u64::from(self.known.as_ref().is_some_and(|known| known.came_again(&row.label)));
         }
         self.written.windows.texts += group.windows.texts;
@@ -263,8 +270,20 @@ impl Books {
         if !self.output.settle(now).await? {
             return Ok(());
         }
-        let Written { end: _, stored, reused, came_again, failed, tokens, failures, truncated, windows, ids, bytes: _ } =
-            std::mem::take(&mut self.written);
+        let Written {
+            end: _,
+            stored,
+            reused,
+            came_again,
+            failed,
+            tokens,
+            failures,
+            skipped,
+            truncated,
+            windows,
+            ids,
+            bytes: _,
+        } = std::mem::take(&mut self.written);
         self.state.done = end;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
@@ -276,6 +295,7 @@ impl Books {
         self.state.windows += windows.windows;
         self.state.tokens += tokens;
         failures::add(&mut self.state.failures, failures);
+        self.state.skipped.add(skipped);
         self.save().await?;
         if let Some(purger) = &self.purger {
             purger.remove(ids);
@@ -325,7 +345,8 @@ impl Books {
             self.state.check_counts()?;
             let before = self.known.as_ref().and_then(|known| known.ids_before());
             self.state.removed = before.map(|before| before.saturating_sub(self.state.came_again));
-            self.output.finish(&self.state).await?;
+            let may_write = may_write(self.keeper.as_ref(), &self.patience);
+            self.output.finish(&self.state, may_write).await?;
             self.state.finished = true;
         }
         self.state.cancelled = asked == Some(Wish::Cancel);
@@ -344,8 +365,13 @@ impl Books {
     }
 }
 
+/// How long a run waits for word of its lease.
+pub(crate) fn patience(pace: &Pace) -> Patience {
+    Patience { running: pace.stall_timeout, ending: CancellationToken::new() }
+}
+
 /// Waits until a run may write.
-async fn may_write(keeper: Option<&Keeper>, patience: &Patience) -> Result<(), Error> {
+pub(crate) async fn may_write(keeper: Option<&Keeper>, patience: &Patience) -> Result<(), Error> {
     match keeper {
         Some(keeper) => keeper.may_write(patience).await,
         None => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embed_backfill::{self as backfill, Error, Pace, Parameters, Reading, Reuse, Summary, Writing};
+use embed_backfill::{self as backfill, Error, Pace, Parameters, Summary};
 use embed_client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,25 +34,9 @@ impl Files {
     }
 
     pub(crate) fn parameters(&self, chunk: usize) -> Parameters {
-        Parameters {
-            inputs: vec![self.input.to_str().unwrap().to_owned()],
-            model: slug("m"),
-            variant: None,
-            tenant: None,
-            prompt: None,
-            truncate: true,
-            dimensions: None,
-            space: None,
-            text_field: "text".into(),
-            id_field: "id".into(),
-            keep: Vec::new(),
-            reading: Reading::default(),
-            chunk,
-            reuse: Reuse::default(),
-            writing: Writing::default(),
-            long: backfill::Long::default(),
-            retry: None,
-        }
+        let input = self.input.to_str().unwrap().to_owned();
+        let (text_field, id_field) = ("text".into(), "id".into());
+        Parameters { chunk, text_field, id_field, ..Parameters::new(slug("m"), vec![input]) }
     }
 
     pub(crate) async fn run(&self, client: &Client, chunk: usize, pace: &Pace) -> Result<Summary, Error> {

@@ -112,6 +112,9 @@ impl View {
                 return Err(io::Error::other(format!("the column `{name}` holds {found}, no text")));
             }
         }
+        if fields.needs_id && field_at(&schema, &fields.id).is_none() {
+            return Err(missing(&fields.id));
+        }
         if let Some(name) =
             fields.filters.iter().map(|filter| &filter.column).find(|name| field_at(&schema, name).is_none())
         {

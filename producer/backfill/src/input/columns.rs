@@ -123,7 +123,7 @@ pub(super) fn in_columns(rows: &mut [Row], schema: &SchemaRef, id_field: &str) {
                 placed.push(row);
             }
             Err(reason) => {
-                let line = row.end.lines;
+                let line = row.origin.line;
                 row.along = Along::Nothing;
                 if row.content.is_ok() {
                     row.content = Err(WireError::new(ErrorCode::InvalidRequest, format!("line {line}: {reason}")));
@@ -272,7 +272,10 @@ pub(super) mod written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Parameters, row::Position};
+    use crate::{
+        Parameters,
+        row::{Origin, Position},
+    };
 
     fn map(text: &str) -> Map {
         serde_json::from_str(text).unwrap()
@@ -302,6 +305,7 @@ mod tests {
             along: Along::Json(along.into()),
             digest: None,
             reused: false,
+            origin: Origin { file: 0, line: 4 },
             end: Position { lines: 4, ..Position::default() },
         };
         let mut rows = [

@@ -58,6 +58,15 @@ impl Header {
         Ok(Some((Self { names, delimiter }, at)))
     }
 
+    /// Makes sure that there is an id, if one was named, or found in another file.
+    pub(super) fn check(&self, fields: &Fields) -> io::Result<()> {
+        let Fields { id, needs_id, .. } = fields;
+        if *needs_id && !self.names.contains(id) {
+            return Err(io::Error::other(format!("there is no column `{id}`: there are {}", self.names.join(", "))));
+        }
+        Ok(())
+    }
+
     fn value<'a>(&self, record: &'a [String], name: &str) -> Option<&'a str> {
         let at = self.names.iter().position(|known| known == name)?;
         record.get(at).map(String::as_str)

@@ -28,6 +28,8 @@ pub(super) type Map = BTreeMap<String, Box<RawValue>>;
 pub(crate) struct Fields {
     pub(super) text: TextOf,
     pub(super) id: String,
+    /// Whether every file has to have one: it was named, or found in the first.
+    pub(super) needs_id: bool,
     /// Those that come along.
     pub(super) keep: Vec<String>,
     pub(super) filters: Vec<Filter>,
@@ -54,8 +56,8 @@ impl Fields {
             Some(template) => TextOf::Template(Template::parse(template)?),
             None => TextOf::Field(named(text_field, TEXT)),
         };
-        let mut fields =
-            Self { text, id: named(id_field, ID), keep: Vec::new(), filters: reading.filters.clone(), columns: None };
+        let (id, needs_id, filters) = (named(id_field, ID), !id_field.is_empty(), reading.filters.clone());
+        let mut fields = Self { text, id, needs_id, keep: Vec::new(), filters, columns: None };
         for name in keep {
             if !fields.keep.contains(name) {
                 fields.keep.push(name.clone());
@@ -75,6 +77,7 @@ impl Fields {
         }
         if let Some(chosen) = &plan.id_field {
             fields.id.clone_from(chosen);
+            fields.needs_id = true;
         }
         fields.columns = plan.columns.as_ref().map(|columns| {
             columns.fields().iter().map(|column| column.name().clone()).filter(|name| *name != fields.id).collect()

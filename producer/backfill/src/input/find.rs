@@ -1,7 +1,7 @@
 //! From what the user names to files: one, those that match a pattern, or those of a folder or prefix, in the order of their names.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -74,6 +74,15 @@ pub(super) enum Found {
     Remote(String, ObjectMeta),
 }
 
+impl Found {
+    pub(super) fn location(&self) -> String {
+        match self {
+            Self::Local(path) => path.to_string_lossy().into_owned(),
+            Self::Remote(location, _) => location.clone(),
+        }
+    }
+}
+
 /// Finds the files that an input names. `any_ending`: those of a folder are read whatever their names end in.
 pub(super) async fn find(
     stores: &Stores,
@@ -98,7 +107,8 @@ pub(super) async fn find(
         let names = left_out.iter().take(MENTIONED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = if left_out.len() > MENTIONED { ", …" } else { "" };
         notes.push(format!(
-            "{input}: {} left out, since their names are not those of rows ({names}{more}); name them to have them read",
+            "{input}: {} left out, which are hidden, lead elsewhere or are not called as files of rows are ({names}{more}); name them to have \
+             them read",
             left_out.len()
         ));
     }
@@ -125,7 +135,9 @@ fn local(input: &str, any_ending: bool, left_out: &mut Vec<String>) -> Result<Ve
     let mut files = Vec::new();
     for path in glob::glob_with(&pattern, AS_SHELLS).map_err(|error| wrong(error.to_string()))? {
         let path = path.map_err(|error| wrong(error.to_string()))?;
-        if path.is_file() {
+        if is_state(&path.to_string_lossy()) {
+            left_out.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        } else if path.is_file() {
             files.push(path);
         }
     }
@@ -138,12 +150,11 @@ fn walk(folder: &Path, any_ending: bool, files: &mut Vec<PathBuf>, left_out: &mu
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if entry.file_type()?.is_dir() {
-            if !is_hidden(&name) {
-                walk(&path, any_ending, files, left_out)?;
-            }
-        } else if path.is_file() {
-            if is_read(&name, any_ending) { files.push(path) } else { left_out.push(name) }
+        match entry.file_type()?.is_dir() {
+            true if is_hidden(&name) => left_out.push(name + "/"),
+            true => walk(&path, any_ending, files, left_out)?,
+            false if path.is_file() && is_read(&name, any_ending) => files.push(path),
+            false => left_out.push(name),
         }
     }
     Ok(())
@@ -180,20 +191,28 @@ async fn remote(
     }
     let listed: Vec<ObjectMeta> = store.list(Some(&prefix)).try_collect().await.map_err(refused)?;
     let mut files = Vec::new();
+    let mut hidden = BTreeSet::new();
     for meta in listed {
         let path = meta.location.as_ref();
         if let Some(pattern) = &pattern {
-            if pattern.matches_with(path, AS_SHELLS) {
-                files.push(meta);
+            match pattern.matches_with(path, AS_SHELLS) {
+                true if is_state(path) => left_out.push(path.to_owned()),
+                true => files.push(meta),
+                false => {}
             }
             continue;
         }
         let below = path.strip_prefix(prefix.as_ref()).unwrap_or(path).trim_start_matches('/');
         let (folders, name) = below.rsplit_once('/').unwrap_or(("", below));
-        if !folders.split('/').any(|folder| !folder.is_empty() && is_hidden(folder)) {
-            if is_read(name, any_ending) { files.push(meta) } else { left_out.push(name.to_owned()) }
+        match folders.split('/').find(|folder| !folder.is_empty() && is_hidden(folder)) {
+            Some(folder) => {
+                hidden.insert(format!("{folder}/"));
+            }
+            None if is_read(name, any_ending) => files.push(meta),
+            None => left_out.push(name.to_owned()),
         }
     }
+    left_out.extend(hidden);
     files.sort_by(|a, b| a.location.cmp(&b.location));
     Ok(files.into_iter().map(found).collect())
 }
@@ -211,10 +230,16 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '_'])
 }
 
+/// The state of a backfill: its output stands beside it.
+fn is_state(name: &str) -> bool {
+    name.ends_with(".backfill.json")
+}
+
 /// Whether a file of a folder is read.
 fn is_read(name: &str, any_ending: bool) -> bool {
     // What backfills write beside rows: what their output is, rows that are not in it, and ids of vectors.
     let is_beside = name == "manifest.json"
+        || is_state(name)
         || name.starts_with("failed-") && name.ends_with(".jsonl")
         || name.ends_with(".ids.jsonl");
     let is_known = format::by_ending(name).0.is_some();
@@ -250,19 +275,27 @@ mod tests {
             "failed-00000.jsonl",
             ".a.csv.crc",
             "README.md",
+            "out.jsonl.backfill.json",
             "_temporary/a.csv",
         ] {
             fs::write(at(name), "").unwrap();
         }
+        std::os::unix::fs::symlink(at("b"), at("link")).unwrap();
         let (names, notes) = found(&at(""), false).await;
         assert_eq!(names, ["a.csv.gz", "x.parquet", "c.jsonl"]);
-        assert!(notes[0].contains("5 left out") && notes[0].contains("name them"), "{notes:?}");
+        assert!(notes[0].contains("8 left out") && notes[0].contains("name them"), "{notes:?}");
+        fs::remove_file(at("link")).unwrap();
         assert_eq!(
             found(&format!("file://{}", at("")), true).await.0,
             ["README.md", "a.csv.gz", "x.parquet", "c.jsonl"]
         );
         assert_eq!(found(&at("[ac].[cj]s*"), false).await.0, ["a.csv.gz", "c.jsonl"]);
         assert_eq!(found(&at("**/*.parquet"), false).await.0, ["x.parquet"]);
+        let (names, notes) = found(&at("*.json*"), false).await;
+        assert_eq!(names, ["c.jsonl", "failed-00000.jsonl", "manifest.json"]);
+        assert!(notes[0].contains("1 left out") && notes[0].contains("out.jsonl.backfill.json"), "{notes:?}");
+        // Whoever names something means it.
+        assert_eq!(found(&at("out.jsonl.backfill.json"), false).await.0, ["out.jsonl.backfill.json"]);
         for nothing in ["_temporary/*.jsonl", "_temporary"] {
             let input = at(nothing);
             fs::remove_file(at("_temporary/a.csv")).ok();

@@ -8,7 +8,7 @@ use super::{
     fields::{Fields, Read},
     select::Selection,
 };
-use crate::row::{Along, Label, Position, Row};
+use crate::row::{Along, Label, Origin, Position, Row};
 
 /// Longest line that is read into memory.
 pub(super) const MAX_LINE: usize = 64 * 1024 * 1024;
@@ -78,6 +78,7 @@ pub(super) fn row(at: &mut Position, line: u64, read: Result<Read, String>) -> R
         along: Along::Json(along),
         digest: None,
         reused: false,
+        origin: Origin { file: at.file, line },
         end: *at,
     }
 }

@@ -6,18 +6,22 @@
 //! | `find` | names, patterns, folders and prefixes -> files |
 //! | `format` | what a file is, by its name or its first bytes |
 //! | `identity` | what a file held when the backfill began, and whether it is still the same |
+//! | `check` | the same of all files, and what was mended |
 //! | `look` | what a file has, and what is taken for text and id |
 //! | `plan` | all of that, decided once |
 //! | `source`, `remote` | the bytes of a file |
 //! | `lines`, `csv` | lines of text -> rows |
 //! | `varints`, `deltas`, `footer`, `ipc`, `pages`, `tables`, `cells` | Parquet and Arrow -> batches -> rows |
+//! | `count` | how many rows there are, where a file says so |
 //! | `fields`, `template` | which fields of a row are the text, the id, and what comes along |
 //! | `columns` | what comes along into outputs that have columns |
 //! | `select` | which rows are taken |
 //! | `rows` | all of it, file after file |
 
 mod cells;
+mod check;
 mod columns;
+mod count;
 mod csv;
 mod deltas;
 mod fields;

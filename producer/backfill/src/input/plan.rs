@@ -1,7 +1,10 @@
 //! What is read, decided once: when the backfill begins.
 
 use std::{
+    cmp::Ordering,
+    collections::HashSet,
     io::{self, BufReader, Read},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,13 +13,14 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::{
-    Rows, columns,
+    Rows, columns, count,
     fields::{Fields, is_column},
     find::{Found, Stores, find, is_remote},
     format::{Compression, Format, by_ending, by_magic},
     identity, in_a_thread, is_stream,
     look::{self, Look, choose},
     remote::{Object, Remote},
+    select::Selection,
     source::{Source, Text, standard_input},
 };
 use crate::{Error, Parameters, row::Position};
@@ -39,6 +43,9 @@ pub struct Plan {
     /// What the user should know of these choices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What the ids of jobs have in them since a file was read as it was mended, so that none has the id of a job of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mended: Option<String>,
     /// What has been read of standard input.
     #[serde(skip)]
     pub(crate) head: Vec<u8>,
@@ -58,12 +65,23 @@ pub struct InputFile {
     /// change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Why nothing can be read of it, where it is left out for that: a failed row stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
     /// Its format.
     #[serde(default)]
     pub format: Format,
     /// How it is compressed as a whole.
     #[serde(default, skip_serializing_if = "Compression::is_none")]
     pub compression: Compression,
+}
+
+impl InputFile {
+    fn unreadable(location: String, error: &Error) -> Self {
+        let said = error.to_string();
+        let reason = said.strip_prefix(&format!("{location}: ")).unwrap_or(&said).to_owned();
+        Self { location, unreadable: Some(reason), ..Self::default() }
+    }
 }
 
 /// In what form fields come along: as the output needs it.
@@ -86,23 +104,46 @@ impl Plan {
 
     pub(super) async fn make_from(parameters: &Parameters, carry: Carry, stores: Stores) -> Result<Self, Error> {
         let mut plan = Self::default();
+        let skip_bad_files = parameters.reading.skip_bad_files;
         let mut digested = 0;
+        let (mut seen, mut twice) = (HashSet::new(), Vec::new());
         for input in &parameters.inputs {
             if is_stream(input) {
                 plan.files.push(InputFile { location: input.clone(), ..InputFile::default() });
                 continue;
             }
             for found in find(&stores, input, parameters.reading.format.is_some(), &mut plan.notes).await? {
+                // By a link, too.
+                let real = match &found {
+                    Found::Remote(location, _) => location.into(),
+                    Found::Local(path) => std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
+                };
+                if !seen.insert(real) {
+                    twice.push(found.location());
+                    continue;
+                }
                 plan.files.push(match found {
                     Found::Remote(location, meta) => identity::of_object(location, &meta),
                     Found::Local(path) => {
                         let may_read = identity::DIGESTED.saturating_sub(digested);
-                        let file = in_a_thread(move || identity::look(&path, may_read)).await?;
-                        digested += file.sha256.as_ref().and(file.bytes).unwrap_or(0);
-                        file
+                        let location = path.to_string_lossy().into_owned();
+                        match in_a_thread(move || identity::look(&path, may_read)).await {
+                            // One that is not there is named by mistake.
+                            Err(error) if skip_bad_files && Path::new(&location).exists() => {
+                                InputFile { bytes: Some(0), ..InputFile::unreadable(location, &error) }
+                            }
+                            looked => {
+                                let file = looked?;
+                                digested += file.sha256.as_ref().and(file.bytes).unwrap_or(0);
+                                file
+                            }
+                        }
                     }
                 });
             }
+        }
+        if let Some(first) = twice.first() {
+            plan.notes.push(format!("{first}: it is named twice, and read once ({} such files)", twice.len()));
         }
         if plan.files.iter().filter(|file| is_stream(&file.location)).count() > 1 {
             return Err(Error::Backfill("standard input can be read once: name `-` once".into()));
@@ -120,25 +161,15 @@ impl Plan {
 
     fn find_formats(&mut self, parameters: &Parameters, opener: &Opener) -> Result<(), Error> {
         for file in &mut self.files {
-            let (format, compression) = by_ending(&file.location);
-            (file.format, file.compression) = match parameters.reading.format.or(format) {
-                Some(format) => (format, compression),
-                // Standard input cannot be looked at without waiting for it.
-                None if is_stream(&file.location) || compression != Compression::None => (Format::Jsonl, compression),
-                None => {
-                    let head =
-                        opener.open(file).and_then(|source| source.head()).map_err(Error::file(&file.location))?;
-                    by_magic(&head).unwrap_or_default()
+            if file.unreadable.is_some() {
+                continue;
+            }
+            match find_format(file, parameters, opener) {
+                Err(error) if parameters.reading.skip_bad_files => {
+                    *file = InputFile { bytes: file.bytes, ..InputFile::unreadable(file.location.clone(), &error) };
+                    continue;
                 }
-            };
-            if !file.format.is_lines() {
-                file.compression = Compression::None;
-                if compression != Compression::None {
-                    return Err(Error::Backfill(format!(
-                        "{}: a table is compressed within its file, and not as a whole: decompress it",
-                        file.location
-                    )));
-                }
+                found => found?,
             }
             if file.bytes == Some(0) {
                 self.notes.push(format!("{}: it is empty", file.location));
@@ -160,7 +191,7 @@ impl Plan {
                 let found = look_at_stream(file, &head);
                 self.head = head.taken();
                 found
-            } else if file.bytes == Some(0) && file.format.is_lines() {
+            } else if file.unreadable.is_some() || file.bytes == Some(0) && file.format.is_lines() {
                 continue;
             } else {
                 opener.open(file).and_then(|source| look_at(file, source))
@@ -202,23 +233,31 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes sure that everything is still as it was.
-    ///
-    /// # Errors
-    /// [`Error::Backfill`] if something is not; the message says what to do.
-    pub(crate) async fn check(&self) -> Result<(), Error> {
-        self.check_in(&Stores::default()).await
-    }
-
-    pub(super) async fn check_in(&self, stores: &Stores) -> Result<(), Error> {
-        for file in self.files.clone() {
-            if is_remote(&file.location) {
-                identity::check_object(&file, &stores.look(&file.location).await?)?;
-            } else {
-                in_a_thread(move || identity::check(&file)).await?;
-            }
+    /// Rows of this shard up to a position, and all of them, before any is left out for another reason: `None` unless all files say how many
+    /// they have.
+    pub(crate) async fn count(&self, parameters: &Parameters, until: Position) -> Option<(u64, u64)> {
+        let (files, reading) = (self.files.clone(), parameters.reading.clone());
+        let opener = Opener { stores: Stores::default(), runtime: Handle::try_current().ok() };
+        if files.iter().any(|file| file.format != Format::Parquet || file.unreadable.is_some()) {
+            return None;
         }
-        Ok(())
+        let count = in_a_thread(move || {
+            let (mut among, mut all) = (0, 0);
+            for (n, file) in files.iter().enumerate() {
+                let selection = Selection::of(&reading, n, &file.location);
+                let first = match n.cmp(&until.file) {
+                    Ordering::Less => u64::MAX,
+                    Ordering::Equal => until.lines,
+                    Ordering::Greater => 0,
+                };
+                let rows = opener.open(file).and_then(|source| count::rows(source, selection, first));
+                let (more, rows) = rows.map_err(Error::file(&file.location))?;
+                (among, all) = (among + more, all + rows);
+            }
+            Ok((among, all))
+        });
+        // Whoever reads it says what is wrong.
+        count.await.ok()
     }
 
     /// Bytes of all files. `None` if standard input is one.
@@ -254,11 +293,35 @@ impl Plan {
     }
 }
 
+/// Finds out what a file is.
+pub(super) fn find_format(file: &mut InputFile, parameters: &Parameters, opener: &Opener) -> Result<(), Error> {
+    let (format, compression) = by_ending(&file.location);
+    (file.format, file.compression) = match parameters.reading.format.or(format) {
+        Some(format) => (format, compression),
+        // Standard input cannot be looked at without waiting for it.
+        None if is_stream(&file.location) || compression != Compression::None => (Format::Jsonl, compression),
+        None => {
+            let head = opener.open(file).and_then(|source| source.head()).map_err(Error::file(&file.location))?;
+            by_magic(&head).unwrap_or_default()
+        }
+    };
+    if !file.format.is_lines() {
+        file.compression = Compression::None;
+        if compression != Compression::None {
+            return Err(Error::Backfill(format!(
+                "{}: a table is compressed within its file, and not as a whole: decompress it",
+                file.location
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Opens files, wherever they are.
 pub(super) struct Opener {
-    stores: Stores,
+    pub(super) stores: Stores,
     /// What waits for object stores.
-    runtime: Option<Handle>,
+    pub(super) runtime: Option<Handle>,
 }
 
 impl Opener {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, Parameters,
-    row::{Along, Label, Position, Row},
+    row::{Along, Label, Origin, Position, Row},
 };
 
 /// What is said of a row that stands for what was left out of a file.
@@ -101,6 +101,9 @@ impl Rows {
 
     /// The next row of a file; `None` at its end.
     fn read_file(&mut self, file: &InputFile) -> io::Result<Option<Row>> {
+        if let Some(reason) = &file.unreadable {
+            return Err(io::Error::other(reason.clone()));
+        }
         if file.bytes == Some(0) && file.format.is_lines() {
             return Ok(None);
         }
@@ -154,6 +157,7 @@ impl Rows {
             return Ok(Some(Open::Lines(Lines::new(text, at, fields, selection))));
         }
         let Some((header, behind)) = Header::read(&mut text, file.format)? else { return Ok(None) };
+        header.check(&fields)?;
         match source {
             Some(source) if begun && !is_compressed => text = Text::open(source, Compression::None, at.bytes)?,
             _ if begun => skip(&mut text, at.lines - behind.lines)?,
@@ -169,17 +173,18 @@ impl Rows {
 
     /// What stands for the rest of a file that cannot be read.
     fn skip_file(&mut self, file: &InputFile, reason: &str) -> Row {
-        let (number, line) = (self.at.rows, self.at.lines + 1);
+        let (number, origin) = (self.at.rows, Origin { file: self.at.file, line: self.at.lines + 1 });
         self.leave_file();
         self.at.rows += 1;
         let message = format!("{}: {reason}: {REST_OF_A_FILE}", file.location);
         Row {
             number,
-            label: Label::Line(line),
+            label: Label::Line(origin.line),
             content: Err(WireError::new(ErrorCode::InvalidRequest, message)),
             along: Along::Nothing,
             digest: None,
             reused: false,
+            origin,
             end: self.at,
         }
     }

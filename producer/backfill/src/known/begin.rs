@@ -7,8 +7,9 @@ use embed_client::Client;
 use super::{
     Known, LIMITS,
     before::Before,
-    lines,
+    dispensed_with, lines,
     previous::{self, Made, Previous, Rows},
+    unusable,
 };
 use crate::{Error, Parameters, PartRows, State, output::is_table, parameters::Reuse};
 
@@ -21,7 +22,14 @@ pub(crate) async fn begin(client: &Client, state: &mut State, output: &Path) -> 
     if !equal && previous.is_none() {
         return Ok(None);
     }
-    let known = Arc::new(Known::new(&state.parameters, equal, LIMITS)?);
+    let known = match Known::new(&state.parameters, equal, LIMITS) {
+        // Nobody has asked for more than that equal texts cost less.
+        Err(error) if previous.is_none() => {
+            dispensed_with(&error);
+            return Ok(None);
+        }
+        known => Arc::new(known.map_err(unusable)?),
+    };
     // A table is not read back: its rows may be anybody's.
     if equal && state.done.rows > 0 && !is_table(&output.to_string_lossy()) {
         let rows: Rows = match state.parameters.writing.format {

@@ -56,6 +56,11 @@ impl Index {
         true
     }
 
+    /// Whether a text has a place.
+    pub(super) fn knows(&self, digest: Digest) -> bool {
+        self.places.get(&digest).is_some_and(|place| *place != COMING)
+    }
+
     /// Remembers nothing more.
     pub(super) const fn close(&mut self) {
         self.open = false;

@@ -24,6 +24,7 @@ mod vectors;
 
 use std::{
     collections::HashSet,
+    fs::File,
     hash::{BuildHasher, RandomState},
     io,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -75,15 +76,19 @@ struct Ids {
 
 impl Known {
     /// Nothing yet. `equal`: whether rows of this run are remembered.
-    fn new(parameters: &Parameters, equal: bool, limits: Limits) -> Result<Self, Error> {
-        let vectors = Vectors::new(limits.bytes).map_err(unusable)?;
-        Ok(Self {
+    fn new(parameters: &Parameters, equal: bool, limits: Limits) -> io::Result<Self> {
+        vectors::file().map(|file| Self::on(file, parameters, equal, limits))
+    }
+
+    /// The same, with vectors in a file.
+    fn on(file: File, parameters: &Parameters, equal: bool, limits: Limits) -> Self {
+        Self {
             limits,
             digests: Digests::of(parameters),
             index: Mutex::new(Index::new(equal, limits.texts)),
-            vectors: Mutex::new(vectors),
+            vectors: Mutex::new(Vectors::on(file, limits.bytes)),
             ids: Mutex::default(),
-        })
+        }
     }
 
     /// Nothing, and room for all that tests have.
@@ -92,7 +97,11 @@ impl Known {
         Self::new(parameters, true, LIMITS).expect("there is room")
     }
 
-    /// Remembers rows, and with `ids` what they are called. Returns how many texts there are, and how many are remembered.
+    /// Remembers rows: those that the backfill has written, or with `ids` those of a previous output, and what they are called. Returns how
+    /// many texts there are, and how many are remembered.
+    ///
+    /// # Errors
+    /// If a row cannot be read; if one of a previous output cannot be kept. Of its own, a backfill does without.
     fn load(&self, rows: impl Iterator<Item = Result<Before, Error>>, ids: bool) -> Result<(u64, u64), Error> {
         let (mut texts, mut remembered) = (0, 0);
         let mut all = ids.then(Ids::default);
@@ -106,7 +115,18 @@ impl Known {
             }
             let Some((digest, vectors)) = content else { continue };
             texts += 1;
-            let place = lock(&self.vectors).add(&vectors).map_err(unusable)?;
+            // Kept once, however often it comes.
+            if lock(&self.index).knows(digest) {
+                remembered += 1;
+                continue;
+            }
+            let place = match lock(&self.vectors).add(&vectors) {
+                Err(error) if !ids => {
+                    self.give_up(&error);
+                    break;
+                }
+                place => place.map_err(unusable)?,
+            };
             if lock(&self.index).load(digest, place) {
                 remembered += 1;
             }
@@ -171,17 +191,19 @@ impl Known {
             Ok(vectors) => {
                 let added = lock(&self.vectors).add(vectors);
                 added.unwrap_or_else(|error| {
-                    lock(&self.index).close();
-                    tracing::warn!(
-                        "equal texts are embedded again from here on: their vectors cannot be kept in a temporary file ({error}). Make room, or \
-                         set TMPDIR to a folder with more of it"
-                    );
+                    self.give_up(&error);
                     None
                 })
             }
             Err(_) => None,
         };
         lock(&self.index).tell(digest, place, || content.map(<[Vector]>::to_vec).map_err(Clone::clone));
+    }
+
+    /// Remembers nothing more.
+    fn give_up(&self, error: &io::Error) {
+        lock(&self.index).close();
+        dispensed_with(error);
     }
 
     /// What is known of a text that was asked about.
@@ -225,10 +247,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Says that a run does without what it would like to remember.
+fn dispensed_with(error: &io::Error) {
+    tracing::warn!(
+        "equal texts are embedded again from here on: their vectors cannot be kept in a temporary file in {} ({error}). Make room there, or set \
+         TMPDIR to a folder with more of it",
+        vectors::folder().display()
+    );
+}
+
 fn unusable(error: io::Error) -> Error {
     Error::Backfill(format!(
-        "a temporary file for vectors cannot be used ({error}): make room, or set TMPDIR to a folder with more of it; or do without, with \
-         --no-dedupe and without --reuse"
+        "a temporary file for vectors in {} cannot be used ({error}): make room there, or set TMPDIR to a folder with more of it; or do \
+         without, with --no-dedupe and without --reuse",
+        vectors::folder().display()
     ))
 }
 

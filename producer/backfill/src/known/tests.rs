@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    row::{Along, Position},
+    row::{Along, Origin, Position},
     tests::parameters,
 };
 
@@ -28,6 +28,7 @@ fn row(digest: Digest, content: Result<Found, WireError>) -> Row<Found> {
         label: Label::Line(1),
         content,
         along: Along::Nothing,
+        origin: Origin::default(),
         end: Position::default(),
         digest: Some(digest),
         reused: false,
@@ -149,4 +150,39 @@ fn what_is_loaded_is_bounded() {
     assert_eq!(known.load((0..4).map(before), true).unwrap(), (4, 2));
     assert!(known.ask("0").1 && known.ask("1").1 && !known.ask("2").1);
     assert_eq!(known.ids_before(), None, "too many to be told");
+}
+
+#[test]
+fn what_comes_again_is_kept_once() {
+    let known = known(limits(10, 2));
+    let before = |text: &str| Ok(Before { id: None, content: Some((known.digests.digest(text), vec![vector(1)])) });
+    assert_eq!(known.load(["a", "a", "a", "b"].into_iter().map(before), true).unwrap(), (4, 4));
+    assert!(known.ask("b").1);
+}
+
+#[test]
+fn without_room_for_its_own_rows_a_run_embeds_them_again() {
+    let full = || {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        Known::on(file, &parameters(), true, limits(1_000, u64::from(u32::MAX)))
+    };
+    let rows = |known: &Known| {
+        let digests: Vec<Digest> = (0..600).map(|n| known.digests.digest(&n.to_string())).collect();
+        digests.into_iter().map(|digest| {
+            let values = vec![0.5; 1_000];
+            let vector = Vector { values, tokens: 1, truncated: false, window: None };
+            Ok(Before { id: None, content: Some((digest, vec![vector])) })
+        })
+    };
+    let known = full();
+    let (texts, remembered) = known.load(rows(&known), false).unwrap();
+    assert!(remembered > 100 && remembered < 600 && texts == remembered + 1, "{texts} {remembered}");
+    let (digest, is_known) = known.ask("0");
+    assert!(is_known && known.resolve(vec![row(digest, Ok(Found::Known))]).unwrap()[0].content.is_ok());
+    assert!(!known.ask("new").1 && !known.ask("new").1);
+    // What somebody has asked for is not left undone.
+    let known = full();
+    let error = known.load(rows(&known), true).unwrap_err().to_string();
+    let folder = vectors::folder().display().to_string();
+    assert!(error.contains(&folder) && error.contains("TMPDIR") && error.contains("--reuse"), "{error}");
 }

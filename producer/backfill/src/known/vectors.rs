@@ -37,9 +37,8 @@ pub(super) struct Vectors {
 
 impl Vectors {
     /// An empty one.
-    pub(super) fn new(limit: u64) -> io::Result<Self> {
-        let file = tempfile::tempfile_in(folder())?;
-        Ok(Self { file, dimensions: None, written: 0, buffer: Vec::new(), limit })
+    pub(super) const fn on(file: File, limit: u64) -> Self {
+        Self { file, dimensions: None, written: 0, buffer: Vec::new(), limit }
     }
 
     fn row_bytes(&self) -> usize {
@@ -102,8 +101,13 @@ impl Vectors {
     }
 }
 
+/// A file for it.
+pub(super) fn file() -> io::Result<File> {
+    tempfile::tempfile_in(folder())
+}
+
 /// Where large files may lie that need not outlive us: `/tmp` is often in memory.
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     let large = Path::new("/var/tmp");
     match env::var_os("TMPDIR") {
         None if large.is_dir() => large.to_owned(),
@@ -142,6 +146,10 @@ mod tests {
 
     use super::*;
 
+    fn empty(limit: u64) -> Vectors {
+        Vectors::on(file().unwrap(), limit)
+    }
+
     fn vector(dimensions: usize) -> impl Strategy<Value = Vector> {
         let window = prop::option::of(any::<(u32, u64, u64)>());
         let window = window.prop_map(|w| w.map(|(index, start, end)| Window { index, start, end }));
@@ -163,7 +171,7 @@ mod tests {
         fn what_is_added_is_found(
             texts in (1usize..6).prop_flat_map(|n| prop::collection::vec(prop::collection::vec(vector(n), 1..4), 1..20)),
         ) {
-            let mut vectors = Vectors::new(1 << 20).unwrap();
+            let mut vectors = empty(1 << 20);
             let places: Vec<u32> = texts.iter().map(|text| vectors.add(text).unwrap().unwrap()).collect();
             for (text, place) in texts.iter().zip(places) {
                 prop_assert_eq!(&vectors.get(place).unwrap(), text);
@@ -174,7 +182,7 @@ mod tests {
     #[test]
     fn it_is_found_in_the_file_and_before_it_is_there() {
         const DIMENSIONS: usize = 1000;
-        let mut vectors = Vectors::new(u64::MAX).unwrap();
+        let mut vectors = empty(u64::MAX);
         let places: Vec<u32> =
             (0..600u16).map(|n| vectors.add(&[plain(n.into(), DIMENSIONS)]).unwrap().unwrap()).collect();
         assert!(vectors.written > 0 && !vectors.buffer.is_empty());
@@ -185,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_taken() {
-        let mut vectors = Vectors::new(2 * (HEAD as u64 + 8)).unwrap();
+        let mut vectors = empty(2 * (HEAD as u64 + 8));
         let place = vectors.add(&[plain(1.0, 2)]).unwrap().unwrap();
         assert_eq!(vectors.add(&[plain(1.0, 3)]).unwrap(), None);
         assert_eq!(vectors.add(&[plain(2.0, 2), plain(3.0, 2)]).unwrap(), None);

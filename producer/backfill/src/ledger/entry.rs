@@ -6,8 +6,15 @@ use embed_schemas::JobId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{lease, place};
-use crate::{Progress, State};
+use super::{
+    lease,
+    pieces::{self, Piece},
+    place,
+};
+use crate::{Parameters, Plan, Progress, State};
+
+/// Bytes of inputs that are in the entry itself, for lists.
+const INPUTS_BYTES: usize = 4 << 10;
 
 /// What is wanted of a backfill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,10 +93,14 @@ impl Live {
 /// A backfill in the bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Its state. The plan is kept apart, and may not have been read.
+    /// Its state as it is stored: without what is kept in pieces.
     pub(super) state: State,
-    /// Pieces in which the plan is kept.
-    pub(super) pieces: usize,
+    /// The plan, with all inputs, in so many pieces.
+    pub(super) plan: PlanPieces,
+    /// Parts that are in none of the state.
+    pub(super) parts: Vec<Piece>,
+    /// Inputs that are not among those of the state.
+    pub(super) inputs_left: usize,
     /// Where its rows go.
     pub(super) output: String,
     /// The host on which it was last run.
@@ -100,12 +111,26 @@ pub(super) struct Entry {
     pub(super) progress: Live,
 }
 
+/// Where the plan is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PlanPieces {
+    /// What it holds, by which its pieces are called; `None` of an entry of before.
+    pub(super) digest: Option<String>,
+    pub(super) count: usize,
+}
+
 /// The same as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Stored {
     state: Value,
     #[serde(default)]
     pieces: usize,
+    #[serde(default)]
+    plan: Option<String>,
+    #[serde(default)]
+    parts: Vec<Piece>,
+    #[serde(default)]
+    inputs_left: usize,
     output: String,
     #[serde(default)]
     host: String,
@@ -119,15 +144,18 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn of(entry: &Entry) -> Result<Self, serde_json::Error> {
-        let Entry { state, pieces, output, host, runner, wish, progress } = entry.clone();
-        let state = serde_json::to_value(State { plan: Default::default(), ..state })?;
-        Ok(Self { state, pieces, output, host, runner, wish, progress })
+        let Entry { state, plan, parts, inputs_left, output, host, runner, wish, progress } = entry.clone();
+        let PlanPieces { digest: plan, count: pieces } = plan;
+        let state = serde_json::to_value(state)?;
+        Ok(Self { state, pieces, plan, parts, inputs_left, output, host, runner, wish, progress })
     }
 
-    /// Without its plan. The error says what is wrong.
+    /// Without what is kept in pieces. The error says what is wrong.
     pub(super) fn read(self) -> Result<Entry, String> {
-        let Self { state, pieces, output, host, runner, wish, progress } = self;
-        Ok(Entry { state: State::from_value(state)?, pieces, output, host, runner, wish, progress })
+        let Self { state, pieces: count, plan: digest, parts, inputs_left, output, host, runner, wish, progress } =
+            self;
+        let (state, plan) = (State::from_value(state)?, PlanPieces { digest, count });
+        Ok(Entry { state, plan, parts, inputs_left, output, host, runner, wish, progress })
     }
 }
 
@@ -166,6 +194,30 @@ impl std::fmt::Display for Phase {
 }
 
 impl Entry {
+    /// Takes a state, of which what its pieces hold is left out.
+    pub(super) fn take(&mut self, state: &State) {
+        let mut bytes = 0;
+        let inputs = &state.parameters.inputs;
+        let fits = |input: &&String| {
+            bytes += input.len();
+            bytes <= INPUTS_BYTES
+        };
+        let first: Vec<String> = inputs.iter().take_while(fits).cloned().collect();
+        self.inputs_left = inputs.len() - first.len();
+        self.state = State {
+            plan: Plan::default(),
+            mark: pieces::rest(&state.mark, &self.parts),
+            parameters: Parameters { inputs: first, ..state.parameters.clone() },
+            failures: state.failures.clone(),
+            skipped: state.skipped.clone(),
+            served: state.served.clone(),
+            id: state.id.clone(),
+            removal_key: state.removal_key.clone(),
+            space: state.space.clone(),
+            ..*state
+        };
+    }
+
     /// How long nobody else may run it, at this moment by the server's clock.
     pub(super) fn lease_left(&self, written_ms: u64, now_ms: u64) -> Duration {
         match &self.runner {
@@ -203,7 +255,9 @@ mod tests {
     pub(crate) fn entry() -> Entry {
         let state = State::new(RemovalKey::from_random([7; 32]), parameters(), Plan::default());
         let output = "/out.jsonl".to_owned();
-        Entry { state, pieces: 1, output, host: "h".into(), runner: None, wish: Wish::Run, progress: Live::default() }
+        let (plan, parts, inputs_left) = (PlanPieces::default(), Vec::new(), 0);
+        let (host, runner, wish, progress) = ("h".into(), None, Wish::Run, Live::default());
+        Entry { state, plan, parts, inputs_left, output, host, runner, wish, progress }
     }
 
     fn runner() -> Runner {
@@ -219,7 +273,7 @@ mod tests {
         // What a later version adds is passed over; a state that it has changed is not taken for one of ours.
         let more = text.replacen('{', r#"{"new": 1, "#, 1);
         assert!(serde_json::from_str::<Stored>(&more).unwrap().read().is_ok());
-        let later = text.replace(r#""format":4"#, r#""format":99"#);
+        let later = text.replace(r#""format":5"#, r#""format":99"#);
         assert!(serde_json::from_str::<Stored>(&later).unwrap().read().unwrap_err().contains("99"));
     }
 

@@ -155,7 +155,7 @@ async fn in_bucket(store: &Store, name: &Path) -> Result<Option<Found>, Error> {
     Ok(Some(found))
 }
 
-/// What holds of what stands beside the output and in the bucket: the later one that fits the output; the plan is the same in both.
+/// What holds of what stands beside the output and in the bucket: the later one that fits the output.
 async fn later(
     store: Option<&Store>,
     beside: Option<State>,
@@ -164,13 +164,16 @@ async fn later(
     fits: impl Fn(&Mark) -> bool,
 ) -> Result<Recorded, Error> {
     let state = match (beside, &found, store) {
+        (Some(beside), Some(found), Some(store)) if found.entry.state.saves > beside.saves => {
+            which(beside, store.whole(&found.entry).await?, fits)
+        }
         (Some(beside), Some(found), _) => {
-            let recorded = State { plan: beside.plan.clone(), ..found.entry.state.clone() };
+            // It may hold for a file that is appended to, which has no parts.
+            let mut recorded = State { plan: beside.plan.clone(), ..found.entry.state.clone() };
+            recorded.parameters.inputs.clone_from(&beside.parameters.inputs);
             which(beside, recorded, fits)
         }
-        (None, Some(found), Some(store)) => {
-            State { plan: store.plan(&found.entry).await?, ..found.entry.state.clone() }
-        }
+        (None, Some(found), Some(store)) => store.whole(&found.entry).await?,
         (Some(beside), ..) => beside,
         (None, ..) => return Err(unknown(Path::new(&target.name()))),
     };

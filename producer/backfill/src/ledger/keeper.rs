@@ -74,6 +74,8 @@ struct Told {
     wish: Wish,
     /// Why this run is not the one that may write, if it is not.
     lost: Option<String>,
+    /// What keeps it from being recorded, if anything does.
+    trouble: Option<String>,
 }
 
 /// A lease that has just been given.
@@ -81,6 +83,8 @@ pub(super) struct Given {
     pub(super) store: Store,
     pub(super) target: Target,
     pub(super) me: Runner,
+    /// As a whole.
+    pub(super) state: State,
     pub(super) entry: Entry,
     pub(super) revision: u64,
     /// When it was asked for.
@@ -89,13 +93,15 @@ pub(super) struct Given {
 
 impl Keeper {
     pub(super) fn start(given: Given) -> Self {
-        let Given { store, target, me, entry, revision, asked: started } = given;
+        let Given { store, target, me, state, entry, revision, asked: started } = given;
         let lease = Lease::given(me.lease(), Duration::ZERO);
-        let (told, heard) = watch::channel(Told { lease, saves: entry.state.saves, wish: entry.wish, lost: None });
-        let wanted = Wanted { state: entry.state.clone(), progress: entry.progress.clone(), last: false };
+        let (told, heard) =
+            watch::channel(Told { lease, saves: entry.state.saves, wish: entry.wish, lost: None, trouble: None });
+        let wanted = Wanted { state, progress: entry.progress.clone(), last: false };
         let (wanted, received) = watch::channel(Arc::new(wanted));
         let is_all = target.is_all();
-        let desk = Desk { store, me, entry, revision, started, is_all, wanted: received, told };
+        let failing = None;
+        let desk = Desk { store, me, entry, revision, started, is_all, wanted: received, told, failing };
         let task = AbortOnDropHandle::new(tokio::spawn(desk.keep()));
         Self { wanted, told: heard, task, started, is_all }
     }
@@ -125,11 +131,13 @@ impl Keeper {
             Ok(told) = told.wait_for(|told| told.lost.is_some() || is_so(told)) => {
                 told.lost.clone().map_or(Ok(()), |reason| Err(Error::Backfill(reason)))
             }
-            () = patience.over() => Err(Error::Backfill(
-                "nothing was heard of the bucket of backfills, and nothing more is written: another may have taken over. What is done is kept; go \
-                 on with `embed backfill resume`"
-                    .to_owned(),
-            )),
+            () = patience.over() => {
+                let why = self.told.borrow().trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                Err(Error::Backfill(format!(
+                    "nothing was heard of the bucket of backfills{why}, and nothing more is written: another may have taken over. What is done is \
+                     kept; go on with `embed backfill resume`"
+                )))
+            }
         }
     }
 
@@ -170,6 +178,8 @@ struct Desk {
     is_all: bool,
     wanted: watch::Receiver<Arc<Wanted>>,
     told: watch::Sender<Told>,
+    /// Since when nothing could be written or read, if that is so, and whether it was said.
+    failing: Option<(Instant, bool)>,
 }
 
 impl Desk {
@@ -193,11 +203,13 @@ impl Desk {
                 self.look().await.map(drop)
             };
             match done {
-                Err(error) if is_denied(&error) => return self.give_up(&error),
-                // No leader, or no connection: it is tried again.
-                Err(error) => tracing::debug!(%error, "the bucket of backfills does not answer"),
+                // Whatever is tried again.
+                Err(error) if is_denied(&error) || matches!(error, Error::Backfill(_) | Error::Unrecordable(_)) => {
+                    return self.give_up(&error);
+                }
+                Err(error) => self.failed(&error),
                 Ok(()) if wanted.last => return,
-                Ok(()) => {}
+                Ok(()) => self.failing = None,
             }
             if closed || self.told.borrow().lost.is_some() {
                 return;
@@ -207,7 +219,7 @@ impl Desk {
 
     /// Records what there is, and renews the lease.
     async fn write(&mut self, wanted: &Wanted) -> Result<(), Error> {
-        self.entry.state = wanted.state.clone();
+        self.store.keep(&mut self.entry, &wanted.state).await?;
         self.entry.progress = wanted.progress.clone();
         self.entry.runner = (!wanted.last).then(|| self.me.clone());
         for _ in 0..ATTEMPTS {
@@ -217,6 +229,7 @@ impl Desk {
                 self.told.send_modify(|told| {
                     told.lease.renew(asked);
                     told.saves = wanted.state.saves;
+                    told.trouble = None;
                 });
                 return Ok(());
             }
@@ -251,6 +264,16 @@ impl Desk {
         };
         self.told.send_modify(|told| told.lost = Some(lost));
         Ok(false)
+    }
+
+    /// No leader, or no connection: it is tried again, and said once it has lasted.
+    fn failed(&mut self, error: &Error) {
+        let (since, was_said) = *self.failing.get_or_insert_with(|| (Instant::now(), false));
+        self.told.send_modify(|told| told.trouble = Some(error.to_string()));
+        if !was_said && since.elapsed() >= self.me.lease() {
+            self.failing = Some((since, true));
+            tracing::warn!("{error}: how far this backfill is could not be recorded in the bucket for a while");
+        }
     }
 
     /// The bucket can be used no more.

@@ -3,13 +3,15 @@
 //! | key | holds |
 //! |---|---|
 //! | `<id>` | the backfill; changed only by whoever has read what it replaces |
-//! | `<id>.plan.<n>` | what it reads, in pieces that fit into messages, written once |
+//! | `<id>.plan.<digest>.<n>` | what it reads, in pieces that fit into messages, written once |
+//! | `<id>.parts.<digest>` | parts that it has written: all but the last of them, in pieces, written once |
 //! | `output.<digest>` | the id of the backfill that writes to an output which no lock of this machine guards |
 //!
 //! | module | does |
 //! |---|---|
 //! | `lease` | whether a runner may write, and whether another may take over |
 //! | `entry` | what is recorded of a backfill |
+//! | `pieces` | what of it is kept beside the entry |
 //! | `store` | the bucket |
 //! | `place` | where a runner runs |
 //! | `open` | a runner takes a backfill, or is refused |
@@ -22,6 +24,7 @@ mod find;
 mod keeper;
 mod lease;
 mod open;
+mod pieces;
 mod place;
 mod store;
 mod wishes;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Keeper, Live, Wish,
-    entry::Entry,
+    entry::{Entry, PlanPieces},
     keeper::{self, Given},
     place,
     store::{Found, Store, is_denied},
@@ -123,7 +123,7 @@ async fn take(
             Target::Remote(location) => Some(may_claim(&store, location, id, force).await?),
             Target::Local(_) => None,
         };
-        let (after, pieces) = match &found {
+        let (after, plan, parts) = match &found {
             Some(found) => {
                 refuse_running(&store, found, target).await?;
                 if found.entry.wish == Wish::Cancel && wish != Wish::Cancel {
@@ -136,14 +136,16 @@ async fn take(
                         "backfill {id} has gone on meanwhile, run by somebody else: look with `embed backfill status {id}`, and try again"
                     )));
                 }
-                (found.revision, found.entry.pieces)
+                (found.revision, found.entry.plan.clone(), found.entry.parts.clone())
             }
-            None => (store.revision(id.as_str()).await?, store.put_plan(state).await?),
+            None => (store.revision(id.as_str()).await?, PlanPieces::default(), Vec::new()),
         };
         let progress = found.map_or_else(Live::default, |found| found.entry.progress);
-        let entry = Entry {
+        let mut entry = Entry {
             state: state.clone(),
-            pieces,
+            plan,
+            parts,
+            inputs_left: 0,
             output: target.name(),
             host: place::host(),
             runner: Some(me.clone()),
@@ -157,6 +159,7 @@ async fn take(
                 ..progress
             },
         };
+        store.keep_all(&mut entry, state).await?;
         let asked = Instant::now();
         let Some(revision) = store.put(&entry, after).await? else { continue };
         if let (Some((claim, true)), Target::Remote(location)) = (claim, target)
@@ -165,7 +168,8 @@ async fn take(
             store.remove(&entry, revision).await?;
             return Err(Error::Backfill(format!("another backfill into {location} has begun at the same time")));
         }
-        return Ok(Given { store, target: target.clone(), me, entry, revision, asked });
+        let (target, state) = (target.clone(), state.clone());
+        return Ok(Given { store, target, me, state, entry, revision, asked });
     }
     Err(Error::Backfill(format!("backfill {id} is being taken by somebody else at the same time")))
 }

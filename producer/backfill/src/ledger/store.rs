@@ -6,17 +6,27 @@ use embed_schemas::{JobId, streams::BACKFILLS_BUCKET};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::entry::{Entry, Stored};
-use crate::{Error, Plan, State};
+use super::{
+    entry::{Entry, PlanPieces, Stored},
+    pieces,
+};
+use crate::{Error, Mark, Plan, State};
 
 /// Of a message, what a piece of a plan may take: in JSON, its quotes are two bytes each.
 const PIECE: usize = 3;
+/// Of a message, what parts that are in no piece may take, and a piece of parts.
+const PARTS: usize = 8;
+/// They take no more, however large a message may be: an entry is written every second.
+const MOST_PARTS_BYTES: usize = 128 << 10;
+/// Of a message, what is left for its subject and headers.
+const HEADERS: usize = 1 << 10;
 
 /// The bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     bucket: Bucket,
-    piece_bytes: usize,
+    /// Bytes that a message may have.
+    max_payload: usize,
 }
 
 /// An entry as it was found.
@@ -30,11 +40,11 @@ pub(super) struct Found {
 
 impl Store {
     pub(super) fn new(client: &Client) -> Self {
-        let piece_bytes = (client.server_info().max_payload / PIECE).max(1 << 10);
-        Self { bucket: Bucket::new(client.clone(), BACKFILLS_BUCKET), piece_bytes }
+        let max_payload = client.server_info().max_payload;
+        Self { bucket: Bucket::new(client.clone(), BACKFILLS_BUCKET), max_payload }
     }
 
-    /// An entry without its plan. `None` if there is none.
+    /// An entry without what is kept in pieces. `None` if there is none.
     pub(super) async fn get(&self, id: &str) -> Result<Option<Found>, Error> {
         let Some(found) = self.bucket.find::<Stored>(id).await? else { return Ok(None) };
         let Some(stored) = found.value else { return Ok(None) };
@@ -43,34 +53,100 @@ impl Store {
         Ok(Some(Found { entry, revision: found.revision, at_ms: found.at_ms }))
     }
 
-    /// The plan of an entry.
-    pub(super) async fn plan(&self, entry: &Entry) -> Result<Plan, Error> {
-        let id = &entry.state.id;
-        let broken = |reason: &dyn std::fmt::Display| {
-            Error::Backfill(format!("the plan of backfill {id} in the bucket {BACKFILLS_BUCKET}: {reason}"))
-        };
-        let mut text = String::new();
-        for n in 0..entry.pieces {
-            let piece = self.bucket.get::<String>(&piece_key(id, n)).await?.1;
-            text += &piece.ok_or_else(|| broken(&format_args!("piece {n} is missing")))?;
+    /// The state of an entry as a whole.
+    pub(super) async fn whole(&self, entry: &Entry) -> Result<State, Error> {
+        let (plan, inputs) = self.plan(entry).await?;
+        let mut state = State { plan, mark: self.mark(entry).await?, ..entry.state.clone() };
+        if let Some(inputs) = inputs {
+            state.parameters.inputs = inputs;
         }
-        serde_json::from_str(&text).map_err(|error| broken(&error))
+        Ok(state)
     }
 
-    /// Writes the plan of an entry that is about to be written, and says in how many pieces.
-    pub(super) async fn put_plan(&self, state: &State) -> Result<usize, Error> {
-        let text = serde_json::to_string(&state.plan).map_err(|error| Error::Backfill(error.to_string()))?;
-        let pieces = pieces(&text, self.piece_bytes);
-        for (n, piece) in pieces.iter().enumerate() {
-            self.bucket.put(&piece_key(&state.id, n), piece, None).await?;
+    /// The plan of an entry, and all that is read; `None` if the entry has that itself, as those of before have.
+    async fn plan(&self, entry: &Entry) -> Result<(Plan, Option<Vec<String>>), Error> {
+        let id = &entry.state.id;
+        let broken = |reason: String| broken(id, "plan", &reason);
+        let mut text = String::new();
+        for n in 0..entry.plan.count {
+            let piece = self.bucket.get::<String>(&plan_key(id, entry.plan.digest.as_deref(), n)).await?.1;
+            text += &piece.ok_or_else(|| broken(format!("piece {n} is missing")))?;
         }
-        Ok(pieces.len())
+        let read = || -> serde_json::Result<_> {
+            let mut plan: Value = serde_json::from_str(&text)?;
+            let inputs = plan.as_object_mut().and_then(|plan| plan.remove(INPUTS));
+            Ok((serde_json::from_value(plan)?, inputs.map(serde_json::from_value).transpose()?))
+        };
+        read().map_err(|error| broken(error.to_string()))
+    }
+
+    /// What is durable of the output of an entry, with all its parts.
+    pub(super) async fn mark(&self, entry: &Entry) -> Result<Mark, Error> {
+        let id = &entry.state.id;
+        let mut mark = entry.state.mark.clone();
+        for piece in entry.parts.iter().rev() {
+            let broken = |reason: String| broken(id, "list of parts", &reason);
+            let text = self.bucket.get::<String>(&parts_key(id, &piece.digest)).await?.1;
+            let text = text.ok_or_else(|| broken(format!("piece {} is missing", piece.digest)))?;
+            pieces::put_before(&mut mark, piece, &text).map_err(broken)?;
+        }
+        Ok(mark)
+    }
+
+    /// Has an entry that is about to be written take a state: writes what is kept in pieces, as far as it is not there.
+    pub(super) async fn keep(&self, entry: &mut Entry, state: &State) -> Result<(), Error> {
+        for (piece, text) in pieces::cut(&state.mark, &entry.parts, self.parts_bytes()) {
+            self.put_piece(&parts_key(&state.id, &piece.digest), &text).await?;
+            entry.parts.push(piece);
+        }
+        entry.take(state);
+        Ok(())
+    }
+
+    /// The same, where it is not known whether the entry's pieces hold what the state says: of one that is taken over.
+    pub(super) async fn keep_all(&self, entry: &mut Entry, state: &State) -> Result<(), Error> {
+        let mut plan = serde_json::to_value(&state.plan).map_err(|error| Error::Backfill(error.to_string()))?;
+        plan[INPUTS] = state.parameters.inputs.clone().into();
+        let text = plan.to_string();
+        let digest = Some(pieces::digest(&text));
+        if entry.plan.digest != digest {
+            let pieces = split(&text, (self.max_payload / PIECE).max(1 << 10));
+            for (n, piece) in pieces.iter().enumerate() {
+                self.put_piece(&plan_key(&state.id, digest.as_deref(), n), piece).await?;
+            }
+            entry.plan = PlanPieces { digest, count: pieces.len() };
+        }
+        entry.parts = pieces::of_mark(&state.mark, std::mem::take(&mut entry.parts));
+        self.keep(entry, state).await
+    }
+
+    fn parts_bytes(&self) -> usize {
+        // Quotes in a piece are two bytes each, and every part has about thirty.
+        (self.max_payload / PARTS).clamp(1 << 9, MOST_PARTS_BYTES)
+    }
+
+    /// Writes a piece that is called after what it holds: once more changes nothing.
+    async fn put_piece(&self, key: &str, piece: &str) -> Result<(), Error> {
+        self.bucket.put(key, &piece, None).await?;
+        Ok(())
     }
 
     /// Writes an entry if `after` is still its last revision, and returns the new one. `None` if somebody else was faster.
+    ///
+    /// # Errors
+    /// [`Error::Unrecordable`] if it can never be written.
     pub(super) async fn put(&self, entry: &Entry, after: u64) -> Result<Option<u64>, Error> {
+        let id = &entry.state.id;
         let stored = Stored::of(entry).map_err(|error| Error::Backfill(error.to_string()))?;
-        Ok(self.bucket.put(entry.state.id.as_str(), &stored, Some(after)).await?)
+        let bytes = serde_json::to_vec(&stored).map_or(0, |stored| stored.len());
+        if bytes + HEADERS > self.max_payload {
+            return Err(Error::Unrecordable(format!(
+                "the entry {id} of the bucket {BACKFILLS_BUCKET} would have {bytes} bytes, and the server takes {} in a message: raise its \
+                 `max_payload`, then go on with `embed backfill resume`",
+                self.max_payload
+            )));
+        }
+        Ok(self.bucket.put(id.as_str(), &stored, Some(after)).await?)
     }
 
     /// The last revision of a key, whether there is an entry or not; 0 if there never was one.
@@ -78,7 +154,7 @@ impl Store {
         Ok(self.bucket.get::<Value>(id).await?.0)
     }
 
-    /// All entries without their plans, the oldest first. One that cannot be read is told of, and left out.
+    /// All entries without what is kept in pieces, the oldest first. One that cannot be read is told of, and left out.
     pub(super) async fn all(&self) -> Result<Vec<Found>, Error> {
         // No id has a dot.
         let mut ids = self.bucket.keys("*").await?;
@@ -95,16 +171,18 @@ impl Store {
         Ok(all)
     }
 
-    /// Removes an entry if `after` is its last revision, with its plan and its claim. `false` if somebody else was faster.
+    /// Removes an entry if `after` is its last revision, with its pieces and its claim. `false` if somebody else was faster.
     pub(super) async fn remove(&self, entry: &Entry, after: u64) -> Result<bool, Error> {
         let id = &entry.state.id;
         if !self.bucket.delete(id.as_str(), after).await? {
             return Ok(false);
         }
-        for n in 0..entry.pieces {
-            let key = piece_key(id, n);
-            let revision = self.revision(&key).await?;
-            self.bucket.delete(&key, revision).await?;
+        // Those too that an entry named before, or would have named.
+        for key in self.bucket.keys(&format!("{id}.>")).await? {
+            let (revision, piece) = self.bucket.get::<Value>(&key).await?;
+            if piece.is_some() {
+                self.bucket.delete(&key, revision).await?;
+            }
         }
         let (revision, claimed) = self.claimed(&entry.output).await?;
         if claimed.as_ref() == Some(id) {
@@ -129,8 +207,22 @@ impl Store {
     }
 }
 
-fn piece_key(id: &JobId, n: usize) -> String {
-    format!("{id}.plan.{n:05}")
+/// Beside the fields of a plan: what the user has named.
+const INPUTS: &str = "inputs";
+
+fn broken(id: &JobId, what: &str, reason: &str) -> Error {
+    Error::Backfill(format!("the {what} of backfill {id} in the bucket {BACKFILLS_BUCKET}: {reason}"))
+}
+
+fn plan_key(id: &JobId, digest: Option<&str>, n: usize) -> String {
+    match digest {
+        Some(digest) => format!("{id}.plan.{digest}.{n:05}"),
+        None => format!("{id}.plan.{n:05}"),
+    }
+}
+
+fn parts_key(id: &JobId, digest: &str) -> String {
+    format!("{id}.parts.{digest}")
 }
 
 fn claim_key(output: &str) -> String {
@@ -139,7 +231,7 @@ fn claim_key(output: &str) -> String {
 }
 
 /// A text in pieces of so many bytes, at least one.
-fn pieces(mut text: &str, bytes: usize) -> Vec<&str> {
+fn split(mut text: &str, bytes: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     while text.len() > bytes {
         let (piece, rest) = text.split_at(text.floor_char_boundary(bytes));
@@ -166,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_are_small_and_make_the_text(text in ".{0,200}", bytes in 4..50_usize) {
-            let pieces = pieces(&text, bytes);
+            let pieces = split(&text, bytes);
             prop_assert!(!pieces.is_empty() && pieces.iter().all(|piece| piece.len() <= bytes));
             prop_assert_eq!(pieces.concat(), text);
         }

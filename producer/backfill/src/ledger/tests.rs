@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use embed_client::Client;
 use embed_connect::ConnectSettings;
-use embed_schemas::{removal::RemovalKey, streams::StreamSettings};
+use embed_schemas::{
+    removal::RemovalKey,
+    streams::{BACKFILLS_BUCKET, StreamSettings},
+};
 use embed_testkit::{NatsServer, PATIENCE};
 use tokio_util::sync::CancellationToken;
 
-use super::{store::Store, *};
+use super::{pieces::tests::part, store::Store, *};
 use crate::{Error, InputFile, Plan, State, tests::parameters};
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -161,4 +164,67 @@ async fn a_plan_may_be_larger_than_a_message() {
     }
     // Its output is nobody's.
     take(&client, &self::state(2), false).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_stays_small_however_much_there_is_to_record() {
+    let server = NatsServer::start();
+    let client = provisioned(&server).await;
+    let mut state = state(1);
+    state.parameters.inputs = (0..20_000).map(|n| format!("s3://in/some/folder/{n:060}")).collect();
+    let keeper = take(&client, &state, false).await.unwrap();
+    let written = async || {
+        let bucket = async_nats::jetstream::new(client.nats().clone()).get_key_value(BACKFILLS_BUCKET).await.unwrap();
+        bucket.get(state.id.as_str()).await.unwrap().unwrap().len()
+    };
+    assert!(written().await < 10_000, "{}", written().await);
+    // Four times what a message takes; then as they come.
+    for parts in [20_000, 20_001, 20_700, 22_000] {
+        state.mark.parts = (0..parts).map(part).collect();
+        state.mark.failed = (0..parts / 10).map(|n| part(1_000_000 + n)).collect();
+        state.saves += 1;
+        keeper.save(&state, Live::default(), &patience()).await.unwrap();
+        assert!(written().await < 150_000, "{parts}: {}", written().await);
+    }
+    let known = look(Some(&client), state.id.as_str().as_ref()).await.unwrap();
+    assert!(
+        known.state == state,
+        "{} parts and {} inputs",
+        known.state.mark.parts.len(),
+        known.state.parameters.inputs.len()
+    );
+    let listed = list(&client).await.unwrap().remove(0).inputs;
+    assert!(listed.len() < 100 && listed.last().unwrap().ends_with("more"), "{:?}", listed.last());
+    keeper.close(&state, Live::default()).await;
+    // Whoever goes on with it writes no piece again that is there.
+    let revision = async || {
+        let stream = async_nats::jetstream::new(client.nats().clone()).get_stream("KV_embed_backfills").await.unwrap();
+        stream.get_info().await.unwrap().state.last_sequence
+    };
+    let before = revision().await;
+    let keeper = take(&client, &state, false).await.unwrap();
+    assert!(revision().await - before < 5, "{}", revision().await - before);
+    state.finished = true;
+    keeper.close(&state, Live::default()).await;
+    assert_eq!(remove_old(&client, Duration::ZERO).await.unwrap(), [state.id.clone()]);
+    let bucket = embed_control::bucket::Bucket::new(client.nats().clone(), BACKFILLS_BUCKET);
+    for key in bucket.keys(">").await.unwrap() {
+        assert_eq!(bucket.get::<serde_json::Value>(&key).await.unwrap().1, None, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_cannot_be_written_is_told() {
+    let server = NatsServer::start_with("max_payload: 20000");
+    let client = provisioned(&server).await;
+    let state = state(1);
+    let keeper = take(&client, &state, false).await.unwrap();
+    let mut large = State { saves: 1, ..state };
+    large.parameters.keep = (0..2_000).map(|n| format!("column {n}")).collect();
+    let error = keeper.save(&large, Live::default(), &patience()).await.unwrap_err().to_string();
+    assert!(error.contains("bytes, and the server takes 20000") && error.contains("max_payload"), "{error}");
+    let other = State { id: self::state(2).id, ..large };
+    let target = Target::Remote("s3://out/others".into());
+    let error = open(&client, &other, &target, Wish::Run, false, LEASE).await.unwrap_err().to_string();
+    assert!(error.contains("max_payload"), "{error}");
 }

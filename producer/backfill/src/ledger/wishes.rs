@@ -67,8 +67,11 @@ pub async fn list(client: &Client) -> Result<Vec<Listed>, Error> {
 
 fn listed(found: Found, now_ms: u64) -> Listed {
     let find::KnownEntry { phase, .. } = known(&found, now_ms);
-    let super::entry::Entry { state, output, host, runner, progress, .. } = found.entry;
-    let State { id, parameters, .. } = state;
+    let super::entry::Entry { state, output, host, runner, progress, inputs_left, .. } = found.entry;
+    let State { id, mut parameters, .. } = state;
+    if inputs_left > 0 {
+        parameters.inputs.push(format!("… and {inputs_left} more"));
+    }
     let (model, variant) = (parameters.model, parameters.variant);
     // Whoever has gone runs nothing.
     let runner = runner.filter(|_| matches!(phase, Phase::Running | Phase::Stopping));

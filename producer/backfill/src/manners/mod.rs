@@ -19,7 +19,7 @@ mod streams;
 use std::num::NonZeroU32;
 
 pub use self::{
-    estimate::{Estimate, Sampled},
+    estimate::{Estimate, Extent, Sampled},
     max_errors::MaxErrors,
     retry::Retry,
     sample::estimate,

@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Error, State,
+    Error, InputFile, State,
     input::REST_OF_A_FILE,
-    row::{Label, Row},
+    row::{Label, Origin, Row},
 };
 
 /// Where it says which rows failed.
@@ -45,7 +45,7 @@ impl Retry {
     }
 
     /// The rows that failed.
-    fn failed(&self) -> Result<HashSet<Label>, Error> {
+    fn failed(&self, files: &[InputFile]) -> Result<HashSet<Named>, Error> {
         let now = self.clone().look()?;
         if now.sha256 != self.sha256 {
             return Err(Error::Backfill(format!(
@@ -58,14 +58,19 @@ impl Retry {
         for (line, number) in BufReader::new(file).lines().zip(1..) {
             let line = line.map_err(Error::file(&self.file))?;
             let wrong = |reason: &str| Error::Backfill(format!("{}: line {number}: {reason}", self.file.display()));
-            failed.extend(label(&line).map_err(|reason| wrong(&reason))?);
+            let Some((file, label)) = named(&line).map_err(|reason| wrong(&reason))? else { continue };
+            // What is not called as one of the inputs may be a field that came along.
+            failed.insert((file.and_then(|file| files.iter().position(|known| known.location == file)), label));
         }
         Ok(failed)
     }
 }
 
-/// What a row is called that failed; nothing of others.
-fn label(line: &str) -> Result<Option<Label>, String> {
+/// A row: the number of the file in which it is, if that is known, and what it is called.
+type Named = (Option<usize>, Label);
+
+/// In which file a row is that failed, if that is said, and what it is called; nothing of others.
+fn named(line: &str) -> Result<Option<(Option<String>, Label)>, String> {
     if line.trim().is_empty() {
         return Ok(None);
     }
@@ -80,19 +85,19 @@ fn label(line: &str) -> Result<Option<Label>, String> {
                 .into(),
         );
     }
-    match (fields.get("id"), fields.get("line")) {
-        (Some(id), _) => Ok(Some(Label::Id(id.get().to_owned()))),
-        (None, Some(line)) => {
-            serde_json::from_str(line.get()).map(|line| Some(Label::Line(line))).map_err(|error| error.to_string())
-        }
-        (None, None) => Err("a row without a vector has neither `id` nor `line`".into()),
-    }
+    let label = match (fields.get("id"), fields.get("line")) {
+        (Some(id), _) => Label::Id(id.get().to_owned()),
+        (None, Some(line)) => Label::Line(serde_json::from_str(line.get()).map_err(|error| error.to_string())?),
+        (None, None) => return Err("a row without a vector has neither `id` nor `line`".into()),
+    };
+    let file = fields.get("file").and_then(|file| serde_json::from_str(file.get()).ok());
+    Ok(Some((file, label)))
 }
 
 /// Of the rows that are read, those that a backfill is about, counted anew.
 pub(crate) struct Selected<I> {
     rows: I,
-    failed: Option<HashSet<Label>>,
+    failed: Option<HashSet<Named>>,
     /// The number of the next.
     next: u64,
 }
@@ -103,11 +108,14 @@ impl<I: Iterator<Item = Result<Row, Error>>> Selected<I> {
     /// # Errors
     /// If the file of failed rows is not as it was, or says too little.
     pub(crate) fn of(rows: I, state: &State) -> Result<Self, Error> {
-        let failed = state.parameters.retry.as_ref().map(Retry::failed).transpose()?;
-        let has_lines = |failed: &HashSet<Label>| failed.iter().any(|label| matches!(label, Label::Line(_)));
-        if state.plan.files.len() > 1 && failed.as_ref().is_some_and(has_lines) {
+        let files = &state.plan.files;
+        let failed = state.parameters.retry.as_ref().map(|retry| retry.failed(files)).transpose()?;
+        let has_lines = |failed: &HashSet<Named>| failed.iter().any(|row| matches!(row, (None, Label::Line(_))));
+        if files.len() > 1 && failed.as_ref().is_some_and(has_lines) {
             return Err(Error::Backfill(
-                "--retry-failed: rows without ids are known by their lines, which several inputs have: retry one input at a time".into(),
+                "--retry-failed: rows without ids are known by their lines, which several inputs have, and it is not said in which of the inputs \
+                 they are (`file`): retry one input at a time"
+                    .into(),
             ));
         }
         Ok(Self { rows, failed, next: state.done.rows })
@@ -121,9 +129,15 @@ impl<I: Iterator<Item = Result<Row, Error>>> Iterator for Selected<I> {
         let Some(failed) = &self.failed else { return self.rows.next() };
         let mut row = loop {
             match self.rows.next()? {
-                // A row may have got its id meanwhile.
-                Ok(row) if failed.contains(&row.label) || failed.contains(&Label::Line(row.end.lines)) => break row,
-                Ok(_) => {}
+                Ok(row) => {
+                    // A row may have got its id meanwhile.
+                    let Origin { file, line } = row.origin;
+                    let labels = [row.label.clone(), Label::Line(line)];
+                    let mut names = labels.into_iter().flat_map(|label| [(None, label.clone()), (Some(file), label)]);
+                    if names.any(|name| failed.contains(&name)) {
+                        break row;
+                    }
+                }
                 Err(error) => return Some(Err(error)),
             }
         };
@@ -149,6 +163,7 @@ mod tests {
             content: Ok(format!("text {line}")),
             along: Along::Nothing,
             digest: None,
+            origin: Origin { file: 0, line },
             end,
             reused: false,
         }
@@ -159,7 +174,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("out.jsonl");
         // As a file of failed rows has it.
-        assert_eq!(label("{\"file\":\"f\",\"line\":3,\"code\":\"x\",\"message\":\"y\"}"), Ok(Some(Label::Line(3))));
+        let line = "{\"file\":\"f\",\"line\":3,\"code\":\"x\",\"message\":\"y\"}";
+        assert_eq!(named(line), Ok(Some((Some("f".into()), Label::Line(3)))));
         let out = "{\"id\":1,\"embedding\":[1.0]}\n{\"id\":\"a\",\"error\":{}}\n\n{\"line\":3,\"error\":{}}\n{\"id\":1.0,\"error\":{}}\n";
         std::fs::write(&file, out).unwrap();
         let retry = Some(Retry { file: file.clone(), sha256: String::new() }.look().unwrap());
@@ -181,10 +197,37 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_that_of_the_file_that_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("failed.jsonl");
+        let of = |n: usize, line| {
+            let row = row(line, None);
+            Row { origin: Origin { file: n, line }, ..row }
+        };
+        let rows = || [of(0, 1), of(0, 2), of(1, 1), of(1, 2)].into_iter().map(Ok);
+        let selected = |lines: &str| {
+            std::fs::write(&file, lines).unwrap();
+            let retry = Some(Retry { file: file.clone(), sha256: String::new() }.look().unwrap());
+            let files = ["/a", "/b"].map(|name| InputFile { location: name.into(), ..InputFile::default() }).to_vec();
+            let parameters = Parameters { retry, ..crate::tests::parameters() };
+            let plan = Plan { files, ..Plan::default() };
+            let state = State::new(RemovalKey::from_random([7; 32]), parameters, plan);
+            let selected = Selected::of(rows(), &state).map_err(|error| error.to_string())?;
+            Ok::<_, String>(selected.map(|row| row.unwrap().origin).collect::<Vec<_>>())
+        };
+        let failed = "{\"file\":\"/b\",\"line\":1,\"code\":\"x\"}\n{\"file\":\"/a\",\"line\":2,\"error\":{}}\n";
+        assert_eq!(selected(failed).unwrap(), [Origin { file: 0, line: 2 }, Origin { file: 1, line: 1 }]);
+        for unknown in ["{\"line\":1,\"error\":{}}", "{\"line\":1,\"file\":\"/c\",\"error\":{}}"] {
+            let error = selected(unknown).unwrap_err();
+            assert!(error.contains("one input at a time"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_says_too_little_is_refused() {
-        assert_eq!(label("{\"embedding\":[1]}"), Ok(None));
-        assert_eq!(label("{\"embedding\":[1],\"code\":7}"), Ok(None));
-        assert!(label("{\"error\":{}}").unwrap_err().contains("neither"));
-        assert!(label("[]").is_err());
+        assert_eq!(named("{\"embedding\":[1]}"), Ok(None));
+        assert_eq!(named("{\"embedding\":[1],\"code\":7}"), Ok(None));
+        assert!(named("{\"error\":{}}").unwrap_err().contains("neither"));
+        assert!(named("[]").is_err());
     }
 }

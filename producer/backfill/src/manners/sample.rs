@@ -11,7 +11,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Estimate, Retry, Sampled, Selected};
+use super::{Estimate, Extent, Rate, Retry, Sampled, Selected};
 use crate::{
     Error, Pace, Parameters, Plan, Position, State,
     chunk::{self, Chunk, Chunks},
@@ -53,13 +53,19 @@ pub async fn estimate(
     let worked = taken.embed(&jobs, chunks, pace).await;
     purger.remove(std::mem::take(&mut taken.ids));
     purger.finish(true, perhaps_stored(&state)).await;
-    let share = match (worked?, state.plan.bytes()) {
-        (true, _) => Some(1.0),
-        // Precise up to 2^53 bytes.
-        (false, Some(bytes)) => Some(state.plan.bytes_before(taken.end) as f64 / bytes as f64),
-        (false, None) => None,
+    let reading = &state.parameters.reading;
+    let count = state.plan.count(&state.parameters, taken.end).await;
+    let share = match (worked?, count, state.plan.bytes()) {
+        (true, ..) => Some(1.0),
+        // Precise up to 2^53.
+        (false, Some((among, all)), _) => Some(among as f64 / all as f64),
+        (false, None, Some(bytes)) => Some(state.plan.bytes_before(taken.end) as f64 / bytes as f64),
+        (false, None, None) => None,
     };
-    Ok(Estimate::of(taken.sample, share, price))
+    let takes_all = reading.filters.is_empty() && reading.sample.is_none() && state.parameters.retry.is_none();
+    let counted = count.filter(|_| takes_all).map(|(_, all)| all);
+    let extent = Extent { share, counted, limit: reading.limit, rate: pace.manners.rate };
+    Ok(Estimate::of(taken.sample, extent, price))
 }
 
 /// What came.
@@ -106,6 +112,10 @@ impl Taken {
         let Some(first) = chunks.recv().await.transpose()? else { return Ok(true) };
         let mut asked = first.rows.len();
         let mut begun = Instant::now();
+        // No faster than all of it may go, either.
+        let clock = begun;
+        let mut rate = pace.manners.rate.map(Rate::new);
+        rate.iter_mut().for_each(|rate| rate.take(asked, Duration::ZERO));
         let finished = tokio::time::timeout(pace.stall_timeout, jobs.clone().run(first)).await.map_err(stalled)?;
         self.take(finished?);
         let mut second = chunks.recv().await.transpose()?;
@@ -117,12 +127,18 @@ impl Taken {
         let mut in_flight = FuturesUnordered::new();
         let is_whole = loop {
             while in_flight.len() < pace.window.max(1) && asked < ROWS && begun.elapsed() < TIME {
+                let ready = rate.as_ref().map_or(Duration::ZERO, Rate::ready);
+                if ready >= TIME {
+                    break;
+                }
+                tokio::time::sleep_until(clock + ready).await;
                 let next = match second.take() {
                     Some(second) => Some(second),
                     None => chunks.recv().await.transpose()?,
                 };
                 let Some(chunk) = next else { break };
                 asked += chunk.rows.len();
+                rate.iter_mut().for_each(|rate| rate.take(chunk.rows.len(), clock.elapsed()));
                 in_flight.push(AbortOnDropHandle::new(tokio::spawn(jobs.clone().run(chunk))));
             }
             let Ok(finished) =

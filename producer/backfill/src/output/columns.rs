@@ -4,20 +4,16 @@ use std::sync::Arc;
 
 use arrow_array::{
     ArrayRef, BooleanArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch,
-    StringArray, UInt32Array, UInt64Array,
+    UInt32Array, UInt64Array,
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::interleave::interleave_record_batch;
 use half::f16;
 
-use super::{
-    VectorType,
-    layout::{ID, Layout},
-    rows::Rows,
-};
+use super::{VectorType, layout::Layout, rows::Rows};
 use crate::{
     Error,
-    row::{Along, Label, Window},
+    row::{Along, Window},
 };
 
 /// The vector.
@@ -37,8 +33,6 @@ pub(super) const ELEMENT: &str = "element";
 /// What the columns of a part are.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
-    /// What comes along. Without a plan of it, the id as text.
-    along: Option<SchemaRef>,
     schema: SchemaRef,
     vector_type: VectorType,
     windows: bool,
@@ -46,14 +40,12 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn new(layout: &Layout, dimensions: usize) -> Result<Self, Error> {
-        let Layout { vector_type, columns: along, windows, .. } = layout.clone();
+    /// `along`: what comes along.
+    pub(super) fn new(along: &Schema, layout: &Layout, dimensions: usize) -> Result<Self, Error> {
+        let Layout { vector_type, windows, .. } = *layout;
         let dimensions = i32::try_from(dimensions)
             .map_err(|_| Error::Backfill(format!("vectors of {dimensions} numbers are too long for a column")))?;
-        let mut fields: Vec<Arc<Field>> = match &along {
-            Some(along) => along.fields().to_vec(),
-            None => vec![Arc::new(Field::new(ID, DataType::Utf8, true))],
-        };
+        let mut fields: Vec<Arc<Field>> = along.fields().to_vec();
         let element = element(vector_type);
         fields.push(Arc::new(Field::new(EMBEDDING, DataType::FixedSizeList(element, dimensions), false)));
         fields.push(Arc::new(Field::new(TOKENS, DataType::UInt32, false)));
@@ -64,7 +56,7 @@ impl Columns {
             }
         }
         fields.push(Arc::new(Field::new(DIGEST, DataType::FixedSizeBinary(DIGEST_BYTES), true)));
-        Ok(Self { along, schema: Arc::new(Schema::new(fields)), vector_type, windows, dimensions })
+        Ok(Self { schema: Arc::new(Schema::new(fields)), vector_type, windows, dimensions })
     }
 
     pub(super) const fn schema(&self) -> &SchemaRef {
@@ -74,7 +66,7 @@ impl Columns {
     /// The rows in columns.
     pub(super) fn batch(&self, rows: Rows) -> Result<RecordBatch, ArrowError> {
         let entries = &rows.entries;
-        let mut columns = self.along(&rows)?;
+        let mut columns = along(&rows)?;
         let tokens = UInt32Array::from_iter_values(entries.iter().map(|entry| entry.tokens));
         let truncated: Vec<bool> = entries.iter().map(|entry| entry.truncated).collect();
         let digests = FixedSizeBinaryArray::try_from_sparse_iter_with_size(
@@ -102,26 +94,23 @@ impl Columns {
         columns.extend(rest);
         RecordBatch::try_new(self.schema.clone(), columns)
     }
+}
 
-    fn along(&self, rows: &Rows) -> Result<Vec<ArrayRef>, ArrowError> {
-        if self.along.is_none() {
-            let ids: StringArray = rows.entries.iter().map(|entry| id(&entry.label)).collect();
-            return Ok(vec![Arc::new(ids)]);
+/// What comes along with rows.
+fn along(rows: &Rows) -> Result<Vec<ArrayRef>, ArrowError> {
+    let mut batches: Vec<&Arc<RecordBatch>> = Vec::new();
+    let mut places = Vec::with_capacity(rows.len());
+    for entry in &rows.entries {
+        let Along::Columns(batch, row) = &entry.along else {
+            return Err(ArrowError::SchemaError("a row with a vector has no columns".into()));
+        };
+        if !batches.last().is_some_and(|last| Arc::ptr_eq(last, batch)) {
+            batches.push(batch);
         }
-        let mut batches: Vec<&Arc<RecordBatch>> = Vec::new();
-        let mut places = Vec::with_capacity(rows.len());
-        for entry in &rows.entries {
-            let Along::Columns(batch, row) = &entry.along else {
-                return Err(ArrowError::SchemaError("a row with a vector has no columns".into()));
-            };
-            if !batches.last().is_some_and(|last| Arc::ptr_eq(last, batch)) {
-                batches.push(batch);
-            }
-            places.push((batches.len() - 1, *row));
-        }
-        let batches: Vec<&RecordBatch> = batches.into_iter().map(|batch| &**batch).collect();
-        Ok(interleave_record_batch(&batches, &places)?.columns().to_vec())
+        places.push((batches.len() - 1, *row));
     }
+    let batches: Vec<&RecordBatch> = batches.into_iter().map(|batch| &**batch).collect();
+    Ok(interleave_record_batch(&batches, &places)?.columns().to_vec())
 }
 
 /// Makes sure that what comes along has names of its own.
@@ -162,12 +151,4 @@ pub(super) fn halves(values: &[f32]) -> Result<Vec<f16>, ArrowError> {
         half => Ok(half),
     };
     values.iter().map(half).collect()
-}
-
-/// The id as text: what it says if it is a string, else its JSON.
-fn id(label: &Label) -> Option<String> {
-    match label {
-        Label::Id(id) => Some(serde_json::from_str(id).unwrap_or_else(|_| id.clone())),
-        Label::Line(_) => None,
-    }
 }

@@ -18,7 +18,8 @@ use sha2::{Digest as _, Sha256};
 use super::{
     PartFormat, VectorType,
     columns::{Columns, DIGEST, ELEMENT, EMBEDDING, halves},
-    line, npy,
+    line::{self, Files},
+    npy,
     rows::Rows,
 };
 use crate::Error;
@@ -61,7 +62,7 @@ impl Write for Sink {
 pub(super) enum Encoder {
     Parquet(Columns, Box<ArrowWriter<Sink>>),
     Arrow(Columns, Box<FileWriter<Sink>>),
-    Jsonl(Sink),
+    Jsonl(Sink, Files),
     /// Their number comes first in the file, so the vectors wait for the last of them.
     Npy {
         vector_type: VectorType,
@@ -69,31 +70,36 @@ pub(super) enum Encoder {
         rows: usize,
         vectors: Vec<Vec<u8>>,
         ids: Sink,
+        files: Files,
     },
 }
 
 impl Encoder {
     pub(super) fn new(
         format: PartFormat,
-        columns: Columns,
+        columns: Option<Columns>,
         vector_type: VectorType,
         dimensions: usize,
+        files: Files,
     ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("a part cannot be written: {error}"));
         let sink = Sink::default();
-        Ok(match format {
-            PartFormat::Parquet => {
+        Ok(match (format, columns) {
+            (PartFormat::Parquet, Some(columns)) => {
                 let writer = ArrowWriter::try_new(sink, columns.schema().clone(), Some(properties(vector_type)));
                 Self::Parquet(columns, Box::new(writer.map_err(|error| failed(&error))?))
             }
-            PartFormat::Arrow => {
+            (PartFormat::Arrow, Some(columns)) => {
                 let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD));
                 let writer =
                     options.and_then(|options| FileWriter::try_new_with_options(sink, columns.schema(), options));
                 Self::Arrow(columns, Box::new(writer.map_err(|error| failed(&error))?))
             }
-            PartFormat::Jsonl => Self::Jsonl(sink),
-            PartFormat::Npy => Self::Npy { vector_type, dimensions, rows: 0, vectors: Vec::new(), ids: sink },
+            (PartFormat::Jsonl, _) => Self::Jsonl(sink, files),
+            (PartFormat::Npy, _) => {
+                Self::Npy { vector_type, dimensions, rows: 0, vectors: Vec::new(), ids: sink, files }
+            }
+            (PartFormat::Parquet | PartFormat::Arrow, None) => return Err(failed(&"its columns are not known")),
         })
     }
 
@@ -109,14 +115,14 @@ impl Encoder {
                 let batch = columns.batch(rows).map_err(|error| failed(&error))?;
                 writer.write(&batch).map_err(|error| failed(&error))
             }
-            Self::Jsonl(sink) => {
+            Self::Jsonl(sink, files) => {
                 let mut lines = Vec::new();
-                rows.iter().for_each(|(entry, vector)| line::write_entry(&mut lines, entry, Some(vector)));
+                rows.iter().for_each(|(entry, vector)| line::write_entry(&mut lines, entry, Some(vector), files));
                 sink.write_all(&lines).map_err(|error| failed(&error))
             }
-            Self::Npy { vector_type, rows: count, vectors, ids, .. } => {
+            Self::Npy { vector_type, rows: count, vectors, ids, files, .. } => {
                 let mut lines = Vec::new();
-                rows.iter().for_each(|(entry, _)| line::write_entry(&mut lines, entry, None));
+                rows.iter().for_each(|(entry, _)| line::write_entry(&mut lines, entry, None, files));
                 *count += rows.len();
                 vectors.push(match vector_type {
                     VectorType::F32 => rows.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -135,7 +141,7 @@ impl Encoder {
         match self {
             Self::Parquet(_, writer) => vec![writer.inner_mut().take()],
             Self::Arrow(_, writer) => vec![writer.get_mut().take()],
-            Self::Jsonl(sink) => vec![sink.take()],
+            Self::Jsonl(sink, _) => vec![sink.take()],
             Self::Npy { ids, .. } => vec![Bytes::new(), ids.take()],
         }
     }
@@ -146,8 +152,8 @@ impl Encoder {
         match self {
             Self::Parquet(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
             Self::Arrow(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
-            Self::Jsonl(sink) => Ok(vec![sink]),
-            Self::Npy { vector_type, dimensions, rows, vectors, ids } => {
+            Self::Jsonl(sink, _) => Ok(vec![sink]),
+            Self::Npy { vector_type, dimensions, rows, vectors, ids, files: _ } => {
                 let mut sink = Sink::default();
                 let write = || -> io::Result<()> {
                     sink.waiting.reserve_exact(npy::HEADER + vectors.iter().map(Vec::len).sum::<usize>());

@@ -3,11 +3,8 @@
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use super::{PartFormat, VectorType, Writing, rows::GROUP_BYTES, upload::CHUNK_BYTES};
+use super::{PartFormat, VectorType, Writing, names::Run, rows::GROUP_BYTES, upload::CHUNK_BYTES};
 use crate::Parameters;
-
-/// What the id is called where rows have no columns.
-pub(super) const ID: &str = "id";
 
 /// A file that is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,14 +56,17 @@ pub(super) struct Layout {
     pub(super) id_column: String,
     /// Whether a vector may be of a part of a text.
     pub(super) windows: bool,
+    /// Whose files they are.
+    pub(super) run: Run,
 }
 
 impl Layout {
     /// What a backfill asks for.
     pub(super) fn of(parameters: &Parameters, format: PartFormat, columns: Option<SchemaRef>, windows: bool) -> Self {
         let Writing { vector_type, part_bytes, .. } = parameters.writing;
-        let id_column = if columns.is_some() { parameters.id_field.clone() } else { ID.to_owned() };
+        let id_column = parameters.id_field.clone();
         let (group_bytes, chunk_bytes) = (GROUP_BYTES, CHUNK_BYTES);
-        Self { format, vector_type, part_bytes, group_bytes, chunk_bytes, columns, id_column, windows }
+        let run = Run::default();
+        Self { format, vector_type, part_bytes, group_bytes, chunk_bytes, columns, id_column, windows, run }
     }
 }

@@ -1,12 +1,35 @@
 //! The lines of the output: what a row becomes.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write, sync::Arc};
 
 use embed_schemas::WireError;
-use serde::Serialize;
+use serde::{Serialize, de::IgnoredAny};
 
 use super::rows::Entry;
-use crate::row::{Along, Done, Label, Vector, Window};
+use crate::{
+    Plan,
+    row::{Along, Done, Label, Origin, Vector, Window},
+};
+
+/// What the files are called that are read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Files(Arc<[String]>);
+
+impl Files {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        Self(plan.files.iter().map(|file| file.location.clone()).collect())
+    }
+
+    /// The one in which a row is.
+    pub(crate) fn name(&self, origin: Origin) -> &str {
+        self.0.get(origin.file).map_or("", String::as_str)
+    }
+
+    /// The same, if there are several: a line says little then.
+    pub(crate) fn told(&self, origin: Origin) -> Option<&str> {
+        (self.0.len() > 1).then(|| self.name(origin))
+    }
+}
 
 /// Of a row that has a vector.
 #[derive(Serialize)]
@@ -38,40 +61,62 @@ struct Rejected<'a> {
 }
 
 /// Writes the lines of a row: one for each of its vectors, or one with its error.
-pub(super) fn write(out: &mut Vec<u8>, row: &Done) {
+pub(super) fn write(out: &mut Vec<u8>, row: &Done, files: &Files) {
+    let file = files.told(row.origin);
     match &row.content {
         Ok(vectors) => {
             for Vector { values, tokens, truncated, window } in vectors {
                 let (tokens, truncated, window) = (*tokens, *truncated, *window);
                 let what = Stored { window, embedding: Some(values), tokens, truncated, digest: None };
-                object(out, Some(&row.label), &what, &row.along);
+                object(out, Some(&row.label), by_line(&row.label, file), &what, &row.along);
             }
         }
-        Err(error) => object(out, Some(&row.label), &Failed { error }, &row.along),
+        Err(error) => object(out, Some(&row.label), file, &Failed { error }, &row.along),
     }
 }
 
 /// Writes the line of a vector in a part, with the vector or without.
-pub(super) fn write_entry(out: &mut Vec<u8>, entry: &Entry, embedding: Option<&[f32]>) {
-    let Entry { label, along, tokens, truncated, window, digest } = entry;
+pub(super) fn write_entry(out: &mut Vec<u8>, entry: &Entry, embedding: Option<&[f32]>, files: &Files) {
+    let Entry { label, origin, along, tokens, truncated, window, digest } = entry;
     let (tokens, truncated, window) = (*tokens, *truncated, *window);
     let digest = digest.map(|digest| format!("{digest:?}"));
-    object(out, Some(label), &Stored { window, embedding, tokens, truncated, digest }, along);
+    let what = Stored { window, embedding, tokens, truncated, digest };
+    object(out, Some(label), by_line(label, files.told(*origin)), &what, along);
 }
 
 /// Writes the line of a row that has no vector, into a file of such rows.
-pub(super) fn write_rejected(out: &mut Vec<u8>, row: &Done, file: &str, error: &WireError) {
+pub(super) fn write_rejected(out: &mut Vec<u8>, row: &Done, files: &Files, error: &WireError) {
     let label = Some(&row.label).filter(|label| matches!(label, Label::Id(_)));
-    object(out, label, &Rejected { file, line: row.end.lines, error }, &Along::Nothing);
+    let what = Rejected { file: files.name(row.origin), line: row.origin.line, error };
+    object(out, label, None, &what, &Along::Nothing);
 }
 
-/// What the row is called, what became of it, what comes along.
-fn object(out: &mut Vec<u8>, label: Option<&Label>, what: &impl Serialize, along: &Along) {
+/// The file of a row that is called by its line in it.
+fn by_line<'a>(label: &Label, file: Option<&'a str>) -> Option<&'a str> {
+    file.filter(|_| matches!(label, Label::Line(_)))
+}
+
+/// Whether a field of this name comes along.
+fn has(along: &Along, name: &str) -> bool {
+    let Along::Json(along) = along else { return false };
+    let object = || {
+        let object = format!("{{{}}}", along.strip_prefix(',')?);
+        serde_json::from_str::<BTreeMap<String, IgnoredAny>>(&object).ok()
+    };
+    along.contains(name) && object().is_some_and(|fields| fields.contains_key(name))
+}
+
+/// What the row is called, the file in which it is unless a field of that name comes along, what became of it, what comes along.
+fn object(out: &mut Vec<u8>, label: Option<&Label>, file: Option<&str>, what: &impl Serialize, along: &Along) {
     let labelled = match label {
         Some(Label::Id(id)) => write!(out, "{{\"id\":{id}"),
         Some(Label::Line(line)) => write!(out, "{{\"line\":{line}"),
         None => Ok(()),
     };
+    let labelled = labelled.and_then(|()| match file.filter(|_| !has(along, "file")) {
+        Some(file) => write!(out, ",\"file\":{}", serde_json::Value::from(file)),
+        None => Ok(()),
+    });
     let opened = out.len();
     labelled
         .and_then(|()| Ok(serde_json::to_writer(&mut *out, what)?))
@@ -103,15 +148,43 @@ mod tests {
             along: Along::Json(along.into()),
             digest: None,
             reused: false,
-            end: Position { lines: 9, ..Position::default() },
+            origin: Origin { file: 1, line: 9 },
+            end: Position { file: 2, ..Position::default() },
+        }
+    }
+
+    fn files(names: &[&str]) -> Files {
+        Files(names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn of_several_files_the_one_is_named_in_which_a_row_is() {
+        let lines = |files: &Files, row: &Done| {
+            let mut out = Vec::new();
+            write(&mut out, row, files);
+            let vector = Vector { values: vec![1.0], tokens: 1, truncated: false, window: None };
+            write(&mut out, &row.clone().with(|_| Ok(vec![vector])), files);
+            let text = String::from_utf8(out).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+        };
+        let two = files(&["/a.jsonl", "/b.jsonl"]);
+        for (files, label, along, of_failed, of_stored) in [
+            (&files(&["/a.jsonl"]), Label::Line(9), "", Value::Null, Value::Null),
+            (&two, Label::Line(9), ",\"x\":\"file\"", json!("/b.jsonl"), json!("/b.jsonl")),
+            (&two, Label::Id("7".into()), "", json!("/b.jsonl"), Value::Null),
+            // A field of that name is the user's.
+            (&two, Label::Line(9), ",\"file\":\"mine\"", json!("mine"), json!("mine")),
+        ] {
+            let lines = lines(files, &failed(label, along));
+            assert_eq!((&lines[0]["file"], &lines[1]["file"]), (&of_failed, &of_stored), "{lines:?}");
         }
     }
 
     #[test]
     fn lines_are_objects_with_what_comes_along() {
         let mut out = Vec::new();
-        write(&mut out, &failed(Label::Id("1e400".into()), ""));
-        write(&mut out, &failed(Label::Line(7), ",\"a\":[1]"));
+        write(&mut out, &failed(Label::Id("1e400".into()), ""), &Files::default());
+        write(&mut out, &failed(Label::Line(7), ",\"a\":[1]"), &Files::default());
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("{\"id\":1e400,\"error\":{"), "{text}");
@@ -127,7 +200,7 @@ mod tests {
         let mut out = Vec::new();
         for label in [Label::Id("\"a\"".into()), Label::Line(9)] {
             let row = failed(label, ",\"a\":[1]");
-            write_rejected(&mut out, &row, "/in.csv", row.content.as_ref().unwrap_err());
+            write_rejected(&mut out, &row, &files(&["/other", "/in.csv"]), row.content.as_ref().unwrap_err());
         }
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -100,10 +100,8 @@ impl Manifest {
     pub(super) fn new(state: &State, layout: &Layout) -> Self {
         let State { parameters, mark, .. } = state.clone();
         let Layout { format, vector_type, id_column, .. } = layout.clone();
-        let columns = match mark.dimensions {
-            Some(dimensions) if format.is_columnar() => Columns::new(layout, dimensions).ok(),
-            _ => None,
-        };
+        let along = layout.columns.as_deref().filter(|_| format.is_columnar());
+        let columns = along.zip(mark.dimensions).and_then(|(along, of)| Columns::new(along, layout, of).ok());
         let has_id = columns.as_ref().is_some_and(|columns| columns.schema().index_of(&id_column).is_ok());
         let column =
             |field: &arrow_schema::Field| Column { name: field.name().clone(), kind: field.data_type().to_string() };

@@ -40,6 +40,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{PartFile, StoredFile};
+pub(crate) use line::Files;
 pub use manifest::{Column, Counts, Manifest};
 pub(crate) use names::MANIFEST;
 pub(crate) use postgres::is_table;
@@ -47,7 +48,7 @@ pub use read::{PartRows, StoredRow};
 pub use target::{PartFormat, VectorType, Writing};
 pub(crate) use target::{Target, is_remote, location};
 
-use self::{layout::Layout, lines_file::LinesFile, parts::Parts, place::Place, postgres::Postgres};
+use self::{layout::Layout, lines_file::LinesFile, names::Run, parts::Parts, place::Place, postgres::Postgres};
 use crate::{Error, LongMode, Parameters, Plan, State, row::Done};
 
 /// What is durable of an output: where a run goes on after any kind of end.
@@ -75,7 +76,7 @@ pub struct Mark {
 #[derive(Debug)]
 pub(crate) enum Output {
     /// JSON lines, appended to a file or standard output.
-    Lines(LinesFile),
+    Lines(LinesFile, Files),
     /// Files of bounded size.
     Parts(Box<Parts>),
     /// Rows of a table.
@@ -94,15 +95,15 @@ impl Output {
         force: bool,
     ) -> Result<Self, Error> {
         match target {
-            Target::Stream => LinesFile::stream().map(Self::Lines),
-            Target::Lines(path) => LinesFile::create(path, force).map(Self::Lines),
+            Target::Stream => LinesFile::stream().map(|file| Self::Lines(file, Files::of(plan))),
+            Target::Lines(path) => LinesFile::create(path, force).map(|file| Self::Lines(file, Files::of(plan))),
             Target::Postgres(location) => {
                 let failed = parameters.writing.failed.as_ref();
                 let failed = failed.map(|path| LinesFile::create(path, force)).transpose()?;
                 postgres(location, parameters, plan, failed).await
             }
             Target::Parts { location, format } => {
-                let parts = Parts::new(Place::claim(location)?, layout(parameters, *format, plan), plan)?;
+                let parts = Parts::new(Place::claim(location)?, layout(parameters, location, *format, plan), plan)?;
                 if !force {
                     parts.refuse_overwriting().await?;
                 }
@@ -117,29 +118,37 @@ impl Output {
     /// If it cannot be opened.
     pub(crate) async fn reopen(output: &Path, parameters: &Parameters, plan: &Plan) -> Result<Self, Error> {
         match Target::recorded(output, &parameters.writing) {
-            Target::Stream => LinesFile::stream().map(Self::Lines),
-            Target::Lines(path) => LinesFile::reopen(&path).map(Self::Lines),
+            Target::Stream => LinesFile::stream().map(|file| Self::Lines(file, Files::of(plan))),
+            Target::Lines(path) => LinesFile::reopen(&path).map(|file| Self::Lines(file, Files::of(plan))),
             Target::Postgres(location) => {
                 let failed = parameters.writing.failed.as_ref().map(|path| LinesFile::reopen(path)).transpose()?;
                 postgres(&location, parameters, plan, failed).await
             }
             Target::Parts { location, format } => {
-                let parts = Parts::new(Place::claim(&location)?, layout(parameters, format, plan), plan)?;
+                let parts = Parts::new(Place::claim(&location)?, layout(parameters, &location, format, plan), plan)?;
                 Ok(Self::Parts(Box::new(parts)))
             }
         }
     }
 
-    /// Goes on after what was recorded; what is there beyond it is dropped.
+    /// Goes on after what was recorded; what is there beyond it is dropped, once `may_write` allows it.
     ///
     /// # Errors
     /// If something that was recorded is not there as it was.
-    pub(crate) async fn go_on(&mut self, mark: &Mark) -> Result<(), Error> {
+    pub(crate) async fn go_on(
+        &mut self,
+        mark: &Mark,
+        may_write: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        if let Self::Parts(parts) = self {
+            return parts.go_on(mark, may_write).await;
+        }
+        may_write.await?;
         match self {
-            Self::Lines(file) if file.is_stream() => Ok(()),
-            Self::Lines(file) => file.cut(mark.bytes),
-            Self::Parts(parts) => parts.go_on(mark).await,
+            Self::Lines(file, _) if file.is_stream() => Ok(()),
+            Self::Lines(file, _) => file.cut(mark.bytes),
             Self::Postgres(table) => table.go_on(mark.bytes),
+            Self::Parts(_) => Ok(()),
         }
     }
 
@@ -149,9 +158,9 @@ impl Output {
     /// If they cannot be written.
     pub(crate) async fn write(&mut self, rows: &mut [Done]) -> Result<(), Error> {
         match self {
-            Self::Lines(file) => {
+            Self::Lines(file, files) => {
                 let mut lines = Vec::new();
-                rows.iter().for_each(|row| line::write(&mut lines, row));
+                rows.iter().for_each(|row| line::write(&mut lines, row, files));
                 file.append(&lines)
             }
             Self::Parts(parts) => parts.write(rows).await,
@@ -162,7 +171,7 @@ impl Output {
     /// Whether it should be settled at once, rather than when it is next time for it.
     pub(crate) fn is_full(&self) -> bool {
         match self {
-            Self::Lines(_) | Self::Postgres(_) => false,
+            Self::Lines(..) | Self::Postgres(_) => false,
             Self::Parts(parts) => parts.is_full(),
         }
     }
@@ -170,7 +179,7 @@ impl Output {
     /// Holds no more than so many bytes before they are durable: the results are in their stream for so long, and must not fill it.
     pub(crate) fn hold_at_most(&mut self, bytes: u64) {
         match self {
-            Self::Lines(_) | Self::Postgres(_) => {}
+            Self::Lines(..) | Self::Postgres(_) => {}
             Self::Parts(parts) => parts.hold_at_most(bytes),
         }
     }
@@ -181,7 +190,7 @@ impl Output {
     /// If it cannot be written.
     pub(crate) async fn settle(&mut self, now: bool) -> Result<bool, Error> {
         match self {
-            Self::Lines(file) => file.sync().map(|()| true),
+            Self::Lines(file, _) => file.sync().map(|()| true),
             Self::Parts(parts) => parts.settle(now).await,
             Self::Postgres(table) => table.settle().await.map(|()| true),
         }
@@ -193,7 +202,7 @@ impl Output {
     /// If it cannot be looked at.
     pub(crate) fn length(&self) -> Result<Option<u64>, Error> {
         match self {
-            Self::Lines(file) => file.length().map(Some),
+            Self::Lines(file, _) => file.length().map(Some),
             Self::Parts(_) | Self::Postgres(_) => Ok(None),
         }
     }
@@ -201,20 +210,24 @@ impl Output {
     /// What is durable, once all that was written is.
     pub(crate) fn mark(&self) -> Mark {
         match self {
-            Self::Lines(file) => Mark { bytes: file.bytes(), ..Mark::default() },
+            Self::Lines(file, _) => Mark { bytes: file.bytes(), ..Mark::default() },
             Self::Parts(parts) => parts.mark(),
             Self::Postgres(table) => Mark { bytes: table.failed_bytes(), ..Mark::default() },
         }
     }
 
-    /// Ends an output of which everything is durable: it becomes visible as a whole, where that is not so before.
+    /// Ends an output of which everything is durable: it becomes visible as a whole, where that is not so before, once `may_write` allows it.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) async fn finish(&mut self, state: &State) -> Result<(), Error> {
+    pub(crate) async fn finish(
+        &mut self,
+        state: &State,
+        may_write: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
         match self {
-            Self::Lines(_) => {}
-            Self::Parts(parts) => parts.finish(state).await?,
+            Self::Lines(..) => {}
+            Self::Parts(parts) => parts.finish(state, may_write).await?,
             Self::Postgres(table) => table.finish(),
         }
         Ok(())
@@ -223,7 +236,7 @@ impl Output {
     /// Whether a run can go on with it. What is written to standard output is gone.
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
-            Self::Lines(file) => !file.is_stream(),
+            Self::Lines(file, _) => !file.is_stream(),
             Self::Parts(_) | Self::Postgres(_) => true,
         }
     }
@@ -237,11 +250,15 @@ async fn postgres(
     failed: Option<LinesFile>,
 ) -> Result<Output, Error> {
     let windows = parameters.long.mode == LongMode::Split;
+    let failed = failed.map(|file| (file, Files::of(plan)));
     let table = Postgres::open(location, plan.columns.as_deref(), &parameters.id_field, windows, failed).await?;
     Ok(Output::Postgres(Box::new(table)))
 }
 
 /// What parts are like.
-fn layout(parameters: &Parameters, format: PartFormat, plan: &Plan) -> Layout {
-    Layout::of(parameters, format, plan.columns.clone(), parameters.long.mode == LongMode::Split)
+fn layout(parameters: &Parameters, location: &str, format: PartFormat, plan: &Plan) -> Layout {
+    let layout = Layout::of(parameters, format, plan.columns.clone(), parameters.long.mode == LongMode::Split);
+    // A folder is locked.
+    let run = if is_remote(location) { Run::new(rand::random()) } else { Run::default() };
+    Layout { run, ..layout }
 }

@@ -7,7 +7,7 @@ use super::{
     columns::{Columns, check_names},
     encode::Encoder,
     layout::{Layout, PartFile, StoredFile},
-    line,
+    line::{self, Files},
     manifest::Manifest,
     names::{self, MANIFEST},
     place::Place,
@@ -24,8 +24,7 @@ const FAILED_BYTES: usize = 8 << 20;
 pub(crate) struct Parts {
     place: Place,
     layout: Layout,
-    /// The files that are read, by number.
-    inputs: Vec<String>,
+    files: Files,
     /// What is complete.
     mark: Mark,
     /// Rows that are not encoded yet.
@@ -69,7 +68,7 @@ impl Parts {
         Ok(Self {
             place,
             layout,
-            inputs: plan.files.iter().map(|file| file.location.clone()).collect(),
+            files: Files::of(plan),
             mark: Mark::default(),
             waiting: Rows::default(),
             open: None,
@@ -89,8 +88,13 @@ impl Parts {
         )))
     }
 
-    /// Goes on after what was recorded. What is there of parts beyond it is removed, and written again: nobody was told of it.
-    pub(super) async fn go_on(&mut self, mark: &Mark) -> Result<(), Error> {
+    /// Goes on after what was recorded. What is there of parts beyond it is removed, and written again: nobody was told of it. `may_write`
+    /// is waited for once it is known what is there: whoever takes over after that writes to other files.
+    pub(super) async fn go_on(
+        &mut self,
+        mark: &Mark,
+        may_write: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
         let location = self.place.location().to_owned();
         let mut found = self.place.list().await?;
         for file in mark.parts.iter().chain(&mark.failed).flat_map(PartFile::files) {
@@ -109,6 +113,7 @@ impl Parts {
                 }
             }
         }
+        may_write.await?;
         // The manifest first: without it, nobody takes the rest for complete.
         let ours = found.into_keys().filter(|name| names::is_ours(name));
         let (manifest, rest): (Vec<String>, Vec<String>) = ours.partition(|name| name == MANIFEST);
@@ -138,8 +143,7 @@ impl Parts {
                     }
                 }
                 Err(error) => {
-                    let file = self.inputs.get(row.end.file).map_or("", String::as_str);
-                    line::write_rejected(&mut self.failed.lines, row, file, error);
+                    line::write_rejected(&mut self.failed.lines, row, &self.files, error);
                     self.failed.rows += 1;
                 }
             }
@@ -187,8 +191,21 @@ impl Parts {
         self.mark.clone()
     }
 
-    /// Says what all of it is: from now on it is complete.
-    pub(super) async fn finish(&self, state: &State) -> Result<(), Error> {
+    /// Says what all of it is: from now on it is complete. What a run has left that was taken over while it wrote is removed first;
+    /// `may_write` as in [`Parts::go_on`].
+    pub(super) async fn finish(
+        &self,
+        state: &State,
+        may_write: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let mut found = self.place.list().await?;
+        may_write.await?;
+        for file in self.mark.parts.iter().chain(&self.mark.failed).flat_map(PartFile::files) {
+            found.remove(&file.name);
+        }
+        for name in found.into_keys().filter(|name| names::is_ours(name) && name != MANIFEST) {
+            self.place.delete(&name).await?;
+        }
         let manifest = Manifest::new(state, &self.layout);
         let mut bytes = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys");
         bytes.push(b'\n');
@@ -215,14 +232,17 @@ impl Parts {
         let Layout { format, vector_type, .. } = self.layout;
         let number = self.mark.next_part;
         let dimensions = self.mark.dimensions.unwrap_or_default();
-        let columns = Columns::new(&self.layout, dimensions)?;
-        let mut files = vec![names::part(number, format)];
+        let along = self.layout.columns.as_deref().filter(|_| format.is_columnar());
+        let columns = along.map(|along| Columns::new(along, &self.layout, dimensions)).transpose()?;
+        let mut files = vec![self.layout.run.part(number, format)];
         if format == PartFormat::Npy {
-            files.push(names::ids(number));
+            files.push(self.layout.run.ids(number));
         }
         let uploads =
             files.into_iter().map(|name| Upload::new(self.place.clone(), name, self.layout.chunk_bytes)).collect();
-        let encoder = tokio::task::spawn_blocking(move || Encoder::new(format, columns, vector_type, dimensions));
+        let of_rows = self.files.clone();
+        let encoder =
+            tokio::task::spawn_blocking(move || Encoder::new(format, columns, vector_type, dimensions, of_rows));
         Ok(Part { number, encoder, uploads, rows: 0, truncated: 0, bytes: 0 })
     }
 
@@ -233,7 +253,7 @@ impl Parts {
         let number = self.mark.next_part;
         if self.failed.rows > 0 {
             let FailedRows { lines, rows } = std::mem::take(&mut self.failed);
-            let name = names::failed(number);
+            let name = self.layout.run.failed(number);
             let file = StoredFile { bytes: lines.len() as u64, sha256: super::manifest::sha256(&lines), name };
             self.place.put(&file.name, lines).await?;
             self.mark.failed.push(PartFile { file, rows, truncated: 0, ids: None });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 
-use crate::row::{Along, Digest, Done, Label, Vector, Window};
+use crate::row::{Along, Digest, Done, Label, Origin, Vector, Window};
 
 /// Bytes of vectors after which a part is closed, unless it is said otherwise.
 pub(super) const PART_BYTES: u64 = 64 << 20;
@@ -18,6 +18,7 @@ const HELD_BYTES: usize = 128 << 20;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) label: Label,
+    pub(super) origin: Origin,
     pub(super) along: Along,
     pub(super) tokens: u32,
     pub(super) truncated: bool,
@@ -49,6 +50,7 @@ impl Rows {
         }
         self.entries.push(Entry {
             label: row.label.clone(),
+            origin: row.origin,
             along: row.along.clone(),
             tokens: *tokens,
             truncated: *truncated,

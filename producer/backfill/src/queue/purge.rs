@@ -38,8 +38,8 @@ const PERHAPS: u64 = 16_384;
 
 /// The jobs that may have a result although nothing of them is written.
 pub(crate) fn perhaps_stored(state: &State) -> Vec<JobId> {
-    let rows = state.done.rows..state.done.rows + PERHAPS;
-    rows.filter_map(|row| part_id(&state.id, row).ok()).collect()
+    let (rows, jobs) = (state.done.rows..state.done.rows + PERHAPS, state.jobs());
+    rows.filter_map(|row| part_id(&jobs, row).ok()).collect()
 }
 
 /// Removes results behind the driver's back.

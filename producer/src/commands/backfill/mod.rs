@@ -9,7 +9,7 @@ mod wishes;
 
 use std::path::Path;
 
-use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, Summary, Wish};
+use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, Skipped, Summary, Wish};
 use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
 
@@ -167,7 +167,7 @@ fn describe(summary: &Summary, can_go_on: bool) -> String {
         "{rows} rows, {stored} stored{reused}{removed}, {failed} failed; {seconds:.1} s, {rows_per_second:.0} rows/s"
     );
     let numbers = numbers + &long(summary);
-    let reasons = reasons(failures);
+    let reasons = skipped(&summary.skipped) + &reasons(failures);
     match (finished, can_go_on) {
         _ if *asked == Some(Wish::Cancel) => format!("{output}: cancelled after {numbers}{reasons}"),
         (false, true) if *asked == Some(Wish::Pause) => {
@@ -195,6 +195,16 @@ fn long(summary: &Summary) -> String {
     if *split > 0 { format!("{cut}; {split} in {windows} windows") } else { cut }
 }
 
+/// Which files could not be read, if there are any.
+fn skipped(skipped: &Skipped) -> String {
+    let Skipped { files, first } = skipped;
+    if *files == 0 {
+        return String::new();
+    }
+    let more = if *files > first.len() as u64 { ", …" } else { "" };
+    format!("\n  files left out, wholly or in part ({files}): {}{more}", first.join(", "))
+}
+
 /// Why rows have no vector: a line for each code, with the first rows below it.
 fn reasons(failures: &Failures) -> String {
     let mut text = String::new();
@@ -204,7 +214,7 @@ fn reasons(failures: &Failures) -> String {
             // Some messages name their line themselves.
             let line = format!("line {}: ", example.line);
             let message = example.message.strip_prefix(&line).unwrap_or(&example.message);
-            text += &format!("\n    {line}{message}");
+            text += &format!("\n    {}: {message}", example.place());
         }
         if reason.rows > reason.first.len() as u64 {
             text += "\n    …";

@@ -37,7 +37,10 @@ use self::{
     table::{Found, STAGE, Table},
     target::{Target, VectorType},
 };
-use super::{LinesFile, line};
+use super::{
+    LinesFile,
+    line::{self, Files},
+};
 use crate::{
     Error,
     row::{Along, Done, Label, Vector},
@@ -65,10 +68,12 @@ pub(crate) struct Postgres {
     batch: Vec<Vec<Value>>,
     dimension: usize,
     bytes: usize,
+    /// Bytes from which on they are written before others are taken.
+    batch_bytes: usize,
     /// Rows of an id that another row of the same transaction had, too: the last of them is in the table.
     duplicates: u64,
     /// Where rows without a vector go, if anywhere.
-    failed: Option<LinesFile>,
+    failed: Option<(LinesFile, Files)>,
 }
 
 impl Postgres {
@@ -88,7 +93,7 @@ impl Postgres {
         columns: Option<&Schema>,
         id_field: &str,
         windows: bool,
-        failed: Option<LinesFile>,
+        failed: Option<(LinesFile, Files)>,
     ) -> Result<Self, Error> {
         if columns.is_some_and(|columns| columns.fields().first().is_none_or(|column| column.name() != id_field)) {
             return Err(Error::Backfill(format!(
@@ -108,7 +113,7 @@ impl Postgres {
         target: Target,
         columns: Option<&Schema>,
         windows: bool,
-        failed: Option<LinesFile>,
+        failed: Option<(LinesFile, Files)>,
     ) -> Result<Self, Error> {
         let only_id = Schema::new(vec![Field::new("id", DataType::Utf8, true)]);
         let planned = columns.is_some();
@@ -135,6 +140,7 @@ impl Postgres {
             batch: Vec::new(),
             dimension: 0,
             bytes: 0,
+            batch_bytes: BATCH_BYTES,
             duplicates: 0,
             failed,
         };
@@ -169,6 +175,10 @@ impl Postgres {
 
     /// Takes rows. One that the table cannot hold gets its reason, and is none with a vector any more.
     pub(crate) async fn write(&mut self, rows: &mut [Done]) -> Result<(), Error> {
+        // First of all what can fail: of rows that are not recorded, since they could not be taken, nothing is to be in the file of failed rows.
+        if self.bytes >= self.batch_bytes {
+            self.flush().await?;
+        }
         // The type of its vectors is known once the table is.
         self.prepare(rows).await?;
         let mut failed = Vec::new();
@@ -182,14 +192,11 @@ impl Postgres {
                     Err(reason) => row.content = Err(WireError::new(ErrorCode::InvalidRequest, reason)),
                 }
             }
-            if row.content.is_err() {
-                line::write(&mut failed, row);
+            if let (Err(error), Some((_, files))) = (&row.content, &self.failed) {
+                line::write_rejected(&mut failed, row, files, error);
             }
         }
-        if let Some(file) = &mut self.failed {
-            file.append(&failed)?;
-        }
-        if self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+        self.failed.as_mut().map_or(Ok(()), |(file, _)| file.append(&failed))
     }
 
     /// Makes the table, or looks whether its vectors are of the right dimension, once there is one.
@@ -220,7 +227,7 @@ impl Postgres {
 
     /// The values of a row, for each of its vectors.
     fn values(&self, row: &Done, vectors: &[Vector]) -> Result<Vec<Vec<Value>>, String> {
-        let no_id = || format!("line {}: the row has no id", row.end.lines);
+        let no_id = || format!("line {}: the row has no id", row.origin.line);
         let batch = match &row.along {
             Along::Columns(batch, at) if self.planned => Some((batch, *at)),
             _ if self.planned => return Err("the row has no columns".into()),
@@ -286,7 +293,7 @@ impl Postgres {
     /// Makes all that was written durable.
     pub(crate) async fn settle(&mut self) -> Result<(), Error> {
         self.flush().await?;
-        self.failed.as_mut().map_or(Ok(()), LinesFile::sync)
+        self.failed.as_mut().map_or(Ok(()), |(file, _)| file.sync())
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
@@ -331,12 +338,12 @@ impl Postgres {
 
     /// Goes on after what was recorded of the file of rows without a vector.
     pub(crate) fn go_on(&mut self, failed_bytes: u64) -> Result<(), Error> {
-        self.failed.as_mut().map_or(Ok(()), |file| file.cut(failed_bytes))
+        self.failed.as_mut().map_or(Ok(()), |(file, _)| file.cut(failed_bytes))
     }
 
     /// Bytes of the file of rows without a vector.
     pub(crate) fn failed_bytes(&self) -> u64 {
-        self.failed.as_ref().map_or(0, LinesFile::bytes)
+        self.failed.as_ref().map_or(0, |(file, _)| file.bytes())
     }
 
     /// Says what cannot be seen in the table.

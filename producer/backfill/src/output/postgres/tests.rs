@@ -26,7 +26,7 @@ use crate::{
     Pace, Plan, State,
     output::Output,
     queue::Finished,
-    row::{Found, Label, Position, Row, Window},
+    row::{Found, Label, Origin, Position, Row, Window},
     writer::Books,
 };
 
@@ -59,6 +59,7 @@ fn row(batch: &Arc<RecordBatch>, number: u64, at: usize, content: Result<Vec<Vec
         content,
         along: Along::Columns(batch.clone(), at),
         digest: None,
+        origin: Origin { file: 0, line: number + 1 },
         end,
         reused: false,
     }
@@ -77,7 +78,7 @@ async fn rows_are_known_by_their_ids() {
     let folder = tempfile::tempdir().unwrap();
     let batch = batch();
     let mut output = open(&server, "table=public.docs", false).await.unwrap();
-    output.failed = Some(LinesFile::create(&folder.path().join("failed"), false).unwrap());
+    output.failed = Some((LinesFile::create(&folder.path().join("failed"), false).unwrap(), Files::default()));
     let of = |x: f32| Ok(vec![vector(&[x, 0.5], None)]);
     let mut rows: Vec<Done> = (0..5).map(|at| row(&batch, at as u64, at, of(at as f32))).collect();
     rows[4].content = of(f32::NAN);
@@ -103,6 +104,38 @@ async fn rows_are_known_by_their_ids() {
     output.settle().await.unwrap();
     assert_eq!(server.sql("SELECT ctid, xmin FROM docs ORDER BY id"), places);
     assert!(open(&server, "table=docs", false).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_rows_that_could_not_be_written_none_is_in_the_file_of_failed_ones() {
+    let server = PostgresServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("failed");
+    let batch = batch();
+    let mut output = open(&server, "table=docs", false).await.unwrap();
+    let plan =
+        Plan { files: vec![crate::InputFile { location: "/in.csv".into(), ..Default::default() }], ..Plan::default() };
+    output.failed = Some((LinesFile::create(&path, false).unwrap(), Files::of(&plan)));
+    output.batch_bytes = 4;
+    let stored = |at: usize| row(&batch, at as u64, at, Ok(vec![vector(&[1.0], None)]));
+    let failed = |n| row(&batch, n, 4, Err(WireError::invalid("no")));
+    output.write(&mut [stored(0), failed(1)]).await.unwrap();
+    let recorded = output.failed_bytes();
+    server.sql("ALTER TABLE docs RENAME TO away");
+    let mut group = [stored(1), failed(3)];
+    let error = output.write(&mut group).await.unwrap_err().to_string();
+    assert!(error.contains("docs"), "{error}");
+    server.sql("ALTER TABLE away RENAME TO docs");
+    // What was taken by then is recorded, as the writer does whatever happened; the rest comes again.
+    output.settle().await.unwrap();
+    assert_eq!(output.failed_bytes(), recorded);
+    output.write(&mut group).await.unwrap();
+    output.settle().await.unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM docs"), "2");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<_> = lines.iter().map(|line| (line["file"].as_str(), line["line"].as_u64())).collect();
+    assert_eq!(places, [(Some("/in.csv"), Some(2)), (Some("/in.csv"), Some(4))], "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

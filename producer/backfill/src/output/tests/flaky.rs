@@ -13,6 +13,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart, memory::InMemory, path::Path,
 };
+use tokio::sync::Semaphore;
 
 /// When to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ impl Steps {
 pub(super) struct Flaky {
     store: Arc<InMemory>,
     steps: Arc<Steps>,
+    /// What every step of this one waits for.
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl Flaky {
@@ -50,6 +53,12 @@ impl Flaky {
         let flaky = Self::default();
         *flaky.steps.fault.lock().unwrap() = fault;
         flaky
+    }
+
+    /// The same store, for somebody whose steps are done once there is a permit.
+    pub(super) fn held(&self) -> (Self, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(0));
+        (Self { gate: Some(gate.clone()), ..self.clone() }, gate)
     }
 
     /// Steps so far.
@@ -69,7 +78,15 @@ fn killed() -> Error {
     Error::Generic { store: "flaky", source: "killed".into() }
 }
 
-async fn step<T>(steps: Arc<Steps>, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+async fn step<T>(
+    steps: Arc<Steps>,
+    gate: Option<Arc<Semaphore>>,
+    work: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    let _permit = match &gate {
+        Some(gate) => Some(gate.acquire().await.unwrap()),
+        None => None,
+    };
     let (before, after) = steps.next();
     if before {
         return Err(killed());
@@ -96,7 +113,7 @@ impl ObjectStore for Flaky {
         'b: 'c,
         Self: 'c,
     {
-        step(self.steps.clone(), self.store.put_opts(location, payload, opts)).boxed()
+        step(self.steps.clone(), self.gate.clone(), self.store.put_opts(location, payload, opts)).boxed()
     }
 
     fn put_multipart_opts<'a, 'b, 'c>(
@@ -109,10 +126,10 @@ impl ObjectStore for Flaky {
         'b: 'c,
         Self: 'c,
     {
-        let steps = self.steps.clone();
+        let (steps, gate) = (self.steps.clone(), self.gate.clone());
         async move {
-            let upload = step(steps.clone(), self.store.put_multipart_opts(location, opts)).await?;
-            Ok(Box::new(FlakyUpload { upload, steps }) as Box<dyn MultipartUpload>)
+            let upload = step(steps.clone(), gate.clone(), self.store.put_multipart_opts(location, opts)).await?;
+            Ok(Box::new(FlakyUpload { upload, steps, gate }) as Box<dyn MultipartUpload>)
         }
         .boxed()
     }
@@ -168,11 +185,12 @@ impl ObjectStore for Flaky {
 struct FlakyUpload {
     upload: Box<dyn MultipartUpload>,
     steps: Arc<Steps>,
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl MultipartUpload for FlakyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        step(self.steps.clone(), self.upload.put_part(data)).boxed()
+        step(self.steps.clone(), self.gate.clone(), self.upload.put_part(data)).boxed()
     }
 
     fn complete<'a, 'c>(&'a mut self) -> BoxFuture<'c, Result<PutResult>>
@@ -180,7 +198,7 @@ impl MultipartUpload for FlakyUpload {
         'a: 'c,
         Self: 'c,
     {
-        step(self.steps.clone(), self.upload.complete()).boxed()
+        step(self.steps.clone(), self.gate.clone(), self.upload.complete()).boxed()
     }
 
     fn abort<'a, 'c>(&'a mut self) -> BoxFuture<'c, Result<()>>

@@ -15,7 +15,7 @@ use self::flaky::{Fault, Flaky};
 use super::{layout::Layout, parts::Parts, place::Place, *};
 use crate::{
     InputFile, Position,
-    row::{Along, Digest, Label, Row, Vector, Window},
+    row::{Along, Digest, Label, Origin, Row, Vector, Window},
     tests::parameters,
 };
 
@@ -37,6 +37,11 @@ fn layout(format: PartFormat, vector_type: VectorType, windows: bool) -> Layout 
     let layout = Layout::of(&Parameters { writing, ..parameters() }, format, columns, windows);
     // Several row groups in a part, several requests for a file.
     Layout { group_bytes: 100, chunk_bytes: 512, ..layout }
+}
+
+/// Nobody else is there.
+async fn ok() -> Result<(), Error> {
+    Ok(())
 }
 
 /// How many vectors each row has. None: it has failed.
@@ -61,7 +66,8 @@ fn rows(counts: &[usize], windows: bool, columnar: bool) -> Vec<Done> {
         let number = n as u64;
         let end = Position { lines: number + 1, rows: number + 1, ..Position::default() };
         let digest = Some(Digest((n as u128).to_be_bytes()));
-        Row { number, label: Label::Id(n.to_string()), content, along, digest, end, reused: false }
+        let origin = Origin { file: 0, line: number + 1 };
+        Row { number, label: Label::Id(n.to_string()), content, along, digest, origin, end, reused: false }
     };
     counts.iter().enumerate().map(row).collect()
 }
@@ -130,7 +136,7 @@ proptest! {
             }
             assert!(parts.settle(true).await.unwrap());
             let state = state(parts.mark(), &rows);
-            parts.finish(&state).await.unwrap();
+            parts.finish(&state, ok()).await.unwrap();
             let bytes = Place::on("memory://", Arc::new(store.clone())).get("manifest.json").await.unwrap();
             let manifest: Manifest = serde_json::from_slice(&bytes).unwrap();
             let names = store.names().await;
@@ -156,7 +162,7 @@ async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool) -> (M
         let attempt = async {
             let place = Place::on("memory://", Arc::new(store.clone()));
             let mut parts = Parts::new(place, layout(format, VectorType::F32, false), &plan())?;
-            parts.go_on(&mark).await?;
+            parts.go_on(&mark, ok()).await?;
             let mut written = done;
             let mut result = Ok(());
             while written < rows.len() && result.is_ok() {
@@ -180,7 +186,7 @@ async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool) -> (M
                 }
                 return result;
             }
-            parts.finish(&state(mark.clone(), rows)).await
+            parts.finish(&state(mark.clone(), rows), ok()).await
         };
         match attempt.await {
             Ok(()) => return (mark, failures),
@@ -212,6 +218,50 @@ async fn killed_at_any_step_each_row_is_there_once() {
                 assert_eq!(store.names().await.len(), named + 1, "{format:?}, step {step}: {:?}", store.names().await);
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_taken_over_while_it_wrote_writes_to_no_file_of_others() {
+    let counts: Vec<usize> = (0..90).map(|n| usize::from(n % 11 > 0)).collect();
+    for format in PartFormat::ALL {
+        let rows = rows(&counts, false, format.is_columnar());
+        let store = Flaky::new(None);
+        let (held, gate) = store.held();
+        let open = |store: &Flaky, run| {
+            let layout = Layout { run: Run::new(run), ..layout(format, VectorType::F32, false) };
+            Parts::new(Place::on("memory://", Arc::new(store.clone())), layout, &plan()).unwrap()
+        };
+        let first = async {
+            let mut parts = open(&held, 1 << 32);
+            parts.go_on(&Mark::default(), ok()).await.unwrap();
+            parts.write(&rows[..20]).await.unwrap();
+            assert!(parts.settle(true).await.unwrap());
+            parts.mark()
+        };
+        let second = async {
+            let mut parts = open(&store, 2 << 32);
+            parts.go_on(&Mark::default(), ok()).await.unwrap();
+            parts.write(&rows[..30]).await.unwrap();
+            assert!(parts.settle(true).await.unwrap());
+            // What the first has sent long ago is done now.
+            gate.add_permits(1);
+            parts
+        };
+        let (late, mut parts) = tokio::join!(first, second);
+        assert_eq!(read(Arc::new(store.clone()), VectorType::F32, &late).await, expected(&rows[..20]), "{format:?}");
+        parts.write(&rows[30..]).await.unwrap();
+        assert!(parts.settle(true).await.unwrap());
+        let mark = parts.mark();
+        assert_eq!(read(Arc::new(store.clone()), VectorType::F32, &mark).await, expected(&rows), "{format:?}");
+        // Whoever has lost the lease by the end removes nothing, and says nothing of the whole.
+        let before = store.names().await;
+        let lost = async { Err(Error::Backfill("lost".into())) };
+        parts.finish(&state(mark.clone(), &rows), lost).await.unwrap_err();
+        assert_eq!(store.names().await, before);
+        parts.finish(&state(mark.clone(), &rows), ok()).await.unwrap();
+        let named = mark.parts.iter().chain(&mark.failed).flat_map(PartFile::files).count();
+        assert_eq!(store.names().await.len(), named + 1, "{format:?}: {:?}", store.names().await);
     }
 }
 
@@ -302,7 +352,7 @@ async fn a_folder_is_written_by_one_backfill_and_only_its_own_files_are_removed(
     }
     let mut parts = open().unwrap();
     assert!(parts.refuse_overwriting().await.unwrap_err().to_string().contains("--force"));
-    parts.go_on(&mark).await.unwrap();
+    parts.go_on(&mark, ok()).await.unwrap();
     let names = || {
         let mut names: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
@@ -312,7 +362,7 @@ async fn a_folder_is_written_by_one_backfill_and_only_its_own_files_are_removed(
     parts.write(&rows[100..]).await.unwrap();
     parts.settle(true).await.unwrap();
     let state = state(parts.mark(), &rows);
-    parts.finish(&state).await.unwrap();
+    parts.finish(&state, ok()).await.unwrap();
     drop(parts);
     for at in [location.to_owned(), format!("file://{location}/manifest.json")] {
         let manifest = Manifest::read(&at).await.unwrap();
@@ -327,10 +377,10 @@ async fn a_folder_is_written_by_one_backfill_and_only_its_own_files_are_removed(
     let error = tokio::task::spawn_blocking(move || changed.next().unwrap()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("part-00000.npy: it holds something else"), "{error}");
     let mut parts = open().unwrap();
-    assert!(parts.go_on(&mark).await.unwrap_err().to_string().contains("changed since"));
+    assert!(parts.go_on(&mark, ok()).await.unwrap_err().to_string().contains("changed since"));
     std::fs::remove_file(out.join("part-00000.npy")).unwrap();
-    assert!(parts.go_on(&mark).await.unwrap_err().to_string().contains("is gone"));
+    assert!(parts.go_on(&mark, ok()).await.unwrap_err().to_string().contains("is gone"));
     // Begun anew: all of ours goes.
-    parts.go_on(&Mark::default()).await.unwrap();
+    parts.go_on(&Mark::default(), ok()).await.unwrap();
     assert_eq!(names(), ["mine.txt"]);
 }

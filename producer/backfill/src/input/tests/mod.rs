@@ -1,5 +1,7 @@
 //! Files of every format, as they are read in a backfill.
 
+mod plans;
+
 use std::{
     fs::{self, File},
     io::Write,
