@@ -49,7 +49,7 @@ async fn two_frozen_followers_end_no_backfill() {
     let client = connect(cluster.servers[0].url()).await;
     let settings = StreamSettings { replicas: 3, ack_wait_ms: 2_000, ..StreamSettings::default() };
     provision::apply(client.nats(), &[model_m()], &settings).await.unwrap();
-    for stream in ["EMBED_m", "EMBED_RESULTS_m"] {
+    for stream in ["EMBED_m", "EMBED_RESULTS_m", "KV_embed_backfills"] {
         lead(&client, stream, 0).await;
     }
     let _worker = Worker::jobs(&connect(cluster.servers[0].url()).await, 1, Arc::new(|r| Some(embed(r))));
