@@ -174,7 +174,7 @@ async fn an_entry_stays_small_however_much_there_is_to_record() {
     state.parameters.inputs = (0..20_000).map(|n| format!("s3://in/some/folder/{n:060}")).collect();
     let keeper = take(&client, &state, false).await.unwrap();
     let written = async || {
-        let bucket = async_nats::jetstream::new(client.nats().clone()).get_key_value(BACKFILLS_BUCKET).await.unwrap();
+        let bucket = embed_connect::jetstream(client.nats()).get_key_value(BACKFILLS_BUCKET).await.unwrap();
         bucket.get(state.id.as_str()).await.unwrap().unwrap().len()
     };
     assert!(written().await < 10_000, "{}", written().await);
@@ -198,7 +198,7 @@ async fn an_entry_stays_small_however_much_there_is_to_record() {
     keeper.close(&state, Live::default()).await;
     // Whoever goes on with it writes no piece again that is there.
     let revision = async || {
-        let stream = async_nats::jetstream::new(client.nats().clone()).get_stream("KV_embed_backfills").await.unwrap();
+        let stream = embed_connect::jetstream(client.nats()).get_stream("KV_embed_backfills").await.unwrap();
         stream.get_info().await.unwrap().state.last_sequence
     };
     let before = revision().await;
