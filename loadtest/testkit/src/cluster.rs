@@ -12,7 +12,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts so many servers, and waits until JetStream has a leader. Clients are not told of servers that they were not
+    /// Starts so many servers, and waits until JetStream has a leader that can place replicas on all of them. Clients are not told of servers that they were not
     /// given, so that a relay in front of one is not passed by.
     pub fn start(count: usize, more: &str) -> Self {
         if count == 1 {
@@ -37,7 +37,19 @@ impl Cluster {
         servers.iter_mut().for_each(NatsServer::wait_until_listening);
         let cluster = Self { servers };
         wait_for("the cluster to have a leader", || cluster.servers.iter().all(NatsServer::is_healthy).then_some(()));
+        wait_for("the leader to see every server", || cluster.is_seen_by_its_leader().then_some(()));
         cluster
+    }
+
+    /// Whether the leader counts every other server among the peers that are online. Until then it refuses streams with
+    /// replicas (`peer offline`), although every server says that it is healthy.
+    fn is_seen_by_its_leader(&self) -> bool {
+        self.servers.iter().any(|server| {
+            // The leader alone lists them.
+            server.monitor("/jsz")["meta_cluster"]["replicas"].as_array().is_some_and(|peers| {
+                peers.len() + 1 == self.servers.len() && peers.iter().all(|peer| peer["offline"] != true)
+            })
+        })
     }
 
     /// The URLs of all, separated by commas.
