@@ -68,6 +68,7 @@ class Results:
         self.bulk = [self.stored(path) for path in sorted(folder.glob("bulk-*/report.json"))]
         self.swaps = [row for path in folder.glob("swap/report.json") for row in self.figures(path)]
         self.peers = [self.read(path) for path in sorted(folder.glob("peer-*.json"))]
+        self.packed = [self.read(path) for path in sorted(folder.glob("packed-*.json"))]
         self.checks = [self.read(path) for path in sorted(folder.glob("check-*.json"))]
 
     def at_rates(self, folders: str) -> list[Row]:
@@ -178,6 +179,11 @@ class Results:
         rates = [row["texts_per_second"] for row in self.peers if row["recipe"] == model]
         return rates[0] if rates else None
 
+    def packed_torch(self, model: str, texts: str) -> float | None:
+        """Return the throughput of compiled PyTorch without padding."""
+        rows = [r for r in self.packed if r["recipe"] == model and texts in r["file"]]
+        return rows[0]["texts_per_second"] if rows else None
+
     def latency(self, rate: float, quantile: str) -> float | None:
         """Return a latency at a rate of calls, if all of them were answered."""
         rows = [row for row in self.calls if row["rate"] == rate and row["due"] == row["answered"]]
@@ -205,6 +211,18 @@ class Results:
             ),
             Target(f"engine alone, {small}, mixed lengths", alone(SMALL), "texts/s", 145_000),
             Target(f"engine alone, {large}, mixed lengths", alone(LARGE), "texts/s", 16_000),
+            *(
+                Target(f"engine alone / compiled PyTorch, {name}, {texts}", value, "x", 1.0)
+                for name, texts, value in (
+                    (
+                        small,
+                        "128 tokens",
+                        ratio(alone(SMALL, length=128), self.packed_torch(SMALL, "full")),
+                    ),
+                    (small, "mixed", ratio(alone(SMALL), self.packed_torch(SMALL, "mixed"))),
+                    (large, "mixed", ratio(alone(LARGE), self.packed_torch(LARGE, "mixed"))),
+                )
+            ),
             Target(
                 f"through JetStream / engine alone, {large}, mixed",
                 ratio(bulk(LARGE, "mixed"), alone(LARGE)),
@@ -271,6 +289,7 @@ class Results:
             "launched_calls": self.launched_calls,
             "swaps": self.swaps,
             "peers": self.peers,
+            "packed": self.packed,
         }
 
 

@@ -289,6 +289,16 @@ if chosen peer; then
         "$python" "$here/sentence_transformers_fp16.py" --recipe "$model" --tokenizer "${tokenizer[0]}" --device "$torch" \
             --texts "$(texts_of "$model")" --out "$out/peer-$model.json" >"$out/peer-$model.txt" 2>&1 ||
             { failed=1 && tail -n 3 "$out/peer-$model.txt" >&2; }
+        # Attention without padding is there on a GPU alone.
+        [[ $provider == cpu ]] && continue
+        kinds=("mixed=$(texts_of "$model")")
+        [[ $model == "$minilm" ]] && kinds+=("full=$out/texts/full.jsonl")
+        for kind in "${kinds[@]}"; do
+            say "compiled PyTorch without padding: $model, ${kind%%=*}"
+            "$python" "$here/packed_torch_fp16.py" --recipe "$model" --tokenizer "${tokenizer[0]}" --device "$torch" \
+                --texts "${kind#*=}" --out "$out/packed-$model-${kind%%=*}.json" >"$out/packed-$model-${kind%%=*}.txt" 2>&1 ||
+                { failed=1 && tail -n 3 "$out/packed-$model-${kind%%=*}.txt" >&2; }
+        done
     done
 fi
 

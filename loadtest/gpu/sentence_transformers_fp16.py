@@ -20,6 +20,7 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import __version__ as version
+from steady import MOST_ROUNDS, is_steady, until_steady
 
 RECIPES = Path(__file__).parents[2] / "deploy/models/embed_models/recipes"
 # Of the texts, for finding the best settings.
@@ -113,11 +114,12 @@ def measure(options: argparse.Namespace, directory: Path, texts: list[str]) -> d
     model = load(directory, best["attention"], options.device, options.compile)
     settings = (best["batch_size"], best["vectors_stay_on_device"])
     encode(model, part, *settings)
-    rates = [len(texts) / encode(model, texts, *settings) for _ in range(options.rounds)]
+    rates = until_steady(lambda: len(texts) / encode(model, texts, *settings), options.rounds)
     return {
         "best": best,
         "tried": tried,
         "rounds": [round(rate, 1) for rate in rates],
+        "steady": is_steady(rates),
         # The best round, not the median: no doubt shall fall on what it is compared with.
         "texts_per_second": round(max(rates), 1),
     }
@@ -132,7 +134,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True, help="JSON lines with a `text`")
     parser.add_argument("--count", type=int, help="only the first so many texts")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 256, 512, 1024])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=MOST_ROUNDS, help="at most, until two agree")
     parser.add_argument("--compile", action="store_true", help="torch.compile; takes minutes")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")

@@ -86,6 +86,13 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         ]
         for row in results.peers
     ]
+    packed = [
+        [
+            *(row[key] for key in ("recipe", "file", "texts", "texts_per_second")),
+            *(row["best"]["tokens"], row["cosine_min"], "yes" if row["best"]["steady"] else "no"),
+        ]
+        for row in results.packed
+    ]
     swaps = [[row["name"], f"{number(row['value'])} {row['unit']}"] for row in results.swaps]
     under_load = ["worker, cores", "nats-server, cores", "GPU, %"]
     cell_head = ["model", "precision", "form", "batch", "tokens", "texts/s", "p50 ms", "p95 ms"]
@@ -119,6 +126,11 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
             "sentence-transformers, FP16",
             ["model", "texts", "texts/s", "batch", "attention", "compiled"],
             peers,
+        ),
+        (
+            "PyTorch compiled, without padding, the engine alone (FP16)",
+            ["model", "file", "texts", "texts/s", "tokens a run", "cosine, min", "steady"],
+            packed,
         ),
     ]
     return [
