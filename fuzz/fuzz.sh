@@ -1,12 +1,8 @@
 #!/usr/bin/env bash
-# Coverage-guided fuzzing with libFuzzer: all targets, or those that are named, FUZZ_SECONDS in all (an hour). It begins with what is kept in
-# fuzz/corpus; what it finds stays in build/fuzz/corpus, and the next run goes on from there. An input that fails is written to build/fuzz.
-# With --keep, nothing is run: of what was found, what reaches anything that the rest does not is packed into fuzz/corpus.
+# Coverage-guided fuzzing with libFuzzer: all targets, or those that are named, FUZZ_SECONDS in all (an hour). The corpus stays in
+# build/fuzz/corpus, and the next run goes on from it; an input that fails is written to build/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-keep=''
-if [[ ${1-} == --keep ]]; then keep=yes && shift; fi
 
 seconds=${FUZZ_SECONDS:-3600}
 folder=$PWD/build/fuzz
@@ -24,17 +20,8 @@ RUSTFLAGS=$(tr -s '\n ' ' ' <<<"$coverage") ${CARGO:-cargo} build --release --lo
 
 for target in "${targets[@]}"; do
     corpus=$folder/corpus/$target
-    kept=fuzz/corpus/$target.tar.gz
     mkdir -p "$corpus"
     echo "=== $target"
-    if [[ -n $keep ]]; then
-        # Short inputs reach nearly all that long ones do, and everybody who clones this has them.
-        rm -rf "$folder/kept" && mkdir -p "$folder/kept" fuzz/corpus
-        FUZZ_TARGET=$target "$folder/target/$host/release/embed-fuzz" -merge=1 -max_len="${FUZZ_KEEP_BYTES:-2048}" "$folder/kept" "$corpus"
-        tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$folder/kept" -c . | gzip -9n >"$kept"
-        continue
-    fi
-    if [[ -f $kept ]]; then tar -C "$corpus" -xzf "$kept"; fi
     FUZZ_TARGET=$target FUZZ_CORPUS=$corpus "$folder/target/$host/release/embed-fuzz" "$corpus" \
         -max_total_time=$((seconds / ${#targets[@]})) -max_len=65536 -timeout=20 -rss_limit_mb=4096 -artifact_prefix="$folder/$target-" \
         -print_final_stats=1

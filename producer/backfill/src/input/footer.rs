@@ -20,6 +20,9 @@ use super::{source::Source, varints::Varints};
 /// Most values within values, and most groups within groups. A list within a group takes two.
 const MOST_LEVELS: usize = 64;
 
+/// Longest values of a column whose values all have one length, in bytes: such a column takes that for each row, also where nothing is.
+const LONGEST_FIXED: i64 = 64 << 10;
+
 const ENDS: &str = "it ends too early, or a number in it has no end";
 
 // The types of Thrift's compact protocol. A boolean of a field has two: it is its type.
@@ -172,6 +175,11 @@ impl Walk<'_> {
                 return Err(damaged(&format!("field {id} has the type {kind}, not {expected}")));
             }
             let value = self.value(kind, inner, levels)?;
+            if matches!((of, id), (Of::Element, 2)) && !(0..=LONGEST_FIXED).contains(&i64::from(value as i32)) {
+                return Err(io::Error::other(format!(
+                    "a column has values of {value} bytes each, more than {LONGEST_FIXED}: write it with values of the length that they have (BYTE_ARRAY)"
+                )));
+            }
             if matches!((of, id), (Of::Element, 5)) {
                 // As the library does it, with what is too large too.
                 children = i64::from(value as i32);
@@ -357,6 +365,21 @@ mod tests {
         ] {
             let error = read(&Source::memory(bytes.to_vec().into())).map(drop).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_of_one_length_are_bounded() {
+        let file = |length: i64| {
+            let schema = format!("message m {{ OPTIONAL FIXED_LEN_BYTE_ARRAY ({length}) a; }}");
+            let schema = Arc::new(parse_message_type(&schema).unwrap());
+            let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(WriterProperties::builder().build()));
+            Source::memory(writer.unwrap().into_inner().unwrap().into())
+        };
+        read(&file(LONGEST_FIXED)).map(drop).unwrap();
+        for length in [LONGEST_FIXED + 1, i32::MAX.into()] {
+            let error = read(&file(length)).map(drop).unwrap_err().to_string();
+            assert!(error.contains(&format!("{length} bytes each")), "{error}");
         }
     }
 
