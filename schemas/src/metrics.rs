@@ -31,6 +31,8 @@ pub const STATE: &str = "state";
 pub const ROLLOUT_PERCENT: &str = "akidb_rollout_percent";
 /// Gauge: 1 while a rollout is under way, 0 once it is over.
 pub const ROLLOUT_ACTIVE: &str = "akidb_rollout_active";
+/// Gauge: 1 while a rollout is paused, until somebody decides, else 0.
+pub const ROLLOUT_PAUSED: &str = "akidb_rollout_paused";
 /// Gauge: windows of a rollout's step that were judged.
 pub const ROLLOUT_WINDOWS: &str = "akidb_rollout_windows";
 /// Gauge: requests that the evidence of a rollout's step has, by variant.
@@ -131,7 +133,7 @@ pub const NATS_CONNECTED: &str = "akidb_nats_connected";
 pub const NATS_RECONNECTS_TOTAL: &str = "akidb_nats_reconnects_total";
 /// Counter: attempts to store an outcome or a dead letter that failed and were made again, label `stream`.
 pub const STORE_RETRIES_TOTAL: &str = "akidb_store_retries_total";
-/// Label: a kind of stream (`results`, `dead`).
+/// Label: a kind of stream (`jobs`, `results`, `dead`).
 pub const STREAM: &str = "stream";
 /// Gauge: jobs in the stream that a variant's consumer has not delivered yet, by lane.
 pub const CONSUMER_PENDING: &str = "akidb_consumer_pending";
@@ -142,6 +144,14 @@ pub const CONSUMER_ACK_PENDING: &str = "akidb_consumer_ack_pending";
 pub const OLDEST_JOB_AGE_SECONDS: &str = "akidb_oldest_job_age_seconds";
 /// Gauge: jobs of a model that no consumer takes, since no variant is served under their subjects.
 pub const UNCLAIMED_JOBS: &str = "akidb_unclaimed_jobs";
+/// Gauge: bytes in a model's stream of jobs or results, label `stream`.
+pub const STREAM_BYTES: &str = "akidb_stream_bytes";
+/// Gauge: bytes that this stream takes before it refuses more; -1: no bound.
+pub const STREAM_MAX_BYTES: &str = "akidb_stream_max_bytes";
+/// Gauge: bytes that are free, for this worker, on the disk of the model cache.
+pub const CACHE_DISK_FREE_BYTES: &str = "akidb_cache_disk_free_bytes";
+/// Gauge: bytes of that disk.
+pub const CACHE_DISK_BYTES: &str = "akidb_cache_disk_bytes";
 /// Gauge: bytes of jobs and calls in the worker, by lane.
 pub const IN_FLIGHT_BYTES: &str = "akidb_in_flight_bytes";
 /// Gauge: messages of job streams that the worker holds.

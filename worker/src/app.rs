@@ -326,6 +326,7 @@ impl Parts {
             supervisor.spawn("discovery", discovery),
             supervisor.spawn("statistics", statistics),
             supervisor.spawn("the watch of the backlog", backlog),
+            supervisor.spawn("the watch of the cache's disk", observe::watch_disk(config.models.cache_dir())),
             supervisor.spawn("gauges", async move { gauges.keep_setting().await }),
         ];
         if config.worker.shadow_bytes.as_u64() > 0 {

@@ -243,11 +243,27 @@ async fn what_is_to_be_done_is_measured_in_the_stream() {
         "akidb_tokenizer_queue_texts",
         "akidb_build_info",
         "akidb_in_flight_bytes",
+        "akidb_stream_bytes{",
+        "akidb_stream_max_bytes{",
+        "akidb_cache_disk_bytes",
         "process_resident_memory_bytes",
     ] {
         assert!(metrics.contains(&format!("\n{name}")), "{name} is missing");
     }
     assert_eq!(stack.worker_metric("akidb_ready").await, 1.0);
+    // Three jobs lie in their stream, and none has a result.
+    let of = |name: &str, stream: &str| {
+        let line =
+            metrics.lines().find(|line| line.starts_with(name) && line.contains(&format!("stream=\"{stream}\"")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name} {stream}"))
+    };
+    assert!(of("akidb_stream_bytes", "jobs") > 0.0);
+    assert_eq!(of("akidb_stream_bytes", "results"), 0.0);
+    let limits = StreamSettings::default();
+    assert_eq!(of("akidb_stream_max_bytes", "jobs"), limits.jobs_max_bytes as f64);
+    assert_eq!(of("akidb_stream_max_bytes", "results"), limits.results_max_bytes as f64);
+    let free = stack.worker_metric("akidb_cache_disk_free_bytes").await;
+    assert!(0.0 < free && free <= stack.worker_metric("akidb_cache_disk_bytes").await);
     // Equal texts count alike everywhere.
     let before =
         (stack.worker_metric("akidb_embed_texts_total").await, stack.worker_metric("akidb_embed_tokens_total").await);

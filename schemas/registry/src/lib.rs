@@ -11,6 +11,7 @@
 //! Everything beyond the files of one folder, such as what a version is used for, is for the callers to know.
 
 pub mod cache;
+mod disk;
 mod engines;
 mod error;
 mod gc;
@@ -29,6 +30,7 @@ mod verify;
 mod who;
 
 pub use cache::{Cache, LocalVersion, Resolved, VersionSpec};
+pub use disk::{Disk, disk};
 pub use engines::EngineKey;
 pub use error::{RegistryError, store_error};
 pub use gc::{Garbage, Keep};

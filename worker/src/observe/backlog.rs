@@ -45,6 +45,9 @@ pub async fn watch(connection: Connection, clock: ServerClock, served: ServedVar
             }
         }
         for model in models {
+            if let Err(error) = results(&connection.client, &model).await {
+                tracing::debug!(%error, "how full the stream of results is cannot be told");
+            }
             if let Err(error) = unclaimed(&connection.client, &model).await {
                 tracing::debug!(%error, "the jobs that nobody takes cannot be told");
             }
@@ -91,17 +94,51 @@ async fn oldest(client: &Client, stream: &str, info: &ConsumerInfo) -> Result<Op
     Ok(oldest)
 }
 
-/// Counts the jobs of a model whose subject no consumer takes.
+/// What the server says of a stream.
+#[derive(Deserialize)]
+struct Stream {
+    config: StreamConfig,
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamConfig {
+    #[serde(default = "no_bound")]
+    max_bytes: i64,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    bytes: u64,
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
+}
+
+const fn no_bound() -> i64 {
+    -1
+}
+
+impl Stream {
+    /// Tells how full it is.
+    fn tell(&self, model: &Slug, kind: &'static str) {
+        let labels = [(names::MODEL, model.to_string()), (names::STREAM, kind.to_owned())];
+        gauge!(names::STREAM_BYTES, &labels).set(self.state.bytes as f64);
+        // A server may name no bound with 0 as well.
+        let bound = if self.config.max_bytes > 0 { self.config.max_bytes } else { no_bound() };
+        gauge!(names::STREAM_MAX_BYTES, &labels).set(bound as f64);
+    }
+}
+
+/// How full a model's stream of results is.
+async fn results(client: &Client, model: &Slug) -> Result<(), ApiError> {
+    let stream = format!("STREAM.INFO.{}", streams::results_stream(model));
+    let info: Stream = api::call(client, &stream, "{}".into()).await?;
+    info.tell(model, "results");
+    Ok(())
+}
+
+/// Counts the jobs of a model whose subject no consumer takes, and tells how full their stream is.
 async fn unclaimed(client: &Client, model: &Slug) -> Result<(), ApiError> {
-    #[derive(Deserialize)]
-    struct Stream {
-        state: State,
-    }
-    #[derive(Deserialize)]
-    struct State {
-        #[serde(default)]
-        subjects: BTreeMap<String, u64>,
-    }
     #[derive(Deserialize)]
     struct Consumers {
         #[serde(default)]
@@ -109,6 +146,7 @@ async fn unclaimed(client: &Client, model: &Slug) -> Result<(), ApiError> {
     }
     let stream = streams::jobs_stream(model);
     let all: Stream = api::call(client, &format!("STREAM.INFO.{stream}"), r#"{"subjects_filter":">"}"#.into()).await?;
+    all.tell(model, "jobs");
     let consumers: Consumers = api::call(client, &format!("CONSUMER.LIST.{stream}"), "{}".into()).await?;
     let taken: BTreeSet<String> = consumers
         .consumers

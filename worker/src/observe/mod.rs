@@ -2,6 +2,7 @@
 
 mod backlog;
 mod discovery;
+mod disk;
 mod gauges;
 mod health;
 mod http;
@@ -10,6 +11,7 @@ mod statistics;
 
 pub use backlog::watch as watch_backlog;
 pub use discovery::Discovery;
+pub use disk::watch as watch_disk;
 pub use gauges::Gauges;
 pub use health::{Health, Readiness};
 pub use http::serve;

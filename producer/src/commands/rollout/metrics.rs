@@ -6,6 +6,7 @@ use anyhow::Context;
 use axum::{Router, routing::get};
 use embed_control::rollout::Progress;
 use embed_http::Limits;
+use embed_rollout::state::Phase;
 use embed_schemas::metrics as names;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -20,6 +21,7 @@ pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let handle = PrometheusBuilder::new().install_recorder().context("--metrics-listen")?;
     describe_gauge!(names::ROLLOUT_PERCENT, "The candidate's share of the traffic, in percent");
     describe_gauge!(names::ROLLOUT_ACTIVE, "1 while the rollout is under way, 0 once it is over");
+    describe_gauge!(names::ROLLOUT_PAUSED, "1 while the rollout is paused, until somebody decides");
     describe_gauge!(names::ROLLOUT_WINDOWS, "Windows of the step that were judged");
     describe_gauge!(names::ROLLOUT_REQUESTS, "Requests that the step's evidence has, by variant");
     describe_counter!(names::ROLLOUT_CHANGES_TOTAL, "What this controller has brought about, by state");
@@ -59,5 +61,7 @@ pub(super) fn hear(progress: &Progress<'_>) {
 fn of(rollout: &embed_rollout::Rollout) {
     let model = rollout.model.to_string();
     gauge!(names::ROLLOUT_PERCENT, names::MODEL => model.clone()).set(rollout.percent());
+    let paused = matches!(rollout.phase, Phase::Paused { .. });
+    gauge!(names::ROLLOUT_PAUSED, names::MODEL => model.clone()).set(f64::from(u8::from(paused)));
     gauge!(names::ROLLOUT_ACTIVE, names::MODEL => model).set(f64::from(u8::from(rollout.outcome().is_none())));
 }
