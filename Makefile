@@ -9,7 +9,7 @@ MODELS_REGISTRY := build/models-registry
 TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CARGO    ?= cargo
-SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh loadtest/gpu/*.sh fuzz/*.sh)
+SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh deploy/prometheus/*.sh loadtest/gpu/*.sh fuzz/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
@@ -19,7 +19,7 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 # ONNX Runtime reports home unless it is told not to before it is loaded.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models lint lint-rust lint-python lint-files \
+.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy deploy-tools dashboards sbom lint lint-rust lint-python lint-files \
 	deny audit fuzz fmt clean help
 
 all: build
@@ -31,6 +31,8 @@ help:
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
+	@echo "make test-deploy  rules, dashboards, chart and compose file, with Prometheus, Helm and the binaries; among make test"
+	@echo "make dashboards   Grafana's files anew, after a change of deploy/grafana/boards; make sbom: the bill of materials"
 	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts; licences and sources of the crates"
 	@echo "make audit   known holes in the crates; needs a network that reaches the advisory database"
 	@echo "make fuzz    an hour of coverage-guided fuzzing; its corpus stays in build/fuzz (FUZZ_SECONDS, FUZZ_TARGETS)"
@@ -47,6 +49,18 @@ setup: $(STAMP) $(MODEL)
 # Nothing is installed but files whose hashes are known, and nothing is built on the way, which would fetch what has none.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 CHECKED     := --require-hashes --only-binary :all:
+
+# What checks deploy/, beside the environment of the pipeline: it is no part of what a user needs.
+DEPLOY_VENV  := build/deploy-venv
+DEPLOY_STAMP := $(DEPLOY_VENV)/.stamp-requirements
+
+deploy-tools: $(DEPLOY_STAMP)
+	deploy/prometheus/get.sh
+
+$(DEPLOY_STAMP): deploy/requirements.txt | $(STAMP)
+	$(PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CHECKED) -r deploy/requirements.txt
+	@touch $@
 
 $(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed (make PYTHON=python3.12 …), this is " + sys.version) if not (3, 11) <= sys.version_info[:2] < (3, 14) else None'
@@ -67,6 +81,7 @@ requirements:
 	cd $(MODELS) && ../../$(UV) requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	cd $(MODELS) && ../../$(UV) requirements-distill.in -c requirements.txt -o requirements-distill.txt
 	cd $(MODELS) && ../../$(UV) --no-deps requirements-models.in -o requirements-models.txt
+	cd deploy && ../$(UV) requirements.in -o requirements.txt
 
 # Only if it is missing: a version that was built since is not to be replaced as the current one.
 $(MODEL): | $(STAMP)
@@ -99,7 +114,7 @@ demo: setup build
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
-test: test-rust test-models
+test: test-rust test-models test-deploy
 
 # The tests start the binaries, so those are built first.
 test-rust: setup build
@@ -109,17 +124,30 @@ test-models: setup
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/python -m pytest -q
 	$(VENV)/bin/python -m pytest -q -c $(MODELS)/pyproject.toml --rootdir loadtest/gpu loadtest/gpu
 
+# Needs the binaries: commands and probes are run as they stand in the chart and in the compose file.
+test-deploy: setup build deploy-tools
+	$(DEPLOY_VENV)/bin/python -m pytest -q --disable-plugin-autoload -c $(MODELS)/pyproject.toml --rootdir deploy/tests deploy/tests
+
+sbom: $(DEPLOY_STAMP)
+	deploy/docker/release.sh sbom build/sbom/embed.cdx.json
+
+dashboards: $(DEPLOY_STAMP)
+	$(DEPLOY_VENV)/bin/python deploy/grafana/generate.py
+
 lint: lint-rust lint-python lint-files deny
 
 lint-rust:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 
-lint-python: setup
+lint-python: setup $(DEPLOY_STAMP)
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
 	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
 	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
 	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
+	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests
+	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests
+	cd deploy/tests && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml --python-executable ../../$(DEPLOY_VENV)/bin/python . ../grafana
 
 lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile

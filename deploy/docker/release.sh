@@ -3,7 +3,8 @@
 # whatever a tag leads to by then. The digests stand in the first lines of the Dockerfile, and nowhere else.
 #
 #   release.sh pin                       asks the registries what the tags there lead to now, and writes their digests there
-#   release.sh build TARGET TAG [ARG…]   builds a target; ARGs go to `docker build`
+#   release.sh build TARGET TAG [ARG…]   builds a target; ARGs go to `docker build`; then writes build/sbom/TARGET.cdx.json, if syft is there
+#   release.sh sbom FILE                 writes what the programs are made of, as CycloneDX (`make sbom`)
 #   release.sh check                     whether each of these images has a digest
 #
 # Exit code: 0 done, 1 failed, 2 wrong usage.
@@ -16,6 +17,9 @@ die() { echo "release: $1" >&2 && exit "${2:-1}"; }
 
 # images: the build arguments that name an image: NAME=IMAGE:TAG@DIGEST. One that names another argument is that image.
 images() { sed -n 's/^ARG \([A-Z_]*\(_IMAGE\|_BASE\)\)=\([^$]*\)$/\1=\3/p' "$dockerfile"; }
+
+# Of build/deploy-venv, which `make deploy-tools` fills.
+syft=${EMBED_SYFT:-$here/../../build/deploy-venv/bin/syft}
 
 is_digest() { [[ $1 =~ @sha256:[0-9a-f]{64}$ ]]; }
 
@@ -61,10 +65,25 @@ build() {
         fi
     done
     docker build -f "$dockerfile" --target "$target" -t "$tag" "$@" "$here/../.."
+    if [[ -x $syft ]]; then
+        sbom "$here/../../build/sbom/$target.cdx.json"
+    else
+        echo "release: no bill of materials was written: run \`make sbom\`" >&2
+    fi
+}
+
+# All crates that the lock file names, with the files' checksums: the programs are built with --locked from it.
+sbom() {
+    local version
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$here/../../Cargo.toml" | head -n 1)
+    mkdir -p "$(dirname "$1")"
+    "$syft" scan "file:$here/../../Cargo.lock" -q --source-name akidb-embed --source-version "$version" -o "cyclonedx-json=$1"
+    echo "release: $1"
 }
 
 case ${1:-} in
 pin | check) [[ $# -eq 1 ]] || die "$1 takes no arguments" 2 && "$1" ;;
 build) shift && build "$@" ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+sbom) [[ $# -eq 2 ]] || die "sbom takes a file" 2 && sbom "$2" ;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac
