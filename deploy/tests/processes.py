@@ -155,10 +155,12 @@ def first_json(text: str) -> str | None:
 
 
 @contextlib.contextmanager
-def dev_stack(folder: Path, arguments: list[str], **env: str) -> Iterator[dict[str, Any]]:
+def dev_stack(
+    folder: Path, registry: Path, arguments: list[str], **env: str
+) -> Iterator[dict[str, Any]]:
     """`embed dev`: a server, streams and a worker, as it says itself when they are ready."""
     command = [binary("embed"), "dev", "--json", "--port=0", f"--data-dir={folder / 'dev'}"]
-    command += [f"--registry={REGISTRY}", *arguments]
+    command += [f"--registry={registry}", *arguments]
     programs = {
         "NATS_SERVER_BIN": binary("nats-server"),
         "EMBED_WORKER_BIN": binary("embed-worker"),
