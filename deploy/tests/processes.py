@@ -149,6 +149,14 @@ def run(command: list[str], env: dict[str, str] | None = None, patience: float =
     return done.stdout
 
 
+def has_gateway() -> bool:
+    """Whether `embed` knows the gateway."""
+    asked = subprocess.run(  # noqa: S603
+        [binary("embed"), "gateway", "--help"], capture_output=True, check=False
+    )
+    return asked.returncode == 0
+
+
 def first_json(text: str) -> str | None:
     """The first line that is an object of JSON."""
     return next((line for line in text.splitlines() if line.startswith("{")), None)

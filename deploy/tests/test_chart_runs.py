@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from processes import (
     environment,
     free_port,
     get,
+    has_gateway,
     run,
     wait_for,
     well,
@@ -67,9 +69,13 @@ def release(server: dict[str, str]) -> list[Resource]:
     """What the chart makes for this server: the sets of values are another test's."""
     given = values(HELM / "values" / "autoscaled.yaml")
     given["nats"] |= {"url": server["url"], "monitor": server["monitor"]}
-    given["nats"]["inboxPrefix"] = {"worker": "_INBOX.worker", "init": "_INBOX.init"}
+    roles = ("worker", "init", "gateway", "rollouts")
+    given["nats"]["inboxPrefix"] = {role: f"_INBOX.{role}" for role in roles}
     given["registry"] = {"url": str(REGISTRY)}
-    given["metricsPort"] = free_port()
+    for port in ("metricsPort", "rolloutMetricsPort", "gatewayMetricsPort"):
+        given[port] = free_port()
+    given["rollout"] = {"enabled": True, "routeSecret": "embed-route"}
+    given["gateway"] = {"enabled": True, "port": free_port()}
     given["defaults"]["drainSeconds"] = 5
     del given["groups"]["rare"]
     given["groups"]["main"]["variants"] = [
@@ -139,6 +145,8 @@ def test_a_worker_runs_as_in_the_chart_and_its_probes_tell(
         finally:
             os.kill(int(server["pid"]), signal.SIGCONT)
         worker.said("it to be ready again", lambda _: well(ready, timeout=6))
+        if has_gateway():
+            answers_calls(server, release, folder)
         # It is called after its pod, and serves what its configuration says.
         asked = as_user({"NATS_URL": server["url"]}, server, "operator")
         asked |= {"NATS_INBOX_PREFIX": "_INBOX.operator", "HOME": str(folder)}
@@ -151,6 +159,40 @@ def test_a_worker_runs_as_in_the_chart_and_its_probes_tell(
         assert worker.stop() == 0
         assert time.monotonic() - begun < pod.spec["terminationGracePeriodSeconds"]
     assert "cache" in " ".join(mounts.folders)
+
+
+def answers_calls(server: dict[str, str], release: list[Resource], folder: Path) -> None:
+    """The gateway as in the chart, with a worker behind it."""
+    (pod,) = [pod for pod in pods(release) if pod.name.endswith("-gateway")]
+    command, env, _ = prepare(pod, release, {}, folder)
+    with Process(command, folder / "gateway.log", as_user(env, server, "gateway")) as gateway:
+        ready = probe_url(pod, "readinessProbe")
+        gateway.said("the gateway to be ready", lambda _: well(ready))
+        assert well(probe_url(pod, "livenessProbe"))
+        base = ready.removesuffix(pod.container["readinessProbe"]["httpGet"]["path"])
+        body = json.dumps({"input": "hello", "model": MODEL}).encode()
+        asked = urllib.request.Request(f"{base}/v1/embeddings", body)  # noqa: S310
+        with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
+            assert json.load(answer)["data"][0]["embedding"]
+
+
+@pytest.mark.usefixtures("initialized")
+def test_a_controller_of_rollouts_runs_as_in_the_chart(
+    server: dict[str, str], release: list[Resource], folder: Path
+) -> None:
+    (pod,) = [pod for pod in pods(release) if pod.name.endswith("-rollout")]
+    mappings = folder / "embed-mappings.conf"
+    route = (
+        f'server = "{server["url"]}"\nsys_user = "routes-sys"\n'
+        f'sys_password = "{server["ROUTES_SYS_PASSWORD"]}"\nmappings_files = ["{mappings}"]\n'
+    )
+    secrets = {"embed-route": {"route.toml": route}}
+    command, env, _ = prepare(pod, release, secrets, folder)
+    env = as_user(env, server, "rollouts")
+    with Process(command, folder / "rollout.log", env) as controller:
+        alive = probe_url(pod, "livenessProbe")
+        controller.said("its metrics", lambda _: well(alive))
+        assert controller.stop() == 0, controller.text()
 
 
 def test_metrics_are_where_the_service_monitor_looks(release: list[Resource]) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from processes import (
     environment,
     free_port,
     get,
+    has_gateway,
     run,
     wait_for,
     well,
@@ -162,11 +162,6 @@ class Machine:
     def start(self, service: str, program: str = "", *more: str) -> Process:
         command, env = self.prepared(service, program)
         return Process([*command, *more], self.folder / service / "log", env)
-
-
-def has_gateway() -> bool:
-    asked = subprocess.run([binary("embed"), "gateway", "--help"], capture_output=True, check=False)  # noqa: S603
-    return asked.returncode == 0
 
 
 @pytest.fixture(scope="module")
