@@ -54,8 +54,9 @@ CHECKED     := --require-hashes --only-binary :all:
 DEPLOY_VENV  := build/deploy-venv
 DEPLOY_STAMP := $(DEPLOY_VENV)/.stamp-requirements
 
+# Where there is no apt, and no Prometheus on the PATH, the tests that need it are skipped, but in CI.
 deploy-tools: $(DEPLOY_STAMP)
-	deploy/prometheus/get.sh
+	deploy/prometheus/get.sh || test $$? = 3
 
 $(DEPLOY_STAMP): deploy/requirements.txt | $(STAMP)
 	$(PYTHON) -m venv $(DEPLOY_VENV)

@@ -23,11 +23,11 @@ def values(path: Path) -> dict[str, Any]:
     return read
 
 
-def render(chosen: dict[str, Any]) -> list[Resource]:
+def render(chosen: dict[str, Any], chart: Path = CHART) -> list[Resource]:
     """All resources of a release with these values, which Helm has held to values.schema.json."""
     helm_python.disable_logging()
-    with helm_python.Chart.load(str(CHART)) as chart:
-        files = chart.render(chosen, name=RELEASE, namespace=NAMESPACE)
+    with helm_python.Chart.load(str(chart)) as loaded:
+        files = loaded.render(chosen, name=RELEASE, namespace=NAMESPACE)
     templates = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
     documents = (one for text in templates for one in yaml.safe_load_all(text))
     return [one for one in documents if one is not None]

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import kubernetes_validate
 import promql
 import pytest
@@ -225,6 +226,14 @@ def test_the_default_targets_are_those_of_prometheus() -> None:
     there = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"][0]["rules"]
     for one in there:
         assert one in made
+
+
+def test_a_package_has_everything_in_it(tmp_path: Path) -> None:
+    """Rules and dashboards lie elsewhere in the repository, and the chart has links to them."""
+    helm_python.disable_logging()
+    packed = helm_python.package(str(CHART), destination=str(tmp_path))
+    given = chosen("autoscaled")
+    assert render(given, Path(str(packed))) == render(given)
 
 
 def test_dashboards_come_along() -> None:
