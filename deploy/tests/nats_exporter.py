@@ -7,6 +7,7 @@ collector/jsz.go, September 2026); what the dashboards do not ask for is left ou
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import threading
@@ -78,10 +79,12 @@ class NatsExporter:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = tell()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.end_headers()
-                self.wfile.write(body)
+                # Who has waited for too long is gone.
+                with contextlib.suppress(BrokenPipeError):
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/plain; version=0.0.4")
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -14,6 +14,28 @@ import yaml
 PROMETHEUS = Path(__file__).parents[1] / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yaml"))
 
+# What a reader has chosen.
+VARIABLES = {
+    "__rate_interval": "2m",
+    "model": "all-minilm-l6-v2",
+    "variant": ".+",
+    "baseline": "fp32",
+    "candidate": "canary",
+}
+
+# What cannot return anything of a stack in CI, and why: another test gives it series by hand. What
+# is listed in vain fails as well.
+GPU = "there is no GPU in CI"
+NOT_BROKEN = "nothing here takes a connection, a stream or a device away"
+ABSENT = {
+    r"akidb_gpu_\w+": GPU,
+    r"akidb_out_of_memory_total|akidb_batch_tokens_limit": GPU,
+    r"akidb_provider_in_use\{.*provider!=\"cpu\".*\} == 1": GPU,
+    r"akidb_store_retries_total": NOT_BROKEN,
+    r"akidb[_:]dead_letters_unwritten": NOT_BROKEN,
+    r"akidb_rollout_troubles_total": NOT_BROKEN,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -37,15 +59,15 @@ def of_rules() -> list[Asked]:
     ]
 
 
-def of_dashboards(variables: dict[str, str]) -> list[Asked]:
-    """All queries of panels and variables, with these values for the variables."""
+def of_dashboards() -> list[Asked]:
+    """All queries of panels, as if a reader had chosen."""
     asked = []
     for path in sorted(generate.BOARDS.glob("*.yaml")):
         board = generate.read(path)
         for row in board.rows:
             for panel in row.panels:
                 where = f"{board.uid}: {row.title}: {panel.title}"
-                asked += [Asked(where, fill(query.expr, variables)) for query in panel.queries]
+                asked += [Asked(where, fill(query.expr, VARIABLES)) for query in panel.queries]
     return asked
 
 
@@ -93,3 +115,8 @@ def selectors(expr: str) -> list[promql_parser.VectorSelector]:
 def names(expr: str) -> set[str]:
     """The names of the metrics that an expression asks for."""
     return {selector.name for selector in selectors(expr) if selector.name}
+
+
+def why_absent(expr: str) -> str | None:
+    """Why a query returns nothing of a stack in CI."""
+    return next((why for pattern, why in ABSENT.items() if re.search(pattern, expr)), None)

@@ -36,27 +36,8 @@ from processes import (
     get,
     run,
     wait_for,
+    well,
 )
-
-VARIABLES = {
-    "__rate_interval": "1m",
-    "model": MODEL,
-    "variant": ".+",
-    "baseline": "fp32",
-    "candidate": "canary",
-}
-
-# What cannot return anything here, and why. What is listed in vain fails the test as well.
-GPU = "there is no GPU in CI"
-NOT_BROKEN = "nothing here takes a connection, a stream or a device away"
-ABSENT = {
-    r"akidb_gpu_\w+": GPU,
-    r"akidb_out_of_memory_total|akidb_batch_tokens_limit": GPU,
-    r"akidb_provider_in_use\{.*provider!=\"cpu\".*\} == 1": GPU,
-    r"akidb_store_retries_total": NOT_BROKEN,
-    r"akidb[_:]dead_letters_unwritten": NOT_BROKEN,
-    r"akidb_rollout_troubles_total": NOT_BROKEN,
-}
 
 
 class Prometheus:
@@ -73,9 +54,9 @@ class Prometheus:
         ]
         config = {
             "global": {
-                "scrape_interval": "1s",
-                "scrape_timeout": "1s",
-                "evaluation_interval": "1s",
+                "scrape_interval": "2s",
+                "scrape_timeout": "2s",
+                "evaluation_interval": "2s",
             },
             "rule_files": [str(folder / "*.yaml")],
             "scrape_configs": scraped,
@@ -94,6 +75,10 @@ class Prometheus:
         read: list[dict[str, Any]] = json.loads(answer)["data"]["result"]
         return read
 
+    def returns(self, expr: str) -> None:
+        """Waits until a query returns something."""
+        wait_for(expr, lambda: self.query(expr) or None)
+
     def firing(self, alert: str) -> list[dict[str, Any]]:
         return self.query(f'ALERTS{{alertname="{alert}", alertstate="firing"}}')
 
@@ -107,7 +92,7 @@ def fast(rules: str) -> str:
     """The same rules, with minutes made seconds, under other names."""
     rules = rules.replace("akidb:", "fast:").replace("alert: Akidb", "alert: Fast")
     rules = rules.replace("name: akidb-", "name: fast-")
-    rules = re.sub(r"\[5m\]", "[10s]", rules)
+    rules = re.sub(r"\[5m\]", "[20s]", rules)
     return re.sub(r"for: (\d+)[mh]\b", "for: 2s", rules)
 
 
@@ -212,6 +197,7 @@ def watched(
         }
         server = Prometheus(prometheus, folder, targets)
         running.enter_context(server.process)
+        server.process.said("it to be ready", lambda _: well(f"{server.url}/-/ready"))
         # What fails.
         run([embed, "publish", "--prompt=no-such-prompt", "a text"], env)
         run([embed, "models", "serve", MODEL, "broken", "--version=v0.0.9"], env)
@@ -242,33 +228,48 @@ def loaded(watched: tuple[Prometheus, list[Process]], folder: Path, stack: dict[
     return server
 
 
-def why_absent(expr: str) -> str | None:
-    return next((why for pattern, why in ABSENT.items() if re.search(pattern, expr)), None)
-
-
 def test_all_rules_are_loaded_and_can_be_evaluated(loaded: Prometheus) -> None:
-    answer = get(f"{loaded.url}/api/v1/rules")
-    assert answer is not None
-    groups = json.loads(answer)["data"]["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 2 * len(promql.rules())
-    for rule in rules:
-        assert rule["health"] == "ok", rule
+    seen: list[Any] = []
+
+    # An evaluation that was held up can come at the same moment as the next, and one of both fails.
+    def well_evaluated() -> bool | None:
+        groups = json.loads(get(f"{loaded.url}/api/v1/rules") or b'{"data": {"groups": []}}')
+        seen[:] = [rule for group in groups["data"]["groups"] for rule in group["rules"]]
+        return (len(seen) == 2 * len(promql.rules()) and not faults()) or None
+
+    def faults() -> list[str]:
+        return [
+            f"{rule['name']}: {rule.get('lastError')}" for rule in seen if rule["health"] != "ok"
+        ]
+
+    with contextlib.suppress(TimeoutError):
+        wait_for("all rules to be well", well_evaluated)
+    assert not faults()
+    assert len(seen) == 2 * len(promql.rules())
 
 
 def test_every_query_returns_data(loaded: Prometheus) -> None:
-    queries = promql.of_dashboards(VARIABLES)
+    queries = promql.of_dashboards()
     queries += [asked for asked in promql.of_rules() if not asked.is_alert]
     assert len(queries) > 100
-    empty = [asked for asked in queries if not loaded.query(asked.expr)]
-    silent = [f"{asked.where}: {asked.expr}" for asked in empty if why_absent(asked.expr) is None]
-    assert not silent, "\n".join(silent)
-    for pattern, why in ABSENT.items():
-        if why != GPU:
+    empty = queries
+
+    # A scrape that took too long leaves a gap, and no data at that moment.
+    def silent() -> list[str]:
+        nonlocal empty
+        empty = [asked for asked in empty if not loaded.query(asked.expr)]
+        unexplained = [asked for asked in empty if promql.why_absent(asked.expr) is None]
+        return [f"{asked.where}: {asked.expr}" for asked in unexplained]
+
+    with contextlib.suppress(TimeoutError):
+        wait_for("all of them to", lambda: None if silent() else True)
+    assert not silent()
+    for pattern, why in promql.ABSENT.items():
+        if why != promql.GPU:
             assert any(re.search(pattern, asked.expr) for asked in empty), pattern
     print(f"{len(queries) - len(empty)} of {len(queries)} queries return data; of the others:")
     for asked in empty:
-        print(f"  {asked.where}: {why_absent(asked.expr)}")
+        print(f"  {asked.where}: {promql.why_absent(asked.expr)}")
 
 
 def test_every_series_that_an_alert_compares_is_there(loaded: Prometheus) -> None:
@@ -276,14 +277,15 @@ def test_every_series_that_an_alert_compares_is_there(loaded: Prometheus) -> Non
         if not asked.is_alert:
             continue
         for selector in promql.selectors(asked.expr):
-            if not loaded.query(str(selector)):
-                assert why_absent(str(selector)), f"{asked.where}: {selector}"
+            expr = str(selector)
+            if promql.why_absent(expr) is None:
+                loaded.returns(expr)
 
 
 def test_an_alert_fires_when_a_worker_hangs_with_work_waiting(
     loaded: Prometheus, stack: dict[str, Any]
 ) -> None:
-    assert not loaded.firing("FastNoProgress")
+    wait_for("progress", lambda: None if loaded.firing("FastNoProgress") else True)
     os.kill(stack["pids"]["worker"], signal.SIGSTOP)
     try:
         waiting = loaded.fires("FastNoProgress")
