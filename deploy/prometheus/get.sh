@@ -28,7 +28,8 @@ mkdir -p "$work/lists/partial" "$work/archives/partial"
 # `_apt`, as which apt fetches where it is root, may not write here.
 apt=(apt-get -q -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o "Dir::Cache::Archives=$work/archives"
     -o Acquire::Retries=5 -o APT::Sandbox::User=root)
-"${apt[@]}" update >"$work/log" 2>&1 || { cat "$work/log" >&2 && exit 1; }
+# A list that cannot be had may be of something else.
+"${apt[@]}" update >"$work/log" 2>&1 || true
 architecture=$(dpkg --print-architecture)
 cd "$work"
 if "${apt[@]}" download "prometheus=$version" >>log 2>&1; then

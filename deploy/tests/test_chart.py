@@ -40,6 +40,11 @@ def test_there_are_five_sets_of_values() -> None:
     assert len(VALUES) >= 5
 
 
+def test_helm_finds_nothing() -> None:
+    helm_python.disable_logging()
+    assert helm_python.lint(str(CHART))["errors"] == []
+
+
 def test_it_keeps_to_the_schemas(resources: list[Resource]) -> None:
     for one in resources:
         kind = CUSTOM.get(one["kind"])
