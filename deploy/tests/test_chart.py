@@ -190,6 +190,21 @@ def test_rare_variants_have_no_pods_and_gpus_are_asked_for() -> None:
     assert large["runtimeClassName"] == "nvidia"
 
 
+def test_a_digest_is_that_of_its_image() -> None:
+    def image(**own: str) -> str:
+        given = chosen("secured")
+        given["groups"]["main"]["image"] = own
+        template = named(render(given), "Deployment", "main-blue")["spec"]["template"]
+        found: str = template["spec"]["containers"][0]["image"]
+        return found
+
+    repository, other = "registry.example/akidb-embed-worker", "sha256:" + "1" * 64
+    assert image() == f"{repository}@sha256:{'0' * 64}"
+    assert image(digest=other) == f"{repository}@{other}"
+    assert image(tag="cuda") == f"{repository}:cuda"
+    assert image(tag="cuda", digest=other) == f"{repository}@{other}"
+
+
 def test_a_change_of_the_configuration_replaces_pods() -> None:
     def checksum(config: str) -> str:
         given = chosen("minimal")

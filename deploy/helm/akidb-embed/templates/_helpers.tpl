@@ -20,10 +20,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* An image, by digest if there is one. Takes a list: the image of all, and what is different here. */}}
 {{- define "akidb.image" -}}
 {{- $image := dict }}
-{{- range . }}{{- $image = mergeOverwrite $image (deepCopy .) }}{{ end }}
-{{- /* Another tag without a digest is not the digest of all. */}}
-{{- $own := last . }}
-{{- if and $own.tag (not $own.digest) }}{{ $_ := set $image "digest" "" }}{{ end }}
+{{- range . }}
+{{- $image = mergeOverwrite $image (deepCopy .) }}
+{{- /* Another image or tag without a digest is not that of the digest. */}}
+{{- if and (or .tag .repository) (not .digest) }}{{ $_ := set $image "digest" "" }}{{ end }}
+{{- end }}
 {{- if $image.digest }}{{ printf "%s@%s" $image.repository $image.digest }}{{ else }}{{ printf "%s:%s" $image.repository $image.tag }}{{ end }}
 {{- end }}
 
