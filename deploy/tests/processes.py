@@ -34,7 +34,7 @@ def binary(name: str) -> str:
             return str(folder / name)
     found = shutil.which(name)
     if found is None:
-        raise FileNotFoundError(f"{name} is not in {BINARIES}: run `make build`")
+        raise FileNotFoundError(f"{name} is neither in {BINARIES} (`make build`) nor on the PATH")
     return found
 
 
