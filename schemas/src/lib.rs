@@ -5,6 +5,7 @@
 //!
 //! This crate does no I/O, knows no clock, and depends on no other crate of the project.
 
+pub mod control;
 pub mod encoding;
 pub mod error;
 pub mod headers;

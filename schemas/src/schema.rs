@@ -5,12 +5,14 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, ModelMetadata, VariantStats, headers,
+    CurrentPointer, EmbedFailure, EmbedRequest, EmbedResult, Format, Lane, MAX_TEXTS, ModelMetadata, VariantStats,
+    control::{self, WorkerStatus},
+    headers, job_id,
     model::GoldenSet,
-    removal::{Removal, Removed},
-    serving::{DesiredVariant, VariantStatus},
+    removal::{self, Removal, Removed},
+    serving::{self, DesiredVariant, VariantStatus},
     shadow::{SHADOW_SUBJECT, ShadowStats, ShadowTexts, ShadowWish},
-    subjects,
+    slug, streams, subjects,
 };
 
 /// All generated documents: file name and content.
@@ -26,6 +28,7 @@ pub fn documents() -> Vec<(&'static str, Value)> {
         ("golden-set.schema.json", schema::<GoldenSet>()),
         ("desired-variant.schema.json", schema::<DesiredVariant>()),
         ("variant-status.schema.json", schema::<VariantStatus>()),
+        ("worker-status.schema.json", schema::<WorkerStatus>()),
         ("shadow-wish.schema.json", schema::<ShadowWish>()),
         ("shadow-texts.schema.json", schema::<ShadowTexts>()),
         ("shadow-stats.schema.json", schema::<ShadowStats>()),
@@ -51,6 +54,7 @@ fn components() -> Value {
     generator.subschema_for::<VariantStats>();
     generator.subschema_for::<Removal>();
     generator.subschema_for::<Removed>();
+    generator.subschema_for::<WorkerStatus>();
     generator.subschema_for::<ShadowWish>();
     generator.subschema_for::<ShadowTexts>();
     generator.subschema_for::<ShadowStats>();
@@ -88,6 +92,16 @@ fn asyncapi() -> Value {
             "messages": {message: reference("components/messages", message)},
         })
     };
+    let asked = |name: &str| {
+        json!({
+            "action": "receive",
+            "channel": reference("channels", name),
+            "reply": {
+                "address": {"location": "$message.header#/reply"},
+                "messages": [reference("components/messages", "workerStatus")],
+            },
+        })
+    };
     json!({
         "asyncapi": "3.0.0",
         "info": {
@@ -110,6 +124,9 @@ fn asyncapi() -> Value {
             "remove": channel("embed.remove.{model}", "Asks a worker to remove results, by the key that their ids prove", "removal"),
             "dead": channel("embed.dead.{model}.{variant}", "Jobs that could not be served, stored in EMBED_DEAD_{model}", "deadLetter"),
             "stats": channel("embed.stats.{model}.{variant}", "What each worker says of a variant, once a window and lane", "stats"),
+            "workerStatus": channel(control::STATUS_SUBJECT, "Asks all workers how they stand; with `.{worker}`, one", "question"),
+            "reload": channel(control::RELOAD_SUBJECT, "Asks all workers to look at the registry now; with `.{worker}`, one", "question"),
+            "drain": channel(&control::drain("{worker}"), "Has a worker finish what it has, and end", "question"),
             "shadowWish": channel(SHADOW_SUBJECT, "What is to be shadowed: said again and again while it is", "shadowWish"),
             "shadow": channel("embed.shadow.{model}.{variant}", "Texts that another variant has served, for this one to be compared with", "shadowTexts"),
             "shadowStats": channel("embed.stats.{model}.{variant}.shadow", "What a worker of a shadow's candidate has found in a window", "shadowStats"),
@@ -133,6 +150,9 @@ fn asyncapi() -> Value {
                     "messages": [reference("components/messages", "removed")],
                 },
             },
+            "tellStatus": asked("workerStatus"),
+            "reload": asked("reload"),
+            "drain": asked("drain"),
             "buryJob": {"action": "send", "channel": reference("channels", "dead")},
             "reportWindow": {"action": "send", "channel": reference("channels", "stats")},
             "hearWish": {"action": "receive", "channel": reference("channels", "shadowWish")},
@@ -148,11 +168,14 @@ fn asyncapi() -> Value {
             "messages": {
                 "request": message("request", payload("EmbedRequest"), &[headers::CONTENT_TYPE, headers::TRACEPARENT]),
                 "job": message("job", payload("EmbedRequest"),
-                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::MSG_ID, headers::REPLY_TO]),
+                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::MSG_ID, headers::REPLY_TO, headers::SUBJECT]),
                 "outcome": message("outcome", outcome,
-                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::SERVICE_ERROR, headers::SERVICE_ERROR_CODE, headers::COPY_REFUSED]),
+                    &[headers::CONTENT_TYPE, headers::TRACEPARENT, headers::SERVICE_ERROR, headers::SERVICE_ERROR_CODE, headers::REQUEST_DIGEST,
+                      headers::COPY_REFUSED]),
                 "removal": message("removal", payload("Removal"), &[]),
                 "removed": message("removed", payload("Removed"), &[]),
+                "question": message("question", json!({}), &[]),
+                "workerStatus": message("workerStatus", payload("WorkerStatus"), &[]),
                 "deadLetter": message("deadLetter", payload("EmbedRequest"),
                     &[headers::DEAD_CODE, headers::DEAD_REASON, headers::DEAD_SUBJECT, headers::DEAD_SEQUENCE, headers::DEAD_DELIVERIES]),
                 "stats": message("stats", payload("VariantStats"), &[headers::CONTENT_TYPE]),
@@ -162,6 +185,45 @@ fn asyncapi() -> Value {
             },
             "schemas": components(),
         },
+        "x-embed": names(),
+    })
+}
+
+/// What a client in another language has to know beside the types: the clients of `deploy/clients` are generated from it.
+fn names() -> Value {
+    // Placeholders have the form of slugs, so that the functions that make the names can make these.
+    let placeholder = |name: &str| name.parse().expect("a slug");
+    let (model, variant) = (placeholder("model"), placeholder("variant"));
+    let stream = |name: String| name.replace("model", "{model}");
+    json!({
+        "service": subjects::SERVICE_NAME,
+        "statusPrefix": serving::STATUS_PREFIX,
+        "anyVariant": subjects::ANY_VARIANT,
+        "streams": {
+            "jobs": stream(streams::jobs_stream(&model)),
+            "results": stream(streams::results_stream(&model)),
+            "jobConsumer": streams::consumer(&variant, Lane::Job).replace("variant", "{variant}"),
+        },
+        "headers": {
+            "messageId": headers::MSG_ID,
+            "contentType": headers::CONTENT_TYPE,
+            "replyTo": headers::REPLY_TO,
+            "subject": headers::SUBJECT,
+            "requestDigest": headers::REQUEST_DIGEST,
+            "traceparent": headers::TRACEPARENT,
+            "serviceError": headers::SERVICE_ERROR,
+            "serviceErrorCode": headers::SERVICE_ERROR_CODE,
+        },
+        "contentTypes": {"json": Format::Json.content_type(), "messagePack": Format::MessagePack.content_type()},
+        "limits": {
+            "texts": MAX_TEXTS,
+            "removals": removal::MAX_REMOVALS,
+            "jobId": job_id::MAX_JOB_ID_LEN,
+        },
+        "patterns": {
+            "jobId": format!("^[A-Za-z0-9_-]{{1,{}}}$", job_id::MAX_JOB_ID_LEN),
+            "slug": format!("^[a-z0-9][a-z0-9-]{{0,{}}}$", slug::MAX_SLUG_LEN - 1),
+        },
     })
 }
 
@@ -169,6 +231,7 @@ fn parameter(name: &str) -> &'static str {
     match name {
         "model" => "The model's slug",
         "variant" => "The variant's name",
+        "worker" => "The worker's id",
         _ => "The job's id",
     }
 }

@@ -123,6 +123,32 @@ fn golden_messages() {
     }
 }
 
+/// What a job is told from others by, which clients in all languages have to compute alike.
+#[test]
+fn golden_digests() {
+    let odd = "\u{0}\u{1f}\u{7f}\u{80}\u{2028}\"\\/\n\t\u{8}\u{c} naïve \u{1F389}";
+    let requests = [
+        EmbedRequest::new(["hello"]),
+        EmbedRequest { prompt: Some(odd.into()), ..EmbedRequest::new([odd, "", "b"]) },
+        EmbedRequest {
+            prompt: Some(String::new()),
+            truncate: false,
+            encoding: Some(Encoding::I8),
+            dimensions: Some(64),
+            ..EmbedRequest::new(["hello", "you"])
+        },
+        EmbedRequest {
+            id: Some("job-1".parse().unwrap()),
+            deadline_ms: Some(500),
+            encoding: Some(Encoding::Float),
+            ..EmbedRequest::new(["hello"])
+        },
+    ];
+    let lines = requests.iter().map(|request| serde_json::json!({"request": request, "digest": request.digest()}));
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    check("golden", "digests.jsonl", text.as_bytes());
+}
+
 #[test]
 fn golden_statistics() {
     let stats = VariantStats {

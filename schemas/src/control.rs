@@ -1,0 +1,81 @@
+//! What an operator asks of workers by name, beside what [`crate::serving`] says of variants: how they stand, that they look at the registry,
+//! that they drain. Endpoints of the micro service, so that `nats micro info` lists them and `nats req` asks them.
+
+#[cfg(feature = "schema")]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Slug, serving::VariantStatus};
+
+/// `embed.control.status`: asks all workers how they stand; each answers with a [`WorkerStatus`].
+pub const STATUS_SUBJECT: &str = "embed.control.status";
+/// `embed.control.reload`: asks all workers to look at the registry now, as `embed.control.refresh` does; each answers with a [`WorkerStatus`].
+pub const RELOAD_SUBJECT: &str = "embed.control.reload";
+/// What [`drain`] begins with. Nobody listens on it: all workers at once are never asked to go.
+pub const DRAIN_PREFIX: &str = "embed.control.drain";
+
+/// `embed.control.status.<worker>`: asks one worker.
+#[must_use]
+pub fn status(worker: &str) -> String {
+    format!("{STATUS_SUBJECT}.{worker}")
+}
+
+/// `embed.control.reload.<worker>`: asks one worker.
+#[must_use]
+pub fn reload(worker: &str) -> String {
+    format!("{RELOAD_SUBJECT}.{worker}")
+}
+
+/// `embed.control.drain.<worker>`: has one worker end as a signal does: it takes nothing more, finishes what it has, gives back the rest, and exits
+/// with 0. It answers first, with a [`WorkerStatus`].
+#[must_use]
+pub fn drain(worker: &str) -> String {
+    format!("{DRAIN_PREFIX}.{worker}")
+}
+
+/// How a worker stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+pub struct WorkerStatus {
+    /// Its id.
+    pub worker: String,
+    /// Version of the program.
+    pub program: String,
+    /// Since when it serves, RFC 3339.
+    pub started: String,
+    /// Whether it goes on.
+    pub state: WorkerState,
+    /// How long draining may take at most, milliseconds.
+    pub drain_timeout_ms: u64,
+    /// Texts that it has taken and not ended, of all variants.
+    pub texts_in_flight: u64,
+    /// What does not keep it from serving, and yet is not as it should be, for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What it serves.
+    pub variants: Vec<ServedStatus>,
+}
+
+/// Whether a worker goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// It takes what comes.
+    Serving,
+    /// It takes nothing more.
+    Draining,
+}
+
+/// A variant and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+pub struct ServedStatus {
+    /// The model.
+    pub model: Slug,
+    /// The variant.
+    pub variant: Slug,
+    /// Version, precision, provider, devices, and what failed.
+    #[serde(flatten)]
+    pub status: VariantStatus,
+}
