@@ -62,6 +62,8 @@ const EVIL: &[(&str, &str)] = &[
     ("$KV.embed_routes.m", "{}"),
     ("$KV.embed_rollouts.m", "{}"),
     ("embed.control.refresh", ""),
+    ("embed.control.reload", ""),
+    ("embed.control.drain.w1", ""),
     ("embed.control.shadow", "{}"),
     ("embed.shadow.m.fp32", "{}"),
     ("$SYS.REQ.SERVER.PING", ""),

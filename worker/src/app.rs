@@ -23,7 +23,7 @@ use crate::{
     jetstream::StoreClient,
     lease::Keeper,
     metrics::{self, GpuWatch},
-    observe::{self, Discovery, Gauges, Health},
+    observe::{self, Discovery, Gauges, Health, Levers, Operation},
     publish::{PublishRules, Publisher, Publishing, StoreTrouble},
     replies::Replies,
     serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, follow_shadows, select},
@@ -151,7 +151,13 @@ pub async fn run_with(
     on_ready: impl FnOnce(&Ready),
     shutdown: Shutdown<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> Result<(), RunError> {
-    let Shutdown { stop, hurry } = shutdown;
+    let (Shutdown { stop, hurry }, levers) = (shutdown, Levers::default());
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            () = levers.drain.cancelled() => {}
+        }
+    };
     tokio::pin!(stop);
     let (supervisor, mut deaths) = Supervisor::new();
     let addr = config.http.addr;
@@ -174,7 +180,7 @@ pub async fn run_with(
         match observe::serve(listener, health, gauges, prometheus, ready_timeout).await {}
     });
     let started = tokio::select! {
-        started = parts.start(&config, loader, selected, &supervisor) => started.map(Some),
+        started = parts.start(&config, loader, selected, &levers, &supervisor) => started.map(Some),
         () = &mut stop => Ok(None),
         reason = deaths.next() => Err(RunError::Died(reason)),
     };
@@ -290,6 +296,7 @@ impl Parts {
         config: &Config,
         loader: Loader,
         selected: Vec<Selected>,
+        levers: &Levers,
         supervisor: &Supervisor,
     ) -> Result<Running, RunError> {
         tracing::info!(
@@ -306,12 +313,27 @@ impl Parts {
             loader,
             intake: self.intake.clone(),
             supervisor: supervisor.clone(),
+            reload: Arc::clone(&levers.reload),
         };
         let reconciler = Reconciler::start(context, selected).await?;
         let (client, worker) = (self.connections.online.client.clone(), self.intake.worker.to_string());
         let replies = self.publisher.replies().clone();
-        let discovery =
-            Discovery::new(client.clone(), worker.clone(), self.served.clone(), self.keeper.clone(), replies);
+        let operation = Operation::new(
+            client.clone(),
+            worker.clone(),
+            self.served.clone(),
+            Arc::clone(&self.health),
+            replies.clone(),
+            config.worker.drain_timeout,
+            levers.clone(),
+        );
+        let (served, keeper, endpoints) = (self.served.clone(), self.keeper.clone(), operation.endpoints());
+        let discovery = Discovery::new(client.clone(), worker.clone(), served, keeper, replies, endpoints);
+        let operation = async move {
+            if let Err(error) = operation.serve().await {
+                tracing::error!(%error, "operators are not answered");
+            }
+        };
         let discovery = async move {
             if let Err(error) = discovery.serve().await {
                 tracing::error!(%error, "the worker cannot be discovered");
@@ -324,6 +346,7 @@ impl Parts {
         let gauges = Arc::clone(&self.gauges);
         let mut observers = vec![
             supervisor.spawn("discovery", discovery),
+            supervisor.spawn("the answers to operators", operation),
             supervisor.spawn("statistics", statistics),
             supervisor.spawn("the watch of the backlog", backlog),
             supervisor.spawn("the watch of the cache's disk", observe::watch_disk(config.models.cache_dir())),

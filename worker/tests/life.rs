@@ -7,10 +7,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::support::{Stack, http_get, model, variant, worker_command};
+use crate::support::{Stack, http_get, model, registry::TestRegistry, variant, worker_command};
 use async_nats::HeaderMap;
 use embed_schemas::{
-    EmbedRequest, ErrorCode, Format, JobId, Lane, headers,
+    EmbedRequest, ErrorCode, Format, JobId, Lane,
+    control::{self, WorkerState, WorkerStatus},
+    headers,
     stats::WindowCounts,
     streams, subjects,
     wire::{decode_outcome, decode_stats},
@@ -94,6 +96,47 @@ async fn the_micro_service_protocol_knows_the_worker() {
     let stats = ask("STATS").await;
     let endpoint = stats["endpoints"].as_array().unwrap().iter().find(|e| e["name"] == "all-minilm-l6-v2").unwrap();
     assert_eq!((&endpoint["num_requests"], &endpoint["num_errors"]), (&2.into(), &1.into()), "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_reloads_and_drains_a_worker() {
+    let (root, registry) = (tempfile::tempdir().unwrap(), TestRegistry::new());
+    registry.derive("v2.0.0", |_, _| {});
+    let config = root.path().join("worker.toml");
+    // Nothing but the question makes it look at the registry.
+    fs::write(&config, "models.refresh = \"1h\"").unwrap();
+    let mut stack = Stack::start_on(registry.path(), &["--config", config.to_str().unwrap()]).await;
+    let worker = stack.ready["worker_id"].as_str().unwrap().to_owned();
+    let client = stack.client.clone();
+    let ask = async |subject: String| -> WorkerStatus {
+        let answer = client.request(subject, "".into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    };
+
+    let status = ask(control::STATUS_SUBJECT.to_owned()).await;
+    assert_eq!((&status.worker, status.state), (&worker, WorkerState::Serving));
+    let [one] = &status.variants[..] else { panic!("{status:?}") };
+    let live = one.status.live.as_ref().unwrap();
+    assert_eq!((&one.model, &one.variant, live.version.as_str()), (&model(), &variant(), "v1.0.0"));
+    assert_eq!(ask(control::status(&worker)).await.variants, status.variants);
+    assert!(!live.provider.is_empty());
+
+    let answer = client.request("$SRV.INFO.embed-worker", "".into()).await.unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    for subject in [control::status(&worker), control::reload(&worker), control::drain(&worker)] {
+        assert!(info["endpoints"].as_array().unwrap().iter().any(|e| e["subject"] == subject), "{subject}: {info}");
+    }
+
+    registry.promote(model().as_str(), "v2.0.0");
+    assert_eq!(ask(control::reload(&worker)).await.worker, worker);
+    stack.status_when(|status| status.live.as_ref().is_some_and(|live| live.version == "v2.0.0")).await;
+
+    // What it has taken is still answered.
+    let call = client.request("embed.rpc.all-minilm-l6-v2", r#"{"texts":["hello"]}"#.into());
+    let (answer, drained) = tokio::join!(call, ask(control::drain(&worker)));
+    assert_eq!(drained.state, WorkerState::Draining);
+    assert!(decode_outcome(&answer.unwrap().payload).unwrap().into_result().is_ok());
+    assert!(stack.worker.wait().0.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

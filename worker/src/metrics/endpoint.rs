@@ -46,6 +46,11 @@ impl EndpointStats {
         }
     }
 
+    /// Where it is asked.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
     /// The endpoint, for `INFO`.
     pub fn info(&self) -> endpoint::Info {
         endpoint::Info {

@@ -36,12 +36,21 @@ pub struct Discovery {
     keeper: Keeper,
     replies: Replies,
     started: SystemTime,
+    /// What operators ask, beside the calls of variants.
+    operation: Vec<Arc<EndpointStats>>,
 }
 
 impl Discovery {
     /// A responder for this worker.
-    pub fn new(client: Client, worker: String, served: ServedVariants, keeper: Keeper, replies: Replies) -> Self {
-        Self { client, worker, served, keeper, replies, started: SystemTime::now() }
+    pub fn new(
+        client: Client,
+        worker: String,
+        served: ServedVariants,
+        keeper: Keeper,
+        replies: Replies,
+        operation: Vec<Arc<EndpointStats>>,
+    ) -> Self {
+        Self { client, worker, served, keeper, replies, started: SystemTime::now(), operation }
     }
 
     /// Subscribes, and answers for ever.
@@ -88,7 +97,8 @@ impl Discovery {
     }
 
     fn endpoints<T>(&self, describe: impl Fn(&EndpointStats) -> T) -> Vec<T> {
-        self.served.all().iter().flat_map(|one| one.endpoints()).map(|endpoint| describe(&endpoint)).collect()
+        let calls = self.served.all().into_iter().flat_map(|one| one.endpoints());
+        calls.chain(self.operation.iter().cloned()).map(|endpoint| describe(&endpoint)).collect()
     }
 
     fn ping(&self) -> PingResponse {

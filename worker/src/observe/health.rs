@@ -156,7 +156,7 @@ impl Health {
     }
 
     /// Variants that do not run where they should, and versions that do not run at all.
-    fn notes(&self) -> Vec<String> {
+    pub(super) fn notes(&self) -> Vec<String> {
         let note = |(deployment, version): (Arc<Deployment>, Arc<ServedVersion>)| {
             let report = version.report();
             let skipped = report.skipped.iter().map(|one| format!("not on {}: {}", one.provider, one.reason));

@@ -6,6 +6,7 @@ mod disk;
 mod gauges;
 mod health;
 mod http;
+mod operate;
 mod probe;
 mod statistics;
 
@@ -15,5 +16,6 @@ pub use disk::watch as watch_disk;
 pub use gauges::Gauges;
 pub use health::{Health, Readiness};
 pub use http::serve;
+pub use operate::{Levers, Operation};
 pub use probe::{ProbeError, probe};
 pub use statistics::publish as publish_statistics;

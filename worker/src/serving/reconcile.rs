@@ -6,7 +6,7 @@ use embed_engine::model::{Loader, ResolveError, ResolvedModel, previous_of_curre
 use embed_engine::settings::CURRENT;
 use embed_schemas::Slug;
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Selected, ServedVariant, ServedVariants, VariantSpec,
@@ -38,6 +38,8 @@ pub struct ServingContext {
     pub intake: IntakeContext,
     /// Starts tasks.
     pub supervisor: Supervisor,
+    /// An operator asks to look at the registry.
+    pub reload: Arc<Notify>,
 }
 
 /// Starts and ends controllers.
@@ -76,8 +78,8 @@ impl Reconciler {
     /// # Errors
     /// If nothing can be served.
     pub async fn start(context: ServingContext, selected: Vec<Selected>) -> Result<Self, ServeError> {
-        let ServingContext { config, served, loader, intake, supervisor } = context;
-        let watch = Watch::start(&intake.connections.online.client, &supervisor).await?;
+        let ServingContext { config, served, loader, intake, supervisor, reload } = context;
+        let watch = Watch::start(&intake.connections.online.client, reload, &supervisor).await?;
         let models = &config.models;
         let memory = Memory::new(models.memory_budget, models.stay_loaded, config.engine.clone());
         let base: Vec<VariantSpec> = selected.iter().map(|one| one.spec.clone()).collect();

@@ -1,6 +1,6 @@
 //! What may change what is to be served: the bucket `embed_models`, and requests to look at the registry.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::{
     Client, SubscribeError, Subscriber,
@@ -8,7 +8,7 @@ use async_nats::{
 };
 use embed_schemas::serving::{DesiredVariant, MODELS_BUCKET, REFRESH_SUBJECT, parse_models_key};
 use futures::StreamExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::desired::Bucket;
 use crate::supervise::{Supervisor, Task};
@@ -27,35 +27,40 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch; ends when dropped.
+    /// Starts to watch; ends when dropped. `reload` asks as a message does.
     ///
     /// # Errors
     /// If the subscription fails.
-    pub(super) async fn start(client: &Client, supervisor: &Supervisor) -> Result<Self, SubscribeError> {
+    pub(super) async fn start(
+        client: &Client,
+        reload: Arc<Notify>,
+        supervisor: &Supervisor,
+    ) -> Result<Self, SubscribeError> {
         let requests = client.subscribe(REFRESH_SUBJECT).await?;
         // One request that waits is as good as many.
         let (ask, refresh) = mpsc::channel(1);
         let (send, bucket) = watch::channel(Bucket::new());
         let (look, looks) = mpsc::channel(1);
         let tasks = [
-            supervisor.spawn("the listener for requests to refresh", forward(requests, ask, look)),
+            supervisor.spawn("the listener for requests to refresh", forward(requests, reload, ask, look)),
             supervisor.spawn("the watch of embed_models", watch_bucket(client.clone(), send, looks)),
         ];
         Ok(Self { bucket, refresh, _tasks: tasks })
     }
 }
 
-async fn forward(mut requests: Subscriber, ask: mpsc::Sender<()>, look: mpsc::Sender<()>) {
+async fn forward(mut requests: Subscriber, reload: Arc<Notify>, ask: mpsc::Sender<()>, look: mpsc::Sender<()>) {
     loop {
         tokio::select! {
-            request = requests.next() => match request {
-                Some(_) => {
-                    let _ = (ask.try_send(()), look.try_send(()));
+            request = requests.next() => {
+                if request.is_none() {
+                    return;
                 }
-                None => return,
-            },
+            }
+            () = reload.notified() => {}
             () = ask.closed() => return,
         }
+        let _ = (ask.try_send(()), look.try_send(()));
     }
 }
 

@@ -9,7 +9,7 @@ pub mod jwt;
 mod render;
 mod role;
 
-use embed_schemas::{Lane, Slug, routes::ROUTES_BUCKET, serving, shadow, streams, subjects};
+use embed_schemas::{Lane, Slug, control, routes::ROUTES_BUCKET, serving, shadow, streams, subjects};
 use serde::Serialize;
 
 pub use render::{accounts, block, tenant};
@@ -122,6 +122,8 @@ impl List<'_> {
                 ] {
                     self.role(role);
                 }
+                // Ends a worker: nobody else's business.
+                self.publish(control::drain("*"));
             }
         }
     }
@@ -160,6 +162,11 @@ impl List<'_> {
             self.subscribe(format!("$SRV.{verb}.{}", subjects::SERVICE_NAME));
             self.subscribe(format!("$SRV.{verb}.{}.*", subjects::SERVICE_NAME));
         }
+        for subject in [control::STATUS_SUBJECT, control::RELOAD_SUBJECT] {
+            self.subscribe(subject);
+            self.subscribe(format!("{subject}.*"));
+        }
+        self.subscribe(control::drain("*"));
         self.subscribe(serving::REFRESH_SUBJECT);
         self.subscribe(shadow::SHADOW_SUBJECT);
         self.watch_bucket(serving::MODELS_BUCKET);
@@ -205,7 +212,14 @@ impl List<'_> {
 
     /// What collects figures of workers through NATS. Those of their HTTP endpoint need nothing here.
     fn metrics(&mut self) {
-        ["PING", "INFO", "STATS"].into_iter().for_each(|verb| self.discover(verb));
+        // As `nats micro ls`, `info` and `stats` ask.
+        for verb in ["PING", "INFO", "STATS"] {
+            self.publish(format!("$SRV.{verb}"));
+            self.discover(verb);
+            self.publish(format!("$SRV.{verb}.{}.*", subjects::SERVICE_NAME));
+        }
+        self.publish(control::STATUS_SUBJECT);
+        self.publish(control::status("*"));
         self.each(|list, model| list.subscribe(format!("embed.stats.{model}.*")));
     }
 
@@ -236,6 +250,10 @@ impl List<'_> {
     fn models(&mut self) {
         self.discover("INFO");
         self.publish(serving::REFRESH_SUBJECT);
+        for subject in [control::STATUS_SUBJECT, control::RELOAD_SUBJECT] {
+            self.publish(subject);
+            self.publish(format!("{subject}.*"));
+        }
         self.change_bucket(serving::MODELS_BUCKET);
         // What a route still sends traffic to is not unserved.
         self.read_bucket(ROUTES_BUCKET);
