@@ -32,6 +32,8 @@ fn a_variant_is_served_asked_and_given_up() {
     assert_eq!(served["consumers"]["created"].as_array().unwrap().len(), 2, "{served}");
     assert_eq!(served["workers"][0]["progress"]["live"]["version"], "v1.0.0", "{served}");
     assert_eq!(listed(&stack, "canary")["live"]["precision"], "fp32");
+    // What a call may have to wait for: `embed-loadtest accept` measures by it.
+    assert_eq!(listed(&stack, "canary")["live"]["online_run_us"], 40_000);
     // Calls and jobs reach it.
     let asked = succeed(&stack, "ask --json --variant canary hello");
     assert_eq!((&asked["variant"], &asked["version"]), (&"canary".into(), &"v1.0.0".into()));

@@ -137,6 +137,9 @@ pub struct LiveVersion {
     /// Nodes of the graph that another provider runs. Left out if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes_elsewhere: Option<u32>,
+    /// The longest run while online calls come in, which a call may have to wait for, in microseconds. Left out by workers before this was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_run_us: Option<u64>,
 }
 
 /// An execution provider that does not run a variant although it was to be tried first.

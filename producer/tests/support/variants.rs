@@ -86,6 +86,7 @@ fn live(space: &str, default: bool, wanted: &str) -> VariantStatus {
     let live = LiveVersion {
         devices: Vec::new(),
         nodes_elsewhere: None,
+        online_run_us: None,
         skipped: Vec::new(),
         version: "v1".into(),
         precision: Precision::Fp32,

@@ -71,6 +71,7 @@ impl ServedVersion {
             devices: self.report().devices.clone(),
             skipped: self.report().skipped.iter().map(skipped).collect(),
             nodes_elsewhere: self.report().nodes_elsewhere.and_then(|nodes| u32::try_from(nodes).ok()),
+            online_run_us: u64::try_from(self.pipeline.online_run().as_micros()).ok(),
         }
     }
 

@@ -127,6 +127,7 @@ mod tests {
         let live = space.map(|space| LiveVersion {
             devices: Vec::new(),
             nodes_elsewhere: None,
+            online_run_us: None,
             skipped: Vec::new(),
             version: "v1".into(),
             precision: Precision::Fp32,

@@ -3,7 +3,7 @@
 mod observer;
 mod request;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use embed_schemas::{Lane, ModelMetadata};
 pub use observer::{Observer, Unobserved};
@@ -58,6 +58,7 @@ pub struct Pipeline {
     queue: Arc<BatchQueue<Text>>,
     runners: Mutex<Option<Runners>>,
     engines: usize,
+    online_run: Duration,
     observer: ObserverHandle,
 }
 
@@ -113,7 +114,8 @@ impl Pipeline {
         };
         let pool = Pool::start(threads, &tokenizer, into_batches, &on_death)?;
         let (runners, observer) = (Mutex::new(Some(runners)), ObserverHandle(observer));
-        Ok(Self { metadata, report, pool, queue, runners, engines: units.len(), observer })
+        let (engines, online_run) = (units.len(), batch.online_run);
+        Ok(Self { metadata, report, pool, queue, runners, engines, online_run, observer })
     }
 
     /// What the registry says of the model's version.
@@ -124,6 +126,11 @@ impl Pipeline {
     /// What it runs on.
     pub const fn report(&self) -> &LoadReport {
         &self.report
+    }
+
+    /// The longest run while online calls come in: what the next call may have to wait for.
+    pub const fn online_run(&self) -> Duration {
+        self.online_run
     }
 
     /// Waits until its runners are ready for requests.
