@@ -48,7 +48,10 @@ pub(crate) async fn call(
     let outcome = match answer {
         Ok(message) => match decode_outcome(&message.payload).map(embed_schemas::Outcome::into_result) {
             Ok(Ok(result)) => match result.items.iter().find_map(|item| item.error.as_ref()) {
-                None => Outcome::Answered(result.items.iter().map(|item| item.tokens).collect()),
+                None => Outcome::Answered {
+                    tokens: result.items.iter().map(|item| item.tokens).collect(),
+                    batch_size: result.timing.batch_size,
+                },
                 Some(error) => failed(error),
             },
             Ok(Err(error)) => failed(&error),

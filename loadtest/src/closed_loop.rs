@@ -1,6 +1,6 @@
-//! Callers that wait for each answer before they ask again: how much is answered when nothing is ever late.
+//! Callers who wait for each answer before they ask again: how much is answered when nothing is ever late.
 //!
-//! Only for finding out the capacity. Latencies of a closed loop say nothing about callers who do not wait.
+//! Latencies of a closed loop say nothing about callers who do not wait: when answers get slow, fewer are asked for.
 
 use std::time::{Duration, Instant};
 
@@ -9,34 +9,45 @@ use tokio::task::JoinSet;
 
 use crate::{
     call::{Load, call},
-    tally::Outcome,
+    tally::{Done, Outcome, Tally},
 };
 
-/// Calls answered per second, with so many callers, over `duration` after the load's warm-up.
-pub async fn capacity(client: &Client, load: &Load, callers: usize, duration: Duration) -> f64 {
+/// Whoever is refused does not ask again at once.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What so many callers got over `duration` after the load's warm-up.
+pub async fn run(client: &Client, load: &Load, callers: usize, duration: Duration) -> Tally {
     let start = Instant::now();
     let end = load.warm_up + duration;
     let mut all = JoinSet::new();
     for caller in 0..callers {
         let (client, load) = (client.clone(), load.clone());
         all.spawn(async move {
-            let mut answered = 0u32;
+            let mut calls = Vec::new();
             // Callers begin at different texts, so that not all ask the same.
             for n in (caller..).step_by(callers) {
-                let outcome =
-                    call(&client, load.subject.clone(), load.payload(n), load.timeout, Instant::now()).await.1;
-                let now = start.elapsed();
-                answered += u32::from(matches!(outcome, Outcome::Answered(_)) && now >= load.warm_up && now < end);
-                if now >= end {
+                let due = start.elapsed();
+                if due >= end {
                     break;
                 }
-                if !matches!(outcome, Outcome::Answered(_)) {
-                    // Whoever is refused does not ask again at once.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                let asked = call(&client, load.subject.clone(), load.payload(n), load.timeout, Instant::now());
+                let (latency, outcome) = asked.await;
+                let answered = matches!(outcome, Outcome::Answered { .. });
+                calls.push(Done { due, late: Duration::ZERO, latency, outcome });
+                if !answered {
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
-            answered
+            calls
         });
     }
-    f64::from(all.join_all().await.into_iter().sum::<u32>()) / duration.as_secs_f64()
+    let mut tally = Tally::new(load.warm_up, load.slo);
+    all.join_all().await.iter().flatten().for_each(|done| tally.count(done));
+    tally
+}
+
+/// Calls answered per second, with so many callers, over `duration` after the load's warm-up.
+pub async fn capacity(client: &Client, load: &Load, callers: usize, duration: Duration) -> f64 {
+    let tally = run(client, load, callers, duration).await;
+    tally.total(|second| second.answered) as f64 / duration.as_secs_f64()
 }

@@ -10,6 +10,8 @@
 //! | `end` | when a run ends |
 //! | `scenario` | all of that at once |
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
+//! | `repeats` | what was measured several times: median, range, interval |
+//! | `acceptance` | the user's criteria, and what of them a live system meets |
 //! | `chaos` | faults on real processes, and whether every job is stored once |
 //! | `backfill` | a large backfill: speed, memory, and whether every row is there once |
 //! | `tally` | counts calls |
@@ -17,6 +19,7 @@
 //! | `bench` | how fast the engine is alone |
 //! | `cli` | the command line |
 
+pub mod acceptance;
 pub mod backfill;
 mod bench;
 pub mod bulk;
@@ -30,6 +33,7 @@ pub mod memory;
 pub mod open_loop;
 pub mod pacing;
 pub mod pattern;
+pub mod repeats;
 pub mod report;
 pub mod scenario;
 pub mod swaps;

@@ -232,7 +232,7 @@ impl Default for Phase {
 impl Phase {
     fn count(&mut self, done: &Done) {
         self.calls += 1;
-        self.errors += u64::from(!matches!(done.outcome, Outcome::Answered(_)));
+        self.errors += u64::from(!matches!(done.outcome, Outcome::Answered { .. }));
         if done.outcome != Outcome::Refused {
             self.latency.saturating_record(u64::try_from(done.latency.as_micros()).unwrap_or(u64::MAX));
         }
@@ -273,7 +273,12 @@ mod tests {
 
     fn done(due: u64, latency: u64) -> Done {
         let ms = Duration::from_millis;
-        Done { due: ms(due), late: Duration::ZERO, latency: ms(latency), outcome: Outcome::Answered(vec![1]) }
+        Done {
+            due: ms(due),
+            late: Duration::ZERO,
+            latency: ms(latency),
+            outcome: Outcome::Answered { tokens: vec![1], batch_size: 1 },
+        }
     }
 
     #[test]

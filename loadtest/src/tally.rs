@@ -23,8 +23,13 @@ pub struct Done {
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Vectors, for texts of so many tokens each.
-    Answered(Vec<u32>),
+    /// Vectors.
+    Answered {
+        /// Tokens of each text.
+        tokens: Vec<u32>,
+        /// Texts in the run that it was part of.
+        batch_size: u32,
+    },
     /// The worker said that it has too much to do.
     Refused,
     /// Anything else, by error code, `timeout`, `no_responders` or `not_sent`.
@@ -45,6 +50,8 @@ pub struct Tally {
     pub lateness: Histogram<u64>,
     /// Tokens of each text.
     pub tokens: Histogram<u64>,
+    /// Texts that were answered, each divided by the texts in its run: so many runs, if nobody else's texts were in them.
+    runs: f64,
     /// Calls that were not answered with vectors, by reason.
     pub errors: BTreeMap<String, u64>,
     /// By the second in which calls were due; the warm-up is left out.
@@ -79,6 +86,7 @@ impl Tally {
             refusal: latencies(),
             lateness: latencies(),
             tokens: histogram(1 << 20),
+            runs: 0.0,
             errors: BTreeMap::new(),
             seconds: Vec::new(),
         }
@@ -95,10 +103,11 @@ impl Tally {
         second.offered += 1;
         self.lateness.saturating_record(micros(done.late));
         match &done.outcome {
-            Outcome::Answered(tokens) => {
+            Outcome::Answered { tokens, batch_size } => {
                 second.answered += 1;
                 second.good += u64::from(done.latency <= self.slo);
                 tokens.iter().for_each(|tokens| self.tokens.saturating_record(u64::from(*tokens)));
+                self.runs += tokens.len() as f64 / f64::from((*batch_size).max(1));
             }
             Outcome::Refused => {
                 second.refused += 1;
@@ -113,6 +122,19 @@ impl Tally {
         }
         second.latencies.push(u32::try_from(micros(done.latency)).unwrap_or(u32::MAX));
         self.latency.saturating_record(micros(done.latency));
+    }
+
+    /// Texts in a run, on average over the runs: a mean over the calls would count a run as often as it had calls. NaN if none was answered.
+    #[must_use]
+    pub fn texts_per_run(&self) -> f64 {
+        self.tokens.len() as f64 / self.runs
+    }
+
+    /// Calls that were not answered with vectors, refusals included, percent of those that were due. NaN if none was.
+    #[must_use]
+    pub fn error_percent(&self) -> f64 {
+        let due = self.total(|second| second.offered) as f64;
+        self.total(|second| second.refused + second.failed) as f64 / due * 100.0
     }
 
     /// The sum over all seconds.
@@ -158,12 +180,29 @@ mod tests {
         Done { due: due * MS, late: Duration::ZERO, latency: latency * MS, outcome }
     }
 
+    fn answered(tokens: Vec<u32>) -> Outcome {
+        Outcome::Answered { tokens, batch_size: 1 }
+    }
+
+    #[test]
+    fn a_run_counts_once_however_many_calls_were_in_it() {
+        let mut tally = Tally::new(Duration::ZERO, 50 * MS);
+        assert!(tally.texts_per_run().is_nan() && tally.error_percent().is_nan());
+        // Three calls in one run, one by itself: two runs.
+        for batch_size in [3, 3, 3, 1] {
+            tally.count(&done(0, 1, Outcome::Answered { tokens: vec![7], batch_size }));
+        }
+        assert_eq!((tally.texts_per_run(), tally.error_percent()), (2.0, 0.0));
+        tally.count(&done(0, 1, Outcome::Refused));
+        assert_eq!(tally.error_percent(), 20.0);
+    }
+
     #[test]
     fn goodput_is_what_was_answered_in_time() {
         let mut tally = Tally::new(1000 * MS, 50 * MS);
-        tally.count(&done(999, 1, Outcome::Answered(vec![3])));
-        tally.count(&done(1000, 50, Outcome::Answered(vec![3, 5])));
-        tally.count(&done(1500, 51, Outcome::Answered(vec![3])));
+        tally.count(&done(999, 1, answered(vec![3])));
+        tally.count(&done(1000, 50, answered(vec![3, 5])));
+        tally.count(&done(1500, 51, answered(vec![3])));
         tally.count(&done(2000, 1, Outcome::Refused));
         tally.count(&done(2000, 10_000, Outcome::Failed("timeout".into())));
         assert_eq!((tally.total(|s| s.offered), tally.total(|s| s.answered), tally.total(|s| s.good)), (4, 2, 1));
@@ -187,7 +226,7 @@ mod tests {
             let mut tally = Tally::new(1000 * MS, 50 * MS);
             for (due, latency, kind) in &calls {
                 let outcome = match kind {
-                    0 => Outcome::Answered(vec![7]),
+                    0 => answered(vec![7]),
                     1 => Outcome::Refused,
                     _ => Outcome::Failed("x".into()),
                 };

@@ -61,7 +61,7 @@ pub(super) struct ChaosArgs {
     /// Print the kinds of faults, and which of them cannot be had here
     #[arg(long)]
     list: bool,
-    /// Instead of faults: calls and jobs as no client library would send them, from raw sockets; exits with 1 if a worker ends, a job is not
+    /// Instead of faults: calls and jobs as no client library would send them, from raw sockets; exits with 3 if a worker ends, a job is not
     /// accounted for, or others are harmed
     #[arg(long, conflicts_with_all = ["duration", "faults", "only", "load", "list"])]
     hostile: bool,

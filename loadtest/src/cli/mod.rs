@@ -1,6 +1,7 @@
 //! The command line of `embed-loadtest`.
 
 mod accept;
+mod acceptance;
 mod backfill;
 mod chaos;
 mod compare;
@@ -22,6 +23,9 @@ use embed_engine::engine::{attention, telemetry};
 
 use crate::bench::{self, BenchArgs};
 
+/// The exit code of what is done, and something that is wanted was missed.
+const MISSED: u8 = 3;
+
 /// Measures workers from outside.
 #[derive(Debug, Parser)]
 #[command(name = "embed-loadtest", version, about)]
@@ -37,30 +41,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Online calls in a pattern; exits with 1 if any was not answered
+    /// Online calls in a pattern; exits with 3 if any was not answered
     Run(run::RunArgs),
-    /// What the batch engine promises, measured on a stack of its own; exits with 1 if a promise is not kept
+    /// The user's criteria, judged on a system that is running; exits with 3 if one is missed, or could not be measured
+    Acceptance(Box<acceptance::AcceptanceArgs>),
+    /// What the batch engine promises, measured on a stack of its own; exits with 3 if a promise is not kept
     Accept(accept::AcceptArgs),
-    /// A corpus of short rows from an S3 server to one, on a stack of its own: speed, memory, and whether every row is there once; exits with 1
+    /// A corpus of short rows from an S3 server to one, on a stack of its own: speed, memory, and whether every row is there once; exits with 3
     /// if a target is missed
     Backfill(Box<backfill::BackfillArgs>),
-    /// Faults on real processes under load, or hostile input, on a stack of its own; exits with 1 if a job is lost, doubled, wrong, or dead
+    /// Faults on real processes under load, or hostile input, on a stack of its own; exits with 3 if a job is lost, doubled, wrong, or dead
     /// without cause
     Chaos(Box<chaos::ChaosArgs>),
     /// How fast the engine is alone, without NATS; its configuration is a worker's, from the environment
     Bench(Box<BenchArgs>),
     /// Two reports side by side
     Compare(compare::CompareArgs),
-    /// Bulk jobs and online calls for long, and whether memory grows; exits with 1 if it does
+    /// Bulk jobs and online calls for long, and whether memory grows; exits with 3 if it does
     Soak(soak::SoakArgs),
-    /// More online calls than can be answered; exits with 1 if goodput falls or refusals are slow
+    /// More online calls than can be answered; exits with 3 if goodput falls or refusals are slow
     Overload(overload::OverloadArgs),
-    /// What swaps of a model's version cost the callers; exits with 1 if any call fails, or if they notice too much
+    /// What swaps of a model's version cost the callers; exits with 3 if any call fails, or if they notice too much
     Swap(swap::SwapArgs),
 }
 
 impl Cli {
-    /// Runs the command. 0: done; 1: failed, with the reason on standard error.
+    /// Runs the command. 0: done; 1: failed, with the reason on standard error; 3: done, and something that is wanted was missed,
+    /// which the report lists.
     pub fn run(self) -> ExitCode {
         let Self { json, nats, command } = self;
         // SAFETY: this is the main thread, and no other has been started yet.
@@ -68,6 +75,7 @@ impl Cli {
         let passed = match command {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),
+            Command::Acceptance(args) => args.run(&nats, json),
             Command::Backfill(args) => args.run(json),
             Command::Chaos(args) => args.run(json),
             Command::Bench(args) => run_bench(&args, json),
@@ -78,7 +86,7 @@ impl Cli {
         };
         match passed {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
+            Ok(false) => ExitCode::from(MISSED),
             Err(error) => {
                 // There is nothing to do about a standard error that cannot be written to.
                 let _ = writeln!(io::stderr(), "error: {error:#}");

@@ -45,6 +45,12 @@ impl Session {
         self.runtime.block_on(future)
     }
 
+    /// Does something that needs the runtime to be there.
+    pub(super) fn within<T>(&self, body: impl FnOnce() -> T) -> T {
+        let _inside = self.runtime.enter();
+        body()
+    }
+
     /// Calls at the profile's rates, with bulk jobs beside them or not. The profile includes the warm-up.
     pub(super) fn play(
         &self,

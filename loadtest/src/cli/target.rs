@@ -1,6 +1,6 @@
 //! What is asked, and how: the options that all measuring commands have.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use clap::Args;
@@ -17,20 +17,23 @@ use crate::{
     texts,
 };
 
-#[derive(Debug, Args)]
+/// Bulk jobs in flight, if not more are asked for.
+const MOST_JOBS: usize = 32;
+
+#[derive(Debug, Clone, Args)]
 pub(super) struct TargetArgs {
     /// The model's name or slug
     #[arg(long, short, env = "EMBED_MODEL", default_value = "all-minilm-l6-v2")]
     model: String,
     /// Pin the calls to a variant
     #[arg(long)]
-    variant: Option<Slug>,
+    pub(super) variant: Option<Slug>,
     /// Before the measurement: not counted [default: 1; beside bulk jobs 5]
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     warm_up: Option<Duration>,
     /// Texts in a call
     #[arg(long, default_value_t = 1)]
-    texts_per_call: usize,
+    pub(super) texts_per_call: usize,
     /// JSONL with a field `text` [default: a sample of WordNet's sentences]
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
@@ -49,9 +52,9 @@ pub(super) struct TargetArgs {
     /// Most calls under way at once
     #[arg(long, default_value_t = 10_000)]
     most_in_flight: usize,
-    /// Bulk jobs in flight, where there are any
-    #[arg(long, default_value_t = 32)]
-    bulk_window: usize,
+    /// Bulk jobs in flight, where there are any [default: 32, or as many as there are distinct texts for]
+    #[arg(long)]
+    bulk_window: Option<usize>,
     /// Texts in a bulk job
     #[arg(long, default_value_t = 64)]
     bulk_texts: usize,
@@ -78,20 +81,46 @@ pub(super) struct Target {
 }
 
 impl TargetArgs {
+    /// The model.
+    pub(super) fn slug(&self) -> anyhow::Result<Slug> {
+        Ok(Slug::from_name(&self.model)?)
+    }
+
+    /// The same of a variant, with so many texts in a call.
+    pub(super) fn asking(&self, variant: &Slug, texts_per_call: usize) -> Self {
+        Self { variant: Some(variant.clone()), texts_per_call, ..self.clone() }
+    }
+
+    /// Bulk jobs in flight. Equal texts that wait together are computed once, and would be counted as often as they are stored: so never more
+    /// texts are in flight than there are.
+    fn window(&self, texts: &[String]) -> anyhow::Result<usize> {
+        let distinct = texts.iter().collect::<HashSet<_>>().len();
+        let window = self.bulk_window.unwrap_or_else(|| (distinct / self.bulk_texts).clamp(1, MOST_JOBS));
+        ensure!(
+            window * self.bulk_texts <= distinct,
+            "--bulk-window {window} with --bulk-texts {}: {} texts in flight, of which {distinct} are distinct, and equal texts that wait together \
+             are computed once; give more with --texts, or less in flight",
+            self.bulk_texts,
+            window * self.bulk_texts
+        );
+        Ok(window)
+    }
+
     /// Checks everything that can be checked before anything is sent.
     pub(super) fn prepare(&self, beside_bulk: bool, deadline: Option<Duration>) -> anyhow::Result<Target> {
         ensure!((1..=MAX_TEXTS).contains(&self.texts_per_call), "--texts-per-call: 1 to {MAX_TEXTS}");
         ensure!(self.slo_ms > 0.0 && self.slo_ms.is_finite(), "--slo-ms: must be above 0");
-        ensure!(self.bulk_window > 0, "--bulk-window: must be above 0");
+        ensure!(self.bulk_window != Some(0), "--bulk-window: must be above 0");
         ensure!((1..=MAX_TEXTS).contains(&self.bulk_texts), "--bulk-texts: 1 to {MAX_TEXTS}");
         // It takes some time until as many bulk jobs are done as are taken.
         let warm_up = self.warm_up.unwrap_or(Duration::from_secs(if beside_bulk { 5 } else { 1 }));
-        let model = Slug::from_name(&self.model)?;
+        let model = self.slug()?;
         let subject = match &self.variant {
             Some(variant) => subjects::pinned(Lane::Rpc, &model, variant),
             None => subjects::bare(Lane::Rpc, &model),
         };
         let texts = self.lengths.apply(texts::load(self.texts.as_deref(), self.seed)?, self.seed);
+        let window = if beside_bulk { self.window(&texts)? } else { 1 };
         let parameters = json!({
             "subject": subject,
             "texts per call": self.texts_per_call,
@@ -101,6 +130,7 @@ impl TargetArgs {
             "objective, ms": self.slo_ms,
             "deadline, s": deadline.map(|deadline| deadline.as_secs_f64()),
             "warm-up, s": warm_up.as_secs_f64(),
+            "texts of bulk in flight": beside_bulk.then_some(window * self.bulk_texts),
             "timeout, s": self.timeout.as_secs_f64(),
             "seed": self.seed,
         });
@@ -117,7 +147,7 @@ impl TargetArgs {
             variant: self.variant.clone(),
             texts: Arc::from(texts),
             texts_per_job: self.bulk_texts,
-            window: self.bulk_window,
+            window,
         };
         let processes = self.pid.iter().map(|id| Process::find(*id).map_err(anyhow::Error::msg));
         Ok(Target {
@@ -161,7 +191,32 @@ pub(super) fn parse_some_time(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        target: TargetArgs,
+    }
+
+    #[test]
+    fn never_more_bulk_is_in_flight_than_there_are_distinct_texts() {
+        let prepare = |line: &str| Line::try_parse_from(line.split(' ')).unwrap().target.prepare(true, None);
+        let texts = |line: &str| prepare(line).map(|target| target.bulk.window * target.bulk.texts_per_job);
+        assert_eq!(texts("x").unwrap(), 31 * 64, "the sample has 2,000");
+        assert_eq!(texts("x --bulk-texts 16").unwrap(), 32 * 16);
+        assert_eq!(texts("x --bulk-texts 100 --bulk-window 20").unwrap(), 2000);
+        let error = texts("x --bulk-texts 256 --bulk-window 32").unwrap_err().to_string();
+        assert!(error.contains("8192 texts in flight, of which 2000 are distinct"), "{error}");
+        let few = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&few, "{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"a\"}\n").unwrap();
+        let file = few.path().display();
+        assert_eq!(texts(&format!("x --bulk-texts 1 --texts {file}")).unwrap(), 2, "equal ones count once");
+        assert!(texts(&format!("x --bulk-texts 3 --texts {file}")).is_err());
+        assert!(Line::try_parse_from(["x", "--bulk-window", "99"]).unwrap().target.prepare(false, None).is_ok());
+    }
 
     #[test]
     fn durations_are_seconds_or_have_units() {

@@ -13,6 +13,8 @@ const POINTS_PER_DECADE: i32 = 12;
 pub struct Quantiles {
     /// Median.
     pub p50: f64,
+    /// 75 %.
+    pub p75: f64,
     /// 95 %.
     pub p95: f64,
     /// 99 %.
@@ -29,14 +31,22 @@ impl Quantiles {
     #[must_use]
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1000.0 }
+        Self {
+            p50: at(0.5),
+            p75: at(0.75),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1000.0,
+        }
     }
 
     /// The quantiles as figures.
     #[must_use]
     pub fn group(&self, name: String, better: Better) -> Group {
         let figure = |(name, value)| Figure::new(name, "ms", value, better);
-        let all = [("p50", self.p50), ("p95", self.p95), ("p99", self.p99), ("p99.9", self.p999), ("max", self.max)];
+        let Self { p50, p75, p95, p99, p999, max } = *self;
+        let all = [("p50", p50), ("p75", p75), ("p95", p95), ("p99", p99), ("p99.9", p999), ("max", max)];
         Group { name, figures: all.map(figure).into() }
     }
 }
@@ -68,7 +78,9 @@ mod tests {
     #[test]
     fn quantiles_of_a_hundred() {
         let quantiles = Quantiles::of(&histogram((1..=1000).map(|ms| ms * 1000)));
-        for (found, expected) in [(quantiles.p50, 500.0), (quantiles.p99, 990.0), (quantiles.max, 1000.0)] {
+        for (found, expected) in
+            [(quantiles.p50, 500.0), (quantiles.p75, 750.0), (quantiles.p99, 990.0), (quantiles.max, 1000.0)]
+        {
             assert!((found - expected).abs() <= expected * 0.002, "{found} for {expected}");
         }
         assert!(curve(&histogram([])).is_empty());

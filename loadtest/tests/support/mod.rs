@@ -6,6 +6,7 @@ pub(crate) mod gate;
 use std::process::Command;
 
 use embed_testkit::{Daemon, NatsServer, registry, sibling_binary};
+use serde_json::Value;
 
 /// The stack.
 pub(crate) struct Stack {
@@ -21,11 +22,16 @@ impl Stack {
 
     /// The same. A job of a worker that was killed goes to another after `ack_wait`.
     pub(crate) fn start_with(ack_wait: &str) -> Self {
+        Self::start_and_listen(ack_wait).0
+    }
+
+    /// The same, with what the worker said when it was ready.
+    pub(crate) fn start_and_listen(ack_wait: &str) -> (Self, Value) {
         let nats = NatsServer::start();
         let init = embed(&nats).args(["init", "--ack-wait", ack_wait]).output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
-        let worker = Self::start_worker(&nats);
-        Self { worker, nats }
+        let (worker, ready) = spawn_worker(&nats, &[]);
+        (Self { worker, nats }, ready)
     }
 
     /// Starts a worker and waits until it is ready.
@@ -35,15 +41,19 @@ impl Stack {
 
     /// The same, with more in its environment.
     pub(crate) fn start_worker_with(nats: &NatsServer, environment: &[(&str, &str)]) -> Daemon {
-        let mut command = Command::new(sibling_binary("embed-worker"));
-        command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]);
-        // On a busy machine a call may wait long, and is to be answered all the same.
-        command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
-        command.envs(environment.iter().copied());
-        let worker = Daemon::spawn(command.env("EMBED_REGISTRY", registry()));
-        worker.json_line();
-        worker
+        spawn_worker(nats, environment).0
     }
+}
+
+fn spawn_worker(nats: &NatsServer, environment: &[(&str, &str)]) -> (Daemon, Value) {
+    let mut command = Command::new(sibling_binary("embed-worker"));
+    command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]);
+    // On a busy machine a call may wait long, and is to be answered all the same.
+    command.env("EMBED_WORKER__LIMITS__RPC_MAX_WAIT", "1m");
+    command.envs(environment.iter().copied());
+    let worker = Daemon::spawn(command.env("EMBED_REGISTRY", registry()));
+    let ready = worker.json_line();
+    (worker, ready)
 }
 
 /// The command `embed` on this server.
