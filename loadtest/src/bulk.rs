@@ -121,7 +121,7 @@ pub async fn run(
 }
 
 /// Publishes a job and waits for its outcome: how many of its texts have vectors.
-async fn job(client: &Client, load: &BulkLoad, texts: Vec<String>) -> Result<u64, Error> {
+pub(crate) async fn job(client: &Client, load: &BulkLoad, texts: Vec<String>) -> Result<u64, Error> {
     let id = new_id();
     let expected = client.expect(&load.model, id.clone()).await?;
     let job = EmbedRequest { id: Some(id.clone()), ..EmbedRequest::new(texts) };

@@ -12,6 +12,7 @@
 //! | `swaps` | other versions of a model take the place of the one that is live, meanwhile |
 //! | `repeats` | what was measured several times: median, range, interval |
 //! | `acceptance` | the user's criteria, and what of them a live system meets |
+//! | `peers` | the same texts through other servers and libraries |
 //! | `chaos` | faults on real processes, and whether every job is stored once |
 //! | `backfill` | a large backfill: speed, memory, and whether every row is there once |
 //! | `tally` | counts calls |
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod open_loop;
 pub mod pacing;
 pub mod pattern;
+pub mod peers;
 pub mod repeats;
 pub mod report;
 pub mod scenario;

@@ -10,6 +10,7 @@ mod hostile;
 mod jobs;
 mod long;
 mod models;
+mod peers;
 mod reports;
 mod rollout;
 mod rollout_shadow;

@@ -6,6 +6,7 @@ mod backfill;
 mod chaos;
 mod compare;
 mod overload;
+mod peers;
 mod run;
 mod session;
 mod soak;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     /// The user's criteria, judged on a system that is running; exits with 3 if one is missed, or could not be measured
     Acceptance(Box<acceptance::AcceptanceArgs>),
+    /// The same texts through this project and through other servers and libraries, in turns
+    Peers(Box<peers::PeersArgs>),
     /// What the batch engine promises, measured on a stack of its own; exits with 3 if a promise is not kept
     Accept(accept::AcceptArgs),
     /// A corpus of short rows from an S3 server to one, on a stack of its own: speed, memory, and whether every row is there once; exits with 3
@@ -76,6 +79,7 @@ impl Cli {
             Command::Run(args) => args.run(&nats, json),
             Command::Accept(args) => args.run(json),
             Command::Acceptance(args) => args.run(&nats, json),
+            Command::Peers(args) => args.run(&nats, json),
             Command::Backfill(args) => args.run(json),
             Command::Chaos(args) => args.run(json),
             Command::Bench(args) => run_bench(&args, json),
