@@ -18,6 +18,7 @@ Usage: run.sh --registry DIR [--registry DIR …] --out DIR [options]
   --window N        bulk jobs in flight; a third of them for the large model (default: 96)
   --job N           texts in a bulk job (default: 256)
   --seconds N       how long each measurement through NATS takes (default: 6)
+  --repeats N       how often each of them is made (default: 3)
   --small           only the small model (MiniLM)
   --python PYTHON   with torch, sentence-transformers, tokenizers; for `check` with onnxruntime-gpu (default: python3)
   --worker-cores L  pin worker and server to these cores, such as 0-11, and what asks them to --load-cores
@@ -28,12 +29,12 @@ TEXT
 }
 
 registry=() out='' phases=check,engine,launches,bulk,rpc,swap,peer provider=cuda precision=fp16 device=0 count=100000
-rates=250,1000,5000,20000 seconds=6 window=96 job=256 small='' python=python3 worker_cores='' load_cores=''
+rates=250,1000,5000,20000 seconds=6 repeats=3 window=96 job=256 small='' python=python3 worker_cores='' load_cores=''
 while [[ $# -gt 0 ]]; do
     case $1 in
     -h | --help) usage && exit 0 ;;
     --small) small=yes && shift ;;
-    --registry | --out | --phases | --provider | --precision | --device | --count | --rates | --seconds | --window | --job | \
+    --registry | --out | --phases | --provider | --precision | --device | --count | --rates | --seconds | --repeats | --window | --job | \
         --python | \
         --worker-cores | --load-cores)
         [[ $# -ge 2 ]] || { echo "run.sh: $1 needs a value" >&2 && exit 2; }
@@ -152,6 +153,7 @@ finish() {
     stop
     rm -rf "$out"/serve-*/nats "$out/texts" "$out/swap-registry"
     "$python" "$here/summarize.py" "$out"
+    embed-loadtest page "$out" >/dev/null
 }
 trap finish EXIT
 
@@ -204,8 +206,14 @@ ticks() {
     echo $((fields[11] + fields[12]))
 }
 
-# load NAME MODEL OPTIONS…: runs embed-loadtest with its report in $out/NAME; beside it, what GPU and cores did meanwhile.
+# load NAME MODEL OPTIONS…: runs embed-loadtest, as often as is wanted, with its reports in $out/NAME/1 and so on.
 load() {
+    local name=$1 repeat && shift
+    for ((repeat = 1; repeat <= repeats; repeat++)); do load_once "$name/$repeat" "$@"; done
+}
+
+# load_once NAME MODEL OPTIONS…: the same once; beside its report, what GPU and cores did meanwhile.
+load_once() {
     local name=$1 model=$2 && shift 2
     say "$name"
     mkdir -p "$out/$name"
@@ -269,7 +277,7 @@ if chosen swap; then
     if EMBED_WORKER__MODELS__KEEP_PREVIOUS=2s serve "$minilm"; then
         say "swaps under load"
         mkdir -p "$out/swap"
-        "${pin_load[@]}" embed-loadtest swap --server "$url" --registry "$ours" --model "$slug" --rate 250 --bulk --bulk-texts "$job" \
+        "${pin_load[@]}" embed-loadtest swap --server "$url" --registry "$ours" --model "$slug" --rate 250 --bulk --bulk-texts "$job" --texts "$(texts_of "$minilm")" \
             --swaps 6 --rollbacks 3 --quiet "$seconds" --pid "$worker_pid" --out "$out/swap" >"$out/swap/report.txt" 2>&1 ||
             say "swaps: a call failed, or callers noticed too much; see $out/swap/report.txt"
         grep -h 'CUDA graphs\|first runs' "$out/serve-$minilm/worker.log" >"$out/swap/worker.log" || true
@@ -302,5 +310,5 @@ if chosen peer; then
     done
 fi
 
-say "done: $out/README.md, $out/results.json, $out/index.html"
+say "done: $out/report.html, $out/results.md, $out/results.json"
 exit "$failed"

@@ -1,11 +1,16 @@
-"""Makes one result out of what `run.sh` measured: `results.json`, a table, and a page."""
+"""Makes one result out of what `run.sh` measured.
+
+`results.json` has every figure, `results.md` the tables, and `report.json` is the report that
+`embed-loadtest page` makes a page of. Notes are written by hand, into a README.md beside them,
+which nothing here touches. A folder that has only `results.json` is summarized anew from it.
+"""
 
 import argparse
-import html
 import json
 from pathlib import Path
 from typing import Any
 
+from document import document
 from results import Results
 
 
@@ -18,6 +23,14 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)
+
+
+def ranged(row: dict[str, Any], key: str) -> Any:
+    """Write a median with the range of its repeats, if there are several."""
+    if key not in row.get("range", {}):
+        return row.get(key)
+    least, most = row["range"][key]
+    return f"{number(row[key])} ({number(least)} to {number(most)})"
 
 
 def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -55,7 +68,7 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
     ]
     load = ("worker_cores", "nats_cores", "gpu_utilisation_percent")
     bulk = [
-        [row["model"], row["texts"], row["texts_per_second"], *(row.get(key) for key in load)]
+        [row["model"], row["texts"], *(ranged(row, key) for key in ("texts_per_second", *load))]
         for row in results.bulk
     ]
     calls, launched_calls = (
@@ -63,7 +76,7 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
             [
                 row["rate"],
                 f"{row['answered']} of {row['due']}",
-                *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms", *load)),
+                *(ranged(row, key) for key in ("p50", "p95", "p99", "generator_late_ms", *load)),
             ]
             for row in rows
         ]
@@ -73,8 +86,8 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
         [
             row["model"],
             f"{row['answered']} of {row['due']}",
-            *(row.get(key) for key in ("p50", "p95", "p99", "generator_late_ms")),
-            *(row.get(key) for key in ("texts_per_second", *load)),
+            *(ranged(row, key) for key in ("p50", "p95", "p99", "generator_late_ms")),
+            *(ranged(row, key) for key in ("texts_per_second", *load)),
         ]
         for row in results.calls_beside_bulk
     ]
@@ -143,15 +156,15 @@ def tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
 def markdown(results: Results) -> str:
     """Write everything as Markdown."""
     parts = ["# Measured on a GPU", ""]
-    parts += [
-        f"- {line}" for line in (*results.lines("device.csv"), *results.lines("versions.txt"))
-    ]
+    parts += [f"- {line}" for line in (*results.device, *results.versions)]
     parts += [f"- {key}: {value}" for key, value in results.machine.items()]
     parts += [
         "",
         "Models whose name ends in `-twin` have random weights in the shape of the real one: their "
-        "speed counts, their vectors mean nothing. Made by `loadtest/gpu/run.sh`; all ratios are "
-        "of this run.",
+        "speed counts, their vectors mean nothing. Made by `loadtest/gpu/run.sh` and "
+        "`summarize.py`; all ratios are of this run. Figures through NATS are medians of their "
+        "repeats, with the range where there are several; those of the engine alone are of one "
+        "measurement, of many runs.",
         "",
     ]
     for title, head, rows in tables(results):
@@ -159,32 +172,6 @@ def markdown(results: Results) -> str:
         parts += ["| " + " | ".join(row) + " |" for row in rows]
         parts.append("")
     return "\n".join(parts)
-
-
-def page(results: Results) -> str:
-    """Write everything as one page of HTML that needs nothing else."""
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;"
-        "padding:.3rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}"
-    )
-    parts = [f"<!doctype html><meta charset=utf-8><title>GPU</title><style>{style}</style>"]
-    parts.append("<h1>Measured on a GPU</h1><ul>")
-    lines = [*results.lines("device.csv"), *results.lines("versions.txt")]
-    lines += [f"{key}: {value}" for key, value in results.machine.items()]
-    parts += [f"<li>{html.escape(line)}</li>" for line in lines]
-    parts.append(
-        "</ul><p>Models that end in -twin have random weights in the shape of the real one.</p>"
-    )
-    for title, head, rows in tables(results):
-        parts.append(f"<h2>{html.escape(title)}</h2><table><tr>")
-        parts += [f"<th>{html.escape(name)}</th>" for name in head]
-        parts.append("</tr>")
-        for row in rows:
-            cells = "".join(f"<td>{html.escape(value)}</td>" for value in row)
-            parts.append(f"<tr>{cells}</tr>")
-        parts.append("</table>")
-    return "\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -195,8 +182,9 @@ def main() -> None:
     results = Results(folder)
     text = json.dumps(results.to_json(), indent=1) + "\n"
     (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text(markdown(results), encoding="utf-8")
-    (folder / "index.html").write_text(page(results), encoding="utf-8")
+    (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    report = json.dumps(document(results, tables(results)))
+    (folder / "report.json").write_text(report, encoding="utf-8")
     print(markdown(results).split("\n## ", 2)[1])
 
 

@@ -69,6 +69,23 @@ fn a_mixed_run_is_written_down_and_is_as_good_as_itself() {
 }
 
 #[test]
+fn what_another_program_measured_has_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = embed_testkit::repository().join("loadtest/gpu/summarize.py");
+    let results = embed_testkit::repository().join("loadtest/results/h100-cuda/results.json");
+    fs::copy(results, folder.path().join("results.json")).unwrap();
+    let python = embed_testkit::repository().join(".venv/bin/python");
+    let summarized = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    assert!(summarized.status.success(), "{}", String::from_utf8_lossy(&summarized.stderr));
+    let made = Command::new(sibling_binary("embed-loadtest")).arg("page").arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let html = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    // Plots before rows, and the rows of the matrix folded.
+    let (plot, rows) = (html.find("<svg").unwrap(), html.find("<details>").unwrap());
+    assert!(plot < rows && html.contains("beside the peers") && html.contains("bge-small-en-v1-5-twin"));
+}
+
+#[test]
 fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();

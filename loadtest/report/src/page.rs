@@ -3,6 +3,8 @@
 use crate::{Block, Page, Section, Table, Verdict, escape::escape, plot};
 
 const STYLE: &str = include_str!("style.css");
+/// Longer tables are folded: a reader looks at the plots, and unfolds what is wanted of the rows.
+const MOST_ROWS: usize = 24;
 
 impl Page {
     /// The page as HTML. Everything that is shown is escaped; nothing is loaded from elsewhere.
@@ -92,7 +94,7 @@ fn figure(block: &Block) -> String {
 
 fn table(table: &Table) -> String {
     let columns = table.rows.iter().map(Vec::len).max().unwrap_or(0).max(table.head.len());
-    let numbers: Vec<bool> = (0..columns).map(|column| is_numeric(table, column)).collect();
+    let numbers: Vec<bool> = (0..columns).map(|column| table.is_numeric(column)).collect();
     let row = |cells: &[String], tag: &str| {
         let cell = |(cell, number): (&String, &bool)| {
             let class = if *number { " class=\"number\"" } else { "" };
@@ -102,17 +104,12 @@ fn table(table: &Table) -> String {
     };
     let body: String = table.rows.iter().map(|cells| row(cells, "td")).collect();
     let head = row(&table.head, "th");
-    format!("<div class=\"wide\"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n")
-}
-
-/// Whether all cells that hold something begin as numbers do, and there is one.
-fn is_numeric(table: &Table, column: usize) -> bool {
-    let blank = |cell: &str| cell.is_empty() || cell == "–";
-    let mut cells = table.rows.iter().filter_map(|row| row.get(column)).filter(|cell| !blank(cell)).peekable();
-    cells.peek().is_some()
-        && cells.all(|cell| {
-            cell.trim_start_matches(['+', '-', '−', '×', '<', '>', ' ']).starts_with(|c: char| c.is_ascii_digit())
-        })
+    let shown =
+        format!("<div class=\"wide\"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n");
+    match table.rows.len() {
+        rows if rows > MOST_ROWS => format!("<details><summary>{rows} rows</summary>\n{shown}</details>\n"),
+        _ => shown,
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +146,17 @@ mod tests {
         for foreign in ["http:", "https:", "url(", "@import", "<script", "src=", "a & b"] {
             assert!(!html.contains(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn long_tables_are_folded_and_short_ones_are_not() {
+        let with = |rows: usize| {
+            let table = Table { head: vec!["n".to_owned()], rows: (0..rows).map(|n| vec![n.to_string()]).collect() };
+            let blocks = vec![Block::Table(table)];
+            Page { sections: vec![Section { title: "rows".to_owned(), blocks }], ..Page::default() }.render()
+        };
+        assert!(with(300).contains("<details><summary>300 rows</summary>") && with(300).contains(">299<"));
+        assert!(!with(24).contains("<details>"));
     }
 
     #[test]

@@ -23,6 +23,16 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// Whether all cells of a column that hold something begin as numbers do, and there is one.
+    pub(crate) fn is_numeric(&self, column: usize) -> bool {
+        let blank = |cell: &str| cell.is_empty() || cell == "–";
+        let mut cells = self.rows.iter().filter_map(|row| row.get(column)).filter(|cell| !blank(cell)).peekable();
+        cells.peek().is_some()
+            && cells.all(|cell| {
+                cell.trim_start_matches(['+', '-', '−', '×', '<', '>', ' ']).starts_with(|c: char| c.is_ascii_digit())
+            })
+    }
+
     /// The table as text, with its columns aligned: numbers to the right, names to the left.
     #[must_use]
     pub fn aligned(&self) -> String {
@@ -31,8 +41,7 @@ impl Table {
         let columns: Vec<(usize, bool)> = (0..self.head.len())
             .map(|column| {
                 let width = lines().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
-                let number = |cell: &String| cell.starts_with(|first: char| first.is_ascii_digit());
-                (width.unwrap_or_default(), self.rows.iter().filter_map(|row| row.get(column)).all(number))
+                (width.unwrap_or_default(), self.is_numeric(column))
             })
             .collect();
         for line in lines() {
@@ -58,6 +67,7 @@ mod tests {
         let mut table = Table::new(&["model", "texts/s"]);
         table.row(["m".into(), "1,234".into()]);
         table.row(["longer".into(), "9.8".into()]);
-        assert_eq!(table.aligned(), "  model   texts/s\n  m         1,234\n  longer      9.8\n");
+        table.row(["é".into(), "–".into()]);
+        assert_eq!(table.aligned(), "  model   texts/s\n  m         1,234\n  longer      9.8\n  é             –\n");
     }
 }

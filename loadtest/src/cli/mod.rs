@@ -6,6 +6,7 @@ mod backfill;
 mod chaos;
 mod compare;
 mod overload;
+mod page;
 mod peers;
 mod run;
 mod session;
@@ -60,6 +61,8 @@ enum Command {
     Bench(Box<BenchArgs>),
     /// Two reports side by side
     Compare(compare::CompareArgs),
+    /// The page of a report, made anew
+    Page(page::PageArgs),
     /// Bulk jobs and online calls for long, and whether memory grows; exits with 3 if it does
     Soak(soak::SoakArgs),
     /// More online calls than can be answered; exits with 3 if goodput falls or refusals are slow
@@ -84,6 +87,7 @@ impl Cli {
             Command::Chaos(args) => args.run(json),
             Command::Bench(args) => run_bench(&args, json),
             Command::Compare(args) => args.run(json),
+            Command::Page(args) => args.run(json),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),
             Command::Swap(args) => args.run(&nats, json),

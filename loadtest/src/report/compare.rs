@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::{
     Better, Document, Figure,
     page::{facts_of, show},
-    text::aligned,
 };
 
 /// Tells the format of a comparison.
@@ -126,11 +125,11 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "A: {}\nB: {}\n\n{}", self.a, self.b, aligned(&self.table()))?;
+        write!(f, "A: {}\nB: {}\n\n{}", self.a, self.b, self.table().aligned())?;
         if self.differences.is_empty() {
             return Ok(());
         }
-        write!(f, "\n{}", aligned(&self.differences_table()))
+        write!(f, "\n{}", self.differences_table().aligned())
     }
 }
 

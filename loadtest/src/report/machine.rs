@@ -33,7 +33,7 @@ impl Machine {
     /// Name and value of each.
     #[must_use]
     pub fn facts(&self) -> Vec<(String, String)> {
-        let memory = format!("{} MB", self.memory_mb);
+        let memory = if self.memory_mb == 0 { String::new() } else { format!("{} MB", self.memory_mb) };
         [("cpu", &self.cpu), ("cores", &self.cores.to_string()), ("memory", &memory), ("kernel", &self.kernel)]
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .into()

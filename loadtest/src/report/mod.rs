@@ -55,11 +55,25 @@ pub struct Document {
     pub figures: Vec<Group>,
     /// Curves.
     pub plots: Vec<Plot>,
+    /// Rows that are no figures with a unit each, below the plots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Titled>,
     /// What else there is to say, in sentences.
     pub notes: Vec<String>,
     /// What only this command has.
     #[serde(flatten)]
     pub detail: Map<String, Value>,
+}
+
+/// A table with its title.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Titled {
+    /// What its rows are.
+    pub title: String,
+    /// The columns' headings.
+    pub head: Vec<String>,
+    /// Rows of as many cells.
+    pub rows: Vec<Vec<String>>,
 }
 
 /// Figures of one thing. Groups that have the same figures are rows of one table.
@@ -126,6 +140,7 @@ impl Document {
             verdicts: Vec::new(),
             figures: Vec::new(),
             plots: Vec::new(),
+            tables: Vec::new(),
             notes: Vec::new(),
             detail: Map::new(),
         }

@@ -3,7 +3,7 @@
 use embed_report::{Block, Page, Section, Table, significant};
 use serde_json::{Map, Value};
 
-use super::{Document, Group};
+use super::{Document, Group, Titled};
 
 impl Document {
     /// The page.
@@ -15,15 +15,16 @@ impl Document {
         let tables = tables(&self.figures).into_iter().map(Block::Table);
         let notes = self.notes.iter().cloned().map(Block::Text);
         let section = |title: &str, blocks| Section { title: title.to_owned(), blocks };
-        Page {
-            title: self.title.clone(),
-            summary: self.verdicts.clone(),
-            facts,
-            sections: vec![
-                section("Plots", self.plots.iter().cloned().map(Block::Plot).collect()),
-                section("Figures", tables.chain(notes).collect()),
-            ],
-        }
+        let titled = self.tables.iter().map(|Titled { title, head, rows }| {
+            section(title, vec![Block::Table(Table { head: head.clone(), rows: rows.clone() })])
+        });
+        let sections = [
+            section("Plots", self.plots.iter().cloned().map(Block::Plot).collect()),
+            section("Figures", tables.chain(notes).collect()),
+        ];
+        let sections = sections.into_iter().filter(|section| !section.blocks.is_empty()).chain(titled);
+        facts.retain(|(_, value)| !value.is_empty());
+        Page { title: self.title.clone(), summary: self.verdicts.clone(), facts, sections: sections.collect() }
     }
 }
 
