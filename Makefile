@@ -10,7 +10,7 @@ TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CLIENTS  := deploy/clients
 CARGO    ?= cargo
-SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh deploy/prometheus/*.sh loadtest/gpu/*.sh fuzz/*.sh)
+SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh deploy/prometheus/*.sh loadtest/*.sh loadtest/gpu/*.sh fuzz/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
