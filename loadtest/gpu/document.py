@@ -44,11 +44,11 @@ def by_length(results: Results) -> Row:
     best: dict[str, dict[float, float]] = {}
     for row in results.engine:
         if row["precision"] != "fp32":
-            lengths = best.setdefault(f"{base(row['model'])} {row['form']}", {})
+            lengths = best.setdefault(base(row["model"]), {})
             rate = row["texts_per_second"] * row["length"]
             lengths[row["length"]] = max(rate, lengths.get(row["length"], 0.0))
     series = {name: sorted(lengths.items()) for name, lengths in best.items()}
-    title = "The engine alone, not FP32: tokens a second, the best batch of each length"
+    title = "The engine alone, not FP32: tokens a second, the best batch and form of each length"
     return plot(title, axis("tokens in a text", log=True), axis("tokens/s", log=True), series)
 
 

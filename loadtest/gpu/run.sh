@@ -88,6 +88,14 @@ head -n $((count / 5)) "$out/texts/mixed.jsonl" >"$out/texts/mixed-large.jsonl"
 # texts_of MODEL: the texts of mixed lengths that a model of its size gets through in seconds.
 texts_of() { [[ $1 == "$large" ]] && echo "$out/texts/mixed-large.jsonl" || echo "$out/texts/mixed.jsonl"; }
 
+# fit FILE WINDOW: prints as many bulk jobs, but no more than there are distinct texts for: equal ones that wait together are computed once.
+fit() {
+    local most
+    most=$(($(sed 's/.*"text"//' "$1" | sort -u | wc -l) / job))
+    ((most > 0)) || most=1
+    echo $((most < $2 ? most : $2))
+}
+
 # --- The graphs are right on this GPU ------------------------------------------------------------------------------
 
 failed=0
@@ -253,12 +261,15 @@ if chosen bulk || chosen rpc; then
             # A rate at which no call falls into the measurement: bulk alone.
             alone=(--rate 0.000001)
             bulk=(--pattern mixed --duration $((seconds + 2)) --warm-up 3 --bulk-texts "$job")
-            [[ $model == "$large" ]] && bulk+=(--bulk-window $(((window + 2) / 3))) || bulk+=(--bulk-window "$window")
-            load "bulk-$model-mixed" "$model" "${bulk[@]}" "${alone[@]}" --texts "$(texts_of "$model")"
+            jobs=$window
+            [[ $model == "$large" ]] && jobs=$(((window + 2) / 3))
+            mixed=(--texts "$(texts_of "$model")" --bulk-window "$(fit "$(texts_of "$model")" "$jobs")")
+            load "bulk-$model-mixed" "$model" "${bulk[@]}" "${alone[@]}" "${mixed[@]}"
             if [[ $model == "$minilm" ]]; then
-                load "bulk-$model-full" "$model" "${bulk[@]}" "${alone[@]}" --texts "$out/texts/full.jsonl"
+                load "bulk-$model-full" "$model" "${bulk[@]}" "${alone[@]}" --texts "$out/texts/full.jsonl" \
+                    --bulk-window "$(fit "$out/texts/full.jsonl" "$jobs")"
             fi
-            load "beside-$model-mixed" "$model" "${bulk[@]}" --rate 250 --slo-ms 10 --texts "$(texts_of "$model")"
+            load "beside-$model-mixed" "$model" "${bulk[@]}" --rate 250 --slo-ms 10 "${mixed[@]}"
         fi
         stop
     done

@@ -14,7 +14,7 @@ from onnx import helper
 from results import LARGE, SMALL, Results
 from second_version import copy
 from steady import is_steady, until_steady
-from texts import FULL, LONGEST, SHORTEST, SPECIAL, lengths, text_of
+from texts import FULL, LONGEST, SHORTEST, SPECIAL, distinct, lengths, text_of
 
 HERE = Path(__file__).parent
 
@@ -35,6 +35,14 @@ def test_rounds_go_on_until_two_agree() -> None:
     assert not is_steady(rates)
     # The first two may agree by chance, before anything is warm.
     assert not is_steady([100.0, 101.0])
+
+
+def test_no_text_comes_twice_even_if_there_are_more_than_words() -> None:
+    words = [(f"word{number}", 1 + number % 2) for number in range(200)]
+    texts = list(distinct(words, [FULL] * 800, random.Random(1)))
+    assert len(set(texts)) == 800
+    # Of one word each there are only so many.
+    assert len(list(distinct(words, [SHORTEST] * 300, random.Random(1)))) == 300
 
 
 @pytest.mark.parametrize("tokens", [SHORTEST, 17, FULL, LONGEST])

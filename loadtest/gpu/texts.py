@@ -8,6 +8,7 @@ sample, chosen by the seed, so that they are tokenized as real text is.
 import argparse
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,6 +19,8 @@ SPECIAL = 2
 FULL = 128
 # As those of `embed-loadtest bench --mix mixed`: after the cuts, 41 tokens on average.
 MU, SIGMA, SHORTEST, LONGEST = 3.25, 1.0, 3, 256
+ORDERS = 8
+TRIES = 20
 
 
 def words_with_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
@@ -39,6 +42,25 @@ def text_of(words: list[tuple[str, int]], tokens: int, start: int) -> str:
             taken.append(word)
             left -= size
     return " ".join(taken)
+
+
+def distinct(
+    words: list[tuple[str, int]], wanted: list[int], chance: random.Random
+) -> Iterator[str]:
+    """Yield a text of each length, none twice: equal texts that wait together are computed once.
+
+    Of the shortest there are only so many; those may come again.
+    """
+    # In one order there are no more texts of a length than words to begin with.
+    orders = [words, *(chance.sample(words, len(words)) for _ in range(ORDERS - 1))]
+    seen: set[str] = set()
+    for tokens in wanted:
+        for _ in range(TRIES):
+            text = text_of(chance.choice(orders), tokens, chance.randrange(len(words)))
+            if text not in seen:
+                break
+        seen.add(text)
+        yield text
 
 
 def lengths(count: int, chance: random.Random) -> list[int]:
@@ -66,8 +88,7 @@ def main() -> None:
     mixed = lengths(options.count, chance)
     for name, wanted in (("mixed", mixed), ("full", [FULL] * (options.count // 4))):
         with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as out:
-            for number, tokens in enumerate(wanted):
-                text = text_of(words, tokens, chance.randrange(len(words)))
+            for number, text in enumerate(distinct(words, wanted, chance)):
                 out.write(json.dumps({"id": number, "text": text}) + "\n")
         mean = sum(wanted) / len(wanted)
         print(f"{name}.jsonl: {len(wanted)} texts, {mean:.1f} tokens on average")
