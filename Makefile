@@ -168,8 +168,8 @@ lint-rust:
 
 lint-python: setup $(DEPLOY_STAMP)
 	cd $(MODELS) && $(VIRTUAL_ENV)/bin/ruff format --check . && $(VIRTUAL_ENV)/bin/ruff check . && $(VIRTUAL_ENV)/bin/mypy
-	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
-	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/tests
+	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/gateway/tests producer/tests
+	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml loadtest/gpu loadtest/src producer/gateway/tests producer/tests
 	cd loadtest/gpu && $(VIRTUAL_ENV)/bin/mypy --config-file ../../$(MODELS)/pyproject.toml .
 	$(VENV)/bin/ruff format --check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests
 	$(VENV)/bin/ruff check --config $(MODELS)/pyproject.toml deploy/grafana deploy/tests

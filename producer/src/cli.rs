@@ -1,12 +1,13 @@
 //! The command line.
 
 pub(crate) mod backfill;
+pub(crate) mod gateway;
 pub(crate) mod jobs;
 pub(crate) mod permissions;
 pub(crate) mod rollout;
 pub(crate) mod route;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use embed_connect::ConnectSettings;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Models(ModelsCommand),
     /// Split the traffic of a model between its variants
     Route(Box<route::RouteArgs>),
+    /// Answer HTTP: OpenAI's embeddings, TEI's, and the platform's own
+    Gateway(Box<gateway::GatewayArgs>),
     /// Replace a variant by another, step by step, on evidence
     Rollout(Box<rollout::RolloutArgs>),
 }
@@ -76,6 +79,9 @@ pub(crate) struct DevArgs {
     /// default [default: one for each model, called after its first precision]
     #[arg(long, value_parser = parse_served, value_name = "MODEL=NAME[@VERSION]")]
     pub(crate) variant: Vec<(Slug, Slug, Option<String>)>,
+    /// Answer HTTP as well, as `embed gateway` does: OpenAI's embeddings, and more
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub(crate) gateway: Option<SocketAddr>,
     /// Passed on to `embed-worker run`; may be repeated
     #[arg(long, allow_hyphen_values = true, value_name = "ARG")]
     pub(crate) worker_arg: Vec<String>,

@@ -1,7 +1,12 @@
 //! Every program does all that it is for with the permissions of its role, on a server as `deploy/nats` has it, and its log shows that
 //! nothing was tried in vain. And what no worker may be talked into.
 
-use std::{process::Command, sync::Mutex};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    sync::Mutex,
+};
 
 use crate::support::{
     PATIENCE,
@@ -52,6 +57,7 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
         assert_eq!(server.json(user, "ask --timeout 1m hello")[0]["variant"], "fp32");
     }
     server.run("caller", "ask --variant fp32 --timeout 1m hello");
+    by_http(&server);
     let mut load = Command::new(sibling_binary("embed-loadtest"));
     server.connected("caller", load.args(["run", "--json", "--rate", "5", "--duration", "1", "--warm-up", "0.1"]));
     let load = load.output().unwrap();
@@ -92,6 +98,28 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
     let cancelled = server.embed("producer", &["jobs", "result", "waits"]).output().unwrap();
     assert!(stdout(&cancelled).contains("cancelled") || stderr(&cancelled).contains("cancelled"), "{cancelled:?}");
     assert_nothing_was_denied(&server);
+}
+
+/// `embed gateway`, from its start to its end.
+fn by_http(server: &Configured) {
+    let mut command = server.embed("gateway", &["gateway", "--json", "--listen", "127.0.0.1:0"]);
+    let gateway = Daemon::spawn(command.env_remove("EMBED_GATEWAY_KEYS"));
+    let ready = gateway.json_line();
+    let address = ready["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    let body = json!({"model": MODEL, "input": "hello"}).to_string();
+    let head = format!(
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    wait_for("an answer by HTTP", || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all((head.clone() + &body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+    let (status, log) = gateway.terminate();
+    assert!(status.success(), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

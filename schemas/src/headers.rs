@@ -4,6 +4,8 @@
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// The encoding of the payload, see [`crate::wire::Format`].
 pub const CONTENT_TYPE: &str = "Content-Type";
+/// On a call: whose it is, as a gateway tells workers that are to share by it (`limits.sender_header`).
+pub const SENDER: &str = "Embed-Sender";
 /// On a job: an inbox that gets a direct copy of the outcome, beside the stored one; see [`crate::inbox`].
 pub const REPLY_TO: &str = "Reply-To";
 /// On a job: the subject that its producer published it on, before a route sent it to a variant. Whoever sends a job once more uses it.

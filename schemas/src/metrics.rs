@@ -59,6 +59,28 @@ pub const BACKFILL_JOBS_QUEUED: &str = "akidb_backfill_jobs_queued";
 /// Gauge: 1 while a backfill begins nothing new, since a stream is nearly full.
 pub const BACKFILL_HELD: &str = "akidb_backfill_held";
 
+/// Label: the path of an HTTP request, as its route has it.
+pub const ROUTE: &str = "route";
+/// Label: the status of an HTTP answer.
+pub const STATUS: &str = "status";
+/// Label: the name of the key that an HTTP request came with.
+pub const KEY: &str = "key";
+
+/// Counter: HTTP requests that a gateway has answered, by `route`, `status` and `key`.
+pub const GATEWAY_REQUESTS_TOTAL: &str = "akidb_gateway_requests_total";
+/// Histogram, seconds: from an HTTP request's head to its answer, by `route`.
+pub const GATEWAY_REQUEST_SECONDS: &str = "akidb_gateway_request_seconds";
+/// Counter: texts that a gateway has had embedded, by `key` and `model`.
+pub const GATEWAY_TEXTS_TOTAL: &str = "akidb_gateway_texts_total";
+/// Counter: tokens of these.
+pub const GATEWAY_TOKENS_TOTAL: &str = "akidb_gateway_tokens_total";
+/// Gauge: texts that a gateway has under way.
+pub const GATEWAY_IN_FLIGHT_TEXTS: &str = "akidb_gateway_in_flight_texts";
+/// Gauge: 1 while a gateway is connected to NATS.
+pub const GATEWAY_NATS_CONNECTED: &str = "akidb_gateway_nats_connected";
+/// Histogram: texts of the batch in which a call was computed, as answers tell a gateway.
+pub const GATEWAY_BATCH_SIZE: &str = "akidb_batch_size_answered";
+
 /// Histogram, seconds: from a job's arrival at the worker to its outcome being handed to NATS.
 pub const EMBED_LATENCY_SECONDS: &str = "akidb_embed_latency_seconds";
 /// Counter: jobs and calls that came in.

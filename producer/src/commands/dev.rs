@@ -15,6 +15,7 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
         variants: args.variant,
         streams: StreamSettings { ack_wait_ms: super::init::milliseconds(args.ack_wait), ..StreamSettings::default() },
         worker_args: args.worker_arg,
+        gateway: args.gateway,
     };
     let mut printed = Ok(());
     dev::run(&options, asked_to_stop(), |ready| {
@@ -26,7 +27,7 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
 }
 
 fn welcome(ready: &Ready) -> String {
-    let Ready { nats_url, metrics_url, models, route_config, .. } = ready;
+    let Ready { nats_url, metrics_url, gateway_url, models, route_config, .. } = ready;
     let served = models.iter().map(|s| format!("{} ({} {})", s.model, s.variant, s.version)).collect::<Vec<_>>();
     let model = models.first().map_or("MODEL", |served| served.model.as_str());
     // What is the default already needs no option.
@@ -38,12 +39,19 @@ fn welcome(ready: &Ready) -> String {
         [first, second, ..] => format!("embed route{routes} set {model} {first}=90 {second}=10\n  "),
         _ => String::new(),
     };
+    let http = match gateway_url {
+        Some(url) => {
+            let body = format!("{{\"model\":\"{model}\",\"input\":\"hello\"}}");
+            format!("curl {url}/v1/embeddings -d '{body}'\n  ")
+        }
+        None => String::new(),
+    };
     format!(
         "Ready. Serving {}.\n\n  \
          embed ask{server} -m {model} \"hello\"\n  \
          {split}\
          nats req{server} embed.rpc.{model} '{{\"texts\":[\"hello\"]}}'\n  \
-         curl {metrics_url}/metrics\n\n\
+         {http}curl {metrics_url}/metrics\n\n\
          Ctrl-C drains and stops everything.",
         served.join(", ")
     )

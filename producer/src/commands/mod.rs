@@ -4,6 +4,7 @@ mod ask;
 mod backfill;
 mod dead;
 mod dev;
+mod gateway;
 mod hint;
 mod init;
 mod jobs;
@@ -71,6 +72,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Backfill(command) => backfill::run(command, &connect, json).await,
         Command::Models(command) => models::run(command, &connect, json).await,
         Command::Route(args) => route::run(*args, &connect, json).await,
+        Command::Gateway(args) => gateway::run(*args, &connect, json).await,
         Command::Rollout(args) => rollout::run(*args, &connect, json).await,
     }
 }

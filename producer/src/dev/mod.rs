@@ -3,11 +3,13 @@
 pub mod binaries;
 mod child;
 mod config;
+mod gateway;
 mod server;
 mod worker;
 
 use std::{
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +41,8 @@ pub struct Options {
     pub streams: StreamSettings,
     /// More arguments for `embed-worker run`.
     pub worker_args: Vec<String>,
+    /// Where a gateway is to answer HTTP, if one is to.
+    pub gateway: Option<SocketAddr>,
 }
 
 /// How to reach a stack that is ready.
@@ -50,6 +54,9 @@ pub struct Ready {
     pub monitor_url: String,
     /// The worker's metrics and health.
     pub metrics_url: String,
+    /// Where HTTP is answered, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_url: Option<String>,
     /// What `embed route` has to know: pass it with `--route-config`, unless it is in `.embed-dev` where you are.
     pub route_config: PathBuf,
     /// What the worker serves.
@@ -121,12 +128,24 @@ pub async fn run(
             return Err(error);
         }
     };
+    let mut gateway = match options.gateway {
+        None => None,
+        Some(listen) => match gateway::start(&server.url, &root, listen).await {
+            Ok(gateway) => Some(gateway),
+            Err(error) => {
+                worker.stop().await;
+                server.stop().await;
+                return Err(error);
+            }
+        },
+    };
     server::warn_of_routes(&server, &worker.ready.variants).await;
     on_ready(&Ready {
         nats_url: server.url.clone(),
         monitor_url: server.monitor_url.clone(),
         route_config: server.route_config.clone(),
         metrics_url: worker.ready.metrics_url.clone(),
+        gateway_url: gateway.as_ref().map(|gateway| gateway.url.clone()),
         models: worker.ready.variants.clone(),
         pids: Pids { nats_server: server.process.id(), worker: worker.process.id() },
     });
@@ -134,7 +153,11 @@ pub async fn run(
         () = shutdown => Ok(()),
         how = server.process.ended() => Err(Error::Dev(how)),
         how = worker.process.ended() => Err(Error::Dev(how)),
+        how = gateway::Gateway::ended(gateway.as_mut()) => Err(Error::Dev(how)),
     };
+    if let Some(gateway) = gateway {
+        gateway.stop().await;
+    }
     worker.stop().await;
     server.stop().await;
     result

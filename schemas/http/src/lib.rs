@@ -1,25 +1,24 @@
 //! The HTTP endpoints of every binary. Whoever may connect to one may do so often and slowly: it costs a bounded number of descriptors,
 //! each for a bounded time, and whoever comes next is answered all the same.
 
+mod connection;
 mod slots;
+#[cfg(feature = "tls")]
+mod tls;
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, http::Request};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service, service_fn},
-};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use slots::{Slot, Slots};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, sleep, sleep_until},
-};
+use axum::Router;
+use connection::{Serving, serve_one};
+use slots::Slots;
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 
-/// Bytes of one request's head, and of what is buffered of its body.
-const BUFFER: usize = 64 << 10;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError};
+
+/// Without the feature `tls` there is none.
+#[cfg(not(feature = "tls"))]
+type Tls = Infallible;
 
 /// How long to wait before connections are taken again, after the system had no descriptor for one.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,11 +46,38 @@ impl Default for Limits {
 /// Serves these routes until the future is dropped, which closes what is open.
 pub async fn serve(listener: TcpListener, routes: Router, limits: Limits) -> Infallible {
     let slots = Slots::new(limits.connections);
+    let (_stop, stopping) = watch::channel(false);
+    accept(&listener, &slots, &Arc::new(Serving { routes, limits, tls: None, stopping })).await
+}
+
+/// Serves these routes until `stop` is done. Then nobody is taken any more, connections that only wait are closed, and requests that have
+/// begun are answered, unless that takes longer than `patience`. Whether all were.
+pub async fn serve_until(
+    listener: TcpListener,
+    routes: Router,
+    limits: Limits,
+    tls: Option<Tls>,
+    stop: impl Future<Output = ()>,
+    patience: Duration,
+) -> bool {
+    let slots = Slots::new(limits.connections);
+    let (stopped, stopping) = watch::channel(false);
+    let serving = Arc::new(Serving { routes, limits, tls, stopping });
+    tokio::select! {
+        never = accept(&listener, &slots, &serving) => match never {},
+        () = stop => {}
+    }
+    drop(listener);
+    let _ = stopped.send(true);
+    tokio::time::timeout(patience, slots.all_free()).await.is_ok()
+}
+
+async fn accept(listener: &TcpListener, slots: &Slots, serving: &Arc<Serving>) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let slot = slots.take(peer.ip()).await;
-                let served = serve_one(stream, routes.clone(), slot.clone(), limits);
+                let served = serve_one(stream, Arc::clone(serving), slot.clone());
                 slot.is_held_by(&tokio::spawn(served));
             }
             // A client that is gone before it was taken is its own affair.
@@ -68,38 +94,6 @@ pub async fn serve(listener: TcpListener, routes: Router, limits: Limits) -> Inf
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// Serves a connection until it ends or its time is up.
-async fn serve_one(stream: TcpStream, routes: Router, slot: Slot, limits: Limits) {
-    // An answer's last packet does not wait for more.
-    let _ = stream.set_nodelay(true);
-    let routes = TowerToHyperService::new(routes);
-    let state = slot.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        state.answers();
-        let answer = routes.call(request);
-        let state = state.clone();
-        async move {
-            let answer = answer.await;
-            state.waits();
-            answer
-        }
-    });
-    let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    loop {
-        let (since, answering) = slot.state();
-        let deadline = since + if answering { limits.request } else { limits.wait };
-        tokio::select! {
-            // However it ended, it is over.
-            _ = &mut connection => return,
-            () = slot.changed() => {}
-            () = sleep_until(deadline) => if deadline <= Instant::now() && slot.state() == (since, answering) {
-                return;
-            },
-        }
-    }
 }
 
 #[cfg(test)]

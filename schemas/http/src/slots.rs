@@ -22,6 +22,7 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Slots {
     /// A permit for each place. It is kept until a connection is closed indeed, which is later than when it was told to.
     free: Arc<Semaphore>,
+    count: u32,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -57,7 +58,8 @@ struct Place {
 impl Slots {
     /// At least one.
     pub(crate) fn new(count: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(count.max(1))), taken: Arc::default() }
+        let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(count as usize)), count, taken: Arc::default() }
     }
 
     /// A place, if need be that of another.
@@ -75,6 +77,12 @@ impl Slots {
         taken.by.insert(id, Holder { peer, since: Instant::now(), answering: false, task: None });
         drop(taken);
         Slot(Arc::new(Place { id, taken: Arc::clone(&self.taken), changed: Notify::new(), _permit: permit }))
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn all_free(&self) {
+        // It is never closed.
+        let _ = self.free.acquire_many(self.count).await;
     }
 
     /// Closes a connection, if there is one.

@@ -1,11 +1,12 @@
 //! Clients that take their time, and one that does not.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::routing::{get, post};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
+    net::{TcpSocket, TcpStream},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
@@ -147,4 +148,52 @@ async fn the_address_with_the_most_connections_gives_up_one() {
         assert_eq!(closed.join_next().await.unwrap().unwrap(), "");
     }
     one_answer(&mut other).await;
+}
+
+#[tokio::test]
+async fn at_the_end_what_has_begun_is_answered_and_what_only_waits_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (begun, go, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (has_begun, may_go, stopped) = (begun.clone(), go.clone(), stop.clone());
+    let answer = async move || {
+        has_begun.notify_one();
+        may_go.notified().await;
+        "late"
+    };
+    let routes = Router::new().route("/", get(async || "ok")).route("/late", get(answer));
+    let limits = Limits { wait: LONG, request: LONG, ..Limits::default() };
+    let served =
+        tokio::spawn(serve_until(listener, routes, limits, None, async move { stopped.notified().await }, LONG));
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    one_answer(&mut idle).await;
+    let half = sent(address, "GET / HT").await;
+    let late = sent(address, "GET /late HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    timeout(PATIENCE, begun.notified()).await.unwrap();
+    stop.notify_one();
+    assert_eq!(rest(idle).await, "");
+    assert_eq!(rest(half).await, "");
+    assert!(TcpStream::connect(address).await.is_err(), "nobody else is taken");
+    assert!(!served.is_finished());
+    go.notify_one();
+    let late = rest(late).await;
+    assert!(late.ends_with("late") && late.contains("connection: close"), "{late}");
+    assert!(timeout(PATIENCE, served).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn what_is_not_answered_in_time_is_told_of() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (begun, limits) = (Arc::new(Notify::new()), Limits { wait: LONG, request: LONG, ..Limits::default() });
+    let has_begun = begun.clone();
+    let answer = async move || {
+        has_begun.notify_one();
+        std::future::pending::<()>().await;
+    };
+    let routes = Router::new().route("/never", get(answer));
+    let served = serve_until(listener, routes, limits, None, async move { begun.notified().await }, SHORT);
+    let never = sent(address, "GET /never HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(!timeout(PATIENCE, served).await.unwrap());
+    assert_eq!(rest(never).await, "");
 }

@@ -1,0 +1,12 @@
+//! All integration tests of the crate in one program: one link instead of one for each file, and no core idle at the end of each.
+
+mod drain;
+mod hostile;
+mod keys;
+mod limits;
+mod live;
+mod models;
+mod openai;
+mod others;
+mod statuses;
+mod support;

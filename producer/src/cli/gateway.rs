@@ -1,0 +1,76 @@
+//! The arguments of `embed gateway`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use embed_schemas::Slug;
+
+use super::{parse_bytes, parse_duration, parse_name};
+
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// Where to answer
+    #[arg(long, env = "EMBED_GATEWAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Serve /metrics here, without a key, instead of among the rest
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// The model of requests that name none [default: the only one that is served, if there is only one]
+    #[arg(long, env = "EMBED_GATEWAY_MODEL", value_parser = parse_name, value_name = "MODEL")]
+    pub(crate) default_model: Option<Slug>,
+    /// A name that clients use, and the model that they mean by it; may be repeated
+    #[arg(long, value_parser = parse_alias, value_name = "NAME=MODEL")]
+    pub(crate) alias: Vec<(String, Slug)>,
+    /// The registry of models, for their dimensions, lengths and golden vectors
+    #[arg(long, env = "EMBED_REGISTRY", hide_env_values = true, value_name = "URL")]
+    pub(crate) registry: Option<String>,
+    /// A TOML file of keys; read anew when it changes. Without it, and without EMBED_GATEWAY_KEYS (NAME=sha256:HEX or NAME=KEY, separated by
+    /// commas), anybody may ask
+    #[arg(long, env = "EMBED_GATEWAY_KEY_FILE", value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Make a key, print it and its entry for the file, and do nothing else
+    #[arg(long, value_name = "NAME")]
+    pub(crate) new_key: Option<String>,
+    /// Print the OpenAPI document, and do nothing else
+    #[arg(long)]
+    pub(crate) openapi: bool,
+    /// Serve HTTPS with this certificate, PEM, and those that lead from it to one that clients trust
+    #[arg(long, requires = "https_key", value_name = "FILE")]
+    pub(crate) https_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, requires = "https_cert", value_name = "FILE")]
+    pub(crate) https_key: Option<PathBuf>,
+    /// An origin whose pages may ask, such as https://app.example.com; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    /// Largest body of a request
+    #[arg(long, default_value = "16MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
+    pub(crate) max_body: usize,
+    /// Most texts of a request
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub(crate) max_inputs: usize,
+    /// What all bodies that are being read or answered may take
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
+    pub(crate) max_bodies: usize,
+    /// Most texts under way, of all requests
+    #[arg(long, default_value_t = 16_384, value_name = "N")]
+    pub(crate) max_texts: usize,
+    /// Most connections
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(crate) max_connections: usize,
+    /// How long an answer may take, for each 512 texts of a request
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// How long a body may take to arrive
+    #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) body_timeout: Duration,
+    /// How long requests that have begun are waited for at the end
+    #[arg(long, default_value = "25s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) drain_timeout: Duration,
+}
+
+fn parse_alias(text: &str) -> Result<(String, Slug), String> {
+    let (name, model) =
+        text.split_once('=').ok_or("write it as NAME=MODEL, such as text-embedding-3-small=all-minilm-l6-v2")?;
+    Ok((name.to_owned(), parse_name(model)?))
+}

@@ -1,0 +1,102 @@
+//! `embed gateway`
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use embed_client::{Client, ConnectSettings, nats};
+use embed_gateway::{Bounds, Gateway, Settings};
+use embed_http::{Limits, Tls};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::{Status, asked_to_stop, print};
+use crate::cli::gateway::GatewayArgs;
+
+/// Keys, beside those of the file.
+const KEYS: &str = "EMBED_GATEWAY_KEYS";
+
+pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: bool) -> anyhow::Result<Status> {
+    if let Some(name) = &args.new_key {
+        let (key, entry) = embed_gateway::new_key(name, rand::random());
+        match as_json {
+            true => print::json_line(&json!({"key": key, "entry": entry}))?,
+            false => {
+                print::line(format_args!("{key}\n\nOnly this entry belongs into the file:\n\n{}", entry.trim_end()))?
+            }
+        }
+        return Ok(Status::Done);
+    }
+    if args.openapi {
+        print::json_line(embed_gateway::openapi())?;
+        return Ok(Status::Done);
+    }
+    let tls = match (&args.https_cert, &args.https_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key).context("--https-cert, --https-key")?),
+        _ => None,
+    };
+    raise_descriptors();
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.with_context(|| format!("--listen: cannot listen on {}", args.listen))?;
+    let recorder = embed_gateway::recorder()?;
+    let client = Client::new(nats::connect(connect, "embed gateway").await.map_err(anyhow::Error::from)?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
+    let metrics_listen = args.metrics_listen;
+    let gateway = Gateway::open(client, settings(args), Some(recorder))?;
+    let metrics_url = match metrics_listen {
+        None => format!("{url}/metrics"),
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("--metrics-listen: cannot listen on {address}"))?;
+            let url = format!("http://{}/metrics", listener.local_addr()?);
+            tokio::spawn(embed_http::serve(listener, embed_gateway::metrics_alone(&gateway), Limits::default()));
+            url
+        }
+    };
+    match as_json {
+        true => print::json_line(&json!({"url": url, "metrics_url": metrics_url}))?,
+        false => {
+            print::line(format_args!("{url}: /v1/embeddings, /api/v1/embed, /embed; {url}/openapi.json says the rest"))?
+        }
+    }
+    match embed_gateway::serve(gateway, listener, tls, asked_to_stop()).await? {
+        true => Ok(Status::Done),
+        false => {
+            print::note("not all requests were answered in time");
+            Ok(Status::Failures)
+        }
+    }
+}
+
+fn settings(args: GatewayArgs) -> Settings {
+    Settings {
+        default_model: args.default_model,
+        aliases: args.alias.into_iter().collect::<BTreeMap<_, _>>(),
+        key_file: args.key_file,
+        keys: std::env::var(KEYS).ok(),
+        cors_origins: args.cors_origin,
+        registry: args.registry,
+        metrics: args.metrics_listen.is_none(),
+        bounds: Bounds {
+            body: args.max_body,
+            bodies: args.max_bodies,
+            inputs: args.max_inputs,
+            texts: args.max_texts,
+            body_time: args.body_timeout,
+            timeout: args.timeout,
+            connections: args.max_connections,
+            drain: args.drain_timeout,
+        },
+    }
+}
+
+/// As many connections as it may have need as many descriptors, of which programs have fewer unless they ask.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the number of descriptors cannot be raised");
+    }
+}
