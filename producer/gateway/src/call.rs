@@ -151,10 +151,12 @@ async fn again(
 fn options(timeout: Duration, caller: &Caller, headers: &HttpHeaders, texts: usize) -> Result<CallOptions, ApiError> {
     let timeout = match text_of(headers, &TIMEOUT)? {
         None => timeout,
-        Some(text) => match text.parse() {
-            Ok(millis) => timeout.min(Duration::from_millis(millis)),
-            Err(_) => {
-                return Err(ApiError::invalid(TIMEOUT.as_str(), "x-embed-timeout-ms: must be whole milliseconds"));
+        // Signs and zero are numbers, and no times.
+        Some(text) => match text.parse().ok().filter(|millis| *millis > 0 && !text.starts_with('+')) {
+            Some(millis) => timeout.min(Duration::from_millis(millis)),
+            None => {
+                let message = "x-embed-timeout-ms: must be whole milliseconds, at least 1";
+                return Err(ApiError::invalid(TIMEOUT.as_str(), message));
             }
         },
     };

@@ -8,7 +8,7 @@ use embed_testkit::{Daemon, TestRegistry, model_registry::FIRST, on_path, reposi
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Http, PATIENCE};
+use crate::support::{Http, PATIENCE, command, spawn};
 
 /// The five models of the user's documents. All but the first are the first under other names.
 const OTHERS: [(&str, &str); 4] = [
@@ -62,13 +62,14 @@ async fn a_newcomers_stack_answers_all_that_is_written_down() {
     dev.http.ready().await;
     the_users_documents(&dev.http).await;
     vectors_are_those_of_nats(&dev).await;
-    let url = dev.http.url.clone();
+    let (url, nats_url) = (dev.http.url.clone(), dev.nats_url.clone());
     let expected = dev.folder.path().join("expected.json");
     let readme = std::fs::read_to_string(repository().join("producer/gateway/README.md")).unwrap();
     tokio::task::spawn_blocking(move || {
         commands(&url, &readme);
-        run("python", &["producer/gateway/tests/openai_clients.py", &url, expected.to_str().unwrap()]);
-        fuzzed(&url);
+        let clients = repository().join("producer/gateway/tests/openai_clients.py");
+        run("python", &[clients.to_str().unwrap(), &url, expected.to_str().unwrap()]);
+        fuzzed(&nats_url);
     })
     .await
     .unwrap();
@@ -158,17 +159,21 @@ done"#,
 /// A program of the virtual environment.
 fn run(program: &str, arguments: &[&str]) {
     let mut command = Command::new(repository().join(".venv/bin").join(program));
-    let output = command.args(arguments).current_dir(repository()).stdin(Stdio::null()).output().unwrap();
+    command.env("SCHEMATHESIS_HOOKS", repository().join("producer/gateway/tests/schemathesis_hooks.py"));
+    // It keeps what it has found where it runs.
+    let folder = tempfile::tempdir().unwrap();
+    let output = command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
 }
 
 /// Requests that the document allows, and such as it does not.
-fn fuzzed(url: &str) {
-    let document = format!("{url}/openapi.json");
+fn fuzzed(nats_url: &str) {
+    let (_gateway, http) = spawn(&mut command(nats_url, &["--default-model", MODEL]));
+    let document = format!("{}/openapi.json", http.url);
     // What a model has in prompts, dimensions and variants does not stand in the document: not all that it allows is taken.
     let not = "positive_data_acceptance";
     let arguments = ["run", &document, "--checks=all", "--exclude-checks", not, "--phases=examples,coverage,fuzzing"];
-    let more = ["--max-examples=15", "--seed=1", "--no-color", "--header=x-embed-timeout-ms: 100000"];
+    let more = ["--max-examples=15", "--seed=1", "--no-color"];
     run("schemathesis", &[&arguments[..], &more[..]].concat());
 }

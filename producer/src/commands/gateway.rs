@@ -18,11 +18,11 @@ const KEYS: &str = "EMBED_GATEWAY_KEYS";
 pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: bool) -> anyhow::Result<Status> {
     if let Some(name) = &args.new_key {
         let (key, entry) = embed_gateway::new_key(name, rand::random());
-        match as_json {
-            true => print::json_line(&json!({"key": key, "entry": entry}))?,
-            false => {
-                print::line(format_args!("{key}\n\nOnly this entry belongs into the file:\n\n{}", entry.trim_end()))?
-            }
+        let told = format_args!("{key}\n\nOnly this entry belongs into the file:\n\n{}", entry.trim_end());
+        if as_json {
+            print::json_line(&json!({"key": key, "entry": entry}))?;
+        } else {
+            print::line(told)?;
         }
         return Ok(Status::Done);
     }
@@ -53,11 +53,10 @@ pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: b
             url
         }
     };
-    match as_json {
-        true => print::json_line(&json!({"url": url, "metrics_url": metrics_url}))?,
-        false => {
-            print::line(format_args!("{url}: /v1/embeddings, /api/v1/embed, /embed; {url}/openapi.json says the rest"))?
-        }
+    if as_json {
+        print::json_line(&json!({"url": url, "metrics_url": metrics_url}))?;
+    } else {
+        print::line(format_args!("{url}: /v1/embeddings, /api/v1/embed, /embed; {url}/openapi.json says the rest"))?;
     }
     match embed_gateway::serve(gateway, listener, tls, asked_to_stop()).await? {
         true => Ok(Status::Done),

@@ -95,6 +95,6 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, serving: &Serving
 /// Waits until it is set. For ever, if nobody is left who could.
 async fn is_set(stopping: &mut watch::Receiver<bool>) {
     if stopping.wait_for(|set| *set).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{openai, own, tei, validate};
 use crate::{call, error::ErrorBody};
 
+/// The model of examples.
+const EXAMPLE: &str = "all-MiniLM-L6-v2";
+
 /// What can go wrong with a question to workers, beside what is said of each.
 const OF_CALLS: [(u16, &str); 11] = [
     (400, "The request is not what it should be; `param` names the field"),
@@ -31,8 +34,9 @@ struct Operation {
     id: &'static str,
     summary: &'static str,
     tag: &'static str,
-    request: Option<Value>,
-    /// A schema of JSON, or `None` for text.
+    /// Its schema, and an example.
+    request: Option<(Value, Value)>,
+    /// A schema of JSON, null for nothing at all, or `None` for text.
     response: Option<Value>,
     parameters: Vec<Value>,
     errors: Vec<(u16, &'static str)>,
@@ -131,7 +135,7 @@ fn operations(types: &mut SchemaGenerator) -> Vec<Operation> {
             id,
             "Vectors of one text or of several, as TEI answers",
             "tei",
-            json!({"$ref": "#/components/schemas/TeiRequest"}),
+            (json!({"$ref": "#/components/schemas/TeiRequest"}), json!({"inputs": ["hello", "world"]})),
             embed.clone(),
         ));
         operation.parameters.push(model_header.clone());
@@ -146,7 +150,7 @@ fn operations(types: &mut SchemaGenerator) -> Vec<Operation> {
             "createEmbedding",
             "Vectors of one text or of several, as OpenAI answers",
             "openai",
-            schema::<openai::EmbeddingsRequest>(types),
+            (schema::<openai::EmbeddingsRequest>(types), json!({"model": EXAMPLE, "input": ["hello", "world"]})),
             schema::<openai::EmbeddingsResponse>(types),
         ),
         look("/v1/models", "listModels", "The models that may be asked", "openai", schema::<openai::ModelList>(types)),
@@ -160,7 +164,7 @@ fn operations(types: &mut SchemaGenerator) -> Vec<Operation> {
             "embedText",
             "The vector of one text",
             "akidb",
-            schema::<own::EmbedText>(types),
+            (schema::<own::EmbedText>(types), json!({"text": "hello world", "model": EXAMPLE})),
             schema::<own::EmbeddedText>(types),
         ),
         look("/api/v1/models", "listVariants", "Models and their variants", "akidb", schema::<own::OwnModels>(types)),
@@ -185,7 +189,7 @@ fn operations(types: &mut SchemaGenerator) -> Vec<Operation> {
         Operation {
             errors: vec![(503, "It is not")],
             error: tei_error.clone(),
-            ..open("/health", "health", "Whether the gateway is of use, as TEI tells it", None)
+            ..open("/health", "health", "Whether the gateway is of use, as TEI tells it", Some(Value::Null))
         },
         open("/healthz", "healthz", "Whether the gateway lives", None),
         Operation {
@@ -220,6 +224,7 @@ impl Operation {
     fn described(self) -> Value {
         let mut responses: Map<String, Value> = Map::new();
         let ok = match self.response {
+            Some(Value::Null) => json!({}),
             Some(schema) => json!({"application/json": {"schema": schema}}),
             None => json!({"text/plain": {"schema": {"type": "string"}}}),
         };
@@ -239,8 +244,9 @@ impl Operation {
         let mut described = json!({
             "operationId": self.id, "summary": self.summary, "tags": [self.tag], "parameters": self.parameters, "responses": responses,
         });
-        if let Some(request) = self.request {
-            described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": request}}});
+        if let Some((schema, example)) = self.request {
+            let content = json!({"application/json": {"schema": schema, "example": example}});
+            described["requestBody"] = json!({"required": true, "content": content});
         }
         if self.is_open {
             described["security"] = json!([]);
