@@ -13,6 +13,7 @@ mod hostile_models;
 mod http;
 mod intake;
 mod life;
+mod lone_call;
 mod models;
 mod once;
 mod onnx_files;

@@ -106,6 +106,8 @@ impl BenchArgs {
             engine.devices = Devices::These(self.devices.clone());
         }
         engine.threads_per_runner = self.threads_per_runner.unwrap_or(engine.threads_per_runner);
+        // What is measured are engines side by side.
+        engine.lone_call_threads = 1;
         let device = &mut engine.device;
         device.sessions = self.sessions.unwrap_or(device.sessions);
         if provider.on_device() {

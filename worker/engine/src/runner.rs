@@ -24,6 +24,10 @@ use crate::{
 pub trait Work: Send + 'static {
     /// The tokens.
     fn ids(&self) -> &[u32];
+    /// Whether its run is to be compared with others, and so must be as they are.
+    fn compared(&self) -> bool {
+        false
+    }
     /// A run with it begins: whatever happens from here on may be its doing.
     fn begun(&self) {}
     /// The text's vector: row `row` of `vectors`.
@@ -53,6 +57,8 @@ pub struct RunStats {
     pub started: Instant,
     /// Time in the engine.
     pub took: Duration,
+    /// Engines' time that it took: where all cores computed it, that of all.
+    pub busy: Duration,
     /// The lane of its texts.
     pub lane: Lane,
     /// Why the batch was started.
@@ -231,7 +237,10 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         loop {
             let next =
                 if self.beside { queue.next_beside(on_expired) } else { queue.next(self.engine.unit(), on_expired) };
-            let Some((batch, run)) = next else { return Ok(()) };
+            let Some((mut batch, run)) = next else { return Ok(()) };
+            if batch.form == Form::Spread && batch.entries.iter().any(|entry| entry.payload.compared()) {
+                batch.form = Form::Padded;
+            }
             let permit = (!self.beside).then(|| limit.take(batch.entries[0].lane == Lane::Rpc));
             let stopped = self.run_batch(batch);
             drop((permit, run));
@@ -259,6 +268,11 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
                     let mut shorter = entries;
                     let longer = shorter.split_off(shorter.len() / 2);
                     parts.extend([longer, shorter].map(|half| sub_batch(half, form, reason)));
+                }
+                // It may be the other session's fault.
+                error if form == Form::Spread => {
+                    tracing::warn!(%error, "a run on several cores failed; trying it on one");
+                    parts.push(sub_batch(entries, Form::Padded, reason));
                 }
                 // One bad text must not fail its neighbours: each gets a run of its own.
                 error if entries.len() > 1 => {
@@ -302,6 +316,7 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         entries.iter().for_each(|entry| entry.payload.begun());
         let started = Instant::now();
         let result = self.engine.embed(&self.input);
+        let took = started.elapsed();
         let stats = RunStats {
             texts: entries.len(),
             rows: rows.len(),
@@ -310,7 +325,8 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
             row_tokens: shape.tokens,
             form: batch.form,
             started,
-            took: started.elapsed(),
+            took,
+            busy: took * u32::try_from(queue.engines_of(batch.form)).unwrap_or(u32::MAX),
             lane: entries[0].lane,
             reason: batch.reason,
             oldest_wait: entries.iter().map(|entry| started - entry.arrival).max().unwrap_or_default(),

@@ -12,6 +12,8 @@ pub enum Form {
     Padded,
     /// Row after row without padding.
     Packed,
+    /// As padded, computed by several cores at once.
+    Spread,
 }
 
 impl Form {
@@ -21,6 +23,7 @@ impl Form {
         match self {
             Self::Padded => "padded",
             Self::Packed => "packed",
+            Self::Spread => "spread",
         }
     }
 }

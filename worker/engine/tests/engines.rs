@@ -9,17 +9,22 @@ use embed_engine::{
         providers::Options,
     },
     settings::{EngineConfig, Provider},
+    shape::Form,
 };
 use embed_schemas::ModelMetadata;
 
 fn load(change: impl FnOnce(&mut Vec<u8>, &mut ModelMetadata)) -> Result<OnnxModel, EngineError> {
-    let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
-    let mut metadata: ModelMetadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
-    let mut graph = fs::read(folder.join("fp32.onnx")).unwrap();
+    let (mut graph, mut metadata) = files();
     change(&mut graph, &mut metadata);
     let environment = library::environment(None).unwrap();
     let (config, place) = (EngineConfig::default(), Place { provider: Provider::Cpu, device: 0 });
     OnnxModel::load(&environment, &graph, &metadata, &config, place, &Options::new())
+}
+
+fn files() -> (Vec<u8>, ModelMetadata) {
+    let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
+    let metadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
+    (fs::read(folder.join("fp32.onnx")).unwrap(), metadata)
 }
 
 fn model() -> OnnxModel {
@@ -54,6 +59,29 @@ fn padding_to_few_shapes_changes_no_vector() {
                 assert!(cosine(a, b) > 0.99999, "{lengths:?} with graphs up to {bounds:?}");
             }
         }
+    }
+}
+
+#[test]
+fn several_cores_compute_the_same_vectors_as_one() {
+    let (graph, metadata) = files();
+    let (environment, config) = (library::environment(None).unwrap(), EngineConfig::default());
+    let both = OnnxModel::load_spreading(&environment, &graph, &metadata, &config, 3).unwrap();
+    let (mut engine, mut plain) = (CpuEngine::new(both, 0), CpuEngine::new(model(), 0));
+    assert_eq!((engine.forms(), plain.forms()), (&[Form::Padded, Form::Spread][..], &[Form::Padded][..]));
+    let mut vectors = |form, lengths: &[u32]| {
+        let input = Input { form, ..batch(lengths) };
+        let vectors = engine.embed(&input).unwrap();
+        let expected = plain.embed(&input).unwrap();
+        assert!(vectors.iter().zip(&*expected).all(|(a, b)| (a - b).abs() < 1e-6), "{form:?} {lengths:?}");
+        vectors
+    };
+    // Neither with which session nor beside what a text is computed tells from its vector.
+    for lengths in [&[1][..], &[11], &[64], &[250], &[2, 11, 64]] {
+        let (one, several) = (vectors(Form::Padded, lengths), vectors(Form::Spread, lengths));
+        let alone = vectors(Form::Spread, &lengths[..1]);
+        assert!(one.iter().zip(&*several).all(|(a, b)| (a - b).abs() < 1e-6), "{lengths:?}");
+        assert!(alone.iter().zip(&*several).all(|(a, b)| (a - b).abs() < 1e-5), "{lengths:?}");
     }
 }
 

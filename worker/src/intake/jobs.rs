@@ -363,6 +363,7 @@ impl JobIntake {
         // Not what may have killed its worker.
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
+            compared: false,
             lane,
             sender: None,
             prompt: version.prompt(&request),

@@ -189,7 +189,7 @@ impl VariantMetrics {
     /// A batch was run.
     pub fn run(&self, stats: &RunStats) {
         let padded = match stats.form {
-            Form::Padded => (stats.rows * stats.width).max(1),
+            Form::Padded | Form::Spread => (stats.rows * stats.width).max(1),
             Form::Packed => stats.row_tokens.max(1),
         };
         self.texts.increment(stats.texts as u64);
@@ -200,7 +200,7 @@ impl VariantMetrics {
         self.batch_wait.record(stats.oldest_wait);
         self.padding.record(1.0 - stats.row_tokens as f64 / padded as f64);
         self.infer.record(stats.took);
-        self.busy.add(stats.took);
+        self.busy.add(stats.busy);
         self.window.ran(stats);
         self.flushed(stats.reason);
         counter!(names::BATCH_FORM_TOTAL, &self.with(names::FORM, stats.form.as_str())).increment(1);

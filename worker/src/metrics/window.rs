@@ -119,7 +119,7 @@ impl Window {
         counts.tokens += stats.tokens as u64;
         counts.batches += 1;
         counts.batch_texts += stats.texts as u64;
-        counts.busy_us += micros(stats.took);
+        counts.busy_us += micros(stats.busy);
     }
 
     /// What happened in this lane since the last call, which was the window that began at `start_ms`; the next one begins now.

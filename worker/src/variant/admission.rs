@@ -234,7 +234,7 @@ impl Admission {
     pub fn ran(&self, stats: &RunStats) {
         if stats.lane == Lane::Rpc {
             let size = Size { texts: stats.texts, tokens: stats.tokens, bytes: 0 };
-            self.rate.record(size.work(), stats.took);
+            self.rate.record(size.work(), stats.busy);
         }
     }
 

@@ -209,6 +209,7 @@ impl Backend for FakeBackend {
                 skipped: Vec::new(),
                 bounds: Some(DeviceBounds { texts: 1024, tokens: 65_536, online_run: Duration::from_millis(4) }),
                 one_by_one: false,
+                spread: None,
             },
         })
     }

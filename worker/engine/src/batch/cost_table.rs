@@ -22,6 +22,8 @@ pub struct CostTable {
     padded: CostModel,
     /// `None` where there is no graph for it.
     packed: Option<CostModel>,
+    /// `None` where no run has several cores.
+    spread: Option<CostModel>,
     padding: Padding,
 }
 
@@ -40,9 +42,9 @@ impl CostTable {
             let runs = measured.iter().filter(|run| run.form == form);
             runs.map(|run| (in_engine(&padding, form, &run.shape), run.took)).collect::<Vec<_>>()
         };
-        let packed = in_form(Form::Packed);
-        let packed = (!packed.is_empty()).then(|| CostModel::new(&packed));
-        Self { padded: CostModel::new(&in_form(Form::Padded)), packed, padding }
+        let model = |runs: Vec<_>| (!runs.is_empty()).then(|| CostModel::new(&runs));
+        let (packed, spread) = (model(in_form(Form::Packed)), model(in_form(Form::Spread)));
+        Self { padded: CostModel::new(&in_form(Form::Padded)), packed, spread, padding }
     }
 
     /// The cheaper form for a batch, and the microseconds that it is expected to take.
@@ -64,6 +66,12 @@ impl CostTable {
         self.cheapest(shape).1
     }
 
+    /// What a batch is expected to take if all cores compute it, over what it takes otherwise. `None` where no run has several cores.
+    #[must_use]
+    pub fn spread_ratio(&self, shape: &Shape) -> Option<f64> {
+        Some(self.spread.as_ref()?.micros(shape) / self.micros(shape))
+    }
+
     /// Tokens that a batch of so many texts, the longest of this width, has in memory when it runs.
     #[must_use]
     pub fn tokens_in_memory(&self, rows: usize, width: usize) -> usize {
@@ -76,11 +84,8 @@ impl CostTable {
         let shape = in_engine(&self.padding, run.form, &run.shape);
         match run.form {
             Form::Padded => self.padded.record(&shape, run.took),
-            Form::Packed => {
-                if let Some(packed) = &mut self.packed {
-                    packed.record(&shape, run.took);
-                }
-            }
+            Form::Packed => self.packed.iter_mut().for_each(|packed| packed.record(&shape, run.took)),
+            Form::Spread => self.spread.iter_mut().for_each(|spread| spread.record(&shape, run.took)),
         }
     }
 }
@@ -88,7 +93,7 @@ impl CostTable {
 /// What the engine computes for a batch.
 fn in_engine(padding: &Padding, form: Form, shape: &Shape) -> Shape {
     match form {
-        Form::Padded => {
+        Form::Padded | Form::Spread => {
             let (rows, width) = padding.of(shape.rows, shape.width);
             Shape::full(rows, width)
         }

@@ -15,7 +15,10 @@ use super::{
     recent::Recent,
     turns::Owner,
 };
-use crate::{settings::BatchConfig, shape::Shape};
+use crate::{
+    settings::BatchConfig,
+    shape::{Form, Shape},
+};
 
 /// Decides what goes into the next batch. The same pushes, observations and clock give the same batches.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Planner<T> {
     served_aged: bool,
     draining: bool,
     memory: MemoryBound,
+    /// Calls that could have had all cores, and did not since the last one that had.
+    not_spread: u32,
 }
 
 /// What a batch may have after one for which there was too little memory. What took the memory may have been somebody else's, so the
@@ -49,6 +54,11 @@ struct MemoryBound {
 
 /// In a run beside all others, company may take this share of the longest run while calls come in.
 const SHARE_OF_COMPANY: u32 = 4;
+
+/// All cores compute one call if it then takes no more than this share of its time. They do nothing else meanwhile, and on a busy machine wait for each other.
+const WORTH_ALL_CORES: f64 = 0.9;
+/// One of so many calls has them even so: what that takes changes with what else the machine does, and is found out by doing it.
+const TRY_AGAIN: u32 = 32;
 
 /// A bound grows by a quarter after the first of these, and twice as late after each time that there was too little memory again.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
@@ -95,6 +105,7 @@ impl<T> Planner<T> {
             served_aged: false,
             draining: false,
             memory: MemoryBound::NONE,
+            not_spread: 0,
         }
     }
 
@@ -149,6 +160,23 @@ impl<T> Planner<T> {
         }
         let batch = (!entries.is_empty()).then(|| self.batch(entries, Reason::Alone));
         (expired, batch)
+    }
+
+    /// Whether all cores are to compute this batch, of those that [`Planner::next`] gave, while nothing else is being computed: if it is a call, nothing
+    /// else waits, and they are done sooner. Then it is laid out for that, and how long it takes is given back.
+    pub fn spread(&mut self, batch: &mut Batch<T>) -> Option<Duration> {
+        if !self.is_empty() || !batch.entries.iter().all(|entry| entry.lane == Lane::Rpc) {
+            return None;
+        }
+        let shape = Shape::of(batch.entries.iter().map(|entry| entry.length));
+        let ratio = self.costs.spread_ratio(&shape)?;
+        if ratio > WORTH_ALL_CORES && self.not_spread < TRY_AGAIN {
+            self.not_spread += 1;
+            return None;
+        }
+        self.not_spread = 0;
+        batch.form = Form::Spread;
+        Some(Duration::from_secs_f64(self.costs.micros(&shape) * ratio / 1e6))
     }
 
     fn batch(&self, mut entries: Vec<Entry<T>>, reason: Reason) -> Batch<T> {

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     settings::BatchConfig,
-    shape::{Shape, Unit},
+    shape::{Form, Shape, Unit},
+    threads::{CoreUse, CoresUsed},
 };
 
 /// A queue of texts that hands out batches.
@@ -32,7 +33,13 @@ pub struct BatchQueue<T> {
     /// For the runner beside all others.
     beside: Condvar,
     runners: usize,
+    /// Engines whose place a run takes that has several cores.
+    spread: usize,
+    cores: CoreUse,
 }
+
+/// While all cores compute a call that is expected to be done within this, others wait for its end: beside it, both would take longer.
+const SOON_DONE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct State<T> {
@@ -45,6 +52,8 @@ struct State<T> {
     running: Running,
     /// Whether the last run was one of `alone`: online calls that wait come next.
     served_alone: bool,
+    /// A call has all cores, as far as can be told until then.
+    spread_until: Option<Instant>,
     /// Runners whose engine fails whatever it is given.
     broken: usize,
     refusal: Option<Refusal>,
@@ -89,8 +98,11 @@ pub struct Refused<T> {
 pub struct Run<'a, T> {
     queue: &'a BatchQueue<T>,
     alone: bool,
+    /// Whether it has several cores.
+    spread: bool,
     /// Whose calls it has.
     senders: Vec<(u64, bool)>,
+    cores: Option<CoresUsed>,
 }
 
 /// How much waits in a lane.
@@ -115,11 +127,25 @@ impl<T> BatchQueue<T> {
             alone: VecDeque::new(),
             running: Running::default(),
             served_alone: false,
+            spread_until: None,
             broken: 0,
             refusal: None,
         };
         let (ended, beside) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::new(state), changed, ended, beside, runners: runners.len() }
+        let (runners, cores) = (runners.len(), CoreUse::default());
+        Self { state: Mutex::new(state), changed, ended, beside, runners, spread: 1, cores }
+    }
+
+    /// The same, on cores that others use as well. A run that is spread over them is on so many.
+    #[must_use]
+    pub fn on_cores(self, cores: CoreUse, spread: usize) -> Self {
+        Self { cores, spread: spread.clamp(1, self.runners.max(1)), ..self }
+    }
+
+    /// Engines whose place a run of this form takes.
+    #[must_use]
+    pub const fn engines_of(&self, form: Form) -> usize {
+        if matches!(form, Form::Spread) { self.spread } else { 1 }
     }
 
     /// Takes texts in and wakes a free runner, if there is one. That one wakes the next if it leaves some.
@@ -170,7 +196,7 @@ impl<T> BatchQueue<T> {
                 return None;
             }
             let now = Instant::now();
-            let (expired, action) = state.step(unit, now);
+            let (expired, action) = self.step(&mut state, unit, now);
             if !expired.is_empty() {
                 let run = match action {
                     Action::Run(batch) => Some(self.begun(&mut state, batch)),
@@ -227,6 +253,21 @@ impl<T> BatchQueue<T> {
         }
     }
 
+    /// What a runner of this unit is to do now. A call that comes while nothing is being computed gets all cores.
+    fn step(&self, state: &mut State<T>, unit: Unit, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
+        let (expired, mut action) = state.step(unit, now);
+        if let Action::Run(batch) = &mut action
+            && !matches!(batch.reason, Reason::Alone)
+            && self.cores.is_none()
+            && let Some(takes) = state.planner.spread(batch)
+        {
+            // As long as others have cores of their own, they need not wait.
+            let waits = takes <= SOON_DONE && self.spread == self.runners;
+            state.spread_until = waits.then(|| now + takes);
+        }
+        (expired, action)
+    }
+
     fn begun(&self, state: &mut State<T>, batch: Batch<T>) -> (Batch<T>, Run<'_, T>) {
         let alone = matches!(batch.reason, Reason::Alone);
         let running = &mut state.running;
@@ -239,7 +280,8 @@ impl<T> BatchQueue<T> {
         senders.sort_unstable();
         senders.dedup();
         running.senders.extend_from_slice(&senders);
-        (batch, Run { queue: self, alone, senders })
+        let spread = batch.form == Form::Spread;
+        (batch, Run { queue: self, alone, spread, senders, cores: Some(self.cores.begin()) })
     }
 
     fn wait(&self, state: &mut MutexGuard<'_, State<T>>, unit: Unit, until: Option<Instant>) {
@@ -355,6 +397,9 @@ impl<T> State<T> {
 
     /// What a runner of this unit is to do now.
     fn step(&mut self, unit: Unit, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
+        if let Some(until) = self.spread_until.filter(|until| now < *until) {
+            return (Vec::new(), Action::WaitUntil(until));
+        }
         // Calls that wait go between two runs of what runs alone: it may be a large job.
         let calls_first = self.served_alone && self.planner.len(Lane::Rpc) > 0;
         if !self.alone.is_empty() && !calls_first {
@@ -392,6 +437,8 @@ impl<T> State<T> {
 
 impl<T> Drop for Run<'_, T> {
     fn drop(&mut self) {
+        // Before anybody is woken who looks whether they are free.
+        drop(self.cores.take());
         let mut state = self.queue.state.lock();
         let running = &mut state.running;
         for sender in &self.senders {
@@ -403,6 +450,10 @@ impl<T> Drop for Run<'_, T> {
         *count -= 1;
         // Whoever waited for the engines to be free, or for this text to be out of them.
         let waited_for = *count == 0 && (self.alone || !state.alone.is_empty());
+        if self.spread && state.spread_until.take().is_some() && !waited_for && !state.is_empty() {
+            // That one wakes the next if it leaves some.
+            self.queue.wake(&mut state);
+        }
         drop(state);
         if waited_for {
             self.queue.wake_all();

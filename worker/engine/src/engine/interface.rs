@@ -63,14 +63,9 @@ pub trait Engine: std::fmt::Debug + Send {
     /// What it computes on. Engines of one unit share its time.
     fn unit(&self) -> Unit;
 
-    /// Whether it can run batches packed, without computing their padding.
-    fn packs(&self) -> bool {
-        false
-    }
-
-    /// The forms in which it can run batches.
+    /// The forms in which it can run batches: padded, and perhaps packed, without computing their padding, or spread over several cores.
     fn forms(&self) -> &'static [Form] {
-        if self.packs() { &[Form::Padded, Form::Packed] } else { &[Form::Padded] }
+        &[Form::Padded]
     }
 
     /// Another one on the same weights, for short runs beside those that there is room for. `None` where runs are short anyway, or it would
@@ -99,8 +94,8 @@ impl Engine for Box<dyn Engine> {
         (**self).unit()
     }
 
-    fn packs(&self) -> bool {
-        (**self).packs()
+    fn forms(&self) -> &'static [Form] {
+        (**self).forms()
     }
 
     fn beside(&self) -> Option<Box<dyn Engine>> {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     engine::{EngineError, Place, library, providers},
     settings::{Devices, EngineConfig, Provider},
+    threads::be_ordinary,
 };
 
 /// Makes versions ready. Both functions may take long, and are called on threads of their own.
@@ -62,6 +63,7 @@ impl OnnxRuntime {
     /// builds is kept in `cache_dir`, unless the settings say otherwise.
     #[must_use]
     pub fn new(engine: EngineConfig, max_text_bytes: usize, cache_dir: &Path) -> Self {
+        be_ordinary();
         let engines_dir = engine_cache::engines_dir(&engine.tensorrt, cache_dir);
         Self { engine, max_text_bytes, engines_dir, shared: SharedModels::default() }
     }

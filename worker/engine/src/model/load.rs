@@ -66,7 +66,7 @@ pub fn prepare(
         );
     }
     let sessions = Sessions { environment: &environment, files, model, target, context };
-    let Engines { mut engines, costs, devices, bounds, assignment } = sessions.engines()?;
+    let Engines { mut engines, costs, devices, bounds, spread, assignment } = sessions.engines()?;
     if model.spec.strict.unwrap_or(config.strict) {
         strict::check(target.provider, assignment)?;
     }
@@ -93,6 +93,7 @@ pub fn prepare(
         skipped: Vec::new(),
         bounds,
         one_by_one,
+        spread,
     };
     tracing::info!(
         model = %model.model,
@@ -104,6 +105,7 @@ pub fn prepare(
         packed = report.packed,
         nodes_elsewhere = report.nodes_elsewhere,
         runners = engines.len(),
+        lone_call_threads = report.spread,
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );

@@ -50,6 +50,8 @@ pub struct LoadReport {
     pub bounds: Option<DeviceBounds>,
     /// Whether each text is run by itself: the graph takes scales from what is in a run, and a vector is to depend on its text alone.
     pub one_by_one: bool,
+    /// On the CPU: threads for the run of a call that has the cores to itself. `None`: as many as for all others.
+    pub spread: Option<usize>,
 }
 
 /// What bounds batches on devices.
@@ -103,6 +105,9 @@ impl LoadReport {
                 let _ = write!(line, "; {nodes} nodes of the graph run on another provider");
             }
             None => line += "; ONNX Runtime does not tell whether all nodes of the graph run there",
+        }
+        if let Some(threads) = self.spread {
+            let _ = write!(line, "; a call that is alone has {threads} threads");
         }
         line
     }

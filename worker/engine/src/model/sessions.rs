@@ -40,6 +40,8 @@ pub(super) struct Engines {
     pub(super) devices: Vec<u32>,
     /// What bounds batches, if the engines have bounds of their own.
     pub(super) bounds: Option<DeviceBounds>,
+    /// Threads of a run that has the cores to itself. `None`: as many as others.
+    pub(super) spread: Option<usize>,
     /// Which nodes of the graph the wanted provider runs; of several graphs, where it is fewest. `None` if ONNX Runtime does not tell.
     pub(super) assignment: Option<Assignment>,
 }
@@ -87,7 +89,11 @@ impl Sessions<'_> {
             (0, 0) => cores(),
             (0, n) | (n, _) => n,
         };
-        let model = self.load(&self.files.graph, &self.target.graph, 0, (0, 0), &Options::new())?;
+        let spread = config.spread();
+        let model = match spread {
+            Some(threads) => self.load_spreading(threads)?,
+            None => self.load(&self.files.graph, &self.target.graph, 0, (0, 0), &Options::new())?,
+        };
         let alone = config.threads_per_runner == 1;
         let measured = warm_up::on_cpu(&mut CpuEngine::new(model.clone(), 0), self.longest(), alone)?;
         Ok(Engines {
@@ -96,7 +102,17 @@ impl Sessions<'_> {
             costs: CostTable::new(&measured, Padding::default()),
             devices: Vec::new(),
             bounds: None,
+            spread,
         })
+    }
+
+    /// The graph on the CPU, which can be run on so many threads as well.
+    fn load_spreading(&self, threads: usize) -> Result<OnnxModel, EngineError> {
+        let LoadContext { config, shared, .. } = *self.context;
+        let (metadata, graph) = (&self.model.metadata, &self.files.graph);
+        let place = Place { provider: self.target.provider, device: 0 };
+        let key = SessionKey { sha256: self.target.graph.file.sha256.clone(), place, number: (0, 0) };
+        shared.model(key, || OnnxModel::load_spreading(self.environment, graph, metadata, config, threads))
     }
 
     /// On every device several that share its sessions.
@@ -139,7 +155,7 @@ impl Sessions<'_> {
             online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
         };
         let costs = CostTable::new(&measured, padding);
-        Ok(Engines { engines, costs, devices, bounds: Some(bounds), assignment })
+        Ok(Engines { engines, costs, devices, bounds: Some(bounds), spread: None, assignment })
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.

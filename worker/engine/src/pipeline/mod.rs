@@ -19,7 +19,7 @@ use crate::{
     model::{LoadReport, LoadedModel},
     runner::{RunLimit, RunnerContext, RunnerEvent, Runners, Work},
     settings::BatchConfig,
-    threads::{OnDeath, cores},
+    threads::{CoreUse, OnDeath, cores},
     tokenize::{Pool, Task},
 };
 
@@ -83,7 +83,10 @@ impl Pipeline {
         // On a device, engine threads only wait.
         let nice = if report.provider.on_device() { 0 } else { nice };
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();
-        let queue = Arc::new(BatchQueue::new(&batch, costs, &units));
+        // What runs on devices leaves the cores to others.
+        let core_use = if report.provider.on_device() { CoreUse::default() } else { CoreUse::of_this_process() };
+        let queue = BatchQueue::new(&batch, costs, &units).on_cores(core_use, report.spread.unwrap_or(1));
+        let queue = Arc::new(queue);
         // From here on, whatever fails closes the queue, and so ends what has been started.
         let into_batches = IntoBatches(Arc::clone(&queue));
         let observed = Arc::clone(&observer);

@@ -47,6 +47,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Whether no other text may be in an engine of this pipeline at the same time, since this one may do harm.
     pub alone: bool,
+    /// Whether its time in the engine is to be compared with that of another run: then it is computed as all are, and not by several cores.
+    pub compared: bool,
     /// Set when the first of its texts is given to an engine.
     pub begun: Arc<AtomicBool>,
 }
@@ -63,6 +65,7 @@ impl Request {
             received: Instant::now(),
             deadline: None,
             alone: false,
+            compared: false,
             begun: Arc::default(),
         }
     }
@@ -108,6 +111,7 @@ pub(super) struct Pending {
     owner: Owner,
     /// A number of its own if nothing may run beside it.
     alone: Option<u64>,
+    compared: bool,
     begun: Arc<AtomicBool>,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
@@ -132,6 +136,7 @@ impl Pending {
             deadline: request.deadline,
             owner: Owner { sender: key, request: number, newcomer },
             alone: request.alone.then_some(number),
+            compared: request.compared,
             begun: Arc::clone(&request.begun),
             observer,
             state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),
@@ -205,6 +210,10 @@ pub(super) struct Text {
 impl Work for Text {
     fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    fn compared(&self) -> bool {
+        self.request.compared
     }
 
     fn begun(&self) {

@@ -10,7 +10,7 @@ use crate::{
     shape::Unit,
 };
 
-/// The first id of each row, doubled. Fails on batches that hold id 13, panics on 99, has memory for four tokens if one is
+/// The first id of each row, doubled. Fails on batches that hold id 13, and on 21 if the run is spread over several cores, panics on 99, has memory for four tokens if one is
 /// 914 or 917, and is lost with 915 on its own and with 917 where there is memory. Fails every run while `broken`.
 #[derive(Debug, Default)]
 struct Fake {
@@ -32,6 +32,9 @@ impl Engine for Fake {
         assert!(!has(99), "id 99");
         if self.broken.load(Ordering::SeqCst) {
             return Err(EngineError::Onnx("nothing runs".into()));
+        }
+        if has(21) && input.form == Form::Spread {
+            return Err(EngineError::Onnx("only on one core".into()));
         }
         if has(13) {
             return Err(EngineError::Onnx("unlucky".into()));
@@ -318,4 +321,41 @@ async fn runners_have_settled_when_the_last_of_them_has() {
     }
     settled.await;
     setup.end(runners);
+}
+
+#[test]
+fn what_fails_on_several_cores_is_tried_on_one() {
+    let setup = Setup::new();
+    let (runs, seen) = mpsc::channel();
+    let observe = move |event: RunnerEvent<'_>| {
+        if let RunnerEvent::Ran(stats) = event {
+            runs.send((stats.form, stats.busy == stats.took * 2)).unwrap();
+        }
+    };
+    let queue = BatchQueue::new(&BatchConfig::default(), spread_costs(), &[Unit(0), Unit(1)]);
+    let queue = Arc::new(queue.on_cores(crate::threads::CoreUse::default(), 2));
+    let context = RunnerContext { queue: Arc::clone(&queue), ..setup.context.clone() };
+    let runners = Runners::start(vec![Fake::default()], &context, observe).unwrap();
+    for (id, expected) in [(20, (Form::Spread, true)), (21, (Form::Padded, false))] {
+        let entry = Entry {
+            lane: Lane::Rpc,
+            length: 2,
+            arrival: Instant::now(),
+            deadline: None,
+            owner: Owner { sender: 0, request: 0, newcomer: false },
+            alone: None,
+            payload: Text(vec![id, 0], setup.sender.clone()),
+        };
+        assert!(queue.push([entry]).is_ok(), "refused");
+        assert_eq!(setup.outcomes(1), [(id, Ok(id as f32 * 2.0))]);
+        assert_eq!(seen.recv().unwrap(), expected);
+    }
+    queue.close();
+    runners.join();
+}
+
+/// A run on several cores takes half the time.
+fn spread_costs() -> CostTable {
+    let run = |form, took| Measured { shape: Shape::full(1, 2), form, took: Duration::from_millis(took) };
+    CostTable::new(&[run(Form::Padded, 2), run(Form::Spread, 1)], crate::shape::Padding::default())
 }

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+use crate::threads::cores;
 
 /// Inference: what runs the graphs, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct EngineConfig {
     pub runners: usize,
     /// On the CPU: threads for one batch. One is best: small batches side by side beat one that uses all cores.
     pub threads_per_runner: usize,
+    /// On the CPU: threads for the run of a call while nothing else is being computed. 0: one for each core, up to 8. No more than `threads_per_runner`:
+    /// it runs as all others.
+    pub lone_call_threads: usize,
     /// By how much the priority of engine threads on the CPU is lowered, 0 to 19, so that calls are taken in and answered at
     /// once while all cores compute.
     pub nice: u8,
@@ -49,6 +53,7 @@ impl Default for EngineConfig {
             max_seq_length: 8192,
             runners: 0,
             threads_per_runner: 1,
+            lone_call_threads: 0,
             nice: 5,
             device: DeviceConfig::default(),
             cuda: CudaConfig::default(),
@@ -58,7 +63,20 @@ impl Default for EngineConfig {
     }
 }
 
+/// What more threads than these gain for one call has not been measured.
+const MOST_LONE_CALL_THREADS: usize = 8;
+
 impl EngineConfig {
+    /// Threads for the run of a call that has the cores to itself. `None`: as many as for all others.
+    #[must_use]
+    pub fn spread(&self) -> Option<usize> {
+        let threads = match self.lone_call_threads {
+            0 => cores().min(MOST_LONE_CALL_THREADS),
+            threads => threads,
+        };
+        (threads > self.threads_per_runner).then_some(threads)
+    }
+
     /// Checks what the types cannot say.
     ///
     /// # Errors

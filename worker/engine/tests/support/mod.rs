@@ -62,6 +62,7 @@ fn start(
         weights: Weights { shared: BTreeMap::new(), own: 0 },
         bounds: None,
         one_by_one,
+        spread: None,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));
     let loaded = LoadedModel { engines, tokenizer, costs: CostTable::default(), report };

@@ -28,6 +28,7 @@ fn ran(admission: &Admission, texts: usize, took: Duration) {
         form: Form::Padded,
         started: Instant::now(),
         took,
+        busy: took,
         lane: Lane::Rpc,
         reason: Reason::Online,
         oldest_wait: Duration::ZERO,

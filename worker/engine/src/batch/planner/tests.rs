@@ -27,6 +27,15 @@ fn planner(config: &BatchConfig) -> Planner<u32> {
     Planner::new(config, costs())
 }
 
+/// The same, where all cores need this share of the time.
+fn spreading(share: f64) -> Planner<u32> {
+    let cost = |width: usize| Duration::from_micros(1_000 + 100 * width as u64);
+    let run = |form, width: usize, took| Measured { shape: Shape::full(1, width), form, took };
+    let both = |width| [run(Form::Padded, width, cost(width)), run(Form::Spread, width, cost(width).mul_f64(share))];
+    let measured: Vec<_> = [16, 64, 256].into_iter().flat_map(both).collect();
+    Planner::new(&config(), CostTable::new(&measured, Padding::default()))
+}
+
 fn entry(lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
     entry_of(0, lane, length, arrival, payload)
 }
@@ -321,6 +330,27 @@ fn keeps_its_budget(
 
 proptest! {
     #[test]
+    fn all_cores_are_for_calls_that_nothing_waits_behind(
+        texts in prop::collection::vec((0usize..3, 2usize..256), 1..12), others in 0usize..4,
+    ) {
+        let (now, mut planner) = (Instant::now(), spreading(0.6));
+        for (lane, length) in texts {
+            planner.push(entry(Lane::ALL[lane], length, now, 0));
+        }
+        planner.drain();
+        while let Action::Run(mut batch) = planner.next(now, others).action {
+            let (before, lone) = (payloads(&batch), planner.is_empty() && batch.entries[0].lane == Lane::Rpc);
+            let takes = planner.spread(&mut batch);
+            prop_assert_eq!((takes.is_some(), batch.form == Form::Spread), (lone, lone));
+            prop_assert_eq!(before, payloads(&batch));
+            if let Some(takes) = takes {
+                let alone = costs().micros(&Shape::of(batch.entries.iter().map(|entry| entry.length)));
+                prop_assert!((takes.as_secs_f64() * 1e6 / alone / 0.6 - 1.0).abs() < 0.05, "{:?} of {}", takes, alone);
+            }
+        }
+    }
+
+    #[test]
     fn budgets_hold_and_every_text_comes_out_exactly_once(
         policy in policies(), events in prop::collection::vec(event(), 0..300),
     ) {
@@ -406,4 +436,25 @@ fn a_bound_of_memory_grows_back_while_runs_succeed() {
     planner.too_large(at, &shape);
     assert_eq!(planner.ran(at + FIRST_PATIENCE, run, std::iter::empty()), None);
     assert!(planner.ran(at + FIRST_PATIENCE * 2, run, std::iter::empty()).is_some());
+}
+
+#[test]
+fn all_cores_are_used_where_they_gain_and_tried_where_they_did_not() {
+    let now = Instant::now();
+    let spread = |planner: &mut Planner<u32>| {
+        planner.push(entry(Lane::Rpc, 16, now, 0));
+        let mut batch = run(planner.next(now, 1));
+        planner.spread(&mut batch).is_some()
+    };
+    let mut gains = spreading(0.6);
+    assert!((0..100).all(|_| spread(&mut gains)));
+    let mut loses = spreading(1.2);
+    assert_eq!((0..330).filter(|_| spread(&mut loses)).count(), 10, "once in 33 calls");
+    // What it takes is learnt from those.
+    for _ in 0..50 {
+        let (shape, took) = (Shape::full(1, 16), ms(1));
+        loses.ran(now, Measured { shape, form: Form::Spread, took }, std::iter::empty());
+    }
+    assert!((0..100).all(|_| spread(&mut loses)));
+    assert!(!(0..100).any(|_| spread(&mut planner(&config()))), "where no run has several cores, none is tried");
 }

@@ -1,6 +1,7 @@
 use std::{sync::mpsc, thread};
 
 use super::*;
+use crate::shape::Padding;
 
 /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
 /// would never end.
@@ -8,7 +9,31 @@ use super::*;
 fn no_text_waits_while_runners_of_several_devices_sleep() {
     const ROUNDS: usize = 500;
     let units = [0, 0, 1, 1, 2, 2].map(Unit);
-    let queue = BatchQueue::<mpsc::Sender<()>>::new(&BatchConfig::default(), CostTable::default(), &units);
+    every_text_is_run(BatchQueue::new(&BatchConfig::default(), CostTable::default(), &units), units, ROUNDS);
+}
+
+/// The same, where calls that are alone hold others up.
+#[test]
+fn no_text_waits_for_a_call_that_has_had_all_cores() {
+    const ROUNDS: usize = 500;
+    let units = [0, 1, 2, 3, 4, 5].map(Unit);
+    every_text_is_run(spreading(&units), units, ROUNDS);
+}
+
+/// On all cores, a call is done in 60 % of the time.
+fn spreading<T>(units: &[Unit]) -> BatchQueue<T> {
+    let run =
+        |form, width, micros| Measured { shape: Shape::full(1, width), form, took: Duration::from_micros(micros) };
+    let both = |width: u64| {
+        let shape = usize::try_from(width).unwrap();
+        [run(Form::Padded, shape, 1_000 + 100 * width), run(Form::Spread, shape, 600 + 60 * width)]
+    };
+    let measured: Vec<_> = [16, 64, 256].into_iter().flat_map(both).collect();
+    let costs = CostTable::new(&measured, Padding::default());
+    BatchQueue::new(&BatchConfig::default(), costs, units).on_cores(CoreUse::default(), units.len())
+}
+
+fn every_text_is_run(queue: BatchQueue<mpsc::Sender<()>>, units: [Unit; 6], rounds: usize) {
     thread::scope(|scope| {
         let runners = units.map(|unit| {
             let queue = &queue;
@@ -22,7 +47,7 @@ fn no_text_waits_while_runners_of_several_devices_sleep() {
             let queue = &queue;
             scope.spawn(move || {
                 let (done, taken) = mpsc::channel();
-                for round in 0..ROUNDS {
+                for round in 0..rounds {
                     let texts = 1 + round % 4;
                     for text in 0..texts {
                         let (length, arrival) = (1 + (round + text) % 9, Instant::now());
@@ -165,4 +190,47 @@ fn a_broken_runner_does_not_keep_texts_from_another_of_its_device() {
             queue.close();
         });
     }
+}
+
+#[test]
+fn a_lone_call_has_all_cores_and_whoever_comes_then_waits_for_its_end() {
+    let queue = spreading(&[Unit(0), Unit(1)]);
+    queue.push([entry(Lane::Rpc, None, 1)]).unwrap();
+    let (batch, run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!((batch.form, queue.engines_of(batch.form)), (Form::Spread, 2));
+    queue.push([entry(Lane::Job, None, 2), entry(Lane::Rpc, None, 3)]).unwrap();
+    let now = Instant::now();
+    let step = |at| queue.state.lock().step(Unit(1), at).1;
+    let Action::WaitUntil(until) = step(now) else { panic!("nothing begins beside it") };
+    assert!(until <= now + SOON_DONE);
+    assert!(matches!(step(until), Action::Run(_)), "if it takes longer than it should, others begin");
+    drop(run);
+    queue.push([entry(Lane::Rpc, None, 4)]).unwrap();
+    let (batch, _run) = queue.next(Unit(1), |_| ()).unwrap();
+    assert_eq!((batch.entries[0].payload, batch.form), (4, Form::Padded), "a job waits behind it");
+}
+
+#[test]
+fn under_load_no_call_has_all_cores() {
+    let queue = spreading(&[Unit(0), Unit(1)]);
+    let form = |lane| {
+        queue.push([entry(lane, None, 1)]).unwrap();
+        let (batch, run) = queue.next(Unit(1), |_| ()).unwrap();
+        (batch.form, run)
+    };
+    let (bulk, running) = form(Lane::Bulk);
+    let (beside_bulk, call) = form(Lane::Rpc);
+    drop((running, call));
+    // Of another variant, on the same cores.
+    let elsewhere = queue.cores.begin();
+    let (beside_others, call) = form(Lane::Rpc);
+    drop((elsewhere, call));
+    assert_eq!([bulk, beside_bulk, beside_others], [Form::Padded; 3]);
+    assert_eq!(form(Lane::Rpc).0, Form::Spread);
+    // Of a long one, the end is not waited for.
+    queue.push([Entry { length: 256, ..entry(Lane::Rpc, None, 1) }]).unwrap();
+    let (batch, _run) = queue.next(Unit(0), |_| ()).unwrap();
+    queue.push([entry(Lane::Rpc, None, 2)]).unwrap();
+    let beside = queue.state.lock().step(Unit(1), Instant::now()).1;
+    assert!(batch.form == Form::Spread && matches!(beside, Action::Run(_)));
 }

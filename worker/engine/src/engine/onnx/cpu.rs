@@ -9,7 +9,7 @@ use super::{
     },
     model::{IDS, MASK, OUTPUT, OnnxModel},
 };
-use crate::shape::Unit;
+use crate::shape::{Form, Unit};
 
 /// A graph, shared with the other runners. Batches are read where they are, and run as they are.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ impl Engine for CpuEngine {
         self.unit
     }
 
+    fn forms(&self) -> &'static [Form] {
+        if self.model.spread().is_some() { &[Form::Padded, Form::Spread] } else { &[Form::Padded] }
+    }
+
     fn beside(&self) -> Option<Box<dyn Engine>> {
         Some(Box::new(Self { model: self.model.clone(), unit: self.unit }))
     }
@@ -43,7 +47,11 @@ impl Engine for CpuEngine {
         let shape = [input.rows, input.width];
         let ids = TensorRef::from_array_view((shape, input.ids.as_slice()))?;
         let mask = TensorRef::from_array_view((shape, input.mask.as_slice()))?;
-        let output = self.model.session().run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
+        let session = match self.model.spread() {
+            Some(spread) if input.form == Form::Spread => spread,
+            _ => self.model.session(),
+        };
+        let output = session.run([(IDS, &*ids), (MASK, &*mask)], OUTPUT)?;
         let (_, vectors) = output.try_extract_tensor::<f32>()?;
         let expected = input.rows * self.dimension();
         if vectors.len() != expected {

@@ -134,8 +134,8 @@ impl Engine for DeviceEngine {
         self.unit
     }
 
-    fn packs(&self) -> bool {
-        self.packed.is_some()
+    fn forms(&self) -> &'static [Form] {
+        if self.packed.is_some() { &[Form::Padded, Form::Packed] } else { &[Form::Padded] }
     }
 
     fn settle(&mut self) {

@@ -6,7 +6,9 @@ pub mod cuda_graphs;
 mod device;
 mod model;
 mod shared_session;
+mod spread;
 mod staging;
+mod weights;
 
 pub use assignment::Assignment;
 pub use cpu::CpuEngine;

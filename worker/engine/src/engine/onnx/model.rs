@@ -36,6 +36,8 @@ pub(super) const OUTPUT: &CStr = c"embedding";
 #[derive(Debug, Clone)]
 pub struct OnnxModel {
     session: Arc<SharedSession>,
+    /// The same graph, each run on several threads.
+    spread: Option<Arc<SharedSession>>,
     dimension: usize,
     place: Place,
     assignment: Option<Assignment>,
@@ -56,19 +58,35 @@ impl OnnxModel {
         more: &Options,
     ) -> Result<Self, EngineError> {
         onnx_file::check(graph, metadata)?;
+        Self::make(environment, graph, metadata, config, place, more, |builder| {
+            // On a device, what little is left to the CPU.
+            let threads = if place.provider.on_device() { 1 } else { config.threads_per_runner };
+            // A worker without work must not burn a core.
+            Ok(builder.with_intra_threads(threads)?.with_intra_op_spinning(false)?)
+        })
+    }
+
+    /// Loads a graph that has been looked at. `threads` says how many threads a run has on the CPU.
+    pub(super) fn make(
+        environment: &Environment,
+        graph: &[u8],
+        metadata: &ModelMetadata,
+        config: &EngineConfig,
+        place: Place,
+        more: &Options,
+        threads: impl FnOnce(SessionBuilder) -> Result<SessionBuilder, EngineError>,
+    ) -> Result<Self, EngineError> {
         let builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
             // What was looked at is what is loaded: not by what else the bytes may be taken for.
             .with_config_entry("session.load_model_format", "ONNX")?
             .with_inter_threads(1)?
-            // A worker without work must not burn a core.
-            .with_intra_op_spinning(false)?
             // Batches come in many shapes; a plan for each would be kept for ever.
             .with_memory_pattern(false)?;
         let builder = providers::register(builder, environment, config, place, more)
             .map_err(|reason| EngineError::Provider { provider: place.provider.as_str(), reason })?;
-        let session = tuned(builder, config, place.provider)?.commit_from_memory(graph)?;
+        let session = threads(tuned(builder, place.provider)?)?.commit_from_memory(graph)?;
         for name in [IDS, MASK] {
             if !session.inputs().iter().any(|input| input.name().as_bytes() == name.to_bytes()) {
                 return Err(EngineError::Graph(format!("it has no input {name:?}")));
@@ -80,7 +98,7 @@ impl OnnxModel {
         check_dimension(&session, metadata.dimension)?;
         let assignment = assignment::of(&session, named(place.provider));
         let session = Arc::new(SharedSession::new(session));
-        Ok(Self { session, dimension: metadata.dimension as usize, place, assignment })
+        Ok(Self { session, spread: None, dimension: metadata.dimension as usize, place, assignment })
     }
 
     /// Which nodes of the graph the wanted provider runs. `None` if ONNX Runtime does not tell.
@@ -101,11 +119,27 @@ impl OnnxModel {
         &self.session
     }
 
+    /// The session whose runs have several threads, if there is one.
+    pub(super) fn spread(&self) -> Option<&SharedSession> {
+        self.spread.as_deref()
+    }
+
+    /// The same, with another session of its graph whose runs have several threads.
+    pub(super) fn with_spread(self, other: Self) -> Self {
+        Self { spread: Some(other.session), ..self }
+    }
+
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {
-        let Self { session, dimension, place, assignment } = self;
-        WeakModel { session: Arc::downgrade(session), dimension: *dimension, place: *place, assignment: *assignment }
+        let Self { session, spread, dimension, place, assignment } = self;
+        WeakModel {
+            session: Arc::downgrade(session),
+            spread: spread.as_ref().map(Arc::downgrade),
+            dimension: *dimension,
+            place: *place,
+            assignment: *assignment,
+        }
     }
 }
 
@@ -122,13 +156,12 @@ fn check_dimension(session: &Session, dimension: u32) -> Result<(), EngineError>
 }
 
 /// What is particular to a provider.
-fn tuned(builder: SessionBuilder, config: &EngineConfig, provider: Provider) -> Result<SessionBuilder, EngineError> {
+fn tuned(builder: SessionBuilder, provider: Provider) -> Result<SessionBuilder, EngineError> {
     if provider.on_device() {
-        // What little is left to the CPU.
-        return Ok(builder.with_intra_threads(1)?);
+        return Ok(builder);
     }
     // The fused kernel is slower on the CPU than the parts that it replaces.
-    Ok(builder.with_intra_threads(config.threads_per_runner)?.with_disabled_optimizers("SkipLayerNormFusion")?)
+    Ok(builder.with_disabled_optimizers("SkipLayerNormFusion")?)
 }
 
 /// How a provider's name begins in ONNX Runtime.
@@ -145,6 +178,7 @@ const fn named(provider: Provider) -> &'static str {
 #[derive(Debug)]
 pub struct WeakModel {
     session: Weak<SharedSession>,
+    spread: Option<Weak<SharedSession>>,
     dimension: usize,
     place: Place,
     assignment: Option<Assignment>,
@@ -154,7 +188,13 @@ impl WeakModel {
     /// The model, if it is still loaded.
     #[must_use]
     pub fn upgrade(&self) -> Option<OnnxModel> {
-        let Self { session, dimension, place, assignment } = self;
-        Some(OnnxModel { session: session.upgrade()?, dimension: *dimension, place: *place, assignment: *assignment })
+        let Self { session, spread, dimension, place, assignment } = self;
+        Some(OnnxModel {
+            session: session.upgrade()?,
+            spread: spread.as_ref().and_then(Weak::upgrade),
+            dimension: *dimension,
+            place: *place,
+            assignment: *assignment,
+        })
     }
 }

@@ -4,9 +4,11 @@
 //! loaded, and versions of ONNX Runtime follow such a path out of the model's folder. There are nodes that name files, or run code, as
 //! well. All of these are refused here, wherever in a graph they stand. Knows no engine.
 
+mod tensors;
 mod walk;
 mod wire;
 
+pub use tensors::{Element, LargeTensor, large_tensors};
 pub use walk::{Facts, FileError, inspect};
 pub use wire::{FileSource, Source};
 

@@ -11,7 +11,7 @@ const MOST_BESIDES: u64 = 32 << 20;
 /// Dimensions of a tensor that are looked at: a table has two.
 const DIMENSIONS: usize = 8;
 /// Most bytes of a name that are looked at.
-const NAME: u64 = 512;
+pub(super) const NAME: u64 = 512;
 
 /// Nodes that read files or run what they are given: compiled engines, Python, and operators of another library.
 const NODES: [&str; 4] = ["EPContext", "PythonOp", "PythonOpGrad", "ATen"];
