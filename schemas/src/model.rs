@@ -171,6 +171,8 @@ pub enum Precision {
     Int8,
     /// 8-bit floating point.
     Fp8,
+    /// 16-bit floating point with the range of 32 bits (bfloat16). No graph is written in it: it is what a graph in FP32 is computed in.
+    Bf16,
 }
 
 impl Precision {
@@ -182,6 +184,7 @@ impl Precision {
             Self::Fp16 => "fp16",
             Self::Int8 => "int8",
             Self::Fp8 => "fp8",
+            Self::Bf16 => "bf16",
         }
     }
 
