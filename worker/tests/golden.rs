@@ -45,7 +45,20 @@ async fn every_way_gives_the_reference_vectors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_has_the_same_vector_in_every_company() {
-    let stack = Stack::start().await;
+    in_every_company(Stack::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_openvino_as_well() {
+    let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(config.path(), "[engine]\nproviders = [\"openvino\"]\nstrict = true\n").unwrap();
+    let stack = Stack::start_with("", &["--config", config.path().to_str().unwrap()]).await;
+    let status = stack.status_when(|status| status.live.is_some()).await;
+    assert_eq!(status.live.unwrap().provider, "openvino");
+    in_every_company(stack).await;
+}
+
+async fn in_every_company(stack: Stack) {
     let references = references();
     // Alone, one after the other, and then all at once, so that they are batched with each other.
     let mut alone = Vec::new();

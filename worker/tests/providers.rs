@@ -1,4 +1,4 @@
-//! Chains of execution providers with the real ONNX Runtime, on a machine that has none but the CPU's.
+//! Chains of execution providers with the real ONNX Runtime, on a machine that has none but the CPU's, and with the real OpenVINO.
 
 use std::{
     fs,
@@ -31,8 +31,13 @@ fn with_a_plain_graph() -> tempfile::TempDir {
 }
 
 fn check(registry: &Path, providers: &str, strict: bool) -> Output {
+    check_with(registry, providers, strict, &[])
+}
+
+fn check_with(registry: &Path, providers: &str, strict: bool, more: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_embed-worker"))
         .args(["check"])
+        .envs(more.iter().copied())
         .env("EMBED_REGISTRY", registry)
         .env("EMBED_WORKER__ENGINE__PROVIDERS", providers)
         .env("EMBED_WORKER__ENGINE__STRICT", strict.to_string())
@@ -77,4 +82,48 @@ fn providers_that_are_not_known_are_refused_by_name() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("engine.providers") && error.contains("gpu") && error.contains("tensorrt-rtx"), "{error}");
+}
+
+#[test]
+fn openvino_runs_what_it_is_to_run() {
+    let said = |output: &Output| {
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    let strict = said(&check(&registry(), r#"["openvino"]"#, true));
+    assert!(strict.contains("runs on openvino in fp32; all nodes of the graph run there"), "{strict}");
+    let bf16 = [("EMBED_WORKER__VARIANT", r#"[{model = "all-minilm-l6-v2", precision = "bf16"}]"#)];
+    let bf16 = said(&check_with(&registry(), r#"["openvino", "cpu"]"#, false, &bf16));
+    if embed_engine::engine::computes_bf16() {
+        assert!(bf16.contains("all-minilm-l6-v2 bf16") && bf16.contains("runs on openvino in bf16;"), "{bf16}");
+    } else {
+        let refused = "not on openvino: this processor does not compute in BF16";
+        assert!(bf16.contains("runs on cpu in fp32") && bf16.contains(refused), "{bf16}");
+    }
+}
+
+#[test]
+fn the_faster_of_both_is_taken_if_that_is_asked_for() {
+    let said = |more: &[(&str, &str)]| {
+        let output = check_with(&registry(), "auto", true, more);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!said.contains("not on"), "nobody has asked for what is not there: {said}");
+        said
+    };
+    let both = said(&[]);
+    let measured = both.split_once("the fastest: ").expect(&both).1;
+    assert!(measured.contains("openvino") && measured.contains("cpu") && measured.contains(" ms"), "{both}");
+    let alone = said(&[("EMBED_WORKER__ENGINE__OPENVINO__LIBRARY", "/nowhere/libopenvino_c.so")]);
+    assert!(alone.contains("runs on cpu in fp32"), "{alone}");
+}
+
+#[test]
+fn a_chain_without_openvino_says_why() {
+    let nowhere = [("EMBED_WORKER__ENGINE__OPENVINO__LIBRARY", "/nowhere/libopenvino_c.so")];
+    let output = check_with(&registry(), r#"["openvino", "cpu"]"#, false, &nowhere);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("runs on cpu in fp32"), "{said}");
+    assert!(said.contains("not on openvino: /nowhere/libopenvino_c.so: "), "{said}");
 }

@@ -24,7 +24,7 @@ pub(crate) struct BenchArgs {
     /// Measure this precision (again for more); all that the model has if left out
     #[arg(long = "precision", value_name = "PRECISION", value_parser = precision)]
     pub(super) precisions: Vec<Precision>,
-    /// What runs the graphs: cpu, cuda, tensorrt or tensorrt-rtx [default: the first of engine.providers]
+    /// What runs the graphs: cpu, openvino, cuda, tensorrt or tensorrt-rtx [default: the first of engine.providers]
     #[arg(long, value_name = "PROVIDER", value_parser = provider)]
     pub(super) provider: Option<Provider>,
     /// The device, by CUDA's number (again for more) [default: engine.devices of the configuration]
@@ -101,7 +101,7 @@ impl BenchArgs {
         config.registry = self.registry.clone().or(config.registry.take());
         let engine = &mut config.engine;
         let provider = self.provider.unwrap_or(engine.providers[0]);
-        engine.providers = vec![provider];
+        engine.providers = vec![provider].into();
         if !self.devices.is_empty() {
             engine.devices = Devices::These(self.devices.clone());
         }

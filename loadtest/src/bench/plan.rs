@@ -1,6 +1,7 @@
 //! What a bench will do, and about how long each part takes.
 
 use embed_engine::{
+    engine::computes_bf16,
     model::{self, ResolvedModel, Source},
     settings::{CURRENT, EngineConfig, ModelSpec, Provider},
 };
@@ -109,7 +110,9 @@ fn precisions(metadata: &ModelMetadata, provider: Provider, wanted: &[Precision]
             if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
         );
     }
-    Ok(known.into_iter().filter(|one| wanted.is_empty() || wanted.contains(one)).collect())
+    // What this processor does not compute in is measured only where that is to be said.
+    let by_itself = |one: &Precision| wanted.is_empty() && (*one != Precision::Bf16 || computes_bf16());
+    Ok(known.into_iter().filter(|one| by_itself(one) || wanted.contains(one)).collect())
 }
 
 fn shapes(args: &BenchArgs, on_device: bool, longest: usize) -> Vec<(usize, usize)> {

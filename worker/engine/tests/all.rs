@@ -3,5 +3,6 @@
 mod boundary;
 mod engines;
 mod example;
+mod openvino;
 mod pipeline;
 mod support;

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use embed_schemas::Precision;
 use serde::{Deserialize, Serialize};
 
-use embed_engine::settings::{CURRENT, EngineConfig, ModelSpec, Provider};
+use embed_engine::settings::{CURRENT, EngineConfig, ModelSpec, Provider, Providers};
 
 use super::LimitsConfig;
 
@@ -29,9 +29,9 @@ pub struct VariantConfig {
     /// Left out: the only variant of the model, or else the first.
     #[serde(default)]
     pub default: Option<bool>,
-    /// Execution providers to try, in this order. As `engine.providers` says if left out.
+    /// Execution providers to try, in this order, or `auto`. As `engine.providers` says if left out.
     #[serde(default)]
-    pub providers: Option<Vec<Provider>>,
+    pub providers: Option<Providers>,
     /// Whether falling back to another provider than the first is an error. As `engine.strict` says if left out.
     #[serde(default)]
     pub strict: Option<bool>,
@@ -67,8 +67,14 @@ impl VariantConfig {
     /// The execution providers to try, in this order. A chain that may not fall back has one.
     #[must_use]
     pub fn chain<'a>(&'a self, engine: &'a EngineConfig) -> &'a [Provider] {
-        let chain = self.providers.as_deref().unwrap_or(&engine.providers);
-        if self.strict.unwrap_or(engine.strict) { &chain[..chain.len().min(1)] } else { chain }
+        let chain = self.providers.as_ref().unwrap_or(&engine.providers);
+        if self.strict.unwrap_or(engine.strict) { chain.strictly() } else { chain }
+    }
+
+    /// Whether the fastest of them is taken instead of the first.
+    #[must_use]
+    pub fn measures(&self, engine: &EngineConfig) -> bool {
+        self.providers.as_ref().unwrap_or(&engine.providers).measures()
     }
 
     /// What of it concerns the engine.

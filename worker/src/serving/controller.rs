@@ -250,7 +250,12 @@ impl Controller {
     /// A version does not take the place of one that runs on a better provider, unless that provider is gone.
     async fn no_lesser_provider(&self, spec: &VariantSpec, version: &ServedVersion) -> Result<(), String> {
         let Some(live) = self.deployment.peek() else { return Ok(()) };
-        let chain = spec.config.chain(&self.shared.config.engine);
+        let engine = &self.shared.config.engine;
+        if spec.config.measures(engine) {
+            // None is the lesser one: the fastest was taken.
+            return Ok(());
+        }
+        let chain = spec.config.chain(engine);
         let place = |one: &ServedVersion| chain.iter().position(|provider| *provider == one.report().provider);
         let (Some(now), Some(then)) = (place(&live), place(version)) else { return Ok(()) };
         if then <= now {
@@ -284,7 +289,7 @@ impl Controller {
         let report = live.report();
         let better: Vec<_> = resolved.chain.iter().take_while(|one| one.provider != report.provider).cloned().collect();
         let what = resolved.identity();
-        if better.is_empty() || (!asked && self.upgrades.too_early(Instant::now(), &what)) {
+        if better.is_empty() || resolved.measures || (!asked && self.upgrades.too_early(Instant::now(), &what)) {
             return Ended::Settled;
         }
         if self.upgrades.due().is_none() && !asked {

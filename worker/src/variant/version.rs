@@ -56,6 +56,7 @@ impl ServedVersion {
     #[must_use]
     pub fn is(&self, resolved: &ResolvedModel) -> bool {
         self.wanted.file == resolved.artefact().file
+            && self.wanted.precision == resolved.artefact().precision
             && self.metadata().version == resolved.metadata.version
             && self.metadata().tokenizer == resolved.metadata.tokenizer
     }

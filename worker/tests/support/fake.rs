@@ -207,6 +207,7 @@ impl Backend for FakeBackend {
                 packed: false,
                 nodes_elsewhere: None,
                 skipped: Vec::new(),
+                measured: Vec::new(),
                 bounds: Some(DeviceBounds { texts: 1024, tokens: 65_536, online_run: Duration::from_millis(4) }),
                 one_by_one: false,
                 spread: None,
@@ -242,7 +243,7 @@ impl FakeWorker {
         let mut config = Config { registry: Some(registry.display().to_string()), ..Config::default() };
         config.nats.server = Some(nats.url());
         config.http.addr = addr;
-        config.engine.providers = providers.to_vec();
+        config.engine.providers = providers.to_vec().into();
         change(&mut config);
         let ((stop, stopped), (say, ready)) = (oneshot::channel(), oneshot::channel());
         let backend = Arc::new(FakeBackend(Arc::clone(devices)));

@@ -11,12 +11,15 @@ pub enum EngineError {
     /// ONNX Runtime refused the graph, or a run failed.
     #[error("ONNX Runtime: {0}")]
     Onnx(String),
+    /// OpenVINO refused the graph, or a run failed.
+    #[error("OpenVINO: {0}")]
+    Openvino(String),
     /// The provider cannot be used on this machine.
     #[error("{provider}: {reason}")]
     Provider {
         /// Its name.
         provider: &'static str,
-        /// What ONNX Runtime, or the system, said.
+        /// What ONNX Runtime, OpenVINO, or the system, said.
         reason: String,
     },
     /// The device has too little memory for this run.

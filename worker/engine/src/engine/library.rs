@@ -15,7 +15,17 @@ use ort::{environment::Environment, sys::OrtApiBase};
 /// Names the library directly. `ort` knows the same variable.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
+/// A library that is looked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// How its file's name begins.
+    pub stem: &'static str,
+    /// Where a package for Python keeps it, below `site-packages`.
+    pub package: &'static str,
+}
+
 const STEM: &str = "libonnxruntime.so";
+const WANTED: Wanted = Wanted { stem: STEM, package: "onnxruntime/capi" };
 
 /// The library could not be found or loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,28 +70,39 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, LibraryError> {
     if let Some(path) = env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let executable = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
-    let environment = env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty()).map(PathBuf::from);
-    look(executable.as_deref(), environment)
+    look_for(&WANTED, Vec::new()).map_err(|looked| LibraryError::NotFound { looked })
 }
 
-/// Looks around an executable's folder and in a virtual environment.
-fn look(executable: Option<&Path>, environment: Option<PathBuf>) -> Result<PathBuf, LibraryError> {
-    let mut folders = Vec::new();
+/// Looks for a library in these folders, and then where [`find`] does.
+///
+/// # Errors
+/// Where it was looked for.
+pub fn look_for(wanted: &Wanted, first: Vec<PathBuf>) -> Result<PathBuf, String> {
+    let executable = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let environment = env::var_os("VIRTUAL_ENV").filter(|path| !path.is_empty()).map(PathBuf::from);
+    look(wanted, first, executable.as_deref(), environment)
+}
+
+/// Looks in these folders, around an executable's, and in a virtual environment.
+fn look(
+    wanted: &Wanted,
+    mut folders: Vec<PathBuf>,
+    executable: Option<&Path>,
+    environment: Option<PathBuf>,
+) -> Result<PathBuf, String> {
     if let Some(folder) = executable {
         folders.push(folder.to_owned());
         folders.push(folder.join("../lib"));
     }
     let nearby = executable.iter().flat_map(|folder| folder.ancestors()).map(|folder| folder.join(".venv"));
     let environments = environment.into_iter().chain(nearby.filter(|folder| is_trusted(folder)));
-    folders.extend(environments.flat_map(|folder| in_environment(&folder)));
+    folders.extend(environments.flat_map(|folder| in_environment(&folder, wanted.package)));
     folders.extend(
         ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
             .map(PathBuf::from),
     );
-    folders.iter().find_map(|folder| in_folder(folder)).ok_or_else(|| LibraryError::NotFound {
-        looked: folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "),
-    })
+    let found = folders.iter().find_map(|folder| in_folder(folder, wanted.stem));
+    found.ok_or_else(|| folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "))
 }
 
 /// Whether a folder, or a link to one, is the system's or ours: a parent of a program's folder may be one where everybody writes.
@@ -91,23 +112,23 @@ fn is_trusted(folder: &Path) -> bool {
     owner == 0 || owner == unsafe { libc::geteuid() }
 }
 
-/// `lib/python3.*/site-packages/onnxruntime/capi`, which is where the wheel keeps the library.
-fn in_environment(environment: &Path) -> Vec<PathBuf> {
+/// `lib/python3.*/site-packages/<package>`, which is where the wheel keeps the library.
+fn in_environment(environment: &Path, package: &str) -> Vec<PathBuf> {
     let Ok(entries) = environment.join("lib").read_dir() else { return Vec::new() };
     let mut folders: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path().join("site-packages/onnxruntime/capi")).collect();
+        entries.flatten().map(|entry| entry.path().join("site-packages").join(package)).collect();
     folders.sort();
     folders
 }
 
-/// `libonnxruntime.so`, or with a version behind it: the wheel has only that.
-fn in_folder(folder: &Path) -> Option<PathBuf> {
-    let plain = folder.join(STEM);
+/// The plain name, such as `libonnxruntime.so`, or with a version behind it: the wheels have only that.
+fn in_folder(folder: &Path, stem: &str) -> Option<PathBuf> {
+    let plain = folder.join(stem);
     if plain.is_file() {
         return Some(plain);
     }
     let versioned = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&format!("{STEM}.")))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&format!("{stem}.")))
     };
     folder.read_dir().ok()?.flatten().map(|entry| entry.path()).filter(versioned).max()
 }
@@ -207,8 +228,8 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let install = elsewhere.path().join("checkout/target/release");
         std::fs::create_dir_all(&install).unwrap();
-        let looked = match look(Some(&install), None) {
-            Err(LibraryError::NotFound { looked }) => looked,
+        let looked = match look(&WANTED, Vec::new(), Some(&install), None) {
+            Err(looked) => looked,
             // The system has one.
             found => format!("{found:?}"),
         };
@@ -216,10 +237,16 @@ mod tests {
         let environment = elsewhere.path().join("checkout/.venv/lib/python3.12/site-packages/onnxruntime/capi");
         std::fs::create_dir_all(&environment).unwrap();
         std::fs::write(environment.join("libonnxruntime.so.1.2.3"), "").unwrap();
-        assert_eq!(look(Some(&install), None).unwrap(), environment.join("libonnxruntime.so.1.2.3"));
-        assert_eq!(look(None, Some(elsewhere.path().join("checkout/.venv"))).unwrap().parent(), Some(&*environment));
+        assert_eq!(
+            look(&WANTED, Vec::new(), Some(&install), None).unwrap(),
+            environment.join("libonnxruntime.so.1.2.3")
+        );
+        assert_eq!(
+            look(&WANTED, Vec::new(), None, Some(elsewhere.path().join("checkout/.venv"))).unwrap().parent(),
+            Some(&*environment)
+        );
         std::fs::write(install.join("libonnxruntime.so"), "").unwrap();
-        assert_eq!(look(Some(&install), None).unwrap(), install.join("libonnxruntime.so"));
+        assert_eq!(look(&WANTED, Vec::new(), Some(&install), None).unwrap(), install.join("libonnxruntime.so"));
     }
 
     #[test]
@@ -236,9 +263,12 @@ mod tests {
             std::fs::create_dir_all(one).unwrap();
         }
         std::fs::write(folder.join("libonnxruntime.so.9"), "").unwrap();
-        assert!(look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)), "as long as it is ours");
+        assert!(
+            look(&WANTED, Vec::new(), Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)),
+            "as long as it is ours"
+        );
         std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
-        assert!(!look(Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)));
+        assert!(!look(&WANTED, Vec::new(), Some(&install), None).is_ok_and(|found| found.starts_with(&theirs)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     shared::SharedModels,
 };
 use crate::{
-    engine::{EngineError, Place, library, providers},
+    engine::{self, EngineError, Place, library, providers},
     settings::{Devices, EngineConfig, Provider},
     threads::be_ordinary,
 };
@@ -71,12 +71,14 @@ impl OnnxRuntime {
 
 impl Backend for OnnxRuntime {
     fn probe(&self, provider: Provider) -> Result<(), LoadError> {
-        if !provider.on_device() {
-            return Ok(());
+        let failed = |reason| EngineError::Provider { provider: provider.as_str(), reason };
+        match provider {
+            Provider::Cpu => return Ok(()),
+            Provider::Openvino => return Ok(engine::probe_openvino(&self.engine).map_err(failed)?),
+            _ => {}
         }
         let environment = library::environment(self.engine.library.as_deref()).map_err(EngineError::from)?;
         let place = Place { provider, device: 0 };
-        let failed = |reason| EngineError::Provider { provider: provider.as_str(), reason };
         Ok(providers::probe(&environment, &self.engine, place).map_err(failed)?)
     }
 

@@ -20,6 +20,9 @@ const LEAST_COSINE: f32 = 0.98;
 
 /// A graph may be this many times as far from FP32 as it was when it was validated: kernels of other devices round elsewhere.
 const FARTHER: f32 = 2.0;
+/// What is computed in BF16 has been as near as 0.99997 to FP32 in each text.
+const LEAST_COSINE_BF16: f32 = 0.9995;
+
 /// And by this much more, for what is computed in 16 bits on a device, and was not where it was validated.
 const FARTHER_BY: f32 = 1e-3;
 /// In 8 bits it cannot come this many times as near: what does is not computed in 8 bits.
@@ -63,7 +66,8 @@ impl Tolerance {
     /// If what its metadata says of that cannot be.
     pub fn of(artefact: &Artefact, provider: Provider, config: &EngineConfig) -> Result<Self, GoldenError> {
         match (artefact.precision, provider) {
-            (Precision::Fp32, Provider::Cpu) => Ok(Self::Component(0.0)),
+            (Precision::Fp32, Provider::Cpu | Provider::Openvino) => Ok(Self::Component(0.0)),
+            (Precision::Bf16, _) => Ok(Self::Cosine { least: LEAST_COSINE_BF16, most_mean: None }),
             // TensorRT computes FP32 in TF32.
             (Precision::Fp32, Provider::Cuda) if !config.cuda.tf32 => Ok(Self::Component(DEVICE_TOLERANCE)),
             _ => Self::as_validated(artefact),

@@ -91,6 +91,7 @@ pub fn prepare(
         packed: target.packed.is_some(),
         nodes_elsewhere: assignment.map(|nodes| nodes.elsewhere),
         skipped: Vec::new(),
+        measured: Vec::new(),
         bounds,
         one_by_one,
         spread,

@@ -44,6 +44,8 @@ pub struct LoadReport {
     pub nodes_elsewhere: Option<usize>,
     /// Providers that were to be tried before, and why they do not run it.
     pub skipped: Vec<Skipped>,
+    /// What a few runs took on it and on others, where the fastest was to be taken.
+    pub measured: Vec<(Provider, Duration)>,
     /// What its weights take.
     pub weights: Weights,
     /// What bounds batches, if it is not for `[batch]` to say.
@@ -98,6 +100,14 @@ impl LoadReport {
         }
         if self.one_by_one {
             line += ", one text a run, since its quantization depends on what is in one";
+        }
+        for (i, (provider, took)) in self.measured.iter().enumerate() {
+            let _ = write!(
+                line,
+                "{} {provider} {:.1} ms",
+                if i == 0 { ", the fastest:" } else { "," },
+                took.as_secs_f64() * 1e3
+            );
         }
         match self.nodes_elsewhere {
             Some(0) => line += "; all nodes of the graph run there",

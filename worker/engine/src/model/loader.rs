@@ -8,6 +8,7 @@ use super::{
     activity::Activities,
     backend::Backend,
     engine_cache,
+    fastest::fastest,
     loaded::{LoadError, LoadedModel},
     provider_chain::{ProviderGraph, Skipped},
     resolve::ResolvedModel,
@@ -56,6 +57,9 @@ impl Loader {
     /// # Errors
     /// If the registry fails, or no provider can run it.
     pub async fn load(&self, model: &ResolvedModel, aside: bool) -> Result<LoadedModel, LoadError> {
+        if model.measures && model.chain.len() > 1 {
+            return self.load_fastest(model, aside).await;
+        }
         let mut skipped = model.skipped.clone();
         for (i, target) in model.chain.iter().enumerate() {
             let error = match self.load_on(model, target, aside).await {
@@ -68,14 +72,24 @@ impl Loader {
                 Err(error) if i == 0 && model.chain.len() == 1 && skipped.is_empty() => return Err(error),
                 Err(error) => error,
             };
-            let reason = match error {
-                LoadError::Engine(EngineError::Provider { reason, .. }) => reason,
-                error => error.to_string(),
-            };
-            tracing::warn!(model = %model.model, variant = %model.variant, provider = %target.provider, reason, "a provider cannot run it");
-            skipped.push(Skipped { provider: target.provider, reason });
+            skipped.push(skip(model, target, error));
         }
-        Err(LoadError::Chain(skipped.into_iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect()))
+        Err(chain_error(skipped))
+    }
+
+    /// On every provider that can run it, and of those the fastest: none of the others is missed.
+    async fn load_fastest(&self, model: &ResolvedModel, aside: bool) -> Result<LoadedModel, LoadError> {
+        let (mut loaded, mut skipped) = (Vec::new(), Vec::new());
+        for target in &model.chain {
+            match self.load_on(model, target, aside).await {
+                Ok(one) => loaded.push(one),
+                Err(error @ LoadError::Registry(_)) => return Err(error),
+                Err(error) => skipped.push(skip(model, target, error)),
+            }
+        }
+        // At the priority of what it is compared with.
+        let chosen = on_a_thread(false, move || Ok(fastest(loaded))).await?;
+        chosen.ok_or_else(|| chain_error(skipped))
     }
 
     async fn load_on(
@@ -85,6 +99,8 @@ impl Loader {
         aside: bool,
     ) -> Result<LoadedModel, LoadError> {
         let provider = target.provider;
+        // Its threads have the priority of the one that loads, for as long as the version is there.
+        let aside = aside && provider != Provider::Openvino;
         let activity = self.activities.begin(format!("{} {}: loading for {provider}", model.model, model.variant));
         // Before its graph is fetched in vain.
         let backend = Arc::clone(&self.backend);
@@ -103,6 +119,20 @@ impl Loader {
         engine_cache::share(&self.source, model, target, &caches, &activity).await;
         Ok(loaded)
     }
+}
+
+/// A provider that cannot run a version, and why.
+fn skip(model: &ResolvedModel, target: &ProviderGraph, error: LoadError) -> Skipped {
+    let reason = match error {
+        LoadError::Engine(EngineError::Provider { reason, .. }) => reason,
+        error => error.to_string(),
+    };
+    tracing::warn!(model = %model.model, variant = %model.variant, provider = %target.provider, reason, "a provider cannot run it");
+    Skipped { provider: target.provider, reason }
+}
+
+fn chain_error(skipped: Vec<Skipped>) -> LoadError {
+    LoadError::Chain(skipped.into_iter().map(|one| format!("{}: {}", one.provider, one.reason)).collect())
 }
 
 /// Not on the runtime's threads: those take in and answer calls.

@@ -3,6 +3,7 @@
 mod activity;
 mod backend;
 mod engine_cache;
+mod fastest;
 mod files;
 mod golden;
 mod inspect;

@@ -29,39 +29,58 @@ const fn forms(provider: Provider) -> &'static [GraphForm] {
     match provider {
         Provider::Tensorrt | Provider::TensorrtRtx => &[GraphForm::Plain],
         Provider::Cuda | Provider::Cpu => &[GraphForm::Contrib, GraphForm::Plain],
+        Provider::Openvino => &[GraphForm::Plain, GraphForm::Contrib],
     }
 }
 
 /// The graphs of a version that a provider is to choose from: those of the best form of which there are any. So what was made for
-/// TensorRT is run elsewhere only where a version has nothing else.
+/// TensorRT is run elsewhere only where a version has nothing else, or by OpenVINO, which is as fast with it.
 #[must_use]
-pub fn artefacts_for(provider: Provider, artefacts: &[Artefact]) -> Vec<&Artefact> {
-    let of = |form: &GraphForm| artefacts.iter().filter(|one| one.form == *form).collect::<Vec<_>>();
+pub fn artefacts_for(provider: Provider, artefacts: &[Artefact]) -> Vec<Artefact> {
+    if provider == Provider::Openvino {
+        return for_openvino(artefacts);
+    }
+    let of = |form: &GraphForm| artefacts.iter().filter(|one| one.form == *form).cloned().collect::<Vec<_>>();
     forms(provider).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// The graphs of standard operators, and the one in FP32 whatever it is made of. What that computes can be computed in BF16 as well: in BF16 there is no file
+/// of its own.
+fn for_openvino(artefacts: &[Artefact]) -> Vec<Artefact> {
+    let is = |one: &Artefact, form: GraphForm| one.form == form && one.precision == Precision::Fp32;
+    let fused = !artefacts.iter().any(|one| is(one, GraphForm::Plain));
+    let runs = |one: &&Artefact| one.form == GraphForm::Plain || (fused && is(one, GraphForm::Contrib));
+    let mut found: Vec<Artefact> = artefacts.iter().filter(runs).cloned().collect();
+    let fp32 = found.iter().find(|one| one.precision == Precision::Fp32).cloned();
+    found.extend(fp32.map(|fp32| Artefact { precision: Precision::Bf16, ..fp32 }));
+    found
 }
 
 /// What a provider runs instead of a precision that another one was to run, the best first: all precisions of a version
 /// have the same embedding space.
 const fn instead(provider: Provider, wanted: Precision) -> [Precision; 4] {
-    use Precision::{Fp8, Fp16, Fp32, Int8};
+    use Precision::{Bf16, Fp8, Fp16, Fp32, Int8};
     match (provider, wanted) {
         // What is left of FP8 and INT8 on the CUDA provider is no faster than FP16.
         (Provider::Cuda, Fp32) => [Fp32, Fp16, Int8, Fp8],
         (Provider::Cuda, _) => [Fp16, Fp32, Int8, Fp8],
-        // The CPU computes FP16 slower than FP32.
-        (Provider::Cpu, Int8 | Fp8) => [Int8, Fp32, Fp16, Fp8],
-        (Provider::Cpu, _) => [Fp32, Int8, Fp16, Fp8],
+        // The processor computes FP16 slower than FP32.
+        (Provider::Openvino | Provider::Cpu, Int8 | Fp8) => [Int8, Fp32, Fp16, Fp8],
+        (Provider::Openvino, Bf16) => [Bf16, Fp32, Int8, Fp16],
+        (Provider::Openvino | Provider::Cpu, _) => [Fp32, Int8, Fp16, Fp8],
         (_, Fp32) => [Fp32, Fp16, Fp8, Int8],
-        (_, Fp16) => [Fp16, Fp32, Fp8, Int8],
+        (_, Fp16 | Bf16) => [Fp16, Fp32, Fp8, Int8],
         (_, Fp8) => [Fp8, Fp16, Int8, Fp32],
         (_, Int8) => [Int8, Fp16, Fp8, Fp32],
     }
 }
 
 /// The chain of a variant: what each provider runs, and which have nothing to run. The first provider runs the precision
-/// that is wanted, or the version's first, or the first that it has; those behind it the nearest one that suits them.
+/// that is wanted, or the version's first, or the first that it has; those behind it the nearest one that suits them. `measures`: the fastest is to be
+/// taken, so all of them run what the first does.
 pub(super) fn chain(
     providers: &[Provider],
+    measures: bool,
     wanted: Option<Precision>,
     artefacts: &[Artefact],
     packed: bool,
@@ -70,13 +89,13 @@ pub(super) fn chain(
     let mut wanted = wanted;
     for (i, provider) in providers.iter().enumerate() {
         let all = artefacts_for(*provider, artefacts);
-        let of_form = || all.iter().copied();
+        let of_form = || all.iter();
         let graph = match wanted {
             None => {
                 let first = artefacts.first().map(|one| one.precision);
                 of_form().find(|one| Some(one.precision) == first).or_else(|| of_form().next())
             }
-            Some(precision) if i == 0 => of_form().find(|one| one.precision == precision),
+            Some(precision) if i == 0 || measures => of_form().find(|one| one.precision == precision),
             Some(precision) => {
                 let exact = instead(*provider, precision).into_iter();
                 exact.filter_map(|precision| of_form().find(|one| one.precision == precision)).next()
@@ -96,6 +115,10 @@ pub(super) fn chain(
         let packed = artefacts.iter().find(without_padding).filter(|_| packed && *provider == Provider::Cuda);
         links.push(ProviderGraph { provider: *provider, graph: graph.clone(), packed: packed.cloned() });
     }
+    if measures && !links.is_empty() {
+        // Nobody has asked for them.
+        skipped.clear();
+    }
     (links, skipped)
 }
 
@@ -114,8 +137,8 @@ mod tests {
 
     use super::*;
     use GraphForm::{Contrib, Packed, Plain};
-    use Precision::{Fp8, Fp16, Fp32, Int8};
-    use Provider::{Cpu, Cuda, Tensorrt};
+    use Precision::{Bf16, Fp8, Fp16, Fp32, Int8};
+    use Provider::{Cpu, Cuda, Openvino, Tensorrt};
 
     fn artefacts(all: &[(Precision, GraphForm)]) -> Vec<Artefact> {
         let one = |(precision, form): &(Precision, GraphForm)| Artefact {
@@ -134,7 +157,7 @@ mod tests {
     }
 
     fn files(providers: &[Provider], wanted: Option<Precision>) -> Vec<String> {
-        let (links, skipped) = chain(providers, wanted, &all(), true);
+        let (links, skipped) = chain(providers, false, wanted, &all(), true);
         assert!(skipped.is_empty(), "{skipped:?}");
         links.into_iter().map(|link| link.graph.file.file).collect()
     }
@@ -155,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_first_provider_runs_what_is_wanted_or_nothing() {
-        let (links, skipped) = chain(&[Tensorrt, Cuda], Some(Int8), &all(), true);
+        let (links, skipped) = chain(&[Tensorrt, Cuda], false, Some(Int8), &all(), true);
         assert_eq!(links.len(), 1);
         assert_eq!((links[0].provider, links[0].graph.precision), (Cuda, Fp16));
         assert!(skipped[0].reason.contains("no int8 graph for it (plain form: fp16, fp8)"), "{}", skipped[0].reason);
@@ -166,26 +189,52 @@ mod tests {
         let plain = artefacts(&[(Fp32, Plain)]);
         for provider in [Cpu, Cuda, Tensorrt] {
             for wanted in [None, Some(Fp32)] {
-                let (links, skipped) = chain(&[provider], wanted, &plain, true);
+                let (links, skipped) = chain(&[provider], false, wanted, &plain, true);
                 assert_eq!(links[0].graph.file.file, "fp32-plain.onnx", "{provider}");
                 assert!(skipped.is_empty());
             }
         }
         // What was made for TensorRT does not take the place of what is missing.
-        let (links, skipped) = chain(&[Cpu], Some(Fp8), &all(), true);
+        let (links, skipped) = chain(&[Cpu], false, Some(Fp8), &all(), true);
         assert!(links.is_empty() && skipped[0].reason.contains("no fp8 graph for it"), "{skipped:?}");
-        let (links, skipped) = chain(&[Cpu], None, &artefacts(&[(Fp16, Packed)]), true);
+        let (links, skipped) = chain(&[Cpu], false, None, &artefacts(&[(Fp16, Packed)]), true);
         assert!(links.is_empty() && skipped[0].reason.contains("(contrib or plain form: none)"), "{skipped:?}");
     }
 
     #[test]
     fn packed_graphs_are_for_cuda_at_the_same_precision() {
         let packed = |provider, precision, allowed| {
-            chain(&[provider], Some(precision), &all(), allowed).0[0].packed.clone().map(|one| one.file.file)
+            chain(&[provider], false, Some(precision), &all(), allowed).0[0].packed.clone().map(|one| one.file.file)
         };
         assert_eq!(packed(Cuda, Fp16, true).as_deref(), Some("fp16-packed.onnx"));
         assert_eq!(packed(Cuda, Fp16, false), None);
         assert_eq!(packed(Cuda, Fp32, true), None);
         assert_eq!(packed(Cpu, Fp16, true), None);
+    }
+
+    #[test]
+    fn openvino_takes_standard_operators_and_computes_fp32_in_bf16() {
+        let version = artefacts(&[(Fp32, Contrib), (Int8, Contrib), (Fp16, Plain), (Int8, Plain), (Fp16, Packed)]);
+        let runs = |providers: &[Provider], measures, wanted| {
+            let (links, skipped) = chain(providers, measures, wanted, &version, true);
+            let runs: Vec<_> = links.into_iter().map(|one| (one.graph.precision, one.graph.file.file)).collect();
+            (runs, skipped.into_iter().map(|one| one.provider).collect::<Vec<_>>())
+        };
+        let file = |precision, name: &str| (precision, name.to_owned());
+        let (fp32, int8) = (file(Fp32, "fp32-contrib.onnx"), file(Int8, "int8-plain.onnx"));
+        let bf16 = file(Bf16, "fp32-contrib.onnx");
+        let on_onnx_runtime = file(Int8, "int8-contrib.onnx");
+        assert_eq!(runs(&[Openvino], false, None), (vec![fp32.clone()], vec![]));
+        assert_eq!(runs(&[Openvino, Cpu], false, Some(Int8)), (vec![int8.clone(), on_onnx_runtime.clone()], vec![]));
+        assert_eq!(runs(&[Openvino, Cpu], false, Some(Bf16)), (vec![bf16.clone(), fp32.clone()], vec![]));
+        assert_eq!(runs(&[Cpu], false, Some(Bf16)), (vec![], vec![Cpu]));
+        assert_eq!(runs(&[Cuda, Openvino], false, Some(Fp32)), (vec![fp32.clone(), fp32.clone()], vec![]));
+        // To be measured against each other, they must compute the same.
+        assert_eq!(runs(&[Openvino, Cpu], true, Some(Int8)), (vec![int8, on_onnx_runtime], vec![]));
+        assert_eq!(runs(&[Openvino, Cpu], true, None), (vec![fp32.clone(), fp32.clone()], vec![]));
+        assert_eq!(runs(&[Openvino, Cpu], true, Some(Bf16)), (vec![bf16], vec![]));
+        assert_eq!(runs(&[Openvino, Cpu], true, Some(Fp8)), (vec![], vec![Openvino, Cpu]));
+        let (links, _) = chain(&[Openvino], false, None, &artefacts(&[(Fp32, Plain), (Fp32, Contrib)]), true);
+        assert_eq!(links[0].graph.file.file, "fp32-plain.onnx");
     }
 }

@@ -19,6 +19,8 @@ pub struct ResolvedModel {
     pub chain: Vec<ProviderGraph>,
     /// Providers that the version has no graph for.
     pub skipped: Vec<Skipped>,
+    /// Whether the fastest of the chain is to be taken instead of the first.
+    pub measures: bool,
     /// What was asked for.
     pub spec: ModelSpec,
 }
@@ -72,7 +74,8 @@ pub fn graphs(
     spec: &ModelSpec,
     engine: &EngineConfig,
 ) -> Result<ResolvedModel, ResolveError> {
-    let (chain, skipped) = chain(spec.chain(engine), spec.precision, &metadata.artefacts, engine.cuda.packed);
+    let measures = spec.measures(engine);
+    let (chain, skipped) = chain(spec.chain(engine), measures, spec.precision, &metadata.artefacts, engine.cuda.packed);
     let Some(first) = chain.first() else {
         return Err(ResolveError::Precision {
             model: model.clone(),
@@ -86,7 +89,7 @@ pub fn graphs(
         Some(name) => Slug::from_name(name)?,
         None => spec.precision.unwrap_or(first.graph.precision).variant(),
     };
-    Ok(ResolvedModel { model, variant, metadata, chain, skipped, spec: spec.clone() })
+    Ok(ResolvedModel { model, variant, metadata, chain, skipped, measures, spec: spec.clone() })
 }
 
 fn list(all: impl Iterator<Item = String>) -> String {

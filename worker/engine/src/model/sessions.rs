@@ -16,7 +16,8 @@ use super::{
 use crate::{
     batch::{CostTable, Measured},
     engine::{
-        Assignment, ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, Place,
+        Assignment, ByWidth, CpuEngine, DeviceEngine, Engine, EngineError, OnnxModel, OpenvinoEngine, OpenvinoModel,
+        Place,
         cuda_graphs::{self, CudaGraphs},
         driver,
         providers::Options,
@@ -24,7 +25,7 @@ use crate::{
     },
     settings::Provider,
     shape::{Form, Padding, Unit},
-    threads::cores,
+    threads::{cores, give_way},
 };
 
 /// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.
@@ -61,7 +62,11 @@ type Graphs = (ByWidth, Option<OnnxModel>);
 impl Sessions<'_> {
     /// The engines of this target of the chain, wherever it leads.
     pub(super) fn engines(&self) -> Result<Engines, LoadError> {
-        if self.target.provider.on_device() { self.on_devices() } else { self.on_cpu() }
+        match self.target.provider {
+            Provider::Cpu => self.on_cpu(),
+            Provider::Openvino => self.on_openvino(),
+            _ => self.on_devices(),
+        }
     }
 
     fn load(
@@ -82,13 +87,39 @@ impl Sessions<'_> {
         self.model.metadata.max_seq_length as usize
     }
 
-    /// Side by side on the same weights, one for each core.
-    fn on_cpu(&self) -> Result<Engines, LoadError> {
-        let config = self.context.config;
-        let runners = match (self.model.spec.instances, config.runners) {
+    /// Runs at the same time on the processor.
+    fn runners(&self) -> usize {
+        match (self.model.spec.instances, self.context.config.runners) {
             (0, 0) => cores(),
             (0, n) | (n, _) => n,
-        };
+        }
+    }
+
+    /// Side by side on the same weights, each on a thread of OpenVINO's.
+    fn on_openvino(&self) -> Result<Engines, LoadError> {
+        let (LoadContext { config, shared, .. }, runners) = (*self.context, self.runners());
+        let (graph, artefact, metadata) = (&self.files.graph, &self.target.graph, &self.model.metadata);
+        // Those threads get it from this one.
+        give_way(config.nice);
+        let compile = || OpenvinoModel::compile(graph, metadata, artefact.precision, config, runners);
+        let model = shared.compiled((artefact.file.sha256.clone(), artefact.precision, runners), compile)?;
+        let engines = (0..runners).map(|core| OpenvinoEngine::new(&model, core));
+        let mut engines = engines.collect::<Result<Vec<_>, _>>()?;
+        let measured = warm_up::on_streams(&mut engines[0], self.longest())?;
+        Ok(Engines {
+            engines: engines.into_iter().map(|engine| Box::new(engine) as _).collect(),
+            costs: CostTable::new(&measured, Padding::default()),
+            devices: Vec::new(),
+            bounds: None,
+            // It runs a graph as a whole, or refuses it.
+            assignment: Some(Assignment::default()),
+            spread: None,
+        })
+    }
+
+    /// Side by side on the same weights, one for each core.
+    fn on_cpu(&self) -> Result<Engines, LoadError> {
+        let (config, runners) = (self.context.config, self.runners());
         let spread = config.spread();
         let model = match spread {
             Some(threads) => self.load_spreading(threads)?,

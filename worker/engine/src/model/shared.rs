@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use embed_schemas::Precision;
 use parking_lot::Mutex;
 
 use crate::{
-    engine::{OnnxModel, Place, WeakModel},
+    engine::{OnnxModel, OpenvinoModel, Place, WeakModel, WeakOpenvinoModel},
     tokenize::TextTokenizer,
 };
 
@@ -23,10 +24,14 @@ pub(super) struct SessionKey {
     pub(super) number: (usize, usize),
 }
 
+/// A graph that is compiled for a precision, and for so many runs at the same time.
+pub(super) type CompiledKey = (String, Precision, usize);
+
 /// Graphs and tokenizers that somebody uses, by their SHA-256.
 #[derive(Debug, Default)]
 pub struct SharedModels {
     models: Mutex<HashMap<SessionKey, WeakModel>>,
+    compiled: Mutex<HashMap<CompiledKey, WeakOpenvinoModel>>,
     tokenizers: Mutex<HashMap<TokenizerKey, Weak<TextTokenizer>>>,
 }
 
@@ -44,6 +49,22 @@ impl SharedModels {
         }
         let model = load()?;
         models.insert(key, model.downgrade());
+        Ok(model)
+    }
+
+    /// The compiled graph, made with `compile` if nobody has it.
+    pub(super) fn compiled<E>(
+        &self,
+        key: CompiledKey,
+        compile: impl FnOnce() -> Result<OpenvinoModel, E>,
+    ) -> Result<OpenvinoModel, E> {
+        let mut compiled = self.compiled.lock();
+        compiled.retain(|_, model| model.upgrade().is_some());
+        if let Some(model) = compiled.get(&key).and_then(WeakOpenvinoModel::upgrade) {
+            return Ok(model);
+        }
+        let model = compile()?;
+        compiled.insert(key, model.downgrade());
         Ok(model)
     }
 

@@ -12,6 +12,8 @@ use crate::{
 /// Shapes, rows and width, whose cost is measured on the CPU: few, since starting must be quick, and chosen so that what a
 /// run, a token and a pair of tokens cost can be told apart.
 const ON_CPU: [(usize, usize); 5] = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)];
+/// What every model takes: other shapes are left out where engines are compared.
+const LONGEST_TIMED: usize = 64;
 /// The same on a device, where runs are large and small ones cost next to nothing.
 const ON_DEVICE: [(usize, usize); 10] =
     [(1, 16), (1, 256), (8, 32), (32, 64), (64, 128), (128, 256), (512, 32), (512, 128), (1024, 32), (1024, 64)];
@@ -42,6 +44,24 @@ pub(super) fn on_cpu(engine: &mut impl Engine, longest: usize, alone: bool) -> R
         }
     }
     Ok(measured)
+}
+
+/// Runs where other threads compute, and choose their kernels in the first run of a shape.
+pub(super) fn on_streams(engine: &mut impl Engine, longest: usize) -> Result<Vec<Measured>, EngineError> {
+    time_run(engine, &full(1, longest), Form::Padded, false)?;
+    let mut measured = Vec::new();
+    for (rows, width) in ON_CPU.into_iter().filter(|(_, width)| *width <= longest) {
+        time_run(engine, &full(rows, width), Form::Padded, false)?;
+        let mut run = || time_run(engine, &full(rows, width), Form::Padded, false);
+        measured.extend([run()?, run()?].into_iter().min_by_key(|run| run.took));
+    }
+    Ok(measured)
+}
+
+/// Time for all of the shapes that are measured on the processor, each once.
+pub(super) fn time_all(engine: &mut impl Engine) -> Result<Duration, EngineError> {
+    let longest = ON_CPU.into_iter().filter(|(_, width)| *width <= LONGEST_TIMED);
+    longest.map(|(rows, width)| time_run(engine, &full(rows, width), Form::Padded, false).map(|run| run.took)).sum()
 }
 
 /// Runs on a device, in every form that the engine has.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use embed_schemas::Artefact;
+
 use super::{provider_chain::ProviderGraph, resolve::ResolvedModel};
 use crate::{
     engine::cuda_graphs,
@@ -11,7 +13,7 @@ use crate::{
 /// Weights of one version, in bytes of its graphs' files, once for each copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weights {
-    /// What variants with the same graph on the same provider share, by provider and SHA-256.
+    /// What variants with the same graph on the same provider share, by provider, SHA-256 and precision.
     pub shared: BTreeMap<(Provider, String), u64>,
     /// What nobody shares.
     pub own: u64,
@@ -28,8 +30,9 @@ impl Weights {
             (1, 0)
         };
         let graphs = [Some(&target.graph), target.packed.as_ref()].into_iter().flatten();
-        let shared =
-            graphs.map(|graph| ((target.provider, graph.file.sha256.clone()), graph.file.bytes * sessions as u64));
+        // What is computed in another precision than the file is in has other weights.
+        let key = |graph: &Artefact| format!("{} {}", graph.file.sha256, graph.precision);
+        let shared = graphs.map(|graph| ((target.provider, key(graph)), graph.file.bytes * sessions as u64));
         // Recordings belong to one runner.
         let recorded = if cuda_graphs::option(target.provider, config).is_some() { runners } else { 0 };
         Self { shared: shared.collect(), own: target.graph.file.bytes * recorded as u64 }

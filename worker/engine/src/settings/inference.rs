@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+use super::{
+    chain::Providers,
+    providers::{CudaConfig, OpenvinoConfig, TensorrtConfig, TensorrtRtxConfig},
+};
 use crate::threads::cores;
 
 /// Inference: what runs the graphs, and how.
@@ -14,8 +17,8 @@ use crate::threads::cores;
 pub struct EngineConfig {
     /// The ONNX Runtime library. Searched for if left out.
     pub library: Option<PathBuf>,
-    /// Execution providers to try, in this order, for variants that do not say otherwise.
-    pub providers: Vec<Provider>,
+    /// Execution providers to try, in this order, or `auto`, for variants that do not say otherwise.
+    pub providers: Providers,
     /// Whether falling back to another provider than the first is an error, for variants that do not say otherwise.
     pub strict: bool,
     /// The devices that `tensorrt`, `tensorrt-rtx` and `cuda` use: `all`, or their numbers.
@@ -23,9 +26,9 @@ pub struct EngineConfig {
     /// Most tokens of a text that a version may be for. What a run takes of memory grows with their square, and it is the version that says how many there
     /// are: 8,192 take some 4 GB in a model of BERT's size.
     pub max_seq_length: usize,
-    /// On the CPU: batches that run at the same time. 0: one for each core.
+    /// On the processor: batches that run at the same time. 0: one for each core.
     pub runners: usize,
-    /// On the CPU: threads for one batch. One is best: small batches side by side beat one that uses all cores.
+    /// On the processor: threads for one batch. One is best: small batches side by side beat one that uses all cores.
     pub threads_per_runner: usize,
     /// On the CPU: threads for the run of a call while nothing else is being computed. 0: one for each core, up to 8. No more than `threads_per_runner`:
     /// it runs as all others.
@@ -33,7 +36,7 @@ pub struct EngineConfig {
     /// By how much the priority of engine threads on the CPU is lowered, 0 to 19, so that calls are taken in and answered at
     /// once while all cores compute.
     pub nice: u8,
-    /// For all providers but `cpu`.
+    /// For all providers but `openvino` and `cpu`.
     pub device: DeviceConfig,
     /// For the provider `cuda`.
     pub cuda: CudaConfig,
@@ -41,13 +44,15 @@ pub struct EngineConfig {
     pub tensorrt: TensorrtConfig,
     /// For the provider `tensorrt-rtx`.
     pub tensorrt_rtx: TensorrtRtxConfig,
+    /// For the provider `openvino`.
+    pub openvino: OpenvinoConfig,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             library: None,
-            providers: vec![Provider::Cpu],
+            providers: vec![Provider::Cpu].into(),
             strict: false,
             devices: Devices::default(),
             max_seq_length: 8192,
@@ -59,6 +64,7 @@ impl Default for EngineConfig {
             cuda: CudaConfig::default(),
             tensorrt: TensorrtConfig::default(),
             tensorrt_rtx: TensorrtRtxConfig::default(),
+            openvino: OpenvinoConfig::default(),
         }
     }
 }
@@ -127,13 +133,15 @@ pub enum Provider {
     TensorrtRtx,
     /// ONNX Runtime's kernels for NVIDIA's devices.
     Cuda,
+    /// OpenVINO's kernels for the processor.
+    Openvino,
     /// ONNX Runtime's kernels for the processor.
     Cpu,
 }
 
 impl Provider {
     /// All providers.
-    pub const ALL: [Self; 4] = [Self::Tensorrt, Self::TensorrtRtx, Self::Cuda, Self::Cpu];
+    pub const ALL: [Self; 5] = [Self::Tensorrt, Self::TensorrtRtx, Self::Cuda, Self::Openvino, Self::Cpu];
 
     /// The provider's name, as in the configuration.
     #[must_use]
@@ -142,6 +150,7 @@ impl Provider {
             Self::Tensorrt => "tensorrt",
             Self::TensorrtRtx => "tensorrt-rtx",
             Self::Cuda => "cuda",
+            Self::Openvino => "openvino",
             Self::Cpu => "cpu",
         }
     }
@@ -149,7 +158,7 @@ impl Provider {
     /// Whether it runs on a device of its own, beside the processor.
     #[must_use]
     pub const fn on_device(self) -> bool {
-        !matches!(self, Self::Cpu)
+        !matches!(self, Self::Openvino | Self::Cpu)
     }
 }
 

@@ -2,13 +2,15 @@
 //! all types read and write themselves with `serde`.
 
 mod batch;
+mod chain;
 mod inference;
 mod model;
 mod providers;
 mod tokenize;
 
 pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
+pub use chain::Providers;
 pub use inference::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, Provider, check_chain};
 pub use model::{CURRENT, ModelSpec};
-pub use providers::{CudaConfig, TensorrtConfig, TensorrtRtxConfig};
+pub use providers::{CudaConfig, OpenvinoConfig, TensorrtConfig, TensorrtRtxConfig};
 pub use tokenize::TokenizeConfig;

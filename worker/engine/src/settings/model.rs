@@ -2,7 +2,10 @@
 
 use embed_schemas::Precision;
 
-use super::inference::{EngineConfig, Provider};
+use super::{
+    chain::Providers,
+    inference::{EngineConfig, Provider},
+};
 
 /// The version that a model's pointer in the registry names.
 pub const CURRENT: &str = embed_schemas::serving::CURRENT_VERSION;
@@ -18,8 +21,8 @@ pub struct ModelSpec {
     pub version: String,
     /// The precision. The model's first artefact if left out.
     pub precision: Option<Precision>,
-    /// Execution providers to try, in this order. As [`EngineConfig::providers`] says if left out.
-    pub providers: Option<Vec<Provider>>,
+    /// Execution providers to try. As [`EngineConfig::providers`] says if left out.
+    pub providers: Option<Providers>,
     /// Whether falling back to another provider than the first is an error. As [`EngineConfig::strict`] says if left out.
     pub strict: Option<bool>,
     /// Batches that run at the same time; on devices, on each of them. 0: as [`EngineConfig::runners`] or
@@ -45,7 +48,17 @@ impl ModelSpec {
     /// The execution providers to try, in this order. A chain that may not fall back has one.
     #[must_use]
     pub fn chain<'a>(&'a self, engine: &'a EngineConfig) -> &'a [Provider] {
-        let chain = self.providers.as_deref().unwrap_or(&engine.providers);
-        if self.strict.unwrap_or(engine.strict) { &chain[..chain.len().min(1)] } else { chain }
+        let chain = self.providers(engine);
+        if self.strict.unwrap_or(engine.strict) { chain.strictly() } else { chain }
+    }
+
+    /// Whether the fastest provider of the chain is to be taken instead of the first.
+    #[must_use]
+    pub fn measures(&self, engine: &EngineConfig) -> bool {
+        self.providers(engine).measures()
+    }
+
+    fn providers<'a>(&'a self, engine: &'a EngineConfig) -> &'a Providers {
+        self.providers.as_ref().unwrap_or(&engine.providers)
     }
 }

@@ -63,6 +63,14 @@ impl Default for TensorrtConfig {
     }
 }
 
+/// The provider `openvino`, a library of its own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenvinoConfig {
+    /// The library of its C interface (`libopenvino_c.so`). Left out: looked for beside the ONNX Runtime library, and where that is looked for.
+    pub library: Option<PathBuf>,
+}
+
 /// The provider `tensorrt-rtx`, a plug-in of its own.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

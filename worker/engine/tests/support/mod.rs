@@ -54,6 +54,7 @@ fn start(
     let (metadata, tokenizer) = MODEL.clone();
     let report = LoadReport {
         provider: Provider::Cpu,
+        measured: Vec::new(),
         devices: Vec::new(),
         artefact: metadata.artefacts[0].clone(),
         packed: false,

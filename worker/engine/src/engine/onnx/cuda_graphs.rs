@@ -31,7 +31,7 @@ pub fn option(provider: Provider, config: &EngineConfig) -> Option<(&'static str
     let key = match provider {
         Provider::Cuda => "enable_cuda_graph",
         Provider::Tensorrt if config.tensorrt.cuda_graphs => "trt_cuda_graph_enable",
-        Provider::Tensorrt | Provider::TensorrtRtx | Provider::Cpu => return None,
+        Provider::Tensorrt | Provider::TensorrtRtx | Provider::Openvino | Provider::Cpu => return None,
     };
     let shapes = &config.device.cuda_graphs;
     (!shapes.rows.is_empty() && !shapes.widths.is_empty()).then(|| (key, "1".to_owned()))

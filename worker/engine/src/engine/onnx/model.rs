@@ -168,6 +168,7 @@ fn tuned(builder: SessionBuilder, provider: Provider) -> Result<SessionBuilder, 
 const fn named(provider: Provider) -> &'static str {
     match provider {
         Provider::Cpu => "CPU",
+        Provider::Openvino => "OpenVINO",
         Provider::Cuda => "CUDA",
         Provider::Tensorrt => "Tensorrt",
         Provider::TensorrtRtx => "NvTensorRTRTX",

@@ -56,6 +56,7 @@ pub fn register(
     let library = library::loaded().unwrap_or_default();
     match place.provider {
         Provider::Cpu => {}
+        Provider::Openvino => return Err("it is no provider of ONNX Runtime".to_owned()),
         Provider::Cuda => {
             let options = [cuda_options(config, place.device), more.clone()].concat();
             let provider = with(ep::CUDA::default(), options);
