@@ -16,3 +16,4 @@ mod rollout;
 mod rollout_shadow;
 mod route;
 mod support;
+mod traces;

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 
 use embed_schemas::{
     Earlier, EmbedFailure, EmbedRequest, EmbedResult, Encoding, ErrorCode, Format, Item, Lane, Outcome, Timing,
-    VariantStats, WindowCounts, WireError, schema,
+    VariantStats, WindowCounts, WireError, metrics, schema,
     shadow::{ShadowCounts, ShadowStats, ShadowText, ShadowTexts, ShadowWish},
     wire::{
         decode_outcome, decode_request, decode_shadow_stats, decode_shadow_texts, decode_shadow_wish, decode_stats,
@@ -33,6 +33,53 @@ fn generated_documents() {
         let mut text = serde_json::to_string_pretty(&document).unwrap();
         text.push('\n');
         check("generated", file, text.as_bytes());
+    }
+}
+
+#[test]
+fn the_table_of_metrics() {
+    check("../deploy", "metrics.md", metrics_page().as_bytes());
+}
+
+/// The metrics of each program, as a page.
+fn metrics_page() -> String {
+    let programs = [
+        (
+            "The worker",
+            "On `/metrics` of `http.addr` (127.0.0.1:9464), beside what Prometheus' client libraries tell of every process (`process_…`).",
+            "",
+        ),
+        ("A controller of rollouts", "`embed rollout run --metrics-listen ADDRESS`.", "akidb_rollout_"),
+        ("A backfill", "`embed backfill run --metrics-listen ADDRESS`.", "akidb_backfill_"),
+    ];
+    let mut page = "# Metrics\n\nMade of [schemas/src/metrics.rs](../schemas/src/metrics.rs) by `UPDATE_GOLDEN=1 cargo test -p embed-schemas`. No label has a value that \
+                    a client can choose: models and variants are those that are served, codes are those of the contract.\n"
+        .to_owned();
+    let program_of = |name: &str| programs.iter().rposition(|(.., prefix)| name.starts_with(prefix));
+    for (n, (title, whence, _)) in programs.iter().enumerate() {
+        page += &format!(
+            "\n## {title}\n\n{whence}\n\n| metric | kind | unit | labels | meaning |\n|---|---|---|---|---|\n"
+        );
+        for metric in metrics::ALL.iter().filter(|metric| program_of(metric.name) == Some(n)) {
+            let metrics::Metric { name, kind, unit, labels, meaning } = metric;
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            page += &format!("| `{name}` | {} | {unit} | {} | {meaning} |\n", kind.as_str(), labels.join(", "));
+        }
+    }
+    page
+}
+
+#[test]
+fn metrics_are_named_as_prometheus_wants_it() {
+    let mut names = std::collections::BTreeSet::new();
+    for metric in metrics::ALL {
+        let metrics::Metric { name, kind, unit, labels, meaning } = metric;
+        assert!(names.insert(name), "{name} is there twice");
+        assert_eq!(name.ends_with("_total"), *kind == metrics::Kind::Counter, "{name}");
+        assert_eq!(name.contains("_seconds"), *unit == "seconds", "{name}");
+        assert_eq!(name.contains("_bytes"), *unit == "bytes", "{name}");
+        assert!(meaning.ends_with('.') && !meaning.contains('|'), "{name}: {meaning}");
+        assert!(labels.iter().all(|label| !["le", "quantile"].contains(label)), "{name}: {labels:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use embed_engine::{
     model::{Activities, Backend, Loader, OnnxRuntime, RegistryError, Source},
     threads::cores,
 };
+use embed_otlp::Spans;
 use embed_schemas::Slug;
 use futures::future::join_all;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, TelemetryConfig},
     connection::{self, Connections},
     intake::IntakeContext,
     jetstream::StoreClient,
@@ -27,6 +28,7 @@ use crate::{
     publish::{PublishRules, Publisher, Publishing, StoreTrouble},
     replies::Replies,
     serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, follow_shadows, select},
+    spans::Tracer,
     supervise::{Deaths, Supervisor, Task},
 };
 
@@ -71,6 +73,9 @@ pub enum RunError {
     /// The system refused something.
     #[error(transparent)]
     System(#[from] io::Error),
+    /// Requests cannot be recorded.
+    #[error("telemetry.otlp_endpoint: {0}; set it to the address of a collector, such as http://localhost:4318")]
+    Traces(#[from] embed_otlp::SetupError),
     /// Metrics cannot be recorded.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
@@ -168,11 +173,12 @@ pub async fn run_with(
     let source = open_source(&config)?;
     let selected = select(&source, &config).await.map_err(Box::new).map_err(RunError::Select)?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
+    let tracer = tracer(&config, &worker_id, &supervisor)?;
     let connections = connection::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
 
     let activities = Activities::default();
     let loader = Loader::new(source, backend, activities.clone());
-    let parts = Parts::new(&config, &worker_id, &connections, activities, &supervisor).await?;
+    let parts = Parts::new(&config, &worker_id, &connections, activities, tracer, &supervisor).await?;
     // Loading can take minutes: whoever asks meanwhile is told what it waits for.
     let (health, gauges) = (Arc::clone(&parts.health), Arc::clone(&parts.gauges));
     let ready_timeout = config.http.ready_timeout;
@@ -265,6 +271,7 @@ impl Parts {
         worker_id: &str,
         connections: &Connections,
         activities: Activities,
+        tracer: Tracer,
         supervisor: &Supervisor,
     ) -> Result<Self, RunError> {
         let (served, give_up, trouble) = (ServedVariants::default(), CancellationToken::new(), StoreTrouble::default());
@@ -276,8 +283,14 @@ impl Parts {
         let (publisher, publishing) =
             Publisher::start(connections, worker_id, store, give_up.clone(), trouble.clone(), rules, supervisor);
         let keeper = Keeper::start(connections.stored.clone(), supervisor);
-        let intake =
-            IntakeContext::new(worker_id, connections.clone(), publisher.clone(), keeper.clone(), supervisor.clone());
+        let intake = IntakeContext::new(
+            worker_id,
+            connections.clone(),
+            publisher.clone(),
+            keeper.clone(),
+            supervisor.clone(),
+            tracer.clone(),
+        );
         let health = Arc::new(Health::new(
             worker_id.to_owned(),
             connections.online.client.clone(),
@@ -286,7 +299,7 @@ impl Parts {
             activities,
             config.http.ready_timeout,
         ));
-        let gauges = Arc::new(Gauges::new(served.clone(), connections.clone(), keeper.clone()));
+        let gauges = Arc::new(Gauges::new(served.clone(), connections.clone(), keeper.clone(), tracer));
         let connections = connections.clone();
         Ok(Self { served, connections, keeper, publisher, publishing, give_up, intake, health, gauges })
     }
@@ -404,6 +417,7 @@ impl Parts {
         if !matches!(timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
             tracing::warn!("a connection to NATS was lost before the last messages were out");
         }
+        self.intake.tracer.flush(ANSWER_TIMEOUT).await;
     }
 
     /// Takes nothing more in, finishes what is there within the deadline, and gives back the rest. `hurry` ends the finishing.
@@ -459,6 +473,26 @@ impl Parts {
         }
         tracing::info!("stopped");
     }
+}
+
+/// Records requests, if there is a collector to send them to.
+fn tracer(config: &Config, worker_id: &str, supervisor: &Supervisor) -> Result<Tracer, RunError> {
+    let of_environment = || std::env::var(embed_otlp::ENDPOINT_VARIABLE).ok().filter(|value| !value.is_empty());
+    let Some(endpoint) = config.telemetry.otlp_endpoint.clone().or_else(of_environment) else {
+        return Ok(Tracer::default());
+    };
+    let TelemetryConfig { trace_ratio, trace_queue, .. } = config.telemetry;
+    tracing::info!(endpoint, trace_ratio, "traces go to this collector");
+    let settings = embed_otlp::Settings {
+        endpoint,
+        service: "embed-worker",
+        instance: worker_id.to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        queue: trace_queue,
+    };
+    let (spans, exporting) = Spans::new(&settings)?;
+    supervisor.spawn("the exporter of traces", exporting.run()).detach();
+    Ok(Tracer::new(spans, trace_ratio))
 }
 
 /// Unique among all workers: the process, and when it started.

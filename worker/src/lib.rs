@@ -2,7 +2,7 @@
 //!
 //! A message leaves the socket and becomes a [`lease::Lease`] ([`intake`]); its texts go through an `embed-engine` pipeline of the version
 //! that is live ([`variant`], [`serving`]); the outcome is stored, and then the lease ends ([`publish`]). [`app`] puts the parts together,
-//! [`supervise`] ends the worker when one of them dies, [`observe`] shows what happens.
+//! [`supervise`] ends the worker when one of them dies, [`observe`] shows what happens, [`spans`] records single requests.
 
 pub mod app;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod intake;
 pub mod jetstream;
+pub mod job_event;
 pub mod lease;
 pub mod logging;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod publish;
 pub mod registry;
 pub mod replies;
 pub mod serving;
+pub mod spans;
 pub mod supervise;
 mod table;
 pub mod variant;

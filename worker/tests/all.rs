@@ -27,5 +27,6 @@ mod shadow;
 mod start;
 mod support;
 mod swap;
+mod telemetry;
 mod unservable;
 mod variants;

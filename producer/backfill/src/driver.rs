@@ -123,6 +123,7 @@ pub(crate) fn jobs_of(client: &Client, state: &State, pace: &Pace, resumed: bool
         lookups: AtomicUsize::new(if resumed { pace.window } else { 0 }),
         has_stream: AtomicBool::new(false),
         missing_after: pace.missing_after,
+        recorder: pace.recorder.clone(),
         trouble: Mutex::new(None),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use embed_otlp::Recorder;
 use embed_schemas::{EmbedRequest, Slug};
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,8 @@ pub struct Pace {
     pub skip_bad_files: bool,
     /// How it behaves towards others.
     pub manners: Manners,
+    /// Records jobs.
+    pub recorder: Recorder,
 }
 
 impl Default for Pace {
@@ -142,6 +145,7 @@ impl Default for Pace {
             registry: None,
             skip_bad_files: false,
             manners: Manners::default(),
+            recorder: Recorder::default(),
         }
     }
 }

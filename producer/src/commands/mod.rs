@@ -8,6 +8,7 @@ mod gateway;
 mod hint;
 mod init;
 mod jobs;
+mod metrics;
 mod models;
 mod permissions;
 mod print;
@@ -19,12 +20,15 @@ mod table;
 mod who;
 mod worker_config;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context;
+use embed_connect::ConnectSettings;
 use embed_control::Error;
+use embed_otlp::Recorder;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, backfill::BackfillCommand};
 
 /// What a command came to, beyond errors.
 pub(crate) enum Status {
@@ -36,6 +40,10 @@ pub(crate) enum Status {
     Failures,
 }
 
+/// How long a command that is done waits for the collector of traces.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+/// The share of a backfill's jobs that is recorded, if the environment says nothing else.
+const BACKFILL_SHARE: f64 = 0.01;
 /// Exit status of what is done, with failures.
 const FAILURES: u8 = 3;
 
@@ -62,18 +70,48 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
     let Cli { json, connect, command } = cli;
+    let recorder = recorder(&command)?;
+    let result = run_command(command, &connect, json, &recorder).await;
+    recorder.end(result.as_ref().err().map(|error| format!("{error:#}")), LAST_SPANS).await;
+    result
+}
+
+/// Records the commands that send texts, if there is a collector of traces.
+fn recorder(command: &Command) -> anyhow::Result<Recorder> {
+    let (name, share) = match command {
+        Command::Ask(_) => ("embed ask", 1.0),
+        Command::Publish(_) => ("embed publish", 1.0),
+        Command::Backfill(BackfillCommand::Run(_)) => ("embed backfill run", BACKFILL_SHARE),
+        Command::Backfill(BackfillCommand::Resume(_)) => ("embed backfill resume", BACKFILL_SHARE),
+        _ => return Ok(Recorder::default()),
+    };
+    let Some((recorder, exporting)) = Recorder::of_environment("embed", env!("CARGO_PKG_VERSION"), name, share)
+        .context(embed_otlp::ENDPOINT_VARIABLE)?
+    else {
+        return Ok(Recorder::default());
+    };
+    tokio::spawn(exporting.run());
+    Ok(recorder)
+}
+
+async fn run_command(
+    command: Command,
+    connect: &ConnectSettings,
+    json: bool,
+    recorder: &Recorder,
+) -> anyhow::Result<Status> {
     match command {
         Command::Dev(args) => dev::run(args, json).await,
-        Command::Init(args) => init::run(args, &connect, json).await,
-        Command::Ask(args) => ask::run(args, &connect, json).await,
-        Command::Publish(args) => publish::run(args, &connect, json).await,
-        Command::Jobs(args) => jobs::run(args, &connect, json).await,
-        Command::Dead(command) => dead::run(command, &connect, json).await,
-        Command::Backfill(command) => backfill::run(command, &connect, json).await,
-        Command::Models(command) => models::run(command, &connect, json).await,
-        Command::Route(args) => route::run(*args, &connect, json).await,
-        Command::Gateway(args) => gateway::run(*args, &connect, json).await,
-        Command::Rollout(args) => rollout::run(*args, &connect, json).await,
+        Command::Init(args) => init::run(args, connect, json).await,
+        Command::Ask(args) => ask::run(args, connect, json, recorder).await,
+        Command::Publish(args) => publish::run(args, connect, json, recorder).await,
+        Command::Jobs(args) => jobs::run(args, connect, json).await,
+        Command::Dead(command) => dead::run(command, connect, json).await,
+        Command::Backfill(command) => backfill::run(command, connect, json, recorder).await,
+        Command::Models(command) => models::run(command, connect, json).await,
+        Command::Route(args) => route::run(*args, connect, json).await,
+        Command::Gateway(args) => gateway::run(*args, connect, json).await,
+        Command::Rollout(args) => rollout::run(*args, connect, json).await,
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use anyhow::bail;
 use embed_client::{Client, Error, PublishOptions, Published, RESTART, outcomes};
 use embed_connect::ConnectSettings;
-use embed_schemas::{EmbedRequest, JobId, Outcome, Slug};
+use embed_otlp::{KeyValue, Kind, Open, Recorder};
+use embed_schemas::{EmbedRequest, JobId, Outcome, Slug, subjects};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
@@ -13,7 +14,12 @@ use tokio::time::Instant;
 use super::{Status, print, spaces::Spaces};
 use crate::cli::PublishArgs;
 
-pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+pub(super) async fn run(
+    args: PublishArgs,
+    connect: &ConnectSettings,
+    json: bool,
+    recorder: &Recorder,
+) -> anyhow::Result<Status> {
     let texts = print::texts(args.texts).await?;
     let client = Client::connect(connect).await?;
     let model = args.model.model;
@@ -35,6 +41,8 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         .check_id(names_id)
         .timeout(args.timeout);
     let (mut published, mut expected) = (Vec::new(), Vec::new());
+    // What is recorded, until its results are there.
+    let mut opened: HashMap<JobId, Open> = HashMap::new();
     for job in &jobs {
         let mut reply_to = args.reply_to.clone();
         if let (true, Some(id)) = (args.wait, &job.id) {
@@ -44,9 +52,21 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
             reply_to = reply_to.or_else(|| Some(one.reply_to()));
             expected.push(one);
         }
-        match client.publish_job(&model, args.lane, job, &options.clone().reply_to(reply_to)).await {
-            Ok(job) => published.push(job),
+        let mut open = recorder.part(Kind::Producer, || format!("publish {}", subjects::bare(args.lane, &model)));
+        let options = options.clone().reply_to(reply_to).traceparent(open.as_ref().map(Open::traceparent));
+        match client.publish_job(&model, args.lane, job, &options).await {
+            Ok(job) => {
+                if let Some(mut open) = open {
+                    open.sent();
+                    open.note(KeyValue::new("messaging.message.id", job.id.to_string()));
+                    opened.insert(job.id.clone(), open);
+                }
+                published.push(job);
+            }
             Err(error) => {
+                if let Some(open) = &mut open {
+                    open.failed(&error);
+                }
                 // What is stored will be served, and can be found by its id.
                 published.iter().for_each(|job| print::note(format_args!("job {} is stored", job.id)));
                 let id = job.id.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -74,6 +94,9 @@ pub(super) async fn run(args: PublishArgs, connect: &ConnectSettings, json: bool
         match tokio::time::timeout_at(deadline, results.next()).await {
             Ok(Some(outcome)) => {
                 let (id, outcome) = outcome?;
+                if let Some(mut open) = opened.remove(&id) {
+                    open.received("wait for the result");
+                }
                 let texts = texts.remove(&id).unwrap_or_default();
                 if let Outcome::Result(result) = &outcome
                     && let Some(warning) = spaces.see(result)

@@ -175,7 +175,7 @@ async fn start(
 
 async fn listeners(args: HookArgs) -> anyhow::Result<Hooks> {
     if let Some(address) = args.metrics_listen {
-        metrics::serve(address).await?;
+        super::metrics::serve(address).await?;
     }
     Hooks::start(args)
 }

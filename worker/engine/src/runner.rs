@@ -4,12 +4,15 @@ mod run_limit;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use embed_schemas::Lane;
+use embed_schemas::{Lane, trace::TraceContext};
 use tokio::sync::oneshot;
 
 pub use self::run_limit::{RunLimit, RunPermit};
@@ -30,6 +33,10 @@ pub trait Work: Send + 'static {
     }
     /// A run with it begins: whatever happens from here on may be its doing.
     fn begun(&self) {}
+    /// The span that it is a part of, if its request is recorded.
+    fn trace(&self) -> Option<TraceContext> {
+        None
+    }
     /// The text's vector: row `row` of `vectors`.
     fn done(self, vectors: &Vectors, row: usize, stats: &RunStats);
     /// The engine failed on this text, even on its own.
@@ -41,6 +48,8 @@ pub trait Work: Send + 'static {
 /// What is known of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunStats {
+    /// Tells it apart from all others of this process.
+    pub number: u64,
     /// Texts.
     pub texts: usize,
     /// Texts that differ: the same text twice is computed once.
@@ -72,6 +81,15 @@ pub struct RunStats {
 pub enum RunnerEvent<'a> {
     /// A batch was run.
     Ran(&'a RunStats),
+    /// Requests that are recorded were in a run, which may have failed.
+    Recorded {
+        /// The run.
+        stats: &'a RunStats,
+        /// The spans of the requests, each once.
+        of: &'a [TraceContext],
+        /// Why it failed.
+        error: Option<&'a EngineError>,
+    },
     /// The device had too little memory for a run, which is halved.
     OutOfMemory {
         /// Most tokens of a batch for now, padding included.
@@ -88,6 +106,9 @@ pub enum RunnerEvent<'a> {
 
 /// Tokens of a text that every engine can run: when a text fails alone, this one tells whether the text is at fault or the engine.
 pub type Canary = Arc<[u32]>;
+
+/// Tells runs apart, in the order in which they end.
+static NEXT_RUN: AtomicU64 = AtomicU64::new(0);
 
 /// An engine that fails the canary is asked again after this, then after twice as long, and so on.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -314,10 +335,12 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         self.input.form = batch.form;
         let shape = Shape::of(rows.iter().map(|entry| entries[*entry].length));
         entries.iter().for_each(|entry| entry.payload.begun());
+        let recorded = recorded(entries);
         let started = Instant::now();
         let result = self.engine.embed(&self.input);
         let took = started.elapsed();
         let stats = RunStats {
+            number: NEXT_RUN.fetch_add(1, Ordering::Relaxed),
             texts: entries.len(),
             rows: rows.len(),
             width: batch.width,
@@ -342,6 +365,10 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
             waited_us = stats.oldest_wait.as_micros() as u64,
             "run"
         );
+        if !recorded.is_empty() {
+            let error = result.as_ref().err();
+            (self.observe)(RunnerEvent::Recorded { stats: &stats, of: &recorded, error });
+        }
         match result {
             Ok(vectors) => {
                 let run = Measured { shape, form: stats.form, took: stats.took };
@@ -406,6 +433,14 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
 
 fn fail<T: Work>(entries: impl IntoIterator<Item = Entry<T>>, error: &EngineError) {
     entries.into_iter().for_each(|entry| entry.payload.failed(error));
+}
+
+/// The spans of the requests that are recorded, each once. Mostly there is none, and that costs a look at each text.
+fn recorded<T: Work>(entries: &[Entry<T>]) -> Vec<TraceContext> {
+    let mut spans: Vec<_> = entries.iter().filter_map(|entry| entry.payload.trace()).collect();
+    spans.sort_unstable();
+    spans.dedup();
+    spans
 }
 
 /// The entries that differ, and for every entry the place of its equal among them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Watching devices, see [`crate::telemetry`].
+/// Watching devices, and recording requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
@@ -18,6 +18,13 @@ pub struct TelemetryConfig {
     /// Over how long the cost of a million texts is averaged.
     #[serde(with = "humantime_serde")]
     pub gpu_cost_window: Duration,
+    /// The OpenTelemetry collector that traces go to, as OTLP over HTTP, such as `http://localhost:4318`. What
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says if left out; nothing is recorded without either.
+    pub otlp_endpoint: Option<String>,
+    /// The share of requests that are recorded of those that come without a trace context, 0 to 1. Of others, their sender decides.
+    pub trace_ratio: f64,
+    /// Spans that may wait for the collector; what does not fit is dropped.
+    pub trace_queue: usize,
 }
 
 impl Default for TelemetryConfig {
@@ -27,6 +34,9 @@ impl Default for TelemetryConfig {
             gpu_devices: Vec::new(),
             gpu_price_per_hour: None,
             gpu_cost_window: Duration::from_secs(300),
+            otlp_endpoint: None,
+            trace_ratio: 0.0,
+            trace_queue: 8192,
         }
     }
 }
@@ -42,6 +52,14 @@ impl TelemetryConfig {
         }
         if self.gpu_cost_window < self.gpu_interval {
             return Err("telemetry.gpu_cost_window: must be at least telemetry.gpu_interval".into());
+        }
+        if !(0.0..=1.0).contains(&self.trace_ratio) {
+            return Err(format!("telemetry.trace_ratio: {} is no share; set a number from 0 to 1", self.trace_ratio));
+        }
+        if self.trace_queue == 0 {
+            return Err(
+                "telemetry.trace_queue: must be at least 1; leave telemetry.otlp_endpoint out for no traces".into()
+            );
         }
         match self.gpu_price_per_hour {
             Some(price) if !(price.is_finite() && price >= 0.0) => {
@@ -68,5 +86,9 @@ mod tests {
         assert!(with(|config| config.gpu_price_per_hour = Some(f64::NAN)).contains("gpu_price_per_hour"));
         assert!(with(|config| config.gpu_interval = Duration::ZERO).contains("gpu_interval"));
         assert!(with(|config| config.gpu_cost_window = Duration::from_secs(1)).contains("gpu_cost_window"));
+        assert_eq!(with(|config| config.trace_ratio = 1.0), "");
+        assert!(with(|config| config.trace_ratio = 1.1).contains("trace_ratio"));
+        assert!(with(|config| config.trace_ratio = f64::NAN).contains("trace_ratio"));
+        assert!(with(|config| config.trace_queue = 0).contains("trace_queue"));
     }
 }

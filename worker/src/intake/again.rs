@@ -7,6 +7,7 @@ use embed_schemas::{ErrorCode, WireError};
 
 use super::jobs::{Job, JobIntake, identity};
 use crate::{
+    job_event::JobEvent,
     lease::{AttemptStore, Attempts},
     variant::ServedVersion,
 };
@@ -49,7 +50,8 @@ impl JobIntake {
             Ok(true) => return lease.ack(),
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(%error, "it cannot be told whether a job has its result");
+                let reason = format!("it cannot be told whether it has its result: {error}");
+                JobEvent::GoesBack { reason: &reason }.tell(&lease, variant, Some(&identity.id));
                 return lease.give_back(std::time::Duration::from_secs(1));
             }
         }

@@ -148,14 +148,17 @@ impl CallIntake {
     }
 
     fn call(&self, message: &Message, reply: Subject, received: Instant) -> Call {
+        let context = header(message, headers::TRACEPARENT);
+        let variant = &self.deployment.variant;
         self.context.publisher.call(Caller {
             reply,
-            traceparent: header(message, headers::TRACEPARENT).and_then(traceparent),
+            traceparent: context.and_then(traceparent),
+            trace: if self.is_probe { None } else { variant.trace(Lane::Rpc, context, received) },
             // Until it has been read.
             format: Format::sniff(&message.payload).unwrap_or(Format::Json),
             received,
             demand: Demand::default(),
-            variant: Arc::clone(&self.deployment.variant),
+            variant: Arc::clone(variant),
             stats: Arc::clone(&self.stats),
             is_probe: self.is_probe,
         })
@@ -212,6 +215,7 @@ impl CallIntake {
             truncate: request.truncate,
             received,
             deadline: deadline.and_then(|deadline| received.checked_add(deadline)),
+            trace: call.trace(),
             ..Request::new(request.texts)
         };
         let (finished, variant) = (self.context.publisher.finished().clone(), Arc::clone(&self.deployment.variant));

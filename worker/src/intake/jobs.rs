@@ -8,6 +8,7 @@ use std::{
 
 use async_nats::Message;
 use embed_engine::pipeline::Request;
+use embed_otlp::KeyValue;
 use embed_schemas::{
     EmbedFailure, EmbedRequest, ErrorCode, Format, Lane, Outcome, WireError, headers, streams,
     wire::{DecodeError, decode_request, readable_id},
@@ -25,6 +26,7 @@ use crate::{
         api::{ApiError, ConsumerInfo},
         consumer_info,
     },
+    job_event::JobEvent,
     lease::{Attempts, Lease},
     metrics::Demand,
     publish::{Ask, Finished, JobIdentity, Reply},
@@ -282,20 +284,23 @@ impl JobIntake {
         let (bytes, ack_wait) = (message.length, pulling.ack_wait.unwrap_or(LEAST_ACK_WAIT));
         let malformed = malformed(&message);
         let reply = message.reply.clone();
-        let Some(lease) = Lease::take(message, &self.context.keeper, ack_wait, pulling.consumer.names()) else {
+        let Some(mut lease) = Lease::take(message, &self.context.keeper, ack_wait, pulling.consumer.names()) else {
             return self.forged(reply.as_deref());
         };
+        self.record(&mut lease);
         tracing::trace!(lane = %self.lane, sequence = lease.delivery().sequence, "take a job");
         variant.metrics.received(self.lane);
-        if lease.delivery().deliveries > 1 {
-            variant.metrics.redelivered(self.lane);
-        }
         let (admission, lane) = (&variant.admission, self.lane);
         let mut permit_for = |size: &Size| {
             let reserved = pulling.reserved.as_mut().and_then(|reserved| reserved.split(size));
             reserved.or_else(|| admission.try_admit(lane, size)).or_else(|| admission.try_admit_ahead(lane, size))
         };
-        match read(&lease, malformed) {
+        let read = read(&lease, malformed);
+        if lease.delivery().deliveries > 1 {
+            let id = read.as_ref().ok().and_then(|(request, _)| request.id.as_ref());
+            JobEvent::Redelivered.tell(&lease, variant, id);
+        }
+        match read {
             Ok((request, format)) => {
                 let size = Size::of(&request, self.longest_text(), bytes);
                 pulling.estimate.saw(admission.cost(lane, &size), bytes);
@@ -315,6 +320,18 @@ impl JobIntake {
         }
     }
 
+    /// Begins to record what happens to a job, if it is to be.
+    fn record(&self, lease: &mut Lease) {
+        let header = lease.header(headers::TRACEPARENT);
+        let Some(mut trace) = self.deployment.variant.trace(self.lane, header, lease.received()) else { return };
+        let delivery = lease.delivery();
+        trace.queued(self.context.clock.age(delivery.published));
+        for (key, count) in [("embed.sequence", delivery.sequence), ("embed.deliveries", delivery.deliveries)] {
+            trace.note(KeyValue::new(key, i64::try_from(count).unwrap_or(i64::MAX)));
+        }
+        lease.record(Some(trace));
+    }
+
     fn begin(self: &Arc<Self>, job: Job) {
         match self.deployment.live() {
             Some(version) if job.lease.delivery().deliveries == 1 => self.submit(job, version, None),
@@ -325,7 +342,8 @@ impl JobIntake {
                         Ok(version) if job.lease.delivery().deliveries == 1 => intake.submit(job, version, None),
                         Ok(version) => intake.run_again(job, version).await,
                         Err(error) => {
-                            tracing::warn!(%error, sequence = job.lease.delivery().sequence, "a job goes back");
+                            let (variant, id) = (&intake.deployment.variant, job.request.id.as_ref());
+                            JobEvent::GoesBack { reason: &error.to_string() }.tell(&job.lease, variant, id);
                             let stopping = error.code == ErrorCode::ShuttingDown;
                             job.lease.give_back(if stopping { Duration::ZERO } else { UNAVAILABLE_DELAY });
                         }
@@ -373,6 +391,7 @@ impl JobIntake {
             deadline: left.and_then(|left| received.checked_add(left)),
             alone: again.is_some(),
             begun: Arc::clone(lease.begun()),
+            trace: lease.span(),
         };
         let (before, one_at_a_time) = again.unzip();
         let reply = Reply::Stored { lease, identity, before: before.unwrap_or_default(), permit };

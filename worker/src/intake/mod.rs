@@ -30,7 +30,8 @@ pub use removal::RemovalIntake;
 pub use shadow::ShadowIntake;
 
 use crate::{
-    connection::Connections, jetstream::ServerClock, lease::Keeper, publish::Publisher, supervise::Supervisor,
+    connection::Connections, jetstream::ServerClock, lease::Keeper, publish::Publisher, spans::Tracer,
+    supervise::Supervisor,
 };
 
 /// What all intakes of a worker share. Clones are the same.
@@ -48,6 +49,8 @@ pub struct IntakeContext {
     pub clock: ServerClock,
     /// Starts tasks.
     pub supervisor: Supervisor,
+    /// Records requests.
+    pub tracer: Tracer,
     /// Of the jobs that were delivered before, one at a time runs.
     one_again: Arc<Semaphore>,
     calls: Arc<AtomicU64>,
@@ -62,9 +65,10 @@ impl IntakeContext {
         publisher: Publisher,
         keeper: Keeper,
         supervisor: Supervisor,
+        tracer: Tracer,
     ) -> Self {
         let (clock, one_again, calls) = (ServerClock::default(), Arc::new(Semaphore::new(1)), Arc::default());
-        Self { worker: worker.into(), connections, publisher, keeper, clock, supervisor, one_again, calls }
+        Self { worker: worker.into(), connections, publisher, keeper, clock, supervisor, tracer, one_again, calls }
     }
 
     /// An id for a call that has none. Nothing is stored under it.

@@ -17,11 +17,13 @@ use async_nats::{Message, Subject};
 pub use attempts::{AttemptStore, Attempts};
 use bytes::Bytes;
 pub use delivery::Delivery;
-use embed_schemas::{JobId, Lane, Slug, headers, subjects};
+use embed_otlp::KeyValue;
+use embed_schemas::{JobId, Lane, Slug, headers, subjects, trace::TraceContext};
 pub use keeper::Keeper;
 use tokio::sync::oneshot;
 
 use self::keeper::Held;
+use crate::spans::Trace;
 
 /// A message of a job stream that this worker has.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Lease {
     received: Instant,
     begun: Arc<AtomicBool>,
     holder: Holder,
+    trace: Option<Box<Trace>>,
 }
 
 /// Who is told how a lease ends.
@@ -55,7 +58,7 @@ impl Lease {
         let reply = message.reply.clone()?;
         let delivery = Delivery::parse(&reply).filter(|by| by.stream == stream && by.consumer == consumer)?;
         let holder = Holder::Server(keeper.hold(reply, ack_wait));
-        Some(Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder })
+        Some(Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder, trace: None })
     }
 
     /// A message that the server does not deliver any more. The server is told nothing of how this ends: if the message is done with, the
@@ -64,7 +67,7 @@ impl Lease {
     pub fn of_undelivered(message: Message, delivery: Delivery) -> (Self, oneshot::Receiver<()>) {
         let (done, is_done) = oneshot::channel();
         let holder = Holder::Taker(done);
-        (Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder }, is_done)
+        (Self { message, delivery, received: Instant::now(), begun: Arc::default(), holder, trace: None }, is_done)
     }
 
     /// What the server says of it.
@@ -121,6 +124,41 @@ impl Lease {
         self.header(headers::MSG_ID)?.parse().ok()
     }
 
+    /// From now on, what happens to it is recorded.
+    pub fn record(&mut self, trace: Option<Box<Trace>>) {
+        self.trace = trace;
+    }
+
+    /// What is recorded of it, if anything is.
+    pub fn trace(&mut self) -> Option<&mut Trace> {
+        self.trace.as_deref_mut()
+    }
+
+    /// The span that it is, if it is recorded.
+    #[must_use]
+    pub fn span(&self) -> Option<TraceContext> {
+        self.trace.as_ref().map(|trace| trace.context())
+    }
+
+    /// The trace context that its outcome carries, whatever is in the header: as it came, or, if it is recorded, that of its own span.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.trace.as_ref().map(|trace| trace.header()).or_else(|| self.header(headers::TRACEPARENT))
+    }
+
+    /// Its trace, whoever records it: for logs.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<String> {
+        self.traceparent().and_then(TraceContext::parse).map(|context| context.trace_id())
+    }
+
+    /// How it ends, for whoever looks at its trace.
+    fn ends(&mut self, how: &'static str) {
+        if let Some(trace) = &mut self.trace {
+            trace.note(KeyValue::new("embed.end", how));
+        }
+    }
+
     /// Set when one of its texts is given to an engine: until then, nothing that happens is its doing.
     #[must_use]
     pub const fn begun(&self) -> &Arc<AtomicBool> {
@@ -137,18 +175,21 @@ impl Lease {
     }
 
     /// The job is done. A lost acknowledgement leads to a redelivery, which the results stream recognizes.
-    pub fn ack(self) {
+    pub fn ack(mut self) {
+        self.ends("acknowledged");
         self.holder.end(Bytes::from_static(b"+ACK"));
     }
 
     /// The message is no job, and never will be.
-    pub fn terminate(self) {
+    pub fn terminate(mut self) {
+        self.ends("terminated");
         self.holder.end(Bytes::from_static(b"+TERM"));
     }
 
     /// Gives the message back, to be delivered again after `delay`, here or elsewhere; later, if it has been delivered many times: deliveries
     /// are bounded. Costs the job nothing.
-    pub fn give_back(self, delay: Duration) {
+    pub fn give_back(mut self, delay: Duration) {
+        self.ends("given back");
         let delay = self.delivery.pause(delay);
         self.holder.give_back(delay);
     }

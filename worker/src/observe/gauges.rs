@@ -1,6 +1,7 @@
 //! Sets the gauges to what is true now: when somebody asks, and every few seconds, since one that is not set is forgotten.
 
 use embed_engine::settings::Provider;
+use embed_otlp::Counts;
 use embed_schemas::{Lane, metrics as names};
 use metrics::{counter, gauge};
 
@@ -9,6 +10,7 @@ use crate::{
     lease::Keeper,
     metrics::SET_GAUGES,
     serving::ServedVariants,
+    spans::Tracer,
     variant::{Deployment, ServedVersion},
 };
 
@@ -18,6 +20,7 @@ pub struct Gauges {
     served: ServedVariants,
     connections: Connections,
     keeper: Keeper,
+    tracer: Tracer,
     /// The process's own: memory, processor time, files, threads.
     process: metrics_process::Collector,
 }
@@ -25,10 +28,10 @@ pub struct Gauges {
 impl Gauges {
     /// Gauges of these.
     #[must_use]
-    pub fn new(served: ServedVariants, connections: Connections, keeper: Keeper) -> Self {
+    pub fn new(served: ServedVariants, connections: Connections, keeper: Keeper, tracer: Tracer) -> Self {
         let process = metrics_process::Collector::default();
         process.describe();
-        Self { served, connections, keeper, process }
+        Self { served, connections, keeper, tracer, process }
     }
 
     /// Sets them again and again.
@@ -47,6 +50,12 @@ impl Gauges {
         gauge!(names::LEASES_HELD).set(self.keeper.held() as f64);
         for (carries, connection) in [("calls", &self.connections.online), ("stored", &self.connections.stored)] {
             gauge!(names::NATS_CONNECTED, &[(names::CONNECTION, carries)]).set(f64::from(u8::from(connection.is_up())));
+        }
+        if let Some(Counts { exported, dropped, refused }) = self.tracer.counts() {
+            counter!(names::SPANS_EXPORTED_TOTAL).absolute(exported);
+            for (reason, spans) in [("queue_full", dropped), ("not_taken", refused)] {
+                counter!(names::SPANS_DROPPED_TOTAL, &[(names::REASON, reason)]).absolute(spans);
+            }
         }
         for one in self.served.all() {
             set_admitted(&one.deployment);

@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Instant};
 
 use async_nats::Subject;
-use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError};
+use embed_schemas::{EmbedFailure, Format, Lane, Outcome, WireError, trace::TraceContext};
 use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     metrics::{Demand, EndpointStats},
+    spans::Trace,
     variant::{Variant, shutting_down},
 };
 
@@ -42,6 +43,8 @@ pub struct Caller {
     pub reply: Subject,
     /// Its trace context, if it is valid.
     pub traceparent: Option<String>,
+    /// What is recorded of it, if anything is.
+    pub trace: Option<Box<Trace>>,
     /// The encoding of the question, and so of the answer.
     pub format: Format,
     /// When it arrived.
@@ -79,6 +82,12 @@ impl Call {
         self
     }
 
+    /// The span that it is, if it is recorded.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.caller.as_ref()?.trace.as_ref().map(|trace| trace.context())
+    }
+
     /// Answers that it cannot be served.
     pub fn refuse(mut self, error: WireError) {
         self.end(error);
@@ -93,6 +102,11 @@ impl Call {
         // If nobody takes it, the process is ending.
         let refusal = Refusal { caller, outcome, _token: self.refusals.tasks.token() };
         let _ = self.refusals.sender.send(refusal);
+    }
+
+    /// What is recorded of it, if anything is.
+    pub(super) fn trace_mut(&mut self) -> Option<&mut Trace> {
+        self.caller.as_mut()?.trace.as_deref_mut()
     }
 
     /// Takes the duty to answer over.

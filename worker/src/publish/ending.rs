@@ -1,6 +1,6 @@
 //! How stored jobs end: the outcome is stored, a dead letter is written if they failed, and only then does the lease end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use embed_schemas::{
@@ -11,7 +11,7 @@ use super::{
     dead_letter, encoded::Encoded, job_identity::JobIdentity, outcome::failed_in_engine, publisher::Publisher,
     stored::Stored,
 };
-use crate::{jetstream::api, lease::Lease, replies::Refused, variant::Variant};
+use crate::{jetstream::api, job_event::JobEvent, lease::Lease, replies::Refused, variant::Variant};
 
 /// A job of which it cannot be told whether the outcome of its id is its own is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -42,19 +42,22 @@ impl Publisher {
     /// Ends a stored job: buries the job if it failed, stores the outcome, acknowledges. Gives back the error that it ended in.
     pub async fn settle(
         &self,
-        lease: Lease,
+        mut lease: Lease,
         variant: &Variant,
         job: &JobIdentity,
         outcome: &Outcome,
         format: Format,
         attempts: u64,
     ) -> Option<ErrorCode> {
-        let encoded = Encoded::new(outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        let encoded = Encoded::new(outcome, format, lease.traceparent(), self.max_payload());
         let encoded = encoded.of(job.digest.as_deref()).without_copy(self.refuses_copy(&lease));
         if let (Some(error), Outcome::Result(_)) = (&encoded.error, outcome) {
             variant.metrics.error(lease.lane(), error.code);
         }
         let code = encoded.error.as_ref().map(|error| error.code);
+        if let (Some(trace), Some(error)) = (lease.trace(), &encoded.error) {
+            trace.failed(error.code.as_str(), &error.message);
+        }
         let failure = worth_burying(outcome, encoded.error.as_ref());
         let buried = match &failure {
             Some(error) => self.bury(&lease, variant, Some(&job.id), error, attempts).await,
@@ -64,7 +67,12 @@ impl Publisher {
             lease.give_back(Duration::ZERO);
             return code;
         }
-        match self.storage.outcome(&variant.model, job, &encoded).await {
+        let began = Instant::now();
+        let stored = self.storage.outcome(&variant.model, job, &encoded).await;
+        if let Some(trace) = lease.trace() {
+            trace.part("store the result", began, Instant::now());
+        }
+        match stored {
             Stored::New => {}
             Stored::Before => {
                 if let (Buried::NotYet, Some(error)) = (buried, &failure) {
@@ -77,7 +85,8 @@ impl Publisher {
                 return code;
             }
             Stored::Forbidden(reason) | Stored::GivenUp(reason) => {
-                tracing::warn!(id = %job.id, reason, "an outcome may not be stored by this worker; the job goes back, for others");
+                let reason = format!("its outcome may not be stored by this worker: {reason}");
+                JobEvent::GoesBack { reason: &reason }.tell(&lease, variant, Some(&job.id));
                 lease.give_back(FOR_OTHERS);
                 return code;
             }
@@ -118,7 +127,7 @@ impl Publisher {
         match self.storage.outcome(&variant.model, job, &encoded).await {
             Stored::No => lease.give_back(Duration::ZERO),
             Stored::Never(reason) if buried == Buried::NotYet => {
-                tracing::error!(%id, reason, "neither an outcome of this job can be stored nor a dead letter; it goes back");
+                JobEvent::Unstorable { reason: &reason }.tell(&lease, variant, Some(id));
                 lease.give_back(FOR_OTHERS);
             }
             Stored::Forbidden(_) | Stored::GivenUp(_) => lease.give_back(FOR_OTHERS),
@@ -159,20 +168,20 @@ impl Publisher {
                 let buried = self.bury(&lease, variant, Some(&job.id), &error, attempts).await;
                 if let Some(lease) = self.end_without_outcome(lease, variant, buried, &error, format).await {
                     let outcome = Outcome::Failure(EmbedFailure { id: Some(job.id.clone()), error });
-                    let trace = lease.header(headers::TRACEPARENT);
-                    let encoded = Encoded::new(&outcome, format, trace, self.max_payload());
+                    let encoded = Encoded::new(&outcome, format, lease.traceparent(), self.max_payload());
                     self.copy_to_reply(&lease, encoded).await;
                     lease.ack();
                 }
                 return Some(code);
             }
             Err(Other::Unknown(error)) => {
-                tracing::warn!(id = %job.id, %error, "it cannot be told whether the outcome that is stored is that of this job");
+                let reason = format!("it cannot be told whether the outcome that is stored is its own: {error}");
+                JobEvent::GoesBack { reason: &reason }.tell(&lease, variant, Some(&job.id));
                 lease.give_back(LOOK_AGAIN);
                 return code;
             }
         };
-        variant.metrics.duplicate_result();
+        JobEvent::AlreadyDone.tell(&lease, variant, Some(&job.id));
         self.copy_to_reply(&lease, Encoded::stored(&stored)).await;
         lease.ack();
         code
@@ -201,12 +210,15 @@ impl Publisher {
     }
 
     /// Ends a message that is no job: there is no id under which an outcome could be stored.
-    pub async fn reject(&self, lease: Lease, variant: &Variant, error: WireError, format: Format) {
+    pub async fn reject(&self, mut lease: Lease, variant: &Variant, error: WireError, format: Format) {
+        if let Some(trace) = lease.trace() {
+            trace.failed(error.code.as_str(), &error.message);
+        }
         let buried = self.bury(&lease, variant, None, &error, 0).await;
         let _ = self.refuses_copy(&lease);
         let Some(lease) = self.end_without_outcome(lease, variant, buried, &error, format).await else { return };
         let outcome = Outcome::Failure(EmbedFailure { id: None, error });
-        let encoded = Encoded::new(&outcome, format, lease.header(headers::TRACEPARENT), self.max_payload());
+        let encoded = Encoded::new(&outcome, format, lease.traceparent(), self.max_payload());
         self.copy_to_reply(&lease, encoded).await;
         lease.terminate();
     }
@@ -242,7 +254,7 @@ impl Publisher {
                 None
             }
             Stored::Never(reason) | Stored::Forbidden(reason) | Stored::GivenUp(reason) => {
-                tracing::error!(id = %job.id, reason, "neither a dead letter of this job can be stored nor an outcome; it goes back");
+                JobEvent::Unstorable { reason: &reason }.tell(&lease, variant, Some(&job.id));
                 lease.give_back(FOR_OTHERS);
                 None
             }
@@ -301,16 +313,14 @@ impl Publisher {
             letter.insert(headers::DEAD_SIZE, lease.payload().len().to_string().as_str());
             stored = self.storage.dead_letter(model, subject, letter, &bytes::Bytes::new()).await;
         }
-        let (code, reason) = (error.code, &error.message);
         match stored {
             Stored::No => Buried::Stopping,
             Stored::New | Stored::Before => {
-                tracing::warn!(%model, %code, reason, sequence, "a job became a dead letter");
-                variant.metrics.dead_letter(code);
+                JobEvent::BecameDeadLetter(error).tell(lease, variant, id);
                 Buried::Yes
             }
             Stored::Never(why) | Stored::GivenUp(why) | Stored::Forbidden(why) => {
-                tracing::error!(%model, %code, reason, sequence, why, "no dead letter of a job can be stored");
+                JobEvent::NoDeadLetter { error, why: &why }.tell(lease, variant, id);
                 self.storage.no_letter(model, why);
                 Buried::NotYet
             }
@@ -328,7 +338,7 @@ impl Publisher {
         attempts: u64,
     ) {
         if self.bury(lease, variant, id, error, attempts).await != Buried::Yes {
-            variant.metrics.dead_letter_unwritten(error.code);
+            JobEvent::EndedWithoutLetter(error.code).tell(lease, variant, id);
             self.storage.ended_without_letter(&variant.model);
         }
     }

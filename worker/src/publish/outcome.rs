@@ -29,7 +29,7 @@ pub struct Ask {
 
 /// The outcome of a request. Rows are copied once, into the bytes that are sent.
 pub(super) fn outcome(ask: &Ask, variant: &Variant, version: &ServedVersion, embedded: Embedded) -> Outcome {
-    let Embedded { mut texts, mut timing } = embedded;
+    let Embedded { mut texts, mut timing, .. } = embedded;
     if let Some(error) = failed_as_a_whole(&texts) {
         return Outcome::Failure(EmbedFailure { id: Some(ask.id.clone()), error });
     }

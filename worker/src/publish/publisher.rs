@@ -10,6 +10,7 @@ use std::{
 
 use async_nats::Client;
 use embed_engine::pipeline::Embedded;
+use embed_otlp::KeyValue;
 use embed_schemas::{ErrorCode, Lane, Outcome};
 use tokio::sync::mpsc;
 use tokio_util::{
@@ -29,8 +30,10 @@ use super::{
 use crate::{
     connection::Connections,
     jetstream::StoreClient,
+    job_event::JobEvent,
     lease::{AttemptStore, Attempts, Lease},
     replies::Replies,
+    spans::Trace,
     supervise::{Supervisor, Task},
     variant::{Permit, Sample, ServedVersion, Variant},
 };
@@ -62,6 +65,16 @@ pub enum Reply {
         /// Its share of the room; given back when the lease ends.
         permit: Permit,
     },
+}
+
+impl Reply {
+    /// What is recorded of it, if anything is.
+    fn trace(&mut self) -> Option<&mut Trace> {
+        match self {
+            Self::Call(call) => call.trace_mut(),
+            Self::Stored { lease, .. } => lease.trace(),
+        }
+    }
 }
 
 /// A request whose texts are done.
@@ -241,10 +254,16 @@ impl Publisher {
     }
 
     async fn publish(&self, finished: Finished) {
-        let Finished { ask, variant, version, lane, reply, embedded, sample, token } = finished;
+        let Finished { ask, variant, version, lane, mut reply, mut embedded, sample, token } = finished;
         tracing::trace!(?lane, id = %ask.id, "publish");
         let computed = Instant::now();
         let tapped = sample.and_then(|sample| sample.served(&ask.id, &variant, &version, &embedded));
+        if let (Some(trace), Some(stages)) = (reply.trace(), embedded.stages.take()) {
+            trace.computed(&stages);
+            trace.note(KeyValue::new("messaging.message.id", ask.id.to_string()));
+            trace.note(KeyValue::new("embed.version", version.metadata().version.clone()));
+            trace.note(KeyValue::new("embed.texts", i64::try_from(embedded.texts.len()).unwrap_or(i64::MAX)));
+        }
         let outcome = outcome(&ask, &variant, &version, embedded);
         let error = match reply {
             Reply::Call(call) => {
@@ -256,7 +275,7 @@ impl Publisher {
                 }
                 error
             }
-            Reply::Stored { lease, identity, before, permit } => {
+            Reply::Stored { mut lease, identity, before, permit } => {
                 if unavailable(&outcome) {
                     // It is no attempt, and no outcome: another worker may have an engine that runs.
                     lease.give_back(UNAVAILABLE_DELAY);
@@ -264,7 +283,19 @@ impl Publisher {
                 }
                 let attempts = if failed_in_engine(&outcome) { before.fail(false) } else { before };
                 if attempts != before && attempts.count() < variant.max_attempts {
-                    variant.metrics.tried_in_vain(lane, ask.received.elapsed(), ask.demand);
+                    let event = JobEvent::TriedInVain {
+                        attempts: attempts.count(),
+                        delay: retry_delay(attempts),
+                        took: ask.received.elapsed(),
+                        demand: ask.demand,
+                    };
+                    event.tell(&lease, &variant, Some(&ask.id));
+                    if let Some(trace) = lease.trace() {
+                        trace.failed(
+                            ErrorCode::EngineFailed.as_str(),
+                            "the engine failed; the job goes back, to be tried again",
+                        );
+                    }
                     self.retry(lease, &variant, attempts).await;
                     return;
                 }
@@ -283,17 +314,18 @@ impl Publisher {
 
     /// Gives a job back on which the engine failed.
     async fn retry(&self, lease: Lease, variant: &Variant, attempts: Attempts) {
-        let delay = RETRY_DELAY * u32::try_from(attempts.count()).unwrap_or(u32::MAX);
         if let Err(error) = self.attempts.write(&variant.model, lease.delivery(), attempts).await {
             tracing::warn!(%error, "an attempt could not be written down, and does not count");
         }
-        lease.retry_after(delay);
+        lease.retry_after(retry_delay(attempts));
     }
 
     /// Answers a call. Gives back the error that it answered with.
     async fn answer(&self, caller: Caller, outcome: &Outcome) -> Option<ErrorCode> {
-        let Caller { reply, traceparent, format, received, variant, stats, .. } = caller;
-        let encoded = Encoded::new(outcome, format, traceparent.as_deref(), self.max_payload());
+        let Caller { reply, traceparent, trace, format, received, variant, stats, .. } = caller;
+        let context = trace.as_ref().map(|trace| trace.header()).or(traceparent.as_deref());
+        let began = trace.as_ref().map(|_| Instant::now());
+        let encoded = Encoded::new(outcome, format, context, self.max_payload());
         let error = encoded.error.as_ref();
         if let (Some(error), Outcome::Result(_)) = (error, outcome) {
             variant.metrics.error(Lane::Rpc, error.code);
@@ -303,8 +335,19 @@ impl Publisher {
         if let Err(error) = self.online.publish_with_headers(reply, encoded.headers, encoded.payload).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
+        if let (Some(mut trace), Some(began)) = (trace, began) {
+            if let Some(error) = &encoded.error {
+                trace.failed(error.code.as_str(), &error.message);
+            }
+            trace.part("answer", began, Instant::now());
+        }
         code
     }
+}
+
+/// For how long a job on which the engine failed is given back.
+fn retry_delay(attempts: Attempts) -> Duration {
+    RETRY_DELAY * u32::try_from(attempts.count()).unwrap_or(u32::MAX)
 }
 
 /// The first error of a job's texts.

@@ -126,7 +126,8 @@ impl Reconciler {
         let config = &self.shared.config;
         let first = spec.config.chain(&config.engine).first();
         let limits = spec.config.limits.over(&config.limits).resolved(first.is_some_and(|one| one.on_device()));
-        let variant = Variant::new(spec.model.clone(), spec.variant.clone(), &limits);
+        let variant =
+            Variant::new(spec.model.clone(), spec.variant.clone(), &limits, self.shared.intake.tracer.clone());
         let deployment = Arc::new(Deployment::new(Arc::new(variant)));
         deployment.note(spec.config.version.clone(), spec.default);
         let (sender, wanted) = watch::channel(spec.clone());

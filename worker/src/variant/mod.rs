@@ -9,13 +9,15 @@ mod size;
 mod tap;
 mod version;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use embed_engine::{
+    engine::EngineError,
     pipeline::Observer,
     runner::{RunLimit, RunStats},
 };
-use embed_schemas::{ErrorCode, Lane, Slug};
+use embed_otlp::{KeyValue, Kind};
+use embed_schemas::{ErrorCode, Lane, Slug, subjects, trace::TraceContext};
 
 pub use admission::{Admission, Permit, Reservation};
 pub(crate) use deployment::shutting_down;
@@ -25,7 +27,11 @@ pub use size::Size;
 pub use tap::{Sample, Tap, Tapped};
 pub use version::{ServedVersion, describe_wanted, result_too_large};
 
-use crate::{config::LimitsConfig, metrics::VariantMetrics};
+use crate::{
+    config::LimitsConfig,
+    metrics::VariantMetrics,
+    spans::{Trace, Tracer},
+};
 
 /// A variant that this worker serves.
 #[derive(Debug)]
@@ -44,12 +50,13 @@ pub struct Variant {
     pub max_attempts: u64,
     /// Bounds the runs at one time, over all its versions.
     run_limit: Arc<RunLimit>,
+    tracer: Tracer,
 }
 
 impl Variant {
     /// A variant with nothing in it, and room for one run: until [`Variant::resize`] says how many engines serve it.
     #[must_use]
-    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig) -> Self {
+    pub fn new(model: Slug, name: Slug, limits: &LimitsConfig, tracer: Tracer) -> Self {
         Self {
             metrics: VariantMetrics::new(&model, &name),
             model,
@@ -58,6 +65,7 @@ impl Variant {
             tap: Tap::default(),
             max_attempts: limits.max_deliveries,
             run_limit: Arc::new(RunLimit::new(1)),
+            tracer,
         }
     }
 
@@ -65,6 +73,29 @@ impl Variant {
     #[must_use]
     pub fn key(&self) -> (Slug, Slug) {
         (self.model.clone(), self.name.clone())
+    }
+
+    /// A request came in this lane, with this trace context. `None`, as mostly: it is not recorded.
+    #[must_use]
+    pub fn trace(&self, lane: Lane, traceparent: Option<&str>, received: Instant) -> Option<Box<Trace>> {
+        self.tracer.begin(traceparent, received, || {
+            let subject = subjects::bare(lane, &self.model);
+            let kind = if lane == Lane::Rpc { Kind::Server } else { Kind::Consumer };
+            let [model, variant] = self.span_labels();
+            let attributes = vec![
+                KeyValue::new("messaging.system", "nats"),
+                KeyValue::new("messaging.operation.type", "process"),
+                KeyValue::new("messaging.destination.name", subject.clone()),
+                model,
+                variant,
+                KeyValue::new("embed.lane", lane.as_str()),
+            ];
+            (kind, format!("process {subject}"), attributes)
+        })
+    }
+
+    fn span_labels(&self) -> [KeyValue; 2] {
+        [KeyValue::new("embed.model", self.model.to_string()), KeyValue::new("embed.variant", self.name.to_string())]
     }
 
     /// Bounds the runs at one time, over all its versions.
@@ -85,6 +116,10 @@ impl Observer for Variant {
     fn ran(&self, stats: &RunStats) {
         self.metrics.run(stats);
         self.admission.ran(stats);
+    }
+
+    fn recorded(&self, stats: &RunStats, of: &[TraceContext], error: Option<&EngineError>) {
+        self.tracer.ran(stats, of, self.span_labels(), error.map(ToString::to_string));
     }
 
     fn out_of_memory(&self, most_tokens: usize) {

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::{EmbedRequest, JobId, Lane, Outcome};
+use embed_otlp::{KeyValue, Kind, Open};
+use embed_schemas::{EmbedRequest, JobId, Lane, Outcome, subjects};
 
 use super::job::Jobs;
 use embed_client::{Backoff, Error, Expected, PublishOptions, Published};
@@ -52,15 +53,43 @@ impl Jobs {
     async fn published(&self, id: &JobId, expected: &mut Expected, job: &EmbedRequest) -> Result<Outcome, Error> {
         // No job has an id with a dot. The server knows nothing of tenants.
         let mut message_id = self.tenant.as_ref().map_or_else(|| id.to_string(), |tenant| format!("{tenant}.{id}"));
+        let mut open =
+            self.recorder.apart(Kind::Producer, || format!("publish {}", subjects::bare(Lane::Bulk, &self.model)));
+        if let Some(open) = &mut open {
+            let texts = i64::try_from(job.texts.len()).unwrap_or(i64::MAX);
+            open.note(KeyValue::new("messaging.message.id", id.to_string()));
+            open.note(KeyValue::new("embed.texts", texts));
+        }
+        let outcome = self.until_done(id, expected, job, &mut message_id, open.as_mut()).await;
+        if let Some(open) = &mut open {
+            match &outcome {
+                Ok(_) => open.received("wait for the result"),
+                Err(error) => open.failed(error),
+            }
+        }
+        outcome
+    }
+
+    async fn until_done(
+        &self,
+        id: &JobId,
+        expected: &mut Expected,
+        job: &EmbedRequest,
+        message_id: &mut String,
+        mut open: Option<&mut Open>,
+    ) -> Result<Outcome, Error> {
         for again in 1_u32.. {
-            let published = self.publish(job, &message_id).await?;
+            let published = self.publish(job, message_id, open.as_deref().map(Open::traceparent)).await?;
+            if let Some(open) = &mut open {
+                open.sent();
+            }
             // A duplicate of what an earlier run published may be long gone.
             let mut untold = 0;
             let mut patience = if published.duplicate { Duration::ZERO } else { self.missing_after };
             loop {
                 match tokio::time::timeout(patience, expected.outcome()).await {
                     Ok(outcome) => return outcome,
-                    Err(_) => match self.client.holds(&published, &message_id).await {
+                    Err(_) => match self.client.holds(&published, message_id).await {
                         Some(true) => patience = self.missing_after,
                         // Where it cannot be told: what the server takes for a duplicate may be of anybody who has used our message id.
                         None if !published.duplicate && untold < UNTOLD << again.min(16) => {
@@ -76,18 +105,24 @@ impl Jobs {
                 }
             }
             tracing::warn!(%id, "the job is not known to be in its stream, and has no result: it is published again");
-            message_id = format!("{id}.{}.{again}", self.run);
+            *message_id = format!("{id}.{}.{again}", self.run);
         }
         unreachable!("a job is published again as often as it is lost")
     }
 
     /// Publishes until the server has the job. A full stream is a reason to wait: the workers will drain it. So is one that is gone
     /// and was there before: somebody makes it anew.
-    async fn publish(&self, job: &EmbedRequest, message_id: &str) -> Result<Published, Error> {
+    async fn publish(
+        &self,
+        job: &EmbedRequest,
+        message_id: &str,
+        traceparent: Option<String>,
+    ) -> Result<Published, Error> {
         let options = PublishOptions::default()
             .variant(self.variant.clone())
             .tenant(self.tenant.clone())
             .message_id(message_id.to_owned())
+            .traceparent(traceparent)
             .timeout(PUBLISH_ROUND);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use embed_otlp::Recorder;
 use embed_schemas::{EmbedRequest, EmbedResult, ErrorCode, JobId, Outcome, Slug, WireError};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
@@ -50,6 +51,7 @@ pub(crate) struct Jobs {
     pub(crate) has_stream: AtomicBool,
     /// For how long a job may be without an outcome until it is looked whether it is still there.
     pub(crate) missing_after: Duration,
+    pub(crate) recorder: Recorder,
     /// What last kept a job from being published.
     pub(crate) trouble: Mutex<Option<String>>,
 }

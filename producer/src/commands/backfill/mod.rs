@@ -12,12 +12,18 @@ use std::path::Path;
 use embed_backfill::{self as backfill, Failures, Pace, Parameters, Progress, Skipped, Summary, Wish};
 use embed_client::{Client, RESTART};
 use embed_connect::ConnectSettings;
+use embed_otlp::Recorder;
 
 use self::meter::{Begun, Meter};
 use super::{Status, asked_to_stop, print, registry};
 use crate::cli::backfill::{BackfillCommand, PaceArgs};
 
-pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+pub(super) async fn run(
+    command: BackfillCommand,
+    connect: &ConnectSettings,
+    json: bool,
+    recorder: &Recorder,
+) -> anyhow::Result<Status> {
     let is_stream = |path: &Path| path.as_os_str() == "-";
     let to_stream = matches!(&command, BackfillCommand::Run(args) if is_stream(&args.output));
     let from_stream =
@@ -55,7 +61,7 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
             }
             let mut told = Told::new(&args.pace).await?;
             let progress = |progress: &Progress| told.hear(progress);
-            let pace = pace(&args.pace);
+            let pace = Pace { recorder: recorder.clone(), ..pace(&args.pace) };
             let run =
                 backfill::run(&client, parameters, &args.output, args.force, &pace, asked_to_stop(), progress).await;
             told.end();
@@ -69,7 +75,8 @@ pub(super) async fn run(command: BackfillCommand, connect: &ConnectSettings, jso
             }
             let mut told = Told::new(&args.pace).await?;
             let progress = |progress: &Progress| told.hear(progress);
-            let run = backfill::resume(&client, &args.name.name, &pace(&args.pace), asked_to_stop(), progress).await;
+            let pace = Pace { recorder: recorder.clone(), ..pace(&args.pace) };
+            let run = backfill::resume(&client, &args.name.name, &pace, asked_to_stop(), progress).await;
             told.end();
             run
         }
@@ -121,7 +128,7 @@ struct Told {
 impl Told {
     async fn new(args: &PaceArgs) -> anyhow::Result<Self> {
         if let Some(address) = args.manners.metrics_listen {
-            metrics::serve(address).await?;
+            super::metrics::serve(address).await?;
         }
         Ok(Self { meter: Meter::new(args.manners.progress), begun: Begun::default(), last: None })
     }

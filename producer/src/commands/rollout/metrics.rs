@@ -1,38 +1,9 @@
 //! A controller's metrics, for Prometheus.
 
-use std::net::SocketAddr;
-
-use anyhow::Context;
-use axum::{Router, routing::get};
 use embed_control::rollout::Progress;
-use embed_http::Limits;
 use embed_rollout::state::Phase;
 use embed_schemas::metrics as names;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::PrometheusBuilder;
-
-use super::super::print;
-
-/// Serves them, as long as the process lives.
-///
-/// # Errors
-/// If the address cannot be listened on.
-pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
-    let handle = PrometheusBuilder::new().install_recorder().context("--metrics-listen")?;
-    describe_gauge!(names::ROLLOUT_PERCENT, "The candidate's share of the traffic, in percent");
-    describe_gauge!(names::ROLLOUT_ACTIVE, "1 while the rollout is under way, 0 once it is over");
-    describe_gauge!(names::ROLLOUT_PAUSED, "1 while the rollout is paused, until somebody decides");
-    describe_gauge!(names::ROLLOUT_WINDOWS, "Windows of the step that were judged");
-    describe_gauge!(names::ROLLOUT_REQUESTS, "Requests that the step's evidence has, by variant");
-    describe_counter!(names::ROLLOUT_CHANGES_TOTAL, "What this controller has brought about, by state");
-    describe_counter!(names::ROLLOUT_TROUBLES_TOTAL, "What failed, and was tried again");
-    let listener = tokio::net::TcpListener::bind(address).await;
-    let listener = listener.with_context(|| format!("--metrics-listen: cannot listen on {address}"))?;
-    print::note(format_args!("metrics: http://{}/metrics", listener.local_addr()?));
-    let routes = Router::new().route("/metrics", get(move || async move { handle.render() }));
-    tokio::spawn(embed_http::serve(listener, routes, Limits::default()));
-    Ok(())
-}
+use metrics::{counter, gauge};
 
 /// Counts what a controller has to tell. Without a recorder it counts for nobody.
 pub(super) fn hear(progress: &Progress<'_>) {

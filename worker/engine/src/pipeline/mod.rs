@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use embed_schemas::{Lane, ModelMetadata};
 pub use observer::{Observer, Unobserved};
 use parking_lot::Mutex;
-pub use request::{Embedded, EmbeddedText, Request, Sender};
+pub use request::{Embedded, EmbeddedText, Request, RunOf, Sender, Stages};
 
 use tokio::sync::oneshot;
 
@@ -92,6 +92,7 @@ impl Pipeline {
         let observed = Arc::clone(&observer);
         let observe = move |event: RunnerEvent<'_>| match event {
             RunnerEvent::Ran(stats) => observed.ran(stats),
+            RunnerEvent::Recorded { stats, of, error } => observed.recorded(stats, of, error),
             RunnerEvent::OutOfMemory { most_tokens } => observed.out_of_memory(most_tokens),
             RunnerEvent::MemoryBound { most_tokens } => observed.memory_bound(most_tokens),
             RunnerEvent::Broken(reason) => observed.engine_broken(reason),

@@ -1,14 +1,18 @@
 //! Who hears of what happens in a pipeline.
 
-use embed_schemas::{ErrorCode, Lane};
+use embed_schemas::{ErrorCode, Lane, trace::TraceContext};
 
-use crate::runner::RunStats;
+use crate::{engine::EngineError, runner::RunStats};
 
 /// Hears of what happens in a pipeline. Called on the threads of the pipeline, so it must not block.
 pub trait Observer: Send + Sync {
     /// A batch was run.
     fn ran(&self, stats: &RunStats) {
         let _ = stats;
+    }
+    /// Requests that are recorded were in a run: their spans, each once, and why it failed if it did.
+    fn recorded(&self, stats: &RunStats, of: &[TraceContext], error: Option<&EngineError>) {
+        let _ = (stats, of, error);
     }
     /// A device had too little memory for a run: batches have at most so many tokens for now, padding included.
     fn out_of_memory(&self, most_tokens: usize) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use embed_schemas::{ErrorCode, Item, Lane, Timing, WireError};
+use embed_schemas::{ErrorCode, Item, Lane, Timing, WireError, trace::TraceContext};
 use parking_lot::Mutex;
 
 use super::observer::Observer;
@@ -51,6 +51,8 @@ pub struct Request {
     pub compared: bool,
     /// Set when the first of its texts is given to an engine.
     pub begun: Arc<AtomicBool>,
+    /// The span that it is, if it is recorded: then it is told when what happened to it, see [`Embedded::stages`].
+    pub trace: Option<TraceContext>,
 }
 
 impl Request {
@@ -67,6 +69,7 @@ impl Request {
             alone: false,
             compared: false,
             begun: Arc::default(),
+            trace: None,
         }
     }
 }
@@ -78,6 +81,52 @@ pub struct Embedded {
     pub texts: Vec<EmbeddedText>,
     /// How long the steps took, and the largest batch that one of its texts was in. `total_us` is left to whoever sends the answer.
     pub timing: Timing,
+    /// When what happened, if the request is recorded.
+    pub stages: Option<Box<Stages>>,
+}
+
+/// When what happened to a request.
+#[derive(Debug, Clone, Default)]
+pub struct Stages {
+    /// When the last of its texts was tokenized.
+    pub tokenized: Option<Instant>,
+    /// The first of the runs that its texts were in, up to [`Stages::MOST_RUNS`].
+    pub runs: Vec<RunOf>,
+}
+
+impl Stages {
+    /// Runs of a request that are told of.
+    pub const MOST_RUNS: usize = 32;
+
+    /// One of the texts was in a run, for which it had waited since then.
+    fn ran(&mut self, since: Instant, stats: &RunStats) {
+        let RunStats { number, started, took, texts, .. } = *stats;
+        let has_room = self.runs.len() < Self::MOST_RUNS;
+        match self.runs.iter_mut().find(|run| run.number == number) {
+            Some(run) => (run.since, run.own) = (run.since.min(since), run.own + 1),
+            None if has_room => {
+                self.runs.push(RunOf { number, since, started, took, texts, own: 1 });
+            }
+            None => {}
+        }
+    }
+}
+
+/// A run that texts of a request were in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunOf {
+    /// Which run.
+    pub number: u64,
+    /// Since when the first of the texts waited for it.
+    pub since: Instant,
+    /// When it began.
+    pub started: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// Texts in it, of all requests.
+    pub texts: usize,
+    /// Of these, the request's.
+    pub own: usize,
 }
 
 /// What became of a text.
@@ -113,6 +162,7 @@ pub(super) struct Pending {
     alone: Option<u64>,
     compared: bool,
     begun: Arc<AtomicBool>,
+    trace: Option<TraceContext>,
     observer: Arc<dyn Observer>,
     state: Mutex<State>,
 }
@@ -121,6 +171,7 @@ struct State {
     texts: Vec<EmbeddedText>,
     remaining: usize,
     timing: Timing,
+    stages: Option<Box<Stages>>,
     done: Option<Done>,
 }
 
@@ -138,8 +189,15 @@ impl Pending {
             alone: request.alone.then_some(number),
             compared: request.compared,
             begun: Arc::clone(&request.begun),
+            trace: request.trace,
             observer,
-            state: Mutex::new(State { texts, remaining, timing: Timing::default(), done: Some(done) }),
+            state: Mutex::new(State {
+                texts,
+                remaining,
+                timing: Timing::default(),
+                stages: request.trace.map(|_| Box::default()),
+                done: Some(done),
+            }),
         })
     }
 
@@ -149,6 +207,9 @@ impl Pending {
         let mut state = self.state.lock();
         let timing = &mut state.timing;
         timing.tokenize_us = timing.tokenize_us.max(micros(since.saturating_duration_since(self.received)));
+        if let Some(stages) = &mut state.stages {
+            stages.tokenized = Some(since);
+        }
         let entry = |(index, tokens): (usize, Tokens)| {
             let item = &mut state.texts[index].item;
             item.tokens = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
@@ -168,16 +229,20 @@ impl Pending {
 
     fn text_failed(self: &Arc<Self>, index: usize, error: WireError) {
         self.observer.text_failed(self.lane, error.code);
-        self.finish(index, |text, _| text.item.error = Some(error));
+        self.finish(index, |text, _, _| text.item.error = Some(error));
     }
 
-    fn finish(self: &Arc<Self>, index: usize, update: impl FnOnce(&mut EmbeddedText, &mut Timing)) {
+    fn finish(
+        self: &Arc<Self>,
+        index: usize,
+        update: impl FnOnce(&mut EmbeddedText, &mut Timing, Option<&mut Stages>),
+    ) {
         let mut state = self.state.lock();
-        let State { texts, remaining, timing, .. } = &mut *state;
-        update(&mut texts[index], timing);
+        let State { texts, remaining, timing, stages, .. } = &mut *state;
+        update(&mut texts[index], timing, stages.as_deref_mut());
         *remaining -= 1;
         if *remaining == 0 {
-            let embedded = Embedded { texts: std::mem::take(texts), timing: *timing };
+            let embedded = Embedded { texts: std::mem::take(texts), timing: *timing, stages: stages.take() };
             let done = state.done.take();
             drop(state);
             if let Some(done) = done {
@@ -220,8 +285,15 @@ impl Work for Text {
         self.request.begun.store(true, Ordering::Relaxed);
     }
 
+    fn trace(&self) -> Option<TraceContext> {
+        self.request.trace
+    }
+
     fn done(self, vectors: &Vectors, row: usize, stats: &RunStats) {
-        self.request.finish(self.index, |text, timing| {
+        self.request.finish(self.index, |text, timing, stages| {
+            if let Some(stages) = stages {
+                stages.ran(self.since, stats);
+            }
             text.vector = Some((Arc::clone(vectors), row));
             timing.queue_us = timing.queue_us.max(micros(stats.started.saturating_duration_since(self.since)));
             timing.infer_us = timing.infer_us.max(micros(stats.took));

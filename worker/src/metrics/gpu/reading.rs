@@ -97,6 +97,9 @@ fn show(number: u32, reading: Option<&Reading>) {
     set(names::GPU_UTILIZATION_RATIO, |reading| reading.utilization);
     set(names::GPU_MEMORY_USED_BYTES, |reading| reading.memory_used.map(|bytes| bytes as f64));
     set(names::GPU_MEMORY_TOTAL_BYTES, |reading| reading.memory_total.map(|bytes| bytes as f64));
+    // Under the names of agents that watch GPUs, for dashboards that know those.
+    set(names::NVIDIA_GPU_DUTY_CYCLE, |reading| reading.utilization.map(|share| share * 100.0));
+    set(names::NVIDIA_GPU_MEMORY_USAGE_BYTES, |reading| reading.memory_used.map(|bytes| bytes as f64));
     set(names::GPU_POWER_WATTS, |reading| reading.power_watts);
     set(names::GPU_TEMPERATURE_CELSIUS, |reading| reading.temperature_celsius);
     let throttled = reading.map(|reading| reading.throttled.as_deref());
@@ -158,6 +161,8 @@ mod tests {
             for line in [
                 r#"akidb_gpu_info{device="0",product="NVIDIA H100",uuid="GPU-1"} 1"#,
                 r#"akidb_gpu_utilization_ratio{device="0"} 0.87"#,
+                r#"nvidia_gpu_duty_cycle{device="0"} 87"#,
+                r#"nvidia_gpu_memory_usage_bytes{device="0"} 1073741824"#,
                 r#"akidb_gpu_memory_used_bytes{device="0"} 1073741824"#,
                 r#"akidb_gpu_memory_total_bytes{device="1"} 85899345920"#,
                 r#"akidb_gpu_power_watts{device="0"} 345.5"#,
@@ -167,7 +172,11 @@ mod tests {
             ] {
                 assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
             }
-            for absent in [r#"akidb_gpu_utilization_ratio{device="1"}"#, r#"akidb_gpu_throttled{device="1""#] {
+            for absent in [
+                r#"akidb_gpu_utilization_ratio{device="1"}"#,
+                r#"nvidia_gpu_duty_cycle{device="1"}"#,
+                r#"akidb_gpu_throttled{device="1""#,
+            ] {
                 assert!(!text.contains(absent), "{absent} is in\n{text}");
             }
             devices.0[0] = None;

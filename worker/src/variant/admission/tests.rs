@@ -20,6 +20,7 @@ fn size(texts: usize, tokens: usize) -> Size {
 
 fn ran(admission: &Admission, texts: usize, took: Duration) {
     let stats = RunStats {
+        number: 0,
         texts,
         rows: texts,
         width: 8,
