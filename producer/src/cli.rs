@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod backfill;
+pub(crate) mod doctor;
 pub(crate) mod gateway;
 pub(crate) mod jobs;
 pub(crate) mod permissions;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Make the streams, buckets and consumers for the registry's models; safe to repeat
     Init(InitArgs),
+    /// Look at all that has to be right: server, permissions, streams, workers, registry; and say what to do about what is not
+    Doctor(Box<doctor::DoctorArgs>),
     /// Ask a worker for the vectors of texts, and wait for them
     Ask(AskArgs),
     /// Store texts as jobs

@@ -19,6 +19,7 @@ mod command_jobs;
 mod credentials;
 mod dead;
 mod deployment;
+mod doctor;
 mod hostile;
 mod http;
 mod jobs;

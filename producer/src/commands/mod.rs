@@ -4,6 +4,7 @@ mod ask;
 mod backfill;
 mod dead;
 mod dev;
+mod doctor;
 mod gateway;
 mod hint;
 mod init;
@@ -103,6 +104,7 @@ async fn run_command(
     match command {
         Command::Dev(args) => dev::run(args, json).await,
         Command::Init(args) => init::run(args, connect, json).await,
+        Command::Doctor(args) => doctor::run(*args, connect, json).await,
         Command::Ask(args) => ask::run(args, connect, json, recorder).await,
         Command::Publish(args) => publish::run(args, connect, json, recorder).await,
         Command::Jobs(args) => jobs::run(args, connect, json).await,

@@ -5,6 +5,7 @@
 //!
 //! Permissions name models: a token of a subject cannot be a wildcard in part, so each model has lines of its own.
 
+mod held;
 pub mod jwt;
 mod render;
 mod role;
@@ -12,6 +13,7 @@ mod role;
 use embed_schemas::{Lane, Slug, control, routes::ROUTES_BUCKET, serving, shadow, streams, subjects};
 use serde::Serialize;
 
+pub use held::Held;
 pub use render::{accounts, block, tenant};
 pub use role::{Role, UnknownRole};
 

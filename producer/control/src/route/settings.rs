@@ -164,7 +164,7 @@ impl RouteSettings {
     ///
     /// # Errors
     /// If nothing says how.
-    pub(super) fn system(&self, connect: &ConnectSettings) -> Result<ConnectSettings, RouteError> {
+    pub fn system(&self, connect: &ConnectSettings) -> Result<ConnectSettings, RouteError> {
         if !self.has_system() {
             return Err(RouteError::Settings(
                 "routes are set through the server's system account: pass --sys-user and --sys-password-file, --sys-creds, \
