@@ -32,7 +32,7 @@ SLUG_PATTERN: Final = "^[a-z0-9][a-z0-9-]{0,63}$"
 
 StoredLane: TypeAlias = Literal["job", "bulk"]
 Encoding: TypeAlias = Literal["f32", "f16", "i8", "u1", "float", "base64"]
-Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8", "bf16"]
 VariantState: TypeAlias = Literal["live", "loading", "cold", "failed"]
 WorkerState: TypeAlias = Literal["serving", "draining"]
 ENCODINGS: Final[tuple[Encoding, ...]] = ('f32', 'f16', 'i8', 'u1', 'float', 'base64')
@@ -190,6 +190,9 @@ class LiveVersion(TypedDict):
     devices: NotRequired[list[int]]
     #: Nodes of the graph that another provider runs. Left out if it is not known.
     nodes_elsewhere: NotRequired[int | None]
+    #: The longest run while online calls come in, which a call may have to wait for, in
+    #: microseconds. Left out by workers before this was told.
+    online_run_us: NotRequired[int | None]
     #: Its precision.
     precision: Precision
     #: The execution provider that it runs on.

@@ -68,7 +68,7 @@ export type KnownCode =
 
 export type Encoding = "f32" | "f16" | "i8" | "u1" | "float" | "base64";
 
-export type Precision = "fp32" | "fp16" | "int8" | "fp8";
+export type Precision = "fp32" | "fp16" | "int8" | "fp8" | "bf16";
 
 export type VariantState = "live" | "loading" | "cold" | "failed";
 
@@ -206,6 +206,8 @@ export interface LiveVersion {
   devices?: number[];
   /** Nodes of the graph that another provider runs. Left out if it is not known. */
   nodes_elsewhere?: number | null;
+  /** The longest run while online calls come in, which a call may have to wait for, in microseconds. Left out by workers before this was told. */
+  online_run_us?: number | null;
   /** Its precision. */
   precision: Precision;
   /** The execution provider that it runs on. */
