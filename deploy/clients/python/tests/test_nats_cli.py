@@ -144,9 +144,9 @@ def test_every_command_does_what_is_said_of_it(own_stack: dict[str, Any]) -> Non
             "embed.job": [f'"stream":"EMBED_{MODEL}"'],
             "stream get": ["my-job-1"],
             "micro ls": ["embed-worker", worker],
-            "micro info": [f"embed.rpc.{MODEL}.fp32", f"embed.control.drain.{worker}", "cpu"],
+            "micro info": [f"embed.rpc.{MODEL}.fp32", f"embed.control.drain.{worker}", "provider"],
             "micro stats": [f"embed.rpc.{MODEL}", f"embed.control.status.{worker}"],
-            "control.status": [worker, '"serving"', model["version"], '"provider":"cpu"', MODEL],
+            "control.status": [worker, '"serving"', model["version"], '"provider":"', MODEL],
             "control.reload": [worker, '"serving"', MODEL],
             "control.drain": [worker, '"draining"'],
         }
