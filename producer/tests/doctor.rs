@@ -67,7 +67,7 @@ fn everything_is_looked_at_and_what_is_wrong_is_named_with_what_to_do() {
     // A server without streams and workers.
     let bare = server.doctor("operator", &["--role", "init"]);
     bare.is("nats", "ok", "nats-server 2.");
-    bare.is("streams", "failed", MODEL);
+    bare.is("streams", "failed", "KV_embed_models: missing");
     bare.is("workers", "failed", "no worker answers");
     bare.is("sync_interval", "not_checked", "only the system account");
     assert_eq!((bare.all["verdict"].as_str(), bare.status), (Some("failed"), 1));
@@ -97,7 +97,7 @@ fn everything_is_looked_at_and_what_is_wrong_is_named_with_what_to_do() {
     // Somebody with another role: by what the server says, and, for one that may not ask, by what is tried. Nobody hears of that, and nothing
     // is stored.
     let operator = server.doctor("operator", &["--role", "worker"]);
-    operator.is("permissions", "failed", "may not publish on embed.");
+    operator.is("permissions", "failed", "may not publish on _INBOX.>");
     let before = server.json("operator", "jobs list").len();
     let caller = server.doctor("caller", &["--role", "caller", "--model", MODEL]);
     caller.is("permissions", "ok", "may do what of caller can be tried");

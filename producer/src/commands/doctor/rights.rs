@@ -63,7 +63,11 @@ pub(super) async fn look(
         Ok(user) => {
             let data = &user.answer["data"];
             let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
-            format!("user {} of account {}", text("user"), text("account"))
+            // Where a server asks nobody who he is, users have no names.
+            let user = Some(text("user"))
+                .filter(|user| !user.is_empty())
+                .map_or_else(|| "this user".to_owned(), |user| format!("user {user}"));
+            format!("{user} of account {}", text("account"))
         }
         Err(why) => format!("this user ({why})"),
     };
