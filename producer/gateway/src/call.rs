@@ -102,13 +102,23 @@ pub(crate) async fn embed(
     let pinned = text_of(headers, &PINNED)?;
     let Target { model: slug, variant } = gateway.models().find(caller, model.as_deref(), pinned).await?;
     let options = options.variant(variant);
-    let charge = caller.take(estimate(&texts))?;
     let _place = gateway.room().enter(caller, texts.len())?;
+    let charge = caller.take(estimate(&texts))?;
     let count = texts.len();
     let request = EmbedRequest { id: Some(id.0.clone()), prompt, truncate, dimensions, ..EmbedRequest::new(texts) };
     let result = tokio::select! {
-        result = again(gateway, &slug, request, &options) => result?,
-        () = gateway.link().lost() => return Err(ApiError::disconnected()),
+        result = again(gateway, &slug, request, &options) => result,
+        () = gateway.link().lost() => Err(ApiError::disconnected()),
+    };
+    let result = match result {
+        Ok(result) => result,
+        Err(error) => {
+            // What is refused costs nothing. What comes too late may have been computed.
+            if error.status != StatusCode::GATEWAY_TIMEOUT {
+                charge.settle(0);
+            }
+            return Err(error);
+        }
     };
     let tokens = result.items.iter().map(|item| u64::from(item.tokens)).sum();
     charge.settle(tokens);

@@ -17,6 +17,8 @@ use crate::{access::Caller, error::ApiError, settings::Settings};
 
 /// Between two looks at what workers serve.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a model is believed to be served of which nothing is heard: a worker that is busy may be late with what it says.
+const REMEMBERED: Duration = Duration::from_secs(10);
 /// Between two looks that requests for unknown models cause.
 const LOOK_AT_MOST: Duration = Duration::from_secs(1);
 
@@ -28,10 +30,18 @@ pub(crate) struct Models {
     aliases: BTreeMap<String, Slug>,
     registry: Option<Registry>,
     served: ArcSwap<Served>,
-    /// When was last looked.
-    looked: tokio::sync::Mutex<Option<Instant>>,
+    looked: tokio::sync::Mutex<Looked>,
     /// What the registry says of versions, which never changes.
     known: Mutex<BTreeMap<(Slug, String), Arc<ModelMetadata>>>,
+}
+
+/// What was heard of models.
+#[derive(Debug, Default)]
+struct Looked {
+    /// When was last looked.
+    last: Option<Instant>,
+    /// Each model as it was last heard of.
+    heard: BTreeMap<Slug, (Instant, Variants)>,
 }
 
 /// All models.
@@ -89,14 +99,20 @@ impl Models {
     /// Asks the workers, unless somebody has just done so. Who comes meanwhile waits for the same answers.
     async fn look(&self, unless_within: Duration) {
         let mut looked = self.looked.lock().await;
-        if looked.is_some_and(|last| last.elapsed() < unless_within) {
+        if looked.last.is_some_and(|last| last.elapsed() < unless_within) {
             return;
         }
         match tokio::try_join!(self.client.served(), self.client.workers()) {
-            Ok((models, workers)) => self.served.store(Arc::new(served(&models, &workers))),
+            Ok((models, workers)) => {
+                let now = Instant::now();
+                looked.heard.extend(served(&models, &workers).into_iter().map(|(model, all)| (model, (now, all))));
+                looked.heard.retain(|_, (when, _)| when.elapsed() < REMEMBERED);
+                let served = looked.heard.iter().map(|(model, (_, all))| (model.clone(), all.clone()));
+                self.served.store(Arc::new(served.collect()));
+            }
             Err(error) => tracing::debug!(%error, "the workers cannot be asked what they serve"),
         }
-        *looked = Some(Instant::now());
+        looked.last = Some(Instant::now());
     }
 
     /// What a caller means by a name, and by the name of a variant.

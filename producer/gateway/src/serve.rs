@@ -8,6 +8,8 @@ use crate::{Gateway, OpenError, api};
 /// Beside the time for an answer: for a body to come, and for whoever reads slowly.
 const MORE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// How long connections are kept that nobody uses: longer than clients and proxies keep theirs, so that none asks on one that is being closed.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(75);
 /// Between two times at which figures are summed up.
 const UPKEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -23,8 +25,8 @@ pub async fn serve(
 ) -> Result<bool, OpenError> {
     let bounds = gateway.settings().bounds;
     let routes = api::routes(&gateway)?;
-    let longest = bounds.timeout_for(bounds.inputs) + bounds.body_time + MORE;
-    let limits = Limits { connections: bounds.connections, request: longest, ..Limits::default() };
+    let longest = bounds.timeout_for(bounds.inputs).saturating_add(bounds.body_time).saturating_add(MORE);
+    let limits = Limits { connections: bounds.connections, wait: IDLE, request: longest };
     let stop = async {
         stop.await;
         gateway.drain();

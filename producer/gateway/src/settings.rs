@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use embed_schemas::Slug;
 
+/// Nobody waits longer for an answer.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
 /// What a gateway is told.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -64,6 +67,7 @@ impl Default for Bounds {
 impl Bounds {
     /// How long the answer to so many texts may take: calls of 64 texts, 8 of them at a time.
     pub(crate) fn timeout_for(&self, texts: usize) -> Duration {
-        self.timeout * u32::try_from(texts.div_ceil(512)).unwrap_or(u32::MAX).max(1)
+        let waves = u32::try_from(texts.div_ceil(512)).unwrap_or(u32::MAX).max(1);
+        self.timeout.saturating_mul(waves).min(A_DAY)
     }
 }

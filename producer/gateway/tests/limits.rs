@@ -50,6 +50,10 @@ async fn tokens_of_a_key_are_counted_as_workers_count_them() {
     assert_eq!(first.header("x-ratelimit-limit-tokens"), "100");
     let left: u64 = first.header("x-ratelimit-remaining-tokens").parse().unwrap();
     assert!((97..=100).contains(&left), "{left}");
+    // What is refused costs nothing.
+    for _ in 0..20 {
+        assert_eq!(stack.http.embeddings("!code:engine_failed").await.status, 500);
+    }
     stack.http.embeddings("x ".repeat(90)).await.ok();
     let refused = stack.http.embeddings("x ".repeat(90)).await;
     assert_eq!((refused.status, refused.error().1.as_str()), (429, "rate_limit_exceeded"));

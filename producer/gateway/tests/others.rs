@@ -21,6 +21,8 @@ async fn clients_of_tei_find_what_they_know() {
     let wrong = stack.http.post("/embed", &json!({"inputs": []})).await;
     assert_eq!((wrong.status, wrong.json()["error_type"].as_str()), (422, Some("Validation")));
     assert!(wrong.json()["error"].as_str().unwrap().starts_with("inputs: there is no text"), "{wrong:?}");
+    let tokens = stack.http.post("/embed", &json!({"inputs": [1, 2]})).await.json();
+    assert!(tokens["error"].as_str().unwrap().starts_with("inputs[0]: token ids are not taken"), "{tokens}");
     let busy = stack.http.post("/embed", &json!({"inputs": "!code:overloaded"})).await;
     assert_eq!(
         (busy.status, busy.json()["error_type"].as_str(), busy.header("retry-after")),

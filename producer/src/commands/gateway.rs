@@ -42,6 +42,9 @@ pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: b
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", listener.local_addr()?);
     let metrics_listen = args.metrics_listen;
+    if args.key_file.is_none() && std::env::var_os(KEYS).is_none() && !listener.local_addr()?.ip().is_loopback() {
+        print::note(format_args!("whoever reaches {url} may ask: --key-file or {KEYS} asks for keys"));
+    }
     let gateway = Gateway::open(client, settings(args), Some(recorder))?;
     let metrics_url = match metrics_listen {
         None => format!("{url}/metrics"),

@@ -88,8 +88,8 @@ impl IntoResponse for Failed {
         };
         // Their field for what is `input` with OpenAI.
         let message = match error.message.strip_prefix("input") {
-            Some(rest) => format!("inputs{rest}"),
-            None => error.message.clone(),
+            Some(rest) if !rest.starts_with('s') => format!("inputs{rest}"),
+            _ => error.message.clone(),
         };
         let body = serde_json::to_vec(&TeiError { error: message, error_type }).unwrap_or_default();
         error.response(body)
