@@ -176,7 +176,7 @@ impl<T> Planner<T> {
         }
         self.not_spread = 0;
         batch.form = Form::Spread;
-        Some(Duration::from_secs_f64(self.costs.micros(&shape) * ratio / 1e6))
+        Some(Duration::try_from_secs_f64(self.costs.micros(&shape) * ratio / 1e6).unwrap_or_default())
     }
 
     fn batch(&self, mut entries: Vec<Entry<T>>, reason: Reason) -> Batch<T> {

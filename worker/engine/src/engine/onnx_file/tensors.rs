@@ -136,7 +136,7 @@ fn read(source: &mut &[u8], mut at: Range<u64>, least: usize) -> Result<Option<L
     let (Some(start), Some(end)) = (size(data.start), size(data.end)) else { return Ok(None) };
     let expected = dimensions.iter().try_fold(bytes, |all: usize, one| all.checked_mul(*one));
     let fits = end - start >= least && expected == Some(end - start) && dimensions.len() <= DIMENSIONS;
-    Ok(fits.then(|| LargeTensor { name, element, dimensions, at: start..end, for_products: false }))
+    Ok(fits.then_some(LargeTensor { name, element, dimensions, at: start..end, for_products: false }))
 }
 
 #[cfg(test)]
