@@ -181,18 +181,17 @@ fn verdicts(found: &[Found]) -> Vec<Verdict> {
 }
 
 fn rates(one: &Found) -> Group {
-    let figure = |name, unit, value, better| Figure::new(name, unit, value, better);
     let rates = &one.texts_per_second;
     Group {
         name: one.name.clone(),
         figures: vec![
-            figure("median", "texts/s", rates.median(), Better::Higher),
-            figure("least", "texts/s", rates.least(), Better::Higher),
-            figure("most", "texts/s", rates.most(), Better::Higher),
-            figure("rounds", "", rates.values().len() as f64, Better::Neither),
-            figure("at once", "", one.best.concurrency as f64, Better::Neither),
-            figure("texts in a request", "", one.best.texts as f64, Better::Neither),
-            figure("cosine to the first", "", one.cosine, Better::Neither),
+            Figure::new("median", "texts/s", rates.median(), Better::Higher),
+            Figure::new("least", "texts/s", rates.least(), Better::Higher),
+            Figure::new("most", "texts/s", rates.most(), Better::Higher),
+            Figure::new("rounds", "", rates.values().len() as f64, Better::Neither),
+            Figure::new("at once", "", one.best.concurrency as f64, Better::Neither),
+            Figure::new("texts in a request", "", one.best.texts as f64, Better::Neither),
+            Figure::new("cosine to the first", "", one.cosine, Better::Neither),
         ],
     }
 }

@@ -1,4 +1,4 @@
-//! The loads, repeat by repeat: candidate and baseline in turns, so that a machine that gets slower meanwhile favours neither.
+//! The loads, repeat by repeat: candidate and baseline right after each other, so that both meet the same machine.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -99,7 +99,7 @@ impl Played {
         let no_device =
             if args.metrics.is_empty() { "--metrics was not given" } else { "no worker's metrics show a GPU" };
         self.measured.cannot(Measure::GpuUtilisation, no_device);
-        self.measured.cannot(Measure::MemoryPerRequest, &format!("{no_device}, nor --pid"));
+        self.measured.cannot(Measure::MemoryPerRequest, &format!("{no_device}, and --pid was not given"));
         self.measured.cannot(Measure::Cost, "--price was not given");
         let compared = [Measure::Cosine, Measure::P95SpeedUp, Measure::CostReduction, Measure::ErrorRateDifference];
         let reason = match &self.baseline {
