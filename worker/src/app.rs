@@ -34,10 +34,8 @@ use crate::{
 
 /// How long the last messages may take to leave, after everything else is done.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How long intakes may take to end, after something died: a round trip to the server, on busy cores.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// How long answers may take to leave, after something died.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
