@@ -21,6 +21,8 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 mod backoff;
+#[cfg(feature = "cache")]
+pub mod cache;
 mod call;
 mod combine;
 mod discovery;

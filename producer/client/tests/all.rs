@@ -1,4 +1,5 @@
 //! All integration tests of the crate in one program: one link instead of one for each file, and no core idle at the end of each.
 
 mod boundary;
+mod cache;
 mod examples;

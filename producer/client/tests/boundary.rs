@@ -15,6 +15,7 @@ fn nothing_of_a_command_is_in_it() {
         "embed-report",
         "embed-rollout",
         "indicatif",
+        "moka",
         "object_store",
         "schemars",
         "signal-hook-registry",
