@@ -88,6 +88,7 @@ mod tests {
                 devices: Vec::new(),
                 skipped: Vec::new(),
                 nodes_elsewhere: None,
+                online_run_us: None,
             }),
             previous: None,
             failed: None,
