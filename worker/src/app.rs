@@ -480,7 +480,7 @@ fn tracer(config: &Config, worker_id: &str, supervisor: &Supervisor) -> Result<T
         return Ok(Tracer::default());
     };
     let TelemetryConfig { trace_ratio, trace_queue, .. } = config.telemetry;
-    tracing::info!(endpoint, trace_ratio, "traces go to this collector");
+    tracing::info!(endpoint = embed_otlp::shown(&endpoint), trace_ratio, "traces go to this collector");
     let settings = embed_otlp::Settings {
         endpoint,
         service: "embed-worker",

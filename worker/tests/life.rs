@@ -131,6 +131,19 @@ async fn an_operator_sees_reloads_and_drains_a_worker() {
     assert_eq!(ask(control::reload(&worker)).await.worker, worker);
     stack.status_when(|status| status.live.as_ref().is_some_and(|live| live.version == "v2.0.0")).await;
 
+    // Whoever may ask the server anything can have it answer there. Nobody asks so.
+    let stream = "$JS.API.STREAM.INFO.EMBED_all-minilm-l6-v2";
+    for _ in 0..3 {
+        client.publish_with_reply(stream, control::drain(&worker), "".into()).await.unwrap();
+    }
+    client.publish(control::drain(&worker), "".into()).await.unwrap();
+    client.flush().await.unwrap();
+    assert_eq!(client.request(stream, "".into()).await.map(|answer| answer.payload.is_empty()).ok(), Some(false));
+    for _ in 0..3 {
+        assert_eq!(ask(control::status(&worker)).await.state, WorkerState::Serving);
+        client.flush().await.unwrap();
+    }
+
     // What it has taken is still answered.
     let call = client.request("embed.rpc.all-minilm-l6-v2", r#"{"texts":["hello"]}"#.into());
     let (answer, drained) = tokio::join!(call, ask(control::drain(&worker)));

@@ -1,6 +1,6 @@
 //! `embed gateway`
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env::VarError};
 
 use anyhow::Context;
 use embed_client::{Client, ConnectSettings, nats};
@@ -45,7 +45,12 @@ pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: b
     if args.key_file.is_none() && std::env::var_os(KEYS).is_none() && !listener.local_addr()?.ip().is_loopback() {
         print::note(format_args!("whoever reaches {url} may ask: --key-file or {KEYS} asks for keys"));
     }
-    let gateway = Gateway::open(client, settings(args), Some(recorder))?;
+    let keys = match std::env::var(KEYS) {
+        Ok(keys) => Some(keys),
+        Err(VarError::NotPresent) => None,
+        Err(VarError::NotUnicode(_)) => anyhow::bail!("{KEYS}: it is no text in UTF-8"),
+    };
+    let gateway = Gateway::open(client, settings(args, keys), Some(recorder))?;
     let metrics_url = match metrics_listen {
         None => format!("{url}/metrics"),
         Some(address) => {
@@ -70,12 +75,12 @@ pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: b
     }
 }
 
-fn settings(args: GatewayArgs) -> Settings {
+fn settings(args: GatewayArgs, keys: Option<String>) -> Settings {
     Settings {
         default_model: args.default_model,
         aliases: args.alias.into_iter().collect::<BTreeMap<_, _>>(),
         key_file: args.key_file,
-        keys: std::env::var(KEYS).ok(),
+        keys,
         cors_origins: args.cors_origin,
         registry: args.registry,
         metrics: args.metrics_listen.is_none(),

@@ -1,6 +1,12 @@
 //! One connection, from its first byte to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, http::Request};
 use hyper::{
@@ -24,6 +30,9 @@ const BUFFER: usize = 64 << 10;
 /// How long a client may still take for a request that it has begun to send when no more are taken.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a client may take to read an answer that was made when no more are.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
+
 /// What is the same for all connections.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -43,9 +52,17 @@ pub(super) async fn serve_one(stream: TcpStream, serving: Arc<Serving>, slot: Sl
         #[cfg(feature = "tls")]
         Some(tls) => {
             let greeting = tokio::time::timeout(serving.limits.wait, tls.accept(stream));
-            // Who does not come to terms with us is let go.
-            if let Ok(Ok(stream)) = greeting.await {
-                converse(stream, &serving, slot).await;
+            let mut stopping = serving.stopping.clone();
+            let too_late = async {
+                is_set(&mut stopping).await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::select! {
+                // Who does not come to terms with us is let go.
+                greeting = greeting => if let Ok(Ok(stream)) = greeting {
+                    converse(stream, &serving, slot).await;
+                },
+                () = too_late => {}
             }
         }
         #[cfg(not(feature = "tls"))]
@@ -57,12 +74,16 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, serving: &Serving
     let limits = serving.limits;
     let routes = TowerToHyperService::new(serving.routes.clone());
     let state = slot.clone();
+    // Whether an answer was made: it may still be on its way.
+    let answered = Arc::new(AtomicBool::new(false));
+    let has_answered = Arc::clone(&answered);
     let service = service_fn(move |request: Request<Incoming>| {
         state.answers();
         let answer = routes.call(request);
-        let state = state.clone();
+        let (state, has_answered) = (state.clone(), Arc::clone(&has_answered));
         async move {
             let answer = answer.await;
+            has_answered.store(true, Ordering::Relaxed);
             state.waits();
             answer
         }
@@ -74,6 +95,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, serving: &Serving
     loop {
         let (since, answering) = slot.state();
         let deadline = match last {
+            Some(last) if !answering && answered.load(Ordering::Relaxed) => last.max(since + LAST_ANSWER),
             Some(last) if !answering => last,
             _ => since + if answering { limits.request } else { limits.wait },
         };

@@ -42,6 +42,17 @@ pub enum SetupError {
     Http(#[from] reqwest::Error),
 }
 
+/// An address as a log may show it: scheme, host and port. Some keep a token in the rest.
+#[must_use]
+pub fn shown(endpoint: &str) -> String {
+    let url = reqwest::Url::parse(endpoint).ok();
+    let shown = url.as_ref().and_then(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
+    });
+    shown.unwrap_or_else(|| "an address without a host".to_owned())
+}
+
 /// Where spans go, and what they are of.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -144,7 +155,7 @@ impl Spans {
             refused: AtomicU64::new(0),
         });
         let scope = InstrumentationScope::builder(settings.service).with_version(settings.version).build();
-        let endpoint = settings.endpoint.clone();
+        let endpoint = shown(&settings.endpoint);
         let exporting =
             Exporting { exporter, endpoint, scope, shared: Arc::clone(&shared), orders: received, is_failing: false };
         Ok((Self { shared, orders }, exporting))
@@ -242,6 +253,16 @@ mod tests {
 
     use super::*;
     use crate::{Kind, new_span, new_trace};
+
+    #[test]
+    fn no_log_shows_a_token() {
+        for endpoint in ["https://me:secret@traces.example:4318/otlp/secret?key=secret", "https://traces.example:4318"]
+        {
+            assert_eq!(shown(endpoint), "https://traces.example:4318");
+        }
+        assert_eq!(shown("http://traces.example/v1"), "http://traces.example");
+        assert!(!shown("secret").contains("secret"));
+    }
 
     fn settings(endpoint: String) -> Settings {
         Settings { endpoint, service: "test", instance: "1".to_owned(), version: "0", queue: 1_000 }

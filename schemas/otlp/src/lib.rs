@@ -9,7 +9,7 @@ mod export;
 mod span;
 
 pub use client::{Open, Recorder};
-pub use export::{Counts, Exporting, Settings, SetupError, Spans};
+pub use export::{Counts, Exporting, Settings, SetupError, Spans, shown};
 pub use opentelemetry::KeyValue;
 pub use span::{Kind, Span, new_span, new_trace};
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use async_nats::{Client, Message, SubscribeError};
+use async_nats::{Client, Subject, SubscribeError};
 use embed_schemas::{
     control::{self, ServedStatus, WorkerState, WorkerStatus},
     headers,
@@ -98,10 +98,16 @@ impl Operation {
         let mut questions = select_all(questions);
         while let Some((question, stats, message)) = questions.next().await {
             let asked = Instant::now();
+            // Who may ask has an inbox. What the server publishes for somebody who named this subject as the place of an answer has none: NATS does
+            // not look whether they may publish there.
+            let Some(reply) = message.reply.filter(|reply| self.replies.allow(Refused::Discovery, reply).is_ok())
+            else {
+                continue;
+            };
             if question == Question::Reload {
                 self.levers.reload.notify_one();
             }
-            self.answer(question, message).await;
+            self.answer(question, reply).await;
             stats.answered(asked.elapsed(), None);
             // After the answer, which leaves with the last messages of a worker that drains.
             if question == Question::Drain {
@@ -112,11 +118,7 @@ impl Operation {
         Ok(())
     }
 
-    async fn answer(&self, question: Question, message: Message) {
-        let Some(reply) = message.reply else { return };
-        if self.replies.allow(Refused::Discovery, &reply).is_err() {
-            return;
-        }
+    async fn answer(&self, question: Question, reply: Subject) {
         let status = serde_json::to_vec(&self.status(question)).expect("a status has string keys");
         let mut header = async_nats::HeaderMap::new();
         header.insert(headers::CONTENT_TYPE, embed_schemas::Format::Json.content_type());

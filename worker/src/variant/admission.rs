@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use embed_engine::runner::RunStats;
+use embed_engine::{batch::Form, runner::RunStats};
 use embed_schemas::{ErrorCode, Lane, MAX_TEXTS, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -232,7 +232,8 @@ impl Admission {
 
     /// Notes what a run took: what calls have to wait for is estimated from it.
     pub fn ran(&self, stats: &RunStats) {
-        if stats.lane == Lane::Rpc {
+        // A run on all cores is one that nothing waited behind: it does not tell how long what waits takes, and is better than nothing.
+        if stats.lane == Lane::Rpc && (stats.form != Form::Spread || !self.rate.is_known()) {
             let size = Size { texts: stats.texts, tokens: stats.tokens, bytes: 0 };
             self.rate.record(size.work(), stats.busy);
         }

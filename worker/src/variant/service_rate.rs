@@ -34,6 +34,11 @@ impl ServiceRate {
         self.per_token.store(average, Ordering::Relaxed);
     }
 
+    /// Whether anything was observed.
+    pub(super) fn is_known(&self) -> bool {
+        self.per_token.load(Ordering::Relaxed) > 0
+    }
+
     /// How long the engines have to do with so many tokens. Zero while nothing is known.
     pub(super) fn time_for(&self, tokens: usize) -> Duration {
         Duration::from_nanos(

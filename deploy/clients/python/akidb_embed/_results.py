@@ -95,8 +95,10 @@ class Lookout:
                 waiting.found.set_exception(DisconnectedError("the client is closed"))
 
     def number(self) -> int:
-        """A new number, by which a copy is known."""
+        """A new number, by which a copy is known, and that nobody waits under."""
         self._next += 1
+        while self._next in self._waiting:
+            self._next += 1
         return self._next
 
     def copy_subject(self, number: int) -> str:
@@ -105,6 +107,9 @@ class Lookout:
 
     async def wait(self, number: int, stream: str, subject: str) -> Stored:
         """The message that is stored on a subject, as soon as it is."""
+        if number in self._waiting:
+            # Somebody waits for the same job, or the number is another client's.
+            number = self.number()
         loop = asyncio.get_running_loop()
         now = loop.time()
         waiting = _Waiting(stream, subject, now, now, loop.create_future())

@@ -97,22 +97,31 @@ class Transport:
         """Connects once; later disconnections mend themselves."""
         theirs = options.pop("error_cb", None)
         this: Transport | None = None
+        told: list[Exception] = []
 
         async def heard(error: Exception) -> None:
+            told.append(error)
+            del told[:-1]
             if this is not None:
                 this._denied(str(error))
             if theirs is not None:
                 await theirs(error)
 
+        given = set(options)
         options = {
             "name": "akidb-embed",
-            "max_reconnect_attempts": -1,
+            # For the first connection: without a bound it is tried for ever.
+            "max_reconnect_attempts": 1,
             "ping_interval": 5,
         } | options
         try:
             connection = await nats.connect(servers, error_cb=heard, **options)
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise DisconnectedError(f"no connection to {servers}: {error!r}") from error
+            # The last that was told says more than that there is no server.
+            why = told[-1] if told else error
+            raise DisconnectedError(f"no connection to {servers}: {why!r}") from error
+        if "max_reconnect_attempts" not in given:
+            connection.options["max_reconnect_attempts"] = -1
         this = cls(connection, api_prefix)
         return this
 

@@ -15,6 +15,7 @@ from fake import Answer, failure, result, worker
 from akidb_embed import (
     BadAnswerError,
     Client,
+    DisconnectedError,
     EmbedTimeoutError,
     EngineFailedError,
     IncompleteError,
@@ -204,6 +205,22 @@ def test_a_connection_that_comes_back_is_waited_for(tmp_path: Path) -> None:
 
     with nats_server(tmp_path) as url:
         assert asyncio.run(away(url)).vector(0).tolist() == [3, ord("a")]
+
+
+def test_who_cannot_connect_is_told_why(tmp_path: Path) -> None:
+    async def connect(url: str, **who: Any) -> None:
+        async with await Client.connect(url, **who):
+            raise AssertionError("nobody gets in")
+
+    def refused(url: str, why: str, **who: Any) -> None:
+        with pytest.raises(DisconnectedError, match=why):
+            asyncio.run(asyncio.wait_for(connect(url, **who), PATIENCE))
+
+    refused("nats://127.0.0.1:1", r"127\.0\.0\.1:1")
+    users = "authorization { users: [ { user: u, password: p } ] }"
+    with nats_server(tmp_path, users) as url:
+        wrong: dict[str, Any] = {"user": "u", "password": "w"}
+        refused(url, "Authorization", **wrong)
 
 
 def test_what_is_not_permitted_is_told_at_once(tmp_path: Path) -> None:

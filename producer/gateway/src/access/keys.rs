@@ -22,6 +22,9 @@ const PREFIX: &str = "akidb-";
 /// Most keys: each is compared with what was shown.
 const MOST_KEYS: u32 = 10_000;
 
+/// A shorter one can be found out by trying, and may be the end of another that was cut.
+const SHORTEST_KEY: usize = 12;
+
 /// The SHA-256 of a key.
 pub(crate) type KeyDigest = [u8; 32];
 
@@ -170,7 +173,8 @@ impl Keys {
         let mut entries = Vec::new();
         if let Some((path, text)) = file {
             let content = |reason| KeysError::Content { of: path.display().to_string(), reason };
-            let file: KeyFile = toml::from_str(text).map_err(|error| content(error.to_string()))?;
+            // What it quotes of the file may be a key.
+            let file: KeyFile = toml::from_str(text).map_err(|error| content(error.message().to_owned()))?;
             for entry in file.key {
                 let digest = hexadecimal(&entry.sha256).ok_or_else(|| {
                     content(format!(
@@ -186,6 +190,7 @@ impl Keys {
         }
         let of = |reason: &str| KeysError::Content { of: "EMBED_GATEWAY_KEYS".to_owned(), reason: reason.to_owned() };
         let lines = environment.unwrap_or_default().split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+        let before_them = entries.len();
         for entry in lines {
             // What stands there may be the key itself: no message repeats it.
             let (name, key) = entry
@@ -195,9 +200,19 @@ impl Keys {
                 Some(hex) => {
                     hexadecimal(hex).ok_or_else(|| of("after sha256: there are to be 64 hexadecimal digits"))?
                 }
+                // Also what remains of a key that ends in `=` and has no name before it.
+                None if key.trim().len() < SHORTEST_KEY => {
+                    return Err(of(&format!("a key has at least {SHORTEST_KEY} characters; write it as NAME=KEY")));
+                }
                 None => digest_of(key.trim().as_bytes()),
             };
+            if !is_name(name.trim()) {
+                return Err(of("a name has up to 64 letters, digits, `-`, `_` and `.`; write it as NAME=KEY"));
+            }
             entries.push((name.trim().to_owned(), digest, KeyLimits::default()));
+        }
+        if environment.is_some() && entries.len() == before_them {
+            return Err(of("there is no key in it: unset it, if everybody may ask"));
         }
         Self::of(entries, before)
     }
@@ -319,15 +334,22 @@ mod tests {
 
     #[test]
     fn keys_of_the_environment_are_kept_as_their_digests() {
-        let keys = Keys::read(None, Some(" a=plain-key, b=sha256:".to_owned().as_str()), &Keys::default());
+        let keys = Keys::read(None, Some(" a=a-plain-long-key, b=sha256:".to_owned().as_str()), &Keys::default());
         assert!(keys.unwrap_err().to_string().contains("64 hexadecimal digits"));
         let hex: String = digest_of(b"hashed-key").iter().map(|byte| format!("{byte:02x}")).collect();
-        let keys = Keys::read(None, Some(&format!("a=plain-key,\nb=sha256:{hex}")), &Keys::default()).unwrap();
-        assert!(!format!("{keys:?}").contains("plain-key"));
-        assert_eq!(&*keys.find(b"plain-key").unwrap().name, "a");
+        let keys = Keys::read(None, Some(&format!("a=a-plain-long-key,\nb=sha256:{hex}")), &Keys::default()).unwrap();
+        assert!(!format!("{keys:?}").contains("a-plain-long-key"));
+        assert_eq!(&*keys.find(b"a-plain-long-key").unwrap().name, "a");
         assert_eq!(&*keys.find(b"hashed-key").unwrap().name, "b");
         let error = Keys::read(None, Some("secret-without-name"), &Keys::default()).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+        // What was meant to ask for keys and has none does not let everybody in. Nor is the end of a key taken for one.
+        for (nothing, says) in [("", "no key in it"), (" , ", "no key in it"), ("c2VjcmV0K2tleQ==", "at least 12")] {
+            let error = Keys::read(None, Some(nothing), &Keys::default()).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("c2Vj"), "{error}");
+        }
+        let error = Keys::read(None, Some("c2Vj+K2tleQ=a-plain-long-key"), &Keys::default()).unwrap_err().to_string();
+        assert!(!error.contains("c2Vj"), "{error}");
     }
 
     #[test]

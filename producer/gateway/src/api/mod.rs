@@ -12,10 +12,10 @@ pub(crate) use ops::figures_alone;
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::from_fn_with_state,
 };
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::{
     Gateway, OpenError,
@@ -56,10 +56,10 @@ fn cors(origins: &[String]) -> Result<CorsLayer, OpenError> {
         HeaderValue::from_str(origin).ok().filter(|_| is_one).ok_or_else(|| OpenError::Origin(origin.clone()))
     };
     let origins = origins.iter().map(origin).collect::<Result<Vec<_>, _>>()?;
-    let asked: [HeaderName; 5] = [header::AUTHORIZATION, header::CONTENT_TYPE, call::PINNED, call::SPACE, REQUEST_ID];
     Ok(CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(asked)
+        // Clients send what they like to tell of themselves; what a request may do is decided by its key.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([call::SPACE, REQUEST_ID, call::MODEL, call::VARIANT, call::VERSION, header::RETRY_AFTER]))
 }

@@ -69,6 +69,8 @@ impl Line {
 }
 
 pub(super) async fn run(args: DoctorArgs, connect: &ConnectSettings, json: bool) -> anyhow::Result<Status> {
+    // What a context says of inboxes and of JetStream's place is looked for, too.
+    let connect = &connect.clone().resolved()?;
     let mut lines = Vec::new();
     match server::connected(connect).await {
         Ok(client) => lines = of_server(&args, client, connect).await,

@@ -437,9 +437,9 @@ impl<T> State<T> {
 
 impl<T> Drop for Run<'_, T> {
     fn drop(&mut self) {
-        // Before anybody is woken who looks whether they are free.
-        drop(self.cores.take());
         let mut state = self.queue.state.lock();
+        // Before anybody is woken who looks whether they are free, and not before the lock: whoever begins then would be taken for this run.
+        drop(self.cores.take());
         let running = &mut state.running;
         for sender in &self.senders {
             if let Some(place) = running.senders.iter().position(|one| one == sender) {

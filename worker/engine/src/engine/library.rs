@@ -167,10 +167,10 @@ fn readable((major, minor): (u32, u32)) -> String {
 /// The version of a library, asked of itself.
 fn version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers; it is the one that is about to be used.
-    let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
+    let library = unsafe { Library::new(path) }.map_err(|e| why(&e))?;
     // SAFETY: this is the function's signature in `onnxruntime_c_api.h`.
     let base = unsafe { library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase") };
-    let base = base.map_err(|e| e.to_string())?;
+    let base = base.map_err(|e| why(&e))?;
     // SAFETY: the function takes nothing, and gives a pointer to a structure that lives as long as the library, or none.
     let base = unsafe { base().as_ref() }.ok_or("OrtGetApiBase gives nothing")?;
     // SAFETY: it takes nothing, and gives a text that ends with a zero and lives as long as the library.
@@ -216,6 +216,11 @@ pub fn environment(configured: Option<&Path>) -> Result<Environment, LibraryErro
             environment.map_err(|e| load(e.to_string()))
         })
         .clone()
+}
+
+/// What the system said of a library, which its error has one level below.
+pub(super) fn why(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 #[cfg(test)]

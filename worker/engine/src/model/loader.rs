@@ -88,7 +88,13 @@ impl Loader {
             }
         }
         // At the priority of what it is compared with.
-        let chosen = on_a_thread(false, move || Ok(fastest(loaded))).await?;
+        let chosen = on_a_thread(false, move || {
+            let chosen = fastest(loaded);
+            // Of those that were not.
+            give_back_memory();
+            Ok(chosen)
+        })
+        .await?;
         chosen.ok_or_else(|| chain_error(skipped))
     }
 

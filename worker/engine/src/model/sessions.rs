@@ -120,10 +120,17 @@ impl Sessions<'_> {
     /// Side by side on the same weights, one for each core.
     fn on_cpu(&self) -> Result<Engines, LoadError> {
         let (config, runners) = (self.context.config, self.runners());
-        let spread = config.spread();
-        let model = match spread {
-            Some(threads) => self.load_spreading(threads)?,
-            None => self.load(&self.files.graph, &self.target.graph, 0, (0, 0), &Options::new())?,
+        // What is only for calls that are alone keeps no version from being served.
+        let spreading = config.spread().and_then(|threads| match self.load_spreading(threads) {
+            Ok(model) => Some((threads, model)),
+            Err(error) => {
+                tracing::warn!(%error, "no call can be spread over several cores");
+                None
+            }
+        });
+        let (spread, model) = match spreading {
+            Some((threads, model)) => (Some(threads), model),
+            None => (None, self.load(&self.files.graph, &self.target.graph, 0, (0, 0), &Options::new())?),
         };
         let alone = config.threads_per_runner == 1;
         let measured = warm_up::on_cpu(&mut CpuEngine::new(model.clone(), 0), self.longest(), alone)?;

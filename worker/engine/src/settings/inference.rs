@@ -30,7 +30,7 @@ pub struct EngineConfig {
     pub runners: usize,
     /// On the processor: threads for one batch. One is best: small batches side by side beat one that uses all cores.
     pub threads_per_runner: usize,
-    /// On the CPU: threads for the run of a call while nothing else is being computed. 0: one for each core, up to 8. No more than `threads_per_runner`:
+    /// On the CPU: threads for the run of a call while nothing else is being computed. 0: one for each core, or as many as `runners` take, up to 8. No more than `threads_per_runner`:
     /// it runs as all others.
     pub lone_call_threads: usize,
     /// By how much the priority of engine threads on the CPU is lowered, 0 to 19, so that calls are taken in and answered at
@@ -77,6 +77,8 @@ impl EngineConfig {
     #[must_use]
     pub fn spread(&self) -> Option<usize> {
         let threads = match self.lone_call_threads {
+            // Whoever bounds the runners means the cores.
+            0 if self.runners > 0 => (self.runners * self.threads_per_runner).min(MOST_LONE_CALL_THREADS),
             0 => cores().min(MOST_LONE_CALL_THREADS),
             threads => threads,
         };

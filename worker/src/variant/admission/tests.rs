@@ -19,6 +19,10 @@ fn size(texts: usize, tokens: usize) -> Size {
 }
 
 fn ran(admission: &Admission, texts: usize, took: Duration) {
+    ran_in(Form::Padded, admission, texts, took);
+}
+
+fn ran_in(form: Form, admission: &Admission, texts: usize, took: Duration) {
     let stats = RunStats {
         number: 0,
         texts,
@@ -26,7 +30,7 @@ fn ran(admission: &Admission, texts: usize, took: Duration) {
         width: 8,
         tokens: 8 * texts,
         row_tokens: 8 * texts,
-        form: Form::Padded,
+        form,
         started: Instant::now(),
         took,
         busy: took,
@@ -39,6 +43,18 @@ fn ran(admission: &Admission, texts: usize, took: Duration) {
 
 fn ms(n: u64) -> Option<Duration> {
     Some(Duration::from_millis(n))
+}
+
+#[test]
+fn calls_that_had_all_cores_do_not_tell_how_long_others_take() {
+    let admission = admission();
+    // Better than nothing: 8 ms a text on each of two engines.
+    ran_in(Form::Spread, &admission, 1, Duration::from_millis(8));
+    let _before = admission.admit_call(ONE, size(100, 100 * 8), ms(10_000)).expect("nobody is before it");
+    assert!(admission.admit_call(ONE, size(1, 8), ms(500)).is_err());
+    ran(&admission, 1, Duration::from_millis(2));
+    ran_in(Form::Spread, &admission, 1, Duration::from_millis(80));
+    assert!(admission.admit_call(ONE, size(1, 8), ms(500)).is_ok(), "100 ms are before it");
 }
 
 #[test]

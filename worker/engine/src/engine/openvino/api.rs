@@ -7,6 +7,8 @@ use std::{
 
 use libloading::Library;
 
+use super::super::library::why;
+
 /// Types of the library, of which only addresses are known.
 macro_rules! opaque {
     ($($name:ident),*) => { $(#[repr(C)] #[derive(Debug)] pub(super) struct $name { _private: [u8; 0] })* };
@@ -55,14 +57,14 @@ macro_rules! functions {
             /// If it cannot be loaded, or lacks a function.
             pub(super) fn open(path: &Path) -> Result<Self, String> {
                 // SAFETY: loading runs the library's initialisers; whoever configured the path, or installed the package, wants it to be used.
-                let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
+                let library = unsafe { Library::new(path) }.map_err(|e| why(&e))?;
                 // Never closed: it has threads of its own.
                 let library: &'static Library = Box::leak(Box::new(library));
                 // SAFETY: the signatures are those of the library's headers.
                 unsafe {
                     Ok(Self {
-                        $($field: *library.get(concat!($symbol, "\0").as_bytes()).map_err(|e| e.to_string())?,)*
-                        compile: *library.get(b"ov_core_compile_model\0").map_err(|e| e.to_string())?,
+                        $($field: *library.get(concat!($symbol, "\0").as_bytes()).map_err(|e| why(&e))?,)*
+                        compile: *library.get(b"ov_core_compile_model\0").map_err(|e| why(&e))?,
                     })
                 }
             }

@@ -109,6 +109,7 @@ pub fn computes_bf16() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::OpenvinoConfig;
 
     #[test]
     fn versions_with_other_elements_are_told_apart() {
@@ -126,8 +127,9 @@ mod tests {
     #[test]
     fn what_is_no_library_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let said = Api::open(file.path()).unwrap_err();
-        assert!(said.contains(&file.path().display().to_string()), "{said}");
+        let config = OpenvinoConfig { library: Some(file.path().to_owned()) };
+        let said = open(&EngineConfig { openvino: config, ..EngineConfig::default() }).unwrap_err();
+        assert!(said.contains(&file.path().display().to_string()) && said.contains("too short"), "{said}");
         assert_eq!(find(Some(Path::new("/x.so"))), Ok("/x.so".into()));
     }
 }
