@@ -102,7 +102,8 @@ const RARE: [&str; 6] = [
     metrics::NODES_ELSEWHERE,
 ];
 /// Other programs', and those of devices.
-const OTHERS: [&str; 4] = ["akidb_rollout_", "akidb_backfill_", "akidb_gpu_", "nvidia_gpu_"];
+const OTHERS: [&str; 6] =
+    ["akidb_rollout_", "akidb_backfill_", "akidb_gateway_", metrics::GATEWAY_BATCH_SIZE, "akidb_gpu_", "nvidia_gpu_"];
 
 /// Everything that a worker exposes is in the table, with its kind and its labels; and it exposes what is in the table.
 async fn the_metrics_are_those_of_the_table(stack: &Stack) {

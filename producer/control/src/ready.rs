@@ -53,7 +53,7 @@ mod tests {
     async fn a_cluster_that_is_not_complete_yet_is_waited_for_and_not_for_ever() {
         let server = NatsServer::start();
         let client = async_nats::connect(server.url()).await.unwrap();
-        let mut asked = client.subscribe("$JS.API.TEST").await.unwrap();
+        let mut asked = client.subscribe(embed_connect::api_subject(&client, "TEST")).await.unwrap();
         client.flush().await.unwrap();
         let answering = client.clone();
         tokio::spawn(async move {

@@ -91,7 +91,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, serving: &Serving
     let connection = http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut stopping = serving.stopping.clone();
-    let mut last = None;
+    let mut last: Option<Instant> = None;
     loop {
         let (since, answering) = slot.state();
         let deadline = match last {

@@ -79,7 +79,10 @@ pub(super) async fn look(
         return Line::not_checked(CHECK, name, "say which models it is about: --model, or --registry");
     }
     let inbox = connect.inbox_prefix.as_deref().map_or("_INBOX", |prefix| prefix.trim_end_matches('.')).to_owned();
-    let api = embed_connect::api_prefix(connect).unwrap_or_else(|_| "$JS.API".to_owned());
+    let api = match embed_connect::api_prefix(connect) {
+        Ok(api) => api,
+        Err(error) => return Line::not_checked(CHECK, format!("{name}: {error}"), "mend the connection's settings"),
+    };
     let scope = Scope { models: models.to_vec(), tenant: args.tenant.clone(), inboxes: vec![inbox], api };
     let needed = Permissions::of(&args.role, &scope);
     let roles = args.role.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" and ");
