@@ -141,6 +141,10 @@ metrics! {
     Gauge("") GATEWAY_IN_FLIGHT_TEXTS = "akidb_gateway_in_flight_texts" [];
     /// 1 while a gateway is connected to NATS.
     Gauge("") GATEWAY_NATS_CONNECTED = "akidb_gateway_nats_connected" [];
+    /// Texts that a gateway has looked for in its cache, by `outcome`: `hit`, `miss`, or `joined`, which came with another's call.
+    Counter("") GATEWAY_CACHE_TEXTS_TOTAL = "akidb_gateway_cache_texts_total" [OUTCOME];
+    /// Bytes of vectors in a gateway's cache.
+    Gauge("bytes") GATEWAY_CACHE_BYTES = "akidb_gateway_cache_bytes" [];
     /// Texts of the batch in which a call was computed, as answers tell a gateway.
     Histogram("") GATEWAY_BATCH_SIZE = "akidb_batch_size_answered" [MODEL];
     /// From a job's arrival at the worker to its outcome being handed to NATS.

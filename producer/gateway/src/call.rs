@@ -107,7 +107,7 @@ pub(crate) async fn embed(
     let count = texts.len();
     let request = EmbedRequest { id: Some(id.0.clone()), prompt, truncate, dimensions, ..EmbedRequest::new(texts) };
     let result = tokio::select! {
-        result = again(gateway, &slug, request, &options) => result,
+        result = again(gateway, caller, &slug, request, &options) => result,
         () = gateway.link().lost() => Err(ApiError::disconnected()),
     };
     let result = match result {
@@ -137,16 +137,17 @@ pub(crate) async fn embed(
 /// Makes the call, and once more where the worker that took it is stopping: another one will take it at once.
 async fn again(
     gateway: &Gateway,
+    caller: &Caller,
     model: &embed_schemas::Slug,
     request: EmbedRequest,
     options: &CallOptions,
 ) -> Result<EmbedResult, ApiError> {
     if request.texts.len() > TEXTS_PER_CALL {
-        return Ok(gateway.client().embed(model, request, options).await?);
+        return Ok(once(gateway, caller, model, request, options).await?);
     }
     let mut tries = 0;
     loop {
-        match gateway.client().embed(model, request.clone(), options).await {
+        match once(gateway, caller, model, request.clone(), options).await {
             Err(embed_client::Error::Wire(error))
                 if error.code == embed_client::ErrorCode::ShuttingDown && tries < OTHERS =>
             {
@@ -155,6 +156,20 @@ async fn again(
             }
             result => return Ok(result?),
         }
+    }
+}
+
+/// Makes the call, unless the vectors are there. A key finds what it has asked for itself: an answer that comes at once would tell it what others have.
+async fn once(
+    gateway: &Gateway,
+    caller: &Caller,
+    model: &embed_schemas::Slug,
+    request: EmbedRequest,
+    options: &CallOptions,
+) -> Result<EmbedResult, embed_client::Error> {
+    match gateway.cache() {
+        Some(cache) => cache.scoped(&caller.name()).embed(model, request, options).await,
+        None => gateway.client().embed(model, request, options).await,
     }
 }
 

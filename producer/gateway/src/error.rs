@@ -23,6 +23,14 @@ pub enum OpenError {
     /// The registry cannot be opened.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Files cannot be kept where they are to be.
+    #[error("--files: {location}: {reason}")]
+    Files {
+        /// Where, without secrets.
+        location: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An origin is none.
     #[error("--cors-origin: {0:?} is no origin; write it as browsers send it, such as https://app.example.com")]
     Origin(String),
@@ -136,12 +144,18 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// What is said of it, as JSON.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let Self { code, message, param, .. } = self;
+        let error = ErrorFields { message, r#type: self.kind(), param: param.as_deref(), code };
+        serde_json::to_vec(&ErrorBody { error }).unwrap_or_default()
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { code, message, param, .. } = &self;
-        let error = ErrorFields { message, r#type: self.kind(), param: param.as_deref(), code };
-        let body = serde_json::to_vec(&ErrorBody { error }).unwrap_or_default();
-        self.response(body)
+        self.response(self.body())
     }
 }
 

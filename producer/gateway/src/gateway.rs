@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use embed_client::Client;
+use embed_client::{
+    Client,
+    cache::{CacheSettings, CachedClient},
+};
 use embed_registry::Registry;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
@@ -27,6 +30,7 @@ pub struct Gateway(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     client: Client,
+    cache: Option<CachedClient>,
     settings: Settings,
     keys: KeyWatch,
     link: Link,
@@ -51,6 +55,9 @@ impl Gateway {
         let models = Models::new(client.clone(), &settings, registry);
         Ok(Self(Arc::new(Shared {
             keys,
+            cache: settings
+                .cache_bytes
+                .map(|bytes| CachedClient::new(client.clone(), CacheSettings::default().max_bytes(bytes))),
             link: Link::new(client.clone()),
             models,
             room: Room::new(bounds.texts),
@@ -65,6 +72,11 @@ impl Gateway {
 
     pub(crate) fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    /// Vectors that were made before, if they are kept.
+    pub(crate) fn cache(&self) -> Option<&CachedClient> {
+        self.0.cache.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Settings {

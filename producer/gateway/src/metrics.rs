@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use embed_client::cache::CacheStats;
 use embed_schemas::{Timing, metrics as names};
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Bounds of times, in seconds: a tenth of a millisecond is told from two, and half a minute from a whole one.
@@ -27,6 +28,11 @@ pub fn recorder() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(names::GATEWAY_TOKENS_TOTAL, "Tokens of these, by key and model");
     describe_gauge!(names::GATEWAY_IN_FLIGHT_TEXTS, "Texts that are under way");
     describe_gauge!(names::GATEWAY_NATS_CONNECTED, "1 while there is a connection to NATS");
+    describe_counter!(
+        names::GATEWAY_CACHE_TEXTS_TOTAL,
+        "Texts that were looked for in the cache, by what became of them"
+    );
+    describe_gauge!(names::GATEWAY_CACHE_BYTES, "Bytes of vectors in the cache");
     describe_histogram!(
         names::GATEWAY_BATCH_SIZE,
         "Texts of the batch in which a call was computed, as its answer says"
@@ -44,10 +50,21 @@ pub(crate) fn answered(route: &str, key: &str, status: StatusCode, took: Duratio
     histogram!(names::GATEWAY_REQUEST_SECONDS, names::ROUTE => route.to_owned()).record(took);
 }
 
+/// What became of the texts that were looked for in the cache.
+pub(crate) fn cached(stats: &CacheStats) {
+    for (outcome, texts) in [("hit", stats.hits), ("miss", stats.misses), ("joined", stats.joined)] {
+        counter!(names::GATEWAY_CACHE_TEXTS_TOTAL, names::OUTCOME => outcome).absolute(texts);
+    }
+    gauge!(names::GATEWAY_CACHE_BYTES).set(stats.bytes as f64);
+}
+
 /// Texts were embedded.
 pub(crate) fn embedded(key: &str, model: &str, texts: usize, tokens: u64, timing: &Timing) {
     let labels = [(names::KEY, key.to_owned()), (names::MODEL, model.to_owned())];
     counter!(names::GATEWAY_TEXTS_TOTAL, &labels).increment(texts as u64);
     counter!(names::GATEWAY_TOKENS_TOTAL, &labels).increment(tokens);
-    histogram!(names::GATEWAY_BATCH_SIZE, names::MODEL => model.to_owned()).record(timing.batch_size);
+    // What was in the cache was in no batch.
+    if timing.batch_size > 0 {
+        histogram!(names::GATEWAY_BATCH_SIZE, names::MODEL => model.to_owned()).record(timing.batch_size);
+    }
 }

@@ -3,7 +3,7 @@
 use embed_http::{Limits, Tls};
 use tokio::net::TcpListener;
 
-use crate::{Gateway, OpenError, api};
+use crate::{Gateway, OpenError, api, batches::Batches};
 
 /// Beside the time for an answer: for a body to come, and for whoever reads slowly.
 const MORE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -24,7 +24,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<bool, OpenError> {
     let bounds = gateway.settings().bounds;
-    let routes = api::routes(&gateway)?;
+    let batches = Batches::open(&gateway)?;
+    let routes = api::routes(&gateway, batches.as_ref())?;
     let longest = bounds.timeout_for(bounds.inputs).saturating_add(bounds.body_time).saturating_add(MORE);
     let limits = Limits { connections: bounds.connections, wait: IDLE, request: longest };
     let stop = async {

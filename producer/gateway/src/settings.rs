@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use embed_schemas::Slug;
 
+use crate::BatchSettings;
+
 /// Nobody waits longer for an answer.
 const A_DAY: Duration = Duration::from_secs(86_400);
 
@@ -24,6 +26,12 @@ pub struct Settings {
     pub registry: Option<String>,
     /// Whether `/metrics` is served among the rest, where a key is asked for if there are any.
     pub metrics: bool,
+    /// Bytes of vectors that are kept for whoever asks for the same again. Left out: none are kept.
+    pub cache_bytes: Option<u64>,
+    /// Where files and batches are kept: a folder, or a bucket of an object store. Left out: none are taken.
+    pub files: Option<String>,
+    /// Bounds of files and batches.
+    pub batches: BatchSettings,
     /// Bounds that hold for everybody.
     pub bounds: Bounds,
 }

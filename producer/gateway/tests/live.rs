@@ -67,8 +67,10 @@ async fn a_newcomers_stack_answers_all_that_is_written_down() {
     let readme = std::fs::read_to_string(repository().join("producer/gateway/README.md")).unwrap();
     tokio::task::spawn_blocking(move || {
         commands(&url, &readme);
-        let clients = repository().join("producer/gateway/tests/openai_clients.py");
-        run("python", &[clients.to_str().unwrap(), &url, expected.to_str().unwrap()]);
+        for script in ["openai_clients.py", "openai_batches.py"] {
+            let script = repository().join("producer/gateway/tests").join(script);
+            run("python", &[script.to_str().unwrap(), &url, expected.to_str().unwrap()]);
+        }
         fuzzed(&nats_url);
     })
     .await

@@ -43,6 +43,25 @@ pub(crate) struct GatewayArgs {
     /// An origin whose pages may ask, such as https://app.example.com; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
+    /// Keep as many bytes of vectors, for whoever asks for the same texts again [default: none]
+    #[arg(long, env = "EMBED_GATEWAY_CACHE", value_parser = parse_bytes::<u64>, value_name = "BYTES")]
+    pub(crate) cache: Option<u64>,
+    /// Where files and batches are kept: a folder, which is made if it is missing, or s3://…, gs://…, az://…. Without it, /v1/files and /v1/batches
+    /// are not served
+    #[arg(long, env = "EMBED_GATEWAY_FILES", value_name = "URL")]
+    pub(crate) files: Option<String>,
+    /// Largest file
+    #[arg(long, default_value = "200MiB", value_parser = parse_bytes::<u64>, value_name = "BYTES")]
+    pub(crate) max_file: u64,
+    /// Most requests of a batch
+    #[arg(long, default_value_t = 50_000, value_name = "N")]
+    pub(crate) max_batch_lines: u64,
+    /// How long files are kept
+    #[arg(long, default_value = "30d", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) files_max_age: Duration,
+    /// After so long, what is not done of a batch is given up
+    #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) batch_window: Duration,
     /// Largest body of a request
     #[arg(long, default_value = "16MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
     pub(crate) max_body: usize,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env::VarError};
 
 use anyhow::Context;
 use embed_client::{Client, ConnectSettings, nats};
-use embed_gateway::{Bounds, Gateway, Settings};
+use embed_gateway::{BatchSettings, Bounds, Gateway, Settings};
 use embed_http::{Limits, Tls};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -84,6 +84,15 @@ fn settings(args: GatewayArgs, keys: Option<String>) -> Settings {
         cors_origins: args.cors_origin,
         registry: args.registry,
         metrics: args.metrics_listen.is_none(),
+        cache_bytes: args.cache,
+        files: args.files,
+        batches: BatchSettings {
+            max_file_bytes: args.max_file,
+            max_lines: args.max_batch_lines,
+            file_age: args.files_max_age,
+            window: args.batch_window,
+            ..BatchSettings::default()
+        },
         bounds: Bounds {
             body: args.max_body,
             bodies: args.max_bodies,

@@ -1,6 +1,6 @@
 //! The gateway of the local stack: this program once more, as `embed gateway`.
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
@@ -28,10 +28,11 @@ pub(super) struct Gateway {
 }
 
 /// Starts a gateway and waits until it listens. Its log goes to our standard error.
-pub(super) async fn start(server: &str, registry: &str, listen: SocketAddr) -> Result<Gateway, Error> {
+pub(super) async fn start(server: &str, registry: &str, files: &Path, listen: SocketAddr) -> Result<Gateway, Error> {
     let program = std::env::current_exe().map_err(|error| Error::Dev(format!("this program is not found: {error}")))?;
     let mut command = Command::new(program);
     command.args(["gateway", "--json", "--server", server, "--registry", registry, "--listen", &listen.to_string()]);
+    command.arg("--files").arg(files);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     // As the worker: this server, as nobody in particular.
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"NATS_")) {

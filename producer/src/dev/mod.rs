@@ -130,7 +130,7 @@ pub async fn run(
     };
     let mut gateway = match options.gateway {
         None => None,
-        Some(listen) => match gateway::start(&server.url, &root, listen).await {
+        Some(listen) => match gateway::start(&server.url, &root, &data_dir.join("files"), listen).await {
             Ok(gateway) => Some(gateway),
             Err(error) => {
                 worker.stop().await;

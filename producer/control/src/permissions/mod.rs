@@ -91,16 +91,16 @@ impl List<'_> {
             Role::Producer => self.producer(&[Lane::Job]),
             Role::Backfill => {
                 self.producer(&[Lane::Bulk]);
-                let tenant = self.scope.tenant.clone();
-                self.each(|list, model| list.publish(subjects::remove(model, tenant.as_ref())));
+                self.remover();
                 // Its entries hold the keys of everybody's: none of a tenant's business.
-                if tenant.is_none() {
+                if self.scope.tenant.is_none() {
                     self.change_bucket(streams::BACKFILLS_BUCKET);
                 }
             }
             Role::Gateway => {
                 self.caller();
-                self.producer(&[Lane::Job]);
+                self.producer(&[Lane::Job, Lane::Bulk]);
+                self.remover();
             }
             Role::Worker => self.worker(),
             Role::Metrics => self.metrics(),
@@ -148,6 +148,12 @@ impl List<'_> {
             list.is_provisioned(model);
             list.result_by_id(model);
         });
+    }
+
+    /// Has results removed, once it has them.
+    fn remover(&mut self) {
+        let tenant = self.scope.tenant.clone();
+        self.each(|list, model| list.publish(subjects::remove(model, tenant.as_ref())));
     }
 
     fn worker(&mut self) {

@@ -38,7 +38,7 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("embed.store.m.a.id", &[Role::Worker, Role::Jobs, Role::Operator]),
     ("$JS.API.DIRECT.GET.EMBED_RESULTS_m.embed.result.m.a.id", &[Role::Worker, Role::Jobs, Role::Operator]),
     ("embed.job.m.fp32.a", &[Role::Jobs, Role::Operator]),
-    ("embed.remove.m", &[Role::Backfill, Role::Operator]),
+    ("embed.remove.m", &[Role::Backfill, Role::Gateway, Role::Operator]),
     ("embed.remove.m.a", &[]),
     ("$JS.API.STREAM.MSG.DELETE.EMBED_RESULTS_m", &[Role::Jobs, Role::Operator]),
     ("$JS.API.CONSUMER.CREATE.EMBED_RESULTS_m.x", &[]),
@@ -141,7 +141,7 @@ fn every_program_may_do_what_it_is_for() {
     may(Role::Caller, &["embed.rpc.m", "embed.rpc.m.fp32", "$SRV.INFO.embed-worker"]);
     may(Role::Producer, &["embed.job.m", "embed.job.m.fp32", result]);
     may(Role::Backfill, &["embed.bulk.m", "embed.bulk.m.fp32", result]);
-    may(Role::Gateway, &["embed.rpc.m", "embed.job.m", result]);
+    may(Role::Gateway, &["embed.rpc.m", "embed.job.m", "embed.bulk.m", "embed.remove.m", result]);
     assert!(!may_publish(Role::Caller, "embed.job.m") && !may_publish(Role::Producer, "embed.bulk.m"));
     let tenant = Scope { tenant: Some("a".parse().unwrap()), ..Scope::new(&models()[..1], "x") };
     let tenant = Permissions::of(&[Role::Producer, Role::Backfill], &tenant).publish.allow;

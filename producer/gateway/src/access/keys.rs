@@ -164,6 +164,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// The account of this name.
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<Account>> {
+        self.accounts.iter().find(|account| *account.name == *name).cloned()
+    }
+
     /// Those of a file's text and of the environment's. Whoever has been there before keeps what it has used.
     pub(crate) fn read(
         file: Option<(&Path, &str)>,

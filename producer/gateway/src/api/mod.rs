@@ -1,12 +1,12 @@
 //! What is served.
 
-mod openai;
+pub(crate) mod openai;
 pub(crate) mod openapi;
 mod ops;
 mod own;
 mod tei;
 pub(crate) mod validate;
-mod write;
+pub(crate) mod write;
 
 pub(crate) use ops::figures_alone;
 
@@ -20,16 +20,18 @@ use tower_http::cors::{AllowHeaders, CorsLayer};
 use crate::{
     Gateway, OpenError,
     access::guard::{REQUEST_ID, guard},
+    batches::{self, Batches},
     call,
     error::ApiError,
 };
 
 /// All routes, with what every request passes.
-pub(crate) fn routes(gateway: &Gateway) -> Result<Router, OpenError> {
+pub(crate) fn routes(gateway: &Gateway, batches: Option<&Batches>) -> Result<Router, OpenError> {
     let routes = Router::new()
         .merge(openai::routes())
         .merge(tei::routes())
         .merge(own::routes())
+        .merge(batches.map_or_else(batches::nowhere, Batches::routes))
         .merge(ops::routes(gateway.settings().metrics))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)

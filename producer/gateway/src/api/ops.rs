@@ -55,5 +55,8 @@ async fn figures(State(gateway): State<Gateway>) -> Result<Response, ApiError> {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "nothing is counted here"));
     };
     metrics::gauge!(names::GATEWAY_IN_FLIGHT_TEXTS).set(gateway.room().taken() as f64);
+    if let Some(cache) = gateway.cache() {
+        crate::metrics::cached(&cache.stats());
+    }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render()).into_response())
 }

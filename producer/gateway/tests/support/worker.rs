@@ -135,6 +135,6 @@ fn outcome(request: &EmbedRequest, model: Slug, variant: Slug, sender: &str) -> 
         encoding: Encoding::F32,
         vectors: vectors.into(),
         items,
-        timing: Timing::default(),
+        timing: Timing { batch_size: request.texts.len() as u32, ..Timing::default() },
     })
 }
