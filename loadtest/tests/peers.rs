@@ -81,7 +81,7 @@ impl Server {
             .route("/v1/models", get(models));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        runtime.spawn(async move { axum::serve(listener, routes).await });
+        runtime.spawn(embed_http::serve(listener, routes, embed_http::Limits::default()));
         Self { url, _runtime: runtime }
     }
 }
