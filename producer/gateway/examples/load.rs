@@ -6,7 +6,6 @@
 //! range; the rounds of all are taken in turn, so that what else the machine does hits all alike.
 
 #![expect(clippy::disallowed_methods, reason = "plain axum is what it is compared with")]
-
 #![expect(clippy::print_stdout, reason = "it is what an example is for")]
 
 use std::{
