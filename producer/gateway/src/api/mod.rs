@@ -14,6 +14,7 @@ use axum::{
     Router,
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::from_fn_with_state,
+    routing::get,
 };
 use tower_http::cors::{AllowHeaders, CorsLayer};
 
@@ -33,6 +34,7 @@ pub(crate) fn routes(gateway: &Gateway, batches: Option<&Batches>) -> Result<Rou
         .merge(own::routes())
         .merge(batches.map_or_else(batches::nowhere, Batches::routes))
         .merge(ops::routes(gateway.settings().metrics))
+        .route("/openapi.json", get(openapi::serve))
         .fallback(nothing_there)
         .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(gateway.clone(), guard))

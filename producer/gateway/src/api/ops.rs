@@ -9,14 +9,10 @@ use axum::{
 };
 use embed_schemas::{metrics as names, serving::VariantState};
 
-use super::openapi;
 use crate::{Gateway, error::ApiError};
 
 pub(super) fn routes(metrics: bool) -> Router<Gateway> {
-    let routes = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/openapi.json", get(openapi::serve));
+    let routes = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
     if metrics { routes.route("/metrics", get(figures)) } else { routes }
 }
 

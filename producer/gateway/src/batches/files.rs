@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     Shared,
-    http::{Listing, Whose, missing, page},
+    http::{Listing, Whose, found, missing, page},
     now,
     objects::{FileKind, FileObject, FileStatus, Page, Purpose},
     store::{Owner, StoredFile},
@@ -225,13 +225,4 @@ pub(super) async fn content(
 
 async fn file(shared: &Shared, owner: &Owner, id: &str) -> Result<StoredFile, ApiError> {
     found(shared, owner, id).await?.ok_or_else(|| missing("file", id))
-}
-
-/// A file that is there, and not too old.
-pub(super) async fn found(shared: &Shared, owner: &Owner, id: &str) -> Result<Option<StoredFile>, ApiError> {
-    if !super::http::is_id(id) {
-        return Ok(None);
-    }
-    let stored = shared.store.file(owner, id).await?;
-    Ok(stored.filter(|stored| stored.file.expires_at.is_none_or(|at| now() < at)))
 }

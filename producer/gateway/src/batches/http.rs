@@ -12,12 +12,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 
 use super::{
-    Shared,
-    files::found,
-    keeper, now,
+    Shared, keeper, now,
     objects::{Batch, BatchKind, ENDPOINT, ListKind, Page, Purpose, RequestCounts, Status, WINDOW},
     state::State as Kept,
-    store::{Failure, Owner},
+    store::{Failure, Owner, StoredFile},
 };
 use crate::{access::Caller, body, error::ApiError};
 
@@ -65,8 +63,17 @@ pub(super) struct Listing {
 }
 
 /// Whether it can be an id of ours: what is none is not looked for.
-pub(super) fn is_id(id: &str) -> bool {
+fn is_id(id: &str) -> bool {
     id.len() <= 64 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// A file that is there, and not too old.
+pub(super) async fn found(shared: &Shared, owner: &Owner, id: &str) -> Result<Option<StoredFile>, ApiError> {
+    if !is_id(id) {
+        return Ok(None);
+    }
+    let stored = shared.store.file(owner, id).await?;
+    Ok(stored.filter(|stored| stored.file.expires_at.is_none_or(|at| now() < at)))
 }
 
 /// Reads as many as are wanted, of ids that are sorted, newest first.

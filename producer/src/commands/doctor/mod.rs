@@ -5,6 +5,8 @@ mod gateway;
 mod rights;
 mod server;
 
+use std::time::Duration;
+
 use embed_client::Client;
 use embed_connect::{ConnectSettings, Refusals};
 use embed_schemas::{Slug, subjects::SERVICE_NAME};
@@ -14,6 +16,9 @@ use serde_json::json;
 
 use super::{Status, print};
 use crate::cli::doctor::DoctorArgs;
+
+/// For one question.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was found of one thing.
 #[derive(Debug, Serialize)]

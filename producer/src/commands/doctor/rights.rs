@@ -14,7 +14,7 @@ use embed_schemas::{Slug, streams};
 use futures::FutureExt;
 use serde_json::Value;
 
-use super::{Line, server::TIMEOUT};
+use super::{Line, TIMEOUT};
 use crate::cli::doctor::DoctorArgs;
 
 const CHECK: &str = "permissions";

@@ -12,12 +12,10 @@ use embed_schemas::{Slug, streams};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Line, rights::User};
+use super::{Line, TIMEOUT, rights::User};
 
 /// What everything here has been tried with, and what some of it needs: to read several messages in one request.
 const TRIED: (u32, u32) = (2, 11);
-/// For one question.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// Percent of a limit from which on it is worth a warning.
 const NEARLY_FULL: u64 = 80;
 /// What clocks may differ by.
