@@ -7,7 +7,7 @@ use serde::{
     de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-use super::inference::Provider;
+use super::provider::Provider;
 
 const AUTO: &str = "auto";
 

@@ -5,12 +5,14 @@ mod batch;
 mod chain;
 mod inference;
 mod model;
+mod provider;
 mod providers;
 mod tokenize;
 
 pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 pub use chain::Providers;
-pub use inference::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, Provider, check_chain};
+pub use inference::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, check_chain};
 pub use model::{CURRENT, ModelSpec};
+pub use provider::Provider;
 pub use providers::{CudaConfig, OpenvinoConfig, TensorrtConfig, TensorrtRtxConfig};
 pub use tokenize::TokenizeConfig;

@@ -2,10 +2,7 @@
 
 use embed_schemas::Precision;
 
-use super::{
-    chain::Providers,
-    inference::{EngineConfig, Provider},
-};
+use super::{chain::Providers, inference::EngineConfig, provider::Provider};
 
 /// The version that a model's pointer in the registry names.
 pub const CURRENT: &str = embed_schemas::serving::CURRENT_VERSION;
