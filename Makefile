@@ -21,7 +21,7 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy test-clients test-frameworks deploy-tools \
-	dashboards sbom lint lint-rust lint-python lint-clients lint-files \
+	dashboards sbom lint lint-format lint-rust lint-python lint-clients lint-files \
 	deny audit fuzz fmt clean help
 
 all: build
@@ -162,8 +162,10 @@ test-frameworks: setup build
 
 lint: lint-rust lint-python lint-clients lint-files deny
 
-lint-rust:
+lint-format:
 	$(CARGO) fmt --all --check
+
+lint-rust: lint-format
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 
 lint-python: setup $(DEPLOY_STAMP)
