@@ -84,8 +84,22 @@ def test_a_worker_has_time_to_finish(resources: list[Resource]) -> None:
     for pod in pods(resources):
         drain = {one["name"]: one.get("value") for one in pod.container["env"]}
         seconds = drain.get("EMBED_WORKER__WORKER__DRAIN_TIMEOUT")
+        for word in pod.container.get("args", []):
+            seconds = word.removeprefix("--drain-timeout=") if "--drain" in word else seconds
         if seconds is not None:
             assert pod.spec["terminationGracePeriodSeconds"] >= int(seconds.rstrip("s")) + 15
+        assert seconds is not None or not pod.name.endswith(("-gateway", "-blue", "-green"))
+
+
+def test_a_gateway_has_the_time_that_it_is_given() -> None:
+    given = chosen("secured")
+    given["gateway"] = given.get("gateway", {}) | {"enabled": True, "drainSeconds": 300}
+    (pod,) = (pod for pod in pods(render(given)) if pod.name.endswith("-gateway"))
+    assert "--drain-timeout=300s" in pod.container["args"]
+    assert pod.spec["terminationGracePeriodSeconds"] == 320
+    given["gateway"]["args"] = ["--drain-timeout=60s"]
+    with pytest.raises(Exception, match=r"gateway\.drainSeconds"):
+        render(given)
 
 
 def selected(selector: dict[str, str], labels: dict[str, str]) -> bool:
@@ -168,15 +182,31 @@ def test_blue_and_green_share_the_variants() -> None:
     assert (image, other) == tuple(
         f"registry.example/akidb-embed-worker:{tag}" for tag in ("0.1.0-cpu", "0.2.0-cpu")
     )
-    # Green takes over, and blue stays to go back to: no pod of either is made anew.
+    # Green takes over, and blue goes when green is there, and stays to go back to: no pod of either
+    # is made anew.
     switched = chosen("bluegreen")
-    switched["groups"]["main"]["tracks"]["active"] = "green"
-    after = render(switched)
-    for track, replicas in (("blue", 1), ("green", 3)):
-        before = named(resources, "Deployment", f"main-{track}")
-        now = named(after, "Deployment", f"main-{track}")
-        assert now["spec"]["template"] == before["spec"]["template"]
-        assert now["spec"]["replicas"] == replicas
+    tracks = switched["groups"]["main"]["tracks"]
+    tracks["active"] = "green"
+    for standby in (3, 1):
+        tracks["standbyReplicas"] = standby
+        after = render(switched)
+        for track, replicas in (("blue", standby), ("green", 3)):
+            before = named(resources, "Deployment", f"main-{track}")
+            now = named(after, "Deployment", f"main-{track}")
+            assert now["spec"]["template"] == before["spec"]["template"]
+            assert now["spec"]["replicas"] == replicas
+
+
+def test_busy_engines_of_the_track_that_is_scaled_count() -> None:
+    given = chosen("bluegreen")
+    given["prometheus"] = given["prometheus"] | {"url": "http://prometheus:9090"}
+    given["groups"]["main"]["autoscaling"] = {"enabled": True, "busyEngines": 2}
+    for track in ("blue", "green"):
+        given["groups"]["main"]["tracks"]["active"] = track
+        scaled = named(render(given), "ScaledObject", "main")
+        assert scaled["spec"]["scaleTargetRef"]["name"].endswith(f"-{track}")
+        (busy,) = (one for one in scaled["spec"]["triggers"] if one["name"] == "busy")
+        assert f'akidb_io_track="{track}"' in busy["metadata"]["query"]
 
 
 def test_rare_variants_have_no_pods_and_gpus_are_asked_for() -> None:
