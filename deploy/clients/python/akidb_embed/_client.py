@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import _names as names
 from ._backfill import Chunk, Run, run_backfill
 from ._call import Call
-from ._errors import EmbedError, EmbedTimeoutError, RejectedError, RequestError
+from ._errors import EmbedTimeoutError, RejectedError, RequestError
 from ._ids import check_id, check_slug
 from ._publish import Job, Publishing, job_subject, result_subject
 from ._results import Lookout, read_outcome
@@ -164,7 +164,8 @@ class Client:
 
         A job whose id the server has seen in the last two minutes, or that has its result already,
         is not stored again. Published again under the same id, the same texts and options are the
-        same job; others are an `IdConflictError`.
+        same job; others are an `IdConflictError`. Where texts are several jobs and one cannot be
+        stored, `stored` of the error has those that are.
 
         With `expect`, a copy of each outcome is sent here, so that `results` knows of it at once,
         and not a tenth later than it is stored.
@@ -191,14 +192,7 @@ class Client:
             lookout = await self._looking()
             numbers = [lookout.number() for _ in jobs]
             copies = [(number, lookout.copy_subject(number)) for number in numbers]
-        try:
-            return await publishing.publish(jobs, copies)
-        except* EmbedError as errors:
-            first: BaseException = errors
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raised = first
-        raise raised
+        return await publishing.publish(jobs, copies)
 
     async def results(
         self,

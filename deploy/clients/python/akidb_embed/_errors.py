@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._publish import Job
+
 
 class EmbedError(Exception):
     """Whatever this package raises on its own account."""
@@ -12,6 +17,8 @@ class EmbedError(Exception):
     retryable: bool = False
     #: Seconds after which to try again, if a worker can tell.
     retry_after: float | None = None
+    #: Of a `publish` that failed: those of its jobs that are stored, whose results will come.
+    stored: tuple[Job, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -87,15 +87,28 @@ class Publishing:
         ]
 
     async def publish(self, jobs: list[Request], copies: list[tuple[int, str] | None]) -> list[Job]:
+        """Stores them, some at a time. The error of the first that cannot be stored says which are:
+        those that were under way are waited for, and no others are sent.
+        """
         slots = asyncio.Semaphore(_PUBLISHES_IN_FLIGHT)
+        errors: list[EmbedError] = []
 
-        async def one(job: Request, copy: tuple[int, str] | None) -> Job:
+        async def one(job: Request, copy: tuple[int, str] | None) -> Job | None:
             async with slots:
-                return await self._one(job, copy)
+                if not errors:
+                    try:
+                        return await self._one(job, copy)
+                    except EmbedError as error:
+                        errors.append(error)
+                return None
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*both)) for both in zip(jobs, copies, strict=True)]
-        return [task.result() for task in tasks]
+        stored = [job for task in tasks if (job := task.result()) is not None]
+        if errors:
+            errors[0].stored = tuple(stored)
+            raise errors[0]
+        return stored
 
     async def _one(self, job: Request, copy: tuple[int, str] | None) -> Job:
         assert job.id is not None  # noqa: S101 - `jobs` gives each one

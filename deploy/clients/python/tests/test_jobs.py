@@ -154,6 +154,18 @@ def test_results_of_two_spaces_are_refused(server: str) -> None:
     asyncio.run(run())
 
 
+def test_what_is_stored_of_jobs_of_which_one_cannot_be_is_told(server: str) -> None:
+    async def run() -> None:
+        async with await Client.connect(server) as client:
+            await client.publish("m", ["another"], id="part-1")
+            texts = [f"{n}" for n in range(2 * names.MAX_TEXTS)]
+            with pytest.raises(IdConflictError) as failed:
+                await client.publish("m", texts, id="part")
+            assert [job.id for job in failed.value.stored] == ["part-0"]
+
+    asyncio.run(run())
+
+
 def test_what_never_comes_and_what_nobody_takes_is_told(server: str) -> None:
     async def run() -> None:
         async with await Client.connect(server) as client:
