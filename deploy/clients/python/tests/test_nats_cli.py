@@ -1,4 +1,4 @@
-"""The commands of the `nats` program in the READMEs do what is said of them.
+"""The commands of the `nats` program in all pages do what is said of them.
 
 They are run with the program where it is installed. Otherwise, what each would send is sent by a
 plain client of NATS, and what comes back is looked at in the same way.
@@ -23,15 +23,21 @@ from conftest import MODEL, PATIENCE, ROOT, binary
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-READMES = ["README.md", "worker/README.md", "deploy/clients/README.md"]
+FOLDERS = ["deploy", "loadtest", "producer", "schemas", "worker"]
 PROGRAM = shutil.which("nats")
+
+
+def pages() -> list[Path]:
+    """All pages of ours."""
+    found = [path for name in FOLDERS for path in (ROOT / name).rglob("*.md")]
+    return [*ROOT.glob("*.md"), *(path for path in found if "node_modules" not in path.parts)]
 
 
 def commands() -> list[str]:
     """What stands in the fenced blocks, each once; what ends a worker comes last."""
     found: dict[str, None] = {}
-    for name in READMES:
-        for block in re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
+    for page in pages():
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.splitlines():
                 if line.startswith("nats "):
                     found[shlex.join(shlex.split(line, comments=True))] = None
