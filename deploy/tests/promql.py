@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import generate
+import pages
 import promql_parser
 import yaml
 
@@ -69,6 +70,16 @@ def of_dashboards() -> list[Asked]:
                 where = f"{board.uid}: {row.title}: {panel.title}"
                 asked += [Asked(where, fill(query.expr, VARIABLES)) for query in panel.queries]
     return asked
+
+
+def of_pages() -> list[Asked]:
+    """All queries of pages."""
+    return [
+        Asked(f"{page}: {block.section}", " ".join(block.lines))
+        for page in pages.pages()
+        for block in pages.blocks(page)
+        if block.language == "promql"
+    ]
 
 
 def fill(expr: str, variables: dict[str, str]) -> str:

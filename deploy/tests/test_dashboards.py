@@ -68,11 +68,12 @@ def test_no_query_asks_for_what_there_is_not(path: Path) -> None:
             assert known, f"{name} in {query.expr}"
 
 
-def test_every_metric_of_a_rule_exists() -> None:
+def test_every_metric_of_a_rule_or_page_exists() -> None:
     source = (ROOT / "schemas/src/metrics.rs").read_text(encoding="utf-8")
     ours = set(re.findall(r'= "(akidb_[a-z_]+)"', source))
     recorded = {rule["record"] for rule in promql.rules() if "record" in rule}
-    for asked in promql.of_rules():
+    assert len(promql.of_pages()) > 15
+    for asked in [*promql.of_rules(), *promql.of_pages()]:
         for name in promql.names(asked.expr):
             base = re.sub(r"_(bucket|sum|count)$", "", name)
             assert {name, base} & (ours | recorded) or OTHERS.fullmatch(name), (asked.where, name)

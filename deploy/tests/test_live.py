@@ -249,7 +249,7 @@ def test_all_rules_are_loaded_and_can_be_evaluated(loaded: Prometheus) -> None:
 
 
 def test_every_query_returns_data(loaded: Prometheus) -> None:
-    queries = promql.of_dashboards()
+    queries = promql.of_dashboards() + promql.of_pages()
     queries += [asked for asked in promql.of_rules() if not asked.is_alert]
     assert len(queries) > 100
     empty = queries
