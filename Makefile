@@ -20,7 +20,7 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 # ONNX Runtime reports home unless it is told not to before it is loaded.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy test-clients test-frameworks deploy-tools \
+.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy test-pages test-clients test-frameworks deploy-tools \
 	dashboards sbom lint lint-format lint-rust lint-python lint-clients lint-files \
 	deny audit fuzz fmt clean help
 
@@ -34,6 +34,7 @@ help:
 	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
 	@echo "make test    all tests"
 	@echo "make test-deploy  rules, dashboards, chart and compose file, with Prometheus, Helm and the binaries; among make test"
+	@echo "make test-pages   every command of every page is run, and the runbooks on what is broken for them; among make test"
 	@echo "make dashboards   Grafana's files anew, after a change of deploy/grafana/boards; make sbom: the bill of materials"
 	@echo "make test-frameworks   LangChain and LlamaIndex against the gateway, in a virtual environment of their own"
 	@echo "make lint    formatting and linters: Rust, Python, Dockerfile, scripts; licences and sources of the crates"
@@ -128,7 +129,7 @@ demo: setup build
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
-test: test-rust test-models test-deploy test-clients
+test: test-rust test-models test-deploy test-pages test-clients
 
 # The tests start the binaries, so those are built first.
 test-rust: setup build
@@ -139,8 +140,15 @@ test-models: setup
 	$(VENV)/bin/python -m pytest -q -c $(MODELS)/pyproject.toml --rootdir loadtest/gpu loadtest/gpu
 
 # Needs the binaries: commands and probes are run as they stand in the chart and in the compose file.
+TEST_DEPLOY := $(DEPLOY_VENV)/bin/python -m pytest -q --disable-plugin-autoload -c $(MODELS)/pyproject.toml --rootdir deploy/tests
+PAGES       := deploy/tests/test_pages.py deploy/tests/test_runbooks.py
+
 test-deploy: setup build deploy-tools
-	$(DEPLOY_VENV)/bin/python -m pytest -q --disable-plugin-autoload -c $(MODELS)/pyproject.toml --rootdir deploy/tests deploy/tests
+	$(TEST_DEPLOY) $(PAGES:%=--ignore=%) deploy/tests
+
+# The commands of all pages, and the runbooks.
+test-pages: setup build deploy-tools
+	$(TEST_DEPLOY) $(PAGES)
 
 sbom: $(DEPLOY_STAMP)
 	deploy/docker/release.sh sbom build/sbom/embed.cdx.json
