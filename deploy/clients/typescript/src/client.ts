@@ -1,16 +1,18 @@
 /** The client: calls that are answered at once, jobs that are stored, and their results. */
 
 import { connect as connectNats, type ConnectionOptions, type NatsConnection } from "@nats-io/transport-node";
-import { EmbedError } from "./errors.js";
+import { backfill, type BackfillOptions, type Chunk } from "./backfill.js";
 import { checkId, checkSlug, newId } from "./ids.js";
+import { EmbedError, isResult, type Outcome, type Result } from "./outcome.js";
 import { conflict, fill, Lookout, readOutcome, resultPlace } from "./results.js";
 import { combine, Space, split, TEXTS_PER_CALL } from "./split.js";
 import { ApiError, Backoff, CONSUMER_NOT_FOUND, Deadline, NoResponders, sleep, STREAM_NOT_FOUND, Transport } from "./transport.js";
-import { CONTENT_TYPES, HEADERS, LIMITS, NAMES, SUBJECTS, type EmbedRequest, type Encoding } from "./wire.generated.js";
-import { bad, decode, decodeOutcome, digest, encode, isResult, requestFields, type Format, type Outcome, type Result } from "./wire.js";
+import { CONTENT_TYPES, HEADERS, LIMITS, NAMES, SUBJECTS, type EmbedRequest, type Encoding, type Removal } from "./wire.generated.js";
+import { bad, decode, decodeOutcome, digest, encode, requestFields, type Format } from "./wire.js";
 
 const CALLS_IN_FLIGHT = 8;
 const ACK_TIMEOUT = 5000;
+const REMOVAL_TIMEOUT = 5000;
 /** Temporarily unavailable, too many at once, or the same message on its way already. */
 const PASSES = [409, 429, 503];
 
@@ -197,6 +199,31 @@ export class Client {
       throw outcome.error;
     }
     throw new RangeError("one job has one outcome");
+  }
+
+  /** Embeds many texts at the lowest priority: their vectors, in order, a chunk at a time. See `BackfillOptions`. */
+  backfill(model: string, texts: Iterable<string> | AsyncIterable<string>, options: BackfillOptions = {}): AsyncGenerator<Chunk> {
+    return backfill(this, model, texts, options);
+  }
+
+  /** Has a worker remove the results of jobs whose ids were made with this key (`idWithKey`). How many were there. */
+  async removeResults(model: string, key: string, ids: string[], options: { tenant?: string | undefined } = {}): Promise<number> {
+    const bare = fill(SUBJECTS.remove, { model: checkSlug("model", model) });
+    const subject = options.tenant === undefined ? bare : `${bare}.${checkSlug("tenant", options.tenant)}`;
+    let removed = 0;
+    for (let at = 0; at < ids.length; at += LIMITS.removals) {
+      const removal: Removal = { key, ids: ids.slice(at, at + LIMITS.removals) };
+      let said: Record<string, unknown>;
+      try {
+        said = decode((await this.#transport.request(subject, encode(removal, this.#format), REMOVAL_TIMEOUT, this.#contentType())).data);
+      } catch (error) {
+        if (!(error instanceof NoResponders)) throw error;
+        throw new EmbedError("rejected", `results could not be removed: no worker serves model ${model}`);
+      }
+      if (said["error"] != null) throw new EmbedError("rejected", `results could not be removed: ${JSON.stringify(said["error"])}`);
+      removed += Number(said["removed"] ?? 0);
+    }
+    return removed;
   }
 
   #request(texts: string[], options: RequestOptions): EmbedRequest {

@@ -1,7 +1,7 @@
 /** Ids of jobs, and the names in subjects. */
 
-import { randomBytes } from "node:crypto";
-import { EmbedError } from "./errors.js";
+import { createHash, randomBytes } from "node:crypto";
+import { EmbedError } from "./outcome.js";
 import { JOB_ID, SLUG } from "./wire.generated.js";
 
 const DIGITS = "0123456789abcdefghjkmnpqrstvwxyz";
@@ -9,6 +9,27 @@ const DIGITS = "0123456789abcdefghjkmnpqrstvwxyz";
 /** A new id: unique, and sorted by time. 10 characters of milliseconds and 13 of randomness. */
 export function newId(): string {
   return number(BigInt(Date.now()), 10) + number(randomBytes(8).readBigUInt64BE(), 13);
+}
+
+/** A secret that proves that ids are one's own; see `idWithKey`. */
+export function newKey(): string {
+  return digits(randomBytes(32));
+}
+
+/** A new id that this key belongs to: whoever has the key can have results removed whose ids begin with it, and nobody else. */
+export function idWithKey(key: string): string {
+  return number(BigInt(Date.now()), 10) + idPart(key);
+}
+
+/** What the ids hold that it is the key of. */
+export function idPart(key: string): string {
+  return digits(createHash("sha256").update(`akidb-embed removal ${key}`).digest()).slice(0, 26);
+}
+
+/** Five bits a character, those that are left over dropped. */
+function digits(bytes: Buffer): string {
+  const count = Math.floor((bytes.length * 8) / 5);
+  return number(BigInt(`0x${bytes.toString("hex")}`) >> BigInt(bytes.length * 8 - count * 5), count);
 }
 
 function number(value: bigint, count: number): string {

@@ -5,9 +5,9 @@
 
 import type { Subscription } from "@nats-io/transport-node";
 import { createInbox } from "@nats-io/transport-node";
-import { EmbedError } from "./errors.js";
+import { EmbedError, isResult, type Outcome } from "./outcome.js";
 import { HEADERS, NAMES, SUBJECTS } from "./wire.generated.js";
-import { bad, decodeOutcome, isResult, type Outcome } from "./wire.js";
+import { bad, decodeOutcome } from "./wire.js";
 import { NoResponders, type Stored, type Transport } from "./transport.js";
 
 const SHORTEST_PAUSE = 20;

@@ -1,8 +1,8 @@
 /** Cutting many texts into messages that the server takes, and putting answers together. No I/O. */
 
-import { EmbedError } from "./errors.js";
+import { EmbedError, Result } from "./outcome.js";
 import type { EmbedRequest, Timing } from "./wire.generated.js";
-import { encode, requestFields, Result, type Format } from "./wire.js";
+import { encode, requestFields, type Format } from "./wire.js";
 
 /** Room for the headers that every message has. */
 const HEADER_BYTES = 1024;

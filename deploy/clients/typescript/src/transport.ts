@@ -2,7 +2,7 @@
 
 import { errors, headers, type Msg, type NatsConnection } from "@nats-io/transport-node";
 import { bad } from "./wire.js";
-import { EmbedError } from "./errors.js";
+import { EmbedError } from "./outcome.js";
 
 export const STREAM_NOT_FOUND = 10059;
 export const CONSUMER_NOT_FOUND = 10014;

@@ -2,85 +2,10 @@
 
 import { createHash } from "node:crypto";
 import { decode as unpack, encode as pack } from "@msgpack/msgpack";
-import { EmbedError } from "./errors.js";
+import { EmbedError, Result, rowBytes, type ItemOutcome, type Outcome } from "./outcome.js";
 import type { EmbedRequest, Encoding, Timing, WireError } from "./wire.generated.js";
 
 export type Format = "json" | "msgpack";
-
-/** What is known of one text. */
-export interface ItemOutcome {
-  tokens: number;
-  truncated: boolean;
-  error?: EmbedError;
-}
-
-/** The vectors of one request. */
-export class Result {
-  constructor(
-    readonly id: string,
-    readonly model: string,
-    readonly variant: string,
-    readonly version: string,
-    /** Fingerprint of the embedding space: only vectors with the same `space` may be compared. */
-    readonly space: string,
-    readonly dim: number,
-    readonly encoding: Encoding,
-    /** All rows, row-major, little-endian, as the encoding has them. The row of a text that failed is zero. */
-    readonly bytes: Uint8Array,
-    readonly items: ItemOutcome[],
-    readonly timing: Timing,
-  ) {}
-
-  /** One text's vector as floating point: `i8` as -127 to 127, `u1` as -1 and 1. Throws that text's error. */
-  vector(row: number): Float32Array {
-    const item = this.items[row];
-    if (item === undefined) throw new RangeError(`the result has ${this.items.length} rows, there is no row ${row}`);
-    if (item.error !== undefined) throw item.error;
-    const size = rowBytes(this.encoding, this.dim);
-    const bytes = this.bytes.subarray(row * size, (row + 1) * size);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    return Float32Array.from({ length: this.dim }, (_, n) => component(view, this.encoding, n));
-  }
-
-  /** The same under another id, or in another space. */
-  with(changes: { id?: string; space?: string }): Result {
-    const { id = this.id, space = this.space } = changes;
-    const { model, variant, version, dim, encoding, bytes, items, timing } = this;
-    return new Result(id, model, variant, version, space, dim, encoding, bytes, items, timing);
-  }
-
-  /** All vectors; throws the first text's error, if one failed. */
-  vectors(): Float32Array[] {
-    return this.items.map((_, row) => this.vector(row));
-  }
-}
-
-/** A job or call that failed as a whole. */
-export interface Failure {
-  id: string | undefined;
-  error: EmbedError;
-}
-
-export type Outcome = Result | Failure;
-
-/** Whether it is one with vectors. */
-export function isResult(outcome: Outcome): outcome is Result {
-  return outcome instanceof Result;
-}
-
-/** Bytes of one row. */
-export function rowBytes(encoding: Encoding, dim: number): number {
-  switch (encoding) {
-    case "f16":
-      return 2 * dim;
-    case "i8":
-      return dim;
-    case "u1":
-      return Math.ceil(dim / 8);
-    default:
-      return 4 * dim;
-  }
-}
 
 /** A request as it goes over the wire: what is left to the default is left out. */
 export function requestFields(request: EmbedRequest): EmbedRequest {
@@ -218,28 +143,6 @@ function put(view: DataView, encoding: Encoding, at: number, n: number, x: numbe
   else if (encoding === "u1") view.setUint8(at + n, x);
   else if (encoding === "f16") view.setUint16(at + 2 * n, toHalf(x), true);
   else view.setFloat32(at + 4 * n, x, true);
-}
-
-function component(view: DataView, encoding: Encoding, n: number): number {
-  switch (encoding) {
-    case "f16":
-      return fromHalf(view.getUint16(2 * n, true));
-    case "i8":
-      return view.getInt8(n);
-    case "u1":
-      return (view.getUint8(n >> 3) >> (7 - (n & 7))) & 1 ? 1 : -1;
-    default:
-      return view.getFloat32(4 * n, true);
-  }
-}
-
-/** Node has no 16-bit floating point yet. */
-function fromHalf(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0x1f) return fraction ? NaN : sign * Infinity;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 /** Of a number that is one of half precision already, as JSON has them: nothing is rounded that was not. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { connect as connectNats, headers, type Msg, type NatsConnection } from "@nats-io/transport-node";
-import { connect, EmbedError, isResult, type Client, type EmbedOptions, type Result } from "../src/index.js";
+import { connect, EmbedError, isResult, newRun, type Chunk, type Client, type EmbedOptions, type Result } from "../src/index.js";
 import { MODEL, PATIENCE, stack } from "./support.js";
 
 const TEXTS = Array.from({ length: 150 }, (_, n) => `sentence number ${n}${" and more".repeat(n % 5)}`);
@@ -63,6 +63,29 @@ test("jobs are stored once, and their results are those of calls", async () => {
   }
   assert.deepEqual(Object.fromEntries(sizes), { "ts-2-0": 256, "ts-2-1": 44 });
   await assert.rejects(client.result(MODEL, "never", { timeoutMs: 200 }), { code: "timeout" });
+});
+
+test("a backfill comes in order, goes on where it was, and leaves nothing in the stream", async () => {
+  const run = newRun();
+  const rows = async function* () {
+    yield* TEXTS;
+  };
+  const chunks: Chunk[] = [];
+  for await (const chunk of client.backfill(MODEL, rows(), { run, textsPerJob: 40, window: 2, stallMs: PATIENCE })) {
+    chunks.push(chunk);
+    if (chunk.end === 80) break;
+  }
+  for await (const chunk of client.backfill(MODEL, TEXTS, { run, done: 80, textsPerJob: 40, stallMs: PATIENCE })) chunks.push(chunk);
+  assert.deepEqual(chunks.map(({ start, end }) => [start, end]), [[0, 40], [40, 80], [80, 120], [120, 150]]);
+  assert.deepEqual(chunks.flatMap((chunk) => chunk.texts), TEXTS);
+  const called = await client.embed(MODEL, TEXTS, { timeoutMs: PATIENCE });
+  chunks.forEach(({ start, result }) => result.vectors().forEach((vector, n) => close(vector, called.vector(start + n))));
+  // The chunk after which it was broken off was not known to be safe.
+  await assert.rejects(client.result(MODEL, `${run.id}-0`, { timeoutMs: 200 }), { code: "timeout" });
+  assert.equal(await client.removeResults(MODEL, run.key, [`${run.id}-40`]), 1);
+  await assert.rejects(client.removeResults(MODEL, "another", ["x-1"]), { code: "rejected" });
+  await assert.rejects(client.backfill(MODEL, TEXTS, { done: 151 }).next(), { code: "invalid_request" });
+  await assert.rejects(client.backfill(MODEL, TEXTS, { textsPerJob: 0 }).next(), { code: "invalid_request" });
 });
 
 type Request = { id: string; texts: string[]; deadline_ms: number };

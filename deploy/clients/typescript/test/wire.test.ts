@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { EmbedError } from "../src/errors.js";
-import { checkId, checkSlug, newId } from "../src/ids.js";
+import { EmbedError, isResult, type Result } from "../src/outcome.js";
+import { checkId, checkSlug, idPart, idWithKey, newId, newKey } from "../src/ids.js";
 import { combine, Space, split } from "../src/split.js";
 import type { EmbedRequest } from "../src/wire.generated.js";
-import { decode, decodeOutcome, digest, encode, isResult, requestFields, type Format, type Result } from "../src/wire.js";
+import { decode, decodeOutcome, digest, encode, requestFields, type Format } from "../src/wire.js";
 import { golden } from "./support.js";
 
 const REQUEST: EmbedRequest = {
@@ -129,6 +129,9 @@ test("lists are cut into messages and put together in order", () => {
 test("ids are those of subjects", () => {
   assert.equal(new Set(Array.from({ length: 1000 }, newId)).size, 1000);
   checkId(newId());
+  // As Python makes it.
+  assert.equal(idPart("0".repeat(26)), "8k2vstvxjbt7473fyrfft9k83s");
+  assert.ok(checkId(idWithKey(newKey())).length === 36);
   for (const bad of ["", "a.b", "a b", "*", "x".repeat(129), "a\n"]) assert.throws(() => checkId(bad), EmbedError);
   for (const bad of ["", "A", ">", "-a", "x".repeat(65)]) assert.throws(() => checkSlug("model", bad), EmbedError);
 });
