@@ -35,6 +35,7 @@ struct Taken {
 /// Who has a place.
 #[derive(Debug)]
 struct Holder {
+    /// Its network: see [`network_of`].
     peer: IpAddr,
     /// When it began to do what it does.
     since: Instant,
@@ -74,6 +75,7 @@ impl Slots {
         let mut taken = lock(&self.taken);
         taken.last += 1;
         let id = taken.last;
+        let peer = network_of(peer);
         taken.by.insert(id, Holder { peer, since: Instant::now(), answering: false, task: None });
         drop(taken);
         Slot(Arc::new(Place { id, taken: Arc::clone(&self.taken), changed: Notify::new(), _permit: permit }))
@@ -165,6 +167,14 @@ impl Drop for Place {
     }
 }
 
+/// Whose an address is: of IPv6, everybody has at least the 2^64 of a network, and could come as somebody else each time.
+fn network_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     // Nothing is done behind the lock that could leave half of something.
     taken.lock().unwrap_or_else(PoisonError::into_inner)
@@ -184,6 +194,22 @@ mod tests {
             taken.by.insert(id, Holder { peer, since, answering: *answering, task: None });
         }
         taken.first_to_go(now)
+    }
+
+    #[tokio::test]
+    async fn addresses_of_one_network_of_ipv6_are_one() {
+        let slots = Slots::new(3);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut held = Vec::new();
+        // The other has come first, and waits for longest.
+        for peer in ["2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::ffff:1"] {
+            let slot = slots.take(address(peer)).await;
+            slot.is_held_by(&tokio::spawn(std::future::pending()));
+            held.push((slot.0.id, slot));
+        }
+        let first = lock(&slots.taken).first_to_go(Instant::now());
+        assert_eq!(first, Some(held[1].0), "the oldest of those that two addresses of one network have");
+        assert_eq!(network_of(address("::ffff:10.0.0.1")), address("10.0.0.1"));
     }
 
     #[test]
