@@ -213,6 +213,8 @@ pub enum GraphForm {
     Plain,
     /// Without padding (`com.microsoft` packed attention), for CUDA.
     Packed,
+    /// Without padding, of the worker's own operators (`ai.akidb`), for CUDA.
+    Kernels,
 }
 
 /// `current.json`: which version is current, and how that came to be.

@@ -161,7 +161,12 @@ def _check_gpu(options: argparse.Namespace) -> None:
     metadata = Metadata.read(options.directory / METADATA)
     providers = gpu.device_providers(options.device)
     found = gpu.check_gpu(
-        options.directory, metadata, _report, providers=providers, speed=not options.no_speed
+        options.directory,
+        metadata,
+        _report,
+        providers=providers,
+        speed=not options.no_speed,
+        operators=options.operators,
     )
     text = json.dumps(found, indent=2) + "\n"
     if options.out:
@@ -309,6 +314,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_directory(check)
     check.add_argument("--device", type=int, default=0, help="CUDA device; default: %(default)s")
+    check.add_argument(
+        "--operators",
+        type=Path,
+        metavar="FILE",
+        help="the library of the worker's own operators, target/release/libembed_kernels.so",
+    )
     check.add_argument("--no-speed", action="store_true", help="only the vectors")
     check.add_argument("--out", type=Path, metavar="FILE", help="JSON; default: standard output")
 

@@ -45,6 +45,10 @@ class BertGraph:
             hidden = self.layer(layer, hidden, mask)
         hidden = self.form.leave(hidden)
         finish(self.builder, head, self.pool(head.pooling, hidden), EMBEDDING)
+        return self.model(head)
+
+    def model(self, head: Head) -> onnx.ModelProto:
+        """Return what has been built: token ids and mask in, vectors out."""
         size = head.dimension(self.config.hidden_size)
         tokens = ["batch", "seq"]
         return self.builder.model(

@@ -15,6 +15,7 @@ from embed_models.attention import AttentionForm, ContribAttention, PackedAttent
 from embed_models.checkpoint import Checkpoint
 from embed_models.fused import build_fused_graph
 from embed_models.graph import build_graph
+from embed_models.kernels import KernelForm, build_kernel_graph, why_not
 from embed_models.quantize.numerics import E4M3, S8, U8, Format
 
 REFERENCE = "fp32"
@@ -49,8 +50,24 @@ class Kind:
         """Whether the graph has operators that a CPU cannot run at all."""
         return self.form is PackedAttention
 
+    @property
+    def kernels(self) -> bool:
+        """Whether the graph is made of the worker's own operators."""
+        return self.form is KernelForm
+
+    @property
+    def trial_form(self) -> type[AttentionForm]:
+        """The form in which a CPU tries out how a plan rounds."""
+        return PlainAttention if self.kernels else self.form
+
+    def why_not(self, checkpoint: Checkpoint) -> str | None:
+        """Say why a model has no artefact of this kind, or return None."""
+        return why_not(checkpoint) if self.kernels else None
+
     def exact_graph(self, checkpoint: Checkpoint) -> onnx.ModelProto:
         """Build the graph of a kind that is not quantized."""
+        if self.kernels:
+            return build_kernel_graph(checkpoint)
         build = build_fused_graph if self.fused else build_graph
         arithmetic = Arithmetic(checkpoint.tensors, self.dtype)
         return build(checkpoint.config, arithmetic, checkpoint.pooling, self.form)
@@ -64,6 +81,8 @@ KINDS = {
         Kind("int8", "int8", ContribAttention, np.float32, U8),
         Kind("fp32-packed", "fp32", PackedAttention, np.float32, fused=True),
         Kind("fp16-packed", "fp16", PackedAttention, np.float16, fused=True),
+        Kind("fp16-kernels", "fp16", KernelForm, np.float16),
+        Kind("fp8-kernels", "fp8", KernelForm, np.float16, E4M3),
         Kind("fp32-tensorrt", "fp32", PlainAttention, np.float32),
         Kind("fp16-tensorrt", "fp16", PlainAttention, np.float16),
         Kind("int8-tensorrt", "int8", PlainAttention, np.float16, S8),

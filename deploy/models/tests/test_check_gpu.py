@@ -93,6 +93,41 @@ def only(version: Path, *files: str) -> Metadata:
     return dataclasses.replace(metadata, artefacts=kept)
 
 
+def test_graphs_of_the_workers_own_operators_need_their_library(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: dict[str, Path | None] = {}
+
+    def run(outcome: gpu.Outcome, *rest: Any) -> None:
+        loaded[outcome.file] = rest[-1]
+        outcome.verdict = gpu.PASS
+
+    monkeypatch.setattr(gpu, "_run", run)
+    metadata = only(version, "fp16.onnx")
+    reference, own = metadata.artefacts
+    own = dataclasses.replace(own, form="kernels")
+    metadata = dataclasses.replace(metadata, artefacts=[reference, own])
+
+    def reason(provider: str, operators: Path | None) -> Any:
+        loaded.clear()
+        found = gpu.check_gpu(
+            version,
+            metadata,
+            lambda _: None,
+            providers=[provider],
+            speed=False,
+            operators=operators,
+        )
+        return found["not_run"].get("fp16.onnx")
+
+    library = Path("libembed_kernels.so")
+    assert "give --operators" in reason(gpu.CUDA, None)
+    assert f"made for {gpu.CUDA}" in reason(gpu.CPU, library)
+    assert loaded == {"fp32.onnx": None}
+    assert reason(gpu.CUDA, library) is None
+    assert loaded == {"fp32.onnx": None, "fp16.onnx": library}
+
+
 def test_what_is_not_for_the_device_is_not_run_and_not_passed(
     version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ def test_what_the_default_model_has_to_reach() -> None:
 
 def test_defaults_fill_in_what_is_left_out() -> None:
     recipe = parse_recipe(GOOD + "[thresholds.int8]\nmean_cosine = 0.5\n", "tiny.toml")
-    assert recipe.version == "v1.3.0"
+    assert recipe.version == "v1.4.0"
     assert recipe.source is None
     assert recipe.thresholds["int8"].mean_cosine == 0.5
     assert recipe.thresholds["int8"].min_cosine == 0.95

@@ -75,8 +75,12 @@ def make_plan(
     *,
     strength: float | None,
     excluded: frozenset[str] = frozenset(),
+    one_scale: bool = False,
 ) -> Plan:
-    """Choose all scales for one smoothing strength (None: no smoothing), and round each number."""
+    """Choose all scales for one smoothing strength (None: no smoothing), and round each number.
+
+    `one_scale`: weights that are multiplied with the same site are rounded as one matrix.
+    """
     changed, factors = smoothed(config, tensors, calibration, strength=strength, excluded=excluded)
     sites: dict[str, SitePlan] = {}
     weights: dict[str, QuantizedWeight] = {}
@@ -89,9 +93,13 @@ def make_plan(
         sample = statistics.sample / factors.get(site, np.float32(1))
         activation = sites[site].activation
         rounded = fmt.fake(sample, activation.scale, activation.zero_point).mean(axis=0)
-        for key in keys:
+        all_rounded = quantize_weight(together, fmt) if one_scale else None
+        for index, key in enumerate(keys):
             weight = np.ascontiguousarray(changed[f"{key}.weight"].T)
             weights[key] = quantize_weight(weight, fmt)
+            if all_rounded is not None:
+                columns = np.split(all_rounded.values, len(keys), axis=1)[index]
+                weights[key] = QuantizedWeight(columns, all_rounded.scales)
             shift = sample.mean(axis=0) @ weight - rounded @ weights[key].dequantized()
             changed[f"{key}.bias"] = (changed[f"{key}.bias"] + shift).astype(np.float32)
     return Plan(

@@ -72,6 +72,9 @@ def quantize_version(
     artefacts = {artefact.file: artefact for artefact in metadata.artefacts}
     for kind in kinds:
         path = directory / kind.file
+        if (reason := kind.why_not(checkpoint)) is not None:
+            report(f"{kind.name}: not written, since no kernels are for such a model: {reason}")
+            continue
         description: dict[str, Any] | None
         if settings.dynamic_int8 and kind.name == CPU_INT8:
             dynamic.write_dynamic(directory / KINDS[REFERENCE].file, path)
@@ -137,7 +140,7 @@ def _describe(
         else "s8, symmetric, per output channel",
         "word_embeddings": "s8, symmetric, per row" if fmt.name != "e4m3" else "fp16",
         "around": "fp32" if fmt is U8 else "fp16",
-        "gelu": "tanh approximation" if kind.name == CPU_INT8 else "exact",
+        "gelu": "tanh approximation" if kind.name == CPU_INT8 or kind.kernels else "exact",
         "calibration_dataset": settings.texts.name,
         "calibration_sha256": settings.texts.sha256,
         "calibration_texts": len(settings.texts.items),

@@ -16,6 +16,7 @@ from embed_models.checkpoint import Checkpoint
 from embed_models.errors import RecipeError
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import cpu_session, embed_sequences
+from embed_models.kernels import build_kernel_graph
 from embed_models.kinds import CPU_INT8, TENSORRT_INT8, Kind
 from embed_models.quantize.arithmetic import ContribInt8, QdqArithmetic
 from embed_models.quantize.calibration import Calibration
@@ -106,7 +107,7 @@ class Search:
         allowed = 0 if kind.name == TENSORRT_INT8 else most_excluded
         while target is not None and best.mean_cosine < target and len(best.excluded) < allowed:
             worst = max(plan.sites, key=lambda site: plan.sites[site].activation.relative_error)
-            excluded = frozenset({*best.excluded, worst})
+            excluded = frozenset({*best.excluded, worst, *_behind(worst, kind)})
             next_plan, trial = self._try(kind, best.strength, excluded, report)
             trials.append(trial)
             if trial.mean_cosine <= best.mean_cosine:
@@ -128,7 +129,7 @@ class Search:
             raise ValueError(f"{kind.name} is not quantized")
         plan = self._plan(kind, kind.fmt, strength or None, excluded)
         # In float32 around the quantized layers, which is faster on a CPU and rounds the same.
-        model = quantized_graph(self._checkpoint, plan, kind, np.float32)
+        model = _trial_graph(self._checkpoint, plan, kind, np.float32)
         vectors = self._embed(model, as_written=kind.name != CPU_INT8)
         cosines = np.einsum("ij,ij->i", vectors, self._reference)
         trial = Trial(
@@ -161,6 +162,7 @@ class Search:
             fmt,
             strength=strength,
             excluded=excluded,
+            one_scale=kind.kernels,
         )
 
     def _embed(self, model: onnx.ModelProto, *, as_written: bool) -> NDArray[np.float32]:
@@ -172,5 +174,18 @@ def quantized_graph(
     checkpoint: Checkpoint, plan: Plan, kind: Kind, dtype: DTypeLike
 ) -> onnx.ModelProto:
     """Write a plan down as a graph of its kind, with `dtype` around the quantized layers."""
+    if kind.kernels:
+        return build_kernel_graph(checkpoint, plan)
+    return _trial_graph(checkpoint, plan, kind, dtype)
+
+
+def _trial_graph(
+    checkpoint: Checkpoint, plan: Plan, kind: Kind, dtype: DTypeLike
+) -> onnx.ModelProto:
     arithmetic = ContribInt8(plan) if kind.name == CPU_INT8 else QdqArithmetic(plan, dtype)
-    return build_graph(checkpoint.config, arithmetic, checkpoint.pooling, kind.form)
+    return build_graph(checkpoint.config, arithmetic, checkpoint.pooling, kind.trial_form)
+
+
+def _behind(site: str, kind: Kind) -> list[str]:
+    """Return what cannot be in 8 bits without a site: a kernel that yields FP8 multiplies in it."""
+    return [site.replace("/inner", "/outer")] if kind.kernels else []

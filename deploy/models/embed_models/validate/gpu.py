@@ -28,6 +28,7 @@ from embed_models.batches import pad
 from embed_models.errors import ValidationError
 from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.inference import cpu_session, embed_sequences, run_batch
+from embed_models.kernels import KernelForm
 from embed_models.metadata import Artefact, Metadata
 from embed_models.tokenizer import load_tokenizer
 from embed_models.validate.agreement import cosines
@@ -48,6 +49,8 @@ _PRODUCTS = frozenset(
         *("Attention", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat"),
         *("MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention"),
         *("DynamicQuantizeMatMul", "MatMulNBits", "QGemm", "QLinearMatMul"),
+        # The worker's own.
+        *("Attend", "AttendQuantize", "Linear", "LinearFromQuantized", "LinearQuantized"),
     }
 )
 
@@ -125,11 +128,13 @@ def check_gpu(
     *,
     providers: Sequence[Any] = (CUDA,),
     speed: bool = True,
+    operators: Path | None = None,
 ) -> dict[str, Any]:
     """Check every artefact that this device can run; returns what was found, to be written as JSON.
 
     The verdict is pass if at least one graph ran and none that ran is wrong; `not_run` has the
-    others.
+    others. `operators` is the library of the worker's own, without which the graphs that are made
+    of them do not run.
     """
     check_files(directory, metadata)
     sequences = _sequences(directory, metadata)
@@ -143,10 +148,11 @@ def check_gpu(
         for flash in _kernels(artefact):
             outcome = Outcome(artefact.file, artefact.precision, artefact.form, flash)
             outcome.provider = _name(chain[0])
-            if (reason := _not_for(artefact, chain)) is not None:
+            if (reason := _not_for(artefact, chain, operators)) is not None:
                 outcome.verdict, outcome.reason = NOT_RUN, reason
             else:
-                _check(outcome, graph, sequences, reference, chain, speed=speed)
+                own = operators if artefact.form == KernelForm.name else None
+                _check(outcome, graph, sequences, reference, chain, speed=speed, operators=own)
             report(_sentence(outcome))
             outcomes.append(outcome)
     verdicts = {outcome.verdict for outcome in outcomes}
@@ -173,12 +179,13 @@ def _check(
     providers: Sequence[Any],
     *,
     speed: bool,
+    operators: Path | None,
 ) -> None:
     try:
         with _flash_attention(outcome.flash_attention):
-            _run(outcome, graph, sequences, reference, providers)
+            _run(outcome, graph, sequences, reference, providers, operators)
             if speed:
-                outcome.texts_per_second = _speed(graph, providers)
+                outcome.texts_per_second = _speed(graph, providers, operators)
     except Exception as error:  # whatever the runtime raises is the finding
         outcome.verdict, outcome.reason = FAIL, f"{type(error).__name__}: {error}"
 
@@ -198,8 +205,12 @@ def _chain(artefact: Artefact, providers: Sequence[Any]) -> list[Any]:
     return [*mine, *others] or list(providers)
 
 
-def _not_for(artefact: Artefact, chain: Sequence[Any]) -> str | None:
+def _not_for(artefact: Artefact, chain: Sequence[Any], operators: Path | None) -> str | None:
     """Say why a graph is none for this device, or return None."""
+    if artefact.form == KernelForm.name:
+        if _name(chain[0]) != CUDA:
+            return f"made for {CUDA}, which is not here"
+        return None if operators else "made of the worker's own operators; give --operators"
     quantized = artefact.quantization is not None
     if (artefact.quantization or {}).get("batch_dependent"):
         return "quantized by what is in a run, so that its vectors are those of no text alone"
@@ -240,9 +251,16 @@ def _sequences(directory: Path, metadata: Metadata) -> list[list[int]]:
 
 
 def _session(
-    graph: Path, providers: Sequence[Any], *, optimized: Path | None = None, profile: str = ""
+    graph: Path,
+    providers: Sequence[Any],
+    operators: Path | None = None,
+    *,
+    optimized: Path | None = None,
+    profile: str = "",
 ) -> Any:
     options = ort.SessionOptions()
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
     options.log_severity_level = _ERRORS_ONLY
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -262,12 +280,15 @@ def _run(
     sequences: list[list[int]],
     reference: NDArray[np.float32],
     providers: Sequence[Any],
+    operators: Path | None,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="embed-models-") as temporary:
         place = Path(temporary)
         # What TensorRT has compiled cannot be written as a graph.
         optimized = None if _name(providers[0]) == TENSORRT else place / "optimized.onnx"
-        session = _session(graph, providers, optimized=optimized, profile=str(place / "profile"))
+        session = _session(
+            graph, providers, operators, optimized=optimized, profile=str(place / "profile")
+        )
         # All in one run, padded to the longest, and each on its own.
         together = run_batch(session, sequences)
         ran = _nodes(Path(session.end_profiling()))
@@ -315,8 +336,10 @@ def _operators(optimized: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in graph.node).most_common())
 
 
-def _speed(graph: Path, providers: Sequence[Any], seconds: float = 0.5) -> dict[str, float]:
-    session = _session(graph, providers)
+def _speed(
+    graph: Path, providers: Sequence[Any], operators: Path | None = None, seconds: float = 0.5
+) -> dict[str, float]:
+    session = _session(graph, providers, operators)
     random = np.random.default_rng(0)
     # Which words they are makes no difference to the speed.
     speeds = {}

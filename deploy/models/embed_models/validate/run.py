@@ -15,6 +15,8 @@ from embed_models.corpus.load import ByKind, HeldOut
 from embed_models.errors import ValidationError
 from embed_models.golden import decode_vector
 from embed_models.inference import cpu_session, embed_sequences
+from embed_models.kernel_parts import check_kernels, take_apart
+from embed_models.kernels import KernelForm
 from embed_models.kinds import KINDS, REFERENCE
 from embed_models.metadata import Artefact, FileRef, Metadata
 from embed_models.packing import STRUCTURE_ONLY, check_packed, unpack
@@ -143,6 +145,8 @@ def validate_version(
         packed = artefact.form == PackedAttention.name
         if packed:
             graph = _unpacked(directory, artefact, metadata)
+        elif artefact.form == KernelForm.name:
+            graph = _taken_apart(directory, artefact, metadata)
         if artefact.form == PlainAttention.name:
             refuse_for_tensorrt(directory / artefact.file)
         vectors = validator.embed(
@@ -154,7 +158,7 @@ def validate_version(
         )
         reference = reference or vectors
         result = _compare(vectors, reference, validator, held_out)
-        if packed:
+        if packed or artefact.form == KernelForm.name:
             result["packing"] = STRUCTURE_ONLY
         result["size_ratio"] = round(artefact.bytes / metadata.artefacts[0].bytes, 4)
         result["not_run"] = not_run(artefact)
@@ -183,6 +187,14 @@ def _unpacked(directory: Path, artefact: Artefact, metadata: Metadata) -> bytes:
     exact = (directory / metadata.artefacts[0].file).read_bytes()
     check_packed(content, exact, artefact.file)
     return unpack(content, artefact.file)
+
+
+def _taken_apart(directory: Path, artefact: Artefact, metadata: Metadata) -> bytes:
+    """Check a graph of the worker's own operators, and return it in those that a CPU has."""
+    content = (directory / artefact.file).read_bytes()
+    exact = (directory / metadata.artefacts[0].file).read_bytes()
+    check_kernels(content, exact, artefact.file)
+    return take_apart(content, artefact.file)
 
 
 def check_files(directory: Path, metadata: Metadata) -> None:

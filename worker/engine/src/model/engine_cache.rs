@@ -132,7 +132,7 @@ mod tests {
             performance: None,
             validation: None,
         };
-        let target = ProviderGraph { provider: Provider::Tensorrt, graph, packed: None };
+        let target = ProviderGraph { provider: Provider::Tensorrt, graph, packed: None, otherwise: None };
         let (config, profile) = (EngineConfig::default(), Profile { min: (1, 1), opt: (64, 32), max: (128, 64) });
         let cache = place(&target, &config, Path::new("/cache"), "sm90-trt10.16.1", profile);
         assert_eq!(cache.kind, "sm90-trt10.16.1-1x1-64x32-128x64");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use embed_schemas::{ModelMetadata, Precision};
+use embed_schemas::{ModelMetadata, Precision, model::GraphForm};
 
 use super::{
     files::Files,
@@ -37,7 +37,11 @@ pub fn prepare(
     let LoadContext { config, max_text_bytes, shared, .. } = *context;
     let started = Instant::now();
     let metadata = &model.metadata;
-    if target.provider == Provider::Cuda && matches!(target.graph.precision, Precision::Int8 | Precision::Fp8) {
+    let in_parts = target.graph.form != GraphForm::Kernels;
+    if target.provider == Provider::Cuda
+        && in_parts
+        && matches!(target.graph.precision, Precision::Int8 | Precision::Fp8)
+    {
         tracing::warn!(
             model = %model.model,
             variant = %model.variant,
@@ -104,6 +108,7 @@ pub fn prepare(
         provider = %report.provider,
         devices = ?report.devices,
         packed = report.packed,
+        kernels = target.has_kernels(),
         nodes_elsewhere = report.nodes_elsewhere,
         runners = engines.len(),
         lone_call_threads = report.spread,

@@ -98,7 +98,24 @@ impl Loader {
         chosen.ok_or_else(|| chain_error(skipped))
     }
 
+    /// On a provider: with the worker's own operators, or without them if it cannot be.
     async fn load_on(
+        &self,
+        model: &ResolvedModel,
+        target: &ProviderGraph,
+        aside: bool,
+    ) -> Result<LoadedModel, LoadError> {
+        match (self.load_graphs(model, target, aside).await, &target.otherwise) {
+            (Err(error), Some(otherwise)) if !matches!(error, LoadError::Registry(_)) => {
+                tracing::warn!(%error, model = %model.model, variant = %model.variant, provider = %target.provider,
+                    "the worker's own operators cannot be used; runs take longer with those of ONNX Runtime");
+                self.load_graphs(model, otherwise, aside).await
+            }
+            (loaded, _) => loaded,
+        }
+    }
+
+    async fn load_graphs(
         &self,
         model: &ResolvedModel,
         target: &ProviderGraph,

@@ -13,6 +13,16 @@ pub struct ProviderGraph {
     pub graph: Artefact,
     /// The same without padding, to be chosen run by run.
     pub packed: Option<Artefact>,
+    /// What it runs if this cannot be loaded: the same precision without the worker's own operators, which are never needed.
+    pub otherwise: Option<Box<Self>>,
+}
+
+impl ProviderGraph {
+    /// Whether one of its graphs is made of the worker's own operators.
+    #[must_use]
+    pub fn has_kernels(&self) -> bool {
+        [Some(&self.graph), self.packed.as_ref()].into_iter().flatten().any(|one| one.form == GraphForm::Kernels)
+    }
 }
 
 /// A provider of a chain that does not run the variant, and why.
@@ -41,7 +51,13 @@ pub fn artefacts_for(provider: Provider, artefacts: &[Artefact]) -> Vec<Artefact
         return for_openvino(artefacts);
     }
     let of = |form: &GraphForm| artefacts.iter().filter(|one| one.form == *form).cloned().collect::<Vec<_>>();
-    forms(provider).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+    let mut found = forms(provider).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default();
+    if provider == Provider::Cuda {
+        // Only with these operators it computes in FP8 what is faster so.
+        let in_fp8 = |one: &&Artefact| one.form == GraphForm::Kernels && one.precision == Precision::Fp8;
+        found.extend(artefacts.iter().find(in_fp8).cloned());
+    }
+    found
 }
 
 /// The graphs of standard operators, and the one in FP32 whatever it is made of. What that computes can be computed in BF16 as well: in BF16 there is no file
@@ -111,9 +127,7 @@ pub(super) fn chain(
             continue;
         };
         wanted = wanted.or(Some(graph.precision));
-        let without_padding = |one: &&Artefact| one.form == GraphForm::Packed && one.precision == graph.precision;
-        let packed = artefacts.iter().find(without_padding).filter(|_| packed && *provider == Provider::Cuda);
-        links.push(ProviderGraph { provider: *provider, graph: graph.clone(), packed: packed.cloned() });
+        links.push(link(*provider, graph, artefacts, packed));
     }
     if measures && !links.is_empty() {
         // Nobody has asked for them.
@@ -122,12 +136,26 @@ pub(super) fn chain(
     (links, skipped)
 }
 
+/// A provider with a graph, and what there is of the same without padding, if that is allowed.
+fn link(provider: Provider, graph: &Artefact, artefacts: &[Artefact], packed: bool) -> ProviderGraph {
+    let of = |form: GraphForm| {
+        let found = artefacts.iter().find(|one| one.form == form && one.precision == graph.precision);
+        found.filter(|_| packed && provider == Provider::Cuda && graph.form != GraphForm::Kernels).cloned()
+    };
+    let plain = ProviderGraph { provider, graph: graph.clone(), packed: of(GraphForm::Packed), otherwise: None };
+    match of(GraphForm::Kernels) {
+        None => plain,
+        kernels => ProviderGraph { packed: kernels, otherwise: Some(Box::new(plain.clone())), ..plain },
+    }
+}
+
 /// A form's name, as in metadata.
 pub(super) const fn name(form: GraphForm) -> &'static str {
     match form {
         GraphForm::Contrib => "contrib",
         GraphForm::Plain => "plain",
         GraphForm::Packed => "packed",
+        GraphForm::Kernels => "kernels",
     }
 }
 
@@ -136,7 +164,7 @@ mod tests {
     use embed_schemas::model::FileRef;
 
     use super::*;
-    use GraphForm::{Contrib, Packed, Plain};
+    use GraphForm::{Contrib, Kernels, Packed, Plain};
     use Precision::{Bf16, Fp8, Fp16, Fp32, Int8};
     use Provider::{Cpu, Cuda, Openvino, Tensorrt};
 
@@ -210,6 +238,38 @@ mod tests {
         assert_eq!(packed(Cuda, Fp16, false), None);
         assert_eq!(packed(Cuda, Fp32, true), None);
         assert_eq!(packed(Cpu, Fp16, true), None);
+    }
+
+    #[test]
+    fn own_operators_come_first_on_cuda_and_are_never_needed() {
+        let version = artefacts(&[
+            (Fp32, Contrib),
+            (Fp16, Contrib),
+            (Fp16, Packed),
+            (Fp16, Kernels),
+            (Fp8, Kernels),
+            (Fp8, Plain),
+        ]);
+        let names = |one: &ProviderGraph| {
+            (one.graph.file.file.clone(), one.packed.as_ref().map(|packed| packed.file.file.clone()))
+        };
+        let of = |provider, precision, allowed| {
+            let (links, _) = chain(&[provider], false, Some(precision), &version, allowed);
+            links.first().map(|one| (names(one), one.otherwise.as_deref().map(names), one.has_kernels()))
+        };
+        let pair = |graph: &str, packed: &str| (graph.to_owned(), Some(packed.to_owned()));
+        let without = |graph: &str| (graph.to_owned(), None);
+        let (kernels, packed) =
+            (pair("fp16-contrib.onnx", "fp16-kernels.onnx"), pair("fp16-contrib.onnx", "fp16-packed.onnx"));
+        assert_eq!(of(Cuda, Fp16, true), Some((kernels, Some(packed), true)));
+        assert_eq!(of(Cuda, Fp16, false), Some((without("fp16-contrib.onnx"), None, false)));
+        assert_eq!(of(Cuda, Fp8, true), Some((without("fp8-kernels.onnx"), None, true)));
+        assert_eq!(of(Cuda, Fp32, true), Some((without("fp32-contrib.onnx"), None, false)));
+        assert_eq!(of(Tensorrt, Fp8, true), Some((without("fp8-plain.onnx"), None, false)));
+        assert_eq!(of(Cpu, Fp8, true), None);
+        // Behind a provider that was to compute in FP8, FP16 is the nearest that every device has.
+        let (links, _) = chain(&[Tensorrt, Cuda], false, Some(Fp8), &version, true);
+        assert_eq!(links[1].graph.precision, Fp16);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sessions of a version, and the engines that share them: on the CPU one for each core, on devices some for each.
 
 use bytes::Bytes;
-use embed_schemas::Artefact;
+use embed_schemas::{Artefact, Precision, model::GraphForm};
 use ort::environment::Environment;
 
 use super::{
@@ -199,6 +199,10 @@ impl Sessions<'_> {
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
     fn cuda_graphs(&self, device: u32, max_tokens: usize) -> Option<CudaGraphs> {
         let (config, target) = (self.context.config, self.target);
+        // Its lengths are counted on the processor, which no recording does.
+        if target.graph.form == GraphForm::Kernels {
+            return None;
+        }
         let option = cuda_graphs::option(target.provider, config)?;
         let (longest, mut options) = if target.provider == Provider::Tensorrt {
             // The engine for the narrowest batches, which is in the cache by now.
@@ -246,7 +250,17 @@ impl Sessions<'_> {
             }
             return Ok((padded, None));
         }
+        let own = [Some(&target.graph), target.packed.as_ref()].into_iter().flatten();
+        for artefact in own.filter(|one| one.form == GraphForm::Kernels) {
+            let unusable = |reason| EngineError::Provider { provider: target.provider.as_str(), reason };
+            let probed = embed_kernels::probe(device, artefact.precision == Precision::Fp8);
+            probed.map_err(|error| unusable(error.to_string()))?;
+        }
         let padded = self.load(&files.graph, &target.graph, device, (session, 0), &Options::new())?;
+        if target.graph.form == GraphForm::Kernels {
+            // It computes no padding, whatever it gets.
+            return Ok((vec![(usize::MAX, padded.clone())], Some(padded)));
+        }
         let packed = match (&files.packed, &target.packed) {
             (Some(graph), Some(artefact)) => Some(self.load(graph, artefact, device, (session, 0), &Options::new())?),
             _ => None,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use embed_schemas::Artefact;
+use embed_schemas::{Artefact, model::GraphForm};
 
 use super::{provider_chain::ProviderGraph, resolve::ResolvedModel};
 use crate::{
@@ -34,7 +34,8 @@ impl Weights {
         let key = |graph: &Artefact| format!("{} {}", graph.file.sha256, graph.precision);
         let shared = graphs.map(|graph| ((target.provider, key(graph)), graph.file.bytes * sessions as u64));
         // Recordings belong to one runner.
-        let recorded = if cuda_graphs::option(target.provider, config).is_some() { runners } else { 0 };
+        let records = target.graph.form != GraphForm::Kernels && cuda_graphs::option(target.provider, config).is_some();
+        let recorded = if records { runners } else { 0 };
         Self { shared: shared.collect(), own: target.graph.file.bytes * recorded as u64 }
     }
 

@@ -12,13 +12,19 @@ pub(super) const RECORD: (&str, &str) = ("session.record_ep_graph_assignment_inf
 
 /// Operators that do the work of a graph: products, and what goes over all activations. What is left are sums, and shapes, which ONNX Runtime
 /// computes on the processor on purpose.
-const WORK: [&str; 29] = [
+const WORK: [&str; 38] = [
+    "AddNorm",
+    "AddNormQuantize",
+    "Attend",
+    "AttendQuantize",
     "Attention",
     "BiasGelu",
     "DequantizeLinear",
     "DynamicQuantizeMatMul",
     "Einsum",
+    "Embed",
     "EmbedLayerNormalization",
+    "EmbedQuantize",
     "Erf",
     "FastGelu",
     "FusedGemm",
@@ -27,6 +33,9 @@ const WORK: [&str; 29] = [
     "Gemm",
     "GroupQueryAttention",
     "LayerNormalization",
+    "Linear",
+    "LinearFromQuantized",
+    "LinearQuantized",
     "MatMul",
     "MatMulInteger",
     "MatMulIntegerToFloat",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ort::{
+    AsPointer,
     environment::Environment,
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider},
     session::{Session, builder::SessionBuilder},
@@ -62,6 +63,8 @@ pub fn register(
             let provider = with(ep::CUDA::default(), options);
             attach(&provider, &mut builder)
                 .map_err(|said| explain("libonnxruntime_providers_cuda.so", &library, said))?;
+            // SAFETY: the interface is that of the library that the process uses, and the options are the builder's.
+            unsafe { embed_kernels::register(ort::api(), builder.ptr().cast_mut()) }.map_err(|e| e.to_string())?;
         }
         Provider::Tensorrt => {
             let provider = with(ep::TensorRT::default(), more.clone());

@@ -1,0 +1,270 @@
+//! CUDA's driver and its compiler, as far as they are needed, opened where they are found.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
+    ptr,
+};
+
+use libloading::Library;
+
+use super::error::KernelError;
+
+/// A context of the driver. The provider uses the first of each device, and so do we.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Context(usize);
+
+/// A kernel that is loaded on a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Function(*mut c_void);
+
+// SAFETY: both are names of what the driver has, and it may be called from every thread.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+/// A stream, which ONNX Runtime has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stream(pub(crate) *mut c_void);
+
+/// Declares the functions of a library, which are found by name when it is opened.
+macro_rules! functions {
+    ($(#[$what:meta])* $name:ident, $files:expr, { $($field:ident: $symbol:literal = fn($($arg:ty),*);)* }) => {
+        $(#[$what])*
+        pub(crate) struct $name { $(pub(crate) $field: unsafe extern "C" fn($($arg),*) -> c_int,)* }
+
+        impl $name {
+            /// The library, opened once and never closed.
+            pub(crate) fn get() -> Result<&'static Self, KernelError> {
+                static LIBRARY: ::std::sync::OnceLock<Result<$name, KernelError>> = ::std::sync::OnceLock::new();
+                LIBRARY.get_or_init(|| {
+                    let (library, file) = $crate::cuda::open(&$files)?;
+                    let library: &'static ::libloading::Library = Box::leak(Box::new(library));
+                    // SAFETY: these are the functions' signatures in CUDA's headers, the same since CUDA 11.8.
+                    Ok(unsafe { Self { $($field: *library.get($symbol).map_err(|error| KernelError::Library { library: file, reason: error.to_string() })?,)* } })
+                }).as_ref().map_err(Clone::clone)
+            }
+        }
+    };
+}
+pub(crate) use functions;
+
+/// Opens the first of these that is there. What the process has loaded already is found under its name, wherever it lies.
+pub(crate) fn open(files: &[&'static str]) -> Result<(Library, &'static str), KernelError> {
+    let mut first = None;
+    for file in files {
+        // SAFETY: loading runs the libraries' initialisers; they are NVIDIA's, and the provider loads them as well.
+        match unsafe { Library::new(*file) } {
+            Ok(library) => return Ok((library, file)),
+            Err(error) => _ = first.get_or_insert(KernelError::Library { library: file, reason: error.to_string() }),
+        }
+    }
+    Err(first.unwrap_or(KernelError::Library { library: "", reason: "it has no name".to_owned() }))
+}
+
+functions!(
+    /// The driver.
+    Driver, ["libcuda.so.1"], {
+        init: b"cuInit" = fn(c_uint);
+        current: b"cuCtxGetCurrent" = fn(*mut *mut c_void);
+        set_current: b"cuCtxSetCurrent" = fn(*mut c_void);
+        device: b"cuCtxGetDevice" = fn(*mut c_int);
+        get: b"cuDeviceGet" = fn(*mut c_int, c_int);
+        primary: b"cuDevicePrimaryCtxRetain" = fn(*mut *mut c_void, c_int);
+        attribute: b"cuDeviceGetAttribute" = fn(*mut c_int, c_int, c_int);
+        load: b"cuModuleLoadData" = fn(*mut *mut c_void, *const c_void);
+        function: b"cuModuleGetFunction" = fn(*mut *mut c_void, *mut c_void, *const c_char);
+        launch: b"cuLaunchKernel" = fn(*mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void, *mut *mut c_void);
+        upload: b"cuMemcpyHtoDAsync_v2" = fn(u64, *const c_void, usize, *mut c_void);
+        describe: b"cuGetErrorString" = fn(c_int, *mut *const c_char);
+    }
+);
+
+const MAJOR: c_int = 75;
+const MINOR: c_int = 76;
+
+impl Driver {
+    fn check(&self, status: c_int, what: &'static str) -> Result<(), KernelError> {
+        if status == 0 {
+            return Ok(());
+        }
+        let mut said = ptr::null();
+        // SAFETY: it writes a pointer to a text that lives as long as the driver, or none.
+        let known = unsafe { (self.describe)(status, &raw mut said) } == 0 && !said.is_null();
+        let reason = if known {
+            // SAFETY: as above.
+            unsafe { CStr::from_ptr(said) }.to_string_lossy().into_owned()
+        } else {
+            format!("error {status}")
+        };
+        Err(KernelError::Cuda { what, reason })
+    }
+
+    /// The context that this thread uses, and its device.
+    pub(crate) fn here(&self) -> Result<(Context, c_int), KernelError> {
+        let (mut context, mut device) = (ptr::null_mut(), 0);
+        // SAFETY: it writes one pointer.
+        self.check(unsafe { (self.current)(&raw mut context) }, "tell the context")?;
+        if context.is_null() {
+            return Err(KernelError::Cuda { what: "tell the context", reason: "this thread has none".to_owned() });
+        }
+        // SAFETY: it writes one number.
+        self.check(unsafe { (self.device)(&raw mut device) }, "tell the device")?;
+        Ok((Context(context as usize), device))
+    }
+
+    /// Does something with the first context of a device as this thread's.
+    pub(crate) fn with_device<T>(
+        &self,
+        number: u32,
+        run: impl FnOnce() -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let number = c_int::try_from(number).unwrap_or(c_int::MAX);
+        let (mut device, mut context, mut before) = (0, ptr::null_mut(), ptr::null_mut());
+        // SAFETY: it takes no flags, and can be called any number of times.
+        self.check(unsafe { (self.init)(0) }, "start")?;
+        // SAFETY: it writes one number.
+        self.check(unsafe { (self.get)(&raw mut device, number) }, "find the device")?;
+        // SAFETY: it writes one pointer. The context is not given back: the provider keeps it as well.
+        self.check(unsafe { (self.primary)(&raw mut context, device) }, "make a context")?;
+        // SAFETY: it writes one pointer.
+        self.check(unsafe { (self.current)(&raw mut before) }, "tell the context")?;
+        // SAFETY: the context is there, see above.
+        self.check(unsafe { (self.set_current)(context) }, "take the context")?;
+        let done = run();
+        // SAFETY: it is what was there before.
+        self.check(unsafe { (self.set_current)(before) }, "give the context back")?;
+        done
+    }
+
+    /// A device's compute capability.
+    pub(crate) fn capability(&self, device: c_int) -> Result<(c_int, c_int), KernelError> {
+        let read = |attribute| {
+            let mut value = 0;
+            // SAFETY: it writes one number.
+            self.check(unsafe { (self.attribute)(&raw mut value, attribute, device) }, "tell the capability")?;
+            Ok(value)
+        };
+        Ok((read(MAJOR)?, read(MINOR)?))
+    }
+
+    /// Loads compiled kernels into this thread's context, where they stay, and finds these.
+    pub(crate) fn load<const N: usize>(&self, image: &[u8], names: [&CStr; N]) -> Result<[Function; N], KernelError> {
+        let mut module = ptr::null_mut();
+        // SAFETY: the image is one that NVRTC has made, and is copied.
+        self.check(unsafe { (self.load)(&raw mut module, image.as_ptr().cast()) }, "load the kernels")?;
+        let mut functions = [Function(ptr::null_mut()); N];
+        for (function, name) in functions.iter_mut().zip(names) {
+            // SAFETY: the module is there, and the name ends with a zero.
+            self.check(unsafe { (self.function)(&raw mut function.0, module, name.as_ptr()) }, "find a kernel")?;
+        }
+        Ok(functions)
+    }
+
+    /// Launches a kernel.
+    ///
+    /// # Safety
+    /// The arguments are what the kernel takes, and what they point to is as large as the kernel reads and writes.
+    pub(crate) unsafe fn launch<const N: usize>(
+        &self,
+        function: Function,
+        grid: (usize, usize),
+        block: (u32, u32),
+        stream: Stream,
+        arguments: [*mut c_void; N],
+    ) -> Result<(), KernelError> {
+        let wide = |blocks: usize| c_uint::try_from(blocks).unwrap_or(c_uint::MAX);
+        let mut arguments = arguments;
+        // SAFETY: as the caller promises; the arguments are read before it returns.
+        let status = unsafe {
+            (self.launch)(
+                function.0,
+                wide(grid.0),
+                wide(grid.1),
+                1,
+                block.0,
+                block.1,
+                1,
+                0,
+                stream.0,
+                arguments.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        self.check(status, "launch a kernel")
+    }
+
+    /// Copies numbers to a device, in the order of the stream. They may go as soon as it returns: what is not page-locked is put aside first.
+    ///
+    /// # Safety
+    /// There is room for them at `to`, which is on the device.
+    pub(crate) unsafe fn upload(&self, to: *mut c_void, from: &[i32], stream: Stream) -> Result<(), KernelError> {
+        // SAFETY: as the caller promises.
+        let status = unsafe { (self.upload)(to as u64, from.as_ptr().cast(), size_of_val(from), stream.0) };
+        self.check(status, "copy to the device")
+    }
+}
+
+functions!(
+    /// The compiler.
+    Nvrtc, ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"], {
+        create: b"nvrtcCreateProgram" = fn(*mut *mut c_void, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char);
+        compile: b"nvrtcCompileProgram" = fn(*mut c_void, c_int, *const *const c_char);
+        log_size: b"nvrtcGetProgramLogSize" = fn(*mut c_void, *mut usize);
+        log: b"nvrtcGetProgramLog" = fn(*mut c_void, *mut c_char);
+        image_size: b"nvrtcGetCUBINSize" = fn(*mut c_void, *mut usize);
+        image: b"nvrtcGetCUBIN" = fn(*mut c_void, *mut c_char);
+        destroy: b"nvrtcDestroyProgram" = fn(*mut *mut c_void);
+    }
+);
+
+impl Nvrtc {
+    /// Compiles a source for a device.
+    pub(crate) fn compile(&self, source: &CStr, options: &[String]) -> Result<Vec<u8>, KernelError> {
+        let failed = |said: &str| KernelError::Compile(said.to_owned());
+        let options: Vec<CString> = options
+            .iter()
+            .map(|one| CString::new(one.as_str()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| failed(&e.to_string()))?;
+        let pointers: Vec<_> = options.iter().map(|one| one.as_ptr()).collect();
+        let count = c_int::try_from(pointers.len()).unwrap_or(0);
+        let mut program = ptr::null_mut();
+        // SAFETY: source and name end with a zero, and there are no headers.
+        let made = unsafe {
+            (self.create)(&raw mut program, source.as_ptr(), c"kernels.cu".as_ptr(), 0, ptr::null(), ptr::null())
+        };
+        if made != 0 {
+            return Err(failed(&format!("NVRTC made no program (error {made})")));
+        }
+        // SAFETY: the program is there, and so are the options.
+        let compiled = unsafe { (self.compile)(program, count, pointers.as_ptr()) };
+        let result = if compiled == 0 {
+            self.read(program, self.image_size, self.image)
+        } else {
+            let log = self.read(program, self.log_size, self.log).unwrap_or_default();
+            Err(failed(String::from_utf8_lossy(&log).trim_end_matches('\0').trim()))
+        };
+        // SAFETY: the program is there, and is not used any more.
+        unsafe { (self.destroy)(&raw mut program) };
+        result
+    }
+
+    fn read(
+        &self,
+        program: *mut c_void,
+        size: unsafe extern "C" fn(*mut c_void, *mut usize) -> c_int,
+        get: unsafe extern "C" fn(*mut c_void, *mut c_char) -> c_int,
+    ) -> Result<Vec<u8>, KernelError> {
+        let mut length = 0;
+        // SAFETY: the program is there; it writes one number.
+        let sized = unsafe { size(program, &raw mut length) };
+        let mut bytes = vec![0; length];
+        // SAFETY: there is room for what it said.
+        let got = unsafe { get(program, bytes.as_mut_ptr().cast()) };
+        if sized == 0 && got == 0 {
+            Ok(bytes)
+        } else {
+            Err(KernelError::Compile("NVRTC does not give what it made".to_owned()))
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What there is of each device: compiled kernels by shape of model, and the products.
+
+use std::{
+    collections::HashMap,
+    ffi::c_int,
+    sync::{Arc, LazyLock},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Shape,
+    cublas::Products,
+    cuda::{Context, Driver, Nvrtc},
+    error::KernelError,
+    kernels::Kernels,
+};
+
+/// The first device with FP8.
+const FP8_SINCE: (c_int, c_int) = (8, 9);
+/// The first with what the kernels are made of: 16-byte copies into shared memory that nobody waits for.
+const SINCE: (c_int, c_int) = (8, 0);
+
+/// A device, as long as the process lives.
+pub(crate) struct Device {
+    capability: (c_int, c_int),
+    pub(crate) products: Products,
+    kernels: Mutex<HashMap<Shape, Arc<Kernels>>>,
+}
+
+static DEVICES: LazyLock<Mutex<HashMap<Context, &'static Device>>> = LazyLock::new(Mutex::default);
+
+impl Device {
+    /// The one that this thread uses.
+    pub(crate) fn here() -> Result<&'static Self, KernelError> {
+        let driver = Driver::get()?;
+        let (context, number) = driver.here()?;
+        let mut devices = DEVICES.lock();
+        if let Some(device) = devices.get(&context) {
+            return Ok(device);
+        }
+        let capability = driver.capability(number)?;
+        if capability < SINCE {
+            let reason =
+                format!("the kernels need compute capability 8.0, and this has {}.{}", capability.0, capability.1);
+            return Err(KernelError::Cuda { what: "use the device", reason });
+        }
+        let device = Self { capability, products: Products::new()?, kernels: Mutex::default() };
+        Ok(devices.entry(context).insert_entry(Box::leak(Box::new(device))).get())
+    }
+
+    /// Does something with the one of this number.
+    pub(crate) fn on<T>(number: u32, run: impl FnOnce(&Self) -> Result<T, KernelError>) -> Result<T, KernelError> {
+        Driver::get()?.with_device(number, || run(Self::here()?))
+    }
+
+    /// Whether the operators can be used here.
+    pub(crate) fn check(&self, quantized: bool) -> Result<(), KernelError> {
+        let (major, minor) = self.capability;
+        if quantized && self.capability < FP8_SINCE {
+            return Err(KernelError::NoFp8 { major, minor });
+        }
+        Nvrtc::get().map(|_| ())
+    }
+
+    /// The kernels for a shape of model, compiled when they are first asked for. `quantized`: states are quantized. To be called on a thread that
+    /// uses this device.
+    pub(crate) fn kernels(&self, shape: Shape, quantized: bool) -> Result<Arc<Kernels>, KernelError> {
+        self.check(quantized)?;
+        let mut kernels = self.kernels.lock();
+        if let Some(known) = kernels.get(&shape) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(Kernels::compile(shape, self.capability, self.capability >= FP8_SINCE)?);
+        kernels.insert(shape, made.clone());
+        Ok(made)
+    }
+}

@@ -1,0 +1,91 @@
+//! Token ids to states, and where the texts are.
+
+use std::{ffi::c_void, ptr};
+
+use super::{
+    super::{
+        cuda::Driver,
+        error::KernelError,
+        interface::{Node, Run},
+        kernels::ROWS,
+        packing::{Packing, TILE},
+    },
+    Kernel, Launch,
+};
+
+/// The input that is wanted on the host: lengths decide how much memory comes out.
+pub(super) const MASK: usize = 1;
+
+/// Blocks that share a text, so that long ones take no longer than short ones.
+const BLOCKS_OF_TEXT: usize = 4;
+
+struct Embed {
+    launch: Launch,
+    epsilon: f32,
+}
+
+pub(super) fn plain(node: Node<'_>) -> Result<Box<dyn Kernel>, KernelError> {
+    make(node, false)
+}
+
+pub(super) fn quantizing(node: Node<'_>) -> Result<Box<dyn Kernel>, KernelError> {
+    make(node, true)
+}
+
+fn make(node: Node<'_>, quantizing: bool) -> Result<Box<dyn Kernel>, KernelError> {
+    Ok(Box::new(Embed { launch: Launch::of(node, quantizing)?, epsilon: node.float(c"epsilon")? }))
+}
+
+impl Kernel for Embed {
+    fn run(&self, run: Run<'_>) -> Result<(), KernelError> {
+        let [mut ids, mask, mut words, mut places, mut scale, mut shift] =
+            [run.input(0)?, run.input(MASK)?, run.input(2)?, run.input(3)?, run.input(4)?, run.input(5)?];
+        let [texts, width] = ids.dimensions("the ids")?;
+        let [vocabulary, hidden] = words.dimensions("the table of words")?;
+        let [longest, _] = places.dimensions("the table of places")?;
+        if mask.shape != ids.shape || width > longest {
+            let reason = format!("ids {:?} and mask {:?} for {longest} places", ids.shape, mask.shape);
+            return Err(KernelError::Graph(reason));
+        }
+        // SAFETY: the operator says that it is int64 and wanted on the host.
+        let packing = Packing::of(unsafe { mask.on_host() }, width);
+        let packing = packing.ok_or_else(|| KernelError::Graph("too many tokens".to_owned()))?;
+        let tokens = packing.tokens();
+        let mut states = run.output(0, [tokens, hidden])?;
+        let mut starts = run.output(1, [texts + 1])?;
+        let tiles = run.output(2, [packing.tiles.len() / TILE, TILE])?;
+        let mut quantized =
+            if self.launch.scale.is_some() { run.output(3, [tokens, hidden])? } else { ptr::null_mut() };
+        let (driver, stream) = (Driver::get()?, run.stream()?);
+        if tokens == 0 {
+            // SAFETY: there is room for them.
+            return unsafe { driver.upload(starts, &packing.starts, stream) };
+        }
+        let kernels = self.launch.kernels(hidden)?;
+        // SAFETY: there is room for them.
+        unsafe {
+            driver.upload(starts, &packing.starts, stream)?;
+            driver.upload(tiles, &packing.tiles, stream)?;
+        }
+        let mut columns = i32::try_from(width).unwrap_or(i32::MAX);
+        let mut rows = i64::try_from(vocabulary).unwrap_or(i64::MAX);
+        let (mut epsilon, mut factor) = (self.epsilon, self.launch.scale.unwrap_or(1.0));
+        let arguments: [*mut c_void; 12] = [
+            (&raw mut ids.data).cast(),
+            (&raw mut columns).cast(),
+            (&raw mut starts).cast(),
+            (&raw mut words.data).cast(),
+            (&raw mut rows).cast(),
+            (&raw mut places.data).cast(),
+            (&raw mut scale.data).cast(),
+            (&raw mut shift.data).cast(),
+            (&raw mut epsilon).cast(),
+            (&raw mut states).cast(),
+            (&raw mut quantized).cast(),
+            (&raw mut factor).cast(),
+        ];
+        let blocks = width.div_ceil(ROWS.1 as usize).min(BLOCKS_OF_TEXT);
+        // SAFETY: these are the arguments of `embed`; shapes were looked at above, and ids are bounded by the kernel.
+        unsafe { driver.launch(kernels.embed, (texts, blocks), ROWS, stream, arguments) }
+    }
+}

@@ -1,0 +1,48 @@
+//! States of tokens to the vector of each text.
+
+use std::ffi::c_void;
+
+use super::{
+    super::{
+        cuda::Driver,
+        error::KernelError,
+        interface::{Node, Run},
+    },
+    Kernel, Launch,
+};
+
+struct Pool {
+    launch: Launch,
+    mean: bool,
+    normalize: bool,
+}
+
+pub(super) fn make(node: Node<'_>) -> Result<Box<dyn Kernel>, KernelError> {
+    let (mean, normalize) = (node.number(c"mean")? != 0, node.number(c"normalize")? != 0);
+    Ok(Box::new(Pool { launch: Launch::of(node, false)?, mean, normalize }))
+}
+
+impl Kernel for Pool {
+    fn run(&self, run: Run<'_>) -> Result<(), KernelError> {
+        let [mut states, mut starts] = [run.input(0)?, run.input(1)?];
+        let [_, hidden] = states.dimensions("the states")?;
+        let [texts] = starts.dimensions("where texts begin")?;
+        let texts = texts.saturating_sub(1);
+        let mut vectors = run.output(0, [texts, hidden])?;
+        if texts == 0 {
+            return Ok(());
+        }
+        let kernels = self.launch.kernels(hidden)?;
+        let (mut mean, mut normalize) = (i32::from(self.mean), i32::from(self.normalize));
+        let arguments: [*mut c_void; 5] = [
+            (&raw mut states.data).cast(),
+            (&raw mut starts.data).cast(),
+            (&raw mut mean).cast(),
+            (&raw mut normalize).cast(),
+            (&raw mut vectors).cast(),
+        ];
+        let block = (u32::try_from(hidden / 2).unwrap_or(u32::MAX), 1);
+        // SAFETY: these are the arguments of `pool`; starts come from `Embed`, and lie within the tokens.
+        unsafe { Driver::get()?.launch(kernels.pool, (texts, 1), block, run.stream()?, arguments) }
+    }
+}
