@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts `prometheus` and `promtool` into build/prometheus/bin, for the tests: what is on the PATH, or out of Debian's package, without
-# installing anything. Needs apt where they are not installed; apt checks Debian's signature, and the version below is held to its SHA-256.
+# installing anything. Needs apt where they are not installed; the version below is held to its SHA-256.
 #
 # Exit code: 0 done, 1 failed, 3 there is no apt here.
 set -euo pipefail
@@ -16,20 +16,8 @@ if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
     ln -sf "$(command -v prometheus)" "$(command -v promtool)" "$to/bin/"
     exit 0
 fi
-if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    echo "get.sh: neither Prometheus nor apt is here; install Prometheus, so that prometheus and promtool are on the PATH" >&2
-    exit 3
-fi
-
-# Lists of its own: nobody's are changed, and it need not be root.
-work=$(mktemp -d "$PWD/$to/apt.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/lists/partial" "$work/archives/partial"
-# `_apt`, as which apt fetches where it is root, may not write here.
-apt=(apt-get -q -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o "Dir::Cache::Archives=$work/archives"
-    -o Acquire::Retries=5 -o APT::Sandbox::User=root)
-# A list that cannot be had may be of something else.
-"${apt[@]}" update >"$work/log" 2>&1 || true
+# shellcheck source=deploy/apt.sh
+source deploy/apt.sh "$to" "prometheus and promtool"
 architecture=$(dpkg --print-architecture)
 cd "$work"
 if "${apt[@]}" download "prometheus=$version" >>log 2>&1; then
