@@ -36,6 +36,36 @@ fn generated_documents() {
     }
 }
 
+/// The codes of errors, with what is said of each where it is declared.
+fn codes() -> String {
+    let documents = schema::documents();
+    let (_, failure) = documents.iter().find(|(file, _)| *file == "embed-failure.schema.json").unwrap();
+    let said = failure["$defs"]["ErrorCode"]["anyOf"].as_array().unwrap();
+    let mut table = "| code | status | again? | meaning |\n|---|---|---|---|\n".to_owned();
+    for code in ErrorCode::ALL {
+        let known = said.iter().find(|one| one["const"] == code.as_str()).unwrap();
+        let again = if code.retryable() { "yes" } else { "no" };
+        table += &format!("| `{code}` | {} | {again} | {} |\n", code.status(), known["description"].as_str().unwrap());
+    }
+    table
+}
+
+#[test]
+fn the_page_for_plain_clients() {
+    const BEGIN: &str = "<!-- codes: made by `UPDATE_GOLDEN=1 cargo test -p embed-schemas` -->\n";
+    let page = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once("<!-- end -->").unwrap();
+    check("", "README.md", format!("{before}{BEGIN}{}<!-- end -->{after}", codes()).as_bytes());
+    // Every header that there is has its place there.
+    let headers = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/headers.rs")).unwrap();
+    let names: Vec<_> = headers.lines().filter_map(|line| line.split_once("&str = \"")?.1.split('"').next()).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "README.md does not say what {name} is");
+    }
+}
+
 #[test]
 fn the_table_of_metrics() {
     check("../deploy", "metrics.md", metrics_page().as_bytes());
