@@ -68,6 +68,7 @@ pub use report::{Report, ServerState, ServerView};
 pub use set::{Change, OnFailure, Plan};
 pub use settings::{DEV_FILE, RouteSettings};
 pub use store::Entry;
+pub use system::SyncPolicy;
 
 use embed_client::{Client, nats};
 pub(crate) use store::Store as RouteStore;
@@ -83,6 +84,25 @@ enum Backend {
     Files(Vec<PathBuf>),
     /// The account's claims, signed with this key; without it, they can only be read.
     Claims(Option<Box<KeyPair>>),
+}
+
+/// The servers, as the system account sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Servers {
+    /// Those that answer, by name, and when each syncs what it acknowledges.
+    pub syncs: BTreeMap<String, SyncPolicy>,
+    /// The names of those that the cluster knows, and that do not answer.
+    pub missing: Vec<String>,
+}
+
+/// Asks which servers there are, and how they sync, over a connection to the system account.
+///
+/// # Errors
+/// If none answers.
+pub async fn servers(system: async_nats::Client) -> Result<Servers, RouteError> {
+    let system = System::new(system);
+    let call = system.roll_call(&[]).await?;
+    Ok(Servers { syncs: system.syncs(call.present.len()).await?, missing: call.missing })
 }
 
 /// Reads, changes and repairs routes.

@@ -46,6 +46,17 @@ pub(super) struct RollCall {
     pub(super) missing: Vec<String>,
 }
 
+/// When a server syncs to disk what it acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Before it acknowledges.
+    Always,
+    /// Now and then: what came since the last time can be lost with its power.
+    Every(Duration),
+    /// It does not say: it has no JetStream, or is of before.
+    Unknown,
+}
+
 /// A connection to the system account.
 #[derive(Debug, Clone)]
 pub(super) struct System {
@@ -87,6 +98,19 @@ impl System {
         missing.sort();
         missing.dedup();
         Ok(RollCall { present, missing })
+    }
+
+    /// When each of so many servers syncs what it acknowledges, by its name.
+    pub(super) async fn syncs(&self, servers: usize) -> Result<BTreeMap<String, SyncPolicy>, RouteError> {
+        let mut found = BTreeMap::new();
+        self.scatter("$SYS.REQ.SERVER.PING.VARZ", Bytes::new(), "cannot ask how servers sync", |answer| {
+            if let Some(server) = server_of(&answer) {
+                found.insert(server.name, sync_of(&answer["data"]["jetstream"]["config"]));
+            }
+            found.len() < servers
+        })
+        .await?;
+        Ok(found)
     }
 
     /// The mappings that a server holds for an account.
@@ -218,6 +242,14 @@ impl System {
 fn server_of(answer: &Value) -> Option<Server> {
     let text = |field: &str| answer["server"][field].as_str().map(str::to_owned);
     Some(Server { name: text("name")?, id: text("id")? })
+}
+
+fn sync_of(config: &Value) -> SyncPolicy {
+    match (config["sync_always"].as_bool(), config["sync_interval"].as_u64()) {
+        (Some(true), _) => SyncPolicy::Always,
+        (_, Some(interval)) => SyncPolicy::Every(Duration::from_nanos(interval)),
+        (_, None) => SyncPolicy::Unknown,
+    }
 }
 
 fn error_of(answer: &Value) -> Option<String> {

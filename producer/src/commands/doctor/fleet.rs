@@ -2,6 +2,7 @@
 
 use embed_client::{Client, Error, WorkerInfo};
 use embed_control::{
+    permissions::Role,
     provision::{self, Given, ModelVariants},
     registry::{self, RegisteredModel},
 };
@@ -88,7 +89,10 @@ pub(super) async fn streams(
         let named = differences.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let more = differences.len().saturating_sub(NAMED);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        lines.push(Line::failed(CHECK, format!("{named}{more}"), "run `embed init`, which makes and updates them"));
+        // Whoever is to run it will find no more before.
+        let verdict = if is_before_init(args) { Verdict::Warning } else { Verdict::Failed };
+        let next = "run `embed init`, which makes and updates them";
+        lines.push(Line::but(CHECK, verdict, format!("{named}{more}"), next));
     }
     for one in &variants {
         // One that is not there has been told of.
@@ -127,8 +131,18 @@ fn wanted(args: &DoctorArgs, registered: &[RegisteredModel], workers: &[WorkerIn
     all
 }
 
+/// Whether this is about `embed init` alone, which comes before streams and workers.
+fn is_before_init(args: &DoctorArgs) -> bool {
+    args.role == [Role::Init]
+}
+
 /// What workers say of themselves.
-pub(super) fn workers(workers: Result<Vec<WorkerInfo>, Error>, may_ask: bool, models: &[Slug]) -> Vec<Line> {
+pub(super) fn workers(
+    workers: Result<Vec<WorkerInfo>, Error>,
+    may_ask: bool,
+    models: &[Slug],
+    args: &DoctorArgs,
+) -> Vec<Line> {
     const CHECK: &str = "workers";
     let workers = match workers {
         Ok(workers) if may_ask => workers,
@@ -140,7 +154,8 @@ pub(super) fn workers(workers: Result<Vec<WorkerInfo>, Error>, may_ask: bool, mo
     };
     if workers.is_empty() {
         let next = "start one: `embed-worker run`, or `embed dev` for a whole stack";
-        return vec![Line::failed(CHECK, "no worker answers", next)];
+        let verdict = if is_before_init(args) { Verdict::Warning } else { Verdict::Failed };
+        return vec![Line::but(CHECK, verdict, "no worker answers", next)];
     }
     let mut lines: Vec<Line> = workers.iter().map(worker).collect();
     for model in models {

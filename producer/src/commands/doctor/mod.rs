@@ -81,7 +81,7 @@ pub(super) async fn run(args: DoctorArgs, connect: &ConnectSettings, json: bool)
         Ok(client) => lines = of_server(&args, client, connect).await,
         Err(line) => {
             lines.push(line);
-            for check in ["jetstream", "sync_interval", "clock", "permissions", "workers", "streams"] {
+            for check in ["jetstream", "servers", "sync_interval", "clock", "permissions", "workers", "streams"] {
                 lines.push(Line::not_checked(check, "there is no connection", "mend the connection first"));
             }
             lines.extend(fleet::registry(args.registry.as_deref()).await.0);
@@ -102,7 +102,7 @@ pub(super) async fn run(args: DoctorArgs, connect: &ConnectSettings, json: bool)
 async fn of_server(args: &DoctorArgs, client: Client, connect: &ConnectSettings) -> Vec<Line> {
     let mut lines = vec![server::version(&client)];
     lines.push(server::limits(&client).await);
-    lines.push(server::sync_interval(args.system.clone(), connect).await);
+    lines.extend(server::system(args.system.clone(), connect).await);
     let (registry, registered) = fleet::registry(args.registry.as_deref()).await;
     let refusals = Refusals::of(client.nats());
     let workers = client.workers().await;
@@ -113,7 +113,7 @@ async fn of_server(args: &DoctorArgs, client: Client, connect: &ConnectSettings)
     lines.push(server::clock(&client, user.as_ref().ok(), &models).await);
     lines.push(rights::look(args, &client, user, &models, connect).await);
     lines.extend(fleet::streams(&client, args, &registered, workers.as_deref().unwrap_or_default()).await);
-    lines.extend(fleet::workers(workers, may_ask, &models));
+    lines.extend(fleet::workers(workers, may_ask, &models, args));
     lines.extend(registry);
     lines
 }

@@ -1,13 +1,16 @@
 //! The server: whether it answers, how recent it is, what JetStream may hold, how it syncs, and its clock.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
 
 use embed_client::{
-    Client, Error, HeaderMap,
+    Client, Error,
     nats::{self, api},
 };
 use embed_connect::{ConnectError, ConnectSettings};
-use embed_control::route::RouteSettings;
+use embed_control::route::{self, RouteSettings, SyncPolicy};
 use embed_schemas::{Slug, streams};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -63,7 +66,8 @@ pub(super) async fn limits(client: &Client) -> Line {
             return Line::not_checked("jetstream", "this user may not ask for the account's limits", next);
         }
         Err(error) => {
-            let next = "enable it: `jetstream {}` in the server's configuration, `jetstream: enabled` in the account";
+            let next = "enable it: `jetstream {}` in the server's configuration, `jetstream: enabled` in the account. In a cluster that has lost a \
+                        server, ask again: for a moment, or without a majority, it has no leader";
             return Line::failed("jetstream", error.to_string(), next);
         }
     };
@@ -97,36 +101,56 @@ pub(super) async fn limits(client: &Client) -> Line {
     }
 }
 
-/// How servers sync what they acknowledge. Only the system account sees it.
-pub(super) async fn sync_interval(settings: RouteSettings, connect: &ConnectSettings) -> Line {
+/// Whether all servers answer, and how they sync what they acknowledge. Only the system account sees it.
+pub(super) async fn system(settings: RouteSettings, connect: &ConnectSettings) -> Vec<Line> {
     const CHECK: &str = "sync_interval";
     let settings = settings.complete(None, connect).map(|(settings, _)| settings).unwrap_or_default();
     if !settings.has_system() {
         let next = "pass --sys-user and --sys-password-file, --sys-creds or --sys-context";
-        return Line::not_checked(CHECK, "only the system account sees it", next);
+        return ["servers", CHECK]
+            .map(|check| Line::not_checked(check, "only the system account sees it", next))
+            .into();
     }
     let asked = async {
         let system = settings.system(connect)?;
-        let client = nats::connect(&system, "embed doctor").await?;
-        let subject = "$SYS.REQ.SERVER.PING.VARZ".to_owned();
-        let answer = nats::request(&client, subject, HeaderMap::new(), Default::default(), TIMEOUT).await?;
-        anyhow::Ok(serde_json::from_slice::<Value>(&answer.payload)?)
+        anyhow::Ok(route::servers(nats::connect(&system, "embed doctor").await?).await?)
     };
-    let answer = match asked.await {
-        Ok(answer) => answer,
+    let servers = match asked.await {
+        Ok(servers) => servers,
         Err(error) => {
-            return Line::warning(CHECK, format!("the system account: {error:#}"), "check --sys-user and its like");
+            let found = format!("the system account: {error:#}");
+            return ["servers", CHECK]
+                .map(|check| Line::warning(check, &*found, "check --sys-user and its like"))
+                .into();
         }
     };
-    let config = &answer["data"]["jetstream"]["config"];
-    if config["sync_always"].as_bool() == Some(true) {
-        return Line::ok(CHECK, "always: what is acknowledged is on disk");
+    let names: Vec<&str> = servers.syncs.keys().map(String::as_str).collect();
+    let there = if servers.missing.is_empty() {
+        Line::ok("servers", format!("all answer: {}", names.join(", ")))
+    } else {
+        let found = format!("{} does not answer; {} do", servers.missing.join(", "), names.join(", "));
+        Line::failed(
+            "servers",
+            found,
+            "start it again: it catches up by itself. Then `embed route sync`, if there are routes",
+        )
+    };
+    vec![there, synced(CHECK, &servers.syncs)]
+}
+
+fn synced(check: &'static str, syncs: &BTreeMap<String, SyncPolicy>) -> Line {
+    let lazy = syncs.iter().filter_map(|(name, sync)| match sync {
+        SyncPolicy::Always => None,
+        SyncPolicy::Every(interval) => Some(format!("{} on {name}", humantime::format_duration(*interval))),
+        SyncPolicy::Unknown => Some(format!("not told by {name}")),
+    });
+    let lazy: Vec<String> = lazy.collect();
+    if lazy.is_empty() {
+        return Line::ok(check, "always, on all servers: what is acknowledged is on disk");
     }
-    let interval = config["sync_interval"].as_u64().map(Duration::from_nanos);
-    let interval = interval.map_or_else(|| "not told".to_owned(), |one| humantime::format_duration(one).to_string());
     Line::warning(
-        CHECK,
-        format!("{interval}: what a server has acknowledged can be lost with its power"),
+        check,
+        format!("{}: what a server has acknowledged can be lost with its power", lazy.join(", ")),
         "set `sync_interval: always` in `jetstream {}`, or keep three copies (`embed init --replicas 3`)",
     )
 }
