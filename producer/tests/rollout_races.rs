@@ -146,6 +146,40 @@ async fn what_a_rollout_has_taken_back_itself_is_not_somebody_elses_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_step_is_not_begun_over_a_change_that_somebody_has_made_since_it_was_decided() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let _calls = Calls::serve(&client, &[("a", "s"), ("b", "s")]).await;
+    let _fleet = Fleet::start(&client, World::default()).await;
+    let rollouts = Rollouts::new(&client);
+    rollouts.start(start(config()), None).await.unwrap();
+    // It is decided that the candidate gets its first share, and whoever has decided it dies before anybody hears of it.
+    let (relay, connect) = line(&nodes[0]);
+    let stopped = relay.stop_at("$KV.embed_routes.m ", 1);
+    let decided = Running::over(connect, &nodes, "c", LEASE, 0);
+    comes("the first share", &stopped).await;
+    drop(decided);
+    relay.go_down();
+    stopped.pass();
+    let weights = Weights::parse(&["a=90", "b=10"]).unwrap();
+    let change = Change { lanes: vec![Lane::Rpc], ..Change::to(weights, "you") };
+    set(&router(&client, &nodes).await, &slug("m"), &change).await;
+    let next = Running::start(&nodes, "c", LEASE, 0);
+    until("the rollout to be paused", async || {
+        let rollout = rollouts.get(&slug("m")).await.unwrap();
+        assert!(!matches!(rollout.phase, Phase::Holding(_)), "{:#?}", rollout.history);
+        matches!(rollout.phase, Phase::Paused { .. })
+    })
+    .await;
+    let history = rollouts.get(&slug("m")).await.unwrap().history;
+    let last = &history.last().unwrap().sentence;
+    assert!(last.contains("the weights could not be changed") && last.contains("you"), "{last}");
+    let route = route(&client, &nodes).await;
+    assert_eq!((route.who.as_str(), describe(&route.lanes).as_str()), ("you", "rpc: a=90 b=10"));
+    drop(next);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rollback_leaves_the_route_to_whoever_has_changed_it_at_the_same_moment() {
     let (node, client) = alone(&["a", "b"]).await;
     let nodes = [node];
@@ -200,11 +234,18 @@ async fn whoever_takes_over_does_not_find_out_again_what_a_plan_comes_to() {
     assert!(found["found"]["Err"].as_str().unwrap().contains("cannot decide at"), "{found}");
     found["found"]["Err"] = "so it was found before".into();
     bucket.put(&key, found.to_string().into()).await.unwrap();
-    let settings = Settings { lease: LEASE, patience: Duration::ZERO };
-    let next = Controller::new(&client, router(&client, &nodes).await, "first".into(), settings);
-    let end = next.run(&slug("m"), std::future::pending(), |_| {}).await.unwrap();
-    let last = &end.history.last().unwrap().sentence;
-    assert!(end.outcome() == Some(Outcome::Refused) && last.contains("so it was found before"), "{last}");
+    let next = Running::start(&nodes, "first", LEASE, 0);
+    // It holds for the same traffic, give or take a tenth. While there are few windows, one that is late makes it another, and all is found out anew.
+    until("what was found before", async || {
+        let now = bucket.get(&key).await.unwrap().unwrap();
+        let mut now: serde_json::Value = serde_json::from_slice(&now).unwrap();
+        if now["found"] != found["found"] {
+            now["found"] = found["found"].clone();
+            bucket.put(&key, now.to_string().into()).await.unwrap();
+        }
+        next.told("so it was found before")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

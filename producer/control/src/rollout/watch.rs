@@ -28,8 +28,7 @@ use super::{
 /// A stage that is being watched.
 #[derive(Debug)]
 pub(super) struct Watch {
-    rollout: String,
-    number: u32,
+    of: Watched,
     following: Following,
     rule: Rule,
     reader: Reader,
@@ -39,6 +38,22 @@ pub(super) struct Watch {
     probes: Option<Vec<f64>>,
     /// Since when nobody has served the candidate, by the server's time.
     gone_since_ms: Option<u64>,
+}
+
+/// A stage of a rollout, and whether that is paused in it: each is watched anew. Stages of two rollouts have the same numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Watched {
+    rollout: String,
+    number: u32,
+    paused: bool,
+}
+
+impl Watched {
+    /// Where the rollout is. `None` if it is in no stage.
+    fn of(rollout: &Rollout) -> Option<Self> {
+        let (number, paused) = (rollout.stage()?.number, matches!(rollout.phase, Phase::Paused { .. }));
+        Some(Self { rollout: rollout.id.clone(), number, paused })
+    }
 }
 
 #[derive(Debug)]
@@ -63,12 +78,12 @@ pub(super) struct Turn {
 impl Watch {
     /// Takes up a stage where it stands. `None` if the rollout is in none.
     pub(super) async fn begin(means: &Means<'_>, rollout: &Rollout) -> Result<Option<Self>, RolloutError> {
-        let Some(stage) = rollout.stage() else { return Ok(None) };
+        let (Some(stage), Some(of)) = (rollout.stage(), Watched::of(rollout)) else { return Ok(None) };
         means.store.put_stage(rollout, stage).await?;
         let record = means.store.stage(rollout, stage.clone()).await?;
         let probes = record.verdicts.iter().rev().find_map(|recorded| recorded.probes.clone());
-        let (number, step, now) = (stage.number, stage.step, means.time.now_ms());
-        let (following, from) = if matches!(rollout.phase, Phase::Paused { .. }) {
+        let (step, now) = (stage.step, means.time.now_ms());
+        let (following, from) = if of.paused {
             let Some(follower) = PausedFollower::new(rollout, now) else { return Ok(None) };
             (Following::Paused(follower, record), From::Time(now))
         } else {
@@ -80,8 +95,7 @@ impl Watch {
             (Following::Holding(Follower::new(rollout, record)), from)
         };
         Ok(Some(Self {
-            rollout: rollout.id.clone(),
-            number,
+            of,
             following,
             rule: Rule::new(rollout.config.at(step))?,
             reader: Reader::windows(means.client.nats().clone(), &rollout.model, from),
@@ -94,10 +108,7 @@ impl Watch {
 
     /// Whether this is the stage that the rollout is in.
     pub(super) fn is_of(&self, rollout: &Rollout) -> bool {
-        let paused = matches!(rollout.phase, Phase::Paused { .. });
-        rollout.id == self.rollout
-            && rollout.stage().is_some_and(|stage| stage.number == self.number)
-            && paused == matches!(self.following, Following::Paused(..))
+        Watched::of(rollout).as_ref() == Some(&self.of)
     }
 
     /// Looks at everything once: the route, who serves what, and the windows that have ended since. `last` is the last message of the stream
@@ -204,11 +215,11 @@ impl Watch {
         }
         let due = follower.due(judged);
         if let Some(late) = due.late {
-            let late = means.store.put_late(rollout, self.number, late).await?;
+            let late = means.store.put_late(rollout, self.of.number, late).await?;
             follower.record_mut().late.push(late);
         }
         if let Some(window) = due.window {
-            let window = means.store.put_window(rollout, self.number, judged, window).await?;
+            let window = means.store.put_window(rollout, self.of.number, judged, window).await?;
             follower.record_mut().windows.push(window);
         }
         let windows = judged + 1;
@@ -240,7 +251,7 @@ impl Watch {
         if look.is_none() && recorded.verdict.decision == Decision::Hold {
             return Ok(recorded);
         }
-        let recorded = means.store.put_verdict(rollout, self.number, recorded).await?;
+        let recorded = means.store.put_verdict(rollout, self.of.number, recorded).await?;
         if let Following::Holding(follower) = &mut self.following {
             follower.record_mut().verdicts.push(recorded.clone());
         }
@@ -275,7 +286,7 @@ impl Watch {
     ) -> Result<(), RolloutError> {
         let (when_ms, probes) = (means.time.now_ms(), self.probes.clone());
         let recorded = Recorded { when_ms, probes, paused: Some(paused), verdict };
-        means.store.put_verdict(rollout, self.number, recorded).await?;
+        means.store.put_verdict(rollout, self.of.number, recorded).await?;
         Ok(())
     }
 
@@ -286,9 +297,42 @@ impl Watch {
         check: Check,
         windows: u32,
     ) -> Result<Verdict, RolloutError> {
-        let (rule, seed) = (self.rule.clone(), record::seed(&rollout.id, self.number, windows));
+        let (rule, seed) = (self.rule.clone(), record::seed(&rollout.id, self.of.number, windows));
         // Resampling takes a while; whatever else runs here must not wait for it.
         let verdict = tokio::task::spawn_blocking(move || rule.verdict(&evidence, check, seed)).await;
         Ok(verdict.map_err(|error| crate::Error::Settings(format!("the verdict failed: {error}")))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embed_rollout::{Config, Moved, state::Start};
+
+    use super::*;
+
+    /// In its first stage.
+    fn holding(id: &str) -> Rollout {
+        let [model, from, to] = ["m", "a", "b"].map(|name| name.parse().unwrap());
+        let (config, who) = (Config::default(), "me".to_owned());
+        let start = Start { id: id.to_owned(), model, from, to, lanes: Vec::new(), config, who, note: None };
+        let mut rollout = Rollout::begin(start, 0).unwrap();
+        rollout.checked("all is well", 1, 0);
+        rollout.moved(Moved { from_ms: 0, route_revision: 2, stats_after: 0, versions: Versions::default() }, 0);
+        rollout
+    }
+
+    #[test]
+    fn what_is_watched_is_one_stage_of_one_rollout() {
+        let (one, next) = (holding("1"), holding("2"));
+        assert_eq!(one.stage().map(|stage| stage.number), next.stage().map(|stage| stage.number));
+        let watched = Watched::of(&one).unwrap();
+        assert_eq!(Watched::of(&one).as_ref(), Some(&watched));
+        assert_ne!(Watched::of(&next).as_ref(), Some(&watched), "the rollout that has followed");
+        let mut paused = one.clone();
+        paused.pause("me", 1).unwrap();
+        assert_ne!(Watched::of(&paused).as_ref(), Some(&watched));
+        let mut over = one;
+        over.abort("me", 1).unwrap();
+        assert_eq!(Watched::of(&over), None);
     }
 }
