@@ -86,6 +86,30 @@ async fn a_change_that_fails_says_that_anothers_holds_if_it_does() {
     assert_eq!(stands(&router, &m).await, both("b=90 a=10"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_holds_though_somebody_who_began_earlier_has_the_server_read_an_older_file_later() {
+    let (node, client) = alone(&["a", "b"]).await;
+    let nodes = [node];
+    let (m, router) = (slug("m"), router(&client, &nodes).await);
+    set(&router, &m, &change(&["a=50", "b=50"], "test")).await;
+    let older = std::fs::read(nodes[0].mappings()).unwrap();
+    let (relay, _client, theirs) = on_a_line(&nodes).await;
+    // The server has read the change, and is about to be asked whether it holds it.
+    let stopped = relay.stop_at(".ACCOUNTZ ", 3);
+    let to = change(&["a=10", "b=90"], "me");
+    let (end, ()) = tokio::join!(theirs.set(&m, &to), async {
+        comes("the last question", &stopped).await;
+        assert_eq!(nodes[0].holds("m").await, "a=10 b=90");
+        std::fs::write(nodes[0].mappings(), older).unwrap();
+        nodes[0].system("RELOAD").await;
+        assert_eq!(nodes[0].holds("m").await, "a=50 b=50");
+        stopped.pass();
+    });
+    let end = end.unwrap();
+    assert!(matches!(&end, Outcome::Applied(_)), "{end}");
+    assert_eq!(stands(&router, &m).await, both("b=90 a=10"));
+}
+
 /// The server's copy of the bucket takes no more than so many bytes at a time.
 async fn limit(client: &Client, bytes: i32) {
     let context = async_nats::jetstream::new(client.nats().clone());

@@ -23,8 +23,13 @@ use super::{
     wish::{self, Wishes},
 };
 
-/// How often it is begun anew because somebody else has changed what is wanted meanwhile.
+/// How often it is begun anew at least because somebody else has changed what is wanted meanwhile.
 const ROUNDS: usize = 5;
+/// And how long. So long it is also begun anew where a server holds something else though it has taken what is wanted: who writes the same file at the same
+/// time may have given it what was wanted before.
+const OTHERS_TAKE: Duration = Duration::from_secs(2);
+/// The first pause in between; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long servers may take to make use of claims that they have accepted.
 const CLAIMS_TAKE: Duration = Duration::from_secs(2);
 
@@ -50,12 +55,12 @@ impl Router {
     /// Brings all servers to what is wanted for all models. Whoever changes routes at the same time writes to the bucket
     /// first: the bucket is read again at the end, and if it says something else now, so must the servers.
     pub(super) async fn apply(&self, unwritten: Unwritten) -> Result<Report, RouteError> {
-        let mut round = 1;
+        let (mut round, mut pause, deadline) = (1, FIRST_PAUSE, Instant::now() + OTHERS_TAKE);
         loop {
             let (routes, seen) = self.see().await?;
             if unwritten == Unwritten::Adopt && self.adopt(&routes, &seen).await? {
                 // What was read before is no more what is wanted.
-                if round == ROUNDS {
+                if round >= ROUNDS {
                     let what = "emergencies are put onto the servers faster than they can be written down".to_owned();
                     return Err(RouteError::System { what, reason: format!("{ROUNDS} times in a row") });
                 }
@@ -64,7 +69,15 @@ impl Router {
             }
             let report = self.bring(routes.clone(), &Wishes::new(), seen).await?;
             let now = self.store.all().await?;
-            if lanes(&now) == lanes(&routes) || round == ROUNDS {
+            let late = Instant::now() >= deadline;
+            if lanes(&now) == lanes(&routes) {
+                let differs = report.servers.iter().any(|server| server.state == ServerState::Differs);
+                if !differs || late {
+                    return Ok(report);
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            } else if round >= ROUNDS && late {
                 return Ok(report);
             }
             round += 1;
