@@ -6,10 +6,14 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Stack, model, worker_command};
-use async_nats::{HeaderMap, jetstream};
-use embed_schemas::{EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers, streams, subjects};
-use embed_testkit::Daemon;
+use crate::support::{Stack, model, provision, relayed_command, worker_command};
+use async_nats::{Client, HeaderMap, jetstream};
+use embed_schemas::{
+    EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers,
+    streams::{self, StreamSettings},
+    subjects,
+};
+use embed_testkit::{Daemon, NatsServer, Relay, Stopped};
 use futures::StreamExt;
 use tempfile::TempDir;
 
@@ -84,41 +88,72 @@ async fn innocents_of_a_worker_that_is_killed_are_no_dead_letters() {
     assert!(dead.values().all(|attempts| *attempts >= 2), "{dead:?}");
 }
 
+/// A worker whose outcome of the job `poison` is stopped on its way to the server: however late it is killed, the job has not come to its end.
+struct Poisoned {
+    relay: Relay,
+    outcome: Stopped,
+    stack: Stack,
+}
+
+impl Poisoned {
+    fn start(nats: NatsServer, client: Client, config: &str) -> Self {
+        let relay = Relay::start(nats.address());
+        let outcome = relay.stop_at(&format!("embed.store.{}.poison ", model()), 1);
+        let worker = Daemon::spawn(&mut relayed_command(&relay, &["--config", config]));
+        let ready = worker.json_line();
+        Self { relay, outcome, stack: Stack { client, worker, ready, nats } }
+    }
+
+    /// SIGKILL, and another one in its place.
+    fn kill(self, config: &str) -> Self {
+        let Self { relay, outcome, stack: Stack { worker, nats, client, .. } } = self;
+        worker.kill();
+        // What it had sent so far is lost with it.
+        relay.go_down();
+        outcome.pass();
+        Self::start(nats, client, config)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_stored() {
     let (_folder, config) = attempts(3);
-    let mut stack = Stack::start_with("", &["--config", &config]).await;
+    let nats = NatsServer::start();
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    provision(&client, &StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() }).await;
+    let mut poisoned = Poisoned::start(nats, client, &config);
     let neighbours = 20;
-    // Long enough that the kill comes before its end on a busy machine, too.
-    let mut poison = slow("poison");
-    poison.texts = [(); 4].into_iter().flat_map(|()| poison.texts.clone()).collect();
-    publish(&stack, Lane::Bulk, &poison).await;
+    publish(&poisoned.stack, Lane::Bulk, &slow("poison")).await;
     for n in 0..neighbours {
-        publish(&stack, Lane::Bulk, &slow(&format!("neighbour-{n}"))).await;
+        publish(&poisoned.stack, Lane::Bulk, &slow(&format!("neighbour-{n}"))).await;
     }
     // In company, it kills its worker once.
-    while stack.worker_metric("akidb_leases_held").await < 2.0 {
+    while poisoned.stack.worker_metric("akidb_leases_held").await < 2.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // From now on it dies whenever the poison runs: it runs alone, and that is written down before. Who listens first misses no note.
     let subject = subjects::attempts(&model(), "1-");
-    let mut notes = stack.client.subscribe("embed.attempts.>").await.unwrap();
-    stack.client.flush().await.unwrap();
-    stack = kill(stack, &config);
+    let mut notes = poisoned.stack.client.subscribe("embed.attempts.>").await.unwrap();
+    poisoned.stack.client.flush().await.unwrap();
+    poisoned = poisoned.kill(&config);
     let mut kills = 1;
+    let dead_stream = streams::dead_stream(&model());
     loop {
-        let stored = stack.messages_in(&streams::results_stream(&model())).await;
-        if stored == neighbours + 1 {
+        if let Ok(Some(note)) = tokio::time::timeout(Duration::from_millis(50), notes.next()).await {
+            let begun = serde_json::from_slice::<serde_json::Value>(&note.payload).unwrap()["begun"] != 0;
+            if note.subject.starts_with(&subject) && begun {
+                kills += 1;
+                assert!(kills <= 3, "it is found within the attempts that it has");
+                poisoned = poisoned.kill(&config);
+            }
+        } else if poisoned.stack.messages_in(&dead_stream).await > 0 {
+            // It is found: what is stored of it from here on is that.
             break;
         }
-        let Ok(Some(note)) = tokio::time::timeout(Duration::from_millis(50), notes.next()).await else { continue };
-        let begun = serde_json::from_slice::<serde_json::Value>(&note.payload).unwrap()["begun"] != 0;
-        if note.subject.starts_with(&subject) && begun {
-            kills += 1;
-            assert!(kills <= 3, "it is found within the attempts that it has");
-            stack = kill(stack, &config);
-        }
     }
+    let Poisoned { relay: _relay, outcome, stack } = poisoned;
+    outcome.pass();
+    stack.wait_for_messages(&streams::results_stream(&model()), neighbours + 1).await;
     let error = stack.stored(&"poison".parse().unwrap()).await.into_result().unwrap_err();
     assert_eq!(error.code, ErrorCode::TooManyDeliveries);
     assert_eq!(dead(&stack).await.keys().collect::<Vec<_>>(), ["poison"]);

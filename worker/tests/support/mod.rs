@@ -32,8 +32,17 @@ pub(crate) fn variant() -> Slug {
 
 /// `embed-worker run` on this server, with more arguments.
 pub(crate) fn worker_command(nats: &NatsServer, more: &[&str]) -> Command {
+    worker_command_to(&nats.url(), more)
+}
+
+/// The same over a line to it.
+pub(crate) fn relayed_command(relay: &Relay, more: &[&str]) -> Command {
+    worker_command_to(&format!("nats://{}", relay.address()), more)
+}
+
+fn worker_command_to(server: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
-    command.args(["run", "--server", &nats.url(), "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
+    command.args(["run", "--server", server, "--metrics-addr", "127.0.0.1:0", "--json"]).args(more);
     command.env("EMBED_REGISTRY", embed_testkit::registry());
     command
 }
@@ -44,10 +53,7 @@ pub(crate) async fn behind_a_relay(settings: &StreamSettings) -> (NatsServer, Cl
     let client = async_nats::connect(nats.url()).await.unwrap();
     provision(&client, settings).await;
     let relay = Relay::start(nats.address());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-worker"));
-    let server = format!("nats://{}", relay.address());
-    command.args(["run", "--server", &server, "--metrics-addr", "127.0.0.1:0", "--json"]);
-    let worker = Daemon::spawn(command.env("EMBED_REGISTRY", embed_testkit::registry()));
+    let worker = Daemon::spawn(&mut relayed_command(&relay, &[]));
     worker.json_line();
     (nats, client, relay, worker)
 }
