@@ -27,10 +27,6 @@ use crate::{
 pub trait Work: Send + 'static {
     /// The tokens.
     fn ids(&self) -> &[u32];
-    /// Whether its run is to be compared with others, and so must be as they are.
-    fn compared(&self) -> bool {
-        false
-    }
     /// A run with it begins: whatever happens from here on may be its doing.
     fn begun(&self) {}
     /// The span that it is a part of, if its request is recorded.
@@ -258,10 +254,7 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         loop {
             let next =
                 if self.beside { queue.next_beside(on_expired) } else { queue.next(self.engine.unit(), on_expired) };
-            let Some((mut batch, run)) = next else { return Ok(()) };
-            if batch.form == Form::Spread && batch.entries.iter().any(|entry| entry.payload.compared()) {
-                batch.form = Form::Padded;
-            }
+            let Some((batch, run)) = next else { return Ok(()) };
             let permit = (!self.beside).then(|| limit.take(batch.entries[0].lane == Lane::Rpc));
             let stopped = self.run_batch(batch);
             drop((permit, run));

@@ -47,6 +47,11 @@ impl CostTable {
         Self { padded: CostModel::new(&in_form(Form::Padded)), packed, spread, padding }
     }
 
+    /// From now on no run has several cores.
+    pub fn drop_spread(&mut self) {
+        self.spread = None;
+    }
+
     /// The cheaper form for a batch, and the microseconds that it is expected to take.
     ///
     /// Which is cheaper is told by the runs that were measured alone. What runs take later includes what others do on the device

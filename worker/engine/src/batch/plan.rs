@@ -22,6 +22,8 @@ pub struct Entry<T> {
     pub owner: Owner,
     /// Nothing else may run at the same time but texts with the same number here, whose caller they share.
     pub alone: Option<u64>,
+    /// Its run is to be compared with others, and so must be as they are: on one core.
+    pub compared: bool,
     /// Whatever the caller wants back.
     pub payload: T,
 }

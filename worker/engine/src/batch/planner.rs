@@ -162,10 +162,10 @@ impl<T> Planner<T> {
         (expired, batch)
     }
 
-    /// Whether all cores are to compute this batch, of those that [`Planner::next`] gave, while nothing else is being computed: if it is a call, nothing
-    /// else waits, and they are done sooner. Then it is laid out for that, and how long it takes is given back.
+    /// Whether all cores are to compute this batch, of those that [`Planner::next`] gave, while nothing else is being computed: if it is a call whose time is
+    /// not compared with that of others, nothing else waits, and they are done sooner. Then it is laid out for that, and how long it takes is given back.
     pub fn spread(&mut self, batch: &mut Batch<T>) -> Option<Duration> {
-        if !self.is_empty() || !batch.entries.iter().all(|entry| entry.lane == Lane::Rpc) {
+        if !self.is_empty() || !batch.entries.iter().all(|entry| entry.lane == Lane::Rpc && !entry.compared) {
             return None;
         }
         let shape = Shape::of(batch.entries.iter().map(|entry| entry.length));

@@ -237,6 +237,10 @@ impl<T> BatchQueue<T> {
                 return None;
             }
             let (expired, action) = state.step_beside(self.runners, Instant::now());
+            let until = match action {
+                Action::WaitUntil(until) => Some(until),
+                _ => None,
+            };
             let run = match action {
                 Action::Run(batch) => Some(self.begun(&mut state, batch)),
                 _ => None,
@@ -249,7 +253,10 @@ impl<T> BatchQueue<T> {
             if run.is_some() {
                 return run;
             }
-            self.beside.wait(&mut state);
+            match until {
+                None => self.beside.wait(&mut state),
+                Some(until) => drop(self.beside.wait_until(&mut state, until)),
+            }
         }
     }
 
@@ -428,6 +435,9 @@ impl<T> State<T> {
     fn step_beside(&mut self, runners: usize, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
         if self.running.together < runners || !self.alone.is_empty() {
             return (Vec::new(), Action::Idle);
+        }
+        if let Some(until) = self.spread_until.filter(|until| now < *until) {
+            return (Vec::new(), Action::WaitUntil(until));
         }
         let running = &self.running;
         let step = self.planner.beside(now, |owner| running.excludes(owner, runners));

@@ -221,6 +221,7 @@ impl Pending {
                 deadline: self.deadline,
                 owner: self.owner,
                 alone: self.alone,
+                compared: self.compared,
                 payload: Text { request: Arc::clone(self), index, ids: tokens.ids, since },
             }
         };
@@ -275,10 +276,6 @@ pub(super) struct Text {
 impl Work for Text {
     fn ids(&self) -> &[u32] {
         &self.ids
-    }
-
-    fn compared(&self) -> bool {
-        self.request.compared
     }
 
     fn begun(&self) {

@@ -108,6 +108,7 @@ impl Setup {
             deadline: None,
             owner: Owner { sender: 0, request: 0, newcomer: false },
             alone: None,
+            compared: false,
             payload: Text(vec![id, 0], self.sender.clone()),
         };
         self.context.queue.push(ids.into_iter().map(entry)).is_ok()
@@ -344,6 +345,7 @@ fn what_fails_on_several_cores_is_tried_on_one() {
             deadline: None,
             owner: Owner { sender: 0, request: 0, newcomer: false },
             alone: None,
+            compared: false,
             payload: Text(vec![id, 0], setup.sender.clone()),
         };
         assert!(queue.push([entry]).is_ok(), "refused");

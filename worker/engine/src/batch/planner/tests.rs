@@ -43,7 +43,7 @@ fn entry(lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32
 /// A text of one sender's only request.
 fn entry_of(sender: u64, lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
     let owner = Owner { sender, request: sender, newcomer: false };
-    Entry { lane, length, arrival, deadline: None, owner, alone: None, payload }
+    Entry { lane, length, arrival, deadline: None, owner, alone: None, compared: false, payload }
 }
 
 fn ms(n: u64) -> Duration {

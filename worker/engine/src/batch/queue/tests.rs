@@ -58,6 +58,7 @@ fn every_text_is_run(queue: BatchQueue<mpsc::Sender<()>>, units: [Unit; 6], roun
                             deadline: None,
                             owner: owner(round as u64),
                             alone: (text == 3).then_some(round as u64),
+                            compared: false,
                             payload: done.clone(),
                         };
                         queue.push([entry]).unwrap();
@@ -81,7 +82,16 @@ fn owner(sender: u64) -> Owner {
 }
 
 fn entry_of(sender: u64, lane: Lane, alone: Option<u64>, payload: u32) -> Entry<u32> {
-    Entry { lane, length: 4, arrival: Instant::now(), deadline: None, owner: owner(sender), alone, payload }
+    Entry {
+        lane,
+        length: 4,
+        arrival: Instant::now(),
+        deadline: None,
+        owner: owner(sender),
+        alone,
+        compared: false,
+        payload,
+    }
 }
 
 #[test]
@@ -208,6 +218,34 @@ fn a_lone_call_has_all_cores_and_whoever_comes_then_waits_for_its_end() {
     queue.push([entry(Lane::Rpc, None, 4)]).unwrap();
     let (batch, _run) = queue.next(Unit(1), |_| ()).unwrap();
     assert_eq!((batch.entries[0].payload, batch.form), (4, Form::Padded), "a job waits behind it");
+}
+
+/// Its time says something of one core: nobody waits for the end of what leaves them one.
+#[test]
+fn a_call_that_is_compared_has_one_core_and_holds_nobody_up() {
+    let queue = spreading(&[Unit(0), Unit(1)]);
+    queue.push([Entry { compared: true, ..entry(Lane::Rpc, None, 1) }]).unwrap();
+    let (batch, _run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!(batch.form, Form::Padded);
+    queue.push([entry(Lane::Rpc, None, 2)]).unwrap();
+    assert!(matches!(queue.state.lock().step(Unit(1), Instant::now()).1, Action::Run(_)));
+}
+
+#[test]
+fn the_runner_beside_all_others_waits_for_a_lone_call_as_they_do() {
+    let queue = spreading(&[Unit(0)]);
+    queue.push([entry_of(1, Lane::Rpc, None, 1)]).unwrap();
+    let (batch, run) = queue.next(Unit(0), |_| ()).unwrap();
+    assert_eq!(batch.form, Form::Spread);
+    queue.push([entry_of(2, Lane::Rpc, None, 2)]).unwrap();
+    let beside = |at| queue.state.lock().step_beside(1, at).1;
+    let Action::WaitUntil(until) = beside(Instant::now()) else { panic!("it begins beside a call that has all cores") };
+    assert!(matches!(beside(until), Action::Run(_)), "if that takes longer than it should, it begins");
+    // Nobody has to wake it for that.
+    queue.push([entry_of(3, Lane::Rpc, None, 3)]).unwrap();
+    let (batch, _beside) = queue.next_beside(|_| ()).unwrap();
+    assert_eq!(batch.entries[0].payload, 3);
+    drop(run);
 }
 
 #[test]
