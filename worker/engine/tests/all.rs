@@ -5,4 +5,5 @@ mod engines;
 mod example;
 mod openvino;
 mod pipeline;
+mod priorities;
 mod support;

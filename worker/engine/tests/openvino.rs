@@ -1,6 +1,6 @@
 //! Engines on the real OpenVINO: what they compute, in every precision that needs no graph of its own, and in which company.
 
-use std::{fs, sync::LazyLock};
+use std::{fs, sync::LazyLock, time::Instant};
 
 use embed_engine::{
     engine::{
@@ -112,4 +112,38 @@ fn what_is_no_embedding_graph_is_refused() {
     input.fill([&[101, 102][..]].into_iter());
     let error = engine.embed(&input).unwrap_err();
     assert!(matches!(error, EngineError::Output { found: 384, expected: 385 }), "{error}");
+}
+
+/// Resident memory of this process, in MiB.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// What a shape costs in its first run, and whether memory ends to grow with shapes. By hand, alone, since it takes minutes:
+/// `cargo test --release --workspace --test all -- openvino::soak --ignored --nocapture`
+#[test]
+#[ignore = "a soak, to be run by hand"]
+fn soak_of_first_runs() {
+    let model = compile(Precision::Fp32, 1).unwrap();
+    let mut engine = OpenvinoEngine::new(&model, 0).unwrap();
+    let time = |engine: &mut OpenvinoEngine, (rows, width): (usize, u32)| {
+        let texts = texts(&vec![width; rows]);
+        let started = Instant::now();
+        run(engine, texts.iter().map(Vec::as_slice));
+        started.elapsed().as_secs_f64() * 1e3
+    };
+    // Widths by rows, in as few tokens as that can be done with.
+    let shapes: Vec<(usize, u32)> = (1..=8).flat_map(|rows| (1..=128).map(move |width| (rows, width))).collect();
+    time(&mut engine, (8, 128));
+    println!("shapes  resident MiB  first runs ms (sum)  again ms (sum)");
+    let mut seen = 0;
+    for round in 0..2 {
+        for some in shapes.chunks(128) {
+            let [first, again] = [(); 2].map(|()| some.iter().map(|shape| time(&mut engine, *shape)).sum::<f64>());
+            seen += if round == 0 { some.len() } else { 0 };
+            println!("{seen:6}  {:12}  {first:19.0}  {again:14.0}", resident());
+        }
+    }
 }

@@ -109,6 +109,7 @@ impl Health {
         }
         let notes = self.notes();
         let mut reasons = self.trouble.reasons();
+        reasons.extend(self.unnamed(true));
         let mut last = self.last.lock().await;
         let required = self.served.all().into_iter().filter(|one| one.required);
         let (mut probes, mut failing) = (Vec::new(), Vec::new());
@@ -160,12 +161,19 @@ impl Health {
         let note = |(deployment, version): (Arc<Deployment>, Arc<ServedVersion>)| {
             let report = version.report();
             let skipped = report.skipped.iter().map(|one| format!("not on {}: {}", one.provider, one.reason));
-            let skipped = skipped.collect::<Vec<_>>().join("; ");
+            let on_one = |reason| format!("a call that is alone on one core as all others: {reason}");
+            let skipped = skipped.chain(report.spread_refused.as_ref().map(on_one)).collect::<Vec<_>>().join("; ");
             let Variant { model, name, .. } = &*deployment.variant;
             (!skipped.is_empty()).then(|| format!("{model} {name} runs on {}, {skipped}", report.provider))
         };
         let elsewhere = self.served.live().into_iter().filter_map(note);
-        elsewhere.chain(self.not_served()).chain(self.activities.describe()).collect()
+        elsewhere.chain(self.not_served()).chain(self.unnamed(false)).chain(self.activities.describe()).collect()
+    }
+
+    /// What is not served since it has no name yet, of what the worker is not ready without, or of the rest.
+    fn unnamed(&self, required: bool) -> Vec<String> {
+        let unnamed = self.served.unnamed().into_iter().filter(|one| one.required == required);
+        unnamed.map(|one| one.to_string()).collect()
     }
 
     /// Versions that cannot be served, whether another is in their place or none. What the worker is not ready without is told elsewhere.

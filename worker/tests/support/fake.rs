@@ -211,6 +211,7 @@ impl Backend for FakeBackend {
                 bounds: Some(DeviceBounds { texts: 1024, tokens: 65_536, online_run: Duration::from_millis(4) }),
                 one_by_one: false,
                 spread: None,
+                spread_refused: None,
             },
         })
     }

@@ -68,6 +68,9 @@ pub trait Engine: std::fmt::Debug + Send {
         &[Form::Padded]
     }
 
+    /// From now on it cannot run batches spread over several cores.
+    fn drop_spread(&mut self) {}
+
     /// Another one on the same weights, for short runs beside those that there is room for. `None` where runs are short anyway, or it would
     /// take memory of its own.
     fn beside(&self) -> Option<Box<dyn Engine>> {
@@ -96,6 +99,10 @@ impl Engine for Box<dyn Engine> {
 
     fn forms(&self) -> &'static [Form] {
         (**self).forms()
+    }
+
+    fn drop_spread(&mut self) {
+        (**self).drop_spread();
     }
 
     fn beside(&self) -> Option<Box<dyn Engine>> {

@@ -29,6 +29,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Why not: [`EngineError::Provider`].
     fn probe(&self, provider: Provider) -> Result<(), LoadError>;
 
+    /// By how much the priority of the threads is lowered that compute on the processor.
+    fn nice(&self) -> u8 {
+        0
+    }
+
     /// Where engines that [`Backend::prepare`] builds are kept. What others have built is put there before, and what is new there
     /// is shared afterwards.
     fn engine_caches(&self, model: &ResolvedModel, target: &ProviderGraph) -> Vec<EngineCache> {
@@ -80,6 +85,10 @@ impl Backend for OnnxRuntime {
         let environment = library::environment(self.engine.library.as_deref()).map_err(EngineError::from)?;
         let place = Place { provider, device: 0 };
         Ok(providers::probe(&environment, &self.engine, place).map_err(failed)?)
+    }
+
+    fn nice(&self) -> u8 {
+        self.engine.nice
     }
 
     fn engine_caches(&self, model: &ResolvedModel, target: &ProviderGraph) -> Vec<EngineCache> {

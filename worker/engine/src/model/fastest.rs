@@ -13,8 +13,8 @@ const ROUNDS_FOR: Duration = Duration::from_secs(2);
 /// How many hundredths faster than the ones behind it one must be to be preferred: which is chosen should not depend on chance.
 const CLEARLY: u32 = 5;
 
-/// Takes the fastest: measured in turns, each with one of its engines. `None` if there is none.
-pub(super) fn fastest(mut loaded: Vec<LoadedModel>) -> Option<LoadedModel> {
+/// Takes the fastest: measured in turns, each with one of its engines, with texts of `longest` tokens at most. `None` if there is none.
+pub(super) fn fastest(mut loaded: Vec<LoadedModel>, longest: usize) -> Option<LoadedModel> {
     let mut best: Vec<Option<Duration>> = vec![None; loaded.len()];
     let begun = Instant::now();
     for round in 0..ROUNDS {
@@ -22,7 +22,12 @@ pub(super) fn fastest(mut loaded: Vec<LoadedModel>) -> Option<LoadedModel> {
             break;
         }
         for (one, best) in loaded.iter_mut().zip(&mut best) {
-            let took = one.engines.first_mut().and_then(|engine| warm_up::time_all(engine).ok());
+            let one_by_one = one.report.one_by_one;
+            let took = one.engines.first_mut().map(|engine| warm_up::time_all(engine, longest, one_by_one));
+            let took = took.and_then(|took| {
+                let provider = one.report.provider;
+                took.inspect_err(|error| tracing::warn!(%provider, %error, "a provider could not be measured")).ok()
+            });
             *best = best.iter().copied().chain(took).min();
         }
     }

@@ -6,7 +6,7 @@ use embed_schemas::{ModelMetadata, Precision, model::GraphForm};
 
 use super::{
     files::Files,
-    golden::{Tolerance, verify_golden},
+    golden::{GoldenError, Tolerance, verify_golden},
     loaded::{LoadContext, LoadError, LoadReport, LoadedModel},
     provider_chain::ProviderGraph,
     resolve::ResolvedModel,
@@ -16,11 +16,11 @@ use super::{
 };
 use crate::{
     engine::{
-        EngineError, capture_lock, library,
+        Engine, EngineError, capture_lock, library,
         onnx_file::{self, FileError},
     },
     settings::Provider,
-    shape::Unit,
+    shape::{Form, Unit},
     tokenize::TextTokenizer,
 };
 
@@ -70,23 +70,15 @@ pub fn prepare(
         );
     }
     let sessions = Sessions { environment: &environment, files, model, target, context };
-    let Engines { mut engines, costs, devices, bounds, spread, assignment } = sessions.engines()?;
+    let mut made = sessions.engines()?;
     if model.spec.strict.unwrap_or(config.strict) {
-        strict::check(target.provider, assignment)?;
+        strict::check(target.provider, made.assignment)?;
     }
     let tolerance = Tolerance::of(&target.graph, target.provider, config)?;
-    let mut verified = None;
-    for engine in &mut engines {
-        // Each device computes for itself, and each graph.
-        if verified.replace(engine.unit()) == Some(engine.unit())
-            || (!target.provider.on_device() && engine.unit() != Unit(0))
-        {
-            continue;
-        }
-        for form in engine.forms() {
-            verify_golden(&files.golden, metadata, tolerance, *form, &tokenizer, engine)?;
-        }
-    }
+    verify(&mut made, target.provider, |form, engine| {
+        verify_golden(&files.golden, metadata, tolerance, form, &tokenizer, engine)
+    })?;
+    let Engines { engines, costs, devices, bounds, spread, spread_refused, assignment } = made;
     let report = LoadReport {
         provider: target.provider,
         weights: Weights::of(model, target, devices.len(), config),
@@ -99,6 +91,7 @@ pub fn prepare(
         bounds,
         one_by_one,
         spread,
+        spread_refused,
     };
     tracing::info!(
         model = %model.model,
@@ -118,6 +111,38 @@ pub fn prepare(
     Ok(LoadedModel { engines, tokenizer, costs, report })
 }
 
+/// Holds engines to the golden vectors, in each form in which they run. Where only what several cores compute is not as it should be, one core computes all.
+fn verify(
+    made: &mut Engines,
+    provider: Provider,
+    golden: impl Fn(Form, &mut Box<dyn Engine>) -> Result<(), GoldenError>,
+) -> Result<(), GoldenError> {
+    let (mut verified, mut refused) = (None, None);
+    for engine in &mut made.engines {
+        // Each device computes for itself, and each graph.
+        if verified.replace(engine.unit()) == Some(engine.unit()) || (!provider.on_device() && engine.unit() != Unit(0))
+        {
+            continue;
+        }
+        for form in engine.forms() {
+            match golden(*form, engine) {
+                Err(error) if *form == Form::Spread => refused = Some(error.to_string()),
+                result => result?,
+            }
+        }
+    }
+    if let Some(reason) = refused {
+        tracing::error!(
+            reason,
+            "what several cores compute of a call is not as it should be: no call has more than one"
+        );
+        made.engines.iter_mut().for_each(|engine| engine.drop_spread());
+        made.costs.drop_spread();
+        (made.spread, made.spread_refused) = (None, Some(reason));
+    }
+    Ok(())
+}
+
 /// Looks whether graphs and tokenizer are what the metadata says, and belong to each other. Gives back whether a graph's vectors depend on the batch.
 fn check_files(files: &Files, metadata: &ModelMetadata, tokenizer: &TextTokenizer) -> Result<bool, EngineError> {
     let mut batch_dependent = false;
@@ -127,4 +152,73 @@ fn check_files(files: &Files, metadata: &ModelMetadata, tokenizer: &TextTokenize
         batch_dependent |= facts.batch_dependent;
     }
     Ok(batch_dependent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        batch::{CostTable, Measured},
+        engine::{Input, Vectors},
+        shape::{Padding, Shape},
+    };
+
+    /// Has several cores until it is told otherwise.
+    #[derive(Debug)]
+    struct Fake(bool);
+
+    impl Engine for Fake {
+        fn dimension(&self) -> usize {
+            1
+        }
+
+        fn unit(&self) -> Unit {
+            Unit(0)
+        }
+
+        fn forms(&self) -> &'static [Form] {
+            if self.0 { &[Form::Padded, Form::Spread] } else { &[Form::Padded] }
+        }
+
+        fn drop_spread(&mut self) {
+            self.0 = false;
+        }
+
+        fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+            Ok(Arc::from(vec![0.0; input.rows]))
+        }
+    }
+
+    #[test]
+    fn what_several_cores_get_wrong_keeps_no_version_from_being_served() {
+        let run =
+            |form, took| Measured { shape: Shape::full(1, 16), form, took: std::time::Duration::from_millis(took) };
+        let shape = Shape::full(1, 16);
+        let made = || Engines {
+            engines: (0..2).map(|_| Box::new(Fake(true)) as _).collect(),
+            costs: CostTable::new(&[run(Form::Padded, 4), run(Form::Spread, 2)], Padding::default()),
+            devices: Vec::new(),
+            bounds: None,
+            spread: Some(2),
+            spread_refused: None,
+            assignment: None,
+        };
+        let wrong_in = |wrong: Option<Form>| {
+            let mut made = made();
+            let result = verify(&mut made, Provider::Cpu, |form, _| match wrong == Some(form) {
+                true => Err(GoldenError::Invalid("it is off".to_owned())),
+                false => Ok(()),
+            });
+            (made, result)
+        };
+        let (right, result) = wrong_in(None);
+        assert!(result.is_ok() && right.spread == Some(2) && right.costs.spread_ratio(&shape).is_some());
+        let (off, result) = wrong_in(Some(Form::Spread));
+        assert!(result.is_ok() && off.spread.is_none() && off.costs.spread_ratio(&shape).is_none(), "{result:?}");
+        assert!(off.engines.iter().all(|engine| engine.forms() == [Form::Padded]));
+        assert!(off.spread_refused.unwrap().contains("it is off"));
+        assert!(wrong_in(Some(Form::Padded)).1.is_err(), "what one core gets wrong is not served");
+    }
 }

@@ -54,6 +54,8 @@ pub struct LoadReport {
     pub one_by_one: bool,
     /// On the CPU: threads for the run of a call that has the cores to itself. `None`: as many as for all others.
     pub spread: Option<usize>,
+    /// Why it has not more, if it was to.
+    pub spread_refused: Option<String>,
 }
 
 /// What bounds batches on devices.
@@ -118,6 +120,9 @@ impl LoadReport {
         }
         if let Some(threads) = self.spread {
             let _ = write!(line, "; a call that is alone has {threads} threads");
+        }
+        if let Some(reason) = &self.spread_refused {
+            let _ = write!(line, "; a call that is alone has no more threads than others: {reason}");
         }
         line
     }

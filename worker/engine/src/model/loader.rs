@@ -48,7 +48,7 @@ impl Loader {
     /// Why not.
     pub async fn probe(&self, provider: Provider) -> Result<(), LoadError> {
         let backend = Arc::clone(&self.backend);
-        on_a_thread(true, move || backend.probe(provider)).await
+        on_a_thread(NICE, move || backend.probe(provider)).await
     }
 
     /// From the registry to engines that are verified and warm, on the first provider of the chain that can run it. `aside`:
@@ -87,9 +87,10 @@ impl Loader {
                 Err(error) => skipped.push(skip(model, target, error)),
             }
         }
-        // At the priority of what it is compared with.
-        let chosen = on_a_thread(false, move || {
-            let chosen = fastest(loaded);
+        // At the priority at which each of them is going to run: some compute on threads of their own, which have it already.
+        let longest = model.metadata.max_seq_length as usize;
+        let chosen = on_a_thread(self.backend.nice(), move || {
+            let chosen = fastest(loaded, longest);
             // Of those that were not.
             give_back_memory();
             Ok(chosen)
@@ -123,16 +124,16 @@ impl Loader {
     ) -> Result<LoadedModel, LoadError> {
         let provider = target.provider;
         // Its threads have the priority of the one that loads, for as long as the version is there.
-        let aside = aside && provider != Provider::Openvino;
+        let nice = if aside && provider != Provider::Openvino { NICE } else { 0 };
         let activity = self.activities.begin(format!("{} {}: loading for {provider}", model.model, model.variant));
         // Before its graph is fetched in vain.
         let backend = Arc::clone(&self.backend);
-        on_a_thread(aside, move || backend.probe(provider)).await?;
+        on_a_thread(nice, move || backend.probe(provider)).await?;
         let files = self.source.files(model, target).await?;
         let caches = self.backend.engine_caches(model, target);
         engine_cache::fetch(&self.source, model, target, &caches, &activity).await;
         let (backend, one, its) = (Arc::clone(&self.backend), model.clone(), target.clone());
-        let (loaded, activity) = on_a_thread(aside, move || {
+        let (loaded, activity) = on_a_thread(nice, move || {
             let result = backend.prepare(&files, &one, &its, &activity);
             drop(files);
             give_back_memory();
@@ -160,14 +161,12 @@ fn chain_error(skipped: Vec<Skipped>) -> LoadError {
 
 /// Not on the runtime's threads: those take in and answer calls.
 async fn on_a_thread<T: Send + 'static>(
-    aside: bool,
+    nice: u8,
     work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
 ) -> Result<T, LoadError> {
     let (done, result) = oneshot::channel();
     let body = move || {
-        if aside {
-            give_way(NICE);
-        }
+        give_way(nice);
         // Whoever asked may be gone, because the worker stops.
         let _ = done.send(work());
     };

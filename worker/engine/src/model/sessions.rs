@@ -25,7 +25,7 @@ use crate::{
     },
     settings::Provider,
     shape::{Form, Padding, Unit},
-    threads::{cores, give_way},
+    threads::give_way,
 };
 
 /// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.
@@ -43,6 +43,8 @@ pub(super) struct Engines {
     pub(super) bounds: Option<DeviceBounds>,
     /// Threads of a run that has the cores to itself. `None`: as many as others.
     pub(super) spread: Option<usize>,
+    /// Why it has not more, if it was to.
+    pub(super) spread_refused: Option<String>,
     /// Which nodes of the graph the wanted provider runs; of several graphs, where it is fewest. `None` if ONNX Runtime does not tell.
     pub(super) assignment: Option<Assignment>,
 }
@@ -89,10 +91,7 @@ impl Sessions<'_> {
 
     /// Runs at the same time on the processor.
     fn runners(&self) -> usize {
-        match (self.model.spec.instances, self.context.config.runners) {
-            (0, 0) => cores(),
-            (0, n) | (n, _) => n,
-        }
+        self.context.config.runners_on_cores(self.model.spec.instances)
     }
 
     /// Side by side on the same weights, each on a thread of OpenVINO's.
@@ -114,6 +113,7 @@ impl Sessions<'_> {
             // It runs a graph as a whole, or refuses it.
             assignment: Some(Assignment::default()),
             spread: None,
+            spread_refused: None,
         })
     }
 
@@ -121,10 +121,12 @@ impl Sessions<'_> {
     fn on_cpu(&self) -> Result<Engines, LoadError> {
         let (config, runners) = (self.context.config, self.runners());
         // What is only for calls that are alone keeps no version from being served.
+        let mut spread_refused = None;
         let spreading = config.spread().and_then(|threads| match self.load_spreading(threads) {
             Ok(model) => Some((threads, model)),
             Err(error) => {
-                tracing::warn!(%error, "no call can be spread over several cores");
+                tracing::error!(%error, "no call can be spread over several cores");
+                spread_refused = Some(error.to_string());
                 None
             }
         });
@@ -141,6 +143,7 @@ impl Sessions<'_> {
             devices: Vec::new(),
             bounds: None,
             spread,
+            spread_refused,
         })
     }
 
@@ -193,7 +196,7 @@ impl Sessions<'_> {
             online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
         };
         let costs = CostTable::new(&measured, padding);
-        Ok(Engines { engines, costs, devices, bounds: Some(bounds), spread: None, assignment })
+        Ok(Engines { engines, costs, devices, bounds: Some(bounds), spread: None, spread_refused: None, assignment })
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.

@@ -12,7 +12,7 @@ use crate::{
 /// Shapes, rows and width, whose cost is measured on the CPU: few, since starting must be quick, and chosen so that what a
 /// run, a token and a pair of tokens cost can be told apart.
 const ON_CPU: [(usize, usize); 5] = [(1, 16), (1, 64), (1, 256), (8, 16), (4, 64)];
-/// What every model takes: other shapes are left out where engines are compared.
+/// Texts of more tokens are left out where engines are compared: they would be most of the time.
 const LONGEST_TIMED: usize = 64;
 /// The same on a device, where runs are large and small ones cost next to nothing.
 const ON_DEVICE: [(usize, usize); 10] =
@@ -58,10 +58,18 @@ pub(super) fn on_streams(engine: &mut impl Engine, longest: usize) -> Result<Vec
     Ok(measured)
 }
 
-/// Time for all of the shapes that are measured on the processor, each once.
-pub(super) fn time_all(engine: &mut impl Engine) -> Result<Duration, EngineError> {
-    let longest = ON_CPU.into_iter().filter(|(_, width)| *width <= LONGEST_TIMED);
-    longest.map(|(rows, width)| time_run(engine, &full(rows, width), Form::Padded, false).map(|run| run.took)).sum()
+/// Time for the texts of the shapes that are measured on the processor, each shape once, no text longer than a model takes. `one_by_one`: each text in a
+/// run of its own, as they are served then.
+pub(super) fn time_all(engine: &mut impl Engine, longest: usize, one_by_one: bool) -> Result<Duration, EngineError> {
+    let mut all = Duration::ZERO;
+    for (rows, width) in ON_CPU.into_iter().filter(|(_, width)| *width <= LONGEST_TIMED) {
+        let (runs, rows) = if one_by_one { (rows, 1) } else { (1, rows) };
+        let lengths = full(rows, width.min(longest));
+        for _ in 0..runs {
+            all += time_run(engine, &lengths, Form::Padded, false)?.took;
+        }
+    }
+    Ok(all)
 }
 
 /// Runs on a device, in every form that the engine has.
@@ -120,7 +128,45 @@ fn time_run(engine: &mut impl Engine, lengths: &[usize], form: Form, alone: bool
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{engine::Vectors, shape::Unit};
+
+    /// Takes texts of so many tokens, and notes what it ran.
+    #[derive(Debug)]
+    struct Short(usize, Vec<(usize, usize)>);
+
+    impl Engine for Short {
+        fn dimension(&self) -> usize {
+            1
+        }
+
+        fn unit(&self) -> Unit {
+            Unit(0)
+        }
+
+        fn embed(&mut self, input: &Input) -> Result<Vectors, EngineError> {
+            if input.width > self.0 {
+                return Err(EngineError::Onnx("it has no such position".to_owned()));
+            }
+            self.1.push((input.rows, input.width));
+            Ok(Arc::from(vec![0.0; input.rows]))
+        }
+    }
+
+    #[test]
+    fn engines_are_compared_by_what_the_model_takes() {
+        for (longest, one_by_one, expected) in [
+            (512, false, vec![(1, 16), (1, 64), (8, 16), (4, 64)]),
+            (32, false, vec![(1, 16), (1, 32), (8, 16), (4, 32)]),
+            (8, true, vec![(1, 8); 14]),
+        ] {
+            let mut engine = Short(longest, Vec::new());
+            time_all(&mut engine, longest, one_by_one).unwrap();
+            assert_eq!(engine.1, expected, "{longest}");
+        }
+    }
 
     #[test]
     fn shapes_stay_within_the_bounds() {

@@ -13,7 +13,7 @@ use crate::{
 /// Weights of one version, in bytes of its graphs' files, once for each copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weights {
-    /// What variants with the same graph on the same provider share, by provider, SHA-256 and precision.
+    /// What variants with the same graph on the same provider share, by provider, SHA-256, precision, and on OpenVINO by the runs that it is compiled for.
     pub shared: BTreeMap<(Provider, String), u64>,
     /// What nobody shares.
     pub own: u64,
@@ -31,7 +31,11 @@ impl Weights {
         };
         let graphs = [Some(&target.graph), target.packed.as_ref()].into_iter().flatten();
         // What is computed in another precision than the file is in has other weights.
-        let key = |graph: &Artefact| format!("{} {}", graph.file.sha256, graph.precision);
+        let compiled_for = match target.provider {
+            Provider::Openvino => format!(" for {}", config.runners_on_cores(model.spec.instances)),
+            _ => String::new(),
+        };
+        let key = |graph: &Artefact| format!("{} {}{compiled_for}", graph.file.sha256, graph.precision);
         let shared = graphs.map(|graph| ((target.provider, key(graph)), graph.file.bytes * sessions as u64));
         // Recordings belong to one runner.
         let records = target.graph.form != GraphForm::Kernels && cuda_graphs::option(target.provider, config).is_some();
@@ -55,7 +59,33 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use embed_schemas::ModelMetadata;
+
     use super::*;
+    use crate::{model::resolve::graphs, settings::ModelSpec};
+
+    #[test]
+    fn openvino_has_weights_for_each_number_of_runs() {
+        let file = |name: &str| serde_json::json!({"file": name, "bytes": 10, "sha256": "0".repeat(64)});
+        let metadata: ModelMetadata = serde_json::from_value(serde_json::json!({
+            "model_name": "m", "slug": "m", "model_id": "a/m", "version": "v1", "dimension": 4, "max_seq_length": 8,
+            "pooling": "mean", "normalized": true, "space": "s", "tokenizer": file("t"), "golden": file("g"),
+            "artefacts": [{"precision": "fp32", "form": "plain", "file": "x", "bytes": 10, "sha256": "0".repeat(64)}],
+            "created_at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        let of = |provider, instances: [usize; 2]| {
+            let config = EngineConfig { providers: vec![provider].into(), ..EngineConfig::default() };
+            let weights = instances.map(|instances| {
+                let spec = ModelSpec { instances, ..ModelSpec::current("m") };
+                let model = graphs("m".parse().unwrap(), metadata.clone(), &spec, &config).unwrap();
+                Weights::of(&model, &model.chain[0], 0, &config)
+            });
+            Weights::total(&weights)
+        };
+        assert_eq!([of(Provider::Openvino, [1, 2]), of(Provider::Openvino, [2, 2])], [20, 10]);
+        assert_eq!(of(Provider::Cpu, [1, 2]), 10, "ONNX Runtime's sessions have room for any number");
+    }
 
     fn weights(graphs: &[(&str, u64)], own: u64) -> Weights {
         let shared = graphs.iter().map(|(graph, bytes)| ((Provider::Cuda, (*graph).to_owned()), *bytes));

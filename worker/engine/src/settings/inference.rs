@@ -86,6 +86,15 @@ impl EngineConfig {
         (threads > self.threads_per_runner).then_some(threads)
     }
 
+    /// Runs at the same time on the processor, for a variant that has `instances`, 0 for the default.
+    #[must_use]
+    pub fn runners_on_cores(&self, instances: usize) -> usize {
+        match (instances, self.runners) {
+            (0, 0) => cores(),
+            (0, n) | (n, _) => n,
+        }
+    }
+
     /// Checks what the types cannot say.
     ///
     /// # Errors

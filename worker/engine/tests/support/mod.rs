@@ -64,6 +64,7 @@ fn start(
         bounds: None,
         one_by_one,
         spread: None,
+        spread_refused: None,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));
     let loaded = LoadedModel { engines, tokenizer, costs: CostTable::default(), report };

@@ -39,6 +39,10 @@ impl Engine for CpuEngine {
         if self.model.spread().is_some() { &[Form::Padded, Form::Spread] } else { &[Form::Padded] }
     }
 
+    fn drop_spread(&mut self) {
+        self.model.drop_spread();
+    }
+
     fn beside(&self) -> Option<Box<dyn Engine>> {
         Some(Box::new(Self { model: self.model.clone(), unit: self.unit }))
     }

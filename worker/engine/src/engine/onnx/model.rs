@@ -3,11 +3,12 @@
 use std::{
     ffi::CStr,
     sync::{Arc, Weak},
+    thread::JoinHandle,
 };
 
 use embed_schemas::ModelMetadata;
 use ort::{
-    environment::Environment,
+    environment::{Environment, ThreadManager},
     session::{
         Session,
         builder::{GraphOptimizationLevel, SessionBuilder},
@@ -24,7 +25,10 @@ use super::{
     assignment::{self, Assignment},
     shared_session::SharedSession,
 };
-use crate::settings::{EngineConfig, Provider};
+use crate::{
+    settings::{EngineConfig, Provider},
+    threads::start_ordinary,
+};
 
 /// Inputs and output of a graph.
 pub(super) const IDS: &CStr = c"input_ids";
@@ -59,10 +63,11 @@ impl OnnxModel {
     ) -> Result<Self, EngineError> {
         onnx_file::check(graph, metadata)?;
         Self::make(environment, graph, metadata, config, place, more, |builder| {
-            // On a device, what little is left to the CPU.
-            let threads = if place.provider.on_device() { 1 } else { config.threads_per_runner };
-            // A worker without work must not burn a core.
-            Ok(builder.with_intra_threads(threads)?.with_intra_op_spinning(false)?)
+            if place.provider.on_device() {
+                // What little is left to the CPU.
+                return Ok(builder.with_intra_threads(1)?.with_intra_op_spinning(false)?);
+            }
+            side_by_side(builder, config)
         })
     }
 
@@ -129,6 +134,11 @@ impl OnnxModel {
         Self { spread: Some(other.session), ..self }
     }
 
+    /// From now on without that session.
+    pub(super) fn drop_spread(&mut self) {
+        self.spread = None;
+    }
+
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {
@@ -140,6 +150,34 @@ impl OnnxModel {
             place: *place,
             assignment: *assignment,
         }
+    }
+}
+
+/// On the CPU, for runs beside others: as many threads as the settings say.
+pub(super) fn side_by_side(builder: SessionBuilder, config: &EngineConfig) -> Result<SessionBuilder, EngineError> {
+    // A worker without work must not burn a core.
+    let builder = builder.with_intra_threads(config.threads_per_runner)?.with_intra_op_spinning(false)?;
+    if config.threads_per_runner == 1 {
+        return Ok(builder);
+    }
+    // Whoever loads may have given way to others.
+    Ok(builder.with_thread_manager(Helpers { nice: config.nice })?)
+}
+
+/// Starts the threads that help with a run.
+pub(super) struct Helpers {
+    pub(super) nice: u8,
+}
+
+impl ThreadManager for Helpers {
+    type Thread = JoinHandle<()>;
+
+    fn create(&self, work: impl FnOnce() + Send + 'static) -> ort::Result<JoinHandle<()>> {
+        start_ordinary("engine-helper", self.nice, work).map_err(ort::Error::wrap)
+    }
+
+    fn join(thread: JoinHandle<()>) -> ort::Result<()> {
+        thread.join().map_err(|_| ort::Error::new("a thread that helps with runs panicked"))
     }
 }
 

@@ -1,12 +1,7 @@
 //! A graph on the CPU in two sessions with one copy of its weights: one whose runs have one thread each, and one whose runs have several.
 
-use std::thread::JoinHandle;
-
 use embed_schemas::ModelMetadata;
-use ort::{
-    environment::{Environment, ThreadManager},
-    session::builder::SessionBuilder,
-};
+use ort::{environment::Environment, session::builder::SessionBuilder};
 
 use super::{
     super::{
@@ -16,13 +11,12 @@ use super::{
         providers::{Options, Place},
     },
     cpu::CpuEngine,
-    model::OnnxModel,
+    model::{Helpers, OnnxModel, side_by_side},
     weights::SharedWeights,
 };
 use crate::{
     settings::{EngineConfig, Provider},
     shape::Form,
-    threads::start_ordinary,
 };
 
 /// A thread that helps with a run looks for more to do for so long before it sleeps. Between two parts of a run, that is enough; longer makes no run
@@ -51,9 +45,7 @@ impl OnnxModel {
                 threads(weights.share(builder)?)
             })
         };
-        let one = session(&|builder| {
-            Ok(builder.with_intra_threads(config.threads_per_runner)?.with_intra_op_spinning(false)?)
-        })?;
+        let one = session(&|builder| side_by_side(builder, config))?;
         let several = session(&|builder| {
             Ok(builder
                 .with_intra_threads(threads)?
@@ -84,21 +76,4 @@ fn vectors(engine: &mut CpuEngine) -> Result<[Vectors; 2], EngineError> {
         engine.embed(&input)
     };
     Ok([run(Form::Padded)?, run(Form::Spread)?])
-}
-
-/// Starts the threads that help with a run.
-struct Helpers {
-    nice: u8,
-}
-
-impl ThreadManager for Helpers {
-    type Thread = JoinHandle<()>;
-
-    fn create(&self, work: impl FnOnce() + Send + 'static) -> ort::Result<JoinHandle<()>> {
-        start_ordinary("engine-helper", self.nice, work).map_err(ort::Error::wrap)
-    }
-
-    fn join(thread: JoinHandle<()>) -> ort::Result<()> {
-        thread.join().map_err(|_| ort::Error::new("a thread that helps with runs panicked"))
-    }
 }
