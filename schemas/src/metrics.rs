@@ -202,6 +202,9 @@ metrics! {
     Gauge("") BATCH_TOKENS_LIMIT = "akidb_batch_tokens_limit" [MODEL, MODEL_VERSION];
     /// 1 for the version that is live, with its precision and provider; 0 for those that were.
     Gauge("") MODEL_INFO = "akidb_model_info" [MODEL, MODEL_VERSION, VERSION, PRECISION, PROVIDER];
+    /// 1 while the worker takes a variant's calls and jobs; 0 while it leaves them to others, since what is wanted cannot be served here and nothing
+    /// else is live.
+    Gauge("") VARIANT_SERVED = "akidb_variant_served" [MODEL, MODEL_VERSION];
     /// Versions that went live, or failed to, label `outcome`.
     Counter("") MODEL_SWAPS_TOTAL = "akidb_model_swaps_total" [MODEL, MODEL_VERSION, OUTCOME];
     /// From the decision to load a version to its being verified and warm.

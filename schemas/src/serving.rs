@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Precision, Slug};
+use crate::{ErrorCode, Precision, Slug, WireError};
 
 /// Key-value bucket of the variants that are to be served, beside those of the workers' configuration. Watched by all
 /// workers. The key is `<model>.<variant>`, the value a [`DesiredVariant`] in JSON.
@@ -18,6 +18,9 @@ pub const CURRENT_VERSION: &str = "current";
 /// `embed.control.refresh`: asks all workers to look at the registry now. The payload is the model's slug, or empty for
 /// all models. Core NATS, no answer.
 pub const REFRESH_SUBJECT: &str = "embed.control.refresh";
+
+/// A caller whose variant cannot be loaded is told to come back after this.
+const RETRY_UNAVAILABLE_MS: u64 = 5_000;
 
 /// The key of a variant in [`MODELS_BUCKET`].
 #[must_use]
@@ -162,6 +165,17 @@ pub struct FailedVersion {
     pub reason: String,
     /// When, RFC 3339.
     pub when: String,
+}
+
+impl FailedVersion {
+    /// What a call hears that nothing can answer.
+    #[must_use]
+    pub fn unavailable(&self, model: &Slug, variant: &Slug) -> WireError {
+        let Self { version, reason, .. } = self;
+        let message = format!("variant {variant} of model {model} cannot be served now: version {version}: {reason}");
+        let retry_after_ms = Some(RETRY_UNAVAILABLE_MS);
+        WireError { retry_after_ms, ..WireError::new(ErrorCode::ModelUnavailable, message) }
+    }
 }
 
 /// Variants of one worker that are read.

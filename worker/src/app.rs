@@ -27,7 +27,7 @@ use crate::{
     observe::{self, Discovery, Gauges, Health, Levers, Operation},
     publish::{PublishRules, Publisher, Publishing, StoreTrouble},
     replies::Replies,
-    serving::{Reconciler, SelectError, Selected, ServeError, ServedVariants, ServingContext, follow_shadows, select},
+    serving::{Reconciler, SelectError, Selection, ServeError, ServedVariants, ServingContext, follow_shadows, select},
     spans::Tracer,
     supervise::{Deaths, Supervisor, Task},
 };
@@ -169,7 +169,7 @@ pub async fn run_with(
     let prometheus = metrics::install(&supervisor)?;
     let _gpus = GpuWatch::start(&config.telemetry, config.wants_devices(), metrics::texts_embedded)?;
     let source = open_source(&config)?;
-    let selected = select(&source, &config).await.map_err(Box::new).map_err(RunError::Select)?;
+    let selection = select(&source, &config).await.map_err(Box::new).map_err(RunError::Select)?;
     let worker_id = config.worker.id.clone().unwrap_or_else(make_worker_id);
     let tracer = tracer(&config, &worker_id, &supervisor)?;
     let connections = connection::connect(&config.nats, &format!("embed-worker {worker_id}")).await?;
@@ -184,7 +184,7 @@ pub async fn run_with(
         match observe::serve(listener, health, gauges, prometheus, ready_timeout).await {}
     });
     let started = tokio::select! {
-        started = parts.start(&config, loader, selected, &levers, &supervisor) => started.map(Some),
+        started = parts.start(&config, loader, selection, &levers, &supervisor) => started.map(Some),
         () = &mut stop => Ok(None),
         reason = deaths.next() => Err(RunError::Died(reason)),
     };
@@ -306,7 +306,7 @@ impl Parts {
         &self,
         config: &Config,
         loader: Loader,
-        selected: Vec<Selected>,
+        selection: Selection,
         levers: &Levers,
         supervisor: &Supervisor,
     ) -> Result<Running, RunError> {
@@ -326,7 +326,7 @@ impl Parts {
             supervisor: supervisor.clone(),
             reload: Arc::clone(&levers.reload),
         };
-        let reconciler = Reconciler::start(context, selected).await?;
+        let reconciler = Reconciler::start(context, selection).await?;
         let (client, worker) = (self.connections.online.client.clone(), self.intake.worker.to_string());
         let replies = self.publisher.replies().clone();
         let operation = Operation::new(

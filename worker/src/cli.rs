@@ -29,7 +29,7 @@ use crate::{
     logging::{self, LogFormat},
     observe::probe,
     registry::{self, ModelsArgs},
-    serving::{Selected, VariantSpec, select},
+    serving::{Selected, Selection, VariantSpec, select},
 };
 
 /// Embeds texts that arrive on NATS subjects.
@@ -233,14 +233,14 @@ fn run_models(args: &ModelsArgs) -> anyhow::Result<()> {
 
 async fn check_models(config: &Config) -> anyhow::Result<()> {
     let source = app::open_source(config)?;
-    let selected = select(&source, config).await?;
+    let Selection { variants, unnamed } = select(&source, config).await?;
     let loader = Loader::new(source, Arc::new(app::onnx_runtime(config)), Activities::default());
     let library = library::find(config.engine.library.as_deref())?;
     let mut out = io::stdout();
     writeln!(out, "ONNX Runtime  {}", library.display())?;
     writeln!(out, "cores         {}", cores())?;
-    let (count, mut failed) = (selected.len(), Vec::new());
-    for Selected { spec: VariantSpec { model, variant, default, .. }, resolved } in selected {
+    let (count, mut failed) = (variants.len() + unnamed.len(), Vec::new());
+    for Selected { spec: VariantSpec { model, variant, default, .. }, resolved } in variants {
         let loaded = match resolved {
             Ok(resolved) => {
                 loader.load(&resolved, false).await.map(|loaded| (resolved, loaded.report)).map_err(Into::into)
@@ -267,6 +267,10 @@ async fn check_models(config: &Config) -> anyhow::Result<()> {
         for skipped in &report.skipped {
             writeln!(out, "              not on {}: {}", skipped.provider, skipped.reason)?;
         }
+    }
+    for one in unnamed {
+        writeln!(out, "failed        {one}")?;
+        failed.push(anyhow::anyhow!("{one}"));
     }
     // A worker would serve the others, and be ready unless its configuration names what failed; whoever checks wants to know.
     failed.into_iter().next().map_or(Ok(()), Err)

@@ -178,12 +178,16 @@ async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
         Stack::start_with_models(registry.path(), &[model(), other.clone()], &["--config", file.to_str().unwrap()])
             .await;
     let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
-    for _ in 0..3 {
-        let answer = stack.call_raw(subjects::bare(Lane::Rpc, &other), Default::default(), payload.clone()).await;
-        let error = decode_outcome(&answer.payload).unwrap().into_result().unwrap_err();
-        assert_eq!(error.code, ErrorCode::ModelUnavailable, "{error}");
-        assert!(is_live(FIRST)(&stack.status().await), "the one that works stays");
-    }
+    let answer = stack.call_raw(subjects::bare(Lane::Rpc, &other), Default::default(), payload.clone()).await;
+    let error = decode_outcome(&answer.payload).unwrap().into_result().unwrap_err();
+    assert_eq!(error.code, ErrorCode::ModelUnavailable, "{error}");
+    assert!(error.retryable && error.retry_after_ms.is_some(), "{error}");
+    assert!(is_live(FIRST)(&stack.status().await), "the one that works stays");
+    // Those that come later are for others, until it is tried again.
+    let takes_no_more = async {
+        while stack.client.request(subjects::bare(Lane::Rpc, &other), payload.clone().into()).await.is_ok() {}
+    };
+    tokio::time::timeout(PATIENCE, takes_no_more).await.expect("a subscription that ends");
     // A job for it stays in the stream, and the worker says that it is not ready.
     stack.client.publish(subjects::bare(Lane::Job, &other), payload).await.unwrap();
     while stack.get("/readyz").await.0 == 200 {

@@ -10,14 +10,11 @@ use std::{
 };
 
 use crate::support::{
-    Stack, difference, model,
+    Stack, Statuses, difference, model,
     registry::{FIRST, SECOND, TestRegistry, replace},
 };
 use async_nats::HeaderMap;
-use embed_schemas::{
-    EmbedRequest, EmbedResult, ErrorCode, Format, JobId, Lane, WireError, serving::FailedVersion, streams, subjects,
-    wire::decode_outcome,
-};
+use embed_schemas::{EmbedRequest, EmbedResult, Format, JobId, Lane, serving::FailedVersion, streams, subjects};
 use serde_json::json;
 
 /// Vectors of each version for each golden text.
@@ -228,22 +225,18 @@ async fn a_registry_that_is_away_changes_nothing_and_a_kill_during_a_swap_loses_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_to_a_variant_that_cannot_be_loaded_is_told_why() {
+async fn a_variant_that_cannot_be_loaded_is_told_of_and_takes_no_calls() {
     let registry = TestRegistry::new();
     let stack = Stack::start_on(registry.path(), &[]).await;
     let missing = json!({"version": "v9"});
     stack.desire("fp32-next", Some(&missing)).await;
-    let subject = subjects::pinned(Lane::Rpc, &model(), &"fp32-next".parse().unwrap());
-    let error: WireError = loop {
-        let request = Format::Json.encode(&EmbedRequest::new(["a"]));
-        match stack.client.request(subject.clone(), request).await {
-            Ok(answer) => break decode_outcome(&answer.payload).unwrap().into_result().unwrap_err(),
-            // Its subscription is not there yet.
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-        }
-    };
-    assert_eq!(error.code, ErrorCode::ModelUnavailable, "{error}");
-    assert!(error.message.contains("v9") && error.retryable && error.retry_after_ms.is_some(), "{error}");
+    let next = (model(), "fp32-next".parse().unwrap());
+    let failed = |all: &Statuses| all.get(&next).is_some_and(|status| status.failed.is_some());
+    let all = stack.statuses_when(failed).await;
+    assert!(all[&next].failed.as_ref().unwrap().reason.contains("v9"), "{all:?}");
+    // Somebody else may have it.
+    let call = stack.client.request(subjects::pinned(Lane::Rpc, &next.0, &next.1), "{}".into()).await;
+    assert_eq!(call.unwrap_err().kind(), async_nats::RequestErrorKind::NoResponders);
     // The others are served as before, and the worker is ready.
     assert_eq!(stack.get("/readyz").await.0, 200);
 }

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use crate::support::{
-    Stack, model, provision, provision_model,
+    Stack, Statuses, model, provision, provision_model,
     registry::{FIRST, TestRegistry, remark, replace},
     worker_command,
 };
-use async_nats::HeaderMap;
 use embed_schemas::{
-    EmbedRequest, EmbedResult, ErrorCode, Format, Lane, Slug, WireError, streams::StreamSettings, subjects,
-    wire::decode_outcome,
+    EmbedRequest, EmbedResult, Format, Lane, Slug, streams::StreamSettings, subjects, wire::decode_outcome,
 };
 use embed_testkit::{Daemon, NatsServer, PATIENCE};
 use serde_json::{Value, json};
@@ -30,10 +28,26 @@ fn slug(name: &str) -> Slug {
     name.parse().unwrap()
 }
 
-async fn ask(stack: &Stack, model: &str) -> Result<EmbedResult, WireError> {
-    let request = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
-    let answer = stack.call_raw(subjects::bare(Lane::Rpc, &slug(model)), HeaderMap::new(), request).await;
-    decode_outcome(&answer.payload).unwrap().into_result()
+/// `None` if nobody takes the call.
+async fn ask(stack: &Stack, subject: String) -> Option<EmbedResult> {
+    let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
+    let request = async_nats::Request::new().payload(payload).timeout(Some(PATIENCE));
+    match stack.client.send_request(subject, request).await {
+        Ok(answer) => Some(decode_outcome(&answer.payload).unwrap().into_result().unwrap()),
+        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn bare(model: &str) -> String {
+    subjects::bare(Lane::Rpc, &slug(model))
+}
+
+/// Whether the worker says that it takes the variant's work.
+async fn served(stack: &Stack, model: &str) -> bool {
+    let (_, metrics) = stack.get("/metrics").await;
+    let series = format!("akidb_variant_served{{model=\"{model}\"");
+    metrics.lines().find(|line| line.starts_with(&series)).expect(&metrics).ends_with(" 1")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,31 +55,35 @@ async fn the_others_are_served_and_it_is_as_soon_as_it_can_be() {
     let registry = TestRegistry::new();
     registry.derive_model("model-b", "Model-B", FIRST, packed);
     registry.derive_model("model-c", "Model-C", FIRST, garbage);
-    registry.derive_model("model-d", "Model-D", FIRST, |folder, _| {
+    // Its variant is called after what the version has all the same.
+    registry.derive_model("model-d", "Model-D", FIRST, |folder, metadata| {
+        metadata["artefacts"][0]["precision"] = json!("int8");
         std::fs::write(folder.join("../current.json"), "{").unwrap();
     });
     registry.promote("model-b", FIRST);
     registry.promote("model-c", FIRST);
     let models = [model(), slug("model-b"), slug("model-c"), slug("model-d")];
     let stack = Stack::start_with_models(registry.path(), &models, &[]).await;
-    let served: Vec<&Value> = stack.ready["variants"].as_array().unwrap().iter().map(|one| &one["model"]).collect();
-    assert_eq!(served, [model().as_str()]);
-    assert_eq!(ask(&stack, model().as_str()).await.unwrap().version, FIRST);
+    let ready: Vec<&Value> = stack.ready["variants"].as_array().unwrap().iter().map(|one| &one["model"]).collect();
+    assert_eq!(ready, [model().as_str()]);
+    assert_eq!(ask(&stack, bare(model().as_str())).await.unwrap().version, FIRST);
+    assert!(served(&stack, model().as_str()).await);
 
     let reasons = [
-        ("model-b", "model-b v1.0.0 has no graph for cpu; it has fp32 (packed form)"),
-        ("model-c", "it is no ONNX file"),
-        ("model-d", "current.json"),
+        ("model-b", "fp32", "model-b v1.0.0 has no graph for cpu; it has fp32 (packed form)"),
+        ("model-c", "fp32", "it is no ONNX file"),
+        ("model-d", "int8", "current.json"),
     ];
     let (status, body) = stack.get("/readyz").await;
     assert_eq!(status, 200, "{body}");
-    for (name, reason) in reasons {
-        let line = body.lines().find(|line| line.starts_with(&format!("{name} fp32: version "))).expect(&body);
+    for (name, variant, reason) in reasons {
+        let line = body.lines().find(|line| line.starts_with(&format!("{name} {variant}: version "))).expect(&body);
         assert!(line.contains("is not served") && line.contains(reason), "{line}");
-        // Who calls it hears the same.
-        let error = ask(&stack, name).await.unwrap_err();
-        assert_eq!(error.code, ErrorCode::ModelUnavailable);
-        assert!(error.message.contains(name) && error.message.contains(reason), "{error}");
+        // Whoever asks the worker hears the same; calls are not its business.
+        let status = &stack.statuses().await[&(slug(name), slug(variant))];
+        assert!(status.failed.as_ref().unwrap().reason.contains(reason), "{status:?}");
+        assert!(!served(&stack, name).await);
+        assert!(ask(&stack, bare(name)).await.is_none(), "{name}");
     }
 
     // Another version of it is served without a restart.
@@ -77,7 +95,8 @@ async fn the_others_are_served_and_it_is_as_soon_as_it_can_be() {
             status.and_then(|status| status.live.as_ref()).is_some_and(|live| live.version == "v1.1.0")
         })
         .await;
-    assert_eq!(ask(&stack, "model-b").await.unwrap().version, "v1.1.0");
+    assert_eq!(ask(&stack, bare("model-b")).await.unwrap().version, "v1.1.0");
+    assert!(served(&stack, "model-b").await);
     // And one that cannot be served does not take its place.
     registry.derive_model("model-b", "Model-B", "v1.2.0", garbage);
     registry.promote("model-b", "v1.2.0");
@@ -87,10 +106,54 @@ async fn the_others_are_served_and_it_is_as_soon_as_it_can_be() {
             failed.is_some_and(|failed| failed.version == "v1.2.0")
         })
         .await;
-    assert_eq!(ask(&stack, "model-b").await.unwrap().version, "v1.1.0");
+    assert_eq!(ask(&stack, bare("model-b")).await.unwrap().version, "v1.1.0");
     let (_, body) = stack.get("/readyz").await;
     let told = "model-b fp32: version v1.2.0 is not served (version v1.1.0 is): ";
     assert!(body.contains(told), "{body}");
+}
+
+/// Calls go to any of the workers that subscribe: one that cannot answer must not be among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_worker_cannot_serve_is_another_ones() {
+    let (bad, good) = (TestRegistry::new(), TestRegistry::new());
+    bad.derive_model("model-b", "Model-B", FIRST, garbage);
+    good.derive_model("model-b", "Model-B", FIRST, |_, _| ());
+    for registry in [&bad, &good] {
+        registry.promote("model-b", FIRST);
+    }
+    let stack = Stack::start_with_models(bad.path(), &[model(), slug("model-b")], &[]).await;
+    let other = Daemon::spawn(worker_command(&stack.nats, &[]).env("EMBED_REGISTRY", good.path()));
+    other.json_line();
+    let pinned = subjects::pinned(Lane::Rpc, &slug("model-b"), &slug("fp32"));
+    for subject in [bare("model-b"), pinned].iter().cycle().take(24) {
+        ask(&stack, subject.clone()).await.expect("somebody takes it");
+    }
+}
+
+/// What a variant is called follows from its precision: while that is not known, it is not called something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variant_has_no_name_before_its_precision_is_known() {
+    let registry = TestRegistry::new();
+    registry.derive_model("model-b", "Model-B", FIRST, |_, metadata| {
+        metadata["artefacts"][0]["precision"] = json!("int8");
+    });
+    registry.promote("model-b", FIRST);
+    let metadata = registry.model("model-b").join(FIRST).join("metadata.json");
+    let (whole, half) = (std::fs::read(&metadata).unwrap(), b"{\"artefacts\": [");
+    std::fs::write(&metadata, half).unwrap();
+    let stack = Stack::start_with_models(registry.path(), &[model(), slug("model-b")], &[]).await;
+    let (status, body) = stack.get("/readyz").await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("model-b: its variant has no name before its precision is known"), "{body}");
+    assert!(stack.statuses().await.keys().all(|(of, _)| *of == model()));
+
+    std::fs::write(&metadata, whole).unwrap();
+    let int8 = (slug("model-b"), slug("int8"));
+    let is_live = |all: &Statuses| all.get(&int8).is_some_and(|status| status.live.is_some() && status.default);
+    let all = stack.statuses_when(is_live).await;
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert_eq!(ask(&stack, bare("model-b")).await.unwrap().variant.as_str(), "int8");
+    assert!(!stack.get("/readyz").await.1.contains("has no name"));
 }
 
 /// What the configuration names has to be served for the worker to be ready; the others are served meanwhile.

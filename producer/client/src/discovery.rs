@@ -8,7 +8,7 @@ use std::{
 use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use embed_schemas::{
-    JobId, Lane, Slug,
+    JobId, Lane, Slug, WireError,
     held::Held,
     serving::{self, VariantState, VariantStatus},
     subjects::{self, Target},
@@ -132,6 +132,15 @@ impl Info {
             let statuses = serving::statuses(&self.metadata);
             statuses.iter().any(|((of, name), status)| is(of, Some(name)) && status.state != VariantState::Failed)
         }
+    }
+
+    /// Why the worker does not serve the variant, or the model's default, although it is to.
+    fn unavailable(&self, model: &Slug, variant: Option<&Slug>) -> Option<WireError> {
+        serving::statuses(&self.metadata).into_iter().find_map(|((of, name), status)| {
+            let is = of == *model && variant.map_or(status.default, |variant| *variant == name);
+            let failed = status.failed.filter(|_| is && status.state == VariantState::Failed)?;
+            Some(failed.unavailable(&of, &name))
+        })
     }
 }
 
@@ -287,10 +296,13 @@ impl Client {
         Ok(found)
     }
 
-    /// The error for a model that nobody serves, with what is served instead.
+    /// The error for a model that nobody serves: why those do not who should, or what is served instead.
     pub(super) async fn unknown_model(&self, model: &Slug, variant: Option<&Slug>) -> Error {
-        let served = self.served().await.unwrap_or_default();
-        Error::UnknownModel { target: target(model, variant), served: names(served) }
+        let infos = self.infos().await.unwrap_or_default();
+        match infos.iter().find_map(|info| info.unavailable(model, variant)) {
+            Some(unavailable) => unavailable.into(),
+            None => Error::UnknownModel { target: target(model, variant), served: names(served_by(&infos)) },
+        }
     }
 }
 
@@ -348,6 +360,30 @@ mod tests {
         }
         assert!(answers.take(b"nonsense"));
         assert_eq!(answers.given.iter().map(|info| info.id.as_str()).collect::<Vec<_>>(), ["w1"]);
+    }
+
+    #[test]
+    fn a_worker_says_why_it_does_not_serve_what_it_is_to() {
+        let status = |state: &str, default: bool| {
+            let failed = serde_json::json!({"version": "v2", "reason": "it is no ONNX file", "when": ""});
+            let status = serde_json::json!({"state": state, "default": default, "wanted": "v2", "failed": failed});
+            status.to_string()
+        };
+        let metadata = serde_json::json!({
+            "variant.m.fp32": status("failed", true), "variant.m.int8": status("live", false),
+        });
+        let info: Info =
+            serde_json::from_value(serde_json::json!({"name": "embed-worker", "id": "w", "metadata": metadata}))
+                .unwrap();
+        let [m, other, fp32, int8] = ["m", "other", "fp32", "int8"].map(|name| name.parse::<Slug>().unwrap());
+        for variant in [None, Some(&fp32)] {
+            let error = info.unavailable(&m, variant).unwrap();
+            assert_eq!(error.code, embed_schemas::ErrorCode::ModelUnavailable);
+            assert!(error.message.contains("v2: it is no ONNX file") && error.retryable, "{error}");
+            assert!(!info.serves(&m, Some(&fp32)));
+        }
+        assert_eq!(info.unavailable(&m, Some(&int8)), None, "it is another version that has failed");
+        assert_eq!(info.unavailable(&other, None), None);
     }
 
     #[test]

@@ -47,19 +47,31 @@ struct CallIntake {
     waiting: Arc<Semaphore>,
 }
 
-/// Subscribes the endpoints that a variant always has: the subject pinned to it, and the worker's own probe.
+/// Subscribes the endpoint of a variant: the subject pinned to it.
 ///
 /// # Errors
-/// If a subscription fails.
-pub async fn subscribe(deployment: &Arc<Deployment>, context: &IntakeContext) -> Result<Vec<Endpoint>, SubscribeError> {
+/// If the subscription fails.
+pub async fn subscribe_pinned(
+    deployment: &Arc<Deployment>,
+    context: &IntakeContext,
+) -> Result<Endpoint, SubscribeError> {
     let Variant { model, name, .. } = &*deployment.variant;
     let pinned = (format!("{model}-{name}"), subjects::pinned(Lane::Rpc, model, name));
+    Endpoint::subscribe(pinned, subjects::RPC_QUEUE_GROUP, false, deployment, context).await
+}
+
+/// Subscribes the endpoint of the worker's own probe.
+///
+/// # Errors
+/// If the subscription fails.
+pub async fn subscribe_probe(
+    deployment: &Arc<Deployment>,
+    context: &IntakeContext,
+) -> Result<Endpoint, SubscribeError> {
+    let Variant { model, name, .. } = &*deployment.variant;
     let probe = (format!("{model}-{name}-probe"), subjects::probe(&context.worker, model, name));
-    Ok(vec![
-        Endpoint::subscribe(pinned, subjects::RPC_QUEUE_GROUP, false, deployment, context).await?,
-        // Only the worker itself is in a queue group of its own name.
-        Endpoint::subscribe(probe, &context.worker, true, deployment, context).await?,
-    ])
+    // Only the worker itself is in a queue group of its own name.
+    Endpoint::subscribe(probe, &context.worker, true, deployment, context).await
 }
 
 /// Subscribes the endpoint of a model's default variant: the subject that names none.

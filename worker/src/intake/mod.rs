@@ -24,7 +24,7 @@ use async_nats::{HeaderMap, Message};
 use embed_schemas::{JobId, WireError};
 use tokio::sync::Semaphore;
 
-pub use calls::{Endpoint, subscribe, subscribe_bare};
+pub use calls::{Endpoint, subscribe_bare, subscribe_pinned, subscribe_probe};
 pub use jobs::{JobIntake, PullStatus};
 pub use removal::RemovalIntake;
 pub use shadow::ShadowIntake;

@@ -59,6 +59,8 @@ impl Gauges {
         }
         for one in self.served.all() {
             set_admitted(&one.deployment);
+            let served = f64::from(u8::from(one.takes_calls()));
+            gauge!(names::VARIANT_SERVED, one.deployment.variant.metrics.labels()).set(served);
         }
         for (deployment, version) in self.served.live() {
             set_live(&deployment, &version);

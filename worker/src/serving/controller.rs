@@ -215,6 +215,8 @@ impl Controller {
                 return ended;
             }
         };
+        // Whoever hears that it is live finds it: calls of this moment wait for it.
+        self.take_in(spec).await;
         if !self.still_means(&resolved).await {
             return self.abandon(&resolved);
         }
@@ -392,7 +394,8 @@ impl Controller {
         }
     }
 
-    /// Begins to take work in, if it does not already, and what names no variant as well if it is the default.
+    /// Begins to take work in, if it does not already, and what names no variant as well if it is the default. Calls that nothing here could
+    /// answer are left to others.
     async fn take_in(&self, spec: &VariantSpec) {
         if let Err(error) = self.try_take_in(spec).await {
             tracing::error!(model = %spec.model, variant = %spec.variant, %error, "its work cannot be taken in");
@@ -410,10 +413,8 @@ impl Controller {
                 one
             }
         };
-        if spec.default {
-            one.take_bare(intake).await?;
-            served.touch();
-        }
+        one.take_calls(spec.default, intake).await?;
+        served.touch();
         Ok(())
     }
 

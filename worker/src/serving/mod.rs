@@ -20,6 +20,6 @@ pub use controller::set_info;
 pub use desired::VariantSpec;
 pub use load::StartError;
 pub use reconcile::{Reconciler, ServeError, ServingContext};
-pub use select::{SelectError, Selected, select};
+pub use select::{SelectError, Selected, Selection, Unnamed, select};
 pub use served_variants::{ServedVariant, ServedVariants};
 pub use shadow::follow_shadows;

@@ -2,19 +2,23 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use embed_engine::model::{Loader, ResolveError, ResolvedModel, previous_of_current};
+use embed_engine::model::{Loader, ResolveError, ResolvedModel, previous_of_current, resolve};
 use embed_engine::settings::CURRENT;
 use embed_schemas::Slug;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 use super::{
-    Selected, ServedVariant, ServedVariants, VariantSpec,
+    Selected, Selection, ServedVariant, ServedVariants, Unnamed, VariantSpec,
     budget::Memory,
     controller::Controller,
     desired::{Bucket, overlay},
     load::{StartError, load_version},
     retries::Retries,
+    select::name,
     shared::Shared,
     watch::Watch,
 };
@@ -47,6 +51,8 @@ pub struct ServingContext {
 pub struct Reconciler {
     shared: Arc<Shared>,
     base: Vec<VariantSpec>,
+    /// What the base lacks until its name is known.
+    unnamed: Vec<Unnamed>,
     bucket: Bucket,
     controllers: HashMap<(Slug, Slug), (Task, watch::Sender<VariantSpec>)>,
     refreshes: watch::Sender<u64>,
@@ -73,11 +79,12 @@ pub enum ServeError {
 
 impl Reconciler {
     /// Loads what was selected, and begins to take work in. With a memory budget, what does not fit is loaded when it is
-    /// asked for. What cannot be loaded, nor the version before it, is answered with the reason and tried again later; the others are served.
+    /// asked for. What cannot be loaded, nor the version before it, is left to other workers and tried again later; the others are served.
     ///
     /// # Errors
     /// If nothing can be served.
-    pub async fn start(context: ServingContext, selected: Vec<Selected>) -> Result<Self, ServeError> {
+    pub async fn start(context: ServingContext, selection: Selection) -> Result<Self, ServeError> {
+        let Selection { variants: selected, unnamed } = selection;
         let ServingContext { config, served, loader, intake, supervisor, reload } = context;
         let watch = Watch::start(&intake.connections.online.client, reload, &supervisor).await?;
         let models = &config.models;
@@ -87,6 +94,7 @@ impl Reconciler {
         let mut this = Self {
             shared,
             base: Vec::new(),
+            unnamed: Vec::new(),
             bucket: Bucket::new(),
             controllers: HashMap::new(),
             refreshes: watch::Sender::new(0),
@@ -113,13 +121,20 @@ impl Reconciler {
         for (spec, deployment, controller, sender) in ready {
             let one = Arc::new(ServedVariant::start(deployment, spec.required, &this.shared.intake).await?);
             this.shared.served.add(Arc::clone(&one));
-            if spec.default {
-                one.take_bare(&this.shared.intake).await?;
-            }
+            one.take_calls(spec.default, &this.shared.intake).await?;
             let task = this.shared.supervisor.spawn("the controller of a variant", controller.run());
             this.controllers.insert(spec.key(), (task, sender));
         }
+        for one in &unnamed {
+            tracing::error!("{one}; it is tried again");
+        }
+        this.set_unnamed(unnamed);
         Ok(this)
+    }
+
+    fn set_unnamed(&mut self, unnamed: Vec<Unnamed>) {
+        self.shared.served.set_unnamed(unnamed.clone());
+        self.unnamed = unnamed;
     }
 
     fn controller(&self, spec: &VariantSpec) -> (Controller, watch::Sender<VariantSpec>) {
@@ -194,6 +209,7 @@ impl Reconciler {
 
     /// Follows what is wanted, for ever.
     pub async fn run(&mut self) -> std::convert::Infallible {
+        let mut look_now = false;
         loop {
             tokio::select! {
                 changed = self.watch.bucket.changed() => {
@@ -204,9 +220,33 @@ impl Reconciler {
                     self.bucket = self.watch.bucket.borrow_and_update().clone();
                     self.reconcile();
                 }
-                Some(()) = self.watch.refresh.recv() => self.refreshes.send_modify(|count| *count += 1),
+                Some(()) = self.watch.refresh.recv() => {
+                    self.refreshes.send_modify(|count| *count += 1);
+                    look_now = true;
+                }
+                names = names(&self.shared, &self.unnamed, look_now), if !self.unnamed.is_empty() => {
+                    look_now = false;
+                    self.name(names);
+                }
             }
         }
+    }
+
+    /// From now on these are served whose names are known.
+    fn name(&mut self, names: Vec<Option<Slug>>) {
+        let mut unnamed = Vec::new();
+        for (one, name) in std::mem::take(&mut self.unnamed).into_iter().zip(names) {
+            match name {
+                Some(name) if self.base.iter().any(|other| other.model == one.model && other.variant == name) => {
+                    let reason = format!("another one is called `{name}`, as it would be");
+                    unnamed.push(Unnamed { reason, ..one });
+                }
+                Some(name) => self.base.push(one.named(name)),
+                None => unnamed.push(one),
+            }
+        }
+        self.set_unnamed(unnamed);
+        self.reconcile();
     }
 
     /// Tells every controller what is wanted of it. New ones start; those of what is not wanted any more end by themselves.
@@ -246,4 +286,20 @@ impl Reconciler {
         let live = self.shared.served.all().into_iter().filter_map(|one| one.deployment.put(None));
         live.chain(self.shared.memory.close()).collect()
     }
+}
+
+/// The names of those that have none, as far as they are known after a while, or now.
+async fn names(shared: &Shared, unnamed: &[Unnamed], now: bool) -> Vec<Option<Slug>> {
+    if !now {
+        sleep(shared.config.models.refresh).await;
+    }
+    let (source, engine) = (shared.loader.source(), &shared.config.engine);
+    let mut names = Vec::with_capacity(unnamed.len());
+    for Unnamed { model, config, .. } in unnamed {
+        names.push(match resolve(source, &config.spec(), engine).await {
+            Ok(resolved) => Some(resolved.variant),
+            Err(_) => name(source, model, config).await.ok().flatten(),
+        });
+    }
+    names
 }

@@ -1,20 +1,24 @@
 //! The variants that a worker serves at this moment, each with its intake.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::SubscribeError;
 use embed_schemas::{Lane, Slug};
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Unnamed;
 use crate::{
-    intake::{self, IntakeContext, JobIntake, RemovalIntake, ShadowIntake},
+    intake::{self, Endpoint, IntakeContext, JobIntake, RemovalIntake, ShadowIntake},
     metrics::EndpointStats,
     supervise::Task,
     variant::{Deployment, ServedVersion},
 };
+
+/// How long a server may take to hear of a subscription.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A variant and the ways by which its work comes in.
 #[derive(Debug)]
@@ -25,23 +29,35 @@ pub struct ServedVariant {
     pub jobs: Vec<Arc<JobIntake>>,
     /// Whether the worker is not ready without it.
     pub required: bool,
-    /// Counted for the micro service.
-    endpoints: Vec<Arc<EndpointStats>>,
-    /// The way in for calls that name no variant, while it is the model's default.
-    bare: Mutex<Option<Bare>>,
+    /// The worker's own calls, counted for the micro service.
+    probe: Arc<EndpointStats>,
+    /// The ways in for calls that name the variant, and for texts to compare, while there is a version to serve them.
+    pinned: Mutex<Option<[Entrance; 2]>>,
+    /// The way in for calls that name no variant, while it is the model's default as well.
+    bare: Mutex<Option<Entrance>>,
     stop: CancellationToken,
     tasks: Mutex<Vec<Task>>,
 }
 
+/// A way in that is open at times: what does not come in here is another worker's.
 #[derive(Debug)]
-struct Bare {
-    stats: Arc<EndpointStats>,
+struct Entrance {
+    /// Of calls, counted for the micro service.
+    stats: Option<Arc<EndpointStats>>,
     stop: CancellationToken,
     task: Task,
 }
 
+impl Entrance {
+    /// Takes nothing more, and waits until what is on its way has been taken.
+    async fn close(self) {
+        self.stop.cancel();
+        self.task.join().await;
+    }
+}
+
 impl ServedVariant {
-    /// Subscribes and starts to pull.
+    /// Starts to pull. Calls are taken from [`ServedVariant::take_calls`] on.
     ///
     /// # Errors
     /// If a subscription fails.
@@ -51,13 +67,10 @@ impl ServedVariant {
         context: &IntakeContext,
     ) -> Result<Self, SubscribeError> {
         let stop = CancellationToken::new();
-        let (mut tasks, mut jobs, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
-        for endpoint in intake::subscribe(&deployment, context).await? {
-            endpoints.push(Arc::clone(&endpoint.stats));
-            tasks.push(context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone())));
-        }
-        let shadow = ShadowIntake::subscribe(&deployment, context).await?;
-        tasks.push(context.supervisor.spawn("an intake of texts to compare", shadow.run(stop.clone())));
+        let (mut tasks, mut jobs) = (Vec::new(), Vec::new());
+        let endpoint = intake::subscribe_probe(&deployment, context).await?;
+        let probe = Arc::clone(&endpoint.stats);
+        tasks.push(context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone())));
         let removals = RemovalIntake::subscribe(&deployment, context).await?;
         tasks.push(context.supervisor.spawn("an intake of removals", removals.run(stop.clone())));
         for lane in Lane::STORED {
@@ -67,33 +80,66 @@ impl ServedVariant {
             tasks.push(context.supervisor.spawn("the watch of jobs that are delivered no more", exhausted));
             tasks.push(context.supervisor.spawn("an intake of jobs", intake.run(stop.clone())));
         }
-        Ok(Self { deployment, jobs, required, endpoints, bare: Mutex::default(), stop, tasks: Mutex::new(tasks) })
+        let (pinned, bare) = (Mutex::default(), Mutex::default());
+        Ok(Self { deployment, jobs, required, probe, pinned, bare, stop, tasks: Mutex::new(tasks) })
     }
 
-    /// Takes calls that name no variant, from now on.
+    /// Takes calls from now on, and as the default those that name no variant as well. Where the wanted version has failed and there is no
+    /// other, it takes none: somebody else may have it.
     ///
     /// # Errors
-    /// If the subscription fails.
-    pub(super) async fn take_bare(&self, context: &IntakeContext) -> Result<(), SubscribeError> {
-        if self.is_default() {
+    /// If a subscription fails.
+    pub(super) async fn take_calls(&self, default: bool, context: &IntakeContext) -> Result<(), SubscribeError> {
+        if !self.deployment.can_serve() {
+            self.leave_calls().await;
             return Ok(());
         }
-        let endpoint = intake::subscribe_bare(&self.deployment, context).await?;
-        // Nobody is told that this is the default before the server has heard of it.
-        let _ = context.connections.online.client.flush().await;
-        let (stats, stop) = (Arc::clone(&endpoint.stats), self.stop.child_token());
-        let task = context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone()));
-        *self.bare.lock() = Some(Bare { stats, stop, task });
+        let mut opened = false;
+        if !self.takes_calls() {
+            let endpoint = intake::subscribe_pinned(&self.deployment, context).await?;
+            let shadow = ShadowIntake::subscribe(&self.deployment, context).await?;
+            let stop = self.stop.child_token();
+            let task = context.supervisor.spawn("an intake of texts to compare", shadow.run(stop.clone()));
+            let shadow = Entrance { stats: None, stop, task };
+            *self.pinned.lock() = Some([self.open(endpoint, context), shadow]);
+            opened = true;
+        }
+        if default && !self.is_default() {
+            let endpoint = intake::subscribe_bare(&self.deployment, context).await?;
+            *self.bare.lock() = Some(self.open(endpoint, context));
+            opened = true;
+        }
+        if opened {
+            // Nobody is told of it before the server has heard of it. One that is away hears of it when it is back.
+            let _ = timeout(FLUSH_TIMEOUT, context.connections.online.client.flush()).await;
+        }
         Ok(())
     }
 
-    /// Takes none of them any more, and waits until those on their way have been taken.
+    fn open(&self, endpoint: Endpoint, context: &IntakeContext) -> Entrance {
+        let (stats, stop) = (Some(Arc::clone(&endpoint.stats)), self.stop.child_token());
+        let task = context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone()));
+        Entrance { stats, stop, task }
+    }
+
+    /// Takes no calls any more, and waits until those on their way have been taken.
+    async fn leave_calls(&self) {
+        self.leave_bare().await;
+        let pinned = self.pinned.lock().take();
+        join_all(pinned.into_iter().flatten().map(Entrance::close)).await;
+    }
+
+    /// Leaves those that name no variant.
     pub(super) async fn leave_bare(&self) {
         let bare = self.bare.lock().take();
-        if let Some(Bare { stop, task, .. }) = bare {
-            stop.cancel();
-            task.join().await;
+        if let Some(bare) = bare {
+            bare.close().await;
         }
+    }
+
+    /// Whether it takes calls.
+    pub fn takes_calls(&self) -> bool {
+        self.pinned.lock().is_some()
     }
 
     /// Whether it answers on subjects that name no variant.
@@ -103,8 +149,9 @@ impl ServedVariant {
 
     /// The ways in for calls.
     pub fn endpoints(&self) -> Vec<Arc<EndpointStats>> {
-        let bare = self.bare.lock();
-        self.endpoints.iter().chain(bare.as_ref().map(|bare| &bare.stats)).cloned().collect()
+        let (pinned, bare) = (self.pinned.lock(), self.bare.lock());
+        let open = pinned.iter().flatten().chain(&*bare).filter_map(|one| one.stats.as_ref());
+        open.chain([&self.probe]).cloned().collect()
     }
 
     /// Takes nothing more in, and waits until everything on its way has been taken, or given back.
@@ -112,7 +159,7 @@ impl ServedVariant {
         self.stop.cancel();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         join_all(tasks.into_iter().map(Task::join)).await;
-        self.leave_bare().await;
+        self.leave_calls().await;
         self.deployment.close();
         if let Some(live) = self.deployment.peek() {
             live.pipeline.drain();
@@ -137,12 +184,13 @@ impl ServedVariant {
 #[derive(Debug, Clone)]
 pub struct ServedVariants {
     list: Arc<RwLock<Vec<Arc<ServedVariant>>>>,
+    unnamed: Arc<RwLock<Vec<Unnamed>>>,
     changes: watch::Sender<()>,
 }
 
 impl Default for ServedVariants {
     fn default() -> Self {
-        Self { list: Arc::default(), changes: watch::Sender::new(()) }
+        Self { list: Arc::default(), unnamed: Arc::default(), changes: watch::Sender::new(()) }
     }
 }
 
@@ -151,6 +199,16 @@ impl ServedVariants {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<ServedVariant>> {
         self.list.read().clone()
+    }
+
+    /// What is to be served, and has no name yet.
+    #[must_use]
+    pub fn unnamed(&self) -> Vec<Unnamed> {
+        self.unnamed.read().clone()
+    }
+
+    pub(super) fn set_unnamed(&self, unnamed: Vec<Unnamed>) {
+        *self.unnamed.write() = unnamed;
     }
 
     /// The versions that are loaded and live, with their deployments.

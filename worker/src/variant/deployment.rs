@@ -11,15 +11,12 @@ use std::{
 use arc_swap::ArcSwapOption;
 use embed_schemas::{
     ErrorCode, WireError,
-    serving::{FailedVersion, VariantState, VariantStatus},
+    serving::{CURRENT_VERSION, FailedVersion, VariantState, VariantStatus},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{ServedVersion, Variant};
-
-/// A caller whose variant cannot be loaded is told to come back after this.
-const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
 
 /// A variant on this worker, and what answers for it now.
 #[derive(Debug)]
@@ -137,6 +134,13 @@ impl Deployment {
         }
     }
 
+    /// Whether there is something to answer with, or will be as soon as somebody asks: it is not so where what is wanted has failed and
+    /// nothing else is live.
+    #[must_use]
+    pub fn can_serve(&self) -> bool {
+        *self.phase.borrow() != Phase::In(VariantState::Failed)
+    }
+
     /// Waits until its state changes.
     pub async fn changed(&self) {
         let _ = self.phase.subscribe().changed().await;
@@ -224,16 +228,13 @@ impl Deployment {
 
     /// The error of a call that nothing can answer.
     fn unavailable(&self) -> WireError {
-        let reason = match &self.record.lock().failed {
-            Some(failed) => format!("version {}: {}", failed.version, failed.reason),
-            None => "it is not loaded".to_owned(),
-        };
-        let Variant { model, name, .. } = &*self.variant;
-        let message = format!("variant {name} of model {model} cannot be served now: {reason}");
-        WireError {
-            retry_after_ms: u64::try_from(RETRY_UNAVAILABLE.as_millis()).ok(),
-            ..WireError::new(ErrorCode::ModelUnavailable, message)
-        }
+        let failed = self.record.lock().failed.clone();
+        let failed = failed.unwrap_or_else(|| FailedVersion {
+            version: CURRENT_VERSION.to_owned(),
+            reason: "it is not loaded".to_owned(),
+            when: String::new(),
+        });
+        failed.unavailable(&self.variant.model, &self.variant.name)
     }
 
     /// What is told of it.
