@@ -125,7 +125,16 @@ impl Drop for Owned {
 }
 
 fn check(status: c_int, what: &'static str) -> Result<(), KernelError> {
-    if status == 0 { Ok(()) } else { Err(KernelError::Product { what, status }) }
+    // As cuBLAS has them: by these it is told whether there was too little memory, or a kernel has failed.
+    let said = match status {
+        0 => return Ok(()),
+        3 => "CUBLAS_STATUS_ALLOC_FAILED".to_owned(),
+        7 => "CUBLAS_STATUS_INVALID_VALUE".to_owned(),
+        13 => "CUBLAS_STATUS_EXECUTION_FAILED".to_owned(),
+        15 => "CUBLAS_STATUS_NOT_SUPPORTED".to_owned(),
+        other => format!("status {other}"),
+    };
+    Err(KernelError::Product { what, said })
 }
 
 impl Products {

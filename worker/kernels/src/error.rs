@@ -23,12 +23,12 @@ pub enum KernelError {
     #[error("the kernels do not compile: {0}")]
     Compile(String),
     /// cuBLASLt has no way to compute a product, or failed.
-    #[error("cuBLASLt failed to {what} (status {status})")]
+    #[error("cuBLASLt failed to {what}: {said}")]
     Product {
         /// What was to be done.
         what: &'static str,
-        /// Its status.
-        status: i32,
+        /// Its status, as cuBLAS calls it.
+        said: String,
     },
     /// No kernels are written for a model of this shape.
     #[error(

@@ -84,6 +84,8 @@ mod tests {
                 Fault::OutOfMemory,
             ),
             ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", Fault::OutOfMemory),
+            ("cuBLASLt failed to multiply: CUBLAS_STATUS_ALLOC_FAILED", Fault::OutOfMemory),
+            ("CUDA failed to launch a kernel: an illegal memory access was encountered", Fault::DeviceLost),
             (
                 "[cudaHostAllocator.cpp::allocate::63] Error Code 1: Cuda Runtime (cudaErrorMemoryAllocation)",
                 Fault::OutOfMemory,
