@@ -100,12 +100,16 @@ fit() {
 
 failed=0
 if chosen check; then
+    operators=()
+    for folder in ${PATH//:/ }; do
+        [[ -f $folder/libembed_kernels.so ]] && operators=(--operators "$folder/libembed_kernels.so") && break
+    done
     for model in "${served[@]}"; do
         read -r folder slug < <(place "$model") || continue
         version=$(current "$folder/models/$slug")
         say "check-gpu: $slug"
         PYTHONPATH=$root/deploy/models${PYTHONPATH:+:$PYTHONPATH} "$python" -m embed_models check-gpu "$folder/models/$slug/$version" \
-            --device "${device%%,*}" --no-speed --out "$out/check-$model.json" >&2 || failed=1
+            --device "${device%%,*}" --no-speed "${operators[@]}" --out "$out/check-$model.json" >&2 || failed=1
     done
 fi
 

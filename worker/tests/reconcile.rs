@@ -157,6 +157,39 @@ async fn a_swap_does_not_go_down_to_a_lesser_provider_unless_the_better_one_is_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_the_workers_own_operators_a_version_runs_where_it_ran() {
+    let registry = two_versions();
+    // The same graph under other names: what it is made of is not looked at.
+    for version in [FIRST, SECOND] {
+        registry.edit(version, |metadata| {
+            let mut artefacts = metadata["artefacts"].as_array().unwrap().clone();
+            for form in ["packed", "kernels"] {
+                let file = format!("fp32-{form}.onnx");
+                let folder = registry.version(version);
+                std::fs::copy(folder.join("fp32.onnx"), folder.join(&file)).unwrap();
+                let mut artefact = artefacts[0].clone();
+                (artefact["form"], artefact["file"]) = (json!(form), json!(file));
+                artefacts.push(artefact);
+            }
+            metadata["artefacts"] = json!(artefacts);
+        });
+    }
+    let (nats, client) = server().await;
+    let devices = Arc::new(Devices { registry: Some(registry.path().to_owned()), ..Devices::default() });
+    let mut worker = FakeWorker::start(&nats, &devices, &[Provider::Cuda, Provider::Cpu]);
+    worker.ready().await;
+    let kernels = || Some("fp32-kernels.onnx".to_owned());
+    assert_eq!(*devices.packed.lock().unwrap(), [kernels()]);
+    devices.no_kernels.store(true, Ordering::SeqCst);
+    registry.promote(model().as_str(), SECOND);
+    status_when(&client, &variant(), "the second version", is_live(SECOND)).await;
+    assert_eq!(devices.packed.lock().unwrap()[1..], [kernels(), Some("fp32-packed.onnx".to_owned())]);
+    let live = status(&client, &variant()).await.unwrap().live.unwrap();
+    assert_eq!(live.provider, "cuda", "no provider is left for want of them");
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
     let registry = TestRegistry::new();
     // As large as the first, and of other golden vectors than its graph has.

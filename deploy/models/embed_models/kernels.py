@@ -53,9 +53,8 @@ class _States:
     quantized: str | None = None
 
 
-def why_not(checkpoint: Checkpoint) -> str | None:
+def why_not(config: BertConfig, pooling: Pooling) -> str | None:
     """Say why no such graph can be made of a model, or return None."""
-    config = checkpoint.config
     size = config.hidden_size // config.num_attention_heads
     if size not in _HEAD_SIZES or config.hidden_size % 64 or config.hidden_size > _LARGEST:
         return (
@@ -64,8 +63,8 @@ def why_not(checkpoint: Checkpoint) -> str | None:
         )
     if config.relative_attention_num_buckets:
         return "the attention has a bias by distance"
-    if checkpoint.pooling not in _POOLINGS:
-        return f"vectors are pooled as {checkpoint.pooling}, and not as {' or '.join(_POOLINGS)}"
+    if pooling not in _POOLINGS:
+        return f"vectors are pooled as {pooling}, and not as {' or '.join(_POOLINGS)}"
     return None
 
 
@@ -215,7 +214,7 @@ class KernelGraph(BertGraph):
 
 def build_kernel_graph(checkpoint: Checkpoint, plan: Plan | None = None) -> onnx.ModelProto:
     """Build the model in FP16, or in FP8 where the plan has scales."""
-    if (reason := why_not(checkpoint)) is not None:
+    if (reason := why_not(checkpoint.config, checkpoint.pooling)) is not None:
         raise CheckpointError(f"no kernels are written for this model: {reason}")
     tensors = checkpoint.tensors if plan is None else plan.tensors
     arithmetic = Arithmetic(tensors, np.float16)

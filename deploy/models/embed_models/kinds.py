@@ -12,10 +12,11 @@ from numpy.typing import DTypeLike
 
 from embed_models.arithmetic import Arithmetic
 from embed_models.attention import AttentionForm, ContribAttention, PackedAttention, PlainAttention
-from embed_models.checkpoint import Checkpoint
+from embed_models.checkpoint import BertConfig, Checkpoint
 from embed_models.fused import build_fused_graph
 from embed_models.graph import build_graph
 from embed_models.kernels import KernelForm, build_kernel_graph, why_not
+from embed_models.metadata import Pooling
 from embed_models.quantize.numerics import E4M3, S8, U8, Format
 
 REFERENCE = "fp32"
@@ -60,9 +61,9 @@ class Kind:
         """The form in which a CPU tries out how a plan rounds."""
         return PlainAttention if self.kernels else self.form
 
-    def why_not(self, checkpoint: Checkpoint) -> str | None:
+    def why_not(self, config: BertConfig, pooling: Pooling) -> str | None:
         """Say why a model has no artefact of this kind, or return None."""
-        return why_not(checkpoint) if self.kernels else None
+        return why_not(config, pooling) if self.kernels else None
 
     def exact_graph(self, checkpoint: Checkpoint) -> onnx.ModelProto:
         """Build the graph of a kind that is not quantized."""

@@ -42,9 +42,9 @@ RECIPE = "recipe.toml"
 
 # Random weights need no more than plausible ranges.
 _TWIN_TEXTS = 200
-# Room for the artefacts, relative to the float32 weights: three graphs of half, three of a quarter
-# or a little more, and as much again for the reports and what the file system takes.
-_ROOM = 5
+# Room for the artefacts, relative to the float32 weights: four graphs of half, four of a quarter or
+# a little more, and as much again for the reports and what the file system takes.
+_ROOM = 6
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,19 @@ def test_met() -> None:
     assert (missed(RECIPE, version()), unjudged(RECIPE, version())) == ([], [])
 
 
+def test_an_artefact_that_no_model_of_the_shape_has_is_not_missed() -> None:
+    whole = version()
+    kept = [a for a in whole.artefacts if "kernels" not in a.file]
+    found = dataclasses.replace(whole, artefacts=kept)
+    assert missed(RECIPE, found) == []
+    shape = dataclasses.replace(RECIPE.architecture, hidden_size=384, num_attention_heads=12)
+    recipe = dataclasses.replace(RECIPE, architecture=shape)
+    assert missed(recipe, found) == [
+        "fp16-kernels.onnx is wanted by the recipe and does not exist",
+        "fp8-kernels.onnx is wanted by the recipe and does not exist",
+    ]
+
+
 def test_a_speed_that_this_machine_cannot_show_is_neither_met_nor_missed() -> None:
     slow = {"speedup_vs_fp32": 0.9, "integer_instructions": False}
     found = version(dataclasses.replace(artefact("int8"), performance=slow))

@@ -1,7 +1,7 @@
 //! Where texts begin when their padding is taken out, and what blocks of threads attention is computed in. Pure.
 
 /// Queries that one block of threads computes: `QUERIES` in `kernels.cu`.
-const QUERIES: usize = 64;
+pub(crate) const QUERIES: usize = 64;
 
 /// Numbers that describe a tile: a text's first token, its length, the first query, and one that fills the 16 bytes up.
 pub(crate) const TILE: usize = 4;

@@ -53,6 +53,10 @@ pub(crate) struct Devices {
     pub(crate) cuda: AtomicBool,
     /// On what nothing can be loaded, though it can be used.
     pub(crate) fails_on: Mutex<Option<Provider>>,
+    /// Whether graphs of the worker's own operators cannot be loaded.
+    pub(crate) no_kernels: AtomicBool,
+    /// Graphs without padding that were to be loaded: their files, in order.
+    pub(crate) packed: Mutex<Vec<Option<String>>>,
     /// How long a run takes.
     pub(crate) run: Duration,
     /// Loading waits until something comes from here.
@@ -80,6 +84,8 @@ impl Default for Devices {
             held: AtomicBool::new(false),
             cuda: AtomicBool::new(true),
             fails_on: Mutex::new(None),
+            no_kernels: AtomicBool::new(false),
+            packed: Mutex::default(),
             run: Duration::ZERO,
             loading: Mutex::new(None),
             registry: None,
@@ -174,6 +180,10 @@ impl Backend for FakeBackend {
         }
         if *devices.fails_on.lock().unwrap() == Some(target.provider) {
             return Err(EngineError::Onnx("CUDNN_STATUS_INTERNAL_ERROR".to_owned()).into());
+        }
+        devices.packed.lock().unwrap().push(target.packed.as_ref().map(|packed| packed.file.file.clone()));
+        if target.has_kernels() && devices.no_kernels.load(Ordering::SeqCst) {
+            return Err(EngineError::Onnx("libnvrtc.so.13 cannot be used".to_owned()).into());
         }
         if let Some(folder) = &devices.engines {
             let engine = folder.join("minilm_sm90.engine");

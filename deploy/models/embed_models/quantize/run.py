@@ -72,7 +72,7 @@ def quantize_version(
     artefacts = {artefact.file: artefact for artefact in metadata.artefacts}
     for kind in kinds:
         path = directory / kind.file
-        if (reason := kind.why_not(checkpoint)) is not None:
+        if (reason := kind.why_not(checkpoint.config, checkpoint.pooling)) is not None:
             report(f"{kind.name}: not written, since no kernels are for such a model: {reason}")
             continue
         description: dict[str, Any] | None

@@ -7,6 +7,7 @@ not call it met.
 from typing import Any
 
 from embed_models.attention import PackedAttention, PlainAttention
+from embed_models.kernels import KernelForm
 from embed_models.metadata import Artefact
 
 # What the user's schema of metadata has of `performance`: measured, or null.
@@ -23,6 +24,10 @@ def not_run(artefact: Artefact) -> str | None:
     """Say what of an artefact has not run where the CPU ran it; None: all of it did."""
     if artefact.form == PackedAttention.name:
         return "packing and its attention: they were taken out, and 16 bits multiplied in 32"
+    if artefact.form == KernelForm.name:
+        return (
+            "its operators: they were taken apart into those of a CPU, which multiplies in 32 bits"
+        )
     if artefact.precision == "fp16":
         return "products of 16 bits: the CPU multiplies them in 32, so this is of rounded weights"
     if artefact.form == PlainAttention.name and artefact.quantization is not None:

@@ -33,6 +33,8 @@ def missed(recipe: Recipe, metadata: Metadata) -> list[str]:
     for name in recipe.artefacts:
         artefact = by_file.get(KINDS[name].file)
         if artefact is None:
+            if KINDS[name].why_not(recipe.architecture, recipe.pooling) is not None:
+                continue  # no model of this shape has it
             sentences.append(f"{KINDS[name].file} is wanted by the recipe and does not exist")
         elif artefact.validation is None:
             sentences.append(f"{artefact.file} has not been validated")
