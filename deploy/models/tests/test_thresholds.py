@@ -7,6 +7,7 @@ import pytest
 from test_recipe import GOOD
 
 from embed_models.attention import ContribAttention, PackedAttention, PlainAttention
+from embed_models.kernels import KernelForm
 from embed_models.metadata import Artefact, FileRef, Metadata
 from embed_models.recipe import parse_recipe
 from embed_models.validate.claims import accuracy_loss, not_run
@@ -103,6 +104,8 @@ def test_what_of_each_kind_has_not_run() -> None:
     assert said("fp16", PlainAttention.name).startswith("products of 16 bits")
     assert said("fp16", PackedAttention.name).startswith("packing")
     assert said("fp8", PlainAttention.name, quantized=True).startswith("TensorRT")
+    assert said("fp16", KernelForm.name).startswith("its operators")
+    assert said("fp8", KernelForm.name, quantized=True).startswith("its operators")
 
 
 def test_the_loss_as_the_schema_writes_it() -> None:
