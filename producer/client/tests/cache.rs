@@ -13,11 +13,11 @@ use bytes::Bytes;
 use embed_client::{
     CallOptions, Client, ConnectSettings, EmbedRequest, EmbedResult, Encoding, Error, ErrorCode, Format, Item, Lane,
     Outcome, Slug, WireError,
-    cache::{CacheSettings, CacheStats, CachedClient},
+    cache::{CacheSettings, CacheStats, CachedClient, SecondLevel},
 };
 use embed_schemas::{EmbedFailure, Timing, serving, subjects, wire};
 use embed_testkit::{NatsServer, PATIENCE};
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -433,4 +433,68 @@ async fn in_a_storm_every_result_is_of_one_space() {
         asker.await.unwrap();
     }
     assert!(cached.stats().joined > 0);
+}
+
+/// A level below that has what it was given.
+#[derive(Debug, Default)]
+struct Below {
+    kept: Mutex<Vec<(String, EmbedResult)>>,
+    asked: Mutex<Vec<Vec<String>>>,
+}
+
+impl SecondLevel for Below {
+    fn find<'a>(
+        &'a self,
+        _: &'a Slug,
+        space: &'a str,
+        request: &'a EmbedRequest,
+    ) -> BoxFuture<'a, Vec<Option<EmbedResult>>> {
+        self.asked.lock().unwrap().push(request.texts.clone());
+        let kept = self.kept.lock().unwrap();
+        let of = |text: &String| kept.iter().find(|(kept, result)| kept == text && result.space == space);
+        let found = request.texts.iter().map(|text| of(text).map(|(_, result)| result.clone())).collect();
+        Box::pin(std::future::ready(found))
+    }
+
+    fn keep(&self, _: &Slug, request: &EmbedRequest, result: &EmbedResult) {
+        for text in &request.texts {
+            let Outcome::Result(one) = made(
+                &EmbedRequest { texts: vec![text.clone()], id: Some(result.id.clone()), ..request.clone() },
+                &result.space,
+                "v1",
+            ) else {
+                unreachable!("vectors are made")
+            };
+            self.kept.lock().unwrap().push((text.clone(), one));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_below_is_asked_for_before_workers_are() {
+    let server = NatsServer::start();
+    let client = connect(&server).await;
+    let model = Model::start(&client, "s").await;
+    let below = Arc::new(Below::default());
+    let over = |client: &Client| cached(client).above(Arc::<Below>::clone(&below));
+    let first = over(&client);
+    embed(&first, &["a", "bb"], &options()).await;
+    assert!(below.asked.lock().unwrap().is_empty(), "it is not known which space a new vector would be of");
+    assert_eq!(below.kept.lock().unwrap().len(), 2);
+    // Another process, in the same space, and then in another.
+    let second = over(&client);
+    let in_s = options().space("s".to_owned());
+    model.asked();
+    embed(&second, &["ccc", "bb", "a"], &in_s).await;
+    assert_eq!((model.asked(), second.stats().stored), (vec![vec!["ccc".to_owned()]], 2));
+    embed(&second, &["a", "ccc", "bb"], &in_s).await;
+    assert_eq!(below.asked.lock().unwrap().len(), 1, "what was found is in memory");
+    assert!(model.asked().is_empty());
+    embed(&over(&client), &["a"], &options().variant(slug("fp32"))).await;
+    assert_eq!((model.asked().len(), below.kept.lock().unwrap().len()), (1, 3), "who names a variant gets its own");
+    model.serve("other", "v2");
+    let third = over(&client);
+    until_hit(&third, "x", &options()).await;
+    let result = embed(&third, &["bb"], &options()).await;
+    assert_eq!((result.space.as_str(), third.stats().stored), ("other", 0));
 }

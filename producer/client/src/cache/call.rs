@@ -7,7 +7,7 @@ use futures::{FutureExt, future::join_all};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    CachedClient, Inner, count,
+    CachedClient, Inner, SecondLevel, count,
     current::Current,
     flights::{Arrived, Flight, Source},
     key::{Asked, Key, Keys},
@@ -62,7 +62,9 @@ impl Call<'_> {
     pub(super) async fn embed(&self) -> Result<EmbedResult, Error> {
         let inner = &self.cached.inner;
         let texts = &self.request.texts;
-        let keys = self.current().map(|now| Keys::of_vectors(self.asked(), &now.space, &now.version));
+        let current = self.current();
+        let keys = current.as_ref().map(|now| Keys::of_vectors(self.asked(), &now.space, &now.version));
+        let space = current.as_ref().map(|now| now.space.clone());
         let find = |text: &str| inner.vectors.get(&keys.as_ref()?.of(text));
         let mut rows: Vec<Option<Arc<Row>>> = texts.iter().map(|text| find(text)).collect();
         count(&inner.hits, rows.iter().flatten().count());
@@ -74,9 +76,9 @@ impl Call<'_> {
             let (sources, own) = inner.flights.board(
                 &boarding,
                 |n| find(wanted.texts[n]),
-                |own| self.ask(wanted.some(own), self.options.clone()).run().boxed(),
+                |own| self.ask(wanted.some(own), self.options.clone(), space.clone()).run().boxed(),
             );
-            computed = self.arrive(&wanted, sources, own, &mut rows).await?;
+            computed = self.arrive(&wanted, sources, own, &mut rows, space).await?;
         }
         let (by, timing) = computed.unwrap_or_default();
         let rows: Vec<Arc<Row>> = rows.into_iter().flatten().collect();
@@ -94,6 +96,7 @@ impl Call<'_> {
         sources: Vec<Source>,
         own: Option<(Vec<usize>, Flight)>,
         rows: &mut [Option<Arc<Row>>],
+        space: Option<String>,
     ) -> Result<Option<(usize, Timing)>, Error> {
         let joined = sources.iter().map(|source| async move {
             let Source::Joined(flight, row) = source else { return None };
@@ -125,7 +128,7 @@ impl Call<'_> {
             if time.is_zero() {
                 return Err(self.timed_out());
             }
-            let ask = self.ask(wanted.some(&left), self.options.clone().timeout(time));
+            let ask = self.ask(wanted.some(&left), self.options.clone().timeout(time), space);
             computed = Some(self.settle(wanted, &left, ask.run().await.map(Arc::new), rows)?);
         }
         Ok(computed)
@@ -158,20 +161,23 @@ impl Call<'_> {
         }
     }
 
-    /// Asks workers for all of it.
+    /// Asks workers for all of it, whatever is kept.
     async fn anew(&self) -> Result<EmbedResult, Error> {
         let time = self.deadline.saturating_duration_since(Instant::now());
         if time.is_zero() {
             return Err(self.timed_out());
         }
-        let ask = self.ask(self.request.texts.clone(), self.options.clone().timeout(time));
-        Ok(ask.answer().await?.0)
+        let ask = self.ask(self.request.texts.clone(), self.options.clone().timeout(time), None);
+        Ok(ask.workers(&ask.request, &ask.options).await?.0)
     }
 
-    fn ask(&self, texts: Vec<String>, options: CallOptions) -> Ask {
-        let CachedClient { inner, scope } = self.cached;
+    /// `space`: of which vectors from the level below are as good as new ones; none, if it is not known.
+    fn ask(&self, texts: Vec<String>, options: CallOptions, space: Option<String>) -> Ask {
+        let CachedClient { inner, scope, below } = self.cached;
         let request = EmbedRequest { texts, ..without_texts(self.request) };
-        Ask { inner: Arc::clone(inner), scope: Arc::clone(scope), model: self.model.clone(), request, options }
+        let below = below.as_ref().filter(|_| options.variant.is_none()).cloned();
+        let (inner, scope) = (Arc::clone(inner), Arc::clone(scope));
+        Ask { inner, scope, below, space, model: self.model.clone(), request, options }
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -219,10 +225,13 @@ fn answered_of(rows: &[Option<Arc<Row>>]) -> Vec<Answered> {
     answered
 }
 
-/// A call to workers, whoever waits for it.
+/// A look into the level below and a call to workers for the rest, whoever waits for it.
 struct Ask {
     inner: Arc<Inner>,
     scope: Arc<str>,
+    below: Option<Arc<dyn SecondLevel>>,
+    /// Whose vectors are looked for in it; none are, if it is not known.
+    space: Option<String>,
     model: Slug,
     request: EmbedRequest,
     options: CallOptions,
@@ -230,15 +239,66 @@ struct Ask {
 
 impl Ask {
     async fn run(self) -> Result<Arrived, Error> {
-        let (result, rows) = self.answer().await?;
-        Ok(Arrived { rows, timing: result.timing })
+        let begun = Instant::now();
+        let mut rows = self.stored().await;
+        let left: Vec<usize> = (0..rows.len()).filter(|n| rows[*n].is_none()).collect();
+        if left.is_empty() {
+            return Ok(Arrived { rows: rows.into_iter().flatten().collect(), timing: Timing::default() });
+        }
+        let texts = left.iter().map(|n| self.request.texts[*n].clone()).collect();
+        let request = EmbedRequest { texts, ..without_texts(&self.request) };
+        let options = self.options.clone().timeout(self.options.timeout.saturating_sub(begun.elapsed()));
+        let mut put = |which: &[usize], found: Vec<Arc<Row>>| {
+            which.iter().zip(found).for_each(|(n, row)| rows[*n] = Some(row));
+        };
+        match self.workers(&request, &options).await {
+            Ok((result, found)) => {
+                put(&left, found);
+                if let Some(below) = &self.below {
+                    below.keep(&self.model, &request, &result);
+                }
+                Ok(Arrived { rows: rows.into_iter().flatten().collect(), timing: result.timing })
+            }
+            Err(Error::Incomplete { source, answered, .. }) => {
+                for part in answered {
+                    put(&left[part.texts], Row::all(&part.result));
+                }
+                Err(Error::Incomplete { source, answered: answered_of(&rows), texts: rows.len() })
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Asks, and keeps what comes.
-    async fn answer(&self) -> Result<(EmbedResult, Vec<Arc<Row>>), Error> {
-        let Self { inner, model, request, options, .. } = self;
-        count(&inner.misses, request.texts.len());
-        match inner.client.embed(model, request.clone(), options).await {
+    /// What the level below has.
+    async fn stored(&self) -> Vec<Option<Arc<Row>>> {
+        let texts = &self.request.texts;
+        let Some((below, space)) = self.below.as_ref().zip(self.space.as_ref()) else { return vec![None; texts.len()] };
+        let mut found = below.find(&self.model, space, &self.request).await;
+        found.resize_with(texts.len(), || None);
+        // What is of another space, or no vector of one text, is not what was looked for.
+        let row = |result: Option<EmbedResult>| {
+            let result = result.filter(|result| result.space == *space && result.items.len() == 1)?;
+            Row::all(&result).pop().filter(|row| row.item.error.is_none())
+        };
+        let rows: Vec<_> = found.into_iter().map(row).collect();
+        let keys = Keys::of_vectors(self.asked(), space, "");
+        for (text, row) in texts.iter().zip(&rows) {
+            if let Some(row) = row {
+                self.inner.vectors.insert(keys.of(text), Arc::clone(row));
+            }
+        }
+        count(&self.inner.stored, rows.iter().flatten().count());
+        rows
+    }
+
+    /// Asks workers, and keeps in memory what comes.
+    async fn workers(
+        &self,
+        request: &EmbedRequest,
+        options: &CallOptions,
+    ) -> Result<(EmbedResult, Vec<Arc<Row>>), Error> {
+        count(&self.inner.misses, request.texts.len());
+        match self.inner.client.embed(&self.model, request.clone(), options).await {
             Ok(result) => {
                 let rows = self.keep(&request.texts, &result);
                 Ok((result, rows))
@@ -255,17 +315,22 @@ impl Ask {
     }
 
     fn keep(&self, texts: &[String], result: &EmbedResult) -> Vec<Arc<Row>> {
-        let Self { inner, scope, model, request, options } = self;
+        let Self { inner, model, options, .. } = self;
         let variant = options.variant.as_ref();
         inner.watch.answered(model, variant, result);
         let rows = Row::all(result);
         // Under what the answer says of itself, and not under what was expected.
-        let keys = Keys::of_vectors(Asked { scope, model, variant, request }, &result.space, &result.version);
+        let keys = Keys::of_vectors(self.asked(), &result.space, &result.version);
         if variant.is_none_or(|variant| *variant == result.variant) {
             for (text, row) in texts.iter().zip(&rows).filter(|(_, row)| row.item.error.is_none()) {
                 inner.vectors.insert(keys.of(text), Arc::clone(row));
             }
         }
         rows
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let Self { scope, model, request, options, .. } = self;
+        Asked { scope, model, variant: options.variant.as_ref(), request }
     }
 }

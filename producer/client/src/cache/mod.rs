@@ -31,6 +31,8 @@
 //!
 //! **Equal texts that are asked for at the same time are computed once**, also in lists of which only parts are equal. The call goes on as long as
 //! anybody waits for it, whoever began it. Errors are neither kept nor shared: who waited for a call that failed asks for itself.
+//!
+//! **A level below**: a [`SecondLevel`] is asked for what memory does not have.
 
 mod call;
 mod current;
@@ -40,6 +42,7 @@ mod rows;
 mod watch;
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +51,7 @@ use std::{
 };
 
 use embed_schemas::{EmbedRequest, EmbedResult, Slug};
+use futures::future::BoxFuture;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
@@ -91,6 +95,8 @@ impl CacheSettings {
 pub struct CacheStats {
     /// Texts whose vectors were there.
     pub hits: u64,
+    /// Texts whose vectors were in the level below.
+    pub stored: u64,
     /// Texts that workers were asked for.
     pub misses: u64,
     /// Texts whose vectors came with another's call, or for the same text in the same list.
@@ -101,11 +107,29 @@ pub struct CacheStats {
     pub bytes: u64,
 }
 
+/// Vectors that outlive the process, and are shared by several: asked for what memory does not have, before workers are.
+///
+/// Calls that name a variant do not come here: what is there was made by any. Nothing is looked for before it is known of which space a new vector would be.
+pub trait SecondLevel: fmt::Debug + Send + Sync {
+    /// The vectors of a request's texts that are of this space, in the order of the texts: each a result of one row, or `None`. A call waits for it, so it
+    /// must give up early on what does not come.
+    fn find<'a>(
+        &'a self,
+        model: &'a Slug,
+        space: &'a str,
+        request: &'a EmbedRequest,
+    ) -> BoxFuture<'a, Vec<Option<EmbedResult>>>;
+
+    /// Takes what workers have made of a request. It must not wait.
+    fn keep(&self, model: &Slug, request: &EmbedRequest, result: &EmbedResult);
+}
+
 /// A client that keeps vectors. Clones share what is kept.
 #[derive(Debug, Clone)]
 pub struct CachedClient {
     inner: Arc<Inner>,
     scope: Arc<str>,
+    below: Option<Arc<dyn SecondLevel>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +139,7 @@ struct Inner {
     flights: Arc<Flights>,
     watch: Watch,
     hits: AtomicU64,
+    stored: AtomicU64,
     misses: AtomicU64,
     joined: AtomicU64,
 }
@@ -126,16 +151,22 @@ impl CachedClient {
         let vectors =
             Cache::builder().max_capacity(settings.max_bytes).weigher(|_: &Key, row: &Arc<Row>| row.weight()).build();
         let watch = Watch::new(&client, settings.max_staleness);
-        let (hits, misses, joined) = Default::default();
-        let inner = Inner { client, vectors, flights: Arc::default(), watch, hits, misses, joined };
-        Self { inner: Arc::new(inner), scope: "".into() }
+        let (hits, stored, misses, joined) = Default::default();
+        let inner = Inner { client, vectors, flights: Arc::default(), watch, hits, stored, misses, joined };
+        Self { inner: Arc::new(inner), scope: "".into(), below: None }
     }
 
     /// The same cache, in which only entries of this scope are found. An answer that comes at once tells that somebody has asked for that text
     /// before: whoever serves callers that do not trust each other gives each a scope.
     #[must_use]
     pub fn scoped(&self, scope: &str) -> Self {
-        Self { inner: Arc::clone(&self.inner), scope: scope.into() }
+        Self { scope: scope.into(), ..self.clone() }
+    }
+
+    /// The same cache with a level below it, for what is asked through this client and its clones. What is found there is found by every scope that has it.
+    #[must_use]
+    pub fn above(&self, below: Arc<dyn SecondLevel>) -> Self {
+        Self { below: Some(below), ..self.clone() }
     }
 
     /// The client, whose calls all go to workers.
@@ -147,11 +178,12 @@ impl CachedClient {
     /// What became of all texts so far, of all scopes.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        let Inner { vectors, hits, misses, joined, .. } = &*self.inner;
+        let Inner { vectors, hits, stored, misses, joined, .. } = &*self.inner;
         // What is to go has gone.
         vectors.run_pending_tasks();
         CacheStats {
             hits: hits.load(Ordering::Relaxed),
+            stored: stored.load(Ordering::Relaxed),
             misses: misses.load(Ordering::Relaxed),
             joined: joined.load(Ordering::Relaxed),
             entries: vectors.entry_count(),
