@@ -282,7 +282,8 @@ impl Call<'_> {
         if let Some(traceparent) = &self.options.traceparent {
             header.insert(headers::TRACEPARENT, traceparent.as_str());
         }
-        let answer = match nats::request(client, self.subject.clone(), header, payload, left).await {
+        let answers = &self.client.answers;
+        let answer = match answers.request(client, &self.subject, header, payload, left).await {
             Ok(answer) => answer,
             Err(error) => {
                 return Err(match error.kind() {

@@ -65,6 +65,8 @@ pub struct Client {
     nats: async_nats::Client,
     /// Begins with the first result that is waited for.
     looking: Arc<OnceCell<Arc<results::Looking>>>,
+    /// Begins with the first call.
+    answers: nats::answers::Answers,
 }
 
 impl Client {
@@ -79,7 +81,7 @@ impl Client {
     /// Uses a connection that exists.
     #[must_use]
     pub fn new(nats: async_nats::Client) -> Self {
-        Self { nats, looking: Arc::default() }
+        Self { nats, looking: Arc::default(), answers: nats::answers::Answers::default() }
     }
 
     /// The connection.

@@ -1,7 +1,9 @@
 //! The connection, and the few requests that everything here, and in what builds on it, is made of.
 //!
-//! Requests get an inbox of their own: the client's shared one keeps an entry for every request that timed out.
+//! Calls have one inbox together (`answers`); other requests get one of their own: the library's shared one keeps an entry for every request that
+//! timed out.
 
+pub(crate) mod answers;
 pub mod api;
 pub mod scan;
 pub mod stored;
@@ -66,14 +68,24 @@ pub async fn request(
     if !headers.is_empty() {
         request = request.headers(headers);
     }
-    let subjects = [subject.as_str(), inbox.as_str()];
-    let answer = tokio::time::timeout(timeout, client.send_request(subject.clone(), request));
+    let answer = client.send_request(subject.clone(), request);
+    unless_refused(&refusals, &[subject.as_str(), inbox.as_str()], answer, timeout).await
+}
+
+/// An answer, unless the server says that something on one of these subjects is not permitted.
+async fn unless_refused(
+    refusals: &Refusals,
+    subjects: &[&str],
+    answer: impl Future<Output = Result<Message, async_nats::RequestError>>,
+    timeout: Duration,
+) -> Result<Message, async_nats::RequestError> {
+    let answer = tokio::time::timeout(timeout, answer);
     let refused = |refusal| Err(async_nats::RequestError::with_source(RequestErrorKind::Other, refusal));
     tokio::pin!(answer);
     let refusal = tokio::select! {
         biased;
         answer = &mut answer => return answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into())),
-        refusal = refusals.concerning(&subjects) => refusal,
+        refusal = refusals.concerning(subjects) => refusal,
     };
     if subjects.contains(&refusal.subject.as_str()) {
         return refused(refusal);
