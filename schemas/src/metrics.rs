@@ -82,6 +82,18 @@ pub struct Metric {
     pub meaning: &'static str,
 }
 
+/// Tells this process's recorder what each metric is.
+#[cfg(feature = "recorder")]
+pub fn describe() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => ::metrics::describe_counter!(metric.name, metric.meaning),
+            Kind::Gauge => ::metrics::describe_gauge!(metric.name, metric.meaning),
+            Kind::Histogram => ::metrics::describe_histogram!(metric.name, metric.meaning),
+        }
+    }
+}
+
 /// Makes a name of each, and the list of all.
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $kind:ident($unit:literal) $name:ident = $text:literal [$($label:ident),*];)+) => {
@@ -141,10 +153,16 @@ metrics! {
     Gauge("") GATEWAY_IN_FLIGHT_TEXTS = "akidb_gateway_in_flight_texts" [];
     /// 1 while a gateway is connected to NATS.
     Gauge("") GATEWAY_NATS_CONNECTED = "akidb_gateway_nats_connected" [];
-    /// Texts that a gateway has looked for in its cache, by `outcome`: `hit`, `miss`, or `joined`, which came with another's call.
+    /// Texts that a gateway has looked for in its cache, by `outcome`: `hit`, `stored`, which were in the level below, `miss`, or `joined`, which came
+    /// with another's call.
     Counter("") GATEWAY_CACHE_TEXTS_TOTAL = "akidb_gateway_cache_texts_total" [OUTCOME];
     /// Bytes of vectors in a gateway's cache.
     Gauge("bytes") GATEWAY_CACHE_BYTES = "akidb_gateway_cache_bytes" [];
+    /// Vectors that a gateway has looked for in its object store, by `outcome`: `hit`, `miss`, `damaged` (counted as a miss as well), `failed`, `late`, or
+    /// `skipped`, since the store has failed or been late again and again.
+    Counter("") GATEWAY_VECTOR_READS_TOTAL = "akidb_gateway_vector_reads_total" [OUTCOME];
+    /// Vectors that were to be kept in it, by `outcome`: `stored`, `known`, which was there, `failed`, or `dropped`, since too many waited.
+    Counter("") GATEWAY_VECTOR_WRITES_TOTAL = "akidb_gateway_vector_writes_total" [OUTCOME];
     /// Texts of the batch in which a call was computed, as answers tell a gateway.
     Histogram("") GATEWAY_BATCH_SIZE = "akidb_batch_size_answered" [MODEL];
     /// From a job's arrival at the worker to its outcome being handed to NATS.

@@ -73,19 +73,25 @@ fn the_table_of_metrics() {
 
 /// The metrics of each program, as a page.
 fn metrics_page() -> String {
-    let programs = [
+    let programs: [(&str, &str, &[&str]); 4] = [
         (
             "The worker",
             "On `/metrics` of `http.addr` (127.0.0.1:9464), beside what Prometheus' client libraries tell of every process (`process_…`).",
-            "",
+            &[""],
         ),
-        ("A controller of rollouts", "`embed rollout run --metrics-listen ADDRESS`.", "akidb_rollout_"),
-        ("A backfill", "`embed backfill run --metrics-listen ADDRESS`.", "akidb_backfill_"),
+        (
+            "A gateway",
+            "On `/metrics` among the rest, or on a listener of its own: `embed gateway --metrics-listen ADDRESS`.",
+            &["akidb_gateway_", "akidb_batch_size_answered"],
+        ),
+        ("A controller of rollouts", "`embed rollout run --metrics-listen ADDRESS`.", &["akidb_rollout_"]),
+        ("A backfill", "`embed backfill run --metrics-listen ADDRESS`.", &["akidb_backfill_"]),
     ];
     let mut page = "# Metrics\n\nMade of [schemas/src/metrics.rs](../schemas/src/metrics.rs) by `UPDATE_GOLDEN=1 cargo test -p embed-schemas`. No label has a value that \
                     a client can choose: models and variants are those that are served, codes are those of the contract.\n"
         .to_owned();
-    let program_of = |name: &str| programs.iter().rposition(|(.., prefix)| name.starts_with(prefix));
+    let program_of =
+        |name: &str| programs.iter().rposition(|(.., prefixes)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     for (n, (title, whence, _)) in programs.iter().enumerate() {
         page += &format!(
             "\n## {title}\n\n{whence}\n\n| metric | kind | unit | labels | meaning |\n|---|---|---|---|---|\n"

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use axum::{Router, routing::get};
 use embed_http::Limits;
-use embed_schemas::metrics::{ALL, Kind};
-use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::print;
@@ -17,13 +15,7 @@ use super::print;
 /// If the address cannot be listened on.
 pub(super) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let handle = PrometheusBuilder::new().install_recorder().context("--metrics-listen")?;
-    for metric in ALL {
-        match metric.kind {
-            Kind::Counter => describe_counter!(metric.name, metric.meaning),
-            Kind::Gauge => describe_gauge!(metric.name, metric.meaning),
-            Kind::Histogram => describe_histogram!(metric.name, metric.meaning),
-        }
-    }
+    embed_schemas::metrics::describe();
     let listener = tokio::net::TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("--metrics-listen: cannot listen on {address}"))?;
     print::note(format_args!("metrics: http://{}/metrics", listener.local_addr()?));

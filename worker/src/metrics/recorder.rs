@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use embed_schemas::metrics::{self as names, Kind};
-use metrics::{describe_counter, describe_gauge, describe_histogram};
+use embed_schemas::metrics as names;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use parking_lot::Mutex;
@@ -73,18 +72,8 @@ fn install_once() -> Result<PrometheusHandle, BuildError> {
         builder = builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), bounds)?;
     }
     let handle = builder.install_recorder()?;
-    describe();
+    names::describe();
     Ok(handle)
-}
-
-fn describe() {
-    for metric in names::ALL {
-        match metric.kind {
-            Kind::Counter => describe_counter!(metric.name, metric.meaning),
-            Kind::Gauge => describe_gauge!(metric.name, metric.meaning),
-            Kind::Histogram => describe_histogram!(metric.name, metric.meaning),
-        }
-    }
 }
 
 /// So many texts more have been embedded.
