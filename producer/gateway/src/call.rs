@@ -7,11 +7,12 @@ use embed_client::{CallOptions, EmbedRequest, EmbedResult, HeaderMap, Retry};
 use embed_schemas::{headers, trace};
 
 use crate::{
-    access::{Caller, estimate, guard::RequestId},
+    access::{Caller, estimate},
     error::ApiError,
     gateway::Gateway,
     metrics,
     models::Target,
+    request_id::RequestId,
 };
 
 /// Names the variant that is to answer.
@@ -58,15 +59,20 @@ pub(crate) struct Answer {
 impl Answer {
     /// Says which model, variant, version and space answered, and what is left of the caller's limits.
     pub(crate) fn tell(&self, headers: &mut HttpHeaders) {
-        let EmbedResult { model, variant, version, space, .. } = &self.result;
-        for (name, value) in
-            [(MODEL, model.as_str()), (VARIANT, variant.as_str()), (VERSION, version.as_str()), (SPACE, space.as_str())]
-        {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
-        }
+        tell_source(&self.result, headers);
         self.caller.tell_limits(headers);
+    }
+}
+
+/// Says which model, variant, version and space made vectors.
+pub(crate) fn tell_source(result: &EmbedResult, headers: &mut HttpHeaders) {
+    let EmbedResult { model, variant, version, space, .. } = result;
+    for (name, value) in
+        [(MODEL, model.as_str()), (VARIANT, variant.as_str()), (VERSION, version.as_str()), (SPACE, space.as_str())]
+    {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
     }
 }
 
@@ -167,10 +173,16 @@ async fn once(
     request: EmbedRequest,
     options: &CallOptions,
 ) -> Result<EmbedResult, embed_client::Error> {
-    match gateway.cache() {
-        Some(cache) => cache.scoped(&caller.name()).embed(model, request, options).await,
-        None => gateway.client().embed(model, request, options).await,
-    }
+    let Some(cache) = gateway.cache() else { return gateway.client().embed(model, request, options).await };
+    let cache = cache.scoped(&caller.name());
+    let cache = match gateway.vectors().filter(|_| caller.shares_vectors() && options.variant.is_none()) {
+        Some(vectors) => match gateway.models().prompt(model, request.prompt.as_deref()).await {
+            Some(prompt) => cache.above(vectors.level(prompt)),
+            None => cache,
+        },
+        None => cache,
+    };
+    cache.embed(model, request, options).await
 }
 
 fn options(timeout: Duration, caller: &Caller, headers: &HttpHeaders, texts: usize) -> Result<CallOptions, ApiError> {

@@ -7,34 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use embed_client::{ConnectError, Error, ErrorCode, WireError};
-use embed_registry::RegistryError;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::access::keys::KeysError;
-
-/// Why a gateway cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The keys cannot be read.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// The registry cannot be opened.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// Files cannot be kept where they are to be.
-    #[error("--files: {location}: {reason}")]
-    Files {
-        /// Where, without secrets.
-        location: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An origin is none.
-    #[error("--cors-origin: {0:?} is no origin; write it as browsers send it, such as https://app.example.com")]
-    Origin(String),
-}
 
 /// When to come again, where nothing better is known.
 const SOON: Duration = Duration::from_secs(1);
@@ -71,6 +45,11 @@ struct ErrorFields<'a> {
     param: Option<&'a str>,
     /// A stable code, for programs.
     code: &'a str,
+}
+
+/// The beginning of a text: what repeats what was sent is never as long as that may be.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 impl ApiError {
@@ -161,18 +140,21 @@ impl IntoResponse for ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&Error> for ApiError {
+    fn from(error: &Error) -> Self {
         let message = error.to_string();
         let of = |status: StatusCode| {
             let code = Cow::Owned(error.code().to_owned());
             Self { status, code, message: message.clone(), param: None, retry_after: None }
         };
-        match &error {
+        match error {
             Error::Wire(wire) => wire.into(),
-            Error::Incomplete { source, .. } => match &**source {
-                Error::Wire(wire) => wire.into(),
-                Error::Timeout { .. } => of(StatusCode::GATEWAY_TIMEOUT),
-                _ => of(StatusCode::SERVICE_UNAVAILABLE).after(SOON),
-            },
+            // That others were answered changes nothing of why these were not.
+            Error::Incomplete { source, .. } => Self::from(&**source),
             // Nobody is there, so nothing is known of what there should be.
             Error::UnknownModel { served, .. } | Error::Unserved { served, .. } if served.is_empty() => {
                 of(StatusCode::SERVICE_UNAVAILABLE).after(SOON)
@@ -252,6 +234,20 @@ mod tests {
         assert_eq!((message.as_str(), param.as_deref()), ("input[3]: has 300 tokens", Some("input[3]")));
         assert_eq!(of(ErrorCode::UnsupportedDimensions, "no: not that").1.as_deref(), Some("dimensions"));
         assert_eq!(of(ErrorCode::EngineFailed, "the engine: failed").1, None);
+    }
+
+    #[test]
+    fn what_fails_after_a_part_was_answered_fails_for_its_own_reason() {
+        let of = |source: Error| {
+            let whole = Error::Incomplete { source: Box::new(source), answered: Vec::new(), texts: 65 };
+            let error = ApiError::from(whole);
+            (error.status.as_u16(), error.param)
+        };
+        let other = Error::OtherSpace { expected: "a".into(), found: "b".into(), from: "v".into() };
+        assert_eq!(of(other), (409, Some("x-embed-space".to_owned())));
+        assert_eq!(of(Error::MixedSpaces { first: "a".into(), second: "b".into() }), (409, None));
+        assert_eq!(of(WireError::new(ErrorCode::Overloaded, "x").into()).0, 429);
+        assert_eq!(of(Error::nats("asked", "in vain")).0, 503);
     }
 
     #[test]

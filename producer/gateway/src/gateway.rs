@@ -11,16 +11,14 @@ use embed_client::{
 };
 use embed_registry::Registry;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
 
 use crate::{
     access::{Room, watch::KeyWatch},
-    api::validate::Validation,
-    body::BODY_UNIT,
-    error::OpenError,
     link::Link,
     models::Models,
+    open_error::OpenError,
     settings::Settings,
+    vectors::Vectors,
 };
 
 /// What all requests share. Clones are the same gateway.
@@ -31,14 +29,14 @@ pub struct Gateway(Arc<Shared>);
 struct Shared {
     client: Client,
     cache: Option<CachedClient>,
+    vectors: Option<Vectors>,
     settings: Settings,
     keys: KeyWatch,
     link: Link,
     models: Models,
     room: Room,
-    /// Room for bodies, in units.
-    bodies: Arc<Semaphore>,
-    validation: Validation,
+    /// For bodies, in bytes.
+    bodies: Room,
     metrics: Option<PrometheusHandle>,
     draining: AtomicBool,
 }
@@ -47,22 +45,24 @@ impl Gateway {
     /// A gateway on a connection. `metrics`: what `/metrics` shows.
     ///
     /// # Errors
-    /// If the keys cannot be read, or the registry cannot be opened.
+    /// If the keys cannot be read, or the registry or the store of vectors cannot be opened.
     pub fn open(client: Client, settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Self, OpenError> {
         let keys = KeyWatch::open(settings.key_file.clone(), settings.keys.clone())?;
         let registry = settings.registry.as_deref().map(Registry::open).transpose()?;
         let bounds = &settings.bounds;
         let models = Models::new(client.clone(), &settings, registry);
+        let vectors = Vectors::open(&settings.vectors)?;
+        // Equal texts are computed once also where nothing is kept in memory.
+        let bytes = settings.cache_bytes.or(vectors.as_ref().map(|_| 0));
+        let cache = bytes.map(|bytes| CachedClient::new(client.clone(), CacheSettings::default().max_bytes(bytes)));
         Ok(Self(Arc::new(Shared {
             keys,
-            cache: settings
-                .cache_bytes
-                .map(|bytes| CachedClient::new(client.clone(), CacheSettings::default().max_bytes(bytes))),
+            cache,
+            vectors,
             link: Link::new(client.clone()),
             models,
-            room: Room::new(bounds.texts),
-            bodies: Arc::new(Semaphore::new(bounds.bodies.div_ceil(BODY_UNIT))),
-            validation: Validation::default(),
+            room: Room::of_texts(bounds.texts),
+            bodies: Room::of_bodies(bounds.bodies),
             metrics,
             draining: AtomicBool::new(false),
             client,
@@ -99,12 +99,13 @@ impl Gateway {
         &self.0.room
     }
 
-    pub(crate) fn bodies(&self) -> &Arc<Semaphore> {
+    pub(crate) fn bodies(&self) -> &Room {
         &self.0.bodies
     }
 
-    pub(crate) fn validation(&self) -> &Validation {
-        &self.0.validation
+    /// Vectors that outlive this process, if they are kept.
+    pub(crate) fn vectors(&self) -> Option<&Vectors> {
+        self.0.vectors.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> Option<&PrometheusHandle> {

@@ -4,42 +4,40 @@ use std::time::Instant;
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use embed_client::{JobId, new_id};
 
-use super::Caller;
-use crate::{error::ApiError, gateway::Gateway, metrics};
-
-/// Under which a request is known, in answers and to workers.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::{
+    access::Caller,
+    api::{tei, vectors},
+    error::ApiError,
+    gateway::Gateway,
+    metrics,
+    request_id::{REQUEST_ID, RequestId},
+};
 
 /// What tells nothing, and is asked by those who look after the gateway.
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/health", "/openapi.json"];
 
-/// The id of a request.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) JobId);
-
 /// Lets in who may ask. Whoever may not learns the same, whatever was asked for.
 pub(crate) async fn guard(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let id = request_id(request.headers());
+    let id = RequestId::of(request.headers());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("other", MatchedPath::as_str).to_owned();
     let caller = caller(&gateway, &request);
     let mut response = match &caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
-            request.extensions_mut().insert(RequestId(id.clone()));
+            request.extensions_mut().insert(id.clone());
             next.run(request).await
         }
         // Not even what is there is told.
-        Err(error) => error.clone().into_response(),
+        Err(error) => as_asked(request.uri().path(), error.clone()),
     };
-    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+    if let Ok(value) = HeaderValue::from_str(id.0.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     let (route, key) = match &caller {
@@ -52,7 +50,9 @@ pub(crate) async fn guard(State(gateway): State<Gateway>, mut request: Request, 
 
 fn caller(gateway: &Gateway, request: &Request) -> Result<Caller, ApiError> {
     let keys = gateway.keys().now();
-    if keys.is_empty() || OPEN.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    let is_open = OPEN.contains(&path) || vectors::is_under(path) && gateway.settings().vectors.public;
+    if keys.is_empty() || is_open {
         return Ok(Caller::new(None));
     }
     let account = shown(request.headers()).and_then(|key| keys.find(key));
@@ -66,8 +66,7 @@ fn shown(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
 }
 
-/// The caller's own id, if it can be one, or a new one.
-fn request_id(headers: &HeaderMap) -> JobId {
-    let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()?.parse().ok());
-    own.unwrap_or_else(new_id)
+/// An error in the shape that clients of this path read.
+pub(crate) fn as_asked(path: &str, error: ApiError) -> Response {
+    if tei::PATHS.contains(&path) { tei::Failed(error).into_response() } else { error.into_response() }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use embed_client::cache::CacheStats;
 use embed_schemas::{Timing, metrics as names};
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Bounds of times, in seconds: a tenth of a millisecond is told from two, and half a minute from a whole one.
@@ -22,21 +22,7 @@ pub fn recorder() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full(names::GATEWAY_BATCH_SIZE.to_owned()), &TEXTS)?
         .install_recorder()?;
-    describe_counter!(names::GATEWAY_REQUESTS_TOTAL, "HTTP requests answered, by route, status and key");
-    describe_histogram!(names::GATEWAY_REQUEST_SECONDS, "From a request's head to its answer, by route");
-    describe_counter!(names::GATEWAY_TEXTS_TOTAL, "Texts that were embedded, by key and model");
-    describe_counter!(names::GATEWAY_TOKENS_TOTAL, "Tokens of these, by key and model");
-    describe_gauge!(names::GATEWAY_IN_FLIGHT_TEXTS, "Texts that are under way");
-    describe_gauge!(names::GATEWAY_NATS_CONNECTED, "1 while there is a connection to NATS");
-    describe_counter!(
-        names::GATEWAY_CACHE_TEXTS_TOTAL,
-        "Texts that were looked for in the cache, by what became of them"
-    );
-    describe_gauge!(names::GATEWAY_CACHE_BYTES, "Bytes of vectors in the cache");
-    describe_histogram!(
-        names::GATEWAY_BATCH_SIZE,
-        "Texts of the batch in which a call was computed, as its answer says"
-    );
+    names::describe();
     Ok(handle)
 }
 
@@ -52,10 +38,21 @@ pub(crate) fn answered(route: &str, key: &str, status: StatusCode, took: Duratio
 
 /// What became of the texts that were looked for in the cache.
 pub(crate) fn cached(stats: &CacheStats) {
-    for (outcome, texts) in [("hit", stats.hits), ("miss", stats.misses), ("joined", stats.joined)] {
+    let CacheStats { hits, stored, misses, joined, .. } = *stats;
+    for (outcome, texts) in [("hit", hits), ("stored", stored), ("miss", misses), ("joined", joined)] {
         counter!(names::GATEWAY_CACHE_TEXTS_TOTAL, names::OUTCOME => outcome).absolute(texts);
     }
     gauge!(names::GATEWAY_CACHE_BYTES).set(stats.bytes as f64);
+}
+
+/// Kept vectors were looked for.
+pub(crate) fn vectors_read(outcome: &'static str, count: usize) {
+    counter!(names::GATEWAY_VECTOR_READS_TOTAL, names::OUTCOME => outcome).increment(count as u64);
+}
+
+/// A vector was to be kept.
+pub(crate) fn vectors_written(outcome: &'static str) {
+    counter!(names::GATEWAY_VECTOR_WRITES_TOTAL, names::OUTCOME => outcome).increment(1);
 }
 
 /// Texts were embedded.

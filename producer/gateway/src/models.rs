@@ -1,6 +1,13 @@
 //! What workers serve, and what clients call it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::http::StatusCode;
@@ -13,7 +20,12 @@ use embed_schemas::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{access::Caller, error::ApiError, settings::Settings};
+use crate::{
+    access::Caller,
+    error::{ApiError, cut},
+    settings::Settings,
+    vectors::Prompt,
+};
 
 /// Between two looks at what workers serve.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -30,6 +42,8 @@ pub(crate) struct Models {
     aliases: BTreeMap<String, Slug>,
     registry: Option<Registry>,
     served: ArcSwap<Served>,
+    /// Whether the workers have been asked.
+    is_known: AtomicBool,
     looked: tokio::sync::Mutex<Looked>,
     /// What the registry says of versions, which never changes.
     known: Mutex<BTreeMap<(Slug, String), Arc<ModelMetadata>>>,
@@ -78,6 +92,7 @@ impl Models {
             aliases: settings.aliases.clone(),
             registry,
             served: ArcSwap::default(),
+            is_known: AtomicBool::new(false),
             looked: tokio::sync::Mutex::default(),
             known: Mutex::default(),
         }
@@ -86,6 +101,21 @@ impl Models {
     /// What is served, as far as was heard.
     pub(crate) fn served(&self) -> Arc<Served> {
         self.served.load_full()
+    }
+
+    /// The same for whoever wants to know all there is.
+    ///
+    /// # Errors
+    /// If nobody could be asked: an empty list would say that there is nothing.
+    pub(crate) async fn all(&self) -> Result<Arc<Served>, ApiError> {
+        if !self.is_known.load(Ordering::Relaxed) {
+            self.look(LOOK_AT_MOST).await;
+        }
+        if self.is_known.load(Ordering::Relaxed) {
+            return Ok(self.served());
+        }
+        let message = "the workers could not be asked yet what they serve; try again soon";
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).after(LOOK_AT_MOST))
     }
 
     /// Looks for ever.
@@ -109,6 +139,7 @@ impl Models {
                 looked.heard.retain(|_, (when, _)| when.elapsed() < REMEMBERED);
                 let served = looked.heard.iter().map(|(model, (_, all))| (model.clone(), all.clone()));
                 self.served.store(Arc::new(served.collect()));
+                self.is_known.store(true, Ordering::Relaxed);
             }
             Err(error) => tracing::debug!(%error, "the workers cannot be asked what they serve"),
         }
@@ -226,6 +257,27 @@ impl Models {
         }
     }
 
+    /// What stands before a text with this prompt, whichever variant answers. `None`: it is not known, or not the same for all.
+    pub(crate) async fn prompt(&self, model: &Slug, name: Option<&str>) -> Option<Prompt> {
+        let name = match name {
+            None => return Some(Prompt::Default),
+            Some("") => return Some(Prompt::Text(String::new())),
+            Some(name) => name,
+        };
+        let served = self.served();
+        let live = served.get(model)?.values().filter_map(|variant| variant.live.as_ref());
+        let versions: BTreeSet<&str> = live.map(|live| live.version.as_str()).collect();
+        let mut text = None;
+        for version in versions {
+            let metadata = self.metadata(model, version).await?;
+            let found = metadata.prompts.get(name)?;
+            if text.get_or_insert_with(|| found.clone()) != found {
+                return None;
+            }
+        }
+        text.map(Prompt::Text)
+    }
+
     /// The registry, if there is one.
     pub(crate) fn registry(&self) -> Option<&Registry> {
         self.registry.as_ref()
@@ -246,7 +298,7 @@ fn names(served: &Served, caller: &Caller) -> String {
 
 /// A name as it was sent, as far as that is not too long.
 fn quoted(name: &str) -> String {
-    format!("{:?}", &name[..name.floor_char_boundary(128)])
+    format!("{:?}", cut(name, 128))
 }
 
 /// Puts together what all workers say. Pure.

@@ -3,7 +3,7 @@
 use embed_http::{Limits, Tls};
 use tokio::net::TcpListener;
 
-use crate::{Gateway, OpenError, api, batches::Batches};
+use crate::{Gateway, OpenError, api::ops, batches::Batches, routes::routes};
 
 /// Beside the time for an answer: for a body to come, and for whoever reads slowly.
 const MORE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -25,14 +25,20 @@ pub async fn serve(
 ) -> Result<bool, OpenError> {
     let bounds = gateway.settings().bounds;
     let batches = Batches::open(&gateway)?;
-    let routes = api::routes(&gateway, batches.as_ref())?;
+    let routes = routes(&gateway, batches.as_ref())?;
     let longest = bounds.timeout_for(bounds.inputs).saturating_add(bounds.body_time).saturating_add(MORE);
     let limits = Limits { connections: bounds.connections, wait: IDLE, request: longest };
     let stop = async {
         stop.await;
         gateway.drain();
     };
-    let served = embed_http::serve_until(listener, routes, limits, tls, stop, bounds.drain);
+    let served = async {
+        let all = embed_http::serve_until(listener, routes, limits, tls, stop, bounds.drain).await;
+        if let Some(vectors) = gateway.vectors() {
+            vectors.finish().await;
+        }
+        all
+    };
     let beside = async {
         tokio::join!(gateway.link().follow(), gateway.models().follow(), gateway.keys().follow(), upkeep(&gateway))
     };
@@ -54,5 +60,5 @@ async fn upkeep(gateway: &Gateway) {
 
 /// `/metrics` alone, without a key, for a listener of its own.
 pub fn metrics_alone(gateway: &Gateway) -> axum::Router {
-    api::figures_alone(gateway.clone())
+    ops::figures_alone(gateway.clone())
 }

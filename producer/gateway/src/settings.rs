@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use embed_schemas::Slug;
 
-use crate::BatchSettings;
-
 /// Nobody waits longer for an answer.
 const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// Texts of one request, whatever the settings say: what is read of a list takes memory beside its bytes.
+pub const MOST_INPUTS: usize = 65_536;
 
 /// What a gateway is told.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +33,72 @@ pub struct Settings {
     pub files: Option<String>,
     /// Bounds of files and batches.
     pub batches: BatchSettings,
+    /// Vectors that outlive the gateway.
+    pub vectors: VectorSettings,
     /// Bounds that hold for everybody.
     pub bounds: Bounds,
+}
+
+/// The second level of the cache: vectors in an object store, each under what it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VectorSettings {
+    /// A folder, or a bucket of an object store. Left out: none are kept there.
+    pub location: Option<String>,
+    /// Whether they are given to whoever knows their text, without a key, and may be kept by caches that serve many.
+    pub public: bool,
+    /// How long a call waits for the store before it asks workers.
+    pub wait: Duration,
+    /// Bytes of vectors that wait to be written. What is more is not kept.
+    pub waiting: usize,
+}
+
+impl Default for VectorSettings {
+    fn default() -> Self {
+        Self { location: None, public: false, wait: Duration::from_millis(100), waiting: 64 << 20 }
+    }
+}
+
+/// Bounds of files and batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// Bytes of a file.
+    pub max_file_bytes: u64,
+    /// Bytes of one line of it.
+    pub max_line_bytes: usize,
+    /// Requests of a batch.
+    pub max_lines: u64,
+    /// Files and batches of one owner at the same time.
+    pub max_objects: usize,
+    /// How long files are kept.
+    pub file_age: Duration,
+    /// After so long, what is not done of a batch is not done any more.
+    pub window: Duration,
+    /// After so long without a sign, a gateway that ran a batch of a bucket is taken for gone, and another goes on with it.
+    pub takeover: Duration,
+    /// Batches that are run at the same time; others wait.
+    pub at_once: usize,
+    /// Jobs of one batch in flight at the same time.
+    pub in_flight: usize,
+    /// Files that are received at the same time: 4 MiB of memory each.
+    pub uploads: usize,
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        Self {
+            max_file_bytes: 200 << 20,
+            max_line_bytes: 8 << 20,
+            max_lines: 50_000,
+            max_objects: 1_000,
+            file_age: days(30),
+            window: days(1),
+            takeover: Duration::from_secs(180),
+            at_once: 4,
+            in_flight: 16,
+            uploads: 16,
+        }
+    }
 }
 
 /// Bounds that hold for everybody; keys may have narrower ones.
@@ -43,7 +108,7 @@ pub struct Bounds {
     pub body: usize,
     /// Bytes of all bodies that are being read or answered.
     pub bodies: usize,
-    /// Texts of one request.
+    /// Texts of one request, at most [`MOST_INPUTS`].
     pub inputs: usize,
     /// Texts that are under way, of all requests.
     pub texts: usize,

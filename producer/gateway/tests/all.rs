@@ -12,3 +12,4 @@ mod openai;
 mod others;
 mod statuses;
 mod support;
+mod vectors;

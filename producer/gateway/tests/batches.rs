@@ -3,9 +3,10 @@
 
 use std::{path::Path, process::Command};
 
-use embed_testkit::{Daemon, NatsServer, nats_server_binary, registry, sibling_binary};
+use embed_testkit::{Daemon, NatsServer, S3Server, nats_server_binary, registry, sibling_binary};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::support::{Answer, Http, command, spawn, until};
 
@@ -228,4 +229,45 @@ async fn a_window_ends_and_keys_have_their_own() {
     }
     assert_eq!(one.request(Method::DELETE, &format!("/v1/files/{file}")).send().await.unwrap().status(), 200);
     assert_eq!(one.get(&format!("/v1/files/{file}")).await.status, 404);
+}
+
+/// One that runs out of tokens holds its batch up, and is killed: another goes on with it, and gets it done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_a_bucket_counts_for_its_key_and_is_gone_on_with_by_another_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_owned();
+    let s3 = S3Server::start();
+    let (_dev, url) = tokio::task::spawn_blocking(move || dev(&root)).await.unwrap();
+    s3.make_bucket("files");
+    let key = "the-key-of-both";
+    let start = |limits: &str| {
+        let file = folder.path().join(format!("keys{}.toml", limits.len()));
+        let digest: String = sha2::Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
+        std::fs::write(&file, format!("[[key]]\nname = \"both\"\nsha256 = \"{digest}\"\n{limits}")).unwrap();
+        let mut command = command(&url, &["--files=s3://files/some", "--batch-takeover=2s", "--key-file"]);
+        let (gateway, http) = spawn(command.arg(file).envs(S3Server::settings(&s3.address())));
+        (gateway, http.with_key(key))
+    };
+    // Half of it is for batches at once, and the rest for calls.
+    let (first, http) = start("tokens_per_minute = 3000\n");
+    let count = 1_000;
+    let all: Vec<String> =
+        (0..count).map(|n| line(&n.to_string(), json!({"model": MODEL, "input": format!("text {n}")}))).collect();
+    let batch = begin(&http, &all).await;
+    let held_up =
+        wait(&http, &batch, "some of it is done", |batch| batch["request_counts"]["completed"].as_u64() > Some(100))
+            .await;
+    assert_eq!(held_up["status"], "in_progress", "{held_up}");
+    let call = http.post("/v1/embeddings", &json!({"model": MODEL, "input": "x"})).await.ok();
+    let left: u64 = call.header("x-ratelimit-remaining-tokens").parse().unwrap();
+    assert!((500..2700).contains(&left), "{left}");
+    first.kill();
+    let (_second, http) = start("");
+    let done = over(&http, &batch).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    assert_eq!(done["request_counts"], json!({"total": count, "completed": count, "failed": 0}));
+    let output = lines(&http, &done["output_file_id"]).await;
+    assert_eq!(ids(&output), (0..count).map(|n| n.to_string()).collect::<Vec<_>>(), "taken over at {held_up}");
+    let figures = http.get("/metrics").await.ok().text;
+    assert!(figures.contains(r#"akidb_gateway_texts_total{key="both""#), "{figures}");
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Stack, address, until};
+use crate::support::{Http, Stack, address, command, until};
 
 async fn open(stack: &Stack) -> TcpStream {
     TcpStream::connect(address(&stack.http.url)).await.unwrap()
@@ -112,4 +112,52 @@ async fn whoever_comes_is_answered_while_others_hold_as_many_connections_as_they
         slow.push(stream);
     }
     stack.http.embeddings("x").await.ok();
+}
+
+/// As many as there may be by default, all of them slow, and more of them than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_connections_are_held_and_whoever_comes_is_answered() {
+    const CONNECTIONS: usize = 10_000;
+    let most = raise_descriptors();
+    if most < CONNECTIONS as u64 + 1000 {
+        return eprintln!("this process may have {most} descriptors only: {CONNECTIONS} connections are not tried");
+    }
+    let stack = Stack::start(&[]).await;
+    let mut held = Vec::with_capacity(CONNECTIONS);
+    for n in 0..CONNECTIONS + 50 {
+        let mut stream = open(&stack).await;
+        // Every other one says nothing at all; those that have to go are closed while they are written to.
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"POST /v1/embeddings HTTP/1.1\r\nX-Slow: ").await;
+        }
+        held.push(stream);
+    }
+    // On a connection of its own: that from before may have had to go.
+    Http::new(&stack.http.url).embeddings("x").await.ok();
+    // Nothing comes back on one that is held: who was closed reads an end.
+    let open = held.iter().filter(
+        |stream| matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+    );
+    let open = open.count();
+    assert!(open > CONNECTIONS * 9 / 10, "{open} of {CONNECTIONS}");
+}
+
+/// As many as this process may have.
+fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX)
+}
+
+#[test]
+fn connections_for_which_there_are_no_descriptors_are_told_and_not_taken() {
+    let server = embed_testkit::NatsServer::start();
+    let wanted = command(&server.url(), &["--max-connections", "10000"]);
+    let mut limited = std::process::Command::new("bash");
+    limited.args(["-c", "ulimit -n 1000; exec \"$@\"", "bash"]).arg(wanted.get_program()).args(wanted.get_args());
+    let mut gateway = embed_testkit::Daemon::spawn(&mut limited);
+    gateway.wait_for_log(
+        "10000 connections need 10256 descriptors, and this process may have 1000: 744 connections are taken",
+    );
 }

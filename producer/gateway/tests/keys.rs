@@ -45,18 +45,21 @@ async fn a_wrong_key_learns_nothing() {
     }
     wrong.push(stack.http.with_key(&format!("{key}x")));
     wrong.push(stack.http.with_key(&key[..key.len() - 1]));
-    let mut answers = BTreeSet::new();
+    let (mut answers, mut of_tei) = (BTreeSet::new(), BTreeSet::new());
     for http in &wrong {
-        for path in
-            ["/v1/models", "/v1/models/m", "/v1/models/other", "/nowhere", "/metrics", "/api/v1/validate", "/info"]
-        {
+        for path in ["/v1/models", "/v1/models/m", "/v1/models/other", "/nowhere", "/metrics", "/api/v1/validate"] {
             answers.insert(said(http.get(path).await));
         }
+        of_tei.insert(said(http.get("/info").await));
+        of_tei.insert(said(http.post("/embed", &json!({"inputs": "x"})).await));
         answers.insert(said(http.embeddings("x").await));
         answers.insert(said(http.post("/v1/embeddings", &json!({"nonsense": 1})).await));
     }
     assert_eq!(answers.len(), 1, "whatever is wrong with it, and whatever is asked for: {answers:?}");
     assert!(answers.first().unwrap().contains("401"));
+    // Its clients read errors of another shape.
+    assert_eq!(of_tei.len(), 1, "{of_tei:?}");
+    assert!(of_tei.first().unwrap().contains(r#""error_type":"Validation""#), "{of_tei:?}");
     assert_eq!(stack.worker.taken(), taken);
     // Who looks after it needs none.
     for path in ["/healthz", "/readyz", "/health", "/openapi.json"] {

@@ -43,6 +43,40 @@ async fn requests_of_a_key_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_to_be_refused_counts_as_well() {
+    let (stack, folder) = limited("requests_per_minute = 3\nmax_body_bytes = 500", &[]).await;
+    assert_eq!(stack.http.post("/v1/embeddings", &json!({"input": 7})).await.status, 400);
+    assert_eq!(stack.http.embeddings("x".repeat(1000)).await.status, 413);
+    assert_eq!(stack.http.post("/embed", &json!({"nonsense": 1})).await.status, 422);
+    assert_eq!(stack.http.embeddings("x").await.error().1, "rate_limit_exceeded");
+    let other = std::fs::read_to_string(folder.path().join("b")).unwrap();
+    let other = stack.http.with_key(&other);
+    // Finding out how good variants are takes calls.
+    for _ in 0..3 {
+        other.get("/api/v1/validate").await.ok();
+    }
+    assert_eq!(other.get("/api/v1/validate").await.error().1, "rate_limit_exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_variants_compared_pays_for_it() {
+    let (stack, folder) = limited("tokens_per_minute = 2000", &[]).await;
+    until("the variants are known", async || {
+        !stack.http.get("/api/v1/models").await.json()["models"][0]["variants"][0]["version"].is_null()
+    })
+    .await;
+    stack.http.get("/api/v1/validate").await.ok();
+    let left = stack.http.embeddings("x").await.ok();
+    let left: u64 = left.header("x-ratelimit-remaining-tokens").parse().unwrap();
+    assert!(left < 1900, "{left} of 2000");
+    // It was found out a moment ago.
+    let other = stack.http.with_key(&std::fs::read_to_string(folder.path().join("b")).unwrap());
+    other.get("/api/v1/validate").await.ok();
+    let left = other.embeddings("x").await.ok();
+    assert!(left.header("x-ratelimit-remaining-tokens").parse::<u64>().unwrap() > 1900, "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_of_a_key_are_counted_as_workers_count_them() {
     let (stack, _folder) = limited("tokens_per_minute = 100", &[]).await;
     // By its bytes, it would be 102 tokens. The worker says 3.
@@ -86,8 +120,9 @@ async fn one_key_does_not_take_all_the_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_is_bounded_for_all_together() {
     let (stack, _folder) = limited("", &["--max-bodies", "64KiB"]).await;
-    stack.http.embeddings("x".repeat(50_000)).await.ok();
-    let refused = stack.http.embeddings("x".repeat(80_000)).await;
+    // It counts as it came, and as what is read of it.
+    stack.http.embeddings("x".repeat(25_000)).await.ok();
+    let refused = stack.http.embeddings("x".repeat(40_000)).await;
     assert_eq!((refused.status, refused.error().1.as_str(), refused.header("retry-after")), (429, "overloaded", "1"));
     stack.http.post("/v1/embeddings", &json!({"input": "x"})).await.ok();
 }

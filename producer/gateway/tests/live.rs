@@ -171,7 +171,10 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// Requests that the document allows, and such as it does not.
 fn fuzzed(nats_url: &str) {
-    let (_gateway, http) = spawn(&mut command(nats_url, &["--default-model", MODEL]));
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(nats_url, &["--default-model", MODEL]);
+    command.arg("--files").arg(folder.path().join("files")).arg("--vectors").arg(folder.path().join("vectors"));
+    let (_gateway, http) = spawn(&mut command);
     let document = format!("{}/openapi.json", http.url);
     // What a model has in prompts, dimensions and variants does not stand in the document: not all that it allows is taken.
     let not = "positive_data_acceptance";

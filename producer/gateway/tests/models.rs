@@ -30,7 +30,7 @@ async fn models_are_known_by_their_names_beginnings_and_aliases() {
         assert_eq!(of(name.into()).await, (200, model.to_owned()), "{name}");
     }
     assert_eq!(of(Value::Null).await, (200, "m".to_owned()));
-    for name in ["uae-large", "", "-", "text-embedding-3-large", "b", "m.x", &"x".repeat(5000)] {
+    for name in ["uae-large", "", "-", "text-embedding-3-large", "b", "m.x", &"x".repeat(1000)] {
         let (status, model) = of(name.into()).await;
         assert!(status == 404 && model.is_empty(), "{name}: {status} {model}");
     }

@@ -38,6 +38,9 @@ async fn clients_of_tei_find_what_they_know() {
     );
     assert_eq!(info["max_client_batch_size"], 2048);
     assert_eq!(stack.http.get("/health").await.ok().text, "");
+    let method = stack.http.get("/embed").await;
+    assert_eq!((method.status, method.json()["error_type"].as_str()), (405, Some("Validation")));
+    assert!(method.json()["error"].as_str().unwrap().contains("not asked by GET"), "{method:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

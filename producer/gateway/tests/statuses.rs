@@ -76,6 +76,12 @@ async fn what_is_wrong_with_a_question_is_named() {
     assert_eq!(answer.error().0, 415);
     let answer = raw(b"{\"input\": \"x\"}".to_vec(), &[("x-embed-timeout-ms", "soon")]).await;
     assert_eq!(answer.error(), (400, "invalid_request".to_owned(), json!("x-embed-timeout-ms")));
+    let answer = raw(format!("{{\"input\": \"x\", \"model\": \"{}/m\"}}", "x".repeat(2000)).into_bytes(), &[]).await;
+    assert_eq!(
+        (answer.error().0, answer.error().2, answer.text.len() < 1000),
+        (400, json!("model"), true),
+        "{answer:?}"
+    );
     assert_eq!(stack.http.get("/nowhere").await.error().0, 404);
     assert_eq!(stack.http.get("/v1/embeddings").await.error().0, 405);
     assert_eq!(stack.worker.taken(), taken + 1, "only what a worker alone can tell is asked");
@@ -107,6 +113,11 @@ async fn without_nats_it_is_said_at_once_and_afterwards_all_is_as_before() {
     let answer = stack.http.embeddings("x").await;
     assert_eq!((answer.error().0, answer.header("retry-after")), (503, "1"));
     assert!(start.elapsed() < std::time::Duration::from_secs(50), "and not when the time for an answer is over");
+    for path in ["/v1/models", "/v1/models/m", "/api/v1/models"] {
+        let answer = stack.http.get(path).await;
+        assert_eq!((answer.error().0, answer.header("retry-after")), (503, "1"), "{path}: what there is, is not known");
+    }
+    assert_eq!(stack.http.get("/info").await.status, 503);
     let ready = stack.http.get("/readyz").await;
     assert!(ready.status == 503 && ready.text.contains("no connection to NATS"), "{ready:?}");
     assert_eq!(stack.http.get("/health").await.status, 503);

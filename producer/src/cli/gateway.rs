@@ -46,6 +46,16 @@ pub(crate) struct GatewayArgs {
     /// Keep as many bytes of vectors, for whoever asks for the same texts again [default: none]
     #[arg(long, env = "EMBED_GATEWAY_CACHE", value_parser = parse_bytes::<u64>, value_name = "BYTES")]
     pub(crate) cache: Option<u64>,
+    /// Where vectors are kept for good, each under its space and the digest of what it is of: a folder, which is made if it is missing, or s3://…, gs://…,
+    /// az://… [default: nowhere]
+    #[arg(long, env = "EMBED_GATEWAY_VECTORS", value_name = "URL")]
+    pub(crate) vectors: Option<String>,
+    /// Give kept vectors to whoever knows their text, without a key, and let caches that serve many keep them
+    #[arg(long, requires = "vectors")]
+    pub(crate) vectors_public: bool,
+    /// How long a call waits for kept vectors before it asks workers
+    #[arg(long, default_value = "100ms", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) vectors_wait: Duration,
     /// Where files and batches are kept: a folder, which is made if it is missing, or s3://…, gs://…, az://…. Without it, /v1/files and /v1/batches
     /// are not served
     #[arg(long, env = "EMBED_GATEWAY_FILES", value_name = "URL")]
@@ -62,13 +72,16 @@ pub(crate) struct GatewayArgs {
     /// After so long, what is not done of a batch is given up
     #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) batch_window: Duration,
+    /// After so long without a sign of life, another gateway goes on with a batch of the same bucket
+    #[arg(long, default_value = "3m", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) batch_takeover: Duration,
     /// Largest body of a request
     #[arg(long, default_value = "16MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
     pub(crate) max_body: usize,
     /// Most texts of a request
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_parser = parse_inputs, value_name = "N")]
     pub(crate) max_inputs: usize,
-    /// What all bodies that are being read or answered may take
+    /// What all bodies that are being read or answered may take, with what is read of them
     #[arg(long, default_value = "256MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
     pub(crate) max_bodies: usize,
     /// Most texts under way, of all requests
@@ -86,6 +99,11 @@ pub(crate) struct GatewayArgs {
     /// How long requests that have begun are waited for at the end
     #[arg(long, default_value = "25s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) drain_timeout: Duration,
+}
+
+fn parse_inputs(text: &str) -> Result<usize, String> {
+    let is_possible = |inputs: &usize| (1..=embed_gateway::MOST_INPUTS).contains(inputs);
+    text.parse().ok().filter(is_possible).ok_or_else(|| format!("write 1 to {}", embed_gateway::MOST_INPUTS))
 }
 
 fn parse_alias(text: &str) -> Result<(String, Slug), String> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env::VarError};
 
 use anyhow::Context;
 use embed_client::{Client, ConnectSettings, nats};
-use embed_gateway::{BatchSettings, Bounds, Gateway, Settings};
+use embed_gateway::{BatchSettings, Bounds, Gateway, Settings, VectorSettings};
 use embed_http::{Limits, Tls};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 use super::{Status, asked_to_stop, print};
 use crate::cli::gateway::GatewayArgs;
 
+/// Descriptors for all but connections: NATS, files, the object store, other listeners.
+const OTHER_DESCRIPTORS: usize = 256;
 /// Keys, beside those of the file.
 const KEYS: &str = "EMBED_GATEWAY_KEYS";
 
@@ -34,7 +36,8 @@ pub(super) async fn run(args: GatewayArgs, connect: &ConnectSettings, as_json: b
         (Some(certificate), Some(key)) => Some(Tls::read(certificate, key).context("--https-cert, --https-key")?),
         _ => None,
     };
-    raise_descriptors();
+    let mut args = args;
+    args.max_connections = within_descriptors(args.max_connections);
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.with_context(|| format!("--listen: cannot listen on {}", args.listen))?;
     let recorder = embed_gateway::recorder()?;
@@ -91,7 +94,14 @@ fn settings(args: GatewayArgs, keys: Option<String>) -> Settings {
             max_lines: args.max_batch_lines,
             file_age: args.files_max_age,
             window: args.batch_window,
+            takeover: args.batch_takeover,
             ..BatchSettings::default()
+        },
+        vectors: VectorSettings {
+            location: args.vectors,
+            public: args.vectors_public,
+            wait: args.vectors_wait,
+            ..VectorSettings::default()
         },
         bounds: Bounds {
             body: args.max_body,
@@ -106,13 +116,27 @@ fn settings(args: GatewayArgs, keys: Option<String>) -> Settings {
     }
 }
 
-/// As many connections as it may have need as many descriptors, of which programs have fewer unless they ask.
-fn raise_descriptors() {
+/// Each connection needs a descriptor, of which programs have fewer than they may unless they ask. What there are not enough for is told, and not taken:
+/// without a descriptor, nobody could be answered, and nobody connect to NATS again.
+fn within_descriptors(connections: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        tracing::warn!(%error, "the number of descriptors cannot be raised");
+    let mut available = current;
+    if current != maximum {
+        match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            Ok(()) => available = maximum,
+            Err(error) => tracing::warn!(%error, "the number of descriptors cannot be raised"),
+        }
     }
+    // No bound is no reason to take fewer.
+    let most = available.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
+    let possible = most.saturating_sub(OTHER_DESCRIPTORS).max(1);
+    if possible < connections {
+        print::note(format_args!(
+            "--max-connections: {connections} connections need {} descriptors, and this process may have {most}: {possible} connections are taken. Raise \
+             the bound (`ulimit -n`, LimitNOFILE of systemd), or ask for fewer",
+            connections + OTHER_DESCRIPTORS
+        ));
+    }
+    connections.min(possible)
 }

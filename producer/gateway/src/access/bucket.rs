@@ -24,14 +24,22 @@ impl Bucket {
 
     /// Takes so much, if it is there; what is more than a minute's worth, from a full bucket. Otherwise: when to come again.
     pub(crate) fn take(&mut self, amount: u64, most: PerMinute, now: Duration) -> Result<(), Duration> {
-        self.fill(most, now);
-        let missing = (amount.min(most) as f64) - self.level;
-        if missing > 0.0 {
-            let seconds = missing * MINUTE / most.max(1) as f64;
-            return Err(Duration::from_secs_f64(seconds.clamp(0.001, 3600.0)));
+        match self.wait_for(amount, 0, most, now) {
+            Some(pause) => Err(pause),
+            None => {
+                self.level -= amount as f64;
+                Ok(())
+            }
         }
-        self.level -= amount as f64;
-        Ok(())
+    }
+
+    /// How long it takes until so much can be taken and `rest` is left. `None`: it is there.
+    pub(crate) fn wait_for(&mut self, amount: u64, rest: u64, most: PerMinute, now: Duration) -> Option<Duration> {
+        self.fill(most, now);
+        let rest = rest.min(most);
+        let missing = (amount.min(most - rest) + rest) as f64 - self.level;
+        let seconds = missing * MINUTE / most.max(1) as f64;
+        (missing > 0.0).then(|| Duration::from_secs_f64(seconds.clamp(0.001, 3600.0)))
     }
 
     /// Corrects what was taken by estimate to what it was indeed.
@@ -75,6 +83,16 @@ mod tests {
         assert_eq!(bucket.take(1, 60, 30 * SECOND), Err(SECOND));
         bucket.settle(90, 30, 60);
         assert_eq!(bucket.take(60, 60, 31 * SECOND), Ok(()), "it was less than was thought");
+    }
+
+    #[test]
+    fn what_is_to_be_left_is_left() {
+        let mut bucket = Bucket::full(60, Duration::ZERO);
+        assert_eq!(bucket.wait_for(20, 30, 60, Duration::ZERO), None);
+        assert_eq!(bucket.take(20, 60, Duration::ZERO), Ok(()));
+        assert_eq!(bucket.wait_for(20, 30, 60, Duration::ZERO), Some(10 * SECOND));
+        assert_eq!(bucket.take(40, 60, Duration::ZERO), Ok(()), "it is there for others");
+        assert_eq!(bucket.wait_for(500, 30, 60, 60 * SECOND), None, "of a full one, more than a minute's worth");
     }
 
     proptest! {

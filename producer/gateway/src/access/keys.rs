@@ -70,6 +70,8 @@ struct KeyEntry {
     max_inputs: Option<usize>,
     requests_per_minute: Option<PerMinute>,
     tokens_per_minute: Option<PerMinute>,
+    #[serde(default)]
+    vectors: bool,
 }
 
 /// What a key may. What is left out is not bounded beyond what holds for all.
@@ -83,13 +85,20 @@ pub(crate) struct KeyLimits {
     pub(crate) max_inputs: Option<usize>,
     pub(crate) requests_per_minute: Option<PerMinute>,
     pub(crate) tokens_per_minute: Option<PerMinute>,
+    /// Whether its vectors are kept where all keys find them that have this, and it finds theirs.
+    pub(crate) vectors: bool,
 }
 
 impl KeyEntry {
     fn limits(self) -> KeyLimits {
-        let Self { name: _, sha256: _, models, max_body_bytes, max_inputs, requests_per_minute, tokens_per_minute } =
-            self;
-        KeyLimits { models, max_body_bytes, max_inputs, requests_per_minute, tokens_per_minute }
+        KeyLimits {
+            models: self.models,
+            max_body_bytes: self.max_body_bytes,
+            max_inputs: self.max_inputs,
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            vectors: self.vectors,
+        }
     }
 }
 
@@ -124,17 +133,42 @@ pub(crate) struct UsedUp {
 }
 
 impl Account {
-    /// Takes a request, and so many tokens by estimate, from what is left.
-    pub(crate) fn take(&self, tokens: u64, now: Duration) -> Result<(), UsedUp> {
+    /// Takes a request from what is left.
+    pub(crate) fn take_request(&self, now: Duration) -> Result<(), UsedUp> {
+        let Some(limit) = self.limits.requests_per_minute else { return Ok(()) };
+        let requests = &mut self.usage.lock().requests;
+        let bucket = requests.get_or_insert_with(|| Bucket::full(limit, now));
+        bucket.take(1, limit, now).map_err(|again| UsedUp { what: "requests", limit, again })
+    }
+
+    /// Takes so many tokens, by estimate, from what is left.
+    pub(crate) fn take_tokens(&self, tokens: u64, now: Duration) -> Result<(), UsedUp> {
+        let Some(limit) = self.limits.tokens_per_minute else { return Ok(()) };
+        let bucket = &mut self.usage.lock().tokens;
+        let bucket = bucket.get_or_insert_with(|| Bucket::full(limit, now));
+        bucket.take(tokens, limit, now).map_err(|again| UsedUp { what: "tokens", limit, again })
+    }
+
+    /// Takes requests and tokens of what can wait: only where half a minute's worth of both stays for calls. Otherwise: when to come again.
+    pub(crate) fn take_spare(&self, requests: u64, tokens: u64, now: Duration) -> Result<(), Duration> {
         let Usage { requests: request_bucket, tokens: token_bucket } = &mut *self.usage.lock();
-        let used_up = |what, limit| move |again| UsedUp { what, limit, again };
-        if let Some(limit) = self.limits.requests_per_minute {
-            let bucket = request_bucket.get_or_insert_with(|| Bucket::full(limit, now));
-            bucket.take(1, limit, now).map_err(used_up("requests", limit))?;
+        let mut wanted = Vec::new();
+        for (limit, bucket, amount) in [
+            (self.limits.requests_per_minute, request_bucket, requests),
+            (self.limits.tokens_per_minute, token_bucket, tokens),
+        ] {
+            if let Some(limit) = limit {
+                wanted.push((bucket.get_or_insert_with(|| Bucket::full(limit, now)), amount, limit));
+            }
         }
-        if let Some(limit) = self.limits.tokens_per_minute {
-            let bucket = token_bucket.get_or_insert_with(|| Bucket::full(limit, now));
-            bucket.take(tokens, limit, now).map_err(used_up("tokens", limit))?;
+        let waits =
+            wanted.iter_mut().filter_map(|(bucket, amount, limit)| bucket.wait_for(*amount, *limit / 2, *limit, now));
+        if let Some(longest) = waits.max() {
+            return Err(longest);
+        }
+        for (bucket, amount, limit) in wanted {
+            // It was seen to be there.
+            let _ = bucket.take(amount, limit, now);
         }
         Ok(())
     }
@@ -325,13 +359,13 @@ mod tests {
         let with = |limit: u32| format!("{entry}requests_per_minute = {limit}\n");
         let now = Duration::ZERO;
         let first = read(&with(2), &Keys::default()).unwrap();
-        let used = |keys: &Keys| keys.find(key.as_bytes()).unwrap().take(0, now).is_ok();
+        let used = |keys: &Keys| keys.find(key.as_bytes()).unwrap().take_request(now).is_ok();
         assert!(used(&first) && used(&first) && !used(&first));
         let second = read(&with(2), &first).unwrap();
         assert!(!used(&second));
         let account = second.find(key.as_bytes()).unwrap();
         assert_eq!(
-            account.take(0, now).unwrap_err(),
+            account.take_request(now).unwrap_err(),
             UsedUp { what: "requests", limit: 2, again: Duration::from_secs(30) }
         );
         assert_eq!(account.left(), [Some(0), None]);

@@ -1,7 +1,6 @@
 //! Who may ask, and how much: keys, their limits, and shares of what is under way.
 
 pub(crate) mod bucket;
-pub(crate) mod guard;
 pub(crate) mod keys;
 pub(crate) mod shares;
 pub(crate) mod watch;
@@ -13,7 +12,7 @@ use std::{
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use embed_schemas::Slug;
-use keys::Account;
+use keys::{Account, UsedUp};
 use parking_lot::Mutex;
 use shares::{Shares, Who};
 
@@ -65,20 +64,33 @@ impl Caller {
         models.is_none_or(|models| models.contains(model))
     }
 
-    /// Takes a request with so many tokens, by estimate, from what is left to it.
-    pub(crate) fn take(&self, tokens: u64) -> Result<Charge, ApiError> {
-        let charge = Charge { account: self.account.clone(), tokens };
-        let Some(account) = &self.account else { return Ok(charge) };
-        match account.take(tokens, now()) {
-            Ok(()) => Ok(charge),
-            Err(used) => {
-                let message = format!(
-                    "the limit of {} {} a minute of the key {:?} is used up",
-                    used.limit, used.what, &*account.name
-                );
-                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(used.again))
-            }
+    /// Whether its vectors are kept where others find them, and it finds theirs: everybody's, where there are no keys.
+    pub(crate) fn shares_vectors(&self) -> bool {
+        self.account.as_ref().is_none_or(|account| account.limits.vectors)
+    }
+
+    /// Takes a request from what is left to it, whatever becomes of it: who sends what has to be refused is bounded, too.
+    pub(crate) fn begin(&self) -> Result<(), ApiError> {
+        match &self.account {
+            Some(account) => account.take_request(now()).map_err(|used| used_up(account, &used)),
+            None => Ok(()),
         }
+    }
+
+    /// Takes so many tokens, by estimate, from what is left to it.
+    pub(crate) fn take(&self, tokens: u64) -> Result<Charge, ApiError> {
+        if let Some(account) = &self.account {
+            account.take_tokens(tokens, now()).map_err(|used| used_up(account, &used))?;
+        }
+        Ok(Charge { account: self.account.clone(), tokens })
+    }
+
+    /// Takes requests with so many tokens of what can wait. Otherwise: when to come again.
+    pub(crate) fn take_spare(&self, requests: u64, tokens: u64) -> Result<Charge, Duration> {
+        if let Some(account) = &self.account {
+            account.take_spare(requests, tokens, now())?;
+        }
+        Ok(Charge { account: self.account.clone(), tokens })
     }
 
     /// What is left of the limits, under the names that OpenAI gives it.
@@ -96,6 +108,12 @@ impl Caller {
             }
         }
     }
+}
+
+fn used_up(account: &Account, used: &UsedUp) -> ApiError {
+    let message =
+        format!("the limit of {} {} a minute of the key {:?} is used up", used.limit, used.what, &*account.name);
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(used.again)
 }
 
 /// Tokens that were taken by estimate.
@@ -119,44 +137,70 @@ pub(crate) fn estimate(texts: &[String]) -> u64 {
     texts.iter().map(|text| text.len() as u64 / 4 + 2).sum()
 }
 
-/// Room for what is under way.
-#[derive(Debug)]
+/// Room for what is under way: texts, or units of bodies.
+#[derive(Debug, Clone)]
 pub(crate) struct Room(Arc<Mutex<Shares>>);
 
 /// Room that was taken, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    room: Arc<Mutex<Shares>>,
+    room: Room,
     who: Who,
-    texts: usize,
+    taken: usize,
 }
 
 impl Room {
-    pub(crate) fn new(texts: usize) -> Self {
+    /// For so many texts; a request that has more gets in when nothing else is.
+    pub(crate) fn of_texts(texts: usize) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(texts))))
+    }
+
+    /// For so many bytes of bodies, and of what is read of them.
+    pub(crate) fn of_bodies(bytes: usize) -> Self {
+        Self(Arc::new(Mutex::new(Shares::strict(bytes))))
     }
 
     /// Takes room for so many texts.
     pub(crate) fn enter(&self, caller: &Caller, texts: usize) -> Result<Place, ApiError> {
-        let who = caller.name();
-        if !self.0.lock().enter(&who, texts, now()) {
-            let message = "the gateway has as many texts under way as it may; try again soon, or send fewer at once";
-            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message);
-            return Err(error.after(Duration::from_secs(1)));
-        }
-        Ok(Place { room: Arc::clone(&self.0), who, texts })
+        let message = "the gateway has as many texts under way as it may; try again soon, or send fewer at once";
+        let mut place = self.nothing_of(caller);
+        if place.grow(texts) { Ok(place) } else { Err(overloaded(message)) }
     }
 
-    /// Texts that are under way.
+    /// A place that has taken nothing yet.
+    pub(crate) fn nothing_of(&self, caller: &Caller) -> Place {
+        Place { room: self.clone(), who: caller.name(), taken: 0 }
+    }
+
+    /// How much is under way.
     pub(crate) fn taken(&self) -> usize {
         self.0.lock().taken()
     }
 }
 
+impl Place {
+    /// Takes so much more. Whether it was there.
+    pub(crate) fn grow(&mut self, by: usize) -> bool {
+        let is_there = self.room.0.lock().enter(&self.who, by, now());
+        self.taken += if is_there { by } else { 0 };
+        is_there
+    }
+
+    /// How much it has taken.
+    pub(crate) const fn taken(&self) -> usize {
+        self.taken
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.room.lock().leave(&self.who, self.texts);
+        self.room.0.lock().leave(&self.who, self.taken);
     }
+}
+
+/// There is no room, for a moment.
+pub(crate) fn overloaded(message: &str) -> ApiError {
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).after(Duration::from_secs(1))
 }
 
 /// The time since the program began to look at it.

@@ -8,12 +8,14 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// Who asks: a key's name.
 pub(crate) type Who = Arc<str>;
 
-/// Room for a number of texts. While half of it is free, anybody may have it; then nobody gets more than an equal share.
+/// Room for a number of texts, or of bytes. While half of it is free, anybody may have it; then nobody gets more than an equal share.
 #[derive(Debug)]
 pub(crate) struct Shares {
     room: usize,
     taken: usize,
     by: HashMap<Who, Share>,
+    /// Whether what is more than all the room gets in when nothing else is.
+    takes_more: bool,
 }
 
 #[derive(Debug)]
@@ -23,18 +25,23 @@ struct Share {
 }
 
 impl Shares {
+    /// What is more than all the room gets in when nothing else is.
     pub(crate) fn new(room: usize) -> Self {
-        Self { room, taken: 0, by: HashMap::new() }
+        Self { room, taken: 0, by: HashMap::new(), takes_more: true }
     }
 
-    /// Takes room for so many texts, which [`Shares::leave`] gives back. Whether there was any. What is more than all the room gets in when
-    /// nothing else is.
+    /// What is more than all the room never gets in.
+    pub(crate) fn strict(room: usize) -> Self {
+        Self { takes_more: false, ..Self::new(room) }
+    }
+
+    /// Takes so much room, which [`Shares::leave`] gives back. Whether there was any.
     pub(crate) fn enter(&mut self, who: &Who, texts: usize, now: Duration) -> bool {
         self.by.retain(|_, share| share.taken > 0 || now.saturating_sub(share.asked) < REMEMBERED);
         let wanted = self.by.len() + usize::from(!self.by.contains_key(who));
         let share = self.by.entry(Arc::clone(who)).or_insert(Share { taken: 0, asked: now });
         share.asked = now;
-        let fits = self.taken + texts <= self.room || self.taken == 0;
+        let fits = self.taken + texts <= self.room || self.takes_more && self.taken == 0;
         let is_crowded = self.taken + texts > self.room / 2;
         let is_fair = share.taken == 0 || share.taken + texts <= self.room / wanted;
         if !fits || is_crowded && !is_fair {
@@ -80,6 +87,13 @@ mod tests {
         assert!(shares.enter(&a, 1, now), "each has half");
         (0..50).for_each(|_| shares.leave(&b, 1));
         assert!((0..50).all(|_| shares.enter(&a, 1, now + REMEMBERED)), "the other is gone");
+    }
+
+    #[test]
+    fn what_is_more_than_all_the_room_gets_in_alone_or_never() {
+        let (a, now): (Who, _) = ("a".into(), Duration::ZERO);
+        assert!(Shares::new(5).enter(&a, 6, now) && !Shares::strict(5).enter(&a, 6, now));
+        assert!(Shares::strict(5).enter(&a, 5, now));
     }
 
     proptest! {

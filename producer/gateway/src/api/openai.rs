@@ -19,17 +19,19 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::write;
 use crate::{
     Gateway,
-    access::{Caller, guard::RequestId},
+    access::Caller,
     body,
     call::{self, Answer, Ask},
     error::ApiError,
     models::Variants,
+    request_id::RequestId,
+    settings::MOST_INPUTS,
 };
 
 /// Who owns models, as `/v1/models` has to say.
 const OWNER: &str = "akidb-embed";
 
-pub(super) fn routes() -> Router<Gateway> {
+pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/models", get(models))
@@ -43,6 +45,8 @@ pub(crate) struct EmbeddingsRequest {
     /// The texts.
     pub(crate) input: Input,
     /// A model's name. Left out: the gateway's default.
+    #[serde(default, deserialize_with = "body::name")]
+    #[schemars(length(max = 1024))]
     pub(crate) model: Option<String>,
     /// How vectors are written.
     #[serde(default)]
@@ -54,6 +58,8 @@ pub(crate) struct EmbeddingsRequest {
     #[serde(rename = "user")]
     _user: Option<String>,
     /// Beyond OpenAI: the name of one of the model's prompts, such as `query`; empty for none. Left out: the model's default.
+    #[serde(default, deserialize_with = "body::name")]
+    #[schemars(length(max = 1024))]
     pub(crate) prompt: Option<String>,
     /// Beyond OpenAI: a text that is longer than the model takes is cut; with `false`, it is an error.
     pub(crate) truncate: Option<bool>,
@@ -114,6 +120,11 @@ impl<'de> Deserialize<'de> for Input {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
                 let mut texts = Vec::new();
                 while let Some(Text(text)) = seq.next_element()? {
+                    if texts.len() == MOST_INPUTS {
+                        return Err(de::Error::custom(format_args!(
+                            "more than {MOST_INPUTS} texts; send several requests"
+                        )));
+                    }
                     texts.push(text);
                 }
                 Ok(Input::Many(texts))
@@ -285,10 +296,15 @@ fn of(id: String, variants: &Variants) -> Model {
     Model { id, object: "model", created, owned_by: OWNER }
 }
 
-async fn models(State(gateway): State<Gateway>, Extension(caller): Extension<Caller>) -> Json<ModelList> {
-    let served = gateway.models().served();
+async fn models(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<ModelList>, ApiError> {
+    gateway.link().check()?;
+    let served = gateway.models().all().await?;
     let may = served.iter().filter(|(model, _)| caller.may_ask(model));
-    Json(ModelList { object: "list", data: may.map(|(model, variants)| of(model.to_string(), variants)).collect() })
+    let data = may.map(|(model, variants)| of(model.to_string(), variants)).collect();
+    Ok(Json(ModelList { object: "list", data }))
 }
 
 async fn model(
@@ -296,6 +312,7 @@ async fn model(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
+    gateway.link().check()?;
     let target = gateway.models().find(&caller, Some(&name), None).await?;
     let served = gateway.models().served();
     Ok(Json(of(target.model.to_string(), served.get(&target.model).unwrap_or(&Variants::new()))))

@@ -11,7 +11,7 @@ use embed_schemas::{metrics as names, serving::VariantState};
 
 use crate::{Gateway, error::ApiError};
 
-pub(super) fn routes(metrics: bool) -> Router<Gateway> {
+pub(crate) fn routes(metrics: bool) -> Router<Gateway> {
     let routes = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
     if metrics { routes.route("/metrics", get(figures)) } else { routes }
 }
@@ -22,7 +22,7 @@ pub(crate) fn figures_alone(gateway: Gateway) -> Router {
 }
 
 /// Why it is of no use now. Empty if it is.
-pub(super) fn why_not_ready(gateway: &Gateway) -> Vec<String> {
+pub(crate) fn why_not_ready(gateway: &Gateway) -> Vec<String> {
     let mut reasons = Vec::new();
     if gateway.is_draining() {
         reasons.push("the gateway ends".to_owned());

@@ -16,18 +16,20 @@ use serde::{Deserialize, Serialize};
 use super::{validate, write};
 use crate::{
     Gateway,
-    access::{Caller, guard::RequestId},
+    access::Caller,
     body,
     call::{self, Ask},
     error::ApiError,
     models::{Variant, Variants},
+    request_id::RequestId,
 };
 
-pub(super) fn routes() -> Router<Gateway> {
+pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/api/v1/embed", post(embed))
         .route("/api/v1/models", get(models))
         .route("/api/v1/validate", get(validate::validate))
+        .layer(Extension(validate::Validation::default()))
 }
 
 /// What is asked of `/api/v1/embed`.
@@ -37,8 +39,12 @@ pub(crate) struct EmbedText {
     /// The text.
     text: String,
     /// A model's name. Left out: the gateway's default.
+    #[serde(default, deserialize_with = "body::name")]
+    #[schemars(length(max = 1024))]
     model: Option<String>,
     /// The name of one of the model's prompts, such as `query`; empty for none. Left out: the model's default.
+    #[serde(default, deserialize_with = "body::name")]
+    #[schemars(length(max = 1024))]
     prompt: Option<String>,
 }
 
@@ -127,13 +133,17 @@ struct OwnVariant {
     workers: usize,
 }
 
-async fn models(State(gateway): State<Gateway>, Extension(caller): Extension<Caller>) -> Json<OwnModels> {
-    let served = gateway.models().served();
+async fn models(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<OwnModels>, ApiError> {
+    gateway.link().check()?;
+    let served = gateway.models().all().await?;
     let mut models = Vec::new();
     for (name, variants) in served.iter().filter(|(name, _)| caller.may_ask(name)) {
         models.push(model(&gateway, name, variants).await);
     }
-    Json(OwnModels { models })
+    Ok(Json(OwnModels { models }))
 }
 
 async fn model(gateway: &Gateway, name: &Slug, variants: &Variants) -> OwnModel {

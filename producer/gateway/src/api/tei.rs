@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 use super::{openai::Input, ops, write};
 use crate::{
     Gateway,
-    access::{Caller, guard::RequestId},
+    access::Caller,
     body,
     call::{self, Ask},
     error::ApiError,
+    request_id::RequestId,
 };
 
-pub(super) fn routes() -> Router<Gateway> {
+pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/", post(embed))
         .route("/embed", post(embed))
@@ -39,6 +40,8 @@ pub(crate) struct TeiRequest {
     #[serde(rename = "truncation_direction")]
     _direction: Option<Direction>,
     /// The name of one of the model's prompts.
+    #[serde(default, deserialize_with = "body::name")]
+    #[schemars(length(max = 1024))]
     prompt_name: Option<String>,
     /// Vectors have the length 1, where the model makes them so. Anything else cannot be asked for.
     normalize: Option<bool>,
@@ -65,8 +68,11 @@ pub(crate) struct TeiError {
     error_type: &'static str,
 }
 
+/// Where errors have the shape that TEI gives them.
+pub(crate) const PATHS: [&str; 4] = ["/", "/embed", "/info", "/health"];
+
 /// An error on its way to a client of TEI.
-struct Failed(ApiError);
+pub(crate) struct Failed(pub(crate) ApiError);
 
 impl From<ApiError> for Failed {
     fn from(error: ApiError) -> Self {
@@ -174,6 +180,7 @@ async fn info(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Json<Info>, Failed> {
+    gateway.link().check()?;
     let named = headers.get(call::MODEL).and_then(|model| model.to_str().ok());
     let model = gateway.models().find(&caller, named, None).await?.model;
     let served = gateway.models().served();

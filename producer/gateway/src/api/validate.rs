@@ -1,6 +1,6 @@
 //! How close each variant comes to FP32, found out now: golden texts are sent to it as calls, and their vectors compared.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -10,16 +10,22 @@ use axum::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use embed_client::EmbedResult;
 use embed_schemas::{ModelMetadata, Precision, Slug, encoding::cosine, model::GoldenSet};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     Gateway,
-    access::{Caller, guard::RequestId},
+    access::{Caller, estimate},
     call::{self, Ask},
     error::ApiError,
     models::{Variant, Variants},
+    request_id::RequestId,
 };
 
 /// For so long, what was found out is told again: whoever asks often costs the workers no more than who asks once in a while.
@@ -28,9 +34,12 @@ const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
 /// Texts of many kinds, where no registry says which are golden.
 const TEXTS: &str = include_str!("validate.txt");
 
-/// What was found out last, and whoever is finding out.
-#[derive(Debug, Default)]
-pub(crate) struct Validation(Mutex<Option<(Instant, Validated)>>);
+/// What was found out last, or is being found out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Validation(Arc<Mutex<Option<Finding>>>);
+
+/// Goes on as long as anybody waits for it. When it was done, and what was found, or why nothing.
+type Finding = Shared<BoxFuture<'static, (Instant, Result<Arc<Validated>, ApiError>)>>;
 
 /// What `/api/v1/validate` answers.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -64,16 +73,33 @@ pub(super) async fn validate(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
     Extension(id): Extension<RequestId>,
+    Extension(validation): Extension<Validation>,
 ) -> Result<Json<Validated>, ApiError> {
+    caller.begin()?;
     gateway.link().check()?;
-    let mut last = gateway.validation().0.lock().await;
-    if let Some((_, known)) = last.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
-        return Ok(Json(only_for(&caller, known)));
+    let (_, found) = validation.last_or(&gateway, &caller, id)?.await;
+    Ok(Json(only_for(&caller, &*found?)))
+}
+
+impl Validation {
+    /// What was found out a moment ago, or is being found out; else whoever asks has it found out, and pays for it.
+    fn last_or(&self, gateway: &Gateway, caller: &Caller, id: RequestId) -> Result<Finding, ApiError> {
+        let mut last = self.0.lock();
+        let is_of_use = |finding: &&Finding| finding.peek().is_none_or(|(when, _)| when.elapsed() < FRESH);
+        if let Some(finding) = last.as_ref().filter(is_of_use) {
+            return Ok(finding.clone());
+        }
+        let texts: Vec<String> = TEXTS.lines().map(str::to_owned).collect();
+        let variants = gateway.models().served().values().map(BTreeMap::len).sum::<usize>();
+        // What comes of it is told to all who ask meanwhile; that it was less is not settled.
+        caller.take(estimate(&texts) * variants as u64)?;
+        let gateway = gateway.clone();
+        let finding = async move {
+            let found = find_out(&gateway, &id).await.map(Arc::new);
+            (Instant::now(), found)
+        };
+        Ok(last.insert(finding.boxed().shared()).clone())
     }
-    let found = find_out(&gateway, &id).await?;
-    let told = only_for(&caller, &found);
-    *last = Some((Instant::now(), found));
-    Ok(Json(told))
 }
 
 /// What of it is about models that the caller may ask.

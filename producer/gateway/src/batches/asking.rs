@@ -8,13 +8,20 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::{
-    lines::Target,
+    lines::{Request, Target},
     now,
     plan::Group,
     queue::{Answer, Part, Queue},
 };
-use crate::{Gateway, access::Caller, error::ApiError};
+use crate::{
+    Gateway,
+    access::{Caller, Charge, estimate},
+    error::ApiError,
+    metrics,
+};
 
+/// Between two looks whether a key has something left: calls may take less than it seemed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two looks for a model that is not served.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,6 +38,8 @@ pub(super) struct Asking {
     pub(super) run: String,
     /// Where each model's jobs go, or why nowhere, by the name that lines have for it.
     pub(super) queues: Mutex<HashMap<Option<String>, Found>>,
+    /// Whose turn it is to take from the limits of the key.
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 type Found = Arc<OnceCell<Result<Queue, ApiError>>>;
@@ -62,6 +71,7 @@ impl Asking {
     async fn ask(&self, queue: &Queue, target: &Target, group: &Group) -> Result<Answer, ApiError> {
         let id = part_id(&self.job, group.first).map_err(Error::from)?;
         let requests = group.lines.iter().filter_map(|line| line.request.as_ref().ok());
+        let charge = self.charge(requests.clone()).await;
         let request = EmbedRequest {
             id: Some(id),
             prompt: target.prompt.clone(),
@@ -70,7 +80,43 @@ impl Asking {
             deadline_ms: Some(self.expires_at.saturating_sub(now()).max(1).saturating_mul(1000)),
             ..EmbedRequest::new(requests.flat_map(|request| request.texts.iter().cloned()))
         };
-        Ok(queue.embed(request).await?)
+        let answer = match queue.embed(request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // What is refused costs nothing.
+                charge.settle(0);
+                return Err(error.into());
+            }
+        };
+        let mut tokens = 0;
+        for part in &answer.parts {
+            if let Part::Vectors(result) = part {
+                let of_part = result.items.iter().map(|item| u64::from(item.tokens)).sum();
+                metrics::embedded(
+                    &self.caller.name(),
+                    queue.model.as_str(),
+                    result.items.len(),
+                    of_part,
+                    &result.timing,
+                );
+                tokens += of_part;
+            }
+        }
+        charge.settle(tokens);
+        Ok(answer)
+    }
+
+    /// Takes what lines ask for from the limits of the key: they wait until it is there, in their order, and leave half of a minute's worth to calls.
+    async fn charge<'a>(&self, requests: impl Iterator<Item = &'a Request> + Clone) -> Charge {
+        let tokens = requests.clone().map(|request| estimate(&request.texts)).sum();
+        let count = requests.count() as u64;
+        let _turn = self.turn.lock().await;
+        loop {
+            match self.caller.take_spare(count, tokens) {
+                Ok(charge) => return charge,
+                Err(pause) => tokio::time::sleep(pause.min(LONGEST_PAUSE)).await,
+            }
+        }
     }
 
     /// Where a model's jobs go: looked up once for each model of a run.

@@ -8,6 +8,7 @@ use axum::{
     extract::{
         Multipart, Path, Query, State,
         multipart::{Field, MultipartError, MultipartRejection},
+        rejection::QueryRejection,
     },
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -15,13 +16,12 @@ use axum::{
 use bytes::BytesMut;
 use embed_client::new_id;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::{
     Shared,
-    http::{Listing, Whose, found, missing, page},
+    http::{Listing, Whose, found, missing, page, query},
     now,
-    objects::{FileKind, FileObject, FileStatus, Page, Purpose},
+    objects::{DeletedFile, FileKind, FileObject, FileStatus, Page, Purpose},
     store::{Owner, StoredFile},
 };
 use crate::error::ApiError;
@@ -44,6 +44,7 @@ pub(super) async fn upload(
     whose: Whose,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Json<FileObject>, ApiError> {
+    whose.1.begin()?;
     let _room = shared.uploads.try_acquire().map_err(|_| {
         let message = "as many files are being received as there is room for; try again soon";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).after(Duration::from_secs(1))
@@ -178,8 +179,9 @@ pub(super) struct FilesQuery {
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     whose: Whose,
-    Query(query): Query<FilesQuery>,
+    asked: Result<Query<FilesQuery>, QueryRejection>,
 ) -> Result<Json<Page<FileObject>>, ApiError> {
+    let query = query(asked)?;
     let ids = shared.store.files(&whose.0).await?;
     let wanted = query.purpose;
     let read = |id: String| {
@@ -204,10 +206,10 @@ pub(super) async fn remove(
     State(shared): State<Arc<Shared>>,
     whose: Whose,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<DeletedFile>, ApiError> {
     let stored = file(&shared, &whose.0, &id).await?;
     shared.store.remove_file(&whose.0, &stored.file.id).await?;
-    Ok(Json(json!({"id": stored.file.id, "object": "file", "deleted": true})))
+    Ok(Json(DeletedFile { id: stored.file.id, object: FileKind::File, deleted: true }))
 }
 
 pub(super) async fn content(

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 
 use axum::{
     Json,
-    extract::{FromRequestParts, Path, Query, Request, State},
+    extract::{FromRequestParts, Path, Query, Request, State, rejection::QueryRejection},
     http::{StatusCode, request::Parts},
 };
 use embed_client::{RemovalKey, id_with_key, new_id};
 use futures::{StreamExt, TryStreamExt, stream};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -17,7 +18,11 @@ use super::{
     state::State as Kept,
     store::{Failure, Owner, StoredFile},
 };
-use crate::{access::Caller, body, error::ApiError};
+use crate::{
+    access::Caller,
+    body,
+    error::{ApiError, cut},
+};
 
 /// On one page, if nothing else is asked for, and at most.
 const PAGE: usize = 20;
@@ -30,7 +35,7 @@ const BODY: usize = 64 << 10;
 const READS: usize = 16;
 
 /// Whose files and batches a request may see, and who sent it.
-pub(super) struct Whose(pub(super) Owner, Caller);
+pub(super) struct Whose(pub(super) Owner, pub(super) Caller);
 
 impl<S: Sync> FromRequestParts<S> for Whose {
     type Rejection = Infallible;
@@ -60,6 +65,14 @@ pub(super) struct Listing {
     after: Option<String>,
     limit: Option<String>,
     order: Option<String>,
+}
+
+/// What is asked for behind the path.
+pub(super) fn query<T>(read: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    read.map(|Query(query)| query).map_err(|error| {
+        let message = format!("the query: {}", cut(&error.body_text(), 300));
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    })
 }
 
 /// Whether it can be an id of ours: what is none is not looked for.
@@ -110,11 +123,17 @@ pub(super) async fn page<T, F: Future<Output = Result<Option<T>, ApiError>>>(
     Ok(Page { object: ListKind::List, data, first_id, last_id, has_more })
 }
 
-#[derive(Deserialize)]
-struct Create {
+/// What a batch is made of.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "CreateBatch")]
+pub(crate) struct Create {
+    /// A file of requests.
     input_file_id: String,
+    /// `/v1/embeddings`
     endpoint: String,
+    /// `24h`
     completion_window: String,
+    /// The caller's own: up to 16 entries.
     #[serde(default)]
     metadata: Option<BTreeMap<String, String>>,
 }
@@ -124,7 +143,7 @@ pub(super) async fn create(
     whose: Whose,
     request: Request,
 ) -> Result<Json<Batch>, ApiError> {
-    let body = body::read_up_to(&shared.gateway, BODY, request).await?;
+    let body = body::read_up_to(&shared.gateway, &whose.1, BODY, request).await?;
     let create: Create = body::json(&body.bytes)?;
     if create.endpoint != ENDPOINT {
         return Err(ApiError::invalid("endpoint", format!("endpoint: must be \"{ENDPOINT}\"")));
@@ -188,8 +207,9 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     whose: Whose,
-    Query(listing): Query<Listing>,
+    listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Page<Batch>>, ApiError> {
+    let listing = query(listing)?;
     let ids = shared.store.batches(&whose.0).await?;
     let read = |id: String| {
         let (shared, owner) = (Arc::clone(&shared), whose.0.clone());

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -9,30 +10,31 @@ use super::{
     store::{Failure, Owner},
 };
 
-/// Between two looks for batches that nobody sees to any more.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// After so many seconds without a sign, whoever ran a batch is gone.
-const GONE: u64 = 180;
-/// Between two looks for what is too old, in looks.
-const SWEEP_EVERY: u32 = 60;
+/// Signs, and looks for batches that nobody sees to any more, in the time after which somebody is taken for gone.
+const LOOKS: u32 = 3;
+/// Between two looks for what is too old.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs until it is dropped.
 pub(super) async fn keep(shared: Arc<Shared>) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let takeover = shared.settings.takeover;
+    let mut looks = tokio::time::interval((takeover / LOOKS).max(Duration::from_millis(100)));
+    let mut swept: Option<Instant> = None;
     for look in 0_u32.. {
         looks.tick().await;
         if let Err(error) = give_sign(&shared).await {
             tracing::warn!(%error, "cannot say which batches are run here");
         }
         // Whoever ran what a folder has was here before us.
-        let gone = if look == 0 && shared.is_alone { 0 } else { GONE };
+        let gone = if look == 0 && shared.is_alone { 0 } else { takeover.as_secs() };
         if let Err(error) = take_over(&shared, gone).await {
             tracing::warn!(%error, "cannot look for batches that are to go on");
         }
-        if look % SWEEP_EVERY == 0
-            && let Err(error) = sweep(&shared).await
-        {
-            tracing::warn!(%error, "cannot remove files and batches that are too old");
+        if swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
+            swept = Some(Instant::now());
+            if let Err(error) = sweep(&shared).await {
+                tracing::warn!(%error, "cannot remove files and batches that are too old");
+            }
         }
     }
 }

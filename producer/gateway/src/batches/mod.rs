@@ -33,7 +33,7 @@ mod writer;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -51,48 +51,13 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
+pub(crate) use self::{
+    http::Create,
+    objects::{Batch, DeletedFile, FileObject, Page, Purpose},
+};
+
 use self::store::{Owner, Store};
-use crate::{Gateway, OpenError, error::ApiError};
-
-/// Bounds of files and batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Bytes of a file.
-    pub max_file_bytes: u64,
-    /// Bytes of one line of it.
-    pub max_line_bytes: usize,
-    /// Requests of a batch.
-    pub max_lines: u64,
-    /// Files and batches of one owner at the same time.
-    pub max_objects: usize,
-    /// How long files are kept.
-    pub file_age: Duration,
-    /// After so long, what is not done of a batch is not done any more.
-    pub window: Duration,
-    /// Batches that are run at the same time; others wait.
-    pub at_once: usize,
-    /// Jobs of one batch in flight at the same time.
-    pub in_flight: usize,
-    /// Files that are received at the same time: 4 MiB of memory each.
-    pub uploads: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
-        Self {
-            max_file_bytes: 200 << 20,
-            max_line_bytes: 8 << 20,
-            max_lines: 50_000,
-            max_objects: 1_000,
-            file_age: days(30),
-            window: days(1),
-            at_once: 4,
-            in_flight: 16,
-            uploads: 16,
-        }
-    }
-}
+use crate::{Gateway, OpenError, error::ApiError, settings::BatchSettings};
 
 /// Files and batches, and what runs them. Stops when dropped; what is not done then goes on with the next that has the same store.
 #[derive(Debug)]
@@ -105,7 +70,7 @@ pub(crate) struct Batches {
 struct Shared {
     gateway: Gateway,
     store: Store,
-    settings: Settings,
+    settings: BatchSettings,
     /// Whether nobody else has what is kept there: it is a folder. What an earlier run has left goes on at once then.
     is_alone: bool,
     /// Told from all other gateways by this.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The only endpoint that a batch can be for.
@@ -10,9 +11,9 @@ pub(super) const ENDPOINT: &str = "/v1/embeddings";
 pub(super) const WINDOW: &str = "24h";
 
 /// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// The requests of a batch.
     Batch,
     /// What became of them.
@@ -20,8 +21,9 @@ pub(super) enum Purpose {
 }
 
 /// A file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileObject {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "File")]
+pub(crate) struct FileObject {
     pub(super) id: String,
     pub(super) object: FileKind,
     pub(super) bytes: u64,
@@ -33,24 +35,24 @@ pub(super) struct FileObject {
     pub(super) status: FileStatus,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) enum FileKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum FileKind {
     #[default]
     #[serde(rename = "file")]
     File,
 }
 
 /// A file is there when it can be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum FileStatus {
+pub(crate) enum FileStatus {
     #[default]
     Processed,
 }
 
 /// A batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Batch {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Batch {
     pub(super) id: String,
     pub(super) object: BatchKind,
     pub(super) endpoint: String,
@@ -73,17 +75,17 @@ pub(super) struct Batch {
     pub(super) metadata: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) enum BatchKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum BatchKind {
     #[default]
     #[serde(rename = "batch")]
     Batch,
 }
 
 /// Where a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Status {
+pub(crate) enum Status {
     /// Its file is being read through.
     Validating,
     /// Its file cannot be a batch.
@@ -106,23 +108,23 @@ impl Status {
 }
 
 /// Requests of a batch, by what became of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct RequestCounts {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct RequestCounts {
     pub(super) total: u64,
     pub(super) completed: u64,
     pub(super) failed: u64,
 }
 
 /// Why a file cannot be a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BatchErrors {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct BatchErrors {
     pub(super) object: ListKind,
     pub(super) data: Vec<BatchError>,
 }
 
 /// One reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BatchError {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct BatchError {
     pub(super) code: String,
     pub(super) message: String,
     pub(super) param: Option<String>,
@@ -130,19 +132,28 @@ pub(super) struct BatchError {
     pub(super) line: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) enum ListKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum ListKind {
     #[default]
     #[serde(rename = "list")]
     List,
 }
 
 /// Some of many.
-#[derive(Debug, Serialize)]
-pub(super) struct Page<T> {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "PageOf{T}")]
+pub(crate) struct Page<T> {
     pub(super) object: ListKind,
     pub(super) data: Vec<T>,
     pub(super) first_id: Option<String>,
     pub(super) last_id: Option<String>,
     pub(super) has_more: bool,
+}
+
+/// What is answered of a file that was removed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct DeletedFile {
+    pub(super) id: String,
+    pub(super) object: FileKind,
+    pub(super) deleted: bool,
 }

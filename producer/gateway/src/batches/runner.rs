@@ -174,6 +174,7 @@ impl Run<'_> {
             expires_at: state.batch.expires_at,
             run: new_id().to_string(),
             queues: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         });
         let ask = move |group| {
             let asking = Arc::clone(&asking);
