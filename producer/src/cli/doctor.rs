@@ -9,7 +9,7 @@ use super::{parse_name, parse_tenant};
 /// What is looked at. Without anything, what can be told of the server and the workers.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// What this user is to do: caller, producer, backfill, gateway, worker, metrics, jobs, models, routes, rollouts, init or operator; may be
+    /// What this user is to do: caller, producer, backfill, gateway, worker, metrics, status, jobs, models, routes, rollouts, init or operator; may be
     /// repeated. Its permissions are compared with what that needs
     #[arg(long, value_name = "ROLE")]
     pub(crate) role: Vec<Role>,

@@ -12,7 +12,7 @@ use super::parse_name;
 #[derive(Debug, Args)]
 pub(crate) struct PermissionArgs {
     /// Do nothing but print what a user in this role may do, as the `permissions` of nats-server's configuration: caller, producer, backfill,
-    /// gateway, worker, metrics, jobs, models, routes, routes-sys, rollouts, init or operator; may be repeated, for a user who has several. `all`
+    /// gateway, worker, metrics, status, jobs, models, routes, routes-sys, rollouts, init or operator; may be repeated, for a user who has several. `all`
     /// prints accounts with a user for each. Its inboxes are those of --inbox-prefix [default: _INBOX.ROLE]
     #[arg(long, value_parser = parse_printed, requires = "model", value_name = "ROLE")]
     pub(crate) print_permissions: Vec<Printed>,

@@ -104,6 +104,7 @@ impl List<'_> {
             }
             Role::Worker => self.worker(),
             Role::Metrics => self.metrics(),
+            Role::Status => self.status(),
             Role::Jobs => self.jobs(),
             Role::Models => self.models(),
             Role::Routes => self.routes(),
@@ -229,6 +230,24 @@ impl List<'_> {
         self.publish(control::STATUS_SUBJECT);
         self.publish(control::status("*"));
         self.each(|list, model| list.subscribe(format!("embed.stats.{model}.*")));
+    }
+
+    /// `embed status`: looks at everything, and changes nothing.
+    fn status(&mut self) {
+        self.publish(control::STATUS_SUBJECT);
+        self.api("STREAM.NAMES");
+        for bucket in [serving::MODELS_BUCKET, ROUTES_BUCKET, streams::ROLLOUTS_BUCKET] {
+            self.read_bucket(bucket);
+        }
+        self.read_stream(streams::STATS_STREAM);
+        self.each(|list, model| {
+            let (jobs, dead) = (streams::jobs_stream(model), streams::dead_stream(model));
+            list.api(format!("CONSUMER.LIST.{jobs}"));
+            for stream in [&jobs, &streams::results_stream(model), &dead] {
+                list.api(format!("STREAM.INFO.{stream}"));
+            }
+            list.read_stream(&dead);
+        });
     }
 
     /// `embed jobs`, `embed dead`.

@@ -17,6 +17,8 @@ pub enum Role {
     Worker,
     /// Collects figures.
     Metrics,
+    /// Sees how everything stands.
+    Status,
     /// Finds and cancels jobs, and sends dead letters once more.
     Jobs,
     /// Says which variants are served.
@@ -44,13 +46,14 @@ fn names() -> String {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Caller,
         Self::Producer,
         Self::Backfill,
         Self::Gateway,
         Self::Worker,
         Self::Metrics,
+        Self::Status,
         Self::Jobs,
         Self::Models,
         Self::Routes,
@@ -70,6 +73,7 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Worker => "worker",
             Self::Metrics => "metrics",
+            Self::Status => "status",
             Self::Jobs => "jobs",
             Self::Models => "models",
             Self::Routes => "routes",
@@ -90,6 +94,9 @@ impl Role {
             Self::Gateway => "calls and jobs on behalf of others",
             Self::Worker => "`embed-worker run`",
             Self::Metrics => "what collects workers' figures through NATS",
+            Self::Status => {
+                "`embed status`: changes nothing; reads jobs that failed, and what workers publish of their windows"
+            }
             Self::Jobs => "`embed jobs`, `embed dead`: reads the texts of all jobs",
             Self::Models => "`embed models`",
             Self::Routes => "`embed route`, in the account of the streams; it needs routes-sys as well",

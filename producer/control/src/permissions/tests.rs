@@ -32,7 +32,7 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("$JS.API.CONSUMER.MSG.NEXT.EMBED_m.fp32-job", &[Role::Worker]),
     // Everybody's results, and lists of them.
     ("$JS.API.DIRECT.GET.EMBED_RESULTS_m", &[]),
-    ("$JS.API.STREAM.INFO.EMBED_RESULTS_m", &[Role::Worker, Role::Init, Role::Operator]),
+    ("$JS.API.STREAM.INFO.EMBED_RESULTS_m", &[Role::Worker, Role::Status, Role::Init, Role::Operator]),
     ("$JS.API.STREAM.MSG.GET.EMBED_RESULTS_m", &[]),
     ("$JS.API.STREAM.PURGE.EMBED_RESULTS_m", &[Role::Worker]),
     ("embed.store.m.a.id", &[Role::Worker, Role::Jobs, Role::Operator]),
@@ -47,7 +47,7 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("$JS.API.STREAM.MSG.GET.EMBED_m", &[Role::Worker]),
     ("$JS.API.STREAM.MSG.DELETE.EMBED_m", &[Role::Worker, Role::Jobs, Role::Operator]),
     ("$JS.API.DIRECT.GET.EMBED_DEAD", &[Role::Jobs, Role::Operator]),
-    ("$JS.API.DIRECT.GET.EMBED_DEAD_m", &[Role::Jobs, Role::Operator]),
+    ("$JS.API.DIRECT.GET.EMBED_DEAD_m", &[Role::Status, Role::Jobs, Role::Operator]),
     ("$JS.API.DIRECT.GET.EMBED_DEAD_other", &[]),
     ("embed.shadow.m.canary", &[Role::Worker]),
     // Streams and consumers.
@@ -69,7 +69,7 @@ const GUARDED: &[(&str, &[Role])] = &[
     ("embed.control.reload.w1", &[Role::Models, Role::Operator]),
     ("embed.control.drain.w1", &[Role::Operator]),
     ("embed.control.drain", &[]),
-    ("embed.control.status", &[Role::Metrics, Role::Models, Role::Operator]),
+    ("embed.control.status", &[Role::Metrics, Role::Status, Role::Models, Role::Operator]),
     ("embed.control.status.w1", &[Role::Metrics, Role::Models, Role::Operator]),
     ("$SRV.STATS", &[Role::Metrics, Role::Operator]),
     ("embed.control.shadow", &[Role::Rollouts, Role::Operator]),
