@@ -10,7 +10,7 @@ TWINS_REGISTRY  := build/twins-registry
 MODELS   := deploy/models
 CLIENTS  := deploy/clients
 CARGO    ?= cargo
-SCRIPTS  := .ci/run $(wildcard deploy/docker/*.sh deploy/prometheus/*.sh loadtest/*.sh loadtest/gpu/*.sh fuzz/*.sh)
+SCRIPTS  := .ci/run $(wildcard deploy/*.sh deploy/tests/*.sh deploy/docker/*.sh deploy/prometheus/*.sh loadtest/*.sh loadtest/gpu/*.sh fuzz/*.sh)
 # One profile for everything that runs, so that dependencies are compiled once.
 PROFILE  := --release
 
@@ -20,7 +20,7 @@ export EMBED_REGISTRY := $(CURDIR)/$(REGISTRY)
 # ONNX Runtime reports home unless it is told not to before it is loaded.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: all setup requirements models twins build build-tests demo test test-rust test-models test-deploy test-pages test-clients test-frameworks deploy-tools \
+.PHONY: all setup requirements models twins build build-tests man demo test test-rust test-models test-deploy test-pages test-clients test-frameworks deploy-tools \
 	dashboards sbom lint lint-format lint-rust lint-python lint-clients lint-files \
 	deny audit fuzz fmt clean help
 
@@ -31,7 +31,8 @@ help:
 	@echo "make models  all-MiniLM-L6-v2 and its distilled student in all precisions, validated, in $(MODELS_REGISTRY) (minutes)"
 	@echo "make twins   bert-base, bge-small and UAE-Large with random weights, to try out speed, in $(TWINS_REGISTRY) (minutes, 6 GB)"
 	@echo "make build   the binaries embed, embed-worker and embed-loadtest"
-	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences"
+	@echo "make man     man pages and completions of the binaries, in build/man and build/completions"
+	@echo "make demo    the whole way: NATS, worker, backfill of 2,000 sentences, a question, its nearest sentences; STAY=1 goes on until Ctrl-C"
 	@echo "make test    all tests"
 	@echo "make test-deploy  rules, dashboards, chart and compose file, with Prometheus, Helm and the binaries; among make test"
 	@echo "make test-pages   every command of every page is run, and the runbooks on what is broken for them; among make test"
@@ -58,9 +59,10 @@ CHECKED     := --require-hashes --only-binary :all:
 DEPLOY_VENV  := build/deploy-venv
 DEPLOY_STAMP := $(DEPLOY_VENV)/.stamp-requirements
 
-# Where there is no apt, and no Prometheus on the PATH, the tests that need it are skipped, but in CI.
+# Where there is no apt, and no Prometheus or Chromium on the PATH, the tests that need it are skipped, but in CI.
 deploy-tools: $(DEPLOY_STAMP)
 	deploy/prometheus/get.sh || test $$? = 3
+	deploy/tests/chromium.sh || test $$? = 3
 
 $(DEPLOY_STAMP): deploy/requirements.txt | $(STAMP)
 	$(PYTHON) -m venv $(DEPLOY_VENV)
@@ -124,8 +126,17 @@ build:
 build-tests:
 	$(CARGO) test $(PROFILE) --locked --workspace --no-run
 
+# Man pages of every binary, and completions for every shell, in build/man and build/completions.
+man: build
+	for program in embed embed-worker embed-loadtest; do \
+		target/release/$$program man build/man || exit 1; \
+		for shell in bash zsh fish powershell elvish; do \
+			mkdir -p build/completions/$$shell && target/release/$$program completions $$shell > build/completions/$$shell/$$program || exit 1; \
+		done; \
+	done
+
 demo: setup build
-	$(CARGO) run $(PROFILE) --locked --quiet --example demo
+	$(CARGO) run $(PROFILE) --locked --quiet --example demo -- $(if $(STAY),--stay)
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +202,7 @@ lint-clients: setup $(NODE_MODULES)
 
 lint-files: setup
 	$(VENV)/bin/hadolint deploy/docker/Dockerfile
-	if test -x $(VENV)/bin/shellcheck; then $(VENV)/bin/shellcheck $(SCRIPTS); else echo "shellcheck has no wheel for this machine: scripts are not looked at"; fi
+	if test -x $(VENV)/bin/shellcheck; then $(VENV)/bin/shellcheck -x $(SCRIPTS); else echo "shellcheck has no wheel for this machine: scripts are not looked at"; fi
 
 # What the crates are held to: deny.toml. It takes $CARGO as the path of a program, and ours may have arguments.
 deny: setup

@@ -1,5 +1,5 @@
 //! The whole way in one go, as a person would walk it: a local stack, a backfill of 2,000 sentences, a question, the
-//! sentences nearest to it. `make demo` runs it.
+//! sentences nearest to it. `make demo` runs it; with `--stay`, the stack goes on until Ctrl-C.
 
 use std::{
     fs,
@@ -30,10 +30,11 @@ fn main() -> anyhow::Result<()> {
     let mut stack = Stack::start(&folder.path().join("dev"))?;
     writeln!(
         out,
-        "  ready in {:.1} s: {}, metrics at {}/metrics",
+        "  ready in {:.1} s: {}, metrics at {}/metrics, status page at {}",
         started.elapsed().as_secs_f64(),
         stack.ready.nats_url,
-        stack.ready.metrics_url
+        stack.ready.metrics_url,
+        stack.ready.status_url
     )?;
 
     let vectors = folder.path().join("vectors.jsonl");
@@ -69,6 +70,10 @@ fn main() -> anyhow::Result<()> {
         server + worker
     )?;
 
+    if std::env::args().any(|argument| argument == "--stay") {
+        writeln!(out, "\n  what has happened: {}; Ctrl-C ends it", stack.ready.status_url)?;
+        runtime.block_on(tokio::signal::ctrl_c())?;
+    }
     stack.stop()?;
     writeln!(out, "  stopped; {:.1} s in all", started.elapsed().as_secs_f64())?;
     Ok(())
@@ -126,6 +131,7 @@ fn json_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T
 struct Ready {
     nats_url: String,
     metrics_url: String,
+    status_url: String,
     pids: Pids,
 }
 

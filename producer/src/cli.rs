@@ -7,6 +7,7 @@ pub(crate) mod jobs;
 pub(crate) mod permissions;
 pub(crate) mod rollout;
 pub(crate) mod route;
+pub(crate) mod status;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Make the streams, buckets and consumers for the registry's models; safe to repeat
     Init(InitArgs),
+    /// How everything stands: models, traffic, queues, rollouts, errors; as text, or as a page that keeps itself up to date
+    Status(status::StatusArgs),
     /// Look at all that has to be right: server, permissions, streams, workers, registry; and say what to do about what is not
     Doctor(Box<doctor::DoctorArgs>),
     /// Ask a worker for the vectors of texts, and wait for them
@@ -59,6 +62,8 @@ pub(crate) enum Command {
     Gateway(Box<gateway::GatewayArgs>),
     /// Replace a variant by another, step by step, on evidence
     Rollout(Box<rollout::RolloutArgs>),
+    #[command(flatten)]
+    Shell(embed_shell::ShellCommand),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +90,9 @@ pub(crate) struct DevArgs {
     /// Answer HTTP as well, as `embed gateway` does: OpenAI's embeddings, and more
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub(crate) gateway: Option<SocketAddr>,
+    /// Where to show how everything stands, as `embed status --serve` does; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub(crate) status: SocketAddr,
     /// Passed on to `embed-worker run`; may be repeated
     #[arg(long, allow_hyphen_values = true, value_name = "ARG")]
     pub(crate) worker_arg: Vec<String>,

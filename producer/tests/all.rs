@@ -38,6 +38,8 @@ mod route_jwt;
 mod route_races;
 mod route_split;
 mod served;
+mod shell;
+mod status;
 mod support;
 mod tenants;
 mod trust;

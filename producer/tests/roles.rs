@@ -83,6 +83,17 @@ fn callers_producers_backfills_and_those_who_look_after_jobs_work_in_their_roles
     server.embed("producer", &["publish", "--wait", "--id", "bad", "--prompt", "none", "x"]).output().unwrap();
     let letters = wait_for("the dead letter", || Some(server.json("jobs", "dead list")).filter(|all| !all.is_empty()));
     assert_eq!(letters[0]["code"], "unknown_prompt");
+    // A look at everything, as whoever may see it.
+    for user in ["status", "operator"] {
+        let status = &server.json(user, "status")[0];
+        assert_eq!(
+            (&status["unknown"], &status["dead"][0]["code"]),
+            (&json!([]), &json!("unknown_prompt")),
+            "{status}"
+        );
+        assert!(status["traffic"].as_array().is_some_and(|all| !all.is_empty()), "{status}");
+        assert!(status["queues"].as_array().is_some_and(|all| !all.is_empty()), "{status}");
+    }
     server.run("jobs", "dead show bad");
     server.run("jobs", "dead retry bad");
     wait_for("another letter", || {

@@ -5,7 +5,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Slug, serving::VariantStatus};
+use crate::{
+    Slug,
+    serving::{self, VariantStatus},
+};
 
 /// `embed.control.status`: asks all workers how they stand; each answers with a [`WorkerStatus`].
 pub const STATUS_SUBJECT: &str = "embed.control.status";
@@ -56,6 +59,27 @@ pub struct WorkerStatus {
     pub variants: Vec<ServedStatus>,
 }
 
+/// Notes of one worker that are read.
+const MOST_NOTES: usize = 64;
+
+impl WorkerStatus {
+    /// As it was said, with texts and lists cut to lengths that they have, and without control characters: whoever can answer in a worker's place
+    /// can say anything.
+    #[must_use]
+    pub fn clean(mut self) -> Self {
+        for name in [&mut self.worker, &mut self.program, &mut self.started] {
+            serving::cut_name(name);
+        }
+        self.notes.truncate(MOST_NOTES);
+        self.notes.iter_mut().for_each(serving::cut_reason);
+        self.variants.truncate(serving::MOST_VARIANTS);
+        for served in &mut self.variants {
+            served.status = served.status.clone().clean();
+        }
+        self
+    }
+}
+
 /// Whether a worker goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
@@ -78,4 +102,34 @@ pub struct ServedStatus {
     /// Version, precision, provider, devices, and what failed.
     #[serde(flatten)]
     pub status: VariantStatus,
+}
+
+impl WorkerState {
+    /// The state's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_in_a_workers_place_is_bounded_and_moves_no_cursor() {
+        let status = serde_json::json!({
+            "worker": "w", "program": "\u{1b}[2J0.1", "started": "x".repeat(1_000), "state": "draining", "drain_timeout_ms": 1,
+            "texts_in_flight": 2, "notes": vec!["n\r".repeat(9_000); 100],
+            "variants": [{"model": "m", "variant": "v", "state": "live", "default": true, "wanted": "\u{7}"}],
+        });
+        let read: WorkerStatus = serde_json::from_value(status).unwrap();
+        let clean = read.clean();
+        assert_eq!((clean.program.as_str(), clean.started.len(), clean.notes.len()), ("\u{fffd}[2J0.1", 256, 64));
+        assert!(clean.notes[0].starts_with("n\u{fffd}") && clean.notes[0].chars().count() == 4_096);
+        assert_eq!((clean.variants[0].status.wanted.as_str(), clean.state.as_str()), ("\u{fffd}", "draining"));
+    }
 }

@@ -179,34 +179,46 @@ impl FailedVersion {
 }
 
 /// Variants of one worker that are read.
-const MOST_VARIANTS: usize = 1024;
+pub(crate) const MOST_VARIANTS: usize = 1024;
 /// Characters of a reason that are read, and of any other text.
 const MOST_REASON: usize = 4096;
 const MOST_TEXT: usize = 256;
 
+/// What somebody says, cut to a length, and without what would move the cursor of whoever prints it.
+fn cut(text: &mut String, most: usize) {
+    *text = text.chars().take(most).map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+}
+
+/// As long as names are.
+pub(crate) fn cut_name(text: &mut String) {
+    cut(text, MOST_TEXT);
+}
+
+/// As long as reasons are.
+pub(crate) fn cut_reason(text: &mut String) {
+    cut(text, MOST_REASON);
+}
+
 impl VariantStatus {
     /// The texts in it, cut to lengths that names and reasons have, and without what would move the cursor of whoever prints them.
-    fn clean(mut self) -> Self {
-        let text = |text: &mut String, most: usize| {
-            *text = text.chars().take(most).map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
-        };
-        text(&mut self.wanted, MOST_TEXT);
-        self.previous.iter_mut().for_each(|previous| text(previous, MOST_TEXT));
+    pub(crate) fn clean(mut self) -> Self {
+        cut_name(&mut self.wanted);
+        self.previous.iter_mut().for_each(cut_name);
         if let Some(live) = &mut self.live {
             for name in [&mut live.version, &mut live.provider, &mut live.space, &mut live.since] {
-                text(name, MOST_TEXT);
+                cut_name(name);
             }
             live.devices.truncate(MOST_TEXT);
             live.skipped.truncate(MOST_TEXT);
             for SkippedProvider { provider, reason } in &mut live.skipped {
-                text(provider, MOST_TEXT);
-                text(reason, MOST_REASON);
+                cut_name(provider);
+                cut_reason(reason);
             }
         }
         if let Some(failed) = &mut self.failed {
-            text(&mut failed.version, MOST_TEXT);
-            text(&mut failed.when, MOST_TEXT);
-            text(&mut failed.reason, MOST_REASON);
+            cut_name(&mut failed.version);
+            cut_name(&mut failed.when);
+            cut_reason(&mut failed.reason);
         }
         self
     }

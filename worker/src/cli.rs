@@ -50,6 +50,8 @@ enum Command {
     Health(HealthArgs),
     /// The versions in the model registry: list, publish, verify, make current
     Models(ModelsArgs),
+    #[command(flatten)]
+    Shell(embed_shell::ShellCommand),
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +109,7 @@ impl Cli {
             Command::Check(args) => args.run(true),
             Command::Health(args) => args.run(),
             Command::Models(args) => run_models(&args),
+            Command::Shell(command) => command.run(Self::command()).map_err(Into::into),
         };
         let code = u8::from(result.is_err());
         if let Err(error) = result {

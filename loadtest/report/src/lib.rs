@@ -26,7 +26,7 @@ mod points;
 mod scale;
 mod table;
 
-pub use number::significant;
+pub use number::{grouped, significant};
 pub use table::Table;
 
 /// A page.

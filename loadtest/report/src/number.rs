@@ -35,6 +35,12 @@ pub(crate) fn to_step(value: f64, step: f64) -> String {
     format!("{sign}{}{rest}{unit}", thousands(whole))
 }
 
+/// A count, with thousands set apart: `1,234,567`.
+#[must_use]
+pub fn grouped(n: u64) -> String {
+    thousands(&n.to_string())
+}
+
 fn thousands(digits: &str) -> String {
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -54,6 +60,7 @@ mod tests {
 
     #[test]
     fn as_people_write_them() {
+        assert_eq!([0, 999, 1_000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
         for (value, digits, text) in [
             (0.0, 3, "0"),
             (1.0, 3, "1"),

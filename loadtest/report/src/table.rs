@@ -24,7 +24,8 @@ impl Table {
     }
 
     /// Whether all cells of a column that hold something begin as numbers do, and there is one.
-    pub(crate) fn is_numeric(&self, column: usize) -> bool {
+    #[must_use]
+    pub fn is_numeric(&self, column: usize) -> bool {
         let blank = |cell: &str| cell.is_empty() || cell == "–";
         let mut cells = self.rows.iter().filter_map(|row| row.get(column)).filter(|cell| !blank(cell)).peekable();
         cells.peek().is_some()

@@ -19,7 +19,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use embed_connect::ConnectSettings;
 use embed_engine::engine::{attention, telemetry};
 
@@ -69,6 +69,8 @@ enum Command {
     Overload(overload::OverloadArgs),
     /// What swaps of a model's version cost the callers; exits with 3 if any call fails, or if they notice too much
     Swap(swap::SwapArgs),
+    #[command(flatten)]
+    Shell(embed_shell::ShellCommand),
 }
 
 impl Cli {
@@ -91,6 +93,7 @@ impl Cli {
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),
             Command::Swap(args) => args.run(&nats, json),
+            Command::Shell(command) => command.run(Self::command()).map(|()| true).map_err(Into::into),
         };
         match passed {
             Ok(true) => ExitCode::SUCCESS,

@@ -7,8 +7,10 @@ use std::{
 
 use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
+use embed_connect::Refusals;
 use embed_schemas::{
     JobId, Lane, Slug, WireError,
+    control::{STATUS_SUBJECT, WorkerStatus},
     held::Held,
     serving::{self, VariantState, VariantStatus},
     subjects::{self, Target},
@@ -111,6 +113,13 @@ impl Said for Info {
     }
 }
 
+impl Said for WorkerStatus {
+    fn by(&self) -> (&str, &str) {
+        // Nobody else answers on that subject.
+        (subjects::SERVICE_NAME, &self.worker)
+    }
+}
+
 impl From<Info> for WorkerInfo {
     fn from(info: Info) -> Self {
         Self { variants: serving::statuses(&info.metadata), id: info.id }
@@ -203,6 +212,25 @@ impl Client {
         Ok(workers)
     }
 
+    /// Asks all workers how they stand, in the order of their ids: what they serve, and what they have to say beside that. Takes as long as
+    /// [`Client::served`]. Those that are too old to be asked do not answer.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] if this user may not ask; or if the connection is gone.
+    pub async fn worker_statuses(&self) -> Result<Vec<WorkerStatus>, Error> {
+        let refusals = Refusals::of(&self.nats);
+        let answers = tokio::select! {
+            answers = self.ask_on::<WorkerStatus>(STATUS_SUBJECT.to_owned(), |_| false) => answers?,
+            refusal = refusals.concerning(&[STATUS_SUBJECT]) => {
+                let what = "cannot ask workers how they stand".to_owned();
+                return Err(Error::Rejected { what, reason: refusal.to_string() });
+            }
+        };
+        let mut statuses: Vec<_> = answers.given.into_iter().map(WorkerStatus::clean).collect();
+        statuses.sort_by(|a, b| a.worker.cmp(&b.worker));
+        Ok(statuses)
+    }
+
     /// Asks one worker, by its id, and waits no longer than for its answer. `None` if it is gone.
     ///
     /// # Errors
@@ -267,10 +295,17 @@ impl Client {
         verb: &str,
         enough: impl Fn(&T) -> bool,
     ) -> Result<Answers<T>, Error> {
+        self.ask_on(format!("$SRV.{verb}.{}", subjects::SERVICE_NAME), enough).await
+    }
+
+    async fn ask_on<T: Said + DeserializeOwned>(
+        &self,
+        subject: String,
+        enough: impl Fn(&T) -> bool,
+    ) -> Result<Answers<T>, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::nats("cannot ask the workers", error);
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|e| failed(&e))?;
-        let subject = format!("$SRV.{verb}.{}", subjects::SERVICE_NAME);
         self.nats.publish_with_reply(subject, inbox, Bytes::new()).await.map_err(|e| failed(&e))?;
         let mut found = Answers::none();
         let (until, mut patience) = (Instant::now() + ALL_ANSWERS, FIRST_ANSWER);

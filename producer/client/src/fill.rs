@@ -36,6 +36,18 @@ pub struct Fill {
     pub max_age: Option<Duration>,
 }
 
+/// A stream, as its server tells of it, with what is oldest in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamState {
+    /// How full it is.
+    pub fill: Fill,
+    /// When its oldest message was stored, RFC 3339, by the server's clock. `None`: it is empty.
+    pub oldest: Option<String>,
+    /// The sequence of its last message; 0 if there never was one.
+    pub last: u64,
+}
+
 impl Client {
     /// Looks at the stream of a model's results.
     ///
@@ -54,6 +66,14 @@ impl Client {
     }
 
     async fn fill(&self, stream: String) -> Result<Fill, Error> {
+        Ok(self.stream_state(stream).await?.fill)
+    }
+
+    /// Looks at a stream, by its name.
+    ///
+    /// # Errors
+    /// As [`Client::results_fill`].
+    pub async fn stream_state(&self, stream: String) -> Result<StreamState, Error> {
         let info = api::call(&self.nats, &format!("STREAM.INFO.{stream}"), &Value::Null, LOOK_TIMEOUT).await;
         let info = info.map_err(|error| {
             let what = format!("cannot look at the stream {stream}");
@@ -63,7 +83,11 @@ impl Client {
                 error => Error::nats(what, error),
             }
         })?;
-        Ok(Fill::read(stream, &info))
+        let state = &info["state"];
+        let fill = Fill::read(stream, &info);
+        // Of an empty stream it is year 1.
+        let oldest = state["first_ts"].as_str().filter(|_| fill.messages > 0).map(str::to_owned);
+        Ok(StreamState { oldest, last: state["last_seq"].as_u64().unwrap_or_default(), fill })
     }
 }
 

@@ -50,7 +50,7 @@ pub use backoff::Backoff;
 pub use call::{CallOptions, Retry};
 pub use discovery::{Holder, ServedModel, WorkerInfo};
 pub use error::{Answered, Error};
-pub use fill::{Fill, RESULT_BYTES};
+pub use fill::{Fill, RESULT_BYTES, StreamState};
 pub use identity::outcome_of;
 pub use ids::{id_with_key, new_id, part_id};
 pub use publish::{PublishOptions, Published};

@@ -1,5 +1,7 @@
 //! Dead letters: jobs that could not be served, looked at, sent once more, or thrown away.
 
+mod newest;
+
 use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
 
 use async_nats::HeaderMap;
@@ -23,6 +25,8 @@ use embed_schemas::{
 use serde::Serialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+pub use newest::{LetterLine, Newest};
 
 use crate::{Error, outcomes, stream_names};
 

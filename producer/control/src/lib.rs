@@ -13,6 +13,7 @@
 //! | [`outcomes`] | what is stored of jobs that have ended |
 //! | [`dead`] | dead letters: looked at, sent once more, thrown away |
 //! | [`rollout`] | moves a route step by step, on evidence |
+//! | [`status`] | all of this at a glance |
 //!
 //! The binary `embed` is a thin shell over this library and `embed-client`.
 
@@ -28,9 +29,10 @@ mod ready;
 pub mod registry;
 pub mod rollout;
 pub mod route;
+pub mod status;
 mod stream_names;
 mod times;
 
 pub use embed_registry::who;
 pub use error::Error;
-pub use times::now;
+pub use times::{ago, now};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use embed_client::nats::api::{self, ApiError, STREAM_NOT_FOUND};
+use embed_schemas::{Slug, streams};
 use serde_json::{Value, json};
 
 /// For one answer of the server.
@@ -25,6 +26,15 @@ pub(crate) async fn all(client: &Client) -> Result<Vec<String>, ApiError> {
             return Ok(names);
         }
     }
+}
+
+/// The models that have a stream of outcomes.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) async fn models(client: &Client) -> Result<Vec<Slug>, ApiError> {
+    let names = all(client).await?;
+    Ok(names.iter().filter_map(|name| name.strip_prefix(streams::results_stream_prefix())?.parse().ok()).collect())
 }
 
 /// Whether there is a stream of this name.

@@ -10,6 +10,21 @@ pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
+/// How long before `now` something was, for people, coarsely: `2m ago`. What cannot be read is shown as it is.
+#[must_use]
+pub fn ago(when: &str, now: SystemTime) -> String {
+    let Ok(then) = humantime::parse_rfc3339_weak(when) else { return when.to_owned() };
+    // Clocks of two machines differ a little.
+    let seconds = now.duration_since(then).unwrap_or_default().as_secs();
+    let coarse = match seconds {
+        0..60 => seconds,
+        60..3600 => seconds - seconds % 60,
+        3600..86400 => seconds - seconds % 3600,
+        _ => seconds - seconds % 86400,
+    };
+    format!("{} ago", humantime::format_duration(Duration::from_secs(coarse)))
+}
+
 /// Now, but later than all of these, whatever the clocks of those say who wrote them.
 pub(crate) fn now_after<'a>(others: impl IntoIterator<Item = &'a str>) -> String {
     let next = others.into_iter().filter_map(|other| parse(other)?.checked_add(Duration::from_millis(1))).max();
@@ -28,6 +43,13 @@ pub(crate) fn parse_ms(when: &str) -> Option<u64> {
     u64::try_from(nanoseconds / 1_000_000).ok()
 }
 
+/// Unix time in milliseconds, as RFC 3339.
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let time =
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
 /// Now, by this machine's clock: Unix time in milliseconds.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -37,6 +59,14 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_are_coarse() {
+        let now = humantime::parse_rfc3339("2026-01-03T11:00:07Z").unwrap();
+        let ages =
+            ["2026-01-03T11:00:00Z", "2026-01-03T10:10:00Z", "2026-01-01T01:00:00Z", "2026-01-03T12:00:00Z", "?"];
+        assert_eq!(ages.map(|when| ago(when, now)), ["7s ago", "50m ago", "2days ago", "0s ago", "?"]);
+    }
 
     #[test]
     fn what_comes_after_is_later_whatever_the_clock_says() {

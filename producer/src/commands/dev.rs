@@ -16,6 +16,7 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
         streams: StreamSettings { ack_wait_ms: super::init::milliseconds(args.ack_wait), ..StreamSettings::default() },
         worker_args: args.worker_arg,
         gateway: args.gateway,
+        status: args.status,
     };
     let mut printed = Ok(());
     dev::run(&options, asked_to_stop(), |ready| {
@@ -27,7 +28,7 @@ pub(super) async fn run(args: DevArgs, json: bool) -> anyhow::Result<Status> {
 }
 
 fn welcome(ready: &Ready) -> String {
-    let Ready { nats_url, metrics_url, gateway_url, models, route_config, .. } = ready;
+    let Ready { nats_url, metrics_url, gateway_url, status_url, models, route_config, .. } = ready;
     let served = models.iter().map(|s| format!("{} ({} {})", s.model, s.variant, s.version)).collect::<Vec<_>>();
     let model = models.first().map_or("MODEL", |served| served.model.as_str());
     // What is the default already needs no option.
@@ -52,6 +53,7 @@ fn welcome(ready: &Ready) -> String {
          {split}\
          nats req{server} embed.rpc.{model} '{{\"texts\":[\"hello\"]}}'\n  \
          {http}curl {metrics_url}/metrics\n\n\
+         How it goes: {status_url}\n\
          Ctrl-C drains and stops everything.",
         served.join(", ")
     )

@@ -17,6 +17,7 @@ mod publish;
 mod rollout;
 mod route;
 mod spaces;
+mod status;
 mod table;
 mod who;
 mod worker_config;
@@ -24,6 +25,7 @@ mod worker_config;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use clap::CommandFactory;
 use embed_connect::ConnectSettings;
 use embed_control::Error;
 use embed_otlp::Recorder;
@@ -104,6 +106,7 @@ async fn run_command(
     match command {
         Command::Dev(args) => dev::run(args, json).await,
         Command::Init(args) => init::run(args, connect, json).await,
+        Command::Status(args) => status::run(args, connect, json).await,
         Command::Doctor(args) => doctor::run(*args, connect, json).await,
         Command::Ask(args) => ask::run(args, connect, json, recorder).await,
         Command::Publish(args) => publish::run(args, connect, json, recorder).await,
@@ -114,6 +117,10 @@ async fn run_command(
         Command::Route(args) => route::run(*args, connect, json).await,
         Command::Gateway(args) => gateway::run(*args, connect, json).await,
         Command::Rollout(args) => rollout::run(*args, connect, json).await,
+        Command::Shell(command) => {
+            command.run(Cli::command())?;
+            Ok(Status::Done)
+        }
     }
 }
 

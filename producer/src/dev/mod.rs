@@ -5,6 +5,7 @@ mod child;
 mod config;
 mod gateway;
 mod server;
+mod status;
 mod worker;
 
 use std::{
@@ -43,6 +44,8 @@ pub struct Options {
     pub worker_args: Vec<String>,
     /// Where a gateway is to answer HTTP, if one is to.
     pub gateway: Option<SocketAddr>,
+    /// Where it is shown how everything stands; port 0 for any.
+    pub status: SocketAddr,
 }
 
 /// How to reach a stack that is ready.
@@ -57,6 +60,8 @@ pub struct Ready {
     /// Where HTTP is answered, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_url: Option<String>,
+    /// Where it is shown how everything stands.
+    pub status_url: String,
     /// What `embed route` has to know: pass it with `--route-config`, unless it is in `.embed-dev` where you are.
     pub route_config: PathBuf,
     /// What the worker serves.
@@ -95,6 +100,8 @@ pub async fn run(
     let registered = registry::list(&root, &asked, |warning| tracing::warn!("{warning}")).await?;
     let variants = provision::variants(&registered, &named)?;
 
+    // Before anything is started: it can be given another address.
+    let status = status::Listener::bind(options.status).await?;
     std::fs::create_dir_all(&options.data_dir).map_err(Error::file(&options.data_dir))?;
     let data_dir = absolute(&options.data_dir)?;
     let _lock = lock(&data_dir)?;
@@ -140,11 +147,13 @@ pub async fn run(
         },
     };
     server::warn_of_routes(&server, &worker.ready.variants).await;
+    let (status_url, _status) = status.serve(&client);
     on_ready(&Ready {
         nats_url: server.url.clone(),
         monitor_url: server.monitor_url.clone(),
         route_config: server.route_config.clone(),
         metrics_url: worker.ready.metrics_url.clone(),
+        status_url,
         gateway_url: gateway.as_ref().map(|gateway| gateway.url.clone()),
         models: worker.ready.variants.clone(),
         pids: Pids { nats_server: server.process.id(), worker: worker.process.id() },

@@ -28,7 +28,13 @@ impl Scan {
     /// Of the messages whose subject matches `filter`, from the first on.
     #[must_use]
     pub fn new(client: &Client, stream: impl Into<String>, filter: impl Into<String>) -> Self {
-        Self { client: client.clone(), stream: stream.into(), filter: filter.into(), next: Some(1) }
+        Self::from(client, stream, filter, 1)
+    }
+
+    /// The same, from the message with this sequence on, or the first one after it.
+    #[must_use]
+    pub fn from(client: &Client, stream: impl Into<String>, filter: impl Into<String>, sequence: u64) -> Self {
+        Self { client: client.clone(), stream: stream.into(), filter: filter.into(), next: Some(sequence) }
     }
 
     /// The next few messages. Empty after the last.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 pub use compare::Difference;
 pub use retention::{Retention, retention};
 pub(crate) use variants::Consumers;
-pub use variants::{variants, with_desired};
+pub use variants::{QueueDepth, variants, with_desired};
 
 use embed_client::nats::api::{ApiError, CONSUMER_NOT_FOUND, STREAM_NOT_FOUND};
 

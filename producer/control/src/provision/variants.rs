@@ -9,10 +9,11 @@ use embed_schemas::{
     streams::{self, StreamSettings},
     subjects,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{ModelVariants, Report, call_when_ready, consumers, ensure};
-use embed_client::nats::api::STREAM_NOT_FOUND;
+use embed_client::nats::api::{ApiError, STREAM_NOT_FOUND};
 
 use crate::{Error, registry::RegisteredModel};
 
@@ -83,7 +84,18 @@ pub(crate) struct Consumers {
     /// As the consumers that are there were made, so that a new one is like them.
     settings: StreamSettings,
     /// Jobs that are not done, by the consumer's name.
-    waiting: BTreeMap<String, u64>,
+    depths: BTreeMap<String, QueueDepth>,
+}
+
+/// What a consumer has yet to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct QueueDepth {
+    /// Jobs that it has not delivered yet.
+    pub waiting: u64,
+    /// Jobs that workers hold and have not acknowledged.
+    pub held: u64,
+    /// Of these, jobs that were delivered before.
+    pub redelivered: u64,
 }
 
 impl Consumers {
@@ -96,9 +108,10 @@ impl Consumers {
         let listed = call_when_ready(client, &format!("CONSUMER.LIST.{stream}"), &json!({})).await;
         let listed = listed.map_err(|error| match error.is(STREAM_NOT_FOUND) {
             true => embed_client::Error::NoStream { model: model.clone(), stream: stream.clone() }.into(),
-            false => {
-                Error::Provision { what: format!("cannot list the consumers of {stream}"), reason: error.to_string() }
-            }
+            false => match (format!("cannot list the consumers of {stream}"), error) {
+                (what, ApiError::Refused { code: 0, description }) => Error::rejected(what, description),
+                (what, error) => Error::Provision { what, reason: error.to_string() },
+            },
         })?;
         Ok(Self::read(model, listed["consumers"].as_array().map_or(&[], Vec::as_slice)))
     }
@@ -121,16 +134,27 @@ impl Consumers {
             settings.max_deliver = config["max_deliver"].as_i64().unwrap_or(settings.max_deliver);
         }
         let count = |consumer: &Value, field: &str| consumer[field].as_u64().unwrap_or_default();
-        let waiting = consumers.iter().filter_map(|consumer| {
+        let depths = consumers.iter().filter_map(|consumer| {
             let name = consumer["name"].as_str()?.to_owned();
-            Some((name, count(consumer, "num_pending") + count(consumer, "num_ack_pending")))
+            let [waiting, held, redelivered] =
+                ["num_pending", "num_ack_pending", "num_redelivered"].map(|field| count(consumer, field));
+            Some((name, QueueDepth { waiting, held, redelivered }))
         });
-        Self { default: variant, settings, waiting: waiting.collect() }
+        Self { default: variant, settings, depths: depths.collect() }
     }
 
     /// Jobs of a variant that are not done.
     pub(crate) fn waiting(&self, variant: &Slug) -> u64 {
-        Lane::STORED.iter().filter_map(|lane| self.waiting.get(&streams::consumer(variant, *lane))).sum()
+        let depths = Lane::STORED.iter().filter_map(|lane| self.depths.get(&streams::consumer(variant, *lane)));
+        depths.map(|depth| depth.waiting + depth.held).sum()
+    }
+
+    /// What each variant has yet to do, in each lane that is stored.
+    pub(crate) fn depths(&self) -> impl Iterator<Item = (Slug, Lane, QueueDepth)> {
+        self.depths.iter().filter_map(|(name, depth)| {
+            let (variant, lane) = name.rsplit_once('-')?;
+            Some((variant.parse().ok()?, lane.parse().ok()?, *depth))
+        })
     }
 
     /// Makes the consumers of a variant, where they are missing. As the default it takes the subjects that name no
@@ -193,5 +217,17 @@ mod tests {
         let StreamSettings { ack_wait_ms, max_ack_pending, max_deliver, .. } = read.settings;
         assert_eq!((ack_wait_ms, max_ack_pending, max_deliver), (2_000, 7, -1));
         assert_eq!(Consumers::read(&slug("m"), &[]).default, None);
+    }
+
+    #[test]
+    fn what_waits_is_told_by_variant_and_lane() {
+        let listed = [
+            json!({"name": "int8-q-job", "num_pending": 7, "num_ack_pending": 2, "num_redelivered": 1}),
+            json!({"name": "somebody"}),
+        ];
+        let read = Consumers::read(&slug("m"), &listed);
+        let depth = QueueDepth { waiting: 7, held: 2, redelivered: 1 };
+        assert_eq!(read.depths().collect::<Vec<_>>(), [(slug("int8-q"), Lane::Job, depth)]);
+        assert_eq!(read.waiting(&slug("int8-q")), 9);
     }
 }

@@ -44,6 +44,7 @@ pub use controller::{Controller, Progress, Settings};
 pub use finish::{Ending, end, endings};
 pub use page::page;
 pub use server_time::ServerTime;
+pub(crate) use statistics::{From as ReadFrom, Reader};
 
 use embed_client::Client;
 

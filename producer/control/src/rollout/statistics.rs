@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use async_nats::{Client, Message};
+use embed_connect::Refusals;
 use embed_schemas::{Slug, streams::STATS_STREAM, wire::DecodeError};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
 
 use super::server_time::parse_ms;
-use crate::Error;
+use crate::{Error, times::rfc3339};
 
 /// Messages that one request asks for, and bytes.
 const BATCH: u64 = 512;
@@ -23,7 +23,7 @@ const NOTHING: u16 = 404;
 
 /// Reads what workers publish on some subjects, in the order in which it was published.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     client: Client,
     filter: String,
     from: From,
@@ -31,7 +31,7 @@ pub(super) struct Reader {
 
 /// Where to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(crate) enum From {
     /// With what was stored from this moment on, Unix time in milliseconds.
     Time(u64),
     /// With this message, or the first one after it.
@@ -45,7 +45,7 @@ impl Reader {
     }
 
     /// `filter`: subjects of [`STATS_STREAM`].
-    pub(super) const fn new(client: Client, filter: String, from: From) -> Self {
+    pub(crate) const fn new(client: Client, filter: String, from: From) -> Self {
         Self { client, filter, from }
     }
 
@@ -59,7 +59,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the stream does not answer, or there is none.
-    pub(super) async fn batch<T>(
+    pub(crate) async fn batch<T>(
         &mut self,
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<Vec<(u64, T)>>, Error> {
@@ -96,6 +96,9 @@ impl Reader {
         let failed = |reason: String| Error::nats("cannot read statistics", reason);
         let inbox = self.client.new_inbox();
         let subject = embed_connect::api_subject(&self.client, &format!("DIRECT.GET.{STATS_STREAM}"));
+        let refusals = Refusals::of(&self.client);
+        let asked = subject.clone();
+        let asked = [asked.as_str()];
         let answers = async {
             let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
             let payload = query.to_string().into();
@@ -107,7 +110,14 @@ impl Reader {
         let mut answers = timeout(PATIENCE, answers).await.map_err(late)??;
         let mut messages = Vec::new();
         loop {
-            let Some(message) = timeout(PATIENCE, answers.next()).await.map_err(late)? else {
+            let next = tokio::select! {
+                biased;
+                next = timeout(PATIENCE, answers.next()) => next,
+                refusal = refusals.concerning(&asked) => {
+                    return Err(Error::rejected("cannot read statistics", refusal));
+                }
+            };
+            let Some(message) = next.map_err(late)? else {
                 return Err(failed("the connection is closed".to_owned()));
             };
             match message.status.map(|status| status.as_u16()) {
@@ -124,10 +134,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn rfc3339(ms: u64) -> String {
-    let time =
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.format(&Rfc3339).unwrap_or_default()
 }
