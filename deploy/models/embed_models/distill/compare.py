@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embed_models.attention import ATTENTION_MASK
 from embed_models.distill.corpus import HELD_OUT, read_rows
-from embed_models.distill.evaluation import choose, compare
+from embed_models.distill.evaluation import choose, compare, tested
 from embed_models.graph import EMBEDDING, INPUT_IDS
 from embed_models.inference import TextEncoder
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=8000, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=15, help="of the timing")
     options = parser.parse_args()
-    texts = choose(read_rows(options.data / HELD_OUT), options.texts)
+    texts = choose(read_rows(options.data / HELD_OUT), options.texts) | tested()
     teacher, student = (
         {kind: _embed(version, kind, held.texts) for kind, held in texts.items()}
         for version in (options.teacher, options.student)

@@ -11,11 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_models.corpus.load import BY_KIND, HELD_OUT as TESTED, data_dir, read_rows as read_tested
 from embed_models.distill.texts import Group, Text, questions
 from embed_models.errors import EmbedModelsError
 from embed_models.student_split import is_held_out, normalise
 
-TRAIN, HELD_OUT = "train.jsonl.xz", "held-out.jsonl.xz"
+TRAIN, HELD_OUT, SOURCES = "train.jsonl.xz", "held-out.jsonl.xz", "sources.tsv"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where texts come from."""
+
+    registry: str
+    package: str
+    version: str
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -25,29 +36,41 @@ class Row:
     kind: str
     text: str
     group: int
+    # Number of its source, in the order of the sources.
+    source: int = 0
 
 
-def divide(groups: Iterable[Group], reserved: Iterable[str]) -> tuple[list[Row], list[Row]]:
-    """Return (training rows, held-out rows), both without repeated texts.
+def divide(
+    groups: Iterable[tuple[int, Group]], reserved: Iterable[str]
+) -> tuple[list[Row], list[Row]]:
+    """Return (training rows, held-out rows) of groups with the number of their source.
 
-    Groups with a text among `reserved` are held out whatever their digest says.
+    Neither has repeated texts. Groups with a text among `reserved` are held out whatever their digest says.
     """
     unwanted = {normalise(text) for text in reserved}
     everything = list(groups)
     held = [
         is_held_out(group.key) or any(normalise(text.text) in unwanted for text in group.texts)
-        for group in everything
+        for _, group in everything
     ]
     held_out = list(_rows(_only(everything, held, wanted=True)))
     unwanted.update(
         normalise(part) for row in held_out for part in (row.text, *row.text.split("\n"))
     )
     training = _rows(
-        Group(group.key, kept)
-        for group in _only(everything, held, wanted=False)
+        (source, Group(group.key, kept))
+        for source, group in _only(everything, held, wanted=False)
         if (kept := tuple(_without(group, unwanted)))
     )
     return list(training), held_out
+
+
+def tested_texts() -> Iterator[str]:
+    """Yield the texts that versions are validated with, whole and by paragraph."""
+    for name in (TESTED, BY_KIND):
+        for row in read_tested(data_dir() / name):
+            yield row["text"]
+            yield from row["text"].split("\n\n")
 
 
 def read_reserved(path: Path) -> Iterator[str]:
@@ -62,12 +85,25 @@ def read_reserved(path: Path) -> Iterator[str]:
 
 
 def write_corpus(
-    directory: Path, training: list[Row], held_out: list[Row], report: Callable[[str], None]
+    directory: Path,
+    training: list[Row],
+    held_out: list[Row],
+    sources: list[Source],
+    report: Callable[[str], None],
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
+    counts = Counter(row.source for row in training)
+    lines = ["registry\tpackage\tversion\tlicence\ttexts"]
+    lines += [
+        "\t".join((*vars(source).values(), str(counts[number])))
+        for number, source in enumerate(sources)
+        if counts[number]
+    ]
+    (directory / SOURCES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report(f"texts of {len(lines) - 1} packages, with their licences in {directory / SOURCES}")
     for name, rows in ((TRAIN, training), (HELD_OUT, held_out)):
         unfinished = directory / f".{name}"
-        with lzma.open(unfinished, "wt", encoding="utf-8") as file:
+        with lzma.open(unfinished, "wt", encoding="utf-8", preset=1) as file:
             for row in rows:
                 file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
         unfinished.replace(directory / name)
@@ -81,7 +117,9 @@ def read_rows(path: Path) -> list[Row]:
         return [Row(**json.loads(line)) for line in file]
 
 
-def _only(groups: list[Group], held: list[bool], *, wanted: bool) -> Iterator[Group]:
+def _only(
+    groups: list[tuple[int, Group]], held: list[bool], *, wanted: bool
+) -> Iterator[tuple[int, Group]]:
     return (group for group, flag in zip(groups, held, strict=True) if flag is wanted)
 
 
@@ -92,14 +130,14 @@ def _without(group: Group, unwanted: set[str]) -> Iterator[Text]:
             yield Text(text.kind, "\n".join(kept))
 
 
-def _rows(groups: Iterable[Group]) -> Iterator[Row]:
+def _rows(groups: Iterable[tuple[int, Group]]) -> Iterator[Row]:
     seen: set[str] = set()
-    for number, group in enumerate(groups):
+    for number, (source, group) in enumerate(groups):
         for text in (*group.texts, *questions(group)):
             key = normalise(text.text)
             if key and key not in seen:
                 seen.add(key)
-                yield Row(text.kind, text.text, number)
+                yield Row(text.kind, text.text, number, source)
 
 
 def _count(rows: Iterable[Row]) -> Counter[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from embed_models.corpus.load import BY_KIND, HELD_OUT, data_dir, read_by_kind, read_held_out
 from embed_models.distill.corpus import Row
 from embed_models.distill.texts import RETRIEVAL_PAIRS
 
@@ -13,6 +14,8 @@ Vectors = NDArray[np.float32]
 
 # Left out of what is measured: they only repeat other kinds, or are of little interest.
 _UNMEASURED = {"question", "wordnet-entry"}
+# What begins so is of collections that nothing was trained on.
+_TESTED = "tested-"
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,28 @@ def choose(rows: list[Row], count: int) -> dict[str, HeldOut]:
     return kinds
 
 
+def tested() -> dict[str, HeldOut]:
+    """Return the frozen texts of collections that nothing is trained on, by kind."""
+    pairs = read_held_out(data_dir() / HELD_OUT)
+    numbers = list(range(len(pairs.queries)))
+    kinds = {
+        f"{_TESTED}query": HeldOut(list(pairs.queries), numbers),
+        f"{_TESTED}document": HeldOut(list(pairs.documents), numbers),
+    }
+    for number, item in enumerate(read_by_kind(data_dir() / BY_KIND).items):
+        kind = kinds.setdefault(f"{_TESTED}{item.kind}", HeldOut([], []))
+        kind.texts.append(item.text)
+        kind.groups.append(number)
+    return kinds
+
+
 def compare(
     student: Mapping[str, Vectors], teacher: Mapping[str, Vectors], texts: Mapping[str, HeldOut]
 ) -> dict[str, float]:
     """Return cosines and recalls for unit vectors by kind, [texts, dimension].
 
-    `cosine_mean`, `cosine_p01` (1st percentile) and `cosine_min` are over all texts,
-    `cosine_<kind>` is the mean of a kind. `recall1_<kind>` is the student's recall@1, and
+    `cosine_mean`, `cosine_p01` (1st percentile) and `cosine_min` are over all texts, `cosine_tested`
+    is the mean over those of collections that nothing was trained on, `cosine_<kind>` that of a kind. `recall1_<kind>` is the student's recall@1, and
     `..._of_teacher` that figure over the teacher's own.
     """
     of_kind = {kind: (student[kind] * teacher[kind]).sum(-1) for kind in teacher}
@@ -51,6 +69,7 @@ def compare(
         "cosine_mean": everything.mean(),
         "cosine_p01": np.quantile(everything, 0.01),
         "cosine_min": everything.min(),
+        **_mean_of_tested(of_kind),
         **{f"cosine_{kind}": cosine.mean() for kind, cosine in of_kind.items()},
     }
     reference = recalls(teacher, texts)
@@ -59,6 +78,11 @@ def compare(
         if reference[kind] > 0:
             measured[f"recall1_{kind}_of_teacher"] = recall / reference[kind]
     return {name: round(float(value), 5) for name, value in measured.items()}
+
+
+def _mean_of_tested(of_kind: Mapping[str, Vectors]) -> dict[str, float]:
+    cosines = [cosine for kind, cosine in of_kind.items() if kind.startswith(_TESTED)]
+    return {"cosine_tested": float(np.concatenate(cosines).mean())} if cosines else {}
 
 
 def recalls(vectors: Mapping[str, Vectors], texts: Mapping[str, HeldOut]) -> dict[str, float]:

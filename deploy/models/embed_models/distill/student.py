@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from embed_models.arithmetic import WORD_EMBEDDINGS
 from embed_models.checkpoint import BertConfig, Tensors, read_config, read_tensors
 from embed_models.errors import CheckpointError
+from embed_models.four_bits import BLOCK, round_table
 from embed_models.json_files import read_object
 from embed_models.sources import resolve_source
 
@@ -26,6 +28,8 @@ LAYERS = Path(__file__).parents[1] / "distilled" / "layers.safetensors"
 
 # Keys of the metadata in the file of the layers.
 TEACHER_KEY, EMBEDDINGS_KEY = "teacher", "teacher_embeddings_sha256"
+# Whether the teacher's word embeddings were rounded; without it they are as they were.
+WORDS_KEY, ROUNDED = "word_embeddings", f"4 bits, by row and block of {BLOCK}"
 
 _EMBEDDINGS, _LAYER = "embeddings.", "encoder.layer."
 _LAYER_NUMBER = re.compile(r"encoder\.layer\.(\d+)\.")
@@ -76,6 +80,14 @@ def build_student(teacher: str, layers: Path, out: Path) -> Path:
             f"{layers} was trained on the embeddings of {about[TEACHER_KEY]}, "
             f"and those of {teacher} differ; give that model as the teacher"
         )
+    words = about.get(WORDS_KEY)
+    if words not in (None, ROUNDED):
+        raise CheckpointError(
+            f"{layers} was trained on word embeddings in another form ({words}), which this "
+            "version of embed-models does not know; take the one that made it"
+        )
+    if words == ROUNDED:
+        embeddings |= rounded_words(embeddings)
     count = _count_layers(trained)
     config = read_object(source.directory / "config.json") | {"num_hidden_layers": count}
 
@@ -99,8 +111,13 @@ def build_student(teacher: str, layers: Path, out: Path) -> Path:
     return out
 
 
-def save_layers(tensors: Tensors, path: Path, *, teacher: str, embeddings: Tensors) -> None:
-    """Store trained layers (`encoder.layer.0...`) as float16, with whose embeddings they need."""
+def save_layers(
+    tensors: Tensors, path: Path, *, teacher: str, embeddings: Tensors, rounded: bool = True
+) -> None:
+    """Store trained layers (`encoder.layer.0...`) as float16, with whose embeddings they need.
+
+    `rounded`: whether the word embeddings are those of `rounded_words`.
+    """
     halves: dict[str, NDArray[np.float16]] = {}
     for name, tensor in sorted(tensors.items()):
         with np.errstate(over="ignore"):
@@ -108,7 +125,18 @@ def save_layers(tensors: Tensors, path: Path, *, teacher: str, embeddings: Tenso
         if not np.isfinite(halves[name]).all():
             raise CheckpointError(f"{name} has values that float16 cannot hold")
     about = {TEACHER_KEY: teacher, EMBEDDINGS_KEY: embeddings_digest(embeddings)}
+    if rounded:
+        about[WORDS_KEY] = ROUNDED
     path.write_bytes(save(halves, metadata=about))
+
+
+def rounded_words(tensors: Tensors) -> Tensors:
+    """Return the word embeddings as a student has them, by their name.
+
+    Of what float16 holds, so that they do not change when a checkpoint is stored in half precision.
+    """
+    name = f"{WORD_EMBEDDINGS}.weight"
+    return {name: round_table(tensors[name].astype("<f2").astype(np.float32)).dequantized()}
 
 
 def embeddings_digest(tensors: Tensors) -> str:

@@ -24,9 +24,9 @@ from embed_models.checkpoint import BertConfig, read_config, read_tensors
 from embed_models.distill.batches import Sampler, build_corpus, special_token, tokenize
 from embed_models.distill.corpus import HELD_OUT, TRAIN, read_rows
 from embed_models.distill.encoder import Layer, Weights, bert_layer, embed_tokens, encode
-from embed_models.distill.evaluation import Vectors, choose, compare
+from embed_models.distill.evaluation import Vectors, choose, compare, tested
 from embed_models.distill.objective import Weighting, objective
-from embed_models.distill.student import save_layers
+from embed_models.distill.student import rounded_words, save_layers
 
 TEACHER_LAYERS = (0, 4, 5)
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -73,7 +73,8 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
     config = read_config(options.teacher / "config.json")
     stored = read_tensors(options.teacher / "model.safetensors", config)
     teacher = {name: torch.from_numpy(tensor.copy()).to(device) for name, tensor in stored.items()}
-    student = _start(teacher, options.resume, device)
+    words = {name: torch.from_numpy(w).to(device) for name, w in rounded_words(stored).items()}
+    student = _start(teacher, words, options.resume, device)
     tokenizer = Tokenizer.from_file(str(options.teacher / "tokenizer.json"))
     texts = [row.text for row in read_rows(options.data / TRAIN)]
     corpus = build_corpus(texts, tokenizer, device)
@@ -120,9 +121,9 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
     log(event="held-out", step="end, stored as float16", **evaluate())
 
 
-def _start(teacher: Weights, resume: Path | None, device: torch.device) -> Weights:
-    """Return the student: the teacher's embeddings, and trainable copies of three of its layers."""
-    student = {name: w for name, w in teacher.items() if name.startswith("embeddings.")}
+def _start(teacher: Weights, words: Weights, resume: Path | None, device: torch.device) -> Weights:
+    """Return the student: the teacher's embeddings but `words`, and copies of three of its layers to train."""
+    student = {name: w for name, w in teacher.items() if name.startswith("embeddings.")} | words
     for to, origin in enumerate(TEACHER_LAYERS):
         prefix = f"encoder.layer.{origin}."
         for name, weight in teacher.items():
@@ -183,7 +184,7 @@ def _step(run: Run, layers: Weights, optimizers: list[Any]) -> tuple[dict[str, T
         half = torch.float16 if run.dtype is torch.bfloat16 else run.dtype
         count = run.config.num_hidden_layers
         wanted = encode(run.teacher, run.config, count, embedded.to(half), mask, run.layer)
-    embedded = embedded.to(run.dtype)
+        embedded = embed_tokens(run.student, run.config, ids).to(run.dtype)
     got = encode(run.student, run.config, len(TEACHER_LAYERS), embedded, mask, run.layer)
     parts = objective(got, wanted, mask, run.weighting)
     parts["loss"].backward()
@@ -217,7 +218,7 @@ def _evaluation(
     options: argparse.Namespace, run: Run, tokenizer: Tokenizer, pad: int
 ) -> Callable[[], dict[str, float]]:
     """Return a function that measures the student; the teacher's vectors are computed once."""
-    texts = choose(read_rows(options.data / HELD_OUT), options.held_out)
+    texts = choose(read_rows(options.data / HELD_OUT), options.held_out) | tested()
     tokens = {kind: with_specials(held.texts, tokenizer) for kind, held in texts.items()}
 
     def vectors(weights: Weights, layers: int) -> dict[str, Vectors]:

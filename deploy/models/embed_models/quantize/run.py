@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embed_models.arithmetic import WORD_EMBEDDINGS
 from embed_models.checkpoint import Checkpoint
 from embed_models.corpus.load import Texts
 from embed_models.errors import CorpusError
+from embed_models.four_bits import BLOCK, exact_table
 from embed_models.graph import serialize
 from embed_models.kinds import CPU_INT8, KINDS, REFERENCE, Kind
 from embed_models.metadata import Artefact, Metadata
@@ -17,6 +19,7 @@ from embed_models.prompts import with_mixed_prompts
 from embed_models.quantize import dynamic
 from embed_models.quantize.calibration import Calibration, calibrate
 from embed_models.quantize.numerics import E4M3, U8, Format
+from embed_models.quantize.plan import Plan
 from embed_models.quantize.search import Found, Search, quantized_graph
 from embed_models.recipe import Recipe, Thresholds
 from embed_models.tokenizer import load_tokenizer
@@ -127,6 +130,12 @@ def tokenize(
     return [encoding.ids for encoding in tokenizer.encode_batch(["", *prompted])]
 
 
+def _word_embeddings(plan: Plan, fmt: Format) -> str:
+    if exact_table(plan.tensors[f"{WORD_EMBEDDINGS}.weight"]) is not None:
+        return f"u4, asymmetric, per row and block of {BLOCK}, as the model has them"
+    return "fp16" if fmt is E4M3 else "s8, symmetric, per row"
+
+
 def _describe(
     kind: Kind, fmt: Format, found: Found, calibration: Calibration, settings: Settings
 ) -> dict[str, Any]:
@@ -138,7 +147,7 @@ def _describe(
         "weights": "e4m3, symmetric, per tensor"
         if fmt is E4M3
         else "s8, symmetric, per output channel",
-        "word_embeddings": "s8, symmetric, per row" if fmt.name != "e4m3" else "fp16",
+        "word_embeddings": _word_embeddings(plan, fmt),
         "around": "fp32" if fmt is U8 else "fp16",
         "gelu": "tanh approximation" if kind.name == CPU_INT8 or kind.kernels else "exact",
         "calibration_dataset": settings.texts.name,

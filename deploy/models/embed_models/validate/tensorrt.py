@@ -19,7 +19,7 @@ from embed_models.graph import EMBEDDING, INPUT_IDS
 # Operators that compute with the values of their first inputs, and not only move them.
 _ARITHMETIC = frozenset(
     {
-        *("Add", "Div", "Erf", "LayerNormalization", "MatMul", "Max", "Mul", "Pow"),
+        *("Add", "Div", "Erf", "Floor", "LayerNormalization", "MatMul", "Max", "Mul", "Pow"),
         *("ReduceL2", "ReduceMean", "ReduceSum", "Softmax", "Sqrt", "Sub", "Tanh"),
     }
 )
