@@ -1,4 +1,4 @@
-"""Tables of embeddings in 4 bits, by row and block: 16 steps from a block's least number to its largest.
+"""Tables of embeddings in 4 bits, by row and block: 16 steps over the range of a block.
 
 A student's table is rounded so once, and is its table from then on: the float32 graph has the same
 numbers, and those in 8 bits store them as they are. A table that was not rounded is left to other

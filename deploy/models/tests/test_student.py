@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 from tiny_bert import random_tensors, write_checkpoint
 
+from embed_models.arithmetic import WORD_EMBEDDINGS
 from embed_models.checkpoint import Tensors, read_checkpoint
 from embed_models.cli import main
 from embed_models.distill.commands import TEACHER
-from embed_models.distill.student import LAYERS, build_student, save_layers
+from embed_models.distill.student import LAYERS, WORDS_KEY, build_student, save_layers
 from embed_models.errors import CheckpointError
+from embed_models.four_bits import round_table
 from embed_models.inference import TextEncoder
 from embed_models.model import from_recipe
 from embed_models.opening import open_source
@@ -45,7 +48,11 @@ def layers(tmp_path: Path) -> Path:
     return path
 
 
-def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounded", [True, False])
+def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path, rounded: bool) -> None:
+    save_layers(
+        trained_layers(), layers, teacher="tiny", embeddings=random_tensors(), rounded=rounded
+    )
     out = build_student(str(checkpoint_dir), layers, tmp_path / "new" / "student")
     student = read_checkpoint(out)
     assert student.config.num_hidden_layers == 1
@@ -53,6 +60,12 @@ def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
     assert student.max_seq_length == 24
     assert student.license is None, "of layers that nothing is said of nothing is claimed"
     teacher, trained = random_tensors(), trained_layers()
+    if rounded:
+        # Of the teacher's word embeddings in float16, whatever type they come in.
+        name = f"{WORD_EMBEDDINGS}.weight"
+        teacher[name] = round_table(
+            teacher[name].astype(np.float16).astype(np.float32)
+        ).dequantized()
     for name, tensor in student.tensors.items():
         if name.startswith("embeddings."):
             np.testing.assert_array_equal(tensor, teacher[name], err_msg=name)
@@ -60,6 +73,16 @@ def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:
             wanted = trained[name].astype(np.float16).astype(np.float32)
             np.testing.assert_array_equal(tensor, wanted, err_msg=name)
     assert [path.name for path in out.parent.iterdir()] == ["student"]
+
+
+def test_word_embeddings_in_another_form_are_refused(
+    checkpoint_dir: Path, layers: Path, tmp_path: Path
+) -> None:
+    with safe_open(layers, framework="np") as file:
+        about = file.metadata() | {WORDS_KEY: "2 bits"}
+        layers.write_bytes(save({k: file.get_tensor(k) for k in file.keys()}, metadata=about))  # noqa: SIM118
+    with pytest.raises(CheckpointError, match="another form"):
+        build_student(str(checkpoint_dir), layers, tmp_path / "student")
 
 
 def test_same_bytes_every_time(checkpoint_dir: Path, layers: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from embed_models.distill.corpus import (
     Source,
     divide,
     read_reserved,
-    tested_texts,
     write_corpus,
 )
 from embed_models.distill.documents import find_files, read_files
@@ -18,6 +17,7 @@ from embed_models.distill.packages import read_crates, read_python
 from embed_models.distill.student import LAYERS, build_student
 from embed_models.distill.texts import Group
 from embed_models.errors import UsageError
+from embed_models.tested import tested_texts
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

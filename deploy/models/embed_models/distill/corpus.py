@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed_models.corpus.load import BY_KIND, HELD_OUT as TESTED, data_dir, read_rows as read_tested
 from embed_models.distill.texts import Group, Text, questions
 from embed_models.errors import EmbedModelsError
 from embed_models.student_split import is_held_out, normalise
@@ -45,7 +44,8 @@ def divide(
 ) -> tuple[list[Row], list[Row]]:
     """Return (training rows, held-out rows) of groups with the number of their source.
 
-    Neither has repeated texts. Groups with a text among `reserved` are held out whatever their digest says.
+    Neither has repeated texts. Groups with a text among `reserved` are held out whatever their
+    digest says.
     """
     unwanted = {normalise(text) for text in reserved}
     everything = list(groups)
@@ -63,14 +63,6 @@ def divide(
         if (kept := tuple(_without(group, unwanted)))
     )
     return list(training), held_out
-
-
-def tested_texts() -> Iterator[str]:
-    """Yield the texts that versions are validated with, whole and by paragraph."""
-    for name in (TESTED, BY_KIND):
-        for row in read_tested(data_dir() / name):
-            yield row["text"]
-            yield from row["text"].split("\n\n")
 
 
 def read_reserved(path: Path) -> Iterator[str]:

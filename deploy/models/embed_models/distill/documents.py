@@ -1,4 +1,4 @@
-"""Reads documents of the formats that packages carry, as groups of paragraphs: one group a document."""
+"""Reads documents in the formats that packages carry: a group of paragraphs for each."""
 
 import gzip
 import html
@@ -78,9 +78,8 @@ def markdown(text: str, kind: str) -> Iterator[Text]:
             if found:
                 yield Text("heading", " ".join(found[1].strip("# `").split()))
                 paragraph = paragraph[found.end() :]
-            cleaned = prose(
-                re.sub(r"^\s*(?:[*+>|-]|\d+\.)\s|[*`]{1,3}", " ", paragraph, flags=re.M)
-            )
+            said = re.sub(r"^\s*(?:[*+>|-]|\d+\.)\s", " ", paragraph, flags=re.M)
+            cleaned = prose(re.sub(r"[*`]{1,3}", "", said))
             if cleaned:
                 yield Text(kind, cleaned)
 
@@ -111,7 +110,7 @@ def _html(content: str, kind: str) -> list[Text]:
             continue
         block = ""
         for place, piece in enumerate(_BLOCK.split(part)):
-            # Between two texts stands the name of the element that begins, or nothing for one that ends.
+            # Between two texts stands the name of a heading that begins, or nothing.
             if place % 2:
                 block = piece or ""
                 continue
@@ -138,7 +137,7 @@ def _read_dictd(path: Path) -> Iterator[Group]:
 
 
 def _read_sword(path: Path) -> Iterator[Group]:
-    """Yield the books of a module of the Sword project: compressed blocks of OSIS, with an index."""
+    """Yield the books of a module of the Sword project: compressed OSIS, with an index."""
     content, index = path.read_bytes(), path.with_suffix(".bzs").read_bytes()
     for begin, size, _ in struct.iter_unpack("<III", index):
         book = zlib.decompress(content[begin : begin + size]).decode("utf-8", errors="replace")

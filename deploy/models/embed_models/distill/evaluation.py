@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embed_models.corpus.load import BY_KIND, HELD_OUT, data_dir, read_by_kind, read_held_out
 from embed_models.distill.corpus import Row
 from embed_models.distill.texts import RETRIEVAL_PAIRS
+from embed_models.tested import unknown_texts
 
 Vectors = NDArray[np.float32]
 
@@ -41,15 +41,10 @@ def choose(rows: list[Row], count: int) -> dict[str, HeldOut]:
 
 def tested() -> dict[str, HeldOut]:
     """Return the frozen texts of collections that nothing is trained on, by kind."""
-    pairs = read_held_out(data_dir() / HELD_OUT)
-    numbers = list(range(len(pairs.queries)))
-    kinds = {
-        f"{_TESTED}query": HeldOut(list(pairs.queries), numbers),
-        f"{_TESTED}document": HeldOut(list(pairs.documents), numbers),
-    }
-    for number, item in enumerate(read_by_kind(data_dir() / BY_KIND).items):
-        kind = kinds.setdefault(f"{_TESTED}{item.kind}", HeldOut([], []))
-        kind.texts.append(item.text)
+    kinds: dict[str, HeldOut] = {}
+    for name, number, text in unknown_texts():
+        kind = kinds.setdefault(f"{_TESTED}{name}", HeldOut([], []))
+        kind.texts.append(text)
         kind.groups.append(number)
     return kinds
 
@@ -59,8 +54,9 @@ def compare(
 ) -> dict[str, float]:
     """Return cosines and recalls for unit vectors by kind, [texts, dimension].
 
-    `cosine_mean`, `cosine_p01` (1st percentile) and `cosine_min` are over all texts, `cosine_tested`
-    is the mean over those of collections that nothing was trained on, `cosine_<kind>` that of a kind. `recall1_<kind>` is the student's recall@1, and
+    `cosine_mean`, `cosine_p01` (1st percentile) and `cosine_min` are over all texts,
+    `cosine_tested` is the mean over those of collections that nothing was trained on,
+    `cosine_<kind>` that of a kind. `recall1_<kind>` is the student's recall@1, and
     `..._of_teacher` that figure over the teacher's own.
     """
     of_kind = {kind: (student[kind] * teacher[kind]).sum(-1) for kind in teacher}

@@ -5,8 +5,8 @@ Expressions are those of SPDX, with the `/` that older crates write for OR.
 
 import re
 
-# Those that occur among the packages that are read. Not among them: copyleft of any kind (GPL, LGPL, MPL, CC BY-SA,
-# GFDL), and PSF-2.0, under which there are mostly copies of what the student is tested on.
+# Those that occur among the packages that are read. Not among them: copyleft of any kind (GPL,
+# LGPL, MPL, CC BY-SA, GFDL), and PSF-2.0, under which is what the student is tested on.
 PERMISSIVE = frozenset(
     {
         "0BSD",

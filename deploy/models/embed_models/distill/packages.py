@@ -16,8 +16,8 @@ from embed_models.distill.documents import markdown, source_text
 from embed_models.distill.licences import is_permissive, spdx
 from embed_models.distill.texts import Group, Text
 
-# So that no package says most of what there is: files and texts of a package, stretches of code of a file, and the
-# size of a file beyond which it is a table, or generated.
+# So that no package says most of what there is: files and texts of a package, stretches of code of
+# a file, and the size of a file beyond which it is a table, or generated.
 _FILES, _TEXTS, _CODE, _BYTES = 50, 6000, 12, 200_000
 
 _COMMENT = re.compile(r"(?:^[ \t]*//[/!](?!/)[^\n]*\n)+", re.M)

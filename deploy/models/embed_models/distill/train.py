@@ -122,7 +122,7 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
 
 
 def _start(teacher: Weights, words: Weights, resume: Path | None, device: torch.device) -> Weights:
-    """Return the student: the teacher's embeddings but `words`, and copies of three of its layers to train."""
+    """Return the student: the teacher's embeddings but for `words`, and three layers to train."""
     student = {name: w for name, w in teacher.items() if name.startswith("embeddings.")} | words
     for to, origin in enumerate(TEACHER_LAYERS):
         prefix = f"encoder.layer.{origin}."
