@@ -285,7 +285,7 @@ impl Products {
         };
         check(status, "find a kernel")?;
         if found == 0 {
-            check(choice.state.max(1), "find a kernel")?
+            check(choice.state.max(1), "find a kernel")?;
         }
         Ok(choice.algorithm)
     }
