@@ -1,6 +1,7 @@
 //! A server with its streams, and a worker, each a process that can be killed on its own.
 
 pub(crate) mod canary;
+pub(crate) mod first_worker;
 pub(crate) mod gate;
 
 use std::process::Command;

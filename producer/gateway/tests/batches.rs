@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command};
 
-use embed_testkit::{Daemon, NatsServer, S3Server, nats_server_binary, registry, sibling_binary};
+use embed_testkit::{Daemon, NatsServer, S3Server, nats_server_binary, registry, repository, sibling_binary};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Digest;
@@ -135,6 +135,52 @@ async fn a_batch_goes_on_where_it_was_when_the_gateway_was_killed() {
         }
         assert!(dot / (a2 * b2).sqrt() > 0.9999, "{n}");
     }
+}
+
+/// Moves all times of an object by so many seconds: what is kept is not to be past its window.
+fn moved(value: &mut Value, by: i64) {
+    if let Some(fields) = value.as_object_mut() {
+        for (name, field) in fields {
+            match field.as_i64() {
+                Some(time) if name.ends_with("_at") => *field = json!(time + by),
+                _ => moved(field, by),
+            }
+        }
+    }
+}
+
+/// A copy of the folder of an earlier version, as if it had been left a minute ago.
+fn kept(from: &Path, to: &Path, by: i64) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            kept(&path, &target, by);
+        } else if path.extension().is_some_and(|kind| kind == "json") {
+            let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            moved(&mut value, by);
+            std::fs::write(target, value.to_string()).unwrap();
+        } else {
+            std::fs::copy(path, target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_and_batches_of_an_earlier_version_are_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_owned();
+    let (_dev, url) = tokio::task::spawn_blocking(move || dev(&root)).await.unwrap();
+    let example = repository().join("schemas/golden/kept/gateway-files-2026-11-30");
+    let batch = std::fs::read_dir(example.join("batches/anybody")).unwrap().next().unwrap().unwrap().path();
+    let state: Value = serde_json::from_slice(&std::fs::read(batch).unwrap()).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let files = folder.path().join("files");
+    kept(&example, &files, now - 60 - state["batch"]["created_at"].as_i64().unwrap());
+    let (_gateway, http) = gateway(&url, &files, &[]);
+    let done = over(&http, state["batch"]["id"].as_str().unwrap()).await;
+    assert_eq!((&done["status"], &done["request_counts"]["completed"]), (&json!("completed"), &json!(3)), "{done}");
+    assert_eq!(ids(&lines(&http, &done["output_file_id"]).await), ["row-0", "row-1", "row-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
