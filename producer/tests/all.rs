@@ -23,6 +23,7 @@ mod doctor;
 mod hostile;
 mod http;
 mod jobs;
+mod kept;
 mod models;
 mod provision;
 mod publish_cluster;
