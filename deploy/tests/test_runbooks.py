@@ -37,6 +37,7 @@ from processes import (
 from test_pages import not_printed
 
 PAGE = "deploy/runbooks.md"
+JOBS = f"embed.job.{MODEL}"
 # Its output, for whoever writes the page anew.
 RECORD = os.environ.get("RECORD_RUNBOOKS")
 
@@ -160,6 +161,11 @@ class Site:
         return run([binary("embed"), *words], self.env)
 
 
+def job(job_id: str) -> str:
+    """As a producer stores it."""
+    return json.dumps({"id": job_id, "texts": ["hello"]})
+
+
 def publish(port: int, subject: str, headers: dict[str, str], payload: str) -> None:
     """As any client of NATS does."""
     block = (
@@ -215,24 +221,20 @@ def a_queue_that_is_stuck(folder: Path) -> Iterator[Broken]:
         site = Site(folder, running)
         site.init()
         hanging, address = site.worker()
-        site.embed("publish", "--variant=int8", "--allow-unserved", "--id=for-int8", "hello")
         os.kill(hanging.child.pid, signal.SIGSTOP)
-        site.embed("publish", "--allow-unserved", "--id=held", "hello")
+        for job_id, subject in (("for-int8", f"embed.job.{MODEL}.int8"), ("held", JOBS)):
+            publish(site.ports[0], subject, {"Nats-Msg-Id": job_id}, job(job_id))
 
         def replaced() -> None:
             os.kill(hanging.child.pid, signal.SIGCONT)
             hanging.kill()
             site.worker()
 
-        done = {
-            "embed jobs list": lambda said: "held" not in said or "no answer" in said,
-            "embed jobs list --variant int8": lambda _: True,
-        }
         yield Broken(
             site.variables,
             instead={"127.0.0.1:9464": address},
             actions={"kubectl -n embed delete pod": replaced},
-            until={"embed jobs list@2": done["embed jobs list"]},
+            until={"embed jobs list@2": lambda said: "held" not in said},
         )
 
 
@@ -251,8 +253,7 @@ def dead_letters(folder: Path) -> Iterator[Broken]:
             "Embed-Dead-Sequence": "1",
             "Embed-Dead-Attempts": "10",
         }
-        job = json.dumps({"id": "our-id", "texts": ["hello"]})
-        publish(site.ports[0], f"embed.dead.{MODEL}.fp32", letter, job)
+        publish(site.ports[0], f"embed.dead.{MODEL}.fp32", letter, job("our-id"))
         with contextlib.suppress(RuntimeError):
             site.embed("publish", "--wait", "--prompt=no-such-prompt", "--id=my-id", "a text")
         shown = {"embed jobs show our-id": lambda said: "done" in said}
@@ -306,7 +307,8 @@ def a_stream_is_full(folder: Path) -> Iterator[Broken]:
         site.init("--results-max-bytes=40KiB")
         _, address = site.worker()
         for number in range(40):
-            site.embed("publish", f"--id=job-{number}", f"text {number}")
+            job_id = f"job-{number}"
+            publish(site.ports[0], JOBS, {"Nats-Msg-Id": job_id}, job(job_id))
         yield Broken(
             site.variables,
             instead={"127.0.0.1:9464": address},
