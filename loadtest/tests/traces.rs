@@ -126,3 +126,78 @@ fn a_trace_goes_from_the_command_to_the_result() {
         assert!((1..=3).contains(&linked), "{spans:#?}");
     }
 }
+
+/// Ticks of the clock that a process has had of the processors.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    // What the name and its number stand before: user's and system's time are the 14th and the 15th.
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// What a worker's time of the processor for a text is with one request of a hundred recorded, against without: other programs on the same machine
+/// take time, and not the worker's. `cargo test --release -p embed-loadtest --test all -- --ignored --nocapture what_recording`
+#[test]
+#[ignore = "a measurement, of some minutes"]
+fn what_recording_one_of_a_hundred_costs() {
+    const ROWS: usize = 4_000;
+    const ROUNDS: usize = 5;
+    let collector = OtlpReceiver::start();
+    let url = collector.url();
+    let recorded =
+        [("EMBED_WORKER__TELEMETRY__OTLP_ENDPOINT", url.as_str()), ("EMBED_WORKER__TELEMETRY__TRACE_RATIO", "0.01")];
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("rows.jsonl");
+    let sample = embed_testkit::repository().join("deploy/samples/wordnet/sentences.jsonl");
+    let sample = fs::read_to_string(sample).unwrap();
+    let texts: Vec<String> = sample
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+        .collect();
+    let arms: Vec<_> = [&[][..], &recorded[..]]
+        .into_iter()
+        .map(|environment| {
+            let Stack { worker, nats } = Stack::start();
+            drop(worker);
+            let worker = Stack::start_worker_with(&nats, environment);
+            (nats, worker)
+        })
+        .collect();
+    let run_arm = |arm: usize, round: usize| {
+        let (nats, worker) = &arms[arm];
+        // No two texts are the same, which would be computed once.
+        let row = |n: usize| serde_json::json!({"id": n, "text": format!("{} {round} {n}", texts[n % texts.len()])});
+        fs::write(&input, (0..ROWS).map(|n| format!("{}\n", row(n))).collect::<String>()).unwrap();
+        let output = folder.path().join(format!("vectors-{arm}-{round}.jsonl"));
+        let before = ticks(worker.id());
+        let done = embed(nats).args(["backfill", "run"]).args([&input, &output]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        // Of a hundredth of a second each.
+        (ticks(worker.id()) - before) as f64 * 10_000.0 / ROWS as f64
+    };
+    for arm in 0..2 {
+        run_arm(arm, ROUNDS);
+    }
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        let mut took = [0.0; 2];
+        for arm in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            took[arm] = run_arm(arm, round);
+        }
+        ratios.push(took[1] / took[0] - 1.0);
+        println!(
+            "round {round}: {:.1} us a text without, {:.1} us with: {:+.2} %",
+            took[0],
+            took[1],
+            100.0 * ratios[round]
+        );
+    }
+    ratios.sort_by(f64::total_cmp);
+    let spans = collector.wait_for("spans", |spans| Some(spans.len()).filter(|count| *count > 0));
+    println!(
+        "median {:+.2} %, from {:+.2} to {:+.2}; {spans} spans",
+        100.0 * ratios[ROUNDS / 2],
+        100.0 * ratios[0],
+        100.0 * ratios[ROUNDS - 1]
+    );
+}

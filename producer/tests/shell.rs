@@ -61,7 +61,7 @@ fn every_command_has_a_man_page_that_man_can_show() {
         if lint.ends_with("mandoc") {
             command.args(["-T", "lint", "-W", "error"])
         } else {
-            command.args(["-man", "-ww", "-z"])
+            command.args(["-Kutf8", "-man", "-ww", "-z"])
         };
         let looked = command.arg(&path).output().unwrap();
         let said = [looked.stdout, looked.stderr].concat();
