@@ -100,6 +100,9 @@ fn people_get_tables() {
     let output = bench(&[&TINY[..], &["--mix", "none"]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("Full batches of one length") && text.contains("The planner alone"), "{text}");
+    // By what it was run, too: on the processor there are two.
+    let columns = |line: &&str| line.split_whitespace().take(3).eq(["all-minilm-l6-v2", "fp32", "cpu"]);
+    assert_eq!(text.lines().filter(columns).count(), 2, "{text}");
 }
 
 #[test]

@@ -117,12 +117,25 @@ impl Report {
     }
 
     fn matrix_table(&self) -> (String, Table) {
-        let head = ["model", "precision", "form", "batch", "length", "texts/s", "tokens/s", "p50 ms", "p95 ms", "runs"];
+        let head = [
+            "model",
+            "precision",
+            "provider",
+            "form",
+            "batch",
+            "length",
+            "texts/s",
+            "tokens/s",
+            "p50 ms",
+            "p95 ms",
+            "runs",
+        ];
         let mut table = Table::new(&head);
         for cell in &self.matrix {
             table.row([
                 cell.subject.model.to_string(),
                 cell.subject.precision.to_string(),
+                cell.subject.provider.to_string(),
                 if cell.subject.form == GraphForm::Packed { "packed" } else { "padded" }.to_owned(),
                 cell.batch.to_string(),
                 cell.length.to_string(),
@@ -144,6 +157,7 @@ impl Report {
         let head = [
             "model",
             "precision",
+            "provider",
             "mix",
             "tokens",
             "order",
@@ -160,6 +174,7 @@ impl Report {
                 table.row([
                     row.subject.model.to_string(),
                     row.subject.precision.to_string(),
+                    row.subject.provider.to_string(),
                     row.mix.to_owned(),
                     number(row.mean_tokens),
                     arm.order.as_str().to_owned(),
