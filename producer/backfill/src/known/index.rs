@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use embed_schemas::WireError;
+use foldhash::fast::RandomState;
 
 use crate::row::{Digest, Vector};
 
@@ -30,7 +31,7 @@ pub(super) enum Held {
 /// Texts by their digest.
 #[derive(Debug)]
 pub(super) struct Index {
-    places: HashMap<Digest, u32>,
+    places: HashMap<Digest, u32, RandomState>,
     /// How often a text that is coming was asked about since.
     waiting: HashMap<Digest, usize>,
     /// What has no place, for those who had asked about it by then.
@@ -43,7 +44,7 @@ pub(super) struct Index {
 impl Index {
     /// `open`: whether texts that are asked about are remembered. `limit`: how many are, at most.
     pub(super) fn new(open: bool, limit: usize) -> Self {
-        Self { places: HashMap::new(), waiting: HashMap::new(), held: HashMap::new(), open, limit }
+        Self { places: HashMap::default(), waiting: HashMap::new(), held: HashMap::new(), open, limit }
     }
 
     /// Remembers a text that has a place. Returns whether it is remembered.

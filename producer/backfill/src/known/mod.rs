@@ -23,14 +23,16 @@ mod previous;
 mod vectors;
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     fs::File,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use embed_schemas::WireError;
+use foldhash::fast::RandomState;
 
 pub(crate) use self::begin::begin;
 use self::{
@@ -69,7 +71,7 @@ pub(crate) struct Known {
 #[derive(Debug, Default)]
 struct Ids {
     hasher: RandomState,
-    left: HashSet<u64>,
+    left: HashSet<u64, RandomState>,
     /// How many there were; `None` if they are not known.
     all: Option<u64>,
 }
@@ -237,9 +239,9 @@ impl Known {
 }
 
 /// One of the ways to write an id: strings can be written in several.
-fn normal(id: &str) -> String {
+fn normal(id: &str) -> Cow<'_, str> {
     let escaped = id.contains('\\').then(|| serde_json::from_str::<String>(id).ok()).flatten();
-    escaped.map_or_else(|| id.to_owned(), |text| serde_json::Value::from(text).to_string())
+    escaped.map_or(Cow::Borrowed(id), |text| serde_json::Value::from(text).to_string().into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

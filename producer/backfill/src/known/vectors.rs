@@ -10,7 +10,7 @@ use std::{
 
 use crate::row::{Vector, Window};
 
-/// Bytes that are written at once.
+/// Bytes that are written at once, and that are read at once where what is asked for lies one behind the other.
 const BUFFER: usize = 1 << 20;
 /// Tokens, flags, and the window's numbers.
 const HEAD: usize = 4 + 4 + 4 + 8 + 8;
@@ -31,14 +31,27 @@ pub(super) struct Vectors {
     written: u32,
     /// Rows after them.
     buffer: Vec<u8>,
+    ahead: Ahead,
     /// Bytes that the file may have.
     limit: u64,
 }
 
+/// Rows of the file that were read before they were asked for.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The place of the first.
+    from: u32,
+    rows: Vec<u8>,
+    /// The place behind the row that was asked for last.
+    next: u32,
+    /// How many rows are read at once: twice as many each time, as long as each is asked for in its turn.
+    at_once: u32,
+}
+
 impl Vectors {
     /// An empty one.
-    pub(super) const fn on(file: File, limit: u64) -> Self {
-        Self { file, dimensions: None, written: 0, buffer: Vec::new(), limit }
+    pub(super) fn on(file: File, limit: u64) -> Self {
+        Self { file, dimensions: None, written: 0, buffer: Vec::new(), ahead: Ahead::default(), limit }
     }
 
     fn row_bytes(&self) -> usize {
@@ -78,20 +91,10 @@ impl Vectors {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub(super) fn get(&self, mut place: u32) -> io::Result<Vec<Vector>> {
-        let bytes = self.row_bytes();
-        let mut row = vec![0; bytes];
-        let mut vectors = Vec::new();
+    pub(super) fn get(&mut self, mut place: u32) -> io::Result<Vec<Vector>> {
+        let mut vectors = Vec::with_capacity(1);
         loop {
-            match place.checked_sub(self.written) {
-                Some(n) => {
-                    let from = n as usize * bytes;
-                    let buffered = self.buffer.get(from..from + bytes);
-                    row.copy_from_slice(buffered.ok_or(io::ErrorKind::UnexpectedEof)?);
-                }
-                None => self.file.read_exact_at(&mut row, u64::from(place) * bytes as u64)?,
-            }
-            let (vector, more) = decode(&row);
+            let (vector, more) = decode(self.row(place)?);
             vectors.push(vector);
             if !more {
                 return Ok(vectors);
@@ -99,6 +102,39 @@ impl Vectors {
             place += 1;
         }
     }
+
+    /// The row at a place.
+    fn row(&mut self, place: u32) -> io::Result<&[u8]> {
+        let bytes = self.row_bytes();
+        if let Some(n) = place.checked_sub(self.written) {
+            return nth(&self.buffer, n, bytes);
+        }
+        let Ahead { from, rows, next, at_once } = &mut self.ahead;
+        let is_read = |from: u32, rows: &[u8]| {
+            place.checked_sub(from).is_some_and(|n| (n as usize + 1).saturating_mul(bytes) <= rows.len())
+        };
+        if !is_read(*from, rows) {
+            // Far fewer than numbers.
+            let most = u32::try_from(BUFFER / bytes).unwrap_or(u32::MAX).max(1);
+            *at_once = if place == *next { at_once.saturating_mul(2).clamp(1, most) } else { 1 };
+            let count = (*at_once).min(self.written - place);
+            *from = place;
+            rows.clear();
+            rows.resize(count as usize * bytes, 0);
+            let read = self.file.read_exact_at(rows, u64::from(place) * bytes as u64);
+            if read.is_err() {
+                rows.clear();
+            }
+            read?;
+        }
+        *next = place + 1;
+        nth(rows, place - *from, bytes)
+    }
+}
+
+fn nth(rows: &[u8], n: u32, bytes: usize) -> io::Result<&[u8]> {
+    let from = n as usize * bytes;
+    rows.get(from..from + bytes).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// A file for it.
@@ -125,7 +161,10 @@ fn encode(vector: &Vector, more: bool, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&start.to_le_bytes());
     out.extend_from_slice(&end.to_le_bytes());
-    values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+    let at = out.len();
+    out.resize(at + size_of_val(values.as_slice()), 0);
+    let (numbers, _) = out[at..].as_chunks_mut();
+    numbers.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
 }
 
 /// A vector, and whether another one of the same text follows.
@@ -135,8 +174,9 @@ fn decode(row: &[u8]) -> (Vector, bool) {
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let flags = word(4);
     let window = (flags & WINDOW != 0).then(|| Window { index: word(8), start: long(12), end: long(20) });
-    let values = values.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-    let vector = Vector { values: values.collect(), tokens: word(0), truncated: flags & TRUNCATED != 0, window };
+    let (numbers, _) = values.as_chunks();
+    let values = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let vector = Vector { values, tokens: word(0), truncated: flags & TRUNCATED != 0, window };
     (vector, flags & MORE != 0)
 }
 
@@ -186,9 +226,13 @@ mod tests {
         let places: Vec<u32> =
             (0..600u16).map(|n| vectors.add(&[plain(n.into(), DIMENSIONS)]).unwrap().unwrap()).collect();
         assert!(vectors.written > 0 && !vectors.buffer.is_empty());
-        for (n, place) in (0u16..).zip(places) {
-            assert_eq!(vectors.get(place).unwrap(), [plain(n.into(), DIMENSIONS)]);
+        // One behind the other, and here and there.
+        let all: Vec<(u16, u32)> = (0..).zip(places).collect();
+        let jumps = (0..all.len()).map(|n| &all[n * 7 % all.len()]);
+        for (n, place) in all.iter().chain(all[100..].iter().rev()).chain(jumps).chain(&all) {
+            assert_eq!(vectors.get(*place).unwrap(), [plain((*n).into(), DIMENSIONS)]);
         }
+        assert!(vectors.ahead.at_once > 100, "many are read at once: {}", vectors.ahead.at_once);
     }
 
     #[test]
