@@ -8,7 +8,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::interleave::interleave_record_batch;
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 
 use super::{VectorType, layout::Layout, rows::Rows};
 use crate::{
@@ -65,34 +65,39 @@ impl Columns {
 
     /// The rows in columns.
     pub(super) fn batch(&self, rows: Rows) -> Result<RecordBatch, ArrowError> {
+        let (mut columns, known) = self.beside_vectors(&rows)?;
+        let values: ArrayRef = match self.vector_type {
+            VectorType::F32 => Arc::new(Float32Array::from(rows.values)),
+            VectorType::F16 => Arc::new(Float16Array::from(halves(&rows.values)?)),
+        };
+        columns.push(Arc::new(FixedSizeListArray::try_new(element(self.vector_type), self.dimensions, values, None)?));
+        columns.extend(known);
+        RecordBatch::try_new(self.schema.clone(), columns)
+    }
+
+    /// The columns before that of the vectors, and those behind it: what comes along, and what is known of each vector.
+    pub(super) fn beside_vectors(&self, rows: &Rows) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>), ArrowError> {
         let entries = &rows.entries;
-        let mut columns = along(&rows)?;
         let tokens = UInt32Array::from_iter_values(entries.iter().map(|entry| entry.tokens));
         let truncated: Vec<bool> = entries.iter().map(|entry| entry.truncated).collect();
         let digests = FixedSizeBinaryArray::try_from_sparse_iter_with_size(
             entries.iter().map(|entry| entry.digest.map(|digest| digest.0)),
             DIGEST_BYTES,
         )?;
-        let mut rest: Vec<ArrayRef> = vec![Arc::new(tokens), Arc::new(BooleanArray::from(truncated))];
+        let mut known: Vec<ArrayRef> = vec![Arc::new(tokens), Arc::new(BooleanArray::from(truncated))];
         if self.windows {
             let of = |part: fn(Window) -> u64| -> UInt64Array {
                 entries.iter().map(|entry| entry.window.map(part)).collect()
             };
             let index: UInt32Array = entries.iter().map(|entry| entry.window.map(|window| window.index)).collect();
-            rest.extend([
+            known.extend([
                 Arc::new(index) as ArrayRef,
                 Arc::new(of(|window| window.start)),
                 Arc::new(of(|window| window.end)),
             ]);
         }
-        rest.push(Arc::new(digests));
-        let values: ArrayRef = match self.vector_type {
-            VectorType::F32 => Arc::new(Float32Array::from(rows.values)),
-            VectorType::F16 => Arc::new(Float16Array::from(halves(&rows.values)?)),
-        };
-        columns.push(Arc::new(FixedSizeListArray::try_new(element(self.vector_type), self.dimensions, values, None)?));
-        columns.extend(rest);
-        RecordBatch::try_new(self.schema.clone(), columns)
+        known.push(Arc::new(digests));
+        Ok((along(rows)?, known))
     }
 }
 
@@ -144,11 +149,12 @@ fn element(vector_type: VectorType) -> Arc<Field> {
 
 /// Numbers in half the room. What is too large for that is refused: it would be infinite.
 pub(super) fn halves(values: &[f32]) -> Result<Vec<f16>, ArrowError> {
-    let half = |value: &f32| match f16::from_f32(*value) {
-        half if half.is_infinite() && value.is_finite() => {
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    match halves.iter().zip(values).find(|(half, value)| half.is_infinite() && value.is_finite()) {
+        Some((_, value)) => {
             Err(ArrowError::ComputeError(format!("{value} does not fit into f16: begin anew with --vector-type f32")))
         }
-        half => Ok(half),
-    };
-    values.iter().map(half).collect()
+        None => Ok(halves),
+    }
 }

@@ -7,19 +7,14 @@ use arrow_ipc::{
     writer::{FileWriter, IpcWriteOptions},
 };
 use bytes::Bytes;
-use parquet::{
-    arrow::ArrowWriter,
-    basic::{Compression, Encoding, ZstdLevel},
-    file::properties::{EnabledStatistics, WriterProperties},
-    schema::types::ColumnPath,
-};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     PartFormat, VectorType,
-    columns::{Columns, DIGEST, ELEMENT, EMBEDDING, halves},
+    columns::{Columns, halves},
     line::{self, Files},
     npy,
+    parquet_file::ParquetFile,
     rows::Rows,
 };
 use crate::Error;
@@ -60,7 +55,7 @@ impl Write for Sink {
 
 /// Makes the files of a part: one, or two where a format holds nothing but vectors.
 pub(super) enum Encoder {
-    Parquet(Columns, Box<ArrowWriter<Sink>>),
+    Parquet(Box<ParquetFile>),
     Arrow(Columns, Box<FileWriter<Sink>>),
     Jsonl(Sink, Files),
     /// Their number comes first in the file, so the vectors wait for the last of them.
@@ -86,8 +81,8 @@ impl Encoder {
         let sink = Sink::default();
         Ok(match (format, columns) {
             (PartFormat::Parquet, Some(columns)) => {
-                let writer = ArrowWriter::try_new(sink, columns.schema().clone(), Some(properties(vector_type)));
-                Self::Parquet(columns, Box::new(writer.map_err(|error| failed(&error))?))
+                let file = ParquetFile::new(columns, vector_type, dimensions);
+                Self::Parquet(Box::new(file.map_err(|error| failed(&error))?))
             }
             (PartFormat::Arrow, Some(columns)) => {
                 let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD));
@@ -107,10 +102,7 @@ impl Encoder {
     pub(super) fn write(&mut self, rows: Rows) -> Result<(), Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("rows cannot be written: {error}"));
         match self {
-            Self::Parquet(columns, writer) => {
-                let batch = columns.batch(rows).map_err(|error| failed(&error))?;
-                writer.write(&batch).and_then(|()| writer.flush()).map_err(|error| failed(&error))
-            }
+            Self::Parquet(file) => file.write(&rows).map_err(|error| failed(&error)),
             Self::Arrow(columns, writer) => {
                 let batch = columns.batch(rows).map_err(|error| failed(&error))?;
                 writer.write(&batch).map_err(|error| failed(&error))
@@ -139,7 +131,7 @@ impl Encoder {
     /// What can be sent by now, of each file.
     pub(super) fn take(&mut self) -> Vec<Bytes> {
         match self {
-            Self::Parquet(_, writer) => vec![writer.inner_mut().take()],
+            Self::Parquet(file) => vec![file.sink().take()],
             Self::Arrow(_, writer) => vec![writer.get_mut().take()],
             Self::Jsonl(sink, _) => vec![sink.take()],
             Self::Npy { ids, .. } => vec![Bytes::new(), ids.take()],
@@ -150,7 +142,7 @@ impl Encoder {
     pub(super) fn finish(self) -> Result<Vec<Sink>, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Backfill(format!("a part cannot be written: {error}"));
         match self {
-            Self::Parquet(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
+            Self::Parquet(file) => file.finish().map(|sink| vec![sink]).map_err(|error| failed(&error)),
             Self::Arrow(_, writer) => writer.into_inner().map(|sink| vec![sink]).map_err(|error| failed(&error)),
             Self::Jsonl(sink, _) => Ok(vec![sink]),
             Self::Npy { vector_type, dimensions, rows, vectors, ids, files: _ } => {
@@ -166,23 +158,4 @@ impl Encoder {
             }
         }
     }
-}
-
-/// Vectors hardly ever repeat, and nobody looks for a range of their numbers. With their bytes in planes they are a twelfth smaller, and no
-/// slower to write or to read; DuckDB does not read halves that are written so.
-fn properties(vector_type: VectorType) -> WriterProperties {
-    let vectors = ColumnPath::new([EMBEDDING, "list", ELEMENT].map(ToOwned::to_owned).to_vec());
-    let encoding = match vector_type {
-        VectorType::F32 => Encoding::BYTE_STREAM_SPLIT,
-        VectorType::F16 => Encoding::PLAIN,
-    };
-    WriterProperties::builder()
-        .set_max_row_group_row_count(None)
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_column_dictionary_enabled(vectors.clone(), false)
-        .set_column_encoding(vectors.clone(), encoding)
-        .set_column_statistics_enabled(vectors, EnabledStatistics::None)
-        .set_column_dictionary_enabled(ColumnPath::from(DIGEST), false)
-        .set_column_statistics_enabled(ColumnPath::from(DIGEST), EnabledStatistics::None)
-        .build()
 }

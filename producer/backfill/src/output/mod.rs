@@ -9,7 +9,8 @@
 //! | `layout` | what all parts are like, and what is known of one |
 //! | `rows` | rows that wait to be encoded |
 //! | `columns` | rows -> columns |
-//! | `encode`, `npy` | rows -> the bytes of a file |
+//! | `encode`, `npy`, `parquet_file` | rows -> the bytes of a file |
+//! | `vector_pages` | the column of vectors of a Parquet file, whole pages at a time |
 //! | `place`, `upload` | a folder or a prefix of an object store, and a file on its way there |
 //! | `names` | what files are called |
 //! | `manifest` | what an output in parts is |
@@ -24,6 +25,7 @@ mod lines_file;
 mod manifest;
 mod names;
 mod npy;
+mod parquet_file;
 mod parts;
 mod place;
 mod postgres;
@@ -31,6 +33,7 @@ mod read;
 mod rows;
 mod target;
 mod upload;
+mod vector_pages;
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,12 @@ use arrow_array::{
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType};
 use bytes::Bytes;
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Manifest, Mark, PartFile, StoredFile, VectorType,
@@ -21,6 +22,7 @@ use super::{
     manifest::sha256,
     npy,
     place::Place,
+    vector_pages::VectorReader,
 };
 use crate::{
     Error, Parameters,
@@ -41,6 +43,15 @@ pub struct StoredRow {
     pub vectors: Vec<Vector>,
 }
 
+/// The bytes of a part on their way, and of the file of what belongs to its vectors, if it has one.
+#[derive(Debug)]
+struct Coming {
+    bytes: Fetch,
+    ids: Option<Fetch>,
+}
+
+type Fetch = AbortOnDropHandle<Result<Bytes, Error>>;
+
 /// The rows of an output in parts: those that have vectors, then those that have none. It is for a thread: whoever asks waits until they
 /// are read.
 #[derive(Debug)]
@@ -52,6 +63,8 @@ pub struct PartRows {
     id_column: Option<String>,
     /// What is still to be read, and whether it is a part.
     files: VecDeque<(PartFile, bool)>,
+    /// The next of them, which is fetched while the one before it is used.
+    coming: Option<Coming>,
     rows: Option<Grouped>,
 }
 
@@ -86,38 +99,49 @@ impl PartRows {
             dimensions: dimensions.unwrap_or_default(),
             id_column,
             files: files.collect(),
+            coming: None,
             rows: None,
         }
     }
 
-    /// The bytes of a file, which have to be those that were written.
-    fn fetch(&self, file: &StoredFile) -> Result<Bytes, Error> {
-        let bytes = self.runtime.block_on(self.place.get(&file.name))?;
-        if sha256(&bytes) != file.sha256 {
-            return Err(self.failed(&file.name, &"it holds something else than what was written"));
-        }
-        Ok(bytes)
+    /// Begins to fetch the bytes of a file, which have to be those that were written.
+    fn fetch(&self, file: &StoredFile) -> Fetch {
+        let (place, file) = (self.place.clone(), file.clone());
+        AbortOnDropHandle::new(self.runtime.spawn(async move {
+            let bytes = place.get(&file.name).await?;
+            let checked = tokio::task::spawn_blocking(move || match sha256(&bytes) == file.sha256 {
+                true => Ok(bytes),
+                false => Err(failed(&place, &file.name, &"it holds something else than what was written")),
+            });
+            checked.await.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
+        }))
     }
 
-    fn failed(&self, name: &str, reason: &dyn std::fmt::Display) -> Error {
-        Error::Backfill(format!("{}/{name}: {reason}", self.place.location()))
+    fn begin(&self, part: &PartFile) -> Coming {
+        Coming { bytes: self.fetch(&part.file), ids: part.ids.as_ref().map(|ids| self.fetch(ids)) }
     }
 
-    fn read(&self, part: &PartFile, is_part: bool) -> Result<Entries, Error> {
-        let PartFile { file: StoredFile { name, .. }, rows, ids, .. } = part;
-        let bytes = self.fetch(&part.file)?;
-        let failed = |error: ArrowError| self.failed(name, &error);
+    fn wait(&self, fetch: Fetch) -> Result<Bytes, Error> {
+        let fetched = self.runtime.block_on(fetch);
+        fetched.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
+    }
+
+    fn read(&self, part: &PartFile, is_part: bool, coming: Coming) -> Result<Entries, Error> {
+        let PartFile { file: StoredFile { name, .. }, rows, .. } = part;
+        let bytes = self.wait(coming.bytes)?;
+        let failed = |reason: &dyn std::fmt::Display| failed(&self.place, name, reason);
+        let damaged = |error: ArrowError| failed(&error);
         Ok(match name.rsplit_once('.').map(|(_, ending)| ending) {
-            Some("parquet") => parquet(bytes, self.id_column.as_deref()).map_err(failed)?,
-            Some("arrow") => arrow(bytes, self.id_column.as_deref()).map_err(failed)?,
+            Some("parquet") => parquet(bytes, self.id_column.as_deref()).map_err(damaged)?,
+            Some("arrow") => arrow(bytes, self.id_column.as_deref()).map_err(damaged)?,
             Some("npy") => {
-                let Some(ids) = ids else { return Err(self.failed(name, &"the manifest names no ids for it")) };
+                let Some(ids) = coming.ids else { return Err(failed(&"the manifest names no ids for it")) };
                 let rows = usize::try_from(*rows).unwrap_or(usize::MAX);
                 if !npy::is_header(&bytes, self.vector_type, rows, self.dimensions) {
-                    return Err(self.failed(name, &"its shape is not what the manifest says"));
+                    return Err(failed(&"its shape is not what the manifest says"));
                 }
                 let vectors = npy_vectors(bytes.slice(npy::HEADER..), self.vector_type, self.dimensions);
-                let ids = lines(self.fetch(ids)?, false);
+                let ids = lines(self.wait(ids)?, false);
                 Box::new(ids.zip(vectors).map(|(entry, values)| {
                     let mut entry = entry?;
                     entry.vector = entry.vector.map(|vector| Vector { values, ..vector });
@@ -135,10 +159,18 @@ impl PartRows {
             {
                 return row.map(Some).map_err(|error| Error::Backfill(format!("{}: {error}", self.place.location())));
             }
+            // What it was made of is not needed any more.
+            self.rows = None;
             let Some((part, is_part)) = self.files.pop_front() else { return Ok(None) };
-            self.rows = Some(Grouped(self.read(&part, is_part)?.peekable()));
+            let coming = self.coming.take().unwrap_or_else(|| self.begin(&part));
+            self.coming = self.files.front().map(|(next, _)| self.begin(next));
+            self.rows = Some(Grouped(self.read(&part, is_part, coming)?.peekable()));
         }
     }
+}
+
+fn failed(place: &Place, name: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::Backfill(format!("{}/{name}: {reason}", place.location()))
 }
 
 /// The error of a part that cannot be read is the last item.
@@ -149,7 +181,7 @@ impl Iterator for PartRows {
         let row = self.next_row().transpose();
         if let Some(Err(_)) = row {
             self.files.clear();
-            self.rows = None;
+            (self.coming, self.rows) = (None, None);
         }
         row
     }
@@ -195,41 +227,71 @@ impl Iterator for Grouped {
 
 /// The columns of a part, without those that came along.
 fn parquet(bytes: Bytes, id: Option<&str>) -> Result<Entries, ArrowError> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(BATCH);
-    let columns = wanted(builder.schema(), id);
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    Ok(entries(builder.with_projection(mask).build()?, id))
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?.with_batch_size(BATCH);
+    let dimensions = match builder.schema().field_with_name(EMBEDDING)?.data_type() {
+        DataType::FixedSizeList(_, dimensions) => usize::try_from(*dimensions).unwrap_or(0),
+        _ => return Err(missing(EMBEDDING)),
+    };
+    // Whole pages of the vectors, the rest row by row.
+    let (schema, metadata) = (builder.parquet_schema(), builder.metadata().clone());
+    let place = schema.columns().iter().position(|column| column.path().parts()[0] == EMBEDDING);
+    let mut vectors = VectorReader::new(bytes, metadata, place.ok_or_else(|| missing(EMBEDDING))?, dimensions);
+    let columns = wanted(builder.schema(), id, false);
+    let mask = ProjectionMask::roots(schema, columns);
+    let batches = builder.with_projection(mask).build()?;
+    let id = id.map(ToOwned::to_owned);
+    Ok(Box::new(batches.flat_map(move |batch| {
+        let entries = batch.and_then(|batch| {
+            let vectors = vectors.read(batch.num_rows())?;
+            of_batch(&batch, id.as_deref(), &vectors)
+        });
+        each(entries)
+    })))
 }
 
 fn arrow(bytes: Bytes, id: Option<&str>) -> Result<Entries, ArrowError> {
     let reader = arrow_ipc::reader::FileReader::try_new(std::io::Cursor::new(bytes.clone()), None)?;
-    let columns = wanted(&reader.schema(), id);
-    Ok(entries(arrow_ipc::reader::FileReader::try_new(std::io::Cursor::new(bytes), Some(columns))?, id))
-}
-
-fn wanted(schema: &arrow_schema::Schema, id: Option<&str>) -> Vec<usize> {
-    let ours = |name: &str| [EMBEDDING, TOKENS, TRUNCATED, DIGEST].contains(&name) || WINDOW.contains(&name);
-    let fields = schema.fields().iter().enumerate();
-    fields.filter(|(_, field)| id == Some(field.name()) || ours(field.name())).map(|(n, _)| n).collect()
-}
-
-fn entries(
-    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
-    id: Option<&str>,
-) -> Entries {
+    let columns = wanted(&reader.schema(), id, true);
+    let batches = arrow_ipc::reader::FileReader::try_new(std::io::Cursor::new(bytes), Some(columns))?;
     let id = id.map(ToOwned::to_owned);
-    Box::new(batches.flat_map(move |batch| match batch.and_then(|batch| of_batch(&batch, id.as_deref())) {
-        Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error)],
-    }))
+    Ok(Box::new(batches.flat_map(move |batch| {
+        let entries = batch.and_then(|batch| {
+            let vectors: &FixedSizeListArray = column(&batch, EMBEDDING).ok_or_else(|| missing(EMBEDDING))?;
+            let vectors = numbers(vectors.values()).ok_or_else(|| missing(EMBEDDING))?;
+            of_batch(&batch, id.as_deref(), &vectors)
+        });
+        each(entries)
+    })))
 }
 
-fn of_batch(batch: &RecordBatch, id: Option<&str>) -> Result<Vec<Entry>, ArrowError> {
-    let missing = |name: &str| ArrowError::SchemaError(format!("there is no column `{name}` as it was written"));
-    fn column<'a, T: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Option<&'a T> {
-        batch.column_by_name(name)?.as_any().downcast_ref()
-    }
-    let vectors: &FixedSizeListArray = column(batch, EMBEDDING).ok_or_else(|| missing(EMBEDDING))?;
+/// The entries of a batch, or its error.
+fn each(entries: Result<Vec<Entry>, ArrowError>) -> impl Iterator<Item = Result<Entry, ArrowError>> {
+    let (entries, error) = match entries {
+        Ok(entries) => (entries, None),
+        Err(error) => (Vec::new(), Some(Err(error))),
+    };
+    entries.into_iter().map(Ok).chain(error)
+}
+
+fn missing(name: &str) -> ArrowError {
+    ArrowError::SchemaError(format!("there is no column `{name}` as it was written"))
+}
+
+/// The columns that are read, with the vectors or without them.
+fn wanted(schema: &arrow_schema::Schema, id: Option<&str>, vectors: bool) -> Vec<usize> {
+    let ours = |name: &str| [TOKENS, TRUNCATED, DIGEST].contains(&name) || WINDOW.contains(&name);
+    let is_wanted = |name: &str| id == Some(name) || ours(name) || vectors && name == EMBEDDING;
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| is_wanted(field.name())).map(|(n, _)| n).collect()
+}
+
+fn column<'a, T: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Option<&'a T> {
+    batch.column_by_name(name)?.as_any().downcast_ref()
+}
+
+/// The rows of a batch; `vectors`: all of theirs, one behind the other.
+fn of_batch(batch: &RecordBatch, id: Option<&str>, vectors: &[f32]) -> Result<Vec<Entry>, ArrowError> {
+    let dimensions = vectors.len().checked_div(batch.num_rows()).unwrap_or(0);
     let tokens: &UInt32Array = column(batch, TOKENS).ok_or_else(|| missing(TOKENS))?;
     let truncated: &BooleanArray = column(batch, TRUNCATED).ok_or_else(|| missing(TRUNCATED))?;
     let digests: &FixedSizeBinaryArray = column(batch, DIGEST).ok_or_else(|| missing(DIGEST))?;
@@ -257,7 +319,7 @@ fn of_batch(batch: &RecordBatch, id: Option<&str>) -> Result<Vec<Entry>, ArrowEr
             start: start.value(n),
             end: end.value(n),
         });
-        let values = numbers(&vectors.value(n)).ok_or_else(|| missing(EMBEDDING))?;
+        let values = vectors[n * dimensions..(n + 1) * dimensions].to_vec();
         let vector = Vector { values, tokens: tokens.value(n), truncated: truncated.value(n), window };
         Ok(Entry { id, digest, vector: Some(vector) })
     };
@@ -274,7 +336,7 @@ fn numbers(values: &dyn Array) -> Option<Vec<f32>> {
         return Some(values.values().to_vec());
     }
     let values = values.as_any().downcast_ref::<Float16Array>()?;
-    Some(values.values().iter().map(|value| value.to_f32()).collect())
+    Some(values.values().to_f32_vec())
 }
 
 /// The numbers of an array of NumPy.
