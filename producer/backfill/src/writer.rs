@@ -40,6 +40,8 @@ pub(crate) struct Books {
     pub(crate) known: Option<Arc<Known>>,
     /// What is written and perhaps not durable yet.
     written: Written,
+    /// What was written before that, and is on its way to its place.
+    closing: Option<Written>,
     recorded: Instant,
     purger: Option<Purger>,
     started: Instant,
@@ -135,6 +137,7 @@ impl Books {
             output,
             known,
             written: Written::default(),
+            closing: None,
             recorded: now,
             started: now,
             rows_before,
@@ -210,8 +213,8 @@ impl Books {
                 _ = record.tick() => {}
             }
             // Results stay in their stream until what is written of them is durable: it must not fill for want of that.
-            let must =
-                self.written.bytes >= self.most_held || self.streams.as_ref().is_some_and(|seen| seen.borrow().is_full);
+            let held = self.unrecorded().map(|written| written.bytes).sum::<usize>();
+            let must = held >= self.most_held || self.streams.as_ref().is_some_and(|seen| seen.borrow().is_full);
             if must || self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
                 self.record(must).await?;
             }
@@ -250,12 +253,12 @@ impl Books {
 
     /// Whether as many rows of this run have failed as may: what earlier runs have seen was seen when this one was begun.
     fn check_errors(&self) -> Result<(), Error> {
-        let failed = self.state.failed + self.written.failed - self.failed_before;
-        let rows = self.written.end.unwrap_or(self.state.done).rows - self.rows_before;
+        let failed = self.total(self.state.failed, |written| written.failed) - self.failed_before;
+        let rows = self.done().rows - self.rows_before;
         match self.max_errors {
             Some(most) if most.is_exceeded(failed, rows) => {
                 let mut all = self.state.failures.clone();
-                failures::add(&mut all, self.written.failures.clone());
+                self.unrecorded().for_each(|written| failures::add(&mut all, written.failures.clone()));
                 let output = self.can_go_on().map(|path| path.display().to_string());
                 Err(Error::TooManyErrors { failed, rows, most, reasons: failures::first(&all), output })
             }
@@ -263,13 +266,58 @@ impl Books {
         }
     }
 
-    /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs.
+    /// What is written and not recorded.
+    fn unrecorded(&self) -> impl Iterator<Item = &Written> {
+        self.closing.iter().chain([&self.written])
+    }
+
+    /// The input after the last row that is written.
+    fn done(&self) -> Position {
+        self.unrecorded().filter_map(|written| written.end).last().unwrap_or(self.state.done)
+    }
+
+    /// What is recorded, and what is not yet.
+    fn total(&self, recorded: u64, of: fn(&Written) -> u64) -> u64 {
+        recorded + self.unrecorded().map(of).sum::<u64>()
+    }
+
+    /// The output first, then the record of it, then the results that are no longer needed. `now`: whatever it costs; else what takes long is
+    /// done while more is written.
     async fn record(&mut self, now: bool) -> Result<(), Error> {
-        let Some(end) = self.written.end else { return Ok(()) };
+        let is_full = self.output.is_full();
+        if now || is_full || self.output.has_closed() {
+            self.record_closed().await?;
+        }
+        if self.written.end.is_none() {
+            return Ok(());
+        }
         may_write(self.keeper.as_ref(), &self.patience).await?;
+        if !now && is_full && self.output.close().await? {
+            self.closing = Some(std::mem::take(&mut self.written));
+            return Ok(());
+        }
         if !self.output.settle(now).await? {
             return Ok(());
         }
+        let written = std::mem::take(&mut self.written);
+        self.note(written).await
+    }
+
+    /// Waits for what is on its way, and records it.
+    async fn record_closed(&mut self) -> Result<(), Error> {
+        if self.closing.is_none() {
+            return Ok(());
+        }
+        may_write(self.keeper.as_ref(), &self.patience).await?;
+        // Whatever comes of it, it is asked for once: what has failed is not to be taken for durable later.
+        let written = self.closing.take().unwrap_or_default();
+        self.output.closed().await?;
+        self.note(written).await
+    }
+
+    /// Records what is durable now.
+    async fn note(&mut self, written: Written) -> Result<(), Error> {
+        let Some(done) = written.end else { return Ok(()) };
         let Written {
             end: _,
             stored,
@@ -283,8 +331,8 @@ impl Books {
             windows,
             ids,
             bytes: _,
-        } = std::mem::take(&mut self.written);
-        self.state.done = end;
+        } = written;
+        self.state.done = done;
         self.state.mark = self.output.mark();
         self.state.stored += stored;
         self.state.reused += reused;
@@ -321,15 +369,15 @@ impl Books {
     }
 
     fn now(&self) -> Progress {
-        let done = self.written.end.unwrap_or(self.state.done);
+        let done = self.done();
         Progress {
             rows: done.rows,
             rows_now: done.rows - self.rows_before,
-            reused: self.state.reused + self.written.reused,
-            failed: self.state.failed + self.written.failed,
+            reused: self.total(self.state.reused, |written| written.reused),
+            failed: self.total(self.state.failed, |written| written.failed),
             input_bytes: self.state.plan.bytes_before(done),
             input_size: self.state.plan.bytes(),
-            tokens_now: self.state.tokens + self.written.tokens - self.tokens_before,
+            tokens_now: self.total(self.state.tokens, |written| written.tokens) - self.tokens_before,
             in_flight: 0,
             waiting: None,
             is_held: false,

@@ -199,6 +199,37 @@ impl Output {
         }
     }
 
+    /// Has what was written made durable while more is written, where that takes long. Returns whether it is on its way: [`Output::closed`]
+    /// waits for it, and so does this for what was on its way before.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) async fn close(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::Lines(..) | Self::Postgres(_) => Ok(false),
+            Self::Parts(parts) => parts.close().await.map(|()| true),
+        }
+    }
+
+    /// Whether [`Output::closed`] would not wait.
+    pub(crate) fn has_closed(&self) -> bool {
+        match self {
+            Self::Lines(..) | Self::Postgres(_) => true,
+            Self::Parts(parts) => parts.has_closed(),
+        }
+    }
+
+    /// Waits until what is on its way is durable.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) async fn closed(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Lines(..) | Self::Postgres(_) => Ok(()),
+            Self::Parts(parts) => parts.closed().await,
+        }
+    }
+
     /// Bytes of a file that is appended to.
     ///
     /// # Errors
@@ -210,7 +241,7 @@ impl Output {
         }
     }
 
-    /// What is durable, once all that was written is.
+    /// What is durable, once all that was written is, or all that was on its way.
     pub(crate) fn mark(&self) -> Mark {
         match self {
             Self::Lines(file, _) => Mark { bytes: file.bytes(), ..Mark::default() },

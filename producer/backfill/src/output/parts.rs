@@ -1,6 +1,7 @@
 //! Files of bounded size, each visible when it is complete, and a manifest when all of them are.
 
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Mark, PartFormat,
@@ -30,6 +31,8 @@ pub(crate) struct Parts {
     /// Rows that are not encoded yet.
     waiting: Rows,
     open: Option<Part>,
+    /// What is on its way to its place while the next part is written.
+    closing: Option<AbortOnDropHandle<Result<Closed, Error>>>,
     failed: FailedRows,
     /// Something could not be written: what is written since the last part was closed counts for nothing, whatever is there of it.
     broken: bool,
@@ -40,6 +43,13 @@ pub(crate) struct Parts {
 struct FailedRows {
     lines: Vec<u8>,
     rows: u64,
+}
+
+/// Files that are complete: of rows without a vector, and of those with one.
+#[derive(Debug, Default)]
+struct Closed {
+    failed: Option<PartFile>,
+    part: Option<PartFile>,
 }
 
 /// A part that is not closed yet.
@@ -72,6 +82,7 @@ impl Parts {
             mark: Mark::default(),
             waiting: Rows::default(),
             open: None,
+            closing: None,
             failed: FailedRows::default(),
             broken: false,
         })
@@ -178,12 +189,59 @@ impl Parts {
             return Ok(false);
         }
         if !now && !self.is_full() {
-            return Ok(self.open.is_none() && self.waiting.is_empty() && self.failed.rows == 0);
+            let is_empty = self.open.is_none() && self.waiting.is_empty() && self.failed.rows == 0;
+            return Ok(is_empty && self.closing.is_none());
         }
-        self.broken = true;
         self.close().await?;
-        self.broken = false;
+        self.closed().await?;
         Ok(true)
+    }
+
+    /// Has the part that is being written closed while the next one is written. One may be on its way at a time: one before it is waited for.
+    pub(super) async fn close(&mut self) -> Result<(), Error> {
+        self.closed().await?;
+        self.broken = true;
+        if !self.waiting.is_empty() {
+            self.encode().await?;
+        }
+        let number = self.mark.next_part;
+        let failed = std::mem::take(&mut self.failed);
+        let part = self.open.take();
+        if failed.rows > 0 || part.is_some() {
+            self.mark.next_part = number + 1;
+            let (place, name) = (self.place.clone(), self.layout.run.failed(number));
+            self.closing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                let mut closed = Closed::default();
+                if failed.rows > 0 {
+                    closed.failed = Some(failed.close(&place, name).await?);
+                }
+                if let Some(part) = part {
+                    closed.part = Some(part.close().await?);
+                }
+                Ok(closed)
+            })));
+        }
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Whether nothing is on its way, or has arrived.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closing.as_ref().is_none_or(AbortOnDropHandle::is_finished)
+    }
+
+    /// Waits for what is on its way.
+    pub(super) async fn closed(&mut self) -> Result<(), Error> {
+        let Some(closing) = &mut self.closing else { return Ok(()) };
+        // Until it is known to be otherwise.
+        let was_broken = std::mem::replace(&mut self.broken, true);
+        let closed = finished(closing.await);
+        self.closing = None;
+        let Closed { failed, part } = closed?;
+        self.mark.failed.extend(failed);
+        self.mark.parts.extend(part);
+        self.broken = was_broken;
+        Ok(())
     }
 
     /// What is complete.
@@ -245,25 +303,14 @@ impl Parts {
             tokio::task::spawn_blocking(move || Encoder::new(format, columns, vector_type, dimensions, of_rows));
         Ok(Part { number, encoder, uploads, rows: 0, truncated: 0, bytes: 0 })
     }
+}
 
-    async fn close(&mut self) -> Result<(), Error> {
-        if !self.waiting.is_empty() {
-            self.encode().await?;
-        }
-        let number = self.mark.next_part;
-        if self.failed.rows > 0 {
-            let FailedRows { lines, rows } = std::mem::take(&mut self.failed);
-            let name = self.layout.run.failed(number);
-            let file = StoredFile { bytes: lines.len() as u64, sha256: super::manifest::sha256(&lines), name };
-            self.place.put(&file.name, lines).await?;
-            self.mark.failed.push(PartFile { file, rows, truncated: 0, ids: None });
-            self.mark.next_part = number + 1;
-        }
-        if let Some(part) = self.open.take() {
-            self.mark.parts.push(part.close().await?);
-            self.mark.next_part = number + 1;
-        }
-        Ok(())
+impl FailedRows {
+    async fn close(self, place: &Place, name: String) -> Result<PartFile, Error> {
+        let Self { lines, rows } = self;
+        let file = StoredFile { bytes: lines.len() as u64, sha256: super::manifest::sha256(&lines), name };
+        place.put(&file.name, lines).await?;
+        Ok(PartFile { file, rows, truncated: 0, ids: None })
     }
 }
 

@@ -155,8 +155,9 @@ proptest! {
     }
 }
 
-/// Writes as a backfill does, begun anew after each failure from what was recorded. `lose`: the first record of a closed part is lost.
-async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool) -> (Mark, usize) {
+/// Writes as a backfill does, begun anew after each failure from what was recorded. `lose`: the first record of a closed part is lost. `aside`:
+/// parts are closed while the next is written.
+async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool, aside: bool) -> (Mark, usize) {
     let (mut mark, mut done, mut lose, mut failures) = (Mark::default(), 0, lose, 0);
     loop {
         let attempt = async {
@@ -165,6 +166,7 @@ async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool) -> (M
             parts.go_on(&mark, ok()).await?;
             let mut written = done;
             let mut result = Ok(());
+            let mut closing = None;
             while written < rows.len() && result.is_ok() {
                 let end = (written + 5).min(rows.len());
                 result = parts.write(&rows[written..end]).await;
@@ -172,12 +174,31 @@ async fn run(store: &Flaky, format: PartFormat, rows: &[Done], lose: bool) -> (M
                     break;
                 }
                 written = end;
+                if aside && parts.is_full() {
+                    let closed = closing.take();
+                    result = parts.closed().await;
+                    if let (Ok(()), Some(closed)) = (&result, closed) {
+                        if std::mem::take(&mut lose) {
+                            return Err(Error::Backfill("killed".into()));
+                        }
+                        (mark, done) = (parts.mark(), closed);
+                    }
+                    if result.is_ok() {
+                        result = parts.close().await;
+                        closing = Some(written);
+                    }
+                    continue;
+                }
                 match parts.settle(written == rows.len()).await {
                     Ok(true) if std::mem::take(&mut lose) => return Err(Error::Backfill("killed".into())),
                     Ok(true) => (mark, done) = (parts.mark(), written),
                     Ok(false) => {}
                     Err(error) => result = Err(error),
                 }
+            }
+            if aside && result.is_ok() {
+                result = parts.settle(true).await.map(|settled| assert!(settled));
+                (mark, done) = if result.is_ok() { (parts.mark(), written) } else { (mark.clone(), done) };
             }
             if result.is_err() {
                 // As the writer does whatever happened: what is not whole must not be taken for that.
@@ -204,13 +225,20 @@ async fn killed_at_any_step_each_row_is_there_once() {
     for format in PartFormat::ALL {
         let rows = rows(&counts, false, format.is_columnar());
         let whole = Flaky::new(None);
-        run(&whole, format, &rows, false).await;
+        run(&whole, format, &rows, false, false).await;
         let (steps, names) = (whole.steps(), whole.names().await);
         assert!(steps > 10 && names.len() > 4, "{steps} {names:?}");
         for step in 0..=steps {
-            for (after, lose) in [(false, false), (true, false), (true, true)] {
+            for (after, lose, aside) in [
+                (false, false, false),
+                (true, false, false),
+                (true, true, false),
+                (false, false, true),
+                (true, false, true),
+                (true, true, true),
+            ] {
                 let store = Flaky::new(Some(Fault { step, after }));
-                let (mark, failures) = run(&store, format, &rows, lose).await;
+                let (mark, failures) = run(&store, format, &rows, lose, aside).await;
                 assert!(failures > 0 || step == steps && !lose, "{format:?}: step {step} did not fail");
                 let read = read(Arc::new(store.clone()), VectorType::F32, &mark).await;
                 assert_eq!(read, expected(&rows), "{format:?}, step {step}, after: {after}, lost: {lose}");
