@@ -9,11 +9,13 @@
 //! | `kills` | which process is killed when |
 //! | `play` | one backfill, watched |
 //! | `watch` | memory of the processes, and JetStream's disk |
+//! | `cpu` | processor time of the processes |
 //! | `verify` | whether an output is what it should be |
 //! | `summary` | what it came to |
 
 mod bucket;
 mod corpus;
+mod cpu;
 mod engine;
 mod files;
 mod kills;
@@ -179,7 +181,14 @@ impl Scene {
         };
         let played = play(&mut self.stack, order, &mut self.watch, self.say).await?;
         check_counts(&played)?;
-        (self.say)(&format!("{name}: {} rows in {:.1} s, {:.0} rows/s", played.rows, played.seconds, played.rate()));
+        let cpu: Vec<String> = played.cpu_each().map(|(party, each)| format!("{party} {each:.1}")).collect();
+        (self.say)(&format!(
+            "{name}: {} rows in {:.1} s, {:.0} rows/s; processor time for a row, µs: {}",
+            played.rows,
+            played.seconds,
+            played.rate(),
+            cpu.join(", ")
+        ));
         Ok(played)
     }
 

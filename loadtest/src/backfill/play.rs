@@ -1,6 +1,7 @@
 //! One backfill, watched, with processes killed on its way.
 
 use std::{
+    collections::BTreeMap,
     process::ExitStatus,
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    cpu::Cpu,
     kills::{Kill, Party},
     stack::Stack,
     watch::Watch,
@@ -55,6 +57,8 @@ pub struct Played {
     pub rows: u64,
     /// From its start to its end, all processes and everything that took their place.
     pub seconds: f64,
+    /// Processor time of each party meanwhile: seconds.
+    pub cpu_seconds: BTreeMap<String, f64>,
     /// What `embed` said at its end.
     pub summary: Value,
     /// Who was killed, and how much of the rows had been embedded.
@@ -68,6 +72,11 @@ impl Played {
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.rows as f64 / self.seconds
+    }
+
+    /// Processor time of a party for each row: microseconds.
+    pub fn cpu_each(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.cpu_seconds.iter().map(|(party, seconds)| (&**party, seconds * 1e6 / self.rows as f64))
     }
 
     /// A count of the summary; 0 if it has none.
@@ -95,20 +104,30 @@ pub(super) async fn play(
     let before = stack.outcomes().await.unwrap_or_default();
     let started = Instant::now();
     let mut told = started;
+    let mut cpu = Cpu::since(&stack.processes());
     let mut embed = Daemon::spawn(&mut stack.embed(&begin));
-    let mut played =
-        Played { name: name.to_owned(), rows, seconds: 0.0, summary: Value::Null, kills: Vec::new(), ends: Vec::new() };
+    let mut played = Played {
+        name: name.to_owned(),
+        rows,
+        seconds: 0.0,
+        cpu_seconds: BTreeMap::new(),
+        summary: Value::Null,
+        kills: Vec::new(),
+        ends: Vec::new(),
+    };
     let mut due = kills.into_iter().peekable();
     let (mut attempts, mut embedded) = (0, 0.0);
     loop {
         let mut processes = stack.processes();
         processes.push((Party::Producer.name().to_owned(), embed.id()));
         watch.look(&processes, &stack.store());
+        cpu.look(&processes);
         if !embed.is_running() {
             let (status, log) = embed.wait();
             if has_finished(status) {
                 played.seconds = started.elapsed().as_secs_f64();
                 played.summary = embed.json_line();
+                played.cpu_seconds = cpu.seconds();
                 ensure!(played.summary["finished"] == true, "{name}: embed ended too early: {}", played.summary);
                 return Ok(played);
             }
@@ -197,7 +216,8 @@ mod tests {
     use super::*;
 
     fn played(summary: Value) -> Played {
-        Played { name: "a".into(), rows: 10, seconds: 2.0, summary, kills: Vec::new(), ends: Vec::new() }
+        let cpu_seconds = BTreeMap::new();
+        Played { name: "a".into(), rows: 10, seconds: 2.0, cpu_seconds, summary, kills: Vec::new(), ends: Vec::new() }
     }
 
     #[test]

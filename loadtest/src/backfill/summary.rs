@@ -147,7 +147,7 @@ fn figures(observed: &Observed) -> Vec<Group> {
     let idle = observed.changed.iter().map(|changed| &changed.idle);
     let runs = observed.all().map(|(played, _)| played).chain(idle).map(|played| {
         let count = |name: &str, better| Figure::new(name, "", played.count(name) as f64, better);
-        let figures = vec![
+        let mut figures = vec![
             Figure::new("time", "s", played.seconds, Better::Lower),
             Figure::new("speed", "rows/s", played.rate(), Better::Higher),
             count("rows", Better::Neither),
@@ -156,6 +156,10 @@ fn figures(observed: &Observed) -> Vec<Group> {
             count("failed", Better::Lower),
             Figure::new("killed", "", played.kills.len() as f64, Better::Neither),
         ];
+        let cpu = played.cpu_each();
+        figures.extend(cpu.map(|(party, each)| {
+            Figure::new(&format!("processor time for a row: {party}"), "µs", each, Better::Lower)
+        }));
         Group { name: played.name.clone(), figures }
     });
     let engine = observed.engine.iter().enumerate().map(|(n, rate)| {
@@ -238,7 +242,7 @@ fn told_only(name: &str, value: f64, unit: &str) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::PathBuf, time::Instant};
+    use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
     use super::*;
     use crate::backfill::{
@@ -248,7 +252,9 @@ mod tests {
     };
 
     fn run(name: &str, rows: u64, seconds: f64, summary: Value) -> (Played, Verified) {
-        let played = Played { name: name.into(), rows, seconds, summary, kills: Vec::new(), ends: Vec::new() };
+        let cpu_seconds = BTreeMap::from([("embed".to_owned(), seconds / 2.0)]);
+        let played =
+            Played { name: name.into(), rows, seconds, cpu_seconds, summary, kills: Vec::new(), ends: Vec::new() };
         let verified = Verified {
             reader: "a reader",
             wanted: rows,
