@@ -15,10 +15,15 @@ use crate::{
     wait_for,
 };
 
+/// Where the runtime of Go is told of a bound.
+const GO_MEMORY: &str = "GOMEMLIMIT";
 const ACCESS_KEY: &str = "test";
 const SECRET_KEY: &str = "secret";
 /// Somebody else may take a port between our finding it free and the server's taking it.
 const TRIES: usize = 5;
+/// Bytes that the server's runtime keeps to as far as it can: by itself it lets garbage grow to as much as is in use, which is hundreds of
+/// megabytes under a long load.
+const MEMORY: &str = "300MiB";
 /// Ports that the server listens on: master, volume, filer, S3; HTTP and gRPC each.
 const PORTS: usize = 8;
 
@@ -143,6 +148,9 @@ fn spawn(folder: &TempDir, ports: &[u16; PORTS]) -> Child {
     // Each bucket takes several volumes, which are files that grow.
     command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=600", "-master.volumeSizeLimitMB=64"]);
     command.args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]);
+    if std::env::var_os(GO_MEMORY).is_none() {
+        command.env(GO_MEMORY, MEMORY);
+    }
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     die_with_parent(&mut command);
     command.spawn().expect("the S3 server can be started")

@@ -7,6 +7,8 @@ use object_store::ObjectStoreExt;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_for_every_registry() {
     let server = S3Server::start();
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", server.id())).unwrap();
+    assert!(environment.split('\0').any(|variable| variable.starts_with("GOMEMLIMIT=")), "its memory has no bound");
     crate::support::publishing(&made(&server, "publishing")).await;
     crate::support::promoting(&made(&server, "promoting")).await;
 
