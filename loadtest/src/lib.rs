@@ -15,6 +15,8 @@
 //! | `peers` | the same texts through other servers and libraries |
 //! | `chaos` | faults on real processes, and whether every job is stored once |
 //! | `backfill` | a large backfill: speed, memory, and whether every row is there once |
+//! | `scale` | many workers on simulated devices: throughput, shares, latency, what a text costs |
+//! | `usage` | what processes and folders take: processor time, disk |
 //! | `tally` | counts calls |
 //! | `report` | what it came to: JSON, HTML, text, and two of them side by side |
 //! | `bench` | how fast the engine is alone |
@@ -37,7 +39,9 @@ pub mod pattern;
 pub mod peers;
 pub mod repeats;
 pub mod report;
+pub mod scale;
 pub mod scenario;
 pub mod swaps;
 pub mod tally;
 pub mod texts;
+pub mod usage;

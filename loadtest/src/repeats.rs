@@ -1,14 +1,14 @@
 //! A figure that was measured several times: its median, its range, and how sure its mean is.
 
 use embed_report::significant;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// Fewer repeats say nothing about how far a figure varies.
 pub const LEAST: usize = 3;
 
 /// The values of the repeats, in the order in which they were measured.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Repeats(Vec<f64>);
 

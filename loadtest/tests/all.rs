@@ -16,6 +16,7 @@ mod reports;
 mod rollout;
 mod rollout_shadow;
 mod route;
+mod scale;
 mod support;
 mod traces;
 mod upgrade;

@@ -1,20 +1,16 @@
 //! The memory of all processes, and the disk that JetStream takes, while backfills run.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
-use crate::memory::now_and_most;
+use crate::{memory::now_and_most, usage::on_disk};
 
 /// How often something is looked at for the plots.
 const EVERY: Duration = Duration::from_secs(1);
-/// Of a file on disk, in [`MetadataExt::blocks`].
-const BLOCK: u64 = 512;
 
 /// What was seen of a process, and of those that took its place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -91,27 +87,17 @@ impl Watch {
     }
 }
 
-/// Bytes on disk below a folder. What vanishes meanwhile takes none.
-fn on_disk(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(data) if data.is_dir() => on_disk(&entry.path()),
-        Ok(data) => data.blocks() * BLOCK,
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn processes_are_known_by_name_and_folders_are_added_up() {
+    fn processes_are_known_by_name_and_the_disk_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("below")).unwrap();
         fs::write(folder.path().join("below/file"), vec![1; 100_000]).unwrap();
-        assert!(on_disk(folder.path()) >= 100_000);
         let mut watch = Watch::new(Instant::now());
         let processes = [("a test".to_owned(), std::process::id()), ("gone".to_owned(), u32::MAX)];
         watch.ready(&processes[..1]);

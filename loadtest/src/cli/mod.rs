@@ -9,6 +9,7 @@ mod overload;
 mod page;
 mod peers;
 mod run;
+mod scale;
 mod session;
 mod soak;
 mod swap;
@@ -23,7 +24,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use embed_connect::ConnectSettings;
 use embed_engine::engine::{attention, telemetry};
 
-use crate::bench::{self, BenchArgs};
+use crate::{
+    bench::{self, BenchArgs},
+    scale::{HOST_COMMAND, host},
+};
 
 /// The exit code of what is done, and something that is wanted was missed.
 const MISSED: u8 = 3;
@@ -63,6 +67,11 @@ enum Command {
     Compare(compare::CompareArgs),
     /// The page of a report, made anew
     Page(page::PageArgs),
+    /// How the queue scales: many workers on simulated devices, on one server and on a cluster; exits with 3 if a text's cost is not flat
+    Scale(Box<scale::ScaleArgs>),
+    /// Workers on simulated devices, for `scale`: ordered on standard input
+    #[command(name = HOST_COMMAND, hide = true)]
+    SimulatedWorkers,
     /// Bulk jobs and online calls for long, and whether memory grows; exits with 3 if it does
     Soak(soak::SoakArgs),
     /// More online calls than can be answered; exits with 3 if goodput falls or refusals are slow
@@ -90,6 +99,8 @@ impl Cli {
             Command::Bench(args) => run_bench(&args, json),
             Command::Compare(args) => args.run(json),
             Command::Page(args) => args.run(json),
+            Command::Scale(args) => args.run(json),
+            Command::SimulatedWorkers => host().map(|()| true),
             Command::Soak(args) => args.run(&nats, json),
             Command::Overload(args) => args.run(&nats, json),
             Command::Swap(args) => args.run(&nats, json),
