@@ -113,6 +113,7 @@ impl Backend for Simulated {
                 bounds: target.provider.on_device().then_some(BOUNDS),
                 one_by_one: false,
                 spread: None,
+                spread_refused: None,
             },
         })
     }
