@@ -112,14 +112,15 @@ impl Storage {
     /// Appends one row, [`Storage::row_bytes`] bytes, to `out`.
     pub fn encode_row(self, row: &[f32], out: &mut Vec<u8>) {
         match self {
+            // Into room that is there already: to append each number by itself takes five times as long.
             Self::F32 => {
-                for x in row {
-                    out.extend_from_slice(&x.to_le_bytes());
+                for (bytes, x) in extend(out, row.len()).iter_mut().zip(row) {
+                    *bytes = x.to_le_bytes();
                 }
             }
             Self::F16 => {
-                for x in row {
-                    out.extend_from_slice(&f16::from_f32(*x).to_le_bytes());
+                for (bytes, x) in extend(out, row.len()).iter_mut().zip(row) {
+                    *bytes = f16::from_f32(*x).to_le_bytes();
                 }
             }
             Self::I8 => {
@@ -156,6 +157,13 @@ impl Storage {
                 .collect(),
         }
     }
+}
+
+/// Room for so many numbers more, of `N` bytes each.
+fn extend<const N: usize>(out: &mut Vec<u8>, numbers: usize) -> &mut [[u8; N]] {
+    let start = out.len();
+    out.resize(start + N * numbers, 0);
+    out[start..].as_chunks_mut().0
 }
 
 /// The cosine of two vectors. 0 for vectors that cannot be compared: those agree in nothing.
@@ -204,10 +212,12 @@ mod tests {
         fn a_row_has_the_promised_size_and_keeps_its_direction(row in prop::collection::vec(-1f32..1f32, 32..200)) {
             prop_assume!(row.iter().any(|x| x.abs() > 0.1));
             for (storage, least) in [(Storage::F32, 1.0), (Storage::F16, 0.9999), (Storage::I8, 0.999), (Storage::U1, 0.5)] {
-                let mut out = Vec::new();
+                // Behind what is there already.
+                let mut out = vec![7];
                 storage.encode_row(&row, &mut out);
+                let out = out.strip_prefix(&[7]).expect("it stays");
                 prop_assert_eq!(out.len(), storage.row_bytes(row.len()));
-                let back = storage.decode_row(&out, row.len());
+                let back = storage.decode_row(out, row.len());
                 prop_assert_eq!(back.len(), row.len());
                 let cosine = cosine(&row, &back);
                 prop_assert!(cosine > least - 1e-6, "{:?}: {}", storage, cosine);
