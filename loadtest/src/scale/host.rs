@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use embed_engine::settings::Provider;
+use embed_engine::{settings::Provider, threads::be_ordinary};
 use embed_worker::{
     app::{self, RunError, Shutdown},
     config::Config,
@@ -51,6 +51,8 @@ pub fn host() -> anyhow::Result<()> {
     let mut order = String::new();
     io::stdin().read_line(&mut order)?;
     let order: Order = serde_json::from_str(&order).context("the order, a line of JSON on standard input")?;
+    // Before a thread that loads, and gives way to all others, starts the first of the engines'.
+    be_ordinary();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(order));
     // What still runs has nobody who waits for it.
@@ -115,6 +117,8 @@ fn config(order: &Order, n: usize) -> Config {
     config.http.addr = ([127, 0, 0, 1], 0).into();
     // As many as a worker on one processor, or on devices, takes in.
     config.engine.providers = vec![if order.devices == 1 { Provider::Cpu } else { Provider::Cuda }].into();
+    // What sleeps gives way to nobody: the time in which a thread of lower priority waits for a core would be the machine's, and not the device's.
+    config.engine.nice = 0;
     // Whether a busy machine refuses calls is another question.
     config.limits.rpc_max_wait = Duration::from_secs(60);
     config
