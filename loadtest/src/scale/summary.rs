@@ -105,7 +105,7 @@ fn notes(rows: &[Row], cores: f64) -> Vec<String> {
         .iter()
         .filter(|row| !matches!(row.part, Part::Ceiling | Part::Rows | Part::Backlog) && row.setting.text_us > 0)
         .filter(|row| row.median(names::CORES) >= BUSY * cores)
-        .map(|row| name_of(row))
+        .map(name_of)
         .collect();
     let mut notes = vec![format!(
         "All figures are medians of {}; the range of each is in report.json. The load, the servers and the workers share {cores} cores.",
