@@ -244,10 +244,7 @@ impl Plan {
             row.add(names::SERVER_MB, stack.memory()[0]);
             row.add(names::DISK_MB, stack.disk());
             stack.employ(&setting)?;
-            let before = Moment::now(&mut stack).await?;
-            let texts = jobs * self.backlog_texts as u64;
-            let seen = load::until_embedded(&mut stack, texts, PATIENCE).await?.since(&before);
-            add_jobs(&mut row, &seen);
+            load::until_embedded(&mut stack, jobs * self.backlog_texts as u64, PATIENCE).await?;
             // What was embedded last is on its way into the stream.
             sleep(WARM_UP.min(self.duration)).await;
             row.add(names::KEPT_SERVER_MB, stack.memory()[0]);
