@@ -64,7 +64,7 @@ impl Server {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert(embed_schemas::headers::MSG_ID, id.as_str());
         let payload = format.encode(&request);
-        self.context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
+        self.context.publish_with_headers(subject, headers, payload).await.unwrap().await.unwrap();
         self.client.result(&model(), &id, PATIENCE).await.unwrap();
         let stream = self.context.get_stream(streams::results_stream(&model())).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&subjects::result(&model(), &id)).await.unwrap();
@@ -92,7 +92,7 @@ impl Server {
         self.stored += 1;
         let id = format!("{:026}", self.stored).parse().unwrap();
         let subject = subjects::store(&model(), &id);
-        self.context.publish_with_headers(subject, message.headers, payload.into()).await.unwrap().await.unwrap();
+        self.context.publish_with_headers(subject, message.headers, payload).await.unwrap().await.unwrap();
         self.bytes(&stream).await - before
     }
 }
@@ -102,7 +102,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

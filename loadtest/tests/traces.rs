@@ -137,6 +137,7 @@ fn ticks(pid: u32) -> u64 {
 
 /// What a worker's time of the processor for a text is with one request of a hundred recorded, against without: other programs on the same machine
 /// take time, and not the worker's. `cargo test --release -p embed-loadtest --test all -- --ignored --nocapture what_recording`
+#[expect(clippy::print_stdout, reason = "a measurement that is run by hand")]
 #[test]
 #[ignore = "a measurement, of some minutes"]
 fn what_recording_one_of_a_hundred_costs() {

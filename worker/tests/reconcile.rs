@@ -217,9 +217,8 @@ async fn a_load_that_fails_evicts_nobody_and_whoever_waits_is_answered() {
     assert!(error.retryable && error.retry_after_ms.is_some(), "{error}");
     assert!(is_live(FIRST)(&stack.status().await), "the one that works stays");
     // Those that come later are for others, until it is tried again.
-    let takes_no_more = async {
-        while stack.client.request(subjects::bare(Lane::Rpc, &other), payload.clone().into()).await.is_ok() {}
-    };
+    let takes_no_more =
+        async { while stack.client.request(subjects::bare(Lane::Rpc, &other), payload.clone()).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, takes_no_more).await.expect("a subscription that ends");
     // A job for it stays in the stream, and the worker says that it is not ready.
     stack.client.publish(subjects::bare(Lane::Job, &other), payload).await.unwrap();

@@ -90,7 +90,7 @@ async fn serve(
         };
         let Some(call) = call else { return client.flush().await.unwrap() };
         let (request, format) = decode_request(&call.payload, None).unwrap();
-        client.publish(call.reply.unwrap(), format.encode(&answer(&model, request, &vectors)).into()).await.unwrap();
+        client.publish(call.reply.unwrap(), format.encode(&answer(&model, request, &vectors))).await.unwrap();
     }
 }
 
@@ -117,7 +117,7 @@ async fn store(context: &jetstream::Context, model: &Slug, id: &JobId, outcome: 
     let mut header = HeaderMap::new();
     header.insert(headers::CONTENT_TYPE, format.content_type());
     let message = jetstream::message::PublishMessage::build()
-        .payload(format.encode(outcome).into())
+        .payload(format.encode(outcome))
         .headers(header)
         .expected_stream(streams::results_stream(model))
         .expected_last_subject_sequence(0);
