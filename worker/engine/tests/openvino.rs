@@ -123,6 +123,7 @@ fn resident() -> u64 {
 
 /// What a shape costs in its first run, and whether memory ends to grow with shapes. By hand, alone, since it takes minutes:
 /// `cargo test --release --workspace --test all -- openvino::soak --ignored --nocapture`
+#[expect(clippy::print_stdout, reason = "a measurement that is run by hand")]
 #[test]
 #[ignore = "a soak, to be run by hand"]
 fn soak_of_first_runs() {
