@@ -19,7 +19,6 @@ import pages
 from conftest import ROOT
 from processes import (
     MODEL,
-    PATIENCE,
     REGISTRY,
     Process,
     binary,
@@ -32,6 +31,8 @@ from processes import (
 
 TLS = ROOT / "producer/tests/support/tls"
 SAMPLE = ROOT / "deploy/samples/wordnet/sentences.jsonl"
+# A version is loaded at the lowest priority: it waits for whatever else the machine does.
+LONG = 300.0
 PORTS = ("master", "volume", "filer", "s3")
 
 
@@ -116,7 +117,7 @@ class Shell:
         kept = f'\ncode=$?; {{ export -p; echo cd "$PWD"; }} > {self.state}; exit $code'
         return ["bash", "-o", "pipefail", "-c", f". {self.state}\n{text}{kept if keep else ''}"]
 
-    def run(self, text: str, patience: float = PATIENCE) -> tuple[int, str, str]:
+    def run(self, text: str, patience: float = LONG) -> tuple[int, str, str]:
         """Runs a command to its end: its exit code, what it printed, and what it said. 124: it did
         not end in time."""
         script = ["timeout", "--foreground", str(patience), *self._script(text, keep=True)]

@@ -21,7 +21,7 @@ from typing import Any
 import pages
 import pytest
 from conftest import ROOT
-from page_stack import Shell, reached
+from page_stack import LONG, Shell, reached
 from processes import (
     MODEL,
     REGISTRY,
@@ -207,10 +207,11 @@ def emergency_rollback(folder: Path) -> Iterator[Broken]:
             run([binary("embed-worker"), "models", "promote", MODEL, "v1.1.0"], env)
             run([binary("embed"), "models", "refresh"], env)
             listed = [binary("embed"), "models", "list"]
-            wait_for("v1.1.0", lambda: True if "v1.1.0" in run(listed, env) else None)
+            is_live = re.compile(r"live +v1\.1\.0")
+            wait_for("v1.1.0", lambda: is_live.search(run(listed, env)), LONG)
 
         actions = {"embed rollout abort": rollout, "embed-worker models rollback": promoted}
-        live = {"embed models list": lambda said: said.count("v1.0.0") >= 2}
+        live = {"embed models list": lambda said: len(re.findall(r"live +v1\.0\.0", said)) == 2}
         yield Broken(variables, actions=actions, until=live)
 
 
@@ -370,7 +371,7 @@ def played(shell: Shell, broken: Broken, command: pages.Command, name: str) -> N
         return (code, printed + said) if enough is None or enough(printed + said) else None
 
     begun = time.monotonic()
-    code, said = wait_for(name, ran)
+    code, said = wait_for(name, ran, LONG)
     if RECORD:
         with Path(RECORD).open("a", encoding="utf-8") as record:
             record.write(f"$ {command.text}   [{code}, {time.monotonic() - begun:.1f} s]\n{said}\n")
