@@ -47,7 +47,7 @@ fn workers_on_simulated_devices_are_measured_piece_by_piece() {
     assert!(figure(calls, "p99, ms") >= 2.0, "{calls}");
 
     let more =
-        "--only idle,backlog,rows --servers 1 --workers 1 --models 2 --duration 0.5 --backlog 20 --rows 500,1000";
+        "--only idle,backlog,rows --servers 1 --workers 1 --models 2 --duration 0.5 --backlog 20 --rows 5000,10000";
     let second = report(&scale(more, folder.path()));
     let rows = second["rows"].as_array().unwrap();
     let parts: Vec<_> = rows.iter().map(|row| row["part"].as_str().unwrap()).collect();
