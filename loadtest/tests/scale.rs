@@ -56,7 +56,8 @@ fn workers_on_simulated_devices_are_measured_piece_by_piece() {
         assert_eq!((&then["setting"], &then["measured"]), (&now["setting"], &now["measured"]));
     }
     let (nobody, somebody) = (&rows[2], &rows[3]);
-    assert_eq!((&nobody["setting"]["workers"], &somebody["setting"]["workers"]), (&0.into(), &1.into()));
+    let workers = |row: &Value| row["setting"]["workers"].as_u64();
+    assert_eq!((workers(nobody), workers(somebody)), (Some(0), Some(1)));
     let memory = |row: &Value| figure(row, "workers' memory, MB");
     assert!(memory(nobody) == 0.0 && memory(somebody) > 0.0, "{somebody}");
     assert!(figure(&rows[4], "servers' disk with the results, MB") > figure(&rows[4], "servers' disk, MB"), "{second}");
