@@ -197,6 +197,10 @@ def watched(
         server = Prometheus(prometheus, folder, targets)
         running.enter_context(server.process)
         server.process.said("it to be ready", lambda _: well(f"{server.url}/-/ready"))
+        # A stream that grows: results that nobody fetches, after some look at it without them.
+        looked = 'akidb_stream_bytes{stream="results"}'
+        wait_for("a look at streams", lambda: True if server.query(looked) else None)
+        run([embed, "publish", *(f"text number {number}" for number in range(500))], env)
         # What fails.
         run([embed, "publish", "--prompt=no-such-prompt", "a text"], env)
         run([embed, "models", "serve", MODEL, "broken", "--version=v0.0.9"], env)
