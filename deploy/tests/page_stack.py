@@ -120,7 +120,8 @@ class Shell:
     def run(self, text: str, patience: float = LONG) -> tuple[int, str, str]:
         """Runs a command to its end: its exit code, what it printed, and what it said. 124: it did
         not end in time."""
-        script = ["timeout", "--foreground", str(patience), *self._script(text, keep=True)]
+        # All that it has started goes with it, or else what holds its output is waited for.
+        script = ["timeout", "--kill-after=10", str(patience), *self._script(text, keep=True)]
         done = subprocess.run(  # noqa: S603
             script,
             env=self.base,
