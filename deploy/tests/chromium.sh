@@ -3,7 +3,7 @@
 # Debian's packages, without installing anything. Debian replaces it every other week, and keeps no version for longer: apt's signature is
 # what it is checked by.
 #
-# Exit code: 0 done, 1 failed, 3 there is no apt here.
+# Exit code: 0 done, 1 failed, 3 there is no apt here, or one that has no such package.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,6 +18,12 @@ for name in chromium chromium-headless-shell google-chrome; do
 done
 # shellcheck source=deploy/apt.sh
 source deploy/apt.sh "$to" chromium
+# Ubuntu, for one, has no such package. Where there are no lists at all, what apt says of that is told below.
+if compgen -G "$work/lists/*_Packages*" >/dev/null &&
+    [[ -z $(apt-cache "${apt[@]:2}" show chromium-headless-shell 2>>"$work/log") ]]; then
+    echo "${0##*/}: apt has no chromium-headless-shell here: put chromium on the PATH" >&2
+    exit 3
+fi
 # What the system has not of what it needs. A page without a font has no text.
 if ! "${apt[@]}" install --download-only --yes --no-install-recommends chromium-headless-shell fonts-dejavu-core >>"$work/log" 2>&1; then
     cat "$work/log" >&2
