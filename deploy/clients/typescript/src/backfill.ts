@@ -69,6 +69,7 @@ export async function* backfill(
   const parts = inParts(texts, done, textsPerJob);
   const pending: { start: number; texts: string[]; id: string; result: Promise<Result> }[] = [];
   let taken: string[] = [];
+  let over = false;
   const remove = async () => {
     const ids = taken;
     taken = [];
@@ -78,7 +79,7 @@ export async function* backfill(
   const ask = async (part: string[], id: string) => {
     const { prompt, truncate, encoding, dimensions, variant } = options;
     const asked = { id, prompt, truncate, encoding, dimensions, variant, tenant, lane: "bulk", timeoutMs: stallMs, expect: true };
-    const [job, more] = await published(() => client.publish(model, part, asked), stallMs);
+    const [job, more] = await published(() => client.publish(model, part, asked), stallMs, () => over);
     if (job === undefined || more !== undefined) {
       throw new EmbedError("payload_too_large", `textsPerJob: texts ${id} do not fit into one message; ask for fewer`);
     }
@@ -109,6 +110,9 @@ export async function* backfill(
       if (taken.length >= LIMITS.removals / 4) await remove();
     }
   } finally {
+    // Who leaves early wants no more of it: neither jobs that have waited for room, nor texts.
+    over = true;
+    await parts.return(undefined).catch(() => undefined);
     await remove();
   }
 }
@@ -117,8 +121,8 @@ function within(what: string, number: number, most: number): void {
   if (!(number >= 1 && number <= most)) throw new EmbedError("invalid_request", `${what}: 1 to ${most}, not ${number}`);
 }
 
-/** What was published, once the stream has room for it. */
-async function published<T>(publish: () => Promise<T>, stallMs: number): Promise<T> {
+/** What was published, once the stream has room for it, unless it is over before. */
+async function published<T>(publish: () => Promise<T>, stallMs: number, isOver: () => boolean): Promise<T> {
   const deadline = new Deadline(stallMs);
   const backoff = new Backoff(100, 5000);
   for (;;) {
@@ -128,6 +132,7 @@ async function published<T>(publish: () => Promise<T>, stallMs: number): Promise
       const pause = backoff.pause();
       if (!(error instanceof EmbedError && error.code === "stream_full") || pause >= deadline.left()) throw error;
       await sleep(pause);
+      if (isOver()) throw error;
     }
   }
 }
