@@ -78,7 +78,9 @@ pub fn probe(device: u32, quantized: bool) -> Result<(), KernelError> {
 /// If ONNX Runtime does not take them.
 ///
 /// # Safety
-/// `api` is ONNX Runtime's, and `options` are options of a session.
+/// `api` is ONNX Runtime's, and `options` are options of a session. Its graph has been looked at: one `Embed` gives out all the starts and tiles that other
+/// operators of the domain take, all the states that they take come from operators of the domain, and all of these are nodes of the graph itself. The kernels
+/// read where starts and tiles say.
 pub unsafe fn register(api: &'static OrtApi, options: *mut OrtSessionOptions) -> Result<(), KernelError> {
     static DOMAIN: OnceLock<Result<operators::Domain, KernelError>> = OnceLock::new();
     let domain = DOMAIN.get_or_init(|| operators::Domain::new(api)).as_ref().map_err(Clone::clone)?;
@@ -89,7 +91,7 @@ pub unsafe fn register(api: &'static OrtApi, options: *mut OrtSessionOptions) ->
 /// What ONNX Runtime calls in a library of operators that it is told to load.
 ///
 /// # Safety
-/// Called by ONNX Runtime alone, with what it documents: its own options and interface.
+/// Called by ONNX Runtime alone, with what it documents: its own options and interface. Whoever has it loaded trusts the graph, see [`register`].
 #[unsafe(no_mangle)]
 #[allow(non_snake_case, reason = "ONNX Runtime looks for this name")]
 pub unsafe extern "system" fn RegisterCustomOps(
@@ -103,7 +105,7 @@ pub unsafe extern "system" fn RegisterCustomOps(
         // There is no status without an interface; the sessions fail, since nobody knows the operators.
         return OrtStatusPtr::default();
     };
-    // SAFETY: as ONNX Runtime promises.
+    // SAFETY: as ONNX Runtime promises, and whoever had the library loaded.
     let registered = unsafe { register(api, options) };
     registered.map_or_else(|error| interface::status(api, &error), |()| OrtStatusPtr::default())
 }

@@ -32,6 +32,11 @@ impl Kernel for Attention {
         else {
             return Err(KernelError::Graph(format!("tiles have the shape {:?}", tiles.shape)));
         };
+        if !columns.is_multiple_of(3) {
+            return Err(KernelError::Graph(format!(
+                "queries, keys and values have {columns} columns, and have to be alike"
+            )));
+        }
         let (hidden, heads) = (columns / 3, self.0.heads);
         let states = run.output(0, [tokens, hidden])?;
         if count == 0 {
@@ -53,7 +58,8 @@ impl Kernel for Attention {
             (&raw mut quantized).cast(),
             (&raw mut scale).cast(),
         ];
-        // SAFETY: these are the arguments of `attention`; tiles come from `Embed`, and lie within the tokens.
+        // SAFETY: these are the arguments of `attention`. Tiles lie within the tokens: they come from the graph's only `Embed`, whose tokens the states are,
+        // as whoever registers the operators has seen to, see `register`.
         unsafe { Driver::get()?.launch(kernels.attention, (count * heads, 1), ATTENTION, run.stream()?, arguments) }
     }
 }

@@ -42,9 +42,17 @@ impl Kernel for Embed {
             [run.input(0)?, run.input(MASK)?, run.input(2)?, run.input(3)?, run.input(4)?, run.input(5)?];
         let [texts, width] = ids.dimensions("the ids")?;
         let [vocabulary, hidden] = words.dimensions("the table of words")?;
-        let [longest, _] = places.dimensions("the table of places")?;
-        if mask.shape != ids.shape || width > longest {
+        let [longest, columns] = places.dimensions("the table of places")?;
+        if mask.shape != ids.shape || width > longest || (width == 0 && texts > 0) {
             let reason = format!("ids {:?} and mask {:?} for {longest} places", ids.shape, mask.shape);
+            return Err(KernelError::Graph(reason));
+        }
+        // The kernel reads the first word instead of one that there is none of.
+        if vocabulary == 0 || columns != hidden || scale.shape != [hidden] || shift.shape != [hidden] {
+            let reason = format!(
+                "words {:?}, places {:?}, and a norm of {:?} and {:?}",
+                words.shape, places.shape, scale.shape, shift.shape
+            );
             return Err(KernelError::Graph(reason));
         }
         // SAFETY: the operator says that it is int64 and wanted on the host.
@@ -58,11 +66,11 @@ impl Kernel for Embed {
             if self.launch.scale.is_some() { run.output(3, [tokens, hidden])? } else { ptr::null_mut() };
         let (driver, stream) = (Driver::get()?, run.stream()?);
         if tokens == 0 {
-            // SAFETY: there is room for them.
+            // SAFETY: there is room for them: one for each text, and one more.
             return unsafe { driver.upload(starts, &packing.starts, stream) };
         }
         let kernels = self.launch.kernels(hidden)?;
-        // SAFETY: there is room for them.
+        // SAFETY: there is room for them: the mask has a row for each text, and tiles were counted.
         unsafe {
             driver.upload(starts, &packing.starts, stream)?;
             driver.upload(tiles, &packing.tiles, stream)?;
@@ -85,7 +93,8 @@ impl Kernel for Embed {
             (&raw mut factor).cast(),
         ];
         let blocks = width.div_ceil(ROWS.1 as usize).min(BLOCKS_OF_TEXT);
-        // SAFETY: these are the arguments of `embed`; shapes were looked at above, and ids are bounded by the kernel.
+        // SAFETY: these are the arguments of `embed`. Tables and norm have `hidden` columns, and no text is longer than the ids are wide or the places
+        // reach: shapes were looked at above. Ids are bounded by the kernel.
         unsafe { driver.launch(kernels.embed, (texts, blocks), ROWS, stream, arguments) }
     }
 }

@@ -44,7 +44,17 @@ impl Kernel for Layer {
             let reason = format!("{:?} by {:?}, and a bias of {:?}", states.shape, weight.shape, bias.shape);
             return Err(KernelError::Graph(reason));
         }
-        let scale = if self.types == Types::Quantized { run.input(3)?.data } else { ptr::null() };
+        let scale = if self.types == Types::Quantized {
+            let scale = run.input(3)?;
+            if scale.shape != [1] {
+                let reason =
+                    format!("the scale of what comes out has the shape {:?}, and has to have [1]", scale.shape);
+                return Err(KernelError::Graph(reason));
+            }
+            scale.data
+        } else {
+            ptr::null()
+        };
         let out = run.output(0, [tokens, outputs])?;
         let linear = Linear {
             types: self.types,

@@ -42,7 +42,8 @@ impl Kernel for Pool {
             (&raw mut vectors).cast(),
         ];
         let block = (u32::try_from(hidden / 2).unwrap_or(u32::MAX), 1);
-        // SAFETY: these are the arguments of `pool`; starts come from `Embed`, and lie within the tokens.
+        // SAFETY: these are the arguments of `pool`. Starts lie within the tokens: they come from the graph's only `Embed`, whose tokens the states are, as
+        // whoever registers the operators has seen to, see `register`.
         unsafe { Driver::get()?.launch(kernels.pool, (texts, 1), block, run.stream()?, arguments) }
     }
 }

@@ -61,11 +61,13 @@ impl OnnxModel {
         place: Place,
         more: &Options,
     ) -> Result<Self, EngineError> {
-        onnx_file::check(graph, metadata)?;
+        let facts = onnx_file::check(graph, metadata)?;
         Self::make(environment, graph, metadata, config, place, more, |builder| {
             if place.provider.on_device() {
                 // What little is left to the CPU.
-                return Ok(builder.with_intra_threads(1)?.with_intra_op_spinning(false)?);
+                let builder = builder.with_intra_threads(1)?.with_intra_op_spinning(false)?;
+                let own = facts.own_operators && place.provider == Provider::Cuda;
+                return if own { providers::with_own_operators(builder) } else { Ok(builder) };
             }
             side_by_side(builder, config)
         })

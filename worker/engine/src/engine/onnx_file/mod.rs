@@ -2,8 +2,10 @@
 //!
 //! The format lets a tensor lie in another file (*external data*), by a path beside the model's. Its SHA-256 is then not that of what is
 //! loaded, and versions of ONNX Runtime follow such a path out of the model's folder. There are nodes that name files, or run code, as
-//! well. All of these are refused here, wherever in a graph they stand. Knows no engine.
+//! well. All of these are refused here, wherever in a graph they stand, and so are nodes of the worker's own operators that would read where others than
+//! these say. Knows no engine.
 
+mod own;
 mod tensors;
 mod walk;
 mod wire;

@@ -158,6 +158,95 @@ fn the_real_graph_passes_and_says_what_it_has() {
     assert_eq!(inspect(&mut std::fs::read(file).unwrap().as_slice()).unwrap(), facts);
 }
 
+/// A node of the worker's own operators.
+fn own(operator: &str, inputs: &[&str], outputs: &[&str]) -> Vec<u8> {
+    let names = |field, all: &[&str]| all.iter().flat_map(|name| bytes(field, name.as_bytes())).collect::<Vec<_>>();
+    [names(1, inputs), names(2, outputs), bytes(4, operator.as_bytes()), bytes(7, b"ai.akidb")].concat()
+}
+
+fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
+    bytes(7, &nodes.iter().flat_map(|node| bytes(1, node)).collect::<Vec<_>>())
+}
+
+/// An encoder without layers, but for its attention.
+fn encoder() -> [Vec<u8>; 5] {
+    [
+        own("Embed", &["ids", "mask", "words", "places", "scale", "shift"], &["states", "starts", "tiles"]),
+        own("Linear", &["states", "weight", "bias"], &["projected"]),
+        own("Attend", &["projected", "tiles"], &["attended"]),
+        own("AddNorm", &["attended", "states", "scale", "shift"], &["normed"]),
+        own("Pool", &["normed", "starts"], &["embedding"]),
+    ]
+}
+
+#[test]
+fn own_operators_read_only_where_embed_says() {
+    let sound = inspect(&mut graph(&encoder()).as_slice()).unwrap();
+    assert!(sound.own_operators && !inspect(&mut within(&[4, 1, 7], "Pool".into()).as_slice()).unwrap().own_operators);
+    let long = "x".repeat(600);
+    let second = own("EmbedQuantize", &["ids"], &["states2", "starts2", "tiles2", "quantized"]);
+    for (at, node, said) in [
+        (
+            2,
+            own("Attend", &["projected", "mine"], &["attended"]),
+            "takes \"mine\" as input 1, which has to be the tiles",
+        ),
+        (2, own("AttendQuantize", &["projected", "starts"], &["attended"]), "has to be the tiles"),
+        (2, own("Attend", &["projected"], &["attended"]), "takes \"\" as input 1"),
+        (2, own("Attend", &["mine", "tiles"], &["attended"]), "takes \"mine\" as input 0, which has to be states"),
+        (4, own("Pool", &["normed", "tiles"], &["embedding"]), "has to be the starts"),
+        (4, own("Pool", &["weight", "starts"], &["embedding"]), "takes \"weight\" as input 0"),
+        (1, own("Linear", &["weight", "weight", "bias"], &["projected"]), "which has to be states"),
+        (3, own("AddNorm", &["attended", "mine", "scale", "shift"], &["normed"]), "takes \"mine\" as input 1"),
+        (1, second, "is the second that says where texts are"),
+        (1, own("Linear", &["states", "weight", "bias"], &["tiles"]), "gives out \"tiles\" again"),
+        (1, own("Nonlinear", &["states"], &["projected"]), "is not known"),
+        (2, own("Attend", &["projected", &long], &["attended"]), "a name of more than 512 bytes"),
+        // The last of several names counts, as for protobuf.
+        (2, [bytes(7, b""), own("Attend", &["projected", "mine"], &["attended"])].concat(), "has to be the tiles"),
+    ] {
+        let mut nodes = encoder();
+        nodes[at] = node;
+        let refused = refusal(&graph(&nodes));
+        assert!(refused.contains("of ai.akidb") && refused.contains(said), "{said}: {refused}");
+    }
+    // A graph that comes in two parts is both together; what is called like an output of `Embed` in another domain is none.
+    let parts = encoder();
+    assert!(inspect(&mut [graph(&parts[2..]), graph(&parts[..2])].concat().as_slice()).is_ok());
+    let other = [own("Embed", &[], &["states", "starts", "tiles"]), bytes(7, b"other")].concat();
+    assert!(refusal(&graph(&[[other].as_slice(), &parts[1..]].concat())).contains("of ai.akidb"));
+}
+
+#[test]
+fn own_operators_stand_in_the_graph_itself() {
+    // In a branch, in a function, in what trains.
+    for place in [&[1_u64, 6, 5, 1, 7][..], &[1, 11, 5, 1, 7], &[7, 25], &[1, 1, 20]] {
+        let [embed, ..] = encoder();
+        let said = refusal(&within(place, embed));
+        assert!(said.contains("is in a function, or in a graph within the graph"), "{place:?}: {said}");
+    }
+    let function = [bytes(1, b"Embed"), bytes(10, b"ai.akidb")].concat();
+    assert!(refusal(&[graph(&encoder()), bytes(25, &function)].concat()).contains("is a function of the graph's"));
+}
+
+#[test]
+fn what_the_pipeline_writes_of_own_operators_passes() {
+    let models = embed_testkit::repository().join("deploy/models");
+    let script = "import sys, test_kernels as t\n\
+        calibration = t.calibrate(t.tiny_checkpoint(), t.random_sequences(64), threads=1, seed=0)\n\
+        for i, model in enumerate([t.in_fp16(), t.in_fp16('cls'), t.in_fp8(t.plan_of(calibration))]):\n\
+        \x20open(f'{sys.argv[1]}/{i}.onnx', 'wb').write(model.SerializeToString())";
+    let folder = tempfile::tempdir().unwrap();
+    let mut python = std::process::Command::new(embed_testkit::repository().join(".venv/bin/python"));
+    let path = std::env::join_paths([models.clone(), models.join("tests")]).unwrap();
+    let ran = python.args(["-c", script]).arg(folder.path()).env("PYTHONPATH", path).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    for i in 0..3 {
+        let model = std::fs::read(folder.path().join(format!("{i}.onnx"))).unwrap();
+        assert!(inspect(&mut model.as_slice()).unwrap().own_operators, "{i}");
+    }
+}
+
 /// Messages of the fields that are looked into, of others, and of none.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let field = prop_oneof![1_u64..27, any::<u32>().prop_map(|field| u64::from(field >> 3).max(1))];

@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use super::wire::{Source, Value, WireError, next, numbers, text};
+use embed_kernels::DOMAIN;
+
+use super::{
+    own::{self, OwnNodes},
+    wire::{Source, Value, WireError, next, numbers, text},
+};
 
 /// Graphs in graphs. What is exported in earnest has two or three.
 const DEEPEST: usize = 32;
@@ -32,6 +37,8 @@ pub struct Facts {
     pub vocabulary: Option<u64>,
     /// Whether a text's vector depends on the texts that are in a run with it.
     pub batch_dependent: bool,
+    /// Whether it has nodes of the worker's own operators.
+    pub own_operators: bool,
 }
 
 /// A file is refused.
@@ -54,6 +61,16 @@ pub enum FileError {
         "it has a node {0:?}, which can read files or run code; export the graph from its source, with ONNX's operators"
     )]
     Node(String),
+    /// A node of the worker's own operators that may read memory that is not its own.
+    #[error("its node {operator:?} of {domain} {reason}; build the graph with `embed-models build`")]
+    Own {
+        /// The operator.
+        operator: String,
+        /// The operators' domain.
+        domain: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Options for sessions.
     #[error("its property {SESSION_OPTIONS:?} holds options for sessions; remove it")]
     Options,
@@ -109,8 +126,10 @@ pub fn inspect(source: &mut impl Source) -> Result<Facts, FileError> {
     if &mark == OTHER_FORMAT {
         return Err(FileError::OtherFormat);
     }
-    let mut walk = Walk { source, facts: Facts::default(), numbers: 0 };
+    let mut walk = Walk { source, facts: Facts::default(), own: OwnNodes::default(), numbers: 0 };
     walk.model(0..size)?;
+    walk.own.check()?;
+    walk.facts.own_operators = !walk.own.is_empty();
     if size.saturating_sub(walk.numbers) > MOST_BESIDES {
         return Err(FileError::TooMuch);
     }
@@ -120,6 +139,7 @@ pub fn inspect(source: &mut impl Source) -> Result<Facts, FileError> {
 struct Walk<'a, S> {
     source: &'a mut S,
     facts: Facts,
+    own: OwnNodes,
     /// Bytes of tensors' numbers.
     numbers: u64,
 }
@@ -141,6 +161,10 @@ impl<S: Source> Walk<'_, S> {
                     while let Some(field) = next(self.source, &mut function)? {
                         match field {
                             (7, Value::Bytes(node)) => self.node(node, 1)?,
+                            // It would be taken for the operator of its name.
+                            (10, Value::Bytes(domain)) if text(self.source, &domain, NAME)? == DOMAIN => {
+                                return Err(own::refused("", "is a function of the graph's".to_owned()));
+                            }
                             (11, Value::Bytes(attribute)) => self.attribute(attribute, 1)?,
                             _ => {}
                         }
@@ -182,10 +206,15 @@ impl<S: Source> Walk<'_, S> {
     }
 
     fn node(&mut self, mut at: Range<u64>, depth: usize) -> Result<(), FileError> {
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let (mut operator, mut domain) = (String::new(), String::new());
         while let Some(field) = next(self.source, &mut at)? {
             match field {
-                (4, Value::Bytes(operator)) => {
-                    let operator = text(self.source, &operator, NAME)?;
+                (1, Value::Bytes(name)) if inputs.len() < own::NAMES => inputs.push(name),
+                (2, Value::Bytes(name)) if outputs.len() < own::NAMES => outputs.push(name),
+                (7, Value::Bytes(name)) => domain = text(self.source, &name, NAME)?,
+                (4, Value::Bytes(name)) => {
+                    operator = text(self.source, &name, NAME)?;
                     if NODES.contains(&operator.as_str()) {
                         return Err(FileError::Node(operator));
                     }
@@ -195,7 +224,14 @@ impl<S: Source> Walk<'_, S> {
                 _ => {}
             }
         }
-        Ok(())
+        if domain != DOMAIN {
+            return Ok(());
+        }
+        if depth > 0 {
+            let reason = "is in a function, or in a graph within the graph, where it is not held to what it reads";
+            return Err(own::refused(&operator, reason.to_owned()));
+        }
+        self.own.note(self.source, operator, &inputs, &outputs)
     }
 
     fn attribute(&mut self, mut at: Range<u64>, depth: usize) -> Result<(), FileError> {

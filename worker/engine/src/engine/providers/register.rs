@@ -10,7 +10,7 @@ use ort::{
 };
 
 use super::{
-    super::library,
+    super::{error::EngineError, library},
     attention,
     options::{Options, flag},
     rtx,
@@ -63,8 +63,6 @@ pub fn register(
             let provider = with(ep::CUDA::default(), options);
             attach(&provider, &mut builder)
                 .map_err(|said| explain("libonnxruntime_providers_cuda.so", &library, said))?;
-            // SAFETY: the interface is that of the library that the process uses, and the options are the builder's.
-            unsafe { embed_kernels::register(ort::api(), builder.ptr().cast_mut()) }.map_err(|e| e.to_string())?;
         }
         Provider::Tensorrt => {
             let provider = with(ep::TensorRT::default(), more.clone());
@@ -81,6 +79,19 @@ pub fn register(
         }
         Provider::TensorrtRtx => builder = rtx::register(builder, environment, config, place.device, &library)?,
     }
+    Ok(builder)
+}
+
+/// Makes the worker's own operators known to a session of the provider `cuda`, whose graph `onnx_file` has looked at.
+///
+/// # Errors
+/// If ONNX Runtime does not take them.
+pub fn with_own_operators(builder: SessionBuilder) -> Result<SessionBuilder, EngineError> {
+    let unusable = |reason| EngineError::Provider { provider: Provider::Cuda.as_str(), reason };
+    // SAFETY: the interface is that of the library that the process uses, and the options are the builder's. `onnx_file` refuses graphs in which these
+    // operators read where anything but the graph's `Embed` says.
+    let registered = unsafe { embed_kernels::register(ort::api(), builder.ptr().cast_mut()) };
+    registered.map_err(|error| unusable(error.to_string()))?;
     Ok(builder)
 }
 
