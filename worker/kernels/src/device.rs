@@ -67,12 +67,11 @@ impl Device {
     /// uses this device.
     pub(crate) fn kernels(&self, shape: Shape, quantized: bool) -> Result<Arc<Kernels>, KernelError> {
         self.check(quantized)?;
-        let mut kernels = self.kernels.lock();
-        if let Some(known) = kernels.get(&shape) {
+        if let Some(known) = self.kernels.lock().get(&shape) {
             return Ok(known.clone());
         }
+        // Runs of other models do not wait for it. Two that ask at once both compile, and the first one's stay.
         let made = Arc::new(Kernels::compile(shape, self.capability, self.capability >= FP8_SINCE)?);
-        kernels.insert(shape, made.clone());
-        Ok(made)
+        Ok(self.kernels.lock().entry(shape).or_insert(made).clone())
     }
 }
