@@ -66,6 +66,10 @@ const TRANSPOSED: c_int = 1;
 const WITH_BIAS: u32 = 4;
 const WITH_GELU: u32 = 32;
 const MOST_WORKSPACE: c_int = 1;
+const INVALID_VALUE: c_int = 7;
+const NOT_SUPPORTED: c_int = 15;
+/// What cuBLASLt says, before it does anything, of an algorithm that was chosen for other tokens and does not compute these.
+const OF_ANOTHER_SIZE: [c_int; 2] = [INVALID_VALUE, NOT_SUPPORTED];
 
 /// In which types a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,7 +103,7 @@ pub(crate) struct Linear {
     pub(crate) scale: *const c_void,
 }
 
-/// What an algorithm was chosen for. It computes other numbers of tokens as well.
+/// What an algorithm was chosen for. It computes other numbers of tokens as well, nearly always.
 type Key = (Types, bool, usize, usize, usize);
 
 /// Products on one device.
@@ -129,9 +133,9 @@ fn check(status: c_int, what: &'static str) -> Result<(), KernelError> {
     let said = match status {
         0 => return Ok(()),
         3 => "CUBLAS_STATUS_ALLOC_FAILED".to_owned(),
-        7 => "CUBLAS_STATUS_INVALID_VALUE".to_owned(),
+        INVALID_VALUE => "CUBLAS_STATUS_INVALID_VALUE".to_owned(),
         13 => "CUBLAS_STATUS_EXECUTION_FAILED".to_owned(),
-        15 => "CUBLAS_STATUS_NOT_SUPPORTED".to_owned(),
+        NOT_SUPPORTED => "CUBLAS_STATUS_NOT_SUPPORTED".to_owned(),
         other => format!("status {other}"),
     };
     Err(KernelError::Product { what, said })
@@ -176,38 +180,40 @@ impl Products {
         let nowhere = if linear.types == Types::Quantized { ptr::null() } else { out.cast_const() };
         let layouts = [&weight, &input, &nothing, &output].map(|layout| layout.0);
         let key = (linear.types, linear.gelu, linear.inputs, linear.outputs, size_class(tokens));
-        let known = self.chosen.lock().get(&key).copied();
-        let algorithm = match known {
-            Some(algorithm) => algorithm,
-            None => {
-                let algorithm = self.choose(operation.0, layouts)?;
-                self.chosen.lock().insert(key, algorithm);
-                algorithm
+        let (factor, none) = (linear.factor, 0_f32);
+        let multiply = |algorithm: Algorithm| {
+            // SAFETY: as the caller promises; the objects are there, and no workspace is needed.
+            unsafe {
+                (self.library.product)(
+                    self.handle,
+                    operation.0,
+                    &raw const factor,
+                    linear.weight,
+                    weight.0,
+                    states,
+                    input.0,
+                    &raw const none,
+                    nowhere,
+                    nothing.0,
+                    out,
+                    output.0,
+                    &raw const algorithm,
+                    ptr::null_mut(),
+                    0,
+                    stream.0,
+                )
             }
         };
-        let (factor, none) = (linear.factor, 0_f32);
-        // SAFETY: as the caller promises; the objects are there, and no workspace is needed.
-        let status = unsafe {
-            (self.library.product)(
-                self.handle,
-                operation.0,
-                &raw const factor,
-                linear.weight,
-                weight.0,
-                states,
-                input.0,
-                &raw const none,
-                nowhere,
-                nothing.0,
-                out,
-                output.0,
-                &raw const algorithm,
-                ptr::null_mut(),
-                0,
-                stream.0,
-            )
-        };
-        check(status, "multiply")
+        let known = self.chosen.lock().get(&key).copied();
+        if let Some(algorithm) = known {
+            let status = multiply(algorithm);
+            if !OF_ANOTHER_SIZE.contains(&status) {
+                return check(status, "multiply");
+            }
+        }
+        let algorithm = self.choose(operation.0, layouts)?;
+        self.chosen.lock().insert(key, algorithm);
+        check(multiply(algorithm), "multiply")
     }
 
     fn layout(&self, kind: c_int, rows: usize, columns: usize) -> Result<Owned, KernelError> {
