@@ -5,7 +5,10 @@ use std::{
     ptr,
 };
 
-use libloading::Library;
+use libloading::{
+    Library,
+    os::unix::{Library as UnixLibrary, RTLD_LOCAL, RTLD_NOW},
+};
 
 use super::error::KernelError;
 
@@ -48,8 +51,17 @@ macro_rules! functions {
 }
 pub(crate) use functions;
 
-/// Opens the first of these that is there. What the process has loaded already is found under its name, wherever it lies.
+/// Of `dlopen`, on Linux: only what is loaded already.
+const RTLD_NOLOAD: c_int = 4;
+
+/// Opens the first of these that the process has loaded already, wherever it lies, or else the first that is there: not a newer one beside the provider's.
 pub(crate) fn open(files: &[&'static str]) -> Result<(Library, &'static str), KernelError> {
+    for file in files {
+        // SAFETY: what is loaded already is not initialised again, and nothing else is loaded.
+        if let Ok(library) = unsafe { UnixLibrary::open(Some(*file), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD) } {
+            return Ok((library.into(), file));
+        }
+    }
     let mut first = None;
     for file in files {
         // SAFETY: loading runs the libraries' initialisers; they are NVIDIA's, and the provider loads them as well.
@@ -266,5 +278,19 @@ impl Nvrtc {
         } else {
             Err(KernelError::Compile("NVRTC does not give what it made".to_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_loaded_goes_before_what_comes_first() {
+        // Every process here has the C library. `libanl` is a part of it that nobody loads.
+        let (first, loaded) = ("libanl.so.1", "libc.so.6");
+        assert_eq!(open(&["libnothing.so", first, loaded]).unwrap().1, loaded);
+        let error = open(&["libnothing.so", "libnothing.so.1"]).unwrap_err();
+        assert!(matches!(error, KernelError::Library { library: "libnothing.so", .. }), "{error}");
     }
 }
