@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use embed_engine::{
@@ -30,6 +31,9 @@ fn own() -> i64 {
     nice(Path::new("/proc/thread-self")).unwrap()
 }
 
+/// Held by whatever has threads at the lowest priority.
+static AT_THE_LOWEST: Mutex<()> = Mutex::new(());
+
 /// The threads of this process that have given way as far as can be.
 fn lowest() -> Vec<PathBuf> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
@@ -38,7 +42,12 @@ fn lowest() -> Vec<PathBuf> {
 
 #[test]
 fn threads_that_help_with_runs_do_not_inherit_how_far_their_loader_gave_way() {
+    let _alone = AT_THE_LOWEST.lock().unwrap_or_else(PoisonError::into_inner);
     be_ordinary();
+    if own() == 19 {
+        // All are, and nobody can give way any further.
+        return;
+    }
     let folder = embed_testkit::registry().join("models/all-minilm-l6-v2/v1.0.0");
     let metadata = serde_json::from_slice(&fs::read(folder.join("metadata.json")).unwrap()).unwrap();
     let graph = fs::read(folder.join("fp32.onnx")).unwrap();
@@ -49,7 +58,13 @@ fn threads_that_help_with_runs_do_not_inherit_how_far_their_loader_gave_way() {
         let (environment, place) = (library::environment(None).unwrap(), Place { provider: Provider::Cpu, device: 0 });
         let model = OnnxModel::load(&environment, &graph, &metadata, &config, place, &Options::new()).unwrap();
         let both = OnnxModel::load_spreading(&environment, &graph, &metadata, &config, 4).unwrap();
-        assert_eq!((own(), lowest().len()), (19, 1), "nobody but the one that loads: {:?}", lowest());
+        assert_eq!(own(), 19);
+        // Threads of before may still be ending; those of the models are there as long as these are.
+        let until = Instant::now() + Duration::from_secs(10);
+        while lowest().len() != 1 {
+            assert!(Instant::now() < until, "somebody but the one that loads: {:?}", lowest());
+            thread::sleep(Duration::from_millis(10));
+        }
         // They are there, and do what they are for.
         let mut input = Input::default();
         input.fill([&[101, 2003, 102][..]].into_iter());
@@ -122,6 +137,7 @@ impl Backend for Fakes {
 
 #[test]
 fn providers_are_compared_at_the_priority_of_runs() {
+    let _alone = AT_THE_LOWEST.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let fakes = Fakes::default();
     let noted = Arc::clone(&fakes.0);
