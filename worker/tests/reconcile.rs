@@ -12,7 +12,7 @@ use std::{
 use crate::support::{
     Stack,
     fake::{Devices, FakeWorker, server},
-    model,
+    http_get, model,
     registry::{FIRST, SECOND, remark},
     variant, worker_command,
 };
@@ -186,6 +186,8 @@ async fn without_the_workers_own_operators_a_version_runs_where_it_ran() {
     assert_eq!(devices.packed.lock().unwrap()[1..], [kernels(), Some("fp32-packed.onnx".to_owned())]);
     let live = status(&client, &variant()).await.unwrap().live.unwrap();
     assert_eq!(live.provider, "cuda", "no provider is left for want of them");
+    let (_, body) = http_get(&worker.address, "/readyz").await;
+    assert!(body.contains("fp32 runs on cuda, without the worker's own operators: ONNX Runtime: libnvrtc"), "{body}");
     worker.stop().await.unwrap();
 }
 

@@ -114,6 +114,7 @@ impl Backend for Simulated {
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                kernels_refused: None,
             },
         })
     }

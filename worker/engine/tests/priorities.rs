@@ -130,6 +130,7 @@ impl Backend for Fakes {
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                kernels_refused: None,
             },
         })
     }

@@ -222,6 +222,7 @@ impl Backend for FakeBackend {
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                kernels_refused: None,
             },
         })
     }

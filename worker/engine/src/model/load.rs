@@ -92,6 +92,7 @@ pub fn prepare(
         one_by_one,
         spread,
         spread_refused,
+        kernels_refused: None,
     };
     tracing::info!(
         model = %model.model,

@@ -56,6 +56,8 @@ pub struct LoadReport {
     pub spread: Option<usize>,
     /// Why it has not more, if it was to.
     pub spread_refused: Option<String>,
+    /// Why it runs without the worker's own operators, if there is a graph of them that was to be taken.
+    pub kernels_refused: Option<String>,
 }
 
 /// What bounds batches on devices.
@@ -123,6 +125,9 @@ impl LoadReport {
         }
         if let Some(reason) = &self.spread_refused {
             let _ = write!(line, "; a call that is alone has no more threads than others: {reason}");
+        }
+        if let Some(reason) = &self.kernels_refused {
+            let _ = write!(line, "; without the worker's own operators: {reason}");
         }
         line
     }

@@ -110,7 +110,9 @@ impl Loader {
             (Err(error), Some(otherwise)) if !matches!(error, LoadError::Registry(_)) => {
                 tracing::warn!(%error, model = %model.model, variant = %model.variant, provider = %target.provider,
                     "the worker's own operators cannot be used; runs take longer with those of ONNX Runtime");
-                self.load_graphs(model, otherwise, aside).await
+                let mut loaded = self.load_graphs(model, otherwise, aside).await?;
+                loaded.report.kernels_refused = Some(error.to_string());
+                Ok(loaded)
             }
             (loaded, _) => loaded,
         }

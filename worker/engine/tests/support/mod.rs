@@ -65,6 +65,7 @@ fn start(
         one_by_one,
         spread: None,
         spread_refused: None,
+        kernels_refused: None,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));
     let loaded = LoadedModel { engines, tokenizer, costs: CostTable::default(), report };
