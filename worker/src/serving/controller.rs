@@ -14,7 +14,7 @@ use embed_schemas::{Slug, metrics as names};
 use metrics::{counter, gauge};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 
 use super::{ServedVariant, VariantSpec, budget::Room, load::load_version, retries::Retries, shared::Shared};
@@ -23,7 +23,7 @@ use crate::{
     variant::{Deployment, ServedVersion, describe_wanted},
 };
 
-/// A variant that is not wanted any more, or not the default, waits so long for the one that is to take its place.
+/// A variant that is not wanted any more waits so long for the one that is to take its place as the default; one that is wanted stays, and it is told.
 const HAND_OVER: Duration = Duration::from_secs(60);
 /// So often it is looked whether that has happened, if nobody says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -65,6 +65,7 @@ impl Controller {
         self.refreshes.mark_unchanged();
         // Somebody wants it now, so what failed is tried again at once.
         let mut asked = false;
+        let mut told_at = None;
         loop {
             let spec = self.wanted.borrow_and_update().clone();
             if let Ended::Superseded = self.follow(&spec, asked).await {
@@ -89,7 +90,7 @@ impl Controller {
                     self.drop_expired_standby();
                     false
                 }
-                () = self.hand_over(&spec) => false,
+                () = self.hand_over(&spec, &mut told_at) => false,
             };
         }
     }
@@ -215,8 +216,6 @@ impl Controller {
                 return ended;
             }
         };
-        // Whoever hears that it is live finds it: calls of this moment wait for it.
-        self.take_in(spec).await;
         if !self.still_means(&resolved).await {
             return self.abandon(&resolved);
         }
@@ -224,6 +223,8 @@ impl Controller {
             self.failed(resolved.identity(), reason);
             return ended;
         }
+        // Whoever hears that it is live finds it: calls of this moment wait for it. What does not go live opens nothing.
+        self.take_in(spec).await;
         self.make_room(&resolved);
         self.go_live(version);
         ended
@@ -418,15 +419,23 @@ impl Controller {
         Ok(())
     }
 
-    /// Leaves what names no variant to the default, once that takes it: no call is left without somebody to take it. Never ends for a
-    /// variant that has nothing to leave.
-    async fn hand_over(&self, spec: &VariantSpec) {
+    /// Leaves what names no variant to the default, once that takes it, however long it takes: no call is left without somebody to take it. Never ends
+    /// for a variant that has nothing to leave. `told_at`: when it is told next that it still has not; whoever looks again keeps it.
+    async fn hand_over(&self, spec: &VariantSpec, told_at: &mut Option<Instant>) {
         let (model, variant) = self.key();
         let Some(one) = self.shared.served.find(&model, &variant).filter(|one| !spec.default && one.is_default())
         else {
+            *told_at = None;
             return std::future::pending().await;
         };
-        self.other_default(&model, &variant).await;
+        loop {
+            let at = *told_at.get_or_insert_with(|| Instant::now() + HAND_OVER);
+            if timeout_at(at.into(), self.other_default(&model, &variant)).await.is_ok() {
+                break;
+            }
+            tracing::warn!(%model, %variant, "the variant that is to be the default does not take calls yet; this one goes on");
+            *told_at = None;
+        }
         one.leave_bare().await;
     }
 
@@ -434,13 +443,8 @@ impl Controller {
     async fn other_default(&self, model: &Slug, variant: &Slug) {
         let Shared { served, .. } = &*self.shared;
         let mut changes = served.changes();
-        let wait = async {
-            while self.shared.is_other_default_wanted(model, variant) && !served.has_other_default(model, variant) {
-                let _ = timeout(LOOK_AGAIN, changes.changed()).await;
-            }
-        };
-        if timeout(HAND_OVER, wait).await.is_err() {
-            tracing::warn!(%model, %variant, "the variant that is to be the default does not take calls yet");
+        while self.shared.is_other_default_wanted(model, variant) && !served.has_other_default(model, variant) {
+            let _ = timeout(LOOK_AGAIN, changes.changed()).await;
         }
     }
 
@@ -448,7 +452,9 @@ impl Controller {
     async fn retire(self) {
         let (model, variant) = self.key();
         tracing::info!(%model, %variant, "not wanted any more: finishing what it has");
-        self.other_default(&model, &variant).await;
+        if timeout(HAND_OVER, self.other_default(&model, &variant)).await.is_err() {
+            tracing::warn!(%model, %variant, "the variant that is to be the default does not take calls yet; this one ends");
+        }
         let one = self.shared.served.find(&model, &variant);
         self.shared.served.remove(&model, &variant);
         self.shared.memory.drop_standby(&(model, variant));
