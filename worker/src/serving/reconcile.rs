@@ -1,6 +1,6 @@
 //! Knows which variants are wanted: those of the configuration, and over them the bucket `embed_models`. Each has a controller.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use embed_engine::model::{Loader, ResolveError, ResolvedModel, previous_of_current, resolve};
 use embed_engine::settings::CURRENT;
@@ -8,7 +8,7 @@ use embed_schemas::Slug;
 use parking_lot::RwLock;
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::sleep_until,
 };
 
 use super::{
@@ -209,7 +209,9 @@ impl Reconciler {
 
     /// Follows what is wanted, for ever.
     pub async fn run(&mut self) -> std::convert::Infallible {
-        let mut look_now = false;
+        // However often something else changes meanwhile.
+        let refresh = self.shared.config.models.refresh;
+        let mut look_at = Instant::now() + refresh;
         loop {
             tokio::select! {
                 changed = self.watch.bucket.changed() => {
@@ -222,10 +224,10 @@ impl Reconciler {
                 }
                 Some(()) = self.watch.refresh.recv() => {
                     self.refreshes.send_modify(|count| *count += 1);
-                    look_now = true;
+                    look_at = Instant::now();
                 }
-                names = names(&self.shared, &self.unnamed, look_now), if !self.unnamed.is_empty() => {
-                    look_now = false;
+                names = names(&self.shared, &self.unnamed, look_at), if !self.unnamed.is_empty() => {
+                    look_at = Instant::now() + refresh;
                     self.name(names);
                 }
             }
@@ -288,11 +290,9 @@ impl Reconciler {
     }
 }
 
-/// The names of those that have none, as far as they are known after a while, or now.
-async fn names(shared: &Shared, unnamed: &[Unnamed], now: bool) -> Vec<Option<Slug>> {
-    if !now {
-        sleep(shared.config.models.refresh).await;
-    }
+/// The names of those that have none, as far as they are known then.
+async fn names(shared: &Shared, unnamed: &[Unnamed], at: Instant) -> Vec<Option<Slug>> {
+    sleep_until(at.into()).await;
     let (source, engine) = (shared.loader.source(), &shared.config.engine);
     let mut names = Vec::with_capacity(unnamed.len());
     for Unnamed { model, config, .. } in unnamed {
