@@ -98,7 +98,8 @@ def _exact(table: Floats) -> BlockTable | None:
         tried = np.where(tried > 0, tried, 1.0)
         counts = np.rint(blocks[missing] / tried[:, None])
         fits = (counts * tried[:, None] == blocks[missing]).all(axis=1)
-        fits &= counts.max(axis=1) - np.minimum(counts.min(axis=1), 0) <= _TOP
+        # Zero is in the range of a block whose numbers all have one sign, too.
+        fits &= np.maximum(counts.max(axis=1), 0) - np.minimum(counts.min(axis=1), 0) <= _TOP
         scales[missing[fits]] = tried[fits]
     if (scales == 0).any():
         return None

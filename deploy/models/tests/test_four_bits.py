@@ -43,6 +43,18 @@ def test_rounding_loses_little_and_is_found_again() -> None:
     np.testing.assert_array_equal(found.dequantized(), values)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_zero_is_in_the_range_of_numbers_of_one_sign(sign: int) -> None:
+    steps = np.arange(BLOCK, dtype=np.float32) % 4
+    near = (sign * (steps + 12) * 0.25).reshape(1, BLOCK)
+    found = exact_table(near)
+    assert found is not None
+    assert max(found.values.max(), found.zero_points.max()) <= 15
+    np.testing.assert_array_equal(found.dequantized(), near)
+    # From 20 to 23 steps away from zero: 4 bits do not reach there.
+    assert exact_table(near + sign * 8 * np.float32(0.25)) is None
+
+
 @pytest.mark.parametrize("change", ["one number", "another block size", "not rounded"])
 def test_other_tables_are_not_found(change: str) -> None:
     values = round_table(random_table()).dequantized()
