@@ -13,6 +13,7 @@ use crate::{
     metrics,
     models::Target,
     request_id::RequestId,
+    vectors::Prompt,
 };
 
 /// Names the variant that is to answer.
@@ -175,11 +176,9 @@ async fn once(
 ) -> Result<EmbedResult, embed_client::Error> {
     let Some(cache) = gateway.cache() else { return gateway.client().embed(model, request, options).await };
     let cache = cache.scoped(&caller.name());
-    let cache = match gateway.vectors().filter(|_| caller.shares_vectors() && options.variant.is_none()) {
-        Some(vectors) => match gateway.models().prompt(model, request.prompt.as_deref()).await {
-            Some(prompt) => cache.above(vectors.level(prompt)),
-            None => cache,
-        },
+    let vectors = gateway.vectors().filter(|_| caller.shares_vectors() && options.variant.is_none());
+    let cache = match vectors.zip(Prompt::of(request.prompt.as_deref())) {
+        Some((vectors, prompt)) => cache.above(vectors.level(prompt)),
         None => cache,
     };
     cache.embed(model, request, options).await

@@ -1,7 +1,7 @@
 //! What workers serve, and what clients call it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +24,6 @@ use crate::{
     access::Caller,
     error::{ApiError, cut},
     settings::Settings,
-    vectors::Prompt,
 };
 
 /// Between two looks at what workers serve.
@@ -255,27 +254,6 @@ impl Models {
                 None
             }
         }
-    }
-
-    /// What stands before a text with this prompt, whichever variant answers. `None`: it is not known, or not the same for all.
-    pub(crate) async fn prompt(&self, model: &Slug, name: Option<&str>) -> Option<Prompt> {
-        let name = match name {
-            None => return Some(Prompt::Default),
-            Some("") => return Some(Prompt::Text(String::new())),
-            Some(name) => name,
-        };
-        let served = self.served();
-        let live = served.get(model)?.values().filter_map(|variant| variant.live.as_ref());
-        let versions: BTreeSet<&str> = live.map(|live| live.version.as_str()).collect();
-        let mut text = None;
-        for version in versions {
-            let metadata = self.metadata(model, version).await?;
-            let found = metadata.prompts.get(name)?;
-            if text.get_or_insert_with(|| found.clone()) != found {
-                return None;
-            }
-        }
-        text.map(Prompt::Text)
     }
 
     /// The registry, if there is one.

@@ -180,7 +180,8 @@ async fn what_is_damaged_is_made_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_see_what_they_take_part_in() {
     let server = NatsServer::start();
-    let worker = Worker::start(&connect(&server).await, "m").await;
+    let client = connect(&server).await;
+    let (worker, others) = (Worker::start(&client, "m").await, Worker::start(&client, "other").await);
     let folder = tempfile::tempdir().unwrap();
     let keys: String = ["part", "narrow", "apart"]
         .iter()
@@ -206,6 +207,10 @@ async fn keys_see_what_they_take_part_in() {
     assert_eq!(answer.header("cache-control"), "private, max-age=31536000, immutable");
     assert_eq!(http.get(&path("for all")).await.status, 401);
     assert_eq!(narrow.get(&path("for all")).await.status, 404, "what it may not ask, it is not told of");
+    // Nor if it names the space in a call for what it may ask.
+    let ask = json!({"model": "other", "input": "for all"});
+    let answer = narrow.post_with("/v1/embeddings", &ask, &[("x-embed-space", SPACE)]).await.ok();
+    assert_eq!((answer.header("x-embed-model"), others.taken()), ("other", 1));
     assert_eq!(apart.get(&path("for all")).await.error().1, "not_permitted");
     found(&part, &worker, "for all").await;
     let before = worker.taken();

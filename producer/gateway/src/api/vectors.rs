@@ -16,10 +16,10 @@ use schemars::JsonSchema;
 use super::write;
 use crate::{
     Gateway,
-    access::Caller,
+    access::{Caller, overloaded},
     call,
     error::ApiError,
-    vectors::{Digest, Kept, is_space},
+    vectors::{Digest, Kept, ReadError, is_space},
 };
 
 const PATH: &str = "/v1/vectors/";
@@ -116,7 +116,11 @@ async fn found(gateway: &Gateway, caller: &Caller, space: &str, name: &str) -> R
     if !is_space(space) {
         return Err(missing().about("space"));
     }
-    let kept = vectors.get(space, digest).await.map_err(|error| {
+    let is_guest = gateway.settings().vectors.public && caller.key().is_none();
+    let kept = vectors.get(space, digest, is_guest).await.map_err(|error| {
+        if matches!(error, ReadError::Busy) {
+            return overloaded("as many vectors are read for those who show no key as may be at once; try again soon");
+        }
         tracing::warn!(%error, "a kept vector cannot be read");
         let message = "the store of vectors does not answer as it should; try again later";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).after(LATER)

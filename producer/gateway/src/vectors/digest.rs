@@ -4,17 +4,29 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest as _, Sha256};
 
-/// What stood before a text. A prompt's name is not enough: another version may give another text to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What stood before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// What the model has as its default, which the space stands for.
     Default,
-    /// This text; none at all, if it is empty.
-    Text(String),
+    /// Nothing at all.
+    Nothing,
+}
+
+impl Prompt {
+    /// What a request means by this. `None` for a name: another version may give another text to it, and of a list it is not known which version has
+    /// made which vector.
+    pub(crate) fn of(name: Option<&str>) -> Option<Self> {
+        match name {
+            None => Some(Self::Default),
+            Some("") => Some(Self::Nothing),
+            Some(_) => None,
+        }
+    }
 }
 
 /// The SHA-256 of `v1`, the prompt, the number of dimensions and the text, with a line feed between each two. The prompt is empty where it is the
-/// model's default, else `=`, the number of its bytes, `:`, and its text. The dimensions are empty where all are wanted.
+/// model's default, and `=0:` where there is none. The dimensions are empty where all are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -23,10 +35,10 @@ pub(crate) struct Digest([u8; 32]);
 pub(crate) struct Digests(Sha256);
 
 impl Digests {
-    pub(crate) fn new(prompt: &Prompt, dimensions: Option<u32>) -> Self {
+    pub(crate) fn new(prompt: Prompt, dimensions: Option<u32>) -> Self {
         let prompt = match prompt {
-            Prompt::Default => String::new(),
-            Prompt::Text(text) => format!("={}:{text}", text.len()),
+            Prompt::Default => "",
+            Prompt::Nothing => "=0:",
         };
         let dimensions = dimensions.map(|dimensions| dimensions.to_string()).unwrap_or_default();
         Self(Sha256::new_with_prefix(format!("v1\n{prompt}\n{dimensions}\n")))
@@ -79,12 +91,12 @@ mod tests {
     #[test]
     fn digests_are_those_that_anybody_can_make() {
         // printf 'v1\n\n\nhello world' | sha256sum
-        let plain = Digests::new(&Prompt::Default, None).of("hello world");
+        let plain = Digests::new(Prompt::Default, None).of("hello world");
         assert_eq!(plain.to_string(), "ae02e7a2d23b8b4a0289849542213b8dd5866edda1dae501877d0bbdb8ae8a38");
         assert_eq!(plain.to_string().parse(), Ok(plain));
-        // printf 'v1\n=7:query: \n128\nhello world' | sha256sum
-        let other = Digests::new(&Prompt::Text("query: ".into()), Some(128)).of("hello world");
-        assert_eq!(other.to_string(), "de658dd86b50b2befed7d3cbc9374bb787c1f9647554aac3ea7741e6e5743902");
+        // printf 'v1\n=0:\n128\nhello world' | sha256sum
+        let other = Digests::new(Prompt::Nothing, Some(128)).of("hello world");
+        assert_eq!(other.to_string(), "0a3023cba2f1b4b8026cf956150c58a702fb8ef9db58ca49a632803bba35e776");
         for wrong in ["", "ab", &"g".repeat(64), &plain.to_string().to_uppercase(), &format!("{plain}0")] {
             assert_eq!(wrong.parse::<Digest>(), Err(NoDigest), "{wrong}");
         }
@@ -92,15 +104,20 @@ mod tests {
 
     #[test]
     fn whatever_changes_a_vector_changes_its_digest() {
-        let prompts =
-            [Prompt::Default, Prompt::Text(String::new()), Prompt::Text("q\n".into()), Prompt::Text("q".into())];
         let mut all = HashSet::new();
-        for prompt in &prompts {
+        for prompt in [Prompt::Default, Prompt::Nothing] {
             for dimensions in [None, Some(1), Some(12)] {
                 let digests = Digests::new(prompt, dimensions);
                 all.extend(["", "a", "\na", "1\na", "=0:\n\na"].map(|text| digests.of(text)));
             }
         }
-        assert_eq!(all.len(), 4 * 3 * 5);
+        assert_eq!(all.len(), 2 * 3 * 5);
+    }
+
+    #[test]
+    fn a_prompt_that_has_a_name_is_not_known_by_it() {
+        assert_eq!(Prompt::of(None), Some(Prompt::Default));
+        assert_eq!(Prompt::of(Some("")), Some(Prompt::Nothing));
+        assert_eq!(Prompt::of(Some("query")), None);
     }
 }

@@ -55,9 +55,9 @@ impl Vectors {
         Ok(Some(Self { objects, wait: settings.wait }))
     }
 
-    /// One vector, by its name.
-    pub(crate) async fn get(&self, space: &str, digest: Digest) -> Result<Option<Kept>, ReadError> {
-        self.objects.read(space, digest, READ_TIME).await
+    /// One vector, by its name. `is_guest`: for somebody who shows no key where others do.
+    pub(crate) async fn get(&self, space: &str, digest: Digest, is_guest: bool) -> Result<Option<Kept>, ReadError> {
+        self.objects.read(space, digest, READ_TIME, is_guest).await
     }
 
     /// What a call looks into before it asks workers, with what stands before its texts.
@@ -97,12 +97,12 @@ impl SecondLevel for Level {
             if !is_space(space) {
                 return Vec::new();
             }
-            let digests = Digests::new(&self.prompt, request.dimensions);
+            let digests = Digests::new(self.prompt, request.dimensions);
             let digests: Vec<Digest> = request.texts.iter().map(|text| digests.of(text)).collect();
             let found = self.vectors.objects.find(space, &digests, self.vectors.wait).await;
-            // The same weights may be served under another name as well: this caller has asked for this one.
-            let as_asked = |kept: Kept| EmbedResult { model: model.clone(), ..kept.result };
-            found.into_iter().map(|kept| kept.map(as_asked)).collect()
+            // A caller may name any space, also one of a model that it may not ask: it gets what the model that it has asked has made.
+            let of_model = |kept: Kept| (kept.result.model == *model).then_some(kept.result);
+            found.into_iter().map(|kept| kept.and_then(of_model)).collect()
         }
         .boxed()
     }
@@ -111,7 +111,7 @@ impl SecondLevel for Level {
         if !is_space(&result.space) {
             return;
         }
-        let digests = Digests::new(&self.prompt, request.dimensions);
+        let digests = Digests::new(self.prompt, request.dimensions);
         for (row, text) in request.texts.iter().enumerate() {
             let digest = digests.of(text);
             if let Some(object) = object::written(result, row, digest) {

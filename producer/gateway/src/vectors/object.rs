@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_nothing_else() {
-        let [digest, other] = ["a", "b"].map(|text| Digests::new(&Prompt::Default, None).of(text));
+        let [digest, other] = ["a", "b"].map(|text| Digests::new(Prompt::Default, None).of(text));
         let mut vectors = Vec::new();
         Encoding::F32.storage().encode_row(&[0.5, -2.0], &mut vectors);
         Encoding::F32.storage().encode_row(&[1.0, 3.0], &mut vectors);

@@ -3,6 +3,7 @@
 //! An object is written once, and read by whoever has its name. One that is damaged counts as none, and is written again when it has been computed.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +29,8 @@ use crate::metrics;
 
 /// Objects that are read at the same time, of all calls.
 const READS: usize = 64;
+/// Objects that are read at the same time for those who show no key, beside those.
+const GUESTS: usize = 16;
 /// Objects that are written at the same time.
 const WRITES: usize = 16;
 /// How long one write may take, with what the store's client tries again in it. After that the vector is not kept.
@@ -36,6 +39,8 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 const FAILURES: u32 = 8;
 /// For so long.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Objects that are remembered as damaged.
+const DAMAGED: usize = 1024;
 /// What room for writes is counted in.
 const UNIT: usize = 1 << 10;
 
@@ -44,13 +49,14 @@ const UNIT: usize = 1 << 10;
 pub(super) struct VectorObjects {
     store: Arc<dyn ObjectStore>,
     reads: Semaphore,
+    guests: Semaphore,
     trouble: Mutex<Trouble>,
     queue: mpsc::UnboundedSender<Write>,
     /// For what waits to be written.
     room: Arc<Semaphore>,
     units: u32,
-    /// Objects that are to be replaced, since they are damaged. Few: more are simply found damaged again.
-    damaged: Mutex<Vec<(String, Digest)>>,
+    /// Objects that are to be replaced, since they are damaged, each once. Those that are too many are found damaged again.
+    damaged: Mutex<VecDeque<(String, Digest)>>,
     _writer: AbortOnDropHandle<()>,
 }
 
@@ -77,6 +83,8 @@ pub(crate) enum ReadError {
     Store(#[from] StoreError),
     #[error("the store of vectors does not answer in time")]
     Late,
+    #[error("as many are read already for those who show no key as may be")]
+    Busy,
 }
 
 impl VectorObjects {
@@ -88,6 +96,7 @@ impl VectorObjects {
         Self {
             store,
             reads: Semaphore::new(READS),
+            guests: Semaphore::new(GUESTS),
             trouble: Mutex::default(),
             queue,
             room: Arc::new(Semaphore::new(units as usize)),
@@ -97,9 +106,22 @@ impl VectorObjects {
         }
     }
 
-    /// One vector, if it is there.
-    pub(super) async fn read(&self, space: &str, digest: Digest, within: Duration) -> Result<Option<Kept>, ReadError> {
-        let read = timeout(within, self.get(space, digest)).await.unwrap_or(Err(ReadError::Late));
+    /// One vector, if it is there. `is_guest`: for somebody who shows no key, and is not to be in the way of those who do.
+    pub(super) async fn read(
+        &self,
+        space: &str,
+        digest: Digest,
+        within: Duration,
+        is_guest: bool,
+    ) -> Result<Option<Kept>, ReadError> {
+        let read = async {
+            if !is_guest {
+                return self.get(space, digest).await;
+            }
+            let _place = self.guests.try_acquire().map_err(|_| ReadError::Busy)?;
+            self.fetch(space, digest).await
+        };
+        let read = timeout(within, read).await.unwrap_or(Err(ReadError::Late));
         metrics::vectors_read(outcome(&read), 1);
         read
     }
@@ -134,6 +156,10 @@ impl VectorObjects {
 
     async fn get(&self, space: &str, digest: Digest) -> Result<Option<Kept>, ReadError> {
         let _read = self.reads.acquire().await;
+        self.fetch(space, digest).await
+    }
+
+    async fn fetch(&self, space: &str, digest: Digest) -> Result<Option<Kept>, ReadError> {
         let path = path_of(space, digest);
         let bytes = match self.store.get(&path).await {
             Ok(found) => found.bytes().await?,
@@ -145,10 +171,7 @@ impl VectorObjects {
             Err(error) => {
                 tracing::error!(%path, %error, "a vector is computed anew");
                 metrics::vectors_read("damaged", 1);
-                let mut damaged = self.damaged.lock();
-                if damaged.len() < FAILURES as usize {
-                    damaged.push((space.to_owned(), digest));
-                }
+                note(&mut self.damaged.lock(), (space.to_owned(), digest));
                 Ok(None)
             }
         }
@@ -179,7 +202,7 @@ impl VectorObjects {
             let place = damaged.iter().position(|(of, one)| of == space && *one == digest);
             match place {
                 Some(place) => {
-                    damaged.swap_remove(place);
+                    damaged.remove(place);
                     PutMode::Overwrite
                 }
                 None => PutMode::Create,
@@ -202,7 +225,19 @@ fn outcome(read: &Result<Option<Kept>, ReadError>) -> &'static str {
         Ok(None) => "miss",
         Err(ReadError::Store(_)) => "failed",
         Err(ReadError::Late) => "late",
+        Err(ReadError::Busy) => "skipped",
     }
+}
+
+/// Remembers an object, in the place of the one that has been remembered longest if there are too many.
+fn note(damaged: &mut VecDeque<(String, Digest)>, object: (String, Digest)) {
+    if damaged.contains(&object) {
+        return;
+    }
+    if damaged.len() >= DAMAGED {
+        damaged.pop_front();
+    }
+    damaged.push_back(object);
 }
 
 /// Folders of two digits, so that none has too much in it.
@@ -243,4 +278,36 @@ async fn write_one(store: &dyn ObjectStore, write: Write, can_create: &AtomicBoo
             "failed"
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::digest::{Digests, Prompt};
+
+    #[test]
+    fn the_damaged_are_remembered_once_each_and_the_oldest_makes_room() {
+        let digests = Digests::new(Prompt::Default, None);
+        let object = |n: usize| ("s".to_owned(), digests.of(&n.to_string()));
+        let mut damaged = VecDeque::new();
+        for _ in 0..2 {
+            (0..DAMAGED).for_each(|n| note(&mut damaged, object(n)));
+        }
+        assert_eq!((damaged.len(), damaged.front()), (DAMAGED, Some(&object(0))));
+        note(&mut damaged, object(DAMAGED));
+        assert_eq!((damaged.len(), damaged.front()), (DAMAGED, Some(&object(1))));
+    }
+
+    #[tokio::test]
+    async fn who_shows_no_key_takes_no_place_of_those_who_do() {
+        let objects = VectorObjects::new(Arc::new(object_store::memory::InMemory::new()), UNIT);
+        let digest = Digests::new(Prompt::Default, None).of("x");
+        let read = async |is_guest| objects.read("s", digest, Duration::from_secs(5), is_guest).await;
+        let guests = objects.guests.try_acquire_many(GUESTS as u32).unwrap();
+        assert!(matches!(read(true).await, Err(ReadError::Busy)));
+        assert!(matches!(read(false).await, Ok(None)));
+        drop(guests);
+        let _reads = objects.reads.try_acquire_many(READS as u32).unwrap();
+        assert!(matches!(read(true).await, Ok(None)));
+    }
 }
