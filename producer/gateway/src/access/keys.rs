@@ -25,6 +25,9 @@ const MOST_KEYS: u32 = 10_000;
 /// A shorter one can be found out by trying, and may be the end of another that was cut.
 const SHORTEST_KEY: usize = 12;
 
+/// Of a minute's worth, what can wait takes this part at once: more would need a bucket that is nearly full, and one that calls use never is.
+const PIECE: PerMinute = 8;
+
 /// The SHA-256 of a key.
 pub(crate) type KeyDigest = [u8; 32];
 
@@ -149,15 +152,20 @@ impl Account {
         bucket.take(tokens, limit, now).map_err(|again| UsedUp { what: "tokens", limit, again })
     }
 
-    /// Takes requests and tokens of what can wait: only where half a minute's worth of both stays for calls. Otherwise: when to come again.
-    pub(crate) fn take_spare(&self, requests: u64, tokens: u64, now: Duration) -> Result<(), Duration> {
+    /// Takes some of these requests and tokens of what can wait: a small part of a minute's worth, and only where half of one stays for calls. How many it
+    /// took of both; otherwise, when to come again.
+    pub(crate) fn take_spare(&self, requests: u64, tokens: u64, now: Duration) -> Result<[u64; 2], Duration> {
+        let piece =
+            |amount: u64, limit: Option<PerMinute>| limit.map_or(amount, |limit| amount.min((limit / PIECE).max(1)));
+        let requests = piece(requests, self.limits.requests_per_minute);
+        let tokens = piece(tokens, self.limits.tokens_per_minute);
         let Usage { requests: request_bucket, tokens: token_bucket } = &mut *self.usage.lock();
         let mut wanted = Vec::new();
         for (limit, bucket, amount) in [
             (self.limits.requests_per_minute, request_bucket, requests),
             (self.limits.tokens_per_minute, token_bucket, tokens),
         ] {
-            if let Some(limit) = limit {
+            if let Some(limit) = limit.filter(|_| amount > 0) {
                 wanted.push((bucket.get_or_insert_with(|| Bucket::full(limit, now)), amount, limit));
             }
         }
@@ -170,7 +178,7 @@ impl Account {
             // It was seen to be there.
             let _ = bucket.take(amount, limit, now);
         }
-        Ok(())
+        Ok([requests, tokens])
     }
 
     /// So many tokens it were indeed.
@@ -369,6 +377,24 @@ mod tests {
             UsedUp { what: "requests", limit: 2, again: Duration::from_secs(30) }
         );
         assert_eq!(account.left(), [Some(0), None]);
+    }
+
+    #[test]
+    fn what_can_wait_leaves_half_of_a_minute_however_much_it_is() {
+        let (key, entry) = new_key("search", [7; 32]);
+        let keys = read(&(entry + "requests_per_minute = 80\ntokens_per_minute = 8000\n"), &Keys::default()).unwrap();
+        let account = keys.find(key.as_bytes()).unwrap();
+        let (mut now, mut left) = (Duration::ZERO, [5, 30_000]);
+        while left != [0, 0] {
+            match account.take_spare(left[0], left[1], now) {
+                Ok(taken) => left = std::array::from_fn(|n| left[n] - taken[n]),
+                Err(pause) => now += pause,
+            }
+            assert!(account.left()[0] >= Some(40) && account.left()[1] >= Some(3_999), "{:?}", account.left());
+        }
+        // Half of a full bucket, and then what comes in.
+        let expected = (30_000.0 - 4_000.0) / 8_000.0 * 60.0;
+        assert!((now.as_secs_f64() - expected).abs() < 5.0, "{now:?}");
     }
 
     #[test]

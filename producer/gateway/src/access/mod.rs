@@ -85,12 +85,19 @@ impl Caller {
         Ok(Charge { account: self.account.clone(), tokens })
     }
 
-    /// Takes requests with so many tokens of what can wait. Otherwise: when to come again.
-    pub(crate) fn take_spare(&self, requests: u64, tokens: u64) -> Result<Charge, Duration> {
-        if let Some(account) = &self.account {
-            account.take_spare(requests, tokens, now())?;
+    /// Takes requests with so many tokens of what can wait, as they come to be spare, with pauses of at most `longest` between two looks.
+    pub(crate) async fn take_spare(&self, mut requests: u64, tokens: u64, longest: Duration) -> Charge {
+        let mut left = tokens;
+        while let Some(account) = self.account.as_ref().filter(|_| requests > 0 || left > 0) {
+            match account.take_spare(requests, left, now()) {
+                Ok(taken) => {
+                    requests -= taken[0];
+                    left -= taken[1];
+                }
+                Err(pause) => tokio::time::sleep(pause.min(longest)).await,
+            }
         }
-        Ok(Charge { account: self.account.clone(), tokens })
+        Charge { account: self.account.clone(), tokens }
     }
 
     /// What is left of the limits, under the names that OpenAI gives it.

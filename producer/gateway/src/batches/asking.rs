@@ -111,12 +111,7 @@ impl Asking {
         let tokens = requests.clone().map(|request| estimate(&request.texts)).sum();
         let count = requests.count() as u64;
         let _turn = self.turn.lock().await;
-        loop {
-            match self.caller.take_spare(count, tokens) {
-                Ok(charge) => return charge,
-                Err(pause) => tokio::time::sleep(pause.min(LONGEST_PAUSE)).await,
-            }
-        }
+        self.caller.take_spare(count, tokens, LONGEST_PAUSE).await
     }
 
     /// Where a model's jobs go: looked up once for each model of a run.
