@@ -38,7 +38,7 @@ const TEXTS: &str = include_str!("validate.txt");
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Validation(Arc<Mutex<Option<Finding>>>);
 
-/// Goes on as long as anybody waits for it. When it was done, and what was found, or why nothing.
+/// When it was done, and what was found, or why nothing.
 type Finding = Shared<BoxFuture<'static, (Instant, Result<Arc<Validated>, ApiError>)>>;
 
 /// What `/api/v1/validate` answers.
@@ -98,7 +98,10 @@ impl Validation {
             let found = find_out(&gateway, &id).await.map(Arc::new);
             (Instant::now(), found)
         };
-        Ok(last.insert(finding.boxed().shared()).clone())
+        let finding = finding.boxed().shared();
+        // Also if whoever asked goes away: what nobody goes on with would be told to the next who asks, hours later.
+        tokio::spawn(finding.clone());
+        Ok(last.insert(finding).clone())
     }
 }
 
