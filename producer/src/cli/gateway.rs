@@ -72,8 +72,9 @@ pub(crate) struct GatewayArgs {
     /// After so long, what is not done of a batch is given up
     #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) batch_window: Duration,
-    /// After so long without a sign of life, another gateway goes on with a batch of the same bucket
-    #[arg(long, default_value = "3m", value_parser = parse_duration, value_name = "DURATION")]
+    /// After so long without a sign of life, another gateway goes on with a batch of the same bucket. All gateways of a bucket need the same
+    /// value, 2s or more
+    #[arg(long, default_value = "3m", value_parser = parse_takeover, value_name = "DURATION")]
     pub(crate) batch_takeover: Duration,
     /// Largest body of a request
     #[arg(long, default_value = "16MiB", value_parser = parse_bytes::<usize>, value_name = "BYTES")]
@@ -106,8 +107,28 @@ fn parse_inputs(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(is_possible).ok_or_else(|| format!("write 1 to {}", embed_gateway::MOST_INPUTS))
 }
 
+/// Signs of life are told apart by whole seconds: with less, everybody would be taken for gone.
+fn parse_takeover(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(2);
+    let takeover = parse_duration(text)?;
+    if takeover >= least { Ok(takeover) } else { Err("write at least 2s, well above what clocks differ by".to_owned()) }
+}
+
 fn parse_alias(text: &str) -> Result<(String, Slug), String> {
     let (name, model) =
         text.split_once('=').ok_or("write it as NAME=MODEL, such as text-embedding-3-small=all-minilm-l6-v2")?;
     Ok((name.to_owned(), parse_name(model)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_taken_for_gone_at_once() {
+        assert_eq!(parse_takeover("2s"), Ok(Duration::from_secs(2)));
+        for short in ["1999ms", "1s", "0s"] {
+            assert!(parse_takeover(short).unwrap_err().contains("at least 2s"), "{short}");
+        }
+    }
 }
