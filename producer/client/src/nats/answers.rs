@@ -7,15 +7,15 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{Client, HeaderMap, Message, RequestError, RequestErrorKind, StatusCode};
 use bytes::Bytes;
 use embed_connect::Refusals;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, task::AbortHandle};
+use tokio::{sync::oneshot, task::AbortHandle, time};
 
 /// Who waits, by the last token of the subject that the answer comes on.
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Message>>>>;
@@ -29,6 +29,10 @@ pub(crate) struct Answers(Arc<Mutex<Option<Arc<Inbox>>>>);
 struct Inbox {
     /// With a dot at its end.
     prefix: String,
+    /// What is subscribed to.
+    all: String,
+    /// From before the subscription.
+    refusals: Refusals,
     waiting: Waiting,
     next: AtomicU64,
     reader: AbortHandle,
@@ -55,7 +59,8 @@ impl Drop for Place<'_> {
 impl Inbox {
     async fn open(client: &Client) -> Result<Self, RequestError> {
         let prefix = format!("{}.", super::inbox(client));
-        let mut answers = client.subscribe(format!("{prefix}*")).await?;
+        let (all, refusals) = (format!("{prefix}*"), Refusals::of(client));
+        let mut answers = client.subscribe(all.clone()).await?;
         let waiting = Waiting::default();
         let of = Arc::clone(&waiting);
         let read = async move {
@@ -67,19 +72,31 @@ impl Inbox {
                     let _ = waits.send(answer);
                 }
             }
+            // The connection is closed, and nobody is to wait for what cannot come.
+            of.lock().clear();
         };
         let reader = tokio::spawn(read).abort_handle();
-        Ok(Self { prefix, waiting, next: AtomicU64::new(0), reader })
+        Ok(Self { prefix, all, refusals, waiting, next: AtomicU64::new(0), reader })
+    }
+
+    /// Whether answers can come: the server may refuse the subscription, or take it away when its permissions change, also while nobody waits.
+    fn is_good(&self) -> bool {
+        !self.reader.is_finished() && self.refusals.concerning(&[self.all.as_str()]).now_or_never().is_none()
     }
 }
 
 impl Answers {
     async fn inbox(&self, client: &Client) -> Result<Arc<Inbox>, RequestError> {
-        if let Some(inbox) = &*self.0.lock() {
+        if let Some(inbox) = self.0.lock().as_ref().filter(|inbox| inbox.is_good()) {
             return Ok(Arc::clone(inbox));
         }
         let opened = Arc::new(Inbox::open(client).await?);
-        Ok(Arc::clone(self.0.lock().get_or_insert(opened)))
+        let mut known = self.0.lock();
+        // Another call may have opened one meanwhile.
+        match known.as_ref().filter(|inbox| inbox.is_good()) {
+            Some(inbox) => Ok(Arc::clone(inbox)),
+            None => Ok(Arc::clone(known.insert(opened))),
+        }
     }
 
     /// As [`super::request`], but for the inbox.
@@ -91,14 +108,15 @@ impl Answers {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Message, RequestError> {
+        let begun = Instant::now();
         // From before the subscription, which may be what is refused.
         let refusals = Refusals::of(client);
-        let inbox = self.inbox(client).await?;
+        let late = |_| RequestError::from(RequestErrorKind::TimedOut);
+        let inbox = time::timeout(timeout, self.inbox(client)).await.map_err(late)??;
         let number = inbox.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         inbox.waiting.lock().insert(number, sender);
         let _place = Place { waiting: &inbox.waiting, number };
-        let all = format!("{}*", inbox.prefix);
         let answer = async {
             let reply = format!("{}{number}", inbox.prefix);
             client.publish_with_reply_and_headers(subject.to_owned(), reply, headers, payload).await?;
@@ -110,13 +128,7 @@ impl Answers {
                 Err(_) => Err(RequestError::with_source(RequestErrorKind::Other, "the connection is closed")),
             }
         };
-        let answered = super::unless_refused(&refusals, &[subject, &all], answer, timeout).await;
-        if let Err(error) = &answered
-            && super::refusal(error).is_some_and(|refusal| refusal.subject == all)
-        {
-            // It may be permitted when it is tried again.
-            self.0.lock().take_if(|known| Arc::ptr_eq(known, &inbox));
-        }
-        answered
+        let left = timeout.saturating_sub(begun.elapsed());
+        super::unless_refused(&refusals, &[subject, &inbox.all], answer, left).await
     }
 }

@@ -37,8 +37,8 @@ pub async fn connect(settings: &ConnectSettings, name: &str) -> Result<Client, E
 /// How much longer an answer is waited for after the server has refused what a route has made of some message on the same subject.
 const MAPPED: Duration = Duration::from_secs(1);
 
-/// An inbox of a request's own, which begins as all of its connection do: workers serve callers in turn, and that is what they can tell them
-/// apart by.
+/// An inbox that begins as all of its connection do: of a request of its own, or, with a token more for each call, of all calls. Workers serve callers in
+/// turn, and tell them apart by what stands before the last token.
 fn inbox(client: &Client) -> String {
     static PROCESS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     // All clones of a client share its statistics.
