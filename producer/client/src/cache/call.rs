@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use embed_schemas::{EmbedRequest, EmbedResult, Slug, Timing};
 use futures::{FutureExt, future::join_all};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     CachedClient, Inner, SecondLevel, count,
@@ -273,7 +273,9 @@ impl Ask {
     async fn stored(&self) -> Vec<Option<Arc<Row>>> {
         let texts = &self.request.texts;
         let Some((below, space)) = self.below.as_ref().zip(self.space.as_ref()) else { return vec![None; texts.len()] };
-        let mut found = below.find(&self.model, space, &self.request).await;
+        // At least half of the time is left to workers.
+        let found = timeout(self.options.timeout / 2, below.find(&self.model, space, &self.request));
+        let mut found = found.await.unwrap_or_default();
         found.resize_with(texts.len(), || None);
         // What is of another space, or no vector of one text, is not what was looked for.
         let row = |result: Option<EmbedResult>| {
