@@ -27,13 +27,21 @@ impl Watch {
     }
 
     /// How everything stands now, or did a second ago. Whoever asks while somebody else is waiting for the answer gets the same.
+    ///
+    /// # Panics
+    /// If a look does.
     pub async fn status(&self) -> Arc<Status> {
-        let mut watched = self.0.lock().await;
-        if let Some((_, status)) = watched.last.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
-            return Arc::clone(status);
-        }
-        let status = Arc::new(watched.collector.look().await);
-        watched.last = Some((Instant::now(), Arc::clone(&status)));
-        status
+        let watched = Arc::clone(&self.0);
+        let look = async move {
+            let mut watched = watched.lock_owned().await;
+            if let Some((_, status)) = watched.last.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
+                return Arc::clone(status);
+            }
+            let status = Arc::new(watched.collector.look().await);
+            watched.last = Some((Instant::now(), Arc::clone(&status)));
+            status
+        };
+        // A look that was begun goes on if whoever asked goes away: what it has read already would be missing in the next.
+        tokio::spawn(look).await.expect("a look comes to its end")
     }
 }

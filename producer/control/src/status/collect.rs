@@ -12,12 +12,12 @@ use embed_schemas::{
     Lane, RouteRecord, RouteState, Slug, control::WorkerStatus, serving::DesiredVariant, streams, wire::decode_stats,
 };
 use futures::{StreamExt, stream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     QueueLine, RolloutLine, ServerLine, Status, StreamLine, Unknown, VariantLine,
     attention::attention,
-    traffic::{ERRORS_MS, Windows},
+    traffic::{ERRORS_MS, RECENT_MS, Windows},
 };
 use crate::{
     Error,
@@ -31,10 +31,12 @@ use crate::{
 
 /// What one part may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What the looks at all models' streams may take together.
+const PATIENCE_FOR_ALL: Duration = Duration::from_secs(10);
 /// Models that are looked at, and how many at the same time.
 const MOST_MODELS: usize = 64;
 const AT_ONCE: usize = 8;
-/// Answers of the stream of statistics that are read in one look: what is more is read in the next.
+/// Answers of the stream of statistics that are read at once. Of more, what is newest is read, and the rest is not.
 const MOST_BATCHES: usize = 32;
 /// Dead letters that are told of.
 const LETTERS: usize = 20;
@@ -43,11 +45,22 @@ const LETTERS: usize = 20;
 #[derive(Debug)]
 pub struct Collector {
     client: Client,
+    reports: Reports,
+    letters: BTreeMap<Slug, Newest>,
+}
+
+/// What workers have published of late, as far as it was read.
+#[derive(Debug)]
+struct Reports {
+    nats: async_nats::Client,
     reader: Reader,
     windows: Windows,
     /// The server's time as it was last told, and when that was.
     clock: Option<(u64, Instant)>,
-    letters: BTreeMap<Slug, Newest>,
+    /// When it was begun to be read, and how many milliseconds what was then the oldest was old.
+    begun: (Instant, u64),
+    /// When it was last read.
+    last: Instant,
 }
 
 /// Why a part is not known.
@@ -69,10 +82,8 @@ impl Collector {
     /// On this connection.
     #[must_use]
     pub fn new(client: &Client) -> Self {
-        let from = ReadFrom::Time(times::now_ms().saturating_sub(ERRORS_MS));
-        // Windows of all variants, and not what is found of shadows, whose subjects have a token more.
-        let reader = Reader::new(client.nats().clone(), "embed.stats.*.*".to_owned(), from);
-        Self { client: client.clone(), reader, windows: Windows::default(), clock: None, letters: BTreeMap::new() }
+        let reports = Reports::of_the_last(ERRORS_MS, client.nats().clone());
+        Self { client: client.clone(), reports, letters: BTreeMap::new() }
     }
 
     /// Looks at everything. Takes some 300 milliseconds, and a few seconds where somebody does not answer. What cannot be looked at leaves a gap.
@@ -119,7 +130,7 @@ impl Collector {
             within(route::written(&client)),
             within(rollouts.all()),
             timeout(PATIENCE, stream_names::models(client.nats())),
-            Self::read(&mut self.reader, &mut self.windows, &mut self.clock),
+            self.reports.read(),
         );
         let mut unknown = Gaps(Vec::new());
         let workers = unknown.take("workers", workers);
@@ -131,7 +142,11 @@ impl Collector {
         status.variants = variants(workers.as_deref().unwrap_or_default(), &desired, records.as_ref());
         status.rollouts = rollouts.map(|all| all.iter().map(rollout_line).collect());
         if unknown.take("traffic", traffic).is_some() {
-            (status.traffic, status.errors) = (Some(self.windows.traffic()), Some(self.windows.errors()));
+            let windows = &self.reports.windows;
+            (status.traffic, status.errors) = (Some(windows.traffic()), Some(windows.errors()));
+            if let Some(why) = self.reports.missing() {
+                unknown.note("traffic", &why);
+            }
         }
         let mut models: BTreeSet<Slug> = status.variants.iter().map(|line| line.model.clone()).collect();
         let named = match named.map_err(|_| late()).and_then(|named| named.map_err(Into::into)) {
@@ -165,30 +180,21 @@ impl Collector {
         routes.iter().flatten().filter_map(|(model, entry)| unfinished(model, &entry.record)).collect()
     }
 
-    /// Reads what workers have published since it was last read.
-    async fn read(reader: &mut Reader, windows: &mut Windows, clock: &mut Option<(u64, Instant)>) -> Result<(), Why> {
-        for _ in 0..MOST_BATCHES {
-            let read = within(reader.batch(decode_stats)).await?;
-            let Some(reports) = read else { break };
-            for (stored_ms, report) in reports {
-                *clock = Some((stored_ms, Instant::now()));
-                windows.add(report, stored_ms);
-            }
-        }
-        // By the server's clock, as windows are.
-        if let Some((told_ms, when)) = clock {
-            windows.forget(told_ms.saturating_add(u64::try_from(when.elapsed().as_millis()).unwrap_or(u64::MAX)));
-        }
-        Ok(())
-    }
-
     /// What waits, how full streams are, and the dead letters, of all these models.
     async fn of_models(&mut self, models: impl Iterator<Item = Slug>, status: &mut Status, unknown: &mut Gaps) {
         let client = self.client.clone();
         let mut letters = std::mem::take(&mut self.letters);
+        let deadline = Instant::now() + PATIENCE_FOR_ALL;
         let asked = models.map(|model| {
             let before = letters.remove(&model);
-            of_model(&client, model, before)
+            let client = &client;
+            async move {
+                let none = OfModel::unknown(model.clone(), &late());
+                if deadline <= Instant::now() {
+                    return none;
+                }
+                timeout_at(deadline, of_model(client, model, before)).await.unwrap_or(none)
+            }
         });
         let mut all: Vec<OfModel> = stream::iter(asked.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
         all.sort_by(|a, b| a.model.cmp(&b.model));
@@ -210,6 +216,73 @@ impl Collector {
             letters.truncate(LETTERS);
             letters
         });
+    }
+}
+
+impl Reports {
+    /// Begins with what was published within so many milliseconds.
+    fn of_the_last(ms: u64, nats: async_nats::Client) -> Self {
+        let from = ReadFrom::Time(times::now_ms().saturating_sub(ms));
+        // Windows of all variants, and not what is found of shadows, whose subjects have a token more.
+        let reader = Reader::new(nats.clone(), "embed.stats.*.*".to_owned(), from);
+        let now = Instant::now();
+        Self { nats, reader, windows: Windows::default(), clock: None, begun: (now, ms), last: now }
+    }
+
+    /// Reads what workers have published since it was last read: all of it, so that the last minute is the last one, or else the newest alone.
+    async fn read(&mut self) -> Result<(), Why> {
+        if ms(self.last.elapsed()) > ERRORS_MS {
+            *self = Self::of_the_last(ERRORS_MS, self.nats.clone());
+        }
+        self.last = Instant::now();
+        if self.read_on().await? {
+            return Ok(());
+        }
+        *self = Self::of_the_last(2 * RECENT_MS, self.nats.clone());
+        if self.read_on().await? {
+            return Ok(());
+        }
+        let reason = "workers publish more than is read in one look".to_owned();
+        Err(Why { code: "too_much".to_owned(), reason })
+    }
+
+    /// Whether it came to the end.
+    async fn read_on(&mut self) -> Result<bool, Why> {
+        let mut at_end = false;
+        for _ in 0..MOST_BATCHES {
+            let Some(reports) = within(self.reader.batch(decode_stats)).await? else {
+                at_end = true;
+                break;
+            };
+            for (stored_ms, report) in reports {
+                self.clock = Some((stored_ms, Instant::now()));
+                self.windows.add(report, stored_ms);
+            }
+        }
+        // By the server's clock, as windows are.
+        if let Some((told_ms, when)) = self.clock {
+            self.windows.forget(told_ms.saturating_add(ms(when.elapsed())));
+        }
+        Ok(at_end)
+    }
+
+    /// What is to be said if errors are not told of for as long as they are to be.
+    fn missing(&self) -> Option<Why> {
+        let (when, before) = self.begun;
+        let covered = before.saturating_add(ms(when.elapsed()));
+        (covered < ERRORS_MS).then(|| {
+            let covered = humantime::format_duration(Duration::from_secs(covered / 1000));
+            let reason =
+                format!("workers had published more than is read in one look: errors are those of the last {covered}");
+            Why { code: "too_much".to_owned(), reason }
+        })
+    }
+}
+
+impl OfModel {
+    fn unknown(model: Slug, why: &Why) -> Self {
+        let streams = ["jobs", "results", "dead letters"].map(|holds| (holds, Err(why.clone()))).into();
+        Self { model, queues: Err(why.clone()), streams, letters: Err(why.clone()) }
     }
 }
 
@@ -364,6 +437,10 @@ async fn within<T, E: Into<Why>>(asked: impl Future<Output = Result<T, E>>) -> R
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(late()),
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn late() -> Why {
