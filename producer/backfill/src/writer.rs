@@ -212,14 +212,23 @@ impl Books {
                 },
                 _ = record.tick() => {}
             }
-            // Results stay in their stream until what is written of them is durable: it must not fill for want of that.
-            let held = self.unrecorded().map(|written| written.bytes).sum::<usize>();
-            let must = held >= self.most_held || self.streams.as_ref().is_some_and(|seen| seen.borrow().is_full);
+            let mut must = self.must_record();
+            if must && self.closing.is_some() {
+                // It may be that this is all that is held: then what is written goes on to be a part of the full size.
+                self.record_closed().await?;
+                must = self.must_record();
+            }
             if must || self.output.is_full() || self.recorded.elapsed() >= RECORD_EVERY {
                 self.record(must).await?;
             }
             self.tell();
         }
+    }
+
+    /// Whether what is written is to be durable now: results stay in their stream until then, which must not fill for want of that.
+    fn must_record(&self) -> bool {
+        let held = self.unrecorded().map(|written| written.bytes).sum::<usize>();
+        held >= self.most_held || self.streams.as_ref().is_some_and(|seen| seen.borrow().is_full)
     }
 
     async fn write(&mut self, mut group: Finished) -> Result<(), Error> {

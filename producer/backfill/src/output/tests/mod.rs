@@ -1,5 +1,6 @@
 //! What is written in parts is what is read of them, whatever happens on the way.
 
+mod books;
 mod flaky;
 
 use std::sync::Arc;
