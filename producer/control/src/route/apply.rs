@@ -17,7 +17,7 @@ use super::{
     files,
     mapping::{self, Mappings},
     record::{dropped, settled, undone},
-    report::{Seen, wanted},
+    report::{Seen, UNNAMED, wanted},
     store::{Entry, Routes},
     system::RollCall,
     wish::{self, Wishes},
@@ -42,6 +42,28 @@ struct Given {
     problems: Vec<String>,
 }
 
+/// What servers are brought to, and which: those that hold something else.
+#[derive(Debug)]
+struct Brought {
+    wanted: Mappings,
+    servers: BTreeSet<String>,
+}
+
+impl Brought {
+    fn of(found: &Report) -> Self {
+        let others = found.servers.iter().filter(|server| server.state != ServerState::AsWanted);
+        Self {
+            wanted: wanted(&found.routes, &Wishes::new()),
+            servers: others.filter_map(|server| server.id.clone()).collect(),
+        }
+    }
+
+    /// Whether this was brought to all of those already.
+    fn covers(&self, again: &Self) -> bool {
+        self.wanted == again.wanted && again.servers.is_subset(&self.servers)
+    }
+}
+
 /// What becomes of what servers hold that could not be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unwritten {
@@ -55,32 +77,55 @@ impl Router {
     /// Brings all servers to what is wanted for all models. Whoever changes routes at the same time writes to the bucket
     /// first: the bucket is read again at the end, and if it says something else now, so must the servers.
     pub(super) async fn apply(&self, unwritten: Unwritten) -> Result<Report, RouteError> {
-        let (mut round, mut pause, deadline) = (1, FIRST_PAUSE, Instant::now() + OTHERS_TAKE);
+        let (mut round, mut adoptions, mut pause, deadline) = (1, 0, FIRST_PAUSE, Instant::now() + OTHERS_TAKE);
+        let mut last: Option<Brought> = None;
         loop {
             let (routes, seen) = self.see().await?;
             if unwritten == Unwritten::Adopt && self.adopt(&routes, &seen).await? {
                 // What was read before is no more what is wanted.
-                if round >= ROUNDS {
+                adoptions += 1;
+                if adoptions >= ROUNDS {
                     let what = "emergencies are put onto the servers faster than they can be written down".to_owned();
                     return Err(RouteError::System { what, reason: format!("{ROUNDS} times in a row") });
                 }
-                round += 1;
                 continue;
             }
-            let report = self.bring(routes.clone(), &Wishes::new(), seen).await?;
+            adoptions = 0;
+            let found = Report::new(&self.account, routes.clone(), &Wishes::new(), &seen);
+            let brought = Brought::of(&found);
+            let report = if last.as_ref().is_some_and(|last| self.is_still_given(last, &brought)) {
+                found
+            } else {
+                last = Some(brought);
+                self.bring(routes.clone(), &Wishes::new(), seen).await?
+            };
             let now = self.store.all().await?;
             let late = Instant::now() >= deadline;
             if lanes(&now) == lanes(&routes) {
                 let differs = report.servers.iter().any(|server| server.state == ServerState::Differs);
-                if !differs || late {
+                // Nor does it help to wait where a file could not be written.
+                if !differs || late || !report.problems.is_empty() {
                     return Ok(report);
                 }
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             } else if round >= ROUNDS && late {
                 return Ok(report);
+            } else {
+                round += 1;
             }
-            round += 1;
+        }
+    }
+
+    /// Whether all who would be brought to the same again have read it already, and nobody has written something else since: reading it once
+    /// more would not help them.
+    fn is_still_given(&self, last: &Brought, again: &Brought) -> bool {
+        match &self.backend {
+            Backend::Files(paths) => {
+                let text = mapping::render(&again.wanted);
+                last.covers(again) && paths.iter().all(|path| files::says(path, &text))
+            }
+            Backend::Claims(_) => false,
         }
     }
 
@@ -195,7 +240,8 @@ impl Router {
             self.store.put(model, &record, entry.revision).await?;
         }
         // A server without a name has a new id at every start: there would be no recognising it.
-        let named = report.servers.iter().filter(|server| server.id.as_ref() != Some(&server.name));
+        let named = report.servers.iter();
+        let named = named.filter(|server| server.id.as_ref() != Some(&server.name) && server.name != UNNAMED);
         let names: BTreeSet<&String> = named.map(|server| &server.name).collect();
         for _ in 0..ROUNDS {
             let (revision, known) = self.store.servers().await?;
@@ -285,4 +331,20 @@ fn no_key() -> RouteError {
 /// What is wanted, without who wants it.
 pub(super) fn lanes(routes: &Routes) -> BTreeMap<&Slug, &Lanes> {
     routes.iter().map(|(model, entry)| (model, &entry.record.lanes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_brought_to_a_server_is_brought_to_it_once() {
+        let brought = |servers: &[&str]| Brought {
+            wanted: Mappings::new(),
+            servers: servers.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        assert!(brought(&["N1", "N2"]).covers(&brought(&["N2"])));
+        // It was as wanted then, so it was not told: somebody has given it something else since. Or it was not there.
+        assert!(!brought(&["N1"]).covers(&brought(&["N1", "N2"])));
+    }
 }

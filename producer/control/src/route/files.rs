@@ -26,6 +26,11 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), RouteError> {
     Ok(())
 }
 
+/// Whether a file says this.
+pub(super) fn says(path: &Path, text: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|now| now == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,7 +43,7 @@ mod tests {
         write(&path, &text).unwrap();
         write(&path, &format!("{text}x")).unwrap();
         write(&path, &text).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert!(says(&path, &text) && !says(&path, "") && !says(&folder.path().join("no"), ""));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         std::fs::write(&path, "listen: 4222\n").unwrap();
         assert!(matches!(write(&path, &text), Err(RouteError::NotOurs { .. })));

@@ -93,6 +93,8 @@ pub struct Servers {
     pub syncs: BTreeMap<String, SyncPolicy>,
     /// The names of those that the cluster knows, and that do not answer.
     pub missing: Vec<String>,
+    /// How many more do not answer, whose names nobody knows that does: a server that has just started has not heard them yet.
+    pub unnamed: usize,
 }
 
 /// Asks which servers there are, and how they sync, over a connection to the system account.
@@ -102,7 +104,8 @@ pub struct Servers {
 pub async fn servers(system: async_nats::Client) -> Result<Servers, RouteError> {
     let system = System::new(system);
     let call = system.roll_call(&[]).await?;
-    Ok(Servers { syncs: system.syncs(call.present.len()).await?, missing: call.missing })
+    let syncs = system.syncs(call.present.len()).await?;
+    Ok(Servers { syncs, missing: call.missing, unnamed: call.unnamed })
 }
 
 /// Reads, changes and repairs routes.

@@ -119,6 +119,7 @@ mod tests {
         let roll_call = RollCall {
             present: vec![Server { name: "n1".into(), id: "N1".into() }],
             missing: silent.then(|| "n2".to_owned()).into_iter().collect(),
+            unnamed: 0,
         };
         let held = vec![Ok(Held { mappings, since: None })];
         Report::new("$G", routes, &Wishes::new(), &Seen { roll_call, held, ..Seen::default() })

@@ -48,6 +48,23 @@ pub struct ServerView {
     pub problem: Option<String>,
 }
 
+/// Stands for servers that do not answer and whose names nobody knows.
+pub(super) const UNNAMED: &str = "of unknown name";
+
+impl ServerView {
+    fn silent(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: None,
+            state: ServerState::Silent,
+            since: None,
+            holds: BTreeMap::new(),
+            differences: Vec::new(),
+            problem: Some("it does not answer".to_owned()),
+        }
+    }
+}
+
 /// Everything that is known of routes.
 #[must_use = "a server may hold something else than is wanted, and a change may not be finished"]
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -111,16 +128,13 @@ impl Report {
         }
         for name in known.iter().chain(&roll_call.missing) {
             if servers.iter().all(|server| server.name != *name) {
-                servers.push(ServerView {
-                    name: name.clone(),
-                    id: None,
-                    state: ServerState::Silent,
-                    since: None,
-                    holds: BTreeMap::new(),
-                    differences: Vec::new(),
-                    problem: Some("it does not answer".to_owned()),
-                });
+                servers.push(ServerView::silent(name));
             }
+        }
+        // Those that have been there before may be the same.
+        let silent = servers.iter().filter(|server| server.state == ServerState::Silent).count();
+        if roll_call.missing.len() + roll_call.unnamed > silent {
+            servers.push(ServerView::silent(UNNAMED));
         }
         servers.sort_by(|a, b| a.name.cmp(&b.name));
         Self { account: account.to_owned(), routes, servers, problems: Vec::new(), unwritten }
@@ -253,8 +267,8 @@ mod tests {
         let good = Held { mappings: wanted(&routes, &Wishes::new()), since: None };
         let bad = Held { mappings: Mappings::new(), since: None };
         let server = |name: &str| Server { name: name.into(), id: format!("N{name}") };
-        let roll_call =
-            RollCall { present: vec![server("n1"), server("n2"), server("n3")], missing: vec!["n5".into()] };
+        let present = vec![server("n1"), server("n2"), server("n3")];
+        let roll_call = RollCall { present, missing: vec!["n5".into()], unnamed: 0 };
         let refusals = BTreeMap::from([("n3".to_owned(), "x.conf:1:2: no".to_owned())]);
         let held = vec![Ok(good.clone()), Ok(bad.clone()), Ok(bad)];
         let known = vec!["n1".to_owned(), "n4".to_owned()];
@@ -263,6 +277,15 @@ mod tests {
         let states: Vec<_> = report.servers.iter().map(|s| (s.name.as_str(), s.state)).collect();
         assert_eq!(states, [("n1", AsWanted), ("n2", Differs), ("n3", Refused), ("n4", Silent), ("n5", Silent)]);
         assert_eq!(report.servers[0].holds[&m][&Lane::Rpc].to_string(), "a=95 b=5");
+        let lost = |known: &[&str]| {
+            let known = known.iter().map(|name| (*name).to_owned()).collect();
+            let roll_call = RollCall { present: vec![server("n1")], unnamed: 2, ..RollCall::default() };
+            let seen = Seen { known, roll_call, held: vec![Ok(good.clone())], ..Seen::default() };
+            let report = Report::new("$G", Routes::new(), &Wishes::new(), &seen);
+            report.servers.into_iter().map(|server| server.name).collect::<Vec<_>>()
+        };
+        assert_eq!(lost(&[]), ["n1", UNNAMED]);
+        assert_eq!(lost(&["n1", "n2", "n3"]), ["n1", "n2", "n3"], "they are the same");
         let trouble: Vec<_> = report.trouble().collect();
         assert_eq!(trouble[0], "server n2 holds embed.rpc.m: not mapped, wanted: a=95 b=5");
         assert_eq!(trouble[1], "server n3: x.conf:1:2: no");
@@ -289,7 +312,8 @@ mod tests {
         let written = entry(record("a", "2026-01-01T00:00:00Z"));
         let wishes = Wishes::from([(m.clone(), record("b", "2026-01-01T00:00:01Z"))]);
         let mappings = wanted(&wish::with(written.clone(), &wishes), &wishes);
-        let roll_call = RollCall { present: vec![Server { name: "n1".into(), id: "N1".into() }], missing: Vec::new() };
+        let present = vec![Server { name: "n1".into(), id: "N1".into() }];
+        let roll_call = RollCall { present, ..RollCall::default() };
         let held = vec![Ok(Held { mappings, since: None })];
         let seen = Seen { roll_call, held, ..Seen::default() };
         let report = Report::new("$G", written, &Wishes::new(), &seen);

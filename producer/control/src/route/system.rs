@@ -1,6 +1,9 @@
 //! The servers, asked through the system account: which there are, what they hold, and that they read their files again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_nats::{Client, HeaderMap, RequestErrorKind};
 use bytes::Bytes;
@@ -14,6 +17,8 @@ use super::{
 };
 use embed_client::nats;
 
+/// What the server writes in place of a name that it has not heard yet.
+const NAME_UNKNOWN: &str = "Server name unknown";
 /// For one question to one server.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// For all servers to say that they are there. Those that are take milliseconds.
@@ -44,6 +49,8 @@ pub(super) struct RollCall {
     pub(super) present: Vec<Server>,
     /// The names of those that the cluster knows, and that do not answer.
     pub(super) missing: Vec<String>,
+    /// How many more do not answer, whose names nobody knows that does.
+    pub(super) unnamed: usize,
 }
 
 /// When a server syncs to disk what it acknowledges.
@@ -90,14 +97,8 @@ impl System {
             });
         }
         let asked = present.iter().map(|server| self.ask(server, "JSZ", Value::Null));
-        let known = futures::future::join_all(asked).await.into_iter().flatten().flat_map(|answer| {
-            let replicas = answer["data"]["meta_cluster"]["replicas"].as_array().cloned().unwrap_or_default();
-            replicas.into_iter().filter_map(|peer| peer["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
-        });
-        let mut missing: Vec<String> = known.filter(|name| present.iter().all(|s| s.name != *name)).collect();
-        missing.sort();
-        missing.dedup();
-        Ok(RollCall { present, missing })
+        let answers: Vec<Value> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        Ok(roll_call_of(present, &answers))
     }
 
     /// When each of so many servers syncs what it acknowledges, by its name.
@@ -244,6 +245,20 @@ fn server_of(answer: &Value) -> Option<Server> {
     Some(Server { name: text("name")?, id: text("id")? })
 }
 
+/// Who does not answer, by what those that do say of their cluster.
+fn roll_call_of(present: Vec<Server>, answers: &[Value]) -> RollCall {
+    let clusters =
+        || answers.iter().map(|answer| &answer["data"]["meta_cluster"]).filter(|cluster| cluster.is_object());
+    let peers = clusters().filter_map(|cluster| cluster["replicas"].as_array()).flatten();
+    // A server that has just started knows others by their number alone; earlier versions say names only where they lead.
+    let names = peers.filter_map(|peer| peer["name"].as_str()).filter(|name| !name.starts_with(NAME_UNKNOWN));
+    let missing: BTreeSet<&str> = names.filter(|name| present.iter().all(|server| server.name != *name)).collect();
+    let missing: Vec<String> = missing.into_iter().map(str::to_owned).collect();
+    let size = clusters().filter_map(|cluster| cluster["cluster_size"].as_u64()).max().unwrap_or_default();
+    let size = usize::try_from(size).unwrap_or_default();
+    RollCall { unnamed: size.saturating_sub(present.len() + missing.len()), present, missing }
+}
+
 fn sync_of(config: &Value) -> SyncPolicy {
     match (config["sync_always"].as_bool(), config["sync_interval"].as_u64()) {
         (Some(true), _) => SyncPolicy::Always,
@@ -262,5 +277,38 @@ fn reason(error: &async_nats::RequestError) -> String {
         RequestErrorKind::TimedOut => format!("no answer within {} s", TIMEOUT.as_secs()),
         RequestErrorKind::NoResponders => "nobody listens".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(name: &str) -> Server {
+        Server { name: name.into(), id: format!("N{name}") }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_counted_though_nobody_knows_the_name() {
+        let follower = json!({ "data": { "meta_cluster": { "name": "c", "cluster_size": 3 } } });
+        let leader = json!({ "data": { "meta_cluster": {
+            "leader": "n1", "cluster_size": 3, "replicas": [{ "name": "n2" }, { "name": "n3" }]
+        } } });
+        let call = |present: &[&str], answers: &[&Value]| {
+            let answers: Vec<Value> = answers.iter().copied().cloned().collect();
+            let call = roll_call_of(present.iter().map(|name| server(name)).collect(), &answers);
+            (call.missing, call.unnamed)
+        };
+        assert_eq!(call(&["n1", "n2", "n3"], &[&leader, &follower, &follower]), (vec![], 0));
+        assert_eq!(call(&["n1", "n3"], &[&leader, &follower]), (vec!["n2".to_owned()], 0));
+        assert_eq!(call(&["n2", "n3"], &[&follower, &follower]), (vec![], 1), "it is being elected");
+        assert_eq!(call(&["n2"], &[&follower]), (vec![], 2), "the majority is lost");
+        let started = json!({ "data": { "meta_cluster": { "cluster_size": 3, "replicas": [
+            { "name": "n1" }, { "name": "Server name unknown at this time (peerID: 44jzkV9D)" },
+            { "name": "Server name unknown at this time (peerID: BXScrY9i)" }
+        ] } } });
+        assert_eq!(call(&["n1"], &[&started]), (vec![], 2), "it was started again, alone");
+        assert_eq!(call(&["n1", "n2", "n3"], &[&started, &follower]), (vec![], 0), "it was started again");
+        assert_eq!(call(&["n1"], &[&json!({ "data": {} })]), (vec![], 0), "it is alone");
     }
 }

@@ -10,7 +10,7 @@ use embed_client::{
     nats::{self, api},
 };
 use embed_connect::{ConnectError, ConnectSettings};
-use embed_control::route::{self, RouteSettings, SyncPolicy};
+use embed_control::route::{self, RouteSettings, Servers, SyncPolicy};
 use embed_schemas::{Slug, streams};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -124,18 +124,27 @@ pub(super) async fn system(settings: RouteSettings, connect: &ConnectSettings) -
                 .into();
         }
     };
-    let names: Vec<&str> = servers.syncs.keys().map(String::as_str).collect();
-    let there = if servers.missing.is_empty() {
-        Line::ok("servers", format!("all answer: {}", names.join(", ")))
-    } else {
-        let found = format!("{} does not answer; {} do", servers.missing.join(", "), names.join(", "));
-        Line::failed(
-            "servers",
-            found,
-            "start it again: it catches up by itself. Then `embed route sync`, if there are routes",
-        )
+    vec![there(&servers), synced(CHECK, &servers.syncs)]
+}
+
+/// Whether all servers of the cluster answer.
+fn there(Servers { syncs, missing, unnamed }: &Servers) -> Line {
+    let names: Vec<&str> = syncs.keys().map(String::as_str).collect();
+    let names = names.join(", ");
+    let found = match (missing.is_empty(), unnamed) {
+        (true, 0) => return Line::ok("servers", format!("all answer: {names}")),
+        (false, 0) => format!("{} does not answer; {names} do", missing.join(", ")),
+        (_, unnamed) => {
+            let known = match missing.is_empty() {
+                true => String::new(),
+                false => format!("; {} does not", missing.join(", ")),
+            };
+            let all = syncs.len() + missing.len() + unnamed;
+            format!("{} of {all} answer: {names}{known}; nobody knows the names of the others", syncs.len())
+        }
     };
-    vec![there, synced(CHECK, &servers.syncs)]
+    let next = "start it again: it catches up by itself. Then `embed route sync`, if there are routes";
+    Line::failed("servers", found, next)
 }
 
 fn synced(check: &'static str, syncs: &BTreeMap<String, SyncPolicy>) -> Line {
@@ -190,4 +199,25 @@ async fn stream_time(client: &Client, models: &[Slug]) -> Option<(String, System
     let (asked, begun) = (SystemTime::now(), Instant::now());
     let info = api::call(client.nats(), &call, &Value::Null, TIMEOUT).await.ok()?;
     Some((info["ts"].as_str()?.to_owned(), asked, begun.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Verdict, *};
+
+    #[test]
+    fn servers_that_do_not_answer_are_counted_without_their_names() {
+        let said = |names: &[&str], missing: &[&str], unnamed| {
+            let syncs = names.iter().map(|name| ((*name).to_owned(), SyncPolicy::Always)).collect();
+            let missing = missing.iter().map(|name| (*name).to_owned()).collect();
+            let line = there(&Servers { syncs, missing, unnamed });
+            (line.verdict, line.found)
+        };
+        assert_eq!(said(&["n1", "n2"], &[], 0), (Verdict::Ok, "all answer: n1, n2".to_owned()));
+        let (verdict, found) = said(&["n1", "n3"], &["n2"], 0);
+        assert_eq!((verdict, found.as_str()), (Verdict::Failed, "n2 does not answer; n1, n3 do"));
+        let (verdict, found) = said(&["n1"], &[], 2);
+        let wanted = "1 of 3 answer: n1; nobody knows the names of the others";
+        assert_eq!((verdict, found.as_str()), (Verdict::Failed, wanted));
+    }
 }
