@@ -112,7 +112,7 @@ pub struct CacheStats {
 /// Calls that name a variant do not come here: what is there was made by any. Nothing is looked for before it is known of which space a new vector would be.
 pub trait SecondLevel: fmt::Debug + Send + Sync {
     /// The vectors of a request's texts that are of this space, in the order of the texts: each a result of one row, or `None`. A call waits for it, so it
-    /// must give up early on what does not come.
+    /// must give up early on what does not come; after half of the call's time, it is given up.
     fn find<'a>(
         &'a self,
         model: &'a Slug,

@@ -132,3 +132,33 @@ impl Answers {
         super::unless_refused(&refusals, &[subject, &inbox.all], answer, left).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use embed_connect::ConnectSettings;
+    use embed_testkit::{NatsServer, PATIENCE};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_inbox_that_is_refused_while_nobody_waits_is_not_used_again() {
+        let server = NatsServer::start_with(
+            r#"
+            authorization { users: [ {user: "u", password: "u", permissions: {subscribe: {deny: ["_INBOX.>"]}}} ] }
+            no_auth_user: "u"
+            "#,
+        );
+        let settings = ConnectSettings { server: Some(server.url()), ..ConnectSettings::default() };
+        let client = crate::nats::connect(&settings, "test").await.unwrap();
+        let answers = Answers::default();
+        let first = answers.inbox(&client).await.unwrap();
+        let refused = async {
+            while first.is_good() {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        time::timeout(PATIENCE, refused).await.expect("the server refuses it");
+        let second = answers.inbox(&client).await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+    }
+}
