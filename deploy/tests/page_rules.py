@@ -79,20 +79,20 @@ SKIPPED = [
     ),
     skip(r"^(kubectl|helm) ", "no cluster here; test_chart.py renders and checks the chart"),
     skip(r"^nats ", "deploy/clients/python/tests/test_nats_cli.py runs these"),
-    skip(r"^(pip|python3 -m pip) install|^apt-get|apt-helper|^npm pack", "a network"),
+    skip(r"^(pip|python3 -m pip) install|^apt-get|apt-helper|npm pack", "a network"),
     skip(r"^embed-models (build|twin)|embed-models twin", "minutes; deploy/models/tests builds"),
     skip(
         r"^embed-models (sample-|distill)|^python -m embed_models\.",
         "files of Debian, or a GPU for hours",
     ),
-    skip(r"^texts=", "the packages of the training, and a GPU for hours"),
     skip(
         r"^embed-models import model\.onnx",
         "deploy/models/tests/test_onnx_import.py has such files",
     ),
     skip(r"^ruff ", "`make lint` does"),
     skip(
-        r"^embed-loadtest (accept|acceptance|peers|overload|soak|swap|chaos)\b", "minutes, or hours"
+        r"^embed-loadtest (accept|acceptance|peers|overload|soak|swap|chaos|scale)\b",
+        "minutes, or hours",
     ),
     skip(
         r"^cp -r deploy/nats|--model ANOTHER|^for user in|^set -a|TLS_CERT=server\.pem",
