@@ -27,7 +27,7 @@ from ._errors import (
     WireError,
 )
 from ._ids import id_with_key, new_id, new_key
-from ._publish import Job
+from ._job import Job
 from ._split import IncompleteError
 from ._sync import SyncClient
 from ._wire import Failure, Item, Outcome, Result

@@ -21,7 +21,7 @@ from ._wire import Format, Request, Result
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from ._publish import Job
+    from ._job import Job
 
 _LOG = logging.getLogger("akidb_embed")
 

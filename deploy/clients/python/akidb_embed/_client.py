@@ -12,7 +12,8 @@ from ._backfill import Chunk, Run, run_backfill
 from ._call import Call
 from ._errors import EmbedTimeoutError, RejectedError, RequestError
 from ._ids import check_id, check_slug
-from ._publish import Job, Publishing, job_subject, result_subject
+from ._job import Job
+from ._publish import Publishing, job_subject, result_subject
 from ._results import Lookout, read_outcome
 from ._served import served, statuses, workers
 from ._split import Space, check

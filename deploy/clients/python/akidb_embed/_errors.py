@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._publish import Job
+    from ._job import Job
 
 
 class EmbedError(Exception):

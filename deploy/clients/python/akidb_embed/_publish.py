@@ -20,6 +20,7 @@ from ._errors import (
     StreamFullError,
 )
 from ._ids import check_id, new_id
+from ._job import Job
 from ._results import conflict, read_outcome
 from ._split import split
 from ._transport import STREAM_NOT_FOUND, ApiError, Backoff, Deadline, NoRespondersError, Transport
@@ -35,23 +36,6 @@ _PUBLISHES_IN_FLIGHT = 8
 _ACK_TIMEOUT = 5.0
 #: Temporarily unavailable, too many at once, or the same message on its way already.
 _PASSES = (409, 429, 503)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job that is stored: what its result is found by."""
-
-    #: Its result will be stored under it.
-    id: str
-    #: The stream: that of results if the job is done already.
-    stream: str
-    sequence: int
-    #: Whether the same job had been stored before, so that this one was not.
-    duplicate: bool
-    #: What it asks for; a result of anything else is refused.
-    digest: str
-    #: By which a copy of its outcome is known, if one was asked for.
-    copy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

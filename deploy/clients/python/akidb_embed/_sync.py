@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from . import _names as names
     from ._backfill import Chunk
-    from ._publish import Job
+    from ._job import Job
     from ._wire import Outcome, Result
 
 T = TypeVar("T")

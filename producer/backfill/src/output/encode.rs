@@ -1,13 +1,12 @@
 //! Rows -> the bytes of a file, a group at a time. All of it takes long enough to keep a runtime from its work: it is for a thread.
 
-use std::{io, io::Write};
+use std::io::{self, Write as _};
 
 use arrow_ipc::{
     CompressionType,
     writer::{FileWriter, IpcWriteOptions},
 };
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     PartFormat, VectorType,
@@ -16,42 +15,9 @@ use super::{
     npy,
     parquet_file::ParquetFile,
     rows::Rows,
+    sink::Sink,
 };
 use crate::Error;
-
-/// Where encoded bytes wait to be sent.
-#[derive(Debug, Default)]
-pub(super) struct Sink {
-    waiting: Vec<u8>,
-    hash: Sha256,
-    /// Of the whole file.
-    bytes: u64,
-}
-
-impl Sink {
-    /// What has come since the last time.
-    pub(super) fn take(&mut self) -> Bytes {
-        std::mem::take(&mut self.waiting).into()
-    }
-
-    /// Bytes of the whole file, and their SHA-256.
-    pub(super) fn sum(self) -> (u64, String) {
-        (self.bytes, format!("{:x}", self.hash.finalize()))
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.waiting.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Makes the files of a part: one, or two where a format holds nothing but vectors.
 pub(super) enum Encoder {
@@ -148,7 +114,7 @@ impl Encoder {
             Self::Npy { vector_type, dimensions, rows, vectors, ids, files: _ } => {
                 let mut sink = Sink::default();
                 let write = || -> io::Result<()> {
-                    sink.waiting.reserve_exact(npy::HEADER + vectors.iter().map(Vec::len).sum::<usize>());
+                    sink.reserve(npy::HEADER + vectors.iter().map(Vec::len).sum::<usize>());
                     sink.write_all(&npy::header(vector_type, rows, dimensions))?;
                     // Each is let go when it is copied.
                     vectors.into_iter().try_for_each(|vectors| sink.write_all(&vectors))

@@ -31,6 +31,7 @@ mod place;
 mod postgres;
 mod read;
 mod rows;
+mod sink;
 mod target;
 mod upload;
 mod vector_pages;

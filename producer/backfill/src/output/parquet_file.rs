@@ -18,8 +18,8 @@ use parquet::{
 use super::{
     VectorType,
     columns::{Columns, DIGEST, ELEMENT, EMBEDDING},
-    encode::Sink,
     rows::Rows,
+    sink::Sink,
     vector_pages::{VectorWriter, compression, encoding},
 };
 

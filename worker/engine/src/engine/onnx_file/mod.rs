@@ -5,13 +5,15 @@
 //! well. All of these are refused here, wherever in a graph they stand, and so are nodes of the worker's own operators that would read where others than
 //! these say. Knows no engine.
 
+mod error;
 mod own;
 mod tensors;
 mod walk;
 mod wire;
 
+pub use error::FileError;
 pub use tensors::{Element, LargeTensor, large_tensors};
-pub use walk::{Facts, FileError, inspect};
+pub use walk::{Facts, inspect};
 pub use wire::{FileSource, Source};
 
 use embed_schemas::ModelMetadata;

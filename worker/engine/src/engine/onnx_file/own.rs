@@ -6,7 +6,7 @@ use std::{collections::HashMap, ops::Range};
 use embed_kernels::DOMAIN;
 
 use super::{
-    walk::{FileError, NAME},
+    error::{FileError, NAME},
     wire::{Source, WireError, text},
 };
 

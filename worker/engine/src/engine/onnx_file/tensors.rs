@@ -3,7 +3,7 @@
 use std::{collections::HashSet, ops::Range};
 
 use super::{
-    walk::{FileError, NAME},
+    error::{FileError, NAME},
     wire::{Value, WireError, next, numbers, text},
 };
 
