@@ -100,6 +100,10 @@ SKIPPED = [
         "deploy/nats",
     ),
     skip(r"^JWT_DIR=|--creds /etc|--sys-creds", "producer/tests/accounts.rs runs such a server"),
+    skip(
+        r"^curl https://embed\.example\.com/v1/vectors",
+        "no such host; producer/gateway/tests/vectors.rs asks so",
+    ),
     skip(r"postgres://", "PostgreSQL; producer/backfill/src/output/postgres/tests.rs has one"),
 ]
 
@@ -110,6 +114,11 @@ PLAYED = [
     Rule(r"^embed dev --gateway", instead=((r"--gateway", "--gateway=127.0.0.1:0"),)),
     Rule(r"^embed gateway(?! --new-key)", ready=r"http://127", more="--listen 127.0.0.1:0"),
     Rule(r"^embed gateway --key-file", before=(KEYS,)),
+    Rule(
+        r"^embed status --serve",
+        ready=r"http://127",
+        instead=((r"--serve", "--serve=127.0.0.1:0"),),
+    ),
     Rule(r"^embed rollout run", ready=r"http://127", more="--metrics-listen 127.0.0.1:0"),
     Rule(
         r"^embed-worker run .*--metrics-addr",
