@@ -206,12 +206,17 @@ impl Collector {
         };
         let mut consumer: jetstream::consumer::PullConsumer =
             self.context.get_stream_no_info(stream).await?.create_consumer(config).await?;
+        // How many this consumer has been seen to give: what a slow reader's batch ended before is not given again, and would be missing.
+        let mut given = 0;
         while lock(track).pass == pass {
             let mut batch = consumer.batch().max_messages(BATCH).expires(WAIT).messages().await?;
             let mut is_empty = true;
             while let Some(message) = tokio::time::timeout(PATIENCE, batch.next()).await? {
                 let message = message.map_err(anyhow::Error::from_boxed)?;
-                let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
+                let info = message.info().map_err(anyhow::Error::from_boxed)?;
+                given += 1;
+                anyhow::ensure!(info.consumer_sequence == given, "messages of {stream} were given that did not come");
+                let sequence = info.stream_sequence;
                 is_empty = false;
                 let found = read(&message, incarnation);
                 let mut track = lock(track);
