@@ -60,6 +60,9 @@ def test_parts(checkpoint_dir: Path, layers: Path, tmp_path: Path, rounded: bool
     assert student.max_seq_length == 24
     assert student.license is None, "of layers that nothing is said of nothing is claimed"
     teacher, trained = random_tensors(), trained_layers()
+    positions = "embeddings.position_embeddings.weight"
+    assert len(teacher[positions]) > 24, "some of them no text reaches"
+    teacher[positions] = teacher[positions][:24]
     if rounded:
         # Of the teacher's word embeddings in float16, whatever type they come in.
         name = f"{WORD_EMBEDDINGS}.weight"

@@ -1,7 +1,9 @@
 //! `scale`: many workers on simulated devices, on one server and on a cluster.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
+    mem,
     path::PathBuf,
     time::Duration,
 };
@@ -87,7 +89,7 @@ impl ScaleArgs {
             "repeats": self.repeats,
         });
         let title = "Many workers on simulated devices".to_owned();
-        let mut document = Document::begin("scale", title, parameters.as_object().cloned().unwrap_or_default());
+        let document = Document::begin("scale", title, parameters.as_object().cloned().unwrap_or_default());
         let plan = Plan {
             parts: if self.only.is_empty() { Part::ALL.to_vec() } else { self.only },
             servers: self.servers,
@@ -104,9 +106,16 @@ impl ScaleArgs {
         };
         let threads = cores().max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-        let now = runtime.block_on(scale::play(&plan, say))?;
-        scale::fill(&mut document, &scale::merge(before, now));
-        finish(&document, self.out.as_deref(), json)
+        let measured = RefCell::new((before, document));
+        let take = |row: Row| {
+            say(&row);
+            let (rows, document) = &mut *measured.borrow_mut();
+            *rows = scale::merge(mem::take(rows), vec![row]);
+            scale::fill(document, rows);
+            self.out.as_deref().map_or(Ok(()), |folder| document.save(folder))
+        };
+        runtime.block_on(scale::play(&plan, &take))?;
+        finish(&measured.into_inner().1, self.out.as_deref(), json)
     }
 
     /// What was measured before, if the folder has a report.

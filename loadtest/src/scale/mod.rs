@@ -23,7 +23,7 @@ mod summary;
 pub use self::{
     fleet::HOST_COMMAND,
     host::host,
-    play::{Plan, play},
+    play::{Plan, Take, play},
     row::{Part, Row, merge},
     summary::{fill, rows_of},
 };

@@ -61,26 +61,27 @@ pub struct Plan {
     pub rows: Vec<u64>,
 }
 
-/// Measures; tells on the way what was found.
+/// Takes a row.
+pub type Take<'a> = &'a dyn Fn(Row) -> anyhow::Result<()>;
+
+/// Measures, and hands over each row as soon as it is known: what comes later can take hours, or fail.
 ///
 /// # Errors
-/// If something does not start, or ends.
-pub async fn play(plan: &Plan, say: impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+/// If something does not start, or ends; what `take` fails with.
+pub async fn play(plan: &Plan, take: Take<'_>) -> anyhow::Result<()> {
     for part in &plan.parts {
         for servers in &plan.servers {
-            let found = match part {
-                Part::Workers | Part::Ceiling | Part::Calls => plan.by_workers(*part, *servers, &say).await?,
-                Part::Models => plan.by_models(*servers, &say).await?,
-                Part::Devices => plan.by_devices(*servers, &say).await?,
-                Part::Idle => plan.idle(*servers, &say).await?,
-                Part::Backlog => plan.backlog(*servers, &say).await?,
-                Part::Rows => plan.row_after_row(*servers, &say).await?,
-            };
-            rows.extend(found);
+            match part {
+                Part::Workers | Part::Ceiling | Part::Calls => plan.by_workers(*part, *servers, take).await?,
+                Part::Models => plan.by_models(*servers, take).await?,
+                Part::Devices => plan.by_devices(*servers, take).await?,
+                Part::Idle => plan.idle(*servers, take).await?,
+                Part::Backlog => plan.backlog(*servers, take).await?,
+                Part::Rows => plan.row_after_row(*servers, take).await?,
+            }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 impl Plan {
@@ -89,9 +90,8 @@ impl Plan {
         Setting { servers, workers: 1, models: 1, devices: 1, text_us }
     }
 
-    async fn by_workers(&self, part: Part, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
+    async fn by_workers(&self, part: Part, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         let mut stack = Stack::start(servers, 1).await?;
-        let mut rows = Vec::new();
         for workers in &self.workers {
             let mut setting = Setting { workers: *workers, ..self.setting(servers) };
             if part == Part::Ceiling {
@@ -106,16 +106,14 @@ impl Plan {
                     _ => self.jobs(&mut stack, &mut row).await?,
                 }
             }
-            say(&row);
-            rows.push(row);
+            take(row)?;
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// Four workers, or as many as there are at most: each serves all models.
-    async fn by_models(&self, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
+    async fn by_models(&self, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         let workers = self.workers.iter().copied().max().unwrap_or(1).min(4);
-        let mut rows = Vec::new();
         for models in &self.models {
             let mut stack = Stack::start(servers, *models).await?;
             let paced = self.setting(servers);
@@ -126,16 +124,14 @@ impl Plan {
                 for _ in 0..self.repeats {
                     self.jobs(&mut stack, &mut row).await?;
                 }
-                say(&row);
-                rows.push(row);
+                take(row)?;
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
-    async fn by_devices(&self, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
+    async fn by_devices(&self, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         let mut stack = Stack::start(servers, 1).await?;
-        let mut rows = Vec::new();
         for devices in &self.devices {
             // As fast as a device is to a processor: five times, here.
             let text_us = self.setting(servers).text_us / 5;
@@ -145,10 +141,9 @@ impl Plan {
             for _ in 0..self.repeats {
                 self.jobs(&mut stack, &mut row).await?;
             }
-            say(&row);
-            rows.push(row);
+            take(row)?;
         }
-        Ok(rows)
+        Ok(())
     }
 
     async fn jobs(&self, stack: &mut Stack, row: &mut Row) -> anyhow::Result<()> {
@@ -205,8 +200,7 @@ impl Plan {
     }
 
     /// Every number of workers with every number of models, none included.
-    async fn idle(&self, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
-        let mut rows = Vec::new();
+    async fn idle(&self, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         for models in &self.models {
             let mut stack = Stack::start(servers, *models).await?;
             for workers in [0].iter().chain(&self.workers) {
@@ -223,16 +217,14 @@ impl Plan {
                     row.add(names::SERVER_MB, server);
                     row.add(names::WORKERS_MB, workers);
                 }
-                say(&row);
-                rows.push(row);
+                take(row)?;
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// Jobs are stored, and then done by workers whose devices take no time; the results stay.
-    async fn backlog(&self, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
-        let mut rows = Vec::new();
+    async fn backlog(&self, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         for jobs in &self.backlog {
             let mut stack = Stack::start(servers, 1).await?;
             let setting = Setting { workers: 4, text_us: 0, ..self.setting(servers) };
@@ -249,20 +241,19 @@ impl Plan {
             sleep(WARM_UP.min(self.duration)).await;
             row.add(names::KEPT_SERVER_MB, stack.memory()[0]);
             row.add(names::KEPT_DISK_MB, stack.disk());
-            say(&row);
-            rows.push(row);
+            take(row)?;
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// One run. What a row costs is that of all rows since the look before.
-    async fn row_after_row(&self, servers: usize, say: &impl Fn(&Row)) -> anyhow::Result<Vec<Row>> {
+    async fn row_after_row(&self, servers: usize, take: Take<'_>) -> anyhow::Result<()> {
         let mut stack = Stack::start(servers, 1).await?;
         let setting = Setting { workers: 4, text_us: 0, ..self.setting(servers) };
         stack.employ(&setting)?;
         let watch = async |stack: &mut Stack| {
             let first = Moment::now(stack).await?;
-            let (begun, mut before, mut rows) = (first.texts(), first, Vec::new());
+            let (begun, mut before) = (first.texts(), first);
             for count in &self.rows {
                 let moment = load::until_embedded(stack, begun + count, PATIENCE).await?;
                 let mut row = Row::new(Part::Rows, setting, *count, self.texts_per_job);
@@ -272,13 +263,13 @@ impl Plan {
                 row.add(names::WORKERS_MB, workers);
                 row.add(names::LOAD_MB, load);
                 row.add(names::DISK_MB, stack.disk());
-                say(&row);
-                rows.push(row);
+                take(row)?;
                 before = moment;
             }
-            anyhow::Ok(rows)
+            anyhow::Ok(())
         };
-        Ok(load::jobs(&mut stack, self.in_flight(&setting), self.warm_up(), watch).await?.0)
+        load::jobs(&mut stack, self.in_flight(&setting), self.warm_up(), watch).await?;
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ from embed_models.checkpoint import BertConfig, Tensors, read_config, read_tenso
 from embed_models.errors import CheckpointError
 from embed_models.four_bits import BLOCK, round_table
 from embed_models.json_files import read_object
+from embed_models.sentence_config import sequence_limit
 from embed_models.sources import resolve_source
 
 LAYERS = Path(__file__).parents[1] / "distilled" / "layers.safetensors"
@@ -32,6 +33,7 @@ TEACHER_KEY, EMBEDDINGS_KEY = "teacher", "teacher_embeddings_sha256"
 WORDS_KEY, ROUNDED = "word_embeddings", f"4 bits, by row and block of {BLOCK}"
 
 _EMBEDDINGS, _LAYER = "embeddings.", "encoder.layer."
+_POSITIONS = "embeddings.position_embeddings.weight"
 _LAYER_NUMBER = re.compile(r"encoder\.layer\.(\d+)\.")
 _COPIED = (
     "tokenizer.json",
@@ -89,7 +91,14 @@ def build_student(teacher: str, layers: Path, out: Path) -> Path:
     if words == ROUNDED:
         embeddings |= rounded_words(embeddings)
     count = _count_layers(trained)
-    config = read_object(source.directory / "config.json") | {"num_hidden_layers": count}
+    # Those that no text reaches are not carried along.
+    limit = sequence_limit(source.directory)
+    positions = teacher_config.max_position_embeddings
+    if limit:
+        positions = min(positions, limit[0])
+    embeddings[_POSITIONS] = embeddings[_POSITIONS][:positions]
+    config = read_object(source.directory / "config.json")
+    config |= {"num_hidden_layers": count, "max_position_embeddings": positions}
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:

@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from onnx import TensorProto
 
 from embed_models.arithmetic import MICROSOFT_DOMAIN, WORD_EMBEDDINGS, Arithmetic
 from embed_models.four_bits import BLOCK, BlockTable, exact_table
@@ -21,6 +22,8 @@ from embed_models.quantize.plan import Plan
 
 # Of numbers in 4 bits, and what one of them is less with a sign.
 _STEPS, _SIGNED = 16, 8
+# How many of them one number of a type holds exactly.
+_HELD = {np.dtype(np.int8): 2, np.dtype(np.float16): 3, np.dtype(np.int32): 8}
 
 
 class _Quantized(Arithmetic):
@@ -186,8 +189,11 @@ class QdqArithmetic(_Quantized):
     @cached_property
     def four_bits(self) -> BlockTable | None:
         table = super().four_bits
-        # What is packed into one number stands a whole number of blocks apart.
-        return table if table and table.scales.shape[1] % self._stored[1] == 0 else None
+        if table is None:
+            return None
+        # Values and zero points of a row each fill a whole number of those that hold them.
+        widths = zip(self._stored, (table.values.shape[1], table.scales.shape[1]), strict=True)
+        return table if all(width % _HELD[dtype] == 0 for dtype, width in widths) else None
 
     def word_table(self, b: OnnxBuilder) -> str:
         if self.four_bits is not None:
@@ -203,57 +209,95 @@ class QdqArithmetic(_Quantized):
         )
 
     @property
-    def _stored(self) -> tuple[np.dtype[np.generic], int]:
-        """The type that holds packed numbers, and how many of 4 bits one of it holds exactly."""
+    def _stored(self) -> tuple[np.dtype[np.generic], np.dtype[np.generic]]:
+        """The types that hold the values and the zero points of a table in 4 bits."""
         # TensorRT looks no numbers of 4 bits up, and takes no INT8 beside FP8.
-        return (np.dtype(np.float16), 3) if self._in_fp8 else (np.dtype(np.int8), 2)
+        if self._in_fp8:
+            return np.dtype(np.int32), np.dtype(np.float16)
+        return np.dtype(np.int8), np.dtype(np.int8)
 
     def _packed_table(self, b: OnnxBuilder, table: BlockTable) -> str:
-        """Store the numbers that stand `hidden / count` apart as one, the first with a sign."""
-        dtype, count = self._stored
-        rows, hidden = table.values.shape
-        parts = table.values.reshape(rows, count, hidden // count).astype(np.int16)
-        parts[:, 0] -= _SIGNED
-        packed = np.zeros_like(parts[:, 0])
-        for part in range(count):
-            packed = packed * _STEPS + parts[:, part]
-        zeros = table.zero_points.astype(np.int16)
-        zeros[:, : zeros.shape[1] // count] -= _SIGNED
-        b.initializer("embeddings/word.zero_point", zeros.astype(dtype))
+        values, zeros = (
+            _packed(numbers, dtype)
+            for numbers, dtype in zip((table.values, table.zero_points), self._stored, strict=True)
+        )
+        b.initializer("embeddings/word.zero_point", zeros)
         b.initializer("embeddings/word.scale", table.scales.astype(self.dtype))
-        return b.initializer("embeddings/word.weight", packed.astype(dtype))
+        return b.initializer("embeddings/word.weight", values)
 
     def _unpacked_words(self, b: OnnxBuilder, table: str, ids: str, blocks: BlockTable) -> str:
-        """Look up and unpack, by floors and by products with powers of 2: exact in float16."""
+        """Look up and unpack: exact in float16."""
         prefix = "embeddings/word"
-        stored, count = self._stored
-        hidden = blocks.values.shape[1]
-
-        def looked_up(name: str, table: str) -> str:
-            found = b.node("Gather", table, ids, name=f"{prefix}_{name}")
-            if stored == self.dtype:
-                return found
-            return b.node("Cast", found, name=f"{prefix}_{name}_float", to=self.onnx_type)
-
-        rest, parts = looked_up("packed", table), []
-        for part in range(count - 1):
-            size = float(_STEPS ** (count - 1 - part))
-            share = b.node(
-                "Mul", rest, b.constant(1 / size, self.dtype), name=f"{prefix}_share{part}"
-            )
-            parts.append(b.node("Floor", share, name=f"{prefix}_part{part}"))
-            taken = b.node(
-                "Mul", parts[-1], b.constant(size, self.dtype), name=f"{prefix}_taken{part}"
-            )
-            rest = b.node("Sub", rest, taken, name=f"{prefix}_rest{part}")
-        steps = b.node("Concat", *parts, rest, name=f"{prefix}_steps", axis=-1)
+        hidden, last = blocks.values.shape[1], b.constant([-1])
+        stored, stored_zeros = self._stored
+        steps = self._looked_up(b, f"{prefix}_steps", table, ids, stored)
         shape = b.constant([0, 0, hidden // BLOCK, BLOCK])
         steps = b.node("Reshape", steps, shape, name=f"{prefix}_blocks")
-        last = b.constant([-1])
-        zero = looked_up("zero", f"{prefix}.zero_point")
+        zero = self._looked_up(b, f"{prefix}_zero", f"{prefix}.zero_point", ids, stored_zeros)
         zero = b.node("Unsqueeze", zero, last, name=f"{prefix}_zeros")
         scale = b.node("Gather", f"{prefix}.scale", ids, name=f"{prefix}_scale")
         scale = b.node("Unsqueeze", scale, last, name=f"{prefix}_scales")
         moved = b.node("Sub", steps, zero, name=f"{prefix}_moved")
         word = b.node("Mul", moved, scale, name=f"{prefix}_scaled")
         return b.node("Reshape", word, b.constant([0, 0, hidden]), name=prefix)
+
+    def _looked_up(
+        self, b: OnnxBuilder, name: str, table: str, ids: str, stored: np.dtype[np.generic]
+    ) -> str:
+        """Look packed numbers up and take them apart, the first from the highest place."""
+        rest = b.node("Gather", table, ids, name=f"{name}_packed")
+        whole = stored == np.int32
+        if not whole and stored != self.dtype:
+            rest = b.node("Cast", rest, name=f"{name}_float", to=self.onnx_type)
+        parts: list[str] = []
+        for place in range(_HELD[stored] - 1, 0, -1):
+            size, label = _STEPS**place, f"{name}_{place}"
+            if whole:
+                part, rest = _whole_part(b, label, rest, size, signed=not parts)
+            else:
+                share = b.node("Mul", rest, b.constant(1 / size, self.dtype), name=f"{label}_share")
+                part = b.node("Floor", share, name=label)
+                taken = b.node(
+                    "Mul", part, b.constant(float(size), self.dtype), name=f"{label}_taken"
+                )
+                rest = b.node("Sub", rest, taken, name=f"{label}_rest")
+            if not parts:
+                signed = b.constant(_SIGNED, np.int32 if whole else self.dtype)
+                part = b.node("Add", part, signed, name=f"{name}_first")
+            parts.append(part)
+        steps = b.node("Concat", *parts, rest, name=f"{name}_all", axis=-1)
+        return b.node("Cast", steps, name=name, to=self.onnx_type) if whole else steps
+
+
+def _packed(numbers: NDArray[np.uint8], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Store the numbers of a row that stand `width / count` apart as one, the first with a sign."""
+    rows, width = numbers.shape
+    count = _HELD[dtype]
+    parts = numbers.reshape(rows, count, width // count).astype(np.int32)
+    # So that they fill the type, which has a sign.
+    parts[:, 0] -= _SIGNED
+    packed = np.zeros_like(parts[:, 0])
+    for part in range(count):
+        packed = packed * _STEPS + parts[:, part]
+    return packed.astype(dtype)
+
+
+def _whole_part(
+    b: OnnxBuilder, name: str, value: str, size: int, *, signed: bool
+) -> tuple[str, str]:
+    """Divide an INT32, rounding down: return quotient and remainder."""
+    divisor = b.constant(size, np.int32)
+    part = b.node("Div", value, divisor, name=name)
+    rest = b.node(
+        "Sub", value, b.node("Mul", part, divisor, name=f"{name}_taken"), name=f"{name}_rest"
+    )
+    if not signed:
+        return part, rest
+    # Division rounds towards zero, which is upwards below it.
+    below = b.node("Less", rest, b.constant(0, np.int32), name=f"{name}_below")
+    one = b.node("Cast", below, name=f"{name}_one", to=TensorProto.INT32)
+    borrowed = b.node("Mul", one, divisor, name=f"{name}_borrowed")
+    return (
+        b.node("Sub", part, one, name=f"{name}_floor"),
+        b.node("Add", rest, borrowed, name=f"{name}_positive"),
+    )

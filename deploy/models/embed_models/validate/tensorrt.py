@@ -19,10 +19,12 @@ from embed_models.graph import EMBEDDING, INPUT_IDS
 # Operators that compute with the values of their first inputs, and not only move them.
 _ARITHMETIC = frozenset(
     {
-        *("Add", "Div", "Erf", "Floor", "LayerNormalization", "MatMul", "Max", "Mul", "Pow"),
-        *("ReduceL2", "ReduceMean", "ReduceSum", "Softmax", "Sqrt", "Sub", "Tanh"),
+        *("Add", "Div", "Erf", "Floor", "LayerNormalization", "Less", "MatMul", "Max", "Mul"),
+        *("Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Softmax", "Sqrt", "Sub", "Tanh"),
     }
 )
+# Those of them that its parser takes numbers of 32 bits in.
+_IN_INT32 = frozenset({"Add", "Div", "Less", "Mul", "Sub"})
 # What BERT needs of what TensorRT's parser takes. Everything else is refused, so that an operator
 # is looked up in its documentation before it is added here.
 OPERATORS = frozenset(
@@ -113,7 +115,11 @@ class _Checker:
                 yield f"{node.name}: {node.domain}.{node.op_type} is no standard operator"
             elif node.op_type not in OPERATORS:
                 yield f"{node.name}: {node.op_type} is not known to run on TensorRT"
-            elif node.op_type in _ARITHMETIC and (kind := self.type_of(node.input[0])) in _INTEGERS:
+            elif (
+                node.op_type in _ARITHMETIC
+                and (kind := self.type_of(node.input[0])) in _INTEGERS
+                and not (kind == TensorProto.INT32 and node.op_type in _IN_INT32)
+            ):
                 # Much of it is missing for 64 bits, and what there is falls to slow kernels.
                 yield f"{node.name}: {node.op_type} computes with {_name(kind)}"
 
