@@ -12,7 +12,7 @@ from embed_models.quantize.calibration import calibrate
 from embed_models.quantize.layerwise import fitted_plan
 from embed_models.quantize.numerics import U8, quantize_weight
 from embed_models.quantize.plan import Plan, linear_layers, make_plan
-from embed_models.quantize.rounding import covariance, round_weight
+from embed_models.quantize.rounding import covariance, made_up, round_weight
 from embed_models.quantize.search import quantized_graph
 from embed_models.validate.agreement import cosines
 from embed_models.validate.invariance import batch_difference
@@ -51,6 +51,25 @@ def test_inputs_that_never_change_do_no_harm() -> None:
     rounded = round_weight(weight, covariance(inputs), U8)
     # Nothing is made up for in a row that yields a constant.
     assert np.abs(rounded.dequantized()[7] - weight[7]).max() <= 0.51 * rounded.scales.max()
+
+
+def test_a_weight_makes_up_for_what_its_inputs_tell_of() -> None:
+    inputs = correlated(3)
+    random = np.random.default_rng(3)
+    told = inputs @ random.standard_normal((150, 20)).astype(np.float32) * np.float32(0.01)
+    chance = random.standard_normal(told.shape).astype(np.float32) * np.float32(0.01)
+    lost = told + chance + 5
+    change = made_up(inputs, lost, covariance(inputs))
+    rest = (lost - inputs @ change).var(axis=0).mean()
+    assert rest < 1.1 * chance.var(axis=0).mean() < 0.1 * lost.var(axis=0).mean()
+
+
+def test_a_weight_does_not_follow_chance() -> None:
+    inputs = correlated(4, rows=600)
+    lost = np.random.default_rng(4).standard_normal((600, 20)).astype(np.float32)
+    change = made_up(inputs, lost, covariance(inputs))
+    fresh = correlated(4, rows=1200)[600:]
+    assert (fresh @ change).var(axis=0).mean() < 0.05
 
 
 CHECKPOINT = tiny_checkpoint()

@@ -48,12 +48,25 @@ class SiteStatistics:
         return self._sample[: self._filled]
 
     @property
+    def count(self) -> int:
+        """Return how many tokens were seen."""
+        return max(self._count, 1)
+
+    @property
     def mean(self) -> Floats:
-        return (self._total / max(self._count, 1)).astype(np.float32)
+        return (self._total / self.count).astype(np.float32)
 
     @property
     def largest(self) -> Floats:
         return np.maximum(np.abs(self.low), np.abs(self.high))
+
+
+def statistics_of(values: Floats) -> SiteStatistics:
+    """Return the statistics of values that are all there is, [rows, channels]."""
+    statistics = SiteStatistics(values.shape[1], len(values))
+    rows = np.arange(len(values))
+    statistics.add(values, rows, rows)
+    return statistics
 
 
 class Reservoir:

@@ -5,10 +5,11 @@ come. A layer's weights are rounded for the inputs that they will have, after al
 before; its biases take back what the mean of its output has moved, or that of what skips it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -22,8 +23,9 @@ from embed_models.kinds import CPU_INT8, Kind
 from embed_models.quantize.arithmetic import ContribInt8, QdqArithmetic
 from embed_models.quantize.calibration import Calibration
 from embed_models.quantize.numerics import Floats, QuantizedWeight
-from embed_models.quantize.plan import Plan, SitePlan, choose_site, linear_layers, smoothed
-from embed_models.quantize.rounding import covariance, round_weight
+from embed_models.quantize.placement import Placement
+from embed_models.quantize.plan import Plan, SitePlan, choose_site, linear_layers, placed
+from embed_models.quantize.rounding import covariance, made_up, round_weight
 
 # Tokens that go through the networks: some ten for each input of the widest layer of a network of
 # MiniLM's size.
@@ -51,15 +53,28 @@ class _Network:
         (hidden,) = self._run(graph, [graph.embeddings()], None)
         return hidden
 
-    def layer(self, arithmetic: Arithmetic, index: int, hidden: _Batches) -> dict[str, _Batches]:
-        """Return the inputs of the layer's products by site, and its output as `hidden`."""
+    def layer(
+        self,
+        arithmetic: Arithmetic,
+        index: int,
+        hidden: _Batches,
+        sites: Sequence[str] | None = None,
+    ) -> dict[str, _Batches]:
+        """Return the inputs of the layer's products by site, and its output as `hidden`.
+
+        Of some `sites` alone nothing is computed that stands behind them.
+        """
         graph = BertGraph(self._config, arithmetic, self._kind.form)
         output = graph.layer(index, _HIDDEN, graph.mask())
-        names = list(arithmetic.sites)
-        values = self._run(graph, [*arithmetic.sites.values(), output], hidden)
-        return dict(zip([*names, _HIDDEN], values, strict=True))
+        outputs = {**arithmetic.sites, _HIDDEN: output}
+        names = list(outputs) if sites is None else sites
+        values = self._run(graph, [outputs[name] for name in names], hidden)
+        return dict(zip(names, values, strict=True))
 
     def _run(self, graph: BertGraph, outputs: list[str], hidden: _Batches | None) -> list[_Batches]:
+        wanted = [name for name in outputs if name != _HIDDEN]
+        if not wanted:
+            return [hidden or []] * len(outputs)
         tokens: list[str | int | None] = ["batch", "seq"]
         start = helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, tokens)
         if hidden is not None:
@@ -72,16 +87,15 @@ class _Network:
             # An input may be asked for as well; it is known.
             outputs=[
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, [*tokens, None])
-                for name in outputs
-                if name != _HIDDEN
+                for name in wanted
             ],
             value_info=graph.value_info,
             opsets={"": OPSET} | graph.form.extra_opsets,
             producer="embed-models",
         )
+        _keep_needed(model.graph)
         as_written = self._kind.name != CPU_INT8
         session = cpu_session(serialize(model), threads=self._threads, as_written=as_written)
-        wanted = [name for name in outputs if name != _HIDDEN]
         found: dict[str, _Batches] = {name: [] for name in outputs}
         for number, ids in enumerate(self._ids):
             feeds: dict[str, NDArray[Any]] = {ATTENTION_MASK: np.ones_like(ids)}
@@ -107,8 +121,13 @@ def fitted_plan(
     """Choose scales for one smoothing strength (None: none), and round layer by layer."""
     if kind.fmt is None:
         raise ValueError(f"{kind.name} is not quantized")
-    changed, factors = smoothed(
-        checkpoint.config, checkpoint.tensors, calibration, strength=strength, excluded=excluded
+    changed, placements = placed(
+        checkpoint.config,
+        checkpoint.tensors,
+        calibration,
+        kind.fmt,
+        strength=strength,
+        excluded=excluded,
     )
 
     def exact() -> Arithmetic:
@@ -126,9 +145,11 @@ def fitted_plan(
         for site in sites:
             if site in excluded:
                 continue
-            found = network.layer(_written(kind, plan, layers), index, rounded)
+            skipped = _skipped(site)
+            needed = [site] if skipped is None else [site, skipped]
+            found = network.layer(_written(kind, plan, layers), index, rounded, needed)
             plan = _with_site(
-                plan, calibration, site, layers[site], factors.get(site), changed, wanted, found
+                plan, calibration, site, layers[site], placements, changed, wanted, found
             )
         rounded = network.layer(_written(kind, plan, layers), index, rounded)[_HIDDEN]
         hidden = wanted[_HIDDEN]
@@ -140,27 +161,28 @@ def _with_site(
     calibration: Calibration,
     site: str,
     keys: Sequence[str],
-    factor: Floats | None,
+    placements: Mapping[str, Placement],
     smooth: Tensors,
     wanted: dict[str, _Batches],
     found: dict[str, _Batches],
 ) -> Plan:
     """Add a site with its scale, and its layers with weights that fit it."""
     weight = np.concatenate([smooth[f"{key}.weight"].T for key in keys], axis=1)
-    entry = choose_site(site, calibration.sites[site], factor, weight, plan.fmt)
-    ideal, real = _rows(wanted[site]), _rows(found[site])
-    if factor is not None:
-        ideal = ideal / factor
-    # Where it is folded into the layer before, what is found is divided already.
+    entry = choose_site(site, calibration.sites[site], placements[site], weight, plan.fmt)
+    ideal, real = placements[site].apply(_rows(wanted[site])), _rows(found[site])
+    # What is found is moved already, and divided where that is folded into the layer before.
     if entry.multiplier is not None:
         real = real * entry.multiplier
     scale = entry.activation
     inputs = plan.fmt.fake(real, scale.scale, scale.zero_point)
-    result = round_weight(weight, covariance(inputs), plan.fmt)
-    shift = ideal.mean(axis=0) @ weight - inputs.mean(axis=0) @ result.dequantized()
+    lost = (ideal - inputs) @ weight
     skipped = _skipped(site)
     if skipped is not None:
-        shift += (_rows(wanted[skipped]) - _rows(found[skipped])).mean(axis=0)
+        moved = placements[skipped].shift if skipped in placements else np.float32(0)
+        lost += _rows(wanted[skipped]) - moved - _rows(found[skipped])
+    variance = covariance(inputs)
+    result = round_weight(weight + made_up(inputs, lost, variance), variance, plan.fmt)
+    shift = inputs.mean(axis=0) @ (weight - result.dequantized()) + lost.mean(axis=0)
     weights, tensors, start = dict(plan.weights), dict(plan.tensors), 0
     for key in keys:
         end = start + len(smooth[f"{key}.bias"])
@@ -200,6 +222,20 @@ def _batches(sequences: Sequence[Sequence[int]], seed: int) -> list[NDArray[np.i
         batches.append(np.array([sequences[index] for index in batch], np.int64))
         tokens += batches[-1].size
     return batches
+
+
+def _keep_needed(graph: onnx.GraphProto) -> None:
+    """Take out of a graph what none of its outputs is computed from."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(initializers)
 
 
 def _rows(values: _Batches) -> Floats:

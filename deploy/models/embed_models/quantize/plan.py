@@ -1,10 +1,5 @@
 """Turns calibration statistics into everything that a quantized graph is written from.
 
-Smoothing (SmoothQuant): channels of an activation with outliers are divided by a factor with which
-the rows of the weight are multiplied, so that the product stays and the range shrinks. The factor
-is `largest activation ** strength / largest weight ** (1 - strength)`. For the attention's output
-the division is folded into the value projection and costs nothing at run time.
-
 Bias correction: rounding shifts the mean of a product. The shift is known from the sample, and is
 taken off the bias.
 """
@@ -24,6 +19,7 @@ from embed_models.quantize.numerics import (
     choose_activation_scale,
     quantize_weight,
 )
+from embed_models.quantize.placement import Placement, as_it_is, choose_placements, place
 
 # Rows of the sample that the search for a scale looks at.
 _SEARCH_ROWS = 384
@@ -34,7 +30,7 @@ class SitePlan:
     """How one activation is quantized."""
 
     activation: ActivationScale
-    # 1 / smoothing factor for each channel; None where nothing has to be multiplied.
+    # 1 / factor of each channel; None where nothing has to be multiplied.
     multiplier: Floats | None
 
 
@@ -81,7 +77,9 @@ def make_plan(
 
     `one_scale`: weights that are multiplied with the same site are rounded as one matrix.
     """
-    changed, factors = smoothed(config, tensors, calibration, strength=strength, excluded=excluded)
+    changed, placements = placed(
+        config, tensors, calibration, fmt, strength=strength, excluded=excluded
+    )
     sites: dict[str, SitePlan] = {}
     weights: dict[str, QuantizedWeight] = {}
     for site, keys in linear_layers(config).items():
@@ -89,8 +87,8 @@ def make_plan(
             continue
         statistics = calibration.sites[site]
         together = np.concatenate([changed[f"{key}.weight"].T for key in keys], axis=1)
-        sites[site] = choose_site(site, statistics, factors.get(site), together, fmt)
-        sample = statistics.sample / factors.get(site, np.float32(1))
+        sites[site] = choose_site(site, statistics, placements[site], together, fmt)
+        sample = placements[site].apply(statistics.sample)
         activation = sites[site].activation
         rounded = fmt.fake(sample, activation.scale, activation.zero_point).mean(axis=0)
         all_rounded = quantize_weight(together, fmt) if one_scale else None
@@ -113,63 +111,32 @@ def make_plan(
 
 
 def choose_site(
-    site: str, statistics: SiteStatistics, factor: Floats | None, weight: Floats, fmt: Format
+    site: str, statistics: SiteStatistics, place: Placement, weight: Floats, fmt: Format
 ) -> SitePlan:
     """Choose how the activation of a site is quantized; `weight` is smoothed already."""
-    divisor = np.float32(1) if factor is None else factor
-    low, high = statistics.low / divisor, statistics.high / divisor
-    sample = statistics.sample / divisor
+    sample = place.apply(statistics.sample)
     step = max(1, len(sample) // _SEARCH_ROWS)
-    activation = choose_activation_scale(
-        sample[::step], float(low.min()), float(high.max()), weight, fmt
-    )
-    folded = site.endswith("/attention_output") or factor is None
-    return SitePlan(activation, None if folded else np.asarray(1 / divisor, np.float32))
+    activation = choose_activation_scale(sample[::step], place.low, place.high, weight, fmt)
+    folded = site.endswith("/attention_output") or not place.divides
+    return SitePlan(activation, None if folded else np.asarray(1 / place.factor, np.float32))
 
 
-def smoothed(
+def placed(
     config: BertConfig,
     tensors: Tensors,
     calibration: Calibration,
+    fmt: Format,
     *,
     strength: float | None,
     excluded: frozenset[str],
-) -> tuple[Tensors, dict[str, Floats]]:
-    """Return the tensors with smoothing applied, and the factor of each site that has one."""
+) -> tuple[Tensors, dict[str, Placement]]:
+    """Return the tensors of the same network with its channels placed, and where each site is."""
     changed = dict(tensors)
     layers = {site: keys for site, keys in linear_layers(config).items() if site not in excluded}
-    factors = _smoothing_factors(changed, calibration, layers, strength)
-    _apply_smoothing(changed, layers, factors)
-    return changed, factors
-
-
-def _smoothing_factors(
-    tensors: Tensors,
-    calibration: Calibration,
-    layers: Mapping[str, list[str]],
-    strength: float | None,
-) -> dict[str, Floats]:
     if strength is None:
-        return {}
-    factors = {}
-    for site, keys in layers.items():
-        largest = calibration.sites[site].largest
-        weight = np.max([np.abs(tensors[f"{key}.weight"]).max(axis=0) for key in keys], axis=0)
-        factor = largest**strength / np.maximum(weight, 1e-5) ** (1 - strength)
-        factor = np.maximum(factor, 1e-4)
-        # Only the ratios between channels matter; around 1 they suit float16.
-        factors[site] = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
-    return factors
-
-
-def _apply_smoothing(
-    tensors: Tensors, layers: Mapping[str, list[str]], factors: Mapping[str, Floats]
-) -> None:
-    for site, factor in factors.items():
-        for key in layers[site]:
-            tensors[f"{key}.weight"] = tensors[f"{key}.weight"] * factor
-        if site.endswith("/attention_output"):
-            # A context vector is a weighted mean of value vectors, channel by channel.
-            value = layers[site][0].replace("attention.output.dense", "attention.self.value")
-            tensors[f"{value}.weight"] = tensors[f"{value}.weight"] / factor[:, None]
-            tensors[f"{value}.bias"] = tensors[f"{value}.bias"] / factor
+        return changed, {site: as_it_is(calibration.sites[site]) for site in layers}
+    placements = choose_placements(
+        changed, calibration, layers, config.num_attention_heads, strength, fmt
+    )
+    place(changed, layers, placements)
+    return changed, placements

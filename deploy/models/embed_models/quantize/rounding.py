@@ -24,6 +24,39 @@ def covariance(inputs: Floats) -> NDArray[np.float64]:
     return np.asarray(centred.T @ centred / len(inputs), np.float64)
 
 
+# Shares of the mean variance that are tried where a weight is to make up for what was lost before.
+_CAUTION = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Of so many rows one is kept, to see how much of it holds for rows that nothing was fitted to.
+_KEPT = 4
+
+
+def made_up(inputs: Floats, lost: Floats, variance: NDArray[np.float64]) -> Floats:
+    """Return what a weight has to change by to make up for losses that its inputs tell of.
+
+    `lost` is what is missing in the layer's output, [rows, out], and `variance` the covariance of
+    the inputs. Nothing is changed where it helps only those rows that it was found in.
+    """
+    centred, missing = inputs - inputs.mean(axis=0), lost - lost.mean(axis=0)
+    kept = np.arange(len(inputs)) // 64 % _KEPT == 0
+    fit, fit_missing = centred[~kept], missing[~kept]
+    gram = np.asarray(fit.T @ fit / len(fit), np.float64)
+    cross = np.asarray(fit.T @ fit_missing / len(fit), np.float64)
+    best, least = 0.0, float(np.square(missing[kept]).sum())
+    for caution in _CAUTION:
+        found = _ridge(gram, cross, caution)
+        rest = float(np.square(missing[kept] - centred[kept] @ found).sum())
+        if rest < least:
+            best, least = caution, rest
+    if not best:
+        return np.zeros((inputs.shape[1], lost.shape[1]), np.float32)
+    return _ridge(variance, np.asarray(centred.T @ missing / len(inputs), np.float64), best)
+
+
+def _ridge(gram: NDArray[np.float64], cross: NDArray[np.float64], caution: float) -> Floats:
+    damped = gram + np.eye(len(gram)) * np.diag(gram).mean() * caution
+    return np.linalg.solve(damped, cross).astype(np.float32)
+
+
 def round_weight(weight: Floats, inputs: NDArray[np.float64], fmt: Format) -> QuantizedWeight:
     """Quantize [in, out] with little error of the products with inputs of this covariance."""
     scales = quantize_weight(weight, fmt).scales
