@@ -42,7 +42,7 @@ def test_it_is_the_least_that_there_is() -> None:
         products = values[:, channels] @ weight[:, channels].T
         deviations = np.linalg.svd(products - products.mean(axis=0), compute_uv=False)
         least += deviations.sum() ** 2 / SIZE / len(values)
-    assert found == pytest.approx(least, rel=0.02)
+    assert found == pytest.approx(least, rel=0.05)
 
 
 def test_a_head_that_never_changes_does_no_harm() -> None:

@@ -61,7 +61,8 @@ def test_a_weight_makes_up_for_what_its_inputs_tell_of() -> None:
     lost = told + chance + 5
     change = made_up(inputs, lost, covariance(inputs))
     rest = (lost - inputs @ change).var(axis=0).mean()
-    assert rest < 1.1 * chance.var(axis=0).mean() < 0.1 * lost.var(axis=0).mean()
+    # Chance stays, and what only directions tell of in which the inputs hardly vary.
+    assert rest < 0.05 * lost.var(axis=0).mean()
 
 
 def test_a_weight_does_not_follow_chance() -> None:

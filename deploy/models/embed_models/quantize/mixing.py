@@ -59,4 +59,4 @@ def _roots(covariance: _Doubles) -> tuple[_Doubles, _Doubles]:
 def _even(size: int) -> _Doubles:
     """Return an orthogonal matrix whose numbers are about equally large (Hartley's)."""
     angles = 2 * np.pi / size * np.outer(np.arange(size), np.arange(size))
-    return (np.cos(angles) + np.sin(angles)) / np.sqrt(size)
+    return np.asarray((np.cos(angles) + np.sin(angles)) / np.sqrt(size))

@@ -71,7 +71,7 @@ def choose_placements(
         mixtures = None
         if site.endswith("/attention_output"):
             mixtures = head_mixtures(statistics.sample, weight, heads)
-            statistics = statistics_of(mixed(statistics.sample, mixtures[0]))
+            statistics = _mixed_statistics(statistics, mixtures[0])
             weight = mixed(weight, mixtures[1].swapaxes(1, 2))
         if site.endswith("/outer"):
             windows = fixed_windows(statistics, np.square(weight).sum(axis=0), fmt)
@@ -127,6 +127,21 @@ def neighbours(site: str, key: str) -> tuple[str | None, str | None]:
     if name == "attention_output":
         return f"{prefix}.attention.self.value", None
     return None, None
+
+
+def _mixed_statistics(statistics: SiteStatistics, mixtures: Floats) -> SiteStatistics:
+    """Return the statistics of mixed channels, whose range is known of the sample alone.
+
+    It is stretched by as much as that of the channels of the head is larger in all texts.
+    """
+    sample = statistics.sample
+    share = (statistics.high - statistics.low) / np.maximum(np.ptp(sample, axis=0), 1e-6)
+    stretch = np.repeat(share.reshape(len(mixtures), -1).mean(axis=1), mixtures.shape[1])
+    found = statistics_of(mixed(sample, mixtures))
+    centre = found.mean
+    found.low = np.asarray(centre + (found.low - centre) * stretch, np.float32)
+    found.high = np.asarray(centre + (found.high - centre) * stretch, np.float32)
+    return found
 
 
 def _by_largest(statistics: SiteStatistics, weight: Floats, strength: float) -> Placement:

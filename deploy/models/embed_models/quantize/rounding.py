@@ -25,7 +25,7 @@ def covariance(inputs: Floats) -> NDArray[np.float64]:
 
 
 # Shares of the mean variance that are tried where a weight is to make up for what was lost before.
-_CAUTION = (0.01, 0.03, 0.1, 0.3, 1.0)
+_CAUTION = (0.005, 0.03, 0.2)
 # Of so many rows one is kept, to see how much of it holds for rows that nothing was fitted to.
 _KEPT = 4
 
