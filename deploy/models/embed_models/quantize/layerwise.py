@@ -27,9 +27,9 @@ from embed_models.quantize.placement import Placement
 from embed_models.quantize.plan import Plan, SitePlan, choose_site, linear_layers, placed
 from embed_models.quantize.rounding import covariance, made_up, round_weight
 
-# Tokens that go through the networks: some ten for each input of the widest layer of a network of
-# MiniLM's size.
-TOKENS = 16_384
+# Tokens that go through the networks: some twenty for each input of the widest layer of a network
+# of MiniLM's size.
+TOKENS = 32_768
 
 _HIDDEN = "hidden"
 
