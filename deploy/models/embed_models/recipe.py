@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from embed_models.checkpoint import BertConfig
 from embed_models.errors import RecipeError
-from embed_models.kinds import KINDS
+from embed_models.kinds import KINDS, TENSORRT_INT8
 from embed_models.metadata import Pooling
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -71,6 +71,8 @@ class Recipe:
     prompts: Mapping[str, str]
     strengths: Mapping[str, tuple[float, ...]]
     most_excluded: int
+    # By kind, activations whose products stay in floating point whatever the target.
+    excluded: Mapping[str, frozenset[str]]
     # Mean cosine below which layers are left out, where it is not the threshold.
     targets: Mapping[str, float]
     architecture: BertConfig
@@ -208,8 +210,20 @@ def _quantization(raw: _Table) -> dict[str, Any]:
                 "numbers from 0 (no smoothing) to below 1"
             )
         strengths[name] = tuple(float(value) for value in values)
+    listed = raw.table("excluded")
+    excluded = {name: frozenset(listed.take(name, list)) for name in listed.keys()}  # noqa: SIM118
+    if sites := excluded.get(TENSORRT_INT8):
+        raise RecipeError(
+            f"{raw.origin}: `{listed.path}{TENSORRT_INT8}` names {', '.join(sorted(sites))}, but "
+            "in that kind every product is one of integers; leave it out"
+        )
     raw.finish()
-    return {"most_excluded": most, "strengths": strengths, "targets": targets}
+    return {
+        "most_excluded": most,
+        "strengths": strengths,
+        "targets": targets,
+        "excluded": excluded,
+    }
 
 
 def _architecture(raw: _Table) -> BertConfig:

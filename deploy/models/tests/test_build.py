@@ -110,7 +110,7 @@ def metadata_of(version: Path) -> dict[str, Any]:
 
 def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.build() == 0, capsys.readouterr().err
-    version = bench.model / "v1.4.0"
+    version = bench.model / "v1.5.0"
     metadata = metadata_of(version)
     assert [artefact["file"] for artefact in metadata["artefacts"]] == [f"{f}.onnx" for f in FILES]
     for artefact in metadata["artefacts"]:
@@ -135,7 +135,7 @@ def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
         assert (validation["not_run"] is None) == (artefact["file"] in ("fp32.onnx", "int8.onnx"))
     assert metadata["artefacts"][0]["validation"]["cosine_min"] == pytest.approx(1)
     pointer = json.loads((bench.model / "current.json").read_text(encoding="utf-8"))
-    assert pointer["version"] == "v1.4.0"
+    assert pointer["version"] == "v1.5.0"
     assert (version / "recipe.toml").read_text(encoding="utf-8") == RECIPE
     said = capsys.readouterr().err
     assert "tokenizer.json asks for padding; switched off" in said
@@ -160,7 +160,7 @@ def test_build(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     # The overview has every model.
     overview = ["report", "--registry", str(bench.registry), "--out", str(bench.root / "all")]
     assert main(overview) == 0
-    assert "## Tiny v1.4.0" in (bench.root / "all" / "report.md").read_text(encoding="utf-8")
+    assert "## Tiny v1.5.0" in (bench.root / "all" / "report.md").read_text(encoding="utf-8")
 
 
 def test_single_steps(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +207,7 @@ def test_below_a_threshold_nothing_is_published(
     bench.recipe.write_text(text, encoding="utf-8")
     assert bench.build() == 1
     error = error_of(capsys)
-    assert "Tiny v1.4.0 misses what its recipe asks for and is not published" in error
+    assert "Tiny v1.5.0 misses what its recipe asks for and is not published" in error
     assert "int8.onnx: cosine_similarity_vs_fp32 is 0.9" in error
     assert "at least 0.99999 is needed" in error
     assert bench.left_behind() == []
@@ -346,10 +346,10 @@ def test_dynamic_quantization_has_to_be_asked_for(
     assert bench.build("--int8", "dynamic") == 2
     assert "say --allow-batch-dependent if that is acceptable" in error_of(capsys)
     assert bench.build("--int8", "dynamic", "--allow-batch-dependent") == 0
-    int8 = metadata_of(bench.model / "v1.4.0")["artefacts"][2]
+    int8 = metadata_of(bench.model / "v1.5.0")["artefacts"][2]
     assert int8["quantization"]["batch_dependent"] is True
     assert int8["validation"]["batch_difference"] > 1e-5
-    report = (bench.model / "v1.4.0" / "report.md").read_text(encoding="utf-8")
+    report = (bench.model / "v1.5.0" / "report.md").read_text(encoding="utf-8")
     assert "depend on what else is in a batch" in report
 
 
@@ -359,7 +359,7 @@ def test_twin(bench: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.recipe.write_text(recipe, encoding="utf-8")
     target = ["--registry", str(bench.registry)]
     assert main(["twin", str(bench.recipe), *target, *bench.texts]) == 0
-    version = bench.registry / "models" / "tiny-twin" / "v1.4.0"
+    version = bench.registry / "models" / "tiny-twin" / "v1.5.0"
     metadata = metadata_of(version)
     assert metadata["random_weights"] is True
     assert metadata["model_name"] == "Tiny-twin"
@@ -380,7 +380,7 @@ def test_a_twin_of_some_artefacts_is_not_calibrated(
     start += ["--tokenizer", str(bench.root / "tokenizer.json")]
     assert main([*start, "--artefacts", "fp16-packed,fp32,fp16", *bench.texts]) == 0
     assert "calibrated" not in capsys.readouterr().err
-    version = bench.registry / "models" / "tiny-twin" / "v1.4.0"
+    version = bench.registry / "models" / "tiny-twin" / "v1.5.0"
     files = [artefact["file"] for artefact in metadata_of(version)["artefacts"]]
     assert files == ["fp32.onnx", "fp16.onnx", "fp16-packed.onnx"]
     assert main([*start, "--artefacts", "fp16", "--version", "v2"]) == 1
@@ -430,11 +430,11 @@ def test_a_student_is_compared_with_its_teacher(
         assert "cosine_similarity_vs_teacher is 1.0, at least 1.5 is needed" in error_of(capsys)
         assert bench.left_behind() == []
         return
-    metadata = metadata_of(bench.model / "v1.4.0")
+    metadata = metadata_of(bench.model / "v1.5.0")
     assert metadata["teacher"] == str(teacher)
     validation = metadata["artefacts"][0]["validation"]
     assert validation["cosine_similarity_vs_teacher"] == pytest.approx(1)
     assert validation["recall_at_1_ratio_to_teacher"] == 1
     assert metadata["artefacts"][0]["performance"]["speedup_vs_teacher_fp32"] > 0
-    report = (bench.model / "v1.4.0" / "report.md").read_text(encoding="utf-8")
+    report = (bench.model / "v1.5.0" / "report.md").read_text(encoding="utf-8")
     assert "Against its teacher" in report

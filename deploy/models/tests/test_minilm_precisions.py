@@ -26,7 +26,12 @@ from embed_models.validate.thresholds import missed
 CALIBRATION_TEXTS = 400
 HELD_OUT_OF_EACH_KIND = 100
 # The strengths that a whole build chooses.
-STRENGTHS = {"int8": (0.9,), "int8-tensorrt": (0.9,), "fp8-tensorrt": (0.0,), "fp8-kernels": (0.0,)}
+STRENGTHS = {
+    "int8": (0.95,),
+    "int8-tensorrt": (0.9,),
+    "fp8-tensorrt": (0.0,),
+    "fp8-kernels": (0.0,),
+}
 
 RECIPE = dataclasses.replace(load_recipe("all-minilm-l6-v2"), strengths=STRENGTHS)
 

@@ -12,12 +12,13 @@ from onnx import helper, numpy_helper
 from tiny_bert import BERT_CONFIG, random_sequences, tiny_checkpoint
 
 from embed_models.arithmetic import Arithmetic
+from embed_models.errors import RecipeError
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import cpu_session, embed_sequences
 from embed_models.kinds import KINDS
 from embed_models.quantize.calibration import Calibration, calibrate
 from embed_models.quantize.plan import linear_layers, make_plan
-from embed_models.quantize.search import Search, quantized_graph
+from embed_models.quantize.search import Found, Search, quantized_graph
 from embed_models.validate.agreement import cosines
 from embed_models.validate.invariance import batch_difference
 
@@ -180,6 +181,28 @@ def test_search_tries_leaving_layers_out_only_below_the_target(calibration: Cali
         KINDS["int8-tensorrt"], [0.5], target=1.0, least=None, most_excluded=2, report=said.append
     )
     assert not whole.plan.excluded
+
+
+def test_what_the_recipe_excludes_stays_in_floating_point(calibration: Calibration) -> None:
+    search = Search(CHECKPOINT, calibration, random_sequences(50, seed=3), threads=1)
+
+    def run(site: str) -> Found:
+        return search.run(
+            KINDS["int8"],
+            [0.0, 0.5],
+            target=0.5,
+            least=None,
+            most_excluded=0,
+            report=lambda _line: None,
+            excluded=frozenset({site}),
+        )
+
+    found = run("layer0/attention_output")
+    assert found.plan.excluded == {"layer0/attention_output"}
+    assert all(trial.excluded == ("layer0/attention_output",) for trial in found.trials)
+    assert "by the recipe, layer0/attention_output stayed in floating point" in found.reason
+    with pytest.raises(RecipeError, match="int8 names layer9/inner; there are layer0/attention_in"):
+        run("layer9/inner")
 
 
 def test_search_prefers_settings_without_a_very_bad_text(calibration: Calibration) -> None:

@@ -54,7 +54,7 @@ def test_what_the_default_model_has_to_reach() -> None:
 
 def test_defaults_fill_in_what_is_left_out() -> None:
     recipe = parse_recipe(GOOD + "[thresholds.int8]\nmean_cosine = 0.5\n", "tiny.toml")
-    assert recipe.version == "v1.4.0"
+    assert recipe.version == "v1.5.0"
     assert recipe.source is None
     assert recipe.thresholds["int8"].mean_cosine == 0.5
     assert recipe.thresholds["int8"].min_cosine == 0.95
@@ -74,6 +74,10 @@ def test_defaults_fill_in_what_is_left_out() -> None:
         ('artefacts = ["fp32", "int4"]\n' + GOOD, "`artefacts` names 'int4'; known are fp32"),
         ('artefacts = ["int8"]\n' + GOOD, "lacks fp32, which all others are compared with"),
         (GOOD + "[quantization.strengths]\nint8 = [1.5]\n", "numbers from 0 (no smoothing)"),
+        (
+            GOOD + '[quantization.excluded]\nint8-tensorrt = ["layer0/inner"]\n',
+            "`quantization.excluded.int8-tensorrt` names layer0/inner, but in that kind",
+        ),
         (GOOD.replace("vocab_size = 64", ""), "`architecture.vocab_size` is missing"),
     ],
 )

@@ -8,6 +8,7 @@ from embed_models.arithmetic import Arithmetic
 from embed_models.graph import build_graph, serialize
 from embed_models.inference import cpu_session, embed_sequences
 from embed_models.kinds import KINDS
+from embed_models.quantize import layerwise
 from embed_models.quantize.calibration import calibrate
 from embed_models.quantize.layerwise import fitted_plan
 from embed_models.quantize.numerics import U8, quantize_weight
@@ -84,6 +85,18 @@ def embedded(plan: Plan, name: str) -> np.ndarray:
     if name == "int8":
         assert batch_difference(session, HELD_OUT) <= 1e-5
     return embed_sequences(session, HELD_OUT)
+
+
+def test_the_shortest_text_is_fitted_to_however_few_tokens_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sequences = [*random_sequences(400, seed=5), [2, 3]]
+    monkeypatch.setattr(layerwise, "TOKENS", 500)
+    for seed in range(5):
+        batches = layerwise._batches(sequences, seed)
+        shortest = [batch for batch in batches if batch.shape[1] == 2]
+        assert sum(len(batch) for batch in shortest) >= 100
+        assert len(batches) > len(shortest), "and others"
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-tensorrt"])

@@ -96,9 +96,7 @@ impl Daemon {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        let id = i32::try_from(self.child.id()).expect("process ids are small");
-        // SAFETY: `kill` only takes integers, and the child has not been waited for, so the id is still its own.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the process can be signalled");
+        send_signal(&self.child, signal);
     }
 
     /// Waits until it has ended: its status, and its log.
@@ -106,6 +104,25 @@ impl Daemon {
         let status = wait_for("the process to end", || self.child.try_wait().expect("it can be waited for"));
         (status, self.log())
     }
+}
+
+/// Sends a signal to a child that has not been waited for. One that is to stop has stopped, with all of its threads, when this returns: on a busy
+/// machine it might answer for a while longer.
+pub(crate) fn send_signal(child: &Child, signal: i32) {
+    let id = i32::try_from(child.id()).expect("process ids are small");
+    // SAFETY: `kill` only takes integers, and the child has not been waited for, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the process can be signalled");
+    if signal == libc::SIGSTOP {
+        wait_for("the process to stop", || has_stopped(id).then_some(()));
+    }
+}
+
+fn has_stopped(id: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default()).all(|stat| {
+        // Behind the name, which may have anything in it. A thread that is gone by now says nothing.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 impl Drop for Daemon {

@@ -9,7 +9,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{daemon::die_with_parent, http, nats_server_binary, wait_for};
+use crate::{
+    daemon::{die_with_parent, send_signal},
+    http, nats_server_binary, wait_for,
+};
 
 /// A running nats-server with JetStream. Killed, with its store, when dropped.
 #[derive(Debug)]
@@ -116,9 +119,7 @@ impl NatsServer {
         if !self.is_running() {
             return;
         }
-        let id = i32::try_from(self.child.id()).expect("process ids are small");
-        // SAFETY: `kill` only takes integers, and the child has not been waited for, so the id is still its own.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "the server can be signalled");
+        send_signal(&self.child, signal);
     }
 
     /// Starts it again after it has ended, on the same port and store.

@@ -1,16 +1,22 @@
 //! Jobs that were delivered before. One of them may have killed the worker that had it, so they run alone, one at a time, and what comes
 //! of that is written down; see [`crate::lease::Attempts`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use embed_schemas::{ErrorCode, WireError};
 
 use super::jobs::{Job, JobIntake, identity};
 use crate::{
+    jetstream::api::ApiError,
     job_event::JobEvent,
     lease::{AttemptStore, Attempts},
     variant::ServedVersion,
 };
+
+/// When a job is looked at again about which the server did not answer.
+const LATER: Duration = Duration::from_secs(1);
+/// Deliveries until which it waits for an answer about its attempts.
+const UNANSWERED: u64 = 50;
 
 impl JobIntake {
     /// Runs a job alone, after those that came before it, unless it was tried often enough.
@@ -21,6 +27,13 @@ impl JobIntake {
         let store = self.context.publisher.attempts();
         let before = match store.read(&variant.model, job.lease.delivery()).await {
             Ok(before) => before,
+            // Begun anew, the count would never reach its end where a server is slow after each death. A server without that stream never answers.
+            Err(error @ ApiError::Unanswered(_)) if job.lease.delivery().deliveries <= UNANSWERED => {
+                let reason = format!("what is known of attempts at it cannot be read: {error}");
+                let id = identity(&job.lease, &job.request).id;
+                JobEvent::GoesBack { reason: &reason }.tell(&job.lease, variant, Some(&id));
+                return job.lease.give_back(LATER);
+            }
             Err(error) => {
                 tracing::warn!(%error, "what is known of attempts at a job cannot be read");
                 Attempts::default()
@@ -52,7 +65,7 @@ impl JobIntake {
             Err(error) => {
                 let reason = format!("it cannot be told whether it has its result: {error}");
                 JobEvent::GoesBack { reason: &reason }.tell(&lease, variant, Some(&identity.id));
-                return lease.give_back(std::time::Duration::from_secs(1));
+                return lease.give_back(LATER);
             }
         }
         let error = WireError::new(

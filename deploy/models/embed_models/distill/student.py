@@ -46,7 +46,7 @@ _COPIED = (
     "1_Pooling/config.json",
 )
 # What is said of the layers, beside them, and its name in the checkpoint.
-_ABOUT = {"CARD.md": "README.md", "NOTICE": "NOTICE"}
+_ABOUT = {"CARD.md": "README.md", "NOTICE": "NOTICE", "sources.tsv": "sources.tsv"}
 # For layers of which nothing is said: what they may be used for is for whoever trained them to say.
 _CARD = """\
 ---

@@ -19,7 +19,9 @@ from embed_models.checkpoint import Checkpoint
 from embed_models.graph import INPUT_IDS, build_graph, serialize
 from embed_models.quantize.numerics import Floats
 
-RESERVOIR_ROWS = 1536
+# Of fewer rows the windows and scales of MiniLM's channels cut off what texts in other scripts have:
+# the worst of 655 texts had a cosine of 0.98 with 1,536, and 0.99 with these.
+_ROWS_OF_SMALL, _SMALL, _LEAST_ROWS = 6144, 384, 1536
 
 
 class SiteStatistics:
@@ -107,10 +109,17 @@ def calibrate(
     *,
     threads: int,
     seed: int,
-    rows: int = RESERVOIR_ROWS,
+    rows: int | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Calibration:
-    """Run token sequences through the float32 graph; `progress` hears how many are done."""
+    """Run token sequences through the float32 graph; `progress` hears how many are done.
+
+    `rows` are kept of each activation; by default as many as take no more memory than those of a
+    small model, but for a least number.
+    """
+    if rows is None:
+        rows = max(_LEAST_ROWS, _ROWS_OF_SMALL * _SMALL // checkpoint.config.hidden_size)
+        rows = min(rows, _ROWS_OF_SMALL)
     recorder = Arithmetic(checkpoint.tensors)
     model = build_graph(checkpoint.config, recorder, checkpoint.pooling)
     names = list(recorder.sites)

@@ -90,6 +90,7 @@ def quantize_version(
                 least=_least_cosine(recipe.thresholds[kind.name]),
                 most_excluded=recipe.most_excluded,
                 report=report,
+                excluded=recipe.excluded.get(kind.name, frozenset()),
             )
             report(f"{kind.name}: {found.reason}")
             model = quantized_graph(checkpoint, found.plan, kind, kind.dtype)

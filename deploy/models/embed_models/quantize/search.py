@@ -22,7 +22,7 @@ from embed_models.quantize.arithmetic import ContribInt8, QdqArithmetic
 from embed_models.quantize.calibration import Calibration
 from embed_models.quantize.layerwise import fitted_plan
 from embed_models.quantize.numerics import Format
-from embed_models.quantize.plan import Plan, make_plan
+from embed_models.quantize.plan import Plan, linear_layers, make_plan
 
 TUNING_TEXTS = 128
 # Long texts would take most of the time and tell little more.
@@ -88,14 +88,22 @@ class Search:
         least: float | None,
         most_excluded: int,
         report: Callable[[str], None],
+        excluded: frozenset[str] = frozenset(),
     ) -> Found:
         """Try all strengths; then leave layers out of the best, as long as it misses `target`.
 
-        The best has the highest mean cosine of those whose worst text has at least `least`.
+        What `excluded` names is left out from the beginning, and counts as well. The best has the
+        highest mean cosine of those whose worst text has at least `least`.
         """
         if not strengths:
             raise RecipeError(f"the recipe has no quantization.strengths for {kind.name}")
-        tried = [self._try(kind, strength, frozenset(), report) for strength in strengths]
+        sites = linear_layers(self._checkpoint.config)
+        if unknown := sorted(excluded - sites.keys()):
+            raise RecipeError(
+                f"quantization.excluded.{kind.name} names {', '.join(unknown)}; "
+                f"there are {', '.join(sites)}"
+            )
+        tried = [self._try(kind, strength, excluded, report) for strength in strengths]
         safe = [result for result in tried if least is None or result[1].min_cosine >= least]
         plan, best = max(safe or tried, key=lambda result: result[1].mean_cosine)
         trials = [trial for _, trial in tried]
@@ -107,15 +115,18 @@ class Search:
         allowed = 0 if kind.name == TENSORRT_INT8 else most_excluded
         while target is not None and best.mean_cosine < target and len(best.excluded) < allowed:
             worst = max(plan.sites, key=lambda site: plan.sites[site].activation.relative_error)
-            excluded = frozenset({*best.excluded, worst, *_behind(worst, kind)})
-            next_plan, trial = self._try(kind, best.strength, excluded, report)
+            more = frozenset({*best.excluded, worst, *_behind(worst, kind)})
+            next_plan, trial = self._try(kind, best.strength, more, report)
             trials.append(trial)
             if trial.mean_cosine <= best.mean_cosine:
                 break
             plan, best = next_plan, trial
-        if best.excluded:
+        if excluded:
+            reason += f"; by the recipe, {', '.join(sorted(excluded))} stayed in floating point"
+        missed = [site for site in best.excluded if site not in excluded]
+        if missed:
             reason += (
-                f"; {', '.join(best.excluded)} stayed in floating point, because the mean cosine "
+                f"; {', '.join(missed)} stayed in floating point, because the mean cosine "
                 f"was below {target} with them in 8 bits and they had the largest errors"
             )
         elif target is None or best.mean_cosine >= target:

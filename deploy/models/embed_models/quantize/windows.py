@@ -19,7 +19,7 @@ _Doubles = NDArray[np.float64]
 
 # Shares of the way from the centre to the outermost value that are tried. Less would suit most
 # texts and cost those that are unlike them, in other scripts, say.
-_SHARES = np.linspace(0.35, 1.0, 14)
+_SHARES = np.linspace(0.8, 1.0, 14)
 # How far a window may reach below zero, in parts of how far it reaches above.
 _BELOW = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03)
 

@@ -19,7 +19,7 @@ const INNOCENTS: usize = 40;
 const SERVER_ENDS: Duration = Duration::from_secs(90);
 /// Longest wait for a poison to become a dead letter, in ack waits, and what a worker takes to start, for each delivery.
 const DELIVERIES: u32 = 14;
-const RESTART: Duration = Duration::from_secs(6);
+const RESTART: Duration = Duration::from_secs(30);
 
 impl Stage {
     /// Does it, to the worker or server that the plan has chosen.
