@@ -106,7 +106,7 @@ def test_graphs_store_the_words_in_4_bits_and_lose_nothing(
     table = stored["embeddings/word.weight"]
     vocabulary, hidden = checkpoint.tensors[TABLE].shape
     kind, shape = {
-        "int8": (TensorProto.UINT4, [vocabulary, hidden]),
+        "int8": (TensorProto.INT8, [vocabulary, hidden // 2]),
         "int8-tensorrt": (TensorProto.INT8, [vocabulary, hidden // 2]),
         "fp8-tensorrt": (TensorProto.INT32, [vocabulary, hidden // 8]),
     }[name]

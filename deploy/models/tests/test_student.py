@@ -33,8 +33,9 @@ README, LOG, SOURCES = (LAYERS.parent / name for name in ("README.md", "log.json
 STUDENT = f"student:{TEACHER}"
 RECIPE = load_recipe("distilled-minilm-l3-v2")
 
-# What README.md promises for held-out text, and what the texts below are held to.
-PROMISED_COSINE = 0.96
+# What README.md promises for held-out text of all sources, and for WordNet's example sentences,
+# which the texts below are (with passages made of several, which are farther away).
+PROMISED_COSINE, OF_SENTENCES = 0.96, 0.955
 
 
 def trained_layers() -> Tensors:
@@ -193,6 +194,7 @@ def test_log_is_that_of_the_file() -> None:
     entries = [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
     assert entries[0]["event"] == "start"
     assert entries[-1]["cosine_mean"] >= PROMISED_COSINE
+    assert entries[-1]["cosine_wordnet-example"] >= OF_SENTENCES
 
 
 def test_recipe_puts_the_student_together(registry: Path, tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_held_out_cosine(registry: Path) -> None:
             for text in held_out_texts()
         ]
     )
-    assert cosines.mean() >= PROMISED_COSINE
+    assert cosines.mean() >= OF_SENTENCES
     # Not the minimum: README.md names the sentence that it gets wrong.
     assert np.quantile(cosines, 0.01) >= 0.85
 

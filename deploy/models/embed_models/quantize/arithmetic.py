@@ -22,6 +22,7 @@ from embed_models.quantize.plan import Plan
 
 # Of numbers in 4 bits, and what one of them is less with a sign.
 _STEPS, _SIGNED = 16, 8
+_Type = np.dtype[np.generic]
 # How many of them one number of a type holds exactly.
 _HELD = {np.dtype(np.int8): 2, np.dtype(np.float16): 3, np.dtype(np.int32): 8}
 
@@ -67,10 +68,77 @@ class _Quantized(Arithmetic):
             )
         return self._dequantized[site]
 
+    @property
+    def stored(self) -> tuple[_Type, _Type]:
+        """The types that hold the values and the zero points of a table in 4 bits."""
+        return np.dtype(np.int8), np.dtype(np.int8)
+
     @cached_property
     def four_bits(self) -> BlockTable | None:
         """The word embeddings in 4 bits, where they were rounded so; None: they were not."""
-        return exact_table(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
+        table = exact_table(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
+        if table is None:
+            return None
+        # Values and zero points of a row each fill a whole number of those that hold them.
+        widths = zip(self.stored, (table.values.shape[1], table.scales.shape[1]), strict=True)
+        return table if all(width % _HELD[dtype] == 0 for dtype, width in widths) else None
+
+    def packed_table(self, b: OnnxBuilder, table: BlockTable) -> str:
+        """Store a table, some numbers of 4 bits in each of a larger type."""
+        values, zeros = (
+            _packed(numbers, dtype)
+            for numbers, dtype in zip((table.values, table.zero_points), self.stored, strict=True)
+        )
+        b.initializer("embeddings/word.zero_point", zeros)
+        b.initializer("embeddings/word.scale", table.scales)
+        return b.initializer("embeddings/word.weight", values)
+
+    def unpacked(self, b: OnnxBuilder, table: str, ids: str | None, blocks: BlockTable) -> str:
+        """Look up and take apart, or take all apart where there are no `ids`: exact in float16."""
+        prefix = "embeddings/word"
+        hidden, last = blocks.values.shape[1], b.constant([-1])
+        stored, stored_zeros = self.stored
+        kept = [0] if ids is None else [0, 0]
+        steps = self._taken_apart(b, f"{prefix}_steps", table, ids, stored)
+        shape = b.constant([*kept, hidden // BLOCK, BLOCK])
+        steps = b.node("Reshape", steps, shape, name=f"{prefix}_blocks")
+        zero = self._taken_apart(b, f"{prefix}_zero", f"{prefix}.zero_point", ids, stored_zeros)
+        zero = b.node("Unsqueeze", zero, last, name=f"{prefix}_zeros")
+        scale = self._float(b, f"{prefix}_scale", f"{prefix}.scale", ids, np.dtype(np.float16))
+        scale = b.node("Unsqueeze", scale, last, name=f"{prefix}_scales")
+        moved = b.node("Sub", steps, zero, name=f"{prefix}_moved")
+        word = b.node("Mul", moved, scale, name=f"{prefix}_scaled")
+        return b.node("Reshape", word, b.constant([*kept, hidden]), name=f"{prefix}_vectors")
+
+    def _float(self, b: OnnxBuilder, name: str, table: str, ids: str | None, stored: _Type) -> str:
+        value = table if ids is None else b.node("Gather", table, ids, name=name)
+        if stored in (self.dtype, np.dtype(np.int32)):
+            return value
+        return b.node("Cast", value, name=f"{name}_float", to=self.onnx_type)
+
+    def _taken_apart(
+        self, b: OnnxBuilder, name: str, table: str, ids: str | None, stored: _Type
+    ) -> str:
+        """Take packed numbers apart, the first from the highest place."""
+        rest, whole = self._float(b, f"{name}_packed", table, ids, stored), stored == np.int32
+        parts: list[str] = []
+        for place in range(_HELD[stored] - 1, 0, -1):
+            size, label = _STEPS**place, f"{name}_{place}"
+            if whole:
+                part, rest = _whole_part(b, label, rest, size, signed=not parts)
+            else:
+                share = b.node("Mul", rest, b.constant(1 / size, self.dtype), name=f"{label}_share")
+                part = b.node("Floor", share, name=label)
+                taken = b.node(
+                    "Mul", part, b.constant(float(size), self.dtype), name=f"{label}_taken"
+                )
+                rest = b.node("Sub", rest, taken, name=f"{label}_rest")
+            if not parts:
+                signed = b.constant(_SIGNED, np.int32 if whole else self.dtype)
+                part = b.node("Add", part, signed, name=f"{name}_first")
+            parts.append(part)
+        steps = b.node("Concat", *parts, rest, name=f"{name}_all", axis=-1)
+        return b.node("Cast", steps, name=name, to=self.onnx_type) if whole else steps
 
     def word_table(self, b: OnnxBuilder) -> str:
         table = quantize_rows(self.tensors[f"{WORD_EMBEDDINGS}.weight"])
@@ -110,32 +178,16 @@ class ContribInt8(_Quantized):
     """INT8 on the CPU; activations are uint8, which is what its integer instructions take."""
 
     def word_table(self, b: OnnxBuilder) -> str:
-        table = self.four_bits
-        if table is None:
+        if self.four_bits is None:
             return super().word_table(b)
-        b.initializer("embeddings/word.zero_point", table.zero_points.astype(ml_dtypes.uint4))
-        b.initializer("embeddings/word.scale", table.scales)
-        return b.initializer("embeddings/word.weight", table.values.astype(ml_dtypes.uint4))
+        # Of constants alone, so ONNX Runtime does it once, when it loads the graph: a lookup of
+        # numbers in 4 bits (GatherBlockQuantized) takes 3 % of the whole run.
+        return self.unpacked(b, self.packed_table(b, self.four_bits), None, self.four_bits)
 
     def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
         if self.four_bits is None:
             return super().words(b, table, ids)
-        # Stored in float16, which holds them exactly; what is looked up has the type of the scales.
-        scale = b.node(
-            "Cast", "embeddings/word.scale", name="embeddings/word_scale", to=self.onnx_type
-        )
-        return b.node(
-            "GatherBlockQuantized",
-            table,
-            ids,
-            scale,
-            "embeddings/word.zero_point",
-            name="embeddings/word",
-            domain=MICROSOFT_DOMAIN,
-            block_size=BLOCK,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        return Arithmetic.words(self, b, table, ids)
 
     def position_table(self, b: OnnxBuilder, table: NDArray[np.floating]) -> str:
         if self.four_bits is None:
@@ -186,87 +238,23 @@ class QdqArithmetic(_Quantized):
     def _in_fp8(self) -> bool:
         return bool(self.plan.fmt.weight_dtype == ml_dtypes.float8_e4m3fn)
 
-    @cached_property
-    def four_bits(self) -> BlockTable | None:
-        table = super().four_bits
-        if table is None:
-            return None
-        # Values and zero points of a row each fill a whole number of those that hold them.
-        widths = zip(self._stored, (table.values.shape[1], table.scales.shape[1]), strict=True)
-        return table if all(width % _HELD[dtype] == 0 for dtype, width in widths) else None
+    @property
+    def stored(self) -> tuple[_Type, _Type]:
+        # TensorRT takes no INT8 beside FP8.
+        return (np.dtype(np.int32), np.dtype(np.float16)) if self._in_fp8 else super().stored
 
     def word_table(self, b: OnnxBuilder) -> str:
         if self.four_bits is not None:
-            return self._packed_table(b, self.four_bits)
+            return self.packed_table(b, self.four_bits)
         # FP8 would cost accuracy, and TensorRT takes no INT8 beside FP8.
         return Arithmetic.word_table(self, b) if self._in_fp8 else super().word_table(b)
 
     def words(self, b: OnnxBuilder, table: str, ids: str) -> str:
         if self.four_bits is not None:
-            return self._unpacked_words(b, table, ids, self.four_bits)
+            return self.unpacked(b, table, ids, self.four_bits)
         return (
             Arithmetic.words(self, b, table, ids) if self._in_fp8 else super().words(b, table, ids)
         )
-
-    @property
-    def _stored(self) -> tuple[np.dtype[np.generic], np.dtype[np.generic]]:
-        """The types that hold the values and the zero points of a table in 4 bits."""
-        # TensorRT looks no numbers of 4 bits up, and takes no INT8 beside FP8.
-        if self._in_fp8:
-            return np.dtype(np.int32), np.dtype(np.float16)
-        return np.dtype(np.int8), np.dtype(np.int8)
-
-    def _packed_table(self, b: OnnxBuilder, table: BlockTable) -> str:
-        values, zeros = (
-            _packed(numbers, dtype)
-            for numbers, dtype in zip((table.values, table.zero_points), self._stored, strict=True)
-        )
-        b.initializer("embeddings/word.zero_point", zeros)
-        b.initializer("embeddings/word.scale", table.scales.astype(self.dtype))
-        return b.initializer("embeddings/word.weight", values)
-
-    def _unpacked_words(self, b: OnnxBuilder, table: str, ids: str, blocks: BlockTable) -> str:
-        """Look up and unpack: exact in float16."""
-        prefix = "embeddings/word"
-        hidden, last = blocks.values.shape[1], b.constant([-1])
-        stored, stored_zeros = self._stored
-        steps = self._looked_up(b, f"{prefix}_steps", table, ids, stored)
-        shape = b.constant([0, 0, hidden // BLOCK, BLOCK])
-        steps = b.node("Reshape", steps, shape, name=f"{prefix}_blocks")
-        zero = self._looked_up(b, f"{prefix}_zero", f"{prefix}.zero_point", ids, stored_zeros)
-        zero = b.node("Unsqueeze", zero, last, name=f"{prefix}_zeros")
-        scale = b.node("Gather", f"{prefix}.scale", ids, name=f"{prefix}_scale")
-        scale = b.node("Unsqueeze", scale, last, name=f"{prefix}_scales")
-        moved = b.node("Sub", steps, zero, name=f"{prefix}_moved")
-        word = b.node("Mul", moved, scale, name=f"{prefix}_scaled")
-        return b.node("Reshape", word, b.constant([0, 0, hidden]), name=prefix)
-
-    def _looked_up(
-        self, b: OnnxBuilder, name: str, table: str, ids: str, stored: np.dtype[np.generic]
-    ) -> str:
-        """Look packed numbers up and take them apart, the first from the highest place."""
-        rest = b.node("Gather", table, ids, name=f"{name}_packed")
-        whole = stored == np.int32
-        if not whole and stored != self.dtype:
-            rest = b.node("Cast", rest, name=f"{name}_float", to=self.onnx_type)
-        parts: list[str] = []
-        for place in range(_HELD[stored] - 1, 0, -1):
-            size, label = _STEPS**place, f"{name}_{place}"
-            if whole:
-                part, rest = _whole_part(b, label, rest, size, signed=not parts)
-            else:
-                share = b.node("Mul", rest, b.constant(1 / size, self.dtype), name=f"{label}_share")
-                part = b.node("Floor", share, name=label)
-                taken = b.node(
-                    "Mul", part, b.constant(float(size), self.dtype), name=f"{label}_taken"
-                )
-                rest = b.node("Sub", rest, taken, name=f"{label}_rest")
-            if not parts:
-                signed = b.constant(_SIGNED, np.int32 if whole else self.dtype)
-                part = b.node("Add", part, signed, name=f"{name}_first")
-            parts.append(part)
-        steps = b.node("Concat", *parts, rest, name=f"{name}_all", axis=-1)
-        return b.node("Cast", steps, name=name, to=self.onnx_type) if whole else steps
 
 
 def _packed(numbers: NDArray[np.uint8], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embed_models.arithmetic import WORD_EMBEDDINGS
 from embed_models.checkpoint import Checkpoint
 from embed_models.corpus.load import Texts
@@ -17,7 +19,7 @@ from embed_models.metadata import Artefact, Metadata
 from embed_models.progress import tenths
 from embed_models.prompts import with_mixed_prompts
 from embed_models.quantize import dynamic
-from embed_models.quantize.calibration import Calibration, calibrate
+from embed_models.quantize.calibration import LEAST_ROWS, Calibration, calibrate
 from embed_models.quantize.numerics import E4M3, U8, Format
 from embed_models.quantize.plan import Plan
 from embed_models.quantize.search import Found, Search, quantized_graph
@@ -54,24 +56,27 @@ def quantize_version(
     """Write every artefact that the recipe wants, and return the metadata with them."""
     kinds = [KINDS[name] for name in recipe.artefacts if name != REFERENCE]
     static = [k for k in kinds if k.fmt and not (settings.dynamic_int8 and k.name == CPU_INT8)]
-    search: Search | None = None
-    calibration: Calibration | None = None
+    searches: dict[bool, tuple[Search, Calibration]] = {}
     if static:
         sequences = tokenize(metadata, directory, settings.texts, seed=settings.seed)
-        calibration = calibrate(
-            checkpoint,
-            sequences,
-            threads=settings.threads,
-            seed=settings.seed,
-            progress=tenths(report, "calibrated, texts", len(sequences)),
-        )
-        search = Search(
-            checkpoint,
-            calibration,
-            sequences,
-            threads=settings.threads,
-            fit=not metadata.random_weights,
-        )
+        for fitted in sorted({_is_int8(kind) for kind in static}):
+            calibration = calibrate(
+                checkpoint,
+                sequences,
+                threads=settings.threads,
+                seed=settings.seed,
+                # Scales of FP8 gain nothing by more.
+                rows=None if fitted else LEAST_ROWS,
+                progress=tenths(report, "calibrated, texts", len(sequences)),
+            )
+            search = Search(
+                checkpoint,
+                calibration,
+                sequences,
+                threads=settings.threads,
+                fit=not metadata.random_weights,
+            )
+            searches[fitted] = search, calibration
     artefacts = {artefact.file: artefact for artefact in metadata.artefacts}
     for kind in kinds:
         path = directory / kind.file
@@ -82,7 +87,8 @@ def quantize_version(
         if settings.dynamic_int8 and kind.name == CPU_INT8:
             dynamic.write_dynamic(directory / KINDS[REFERENCE].file, path)
             description = dynamic.DESCRIPTION
-        elif kind.fmt and search and calibration:
+        elif kind.fmt:
+            search, calibration = searches[_is_int8(kind)]
             found = search.run(
                 kind,
                 recipe.strengths.get(kind.name, ()),
@@ -104,6 +110,10 @@ def quantize_version(
         report(f"wrote {kind.file}: {kind.form.name} form, {artefact.bytes} bytes")
     ordered = [artefacts[kind.file] for kind in KINDS.values() if kind.file in artefacts]
     return dataclasses.replace(metadata, artefacts=ordered)
+
+
+def _is_int8(kind: Kind) -> bool:
+    return kind.fmt is not None and kind.fmt.weight_dtype == np.int8
 
 
 def _least_cosine(thresholds: Thresholds) -> float | None:
