@@ -40,9 +40,8 @@ def moved_windows(statistics: SiteStatistics, fmt: Format) -> Windows:
     above, beneath = _Tail(statistics, centre, 1), _Tail(statistics, centre, -1)
     least = np.full(centre.shape, np.inf)
     top, bottom = np.zeros_like(centre), np.zeros_like(centre)
-    for share, high, cut_above in above:
-        del share
-        for _, low, cut_beneath in beneath:
+    for high, cut_above in above:
+        for low, cut_beneath in beneath:
             error = _rounding(high + low, fmt) + cut_above + cut_beneath
             better = error < least
             least = np.where(better, error, least)
@@ -107,9 +106,9 @@ class _Tail:
         self._costs = np.array(costs)
         self._shares = np.array([0.0, *_SHARES])
 
-    def __iter__(self) -> Iterator[tuple[float, Floats, _Doubles]]:
+    def __iter__(self) -> Iterator[tuple[Floats, _Doubles]]:
         for share, cost in zip(self._shares[1:], self._costs[1:], strict=True):
-            yield share, np.asarray(self.length * share, np.float32), cost
+            yield np.asarray(self.length * share, np.float32), cost
 
     def cut(self, limit: Floats) -> _Doubles:
         """Return the cost of a limit for each channel, between those that are known."""
