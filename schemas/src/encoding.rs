@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 #[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -119,8 +119,12 @@ impl Storage {
                 }
             }
             Self::F16 => {
-                for (bytes, x) in extend(out, row.len()).iter_mut().zip(row) {
-                    *bytes = f16::from_f32(*x).to_le_bytes();
+                // Many at once: the processor has an instruction for eight.
+                let mut halves = [f16::ZERO; AT_ONCE];
+                for (bytes, row) in extend(out, row.len()).chunks_mut(AT_ONCE).zip(row.chunks(AT_ONCE)) {
+                    let halves = &mut halves[..row.len()];
+                    halves.convert_from_f32_slice(row);
+                    bytes.iter_mut().zip(halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
                 }
             }
             Self::I8 => {
@@ -148,7 +152,10 @@ impl Storage {
     pub fn decode_row(self, bytes: &[u8], dim: usize) -> Vec<f32> {
         match self {
             Self::F32 => bytes.as_chunks::<4>().0.iter().take(dim).map(|b| f32::from_le_bytes(*b)).collect(),
-            Self::F16 => bytes.as_chunks::<2>().0.iter().take(dim).map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Self::F16 => {
+                let halves = bytes.as_chunks::<2>().0.iter().take(dim).map(|b| f16::from_le_bytes(*b));
+                halves.collect::<Vec<_>>().to_f32_vec()
+            }
             Self::I8 => bytes.iter().take(dim).map(|b| f32::from(b.cast_signed())).collect(),
             Self::U1 => bytes
                 .iter()
@@ -158,6 +165,9 @@ impl Storage {
         }
     }
 }
+
+/// Numbers that are rounded to halves at once.
+const AT_ONCE: usize = 64;
 
 /// Room for so many numbers more, of `N` bytes each.
 fn extend<const N: usize>(out: &mut Vec<u8>, numbers: usize) -> &mut [[u8; N]] {

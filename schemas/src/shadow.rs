@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{EmbedRequest, EmbedResult, ErrorCode, Lane, LatencySketch, MAX_TEXTS, Outcome, Slug, WireError};
+#[cfg(feature = "schema")]
+use crate::EmbedResult;
+use crate::{EmbedRequest, ErrorCode, Lane, LatencySketch, MAX_TEXTS, Outcome, Slug, WireError};
 
 /// `embed.control.shadow`: what is to be shadowed, a [`ShadowWish`]. Core NATS, no answer.
 pub const SHADOW_SUBJECT: &str = "embed.control.shadow";

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use embed_otlp::Recorder;
-use embed_schemas::{EmbedRequest, Slug};
+use embed_schemas::{EmbedRequest, Encoding, Slug};
 use serde::{Deserialize, Serialize};
 
-use crate::{Long, Manners, Reading, Retry, Writing};
+use crate::{Long, LongMode, Manners, Reading, Retry, VectorType, Writing};
 
 /// What a backfill does. Kept with its state, so that it is the same after a resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +101,15 @@ impl Parameters {
             prompt: self.prompt.clone(),
             truncate: self.truncate,
             dimensions: self.dimensions,
+            encoding: self.encoding(),
             ..EmbedRequest::default()
         }
+    }
+
+    /// Vectors that are written as halves come as halves: it is the same rounding, earlier. A mean of several is rounded once, at its end.
+    fn encoding(&self) -> Option<Encoding> {
+        let is_rounded = self.writing.vector_type == VectorType::F16 && self.long.mode != LongMode::Mean;
+        is_rounded.then_some(Encoding::F16)
     }
 }
 
@@ -147,5 +154,26 @@ impl Default for Pace {
             manners: Manners::default(),
             recorder: Recorder::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_asked_for_as_they_are_written() {
+        let encoding = |vector_type, mode| {
+            let mut parameters = Parameters::new("model".parse().unwrap(), Vec::new());
+            parameters.writing.vector_type = vector_type;
+            parameters.long.mode = mode;
+            parameters.template().encoding
+        };
+        for mode in [LongMode::Truncate, LongMode::Split, LongMode::Mean] {
+            assert_eq!(encoding(VectorType::F32, mode), None, "{mode:?}");
+        }
+        assert_eq!(encoding(VectorType::F16, LongMode::Truncate), Some(Encoding::F16));
+        assert_eq!(encoding(VectorType::F16, LongMode::Split), Some(Encoding::F16));
+        assert_eq!(encoding(VectorType::F16, LongMode::Mean), None, "a mean is of numbers that were not rounded");
     }
 }

@@ -78,7 +78,11 @@ impl VectorWriter {
                 VectorType::F32 => split(&mut self.page, values),
                 VectorType::F16 => {
                     let halves = halves(values).map_err(|error| ParquetError::General(error.to_string()))?;
-                    self.page.extend(halves.into_iter().flat_map(f16::to_le_bytes));
+                    let start = self.page.len();
+                    // Into room that is there already, as numbers are encoded for messages.
+                    self.page.resize(start + size_of_val(&*halves), 0);
+                    let bytes = self.page[start..].as_chunks_mut().0;
+                    bytes.iter_mut().zip(halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
                 }
             }
             let page = Page::DataPage {
