@@ -5,7 +5,12 @@ import pytest
 from tiny_bert import random_sequences, tiny_checkpoint
 
 from embed_models.batches import equal_length_batches, pad, sorted_batches
-from embed_models.quantize.calibration import Reservoir, SiteStatistics, calibrate
+from embed_models.quantize.calibration import (
+    Reservoir,
+    SiteStatistics,
+    calibrate,
+    calibrations,
+)
 
 
 def test_statistics_equal_those_of_everything_at_once() -> None:
@@ -60,6 +65,23 @@ def test_calibration_sees_every_site_and_every_text() -> None:
     for name, site in calibration.sites.items():
         assert site.sample.shape == (32, 64 if name.endswith("outer") else 32)
         assert (site.low < site.high).all()
+
+
+def test_samples_of_several_sizes_are_those_that_each_would_be_alone() -> None:
+    sequences = random_sequences(60)
+    sizes = (16, 48)
+    together = calibrations(tiny_checkpoint(), sequences, sizes, threads=1, seed=3)
+    for rows, found in zip(sizes, together, strict=True):
+        alone = calibrate(tiny_checkpoint(), sequences, threads=1, seed=3, rows=rows)
+        assert (found.texts, found.tokens) == (alone.texts, alone.tokens)
+        for name, site in alone.sites.items():
+            other = found.sites[name]
+            np.testing.assert_array_equal(site.sample, other.sample)
+            assert len(site.sample) == rows
+            np.testing.assert_array_equal(site.low, other.low)
+            np.testing.assert_array_equal(site.high, other.high)
+            np.testing.assert_array_equal(site.mean, other.mean)
+            assert site.count == other.count
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -25,26 +25,49 @@ _ROWS_OF_SMALL, _SMALL = 6144, 384
 LEAST_ROWS = 1536
 
 
+class Ranges:
+    """Ranges and sum of one activation, per channel, and how many tokens that were."""
+
+    def __init__(self, channels: int) -> None:
+        self.low = np.full(channels, np.inf, np.float32)
+        self.high = np.full(channels, -np.inf, np.float32)
+        self.total = np.zeros(channels, np.float64)
+        self.count = 0
+
+    def add(self, values: Floats) -> None:
+        """Take in [tokens, channels]."""
+        np.minimum(self.low, values.min(axis=0), out=self.low)
+        np.maximum(self.high, values.max(axis=0), out=self.high)
+        self.total += values.sum(axis=0, dtype=np.float64)
+        self.count += len(values)
+
+
 class SiteStatistics:
     """Ranges, mean and a sample of one activation; all per channel."""
 
-    def __init__(self, channels: int, rows: int) -> None:
-        self.low = np.full(channels, np.inf, np.float32)
-        self.high = np.full(channels, -np.inf, np.float32)
-        self._total = np.zeros(channels, np.float64)
-        self._count = 0
+    def __init__(self, channels: int, rows: int, ranges: Ranges | None = None) -> None:
+        self.ranges = ranges or Ranges(channels)
         self._sample = np.zeros((rows, channels), np.float32)
         self._filled = 0
 
     def add(self, values: Floats, chosen: NDArray[np.intp], places: NDArray[np.intp]) -> None:
         """Take in [tokens, channels]; the `chosen` tokens go to these `places` of the sample."""
-        np.minimum(self.low, values.min(axis=0), out=self.low)
-        np.maximum(self.high, values.max(axis=0), out=self.high)
-        self._total += values.sum(axis=0, dtype=np.float64)
-        self._count += len(values)
+        self.ranges.add(values)
+        self.keep(values, chosen, places)
+
+    def keep(self, values: Floats, chosen: NDArray[np.intp], places: NDArray[np.intp]) -> None:
+        """Take into the sample alone what has been taken into the ranges."""
         if len(places):
             self._sample[places] = values[chosen]
             self._filled = max(self._filled, int(places.max()) + 1)
+
+    @property
+    def low(self) -> Floats:
+        return self.ranges.low
+
+    @property
+    def high(self) -> Floats:
+        return self.ranges.high
 
     @property
     def sample(self) -> Floats:
@@ -53,11 +76,11 @@ class SiteStatistics:
     @property
     def count(self) -> int:
         """Return how many tokens were seen."""
-        return max(self._count, 1)
+        return max(self.ranges.count, 1)
 
     @property
     def mean(self) -> Floats:
-        return (self._total / self.count).astype(np.float32)
+        return (self.ranges.total / self.count).astype(np.float32)
 
     @property
     def largest(self) -> Floats:
@@ -104,6 +127,15 @@ class Calibration:
     tokens: int
 
 
+def usual_rows(hidden_size: int) -> int:
+    """Return how many rows to keep of an activation.
+
+    As many as take no more memory than those of a small model, but for a least number.
+    """
+    rows = max(LEAST_ROWS, _ROWS_OF_SMALL * _SMALL // hidden_size)
+    return min(rows, _ROWS_OF_SMALL)
+
+
 def calibrate(
     checkpoint: Checkpoint,
     sequences: Sequence[Sequence[int]],
@@ -115,12 +147,25 @@ def calibrate(
 ) -> Calibration:
     """Run token sequences through the float32 graph; `progress` hears how many are done.
 
-    `rows` are kept of each activation; by default as many as take no more memory than those of a
-    small model, but for a least number.
+    `rows` are kept of each activation, `usual_rows` by default.
     """
-    if rows is None:
-        rows = max(LEAST_ROWS, _ROWS_OF_SMALL * _SMALL // checkpoint.config.hidden_size)
-        rows = min(rows, _ROWS_OF_SMALL)
+    sizes = [usual_rows(checkpoint.config.hidden_size) if rows is None else rows]
+    (calibration,) = calibrations(
+        checkpoint, sequences, sizes, threads=threads, seed=seed, progress=progress
+    )
+    return calibration
+
+
+def calibrations(
+    checkpoint: Checkpoint,
+    sequences: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+    *,
+    threads: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Calibration]:
+    """Calibrate with samples of several sizes at once, each as if it were the only one."""
     recorder = Arithmetic(checkpoint.tensors)
     model = build_graph(checkpoint.config, recorder, checkpoint.pooling)
     names = list(recorder.sites)
@@ -135,20 +180,24 @@ def calibrate(
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["SkipLayerNormFusion"],
     )
-    reservoir = Reservoir(rows, seed)
-    sites: dict[str, SiteStatistics] = {}
+    reservoirs = [Reservoir(rows, seed) for rows in sizes]
+    ranges: dict[str, Ranges] = {}
+    samples: list[dict[str, SiteStatistics]] = [{} for _ in sizes]
     done = tokens = 0
     for batch in equal_length_batches(sequences, seed=seed):
         ids = np.array([sequences[index] for index in batch], np.int64)
         feeds = {INPUT_IDS: ids, ATTENTION_MASK: np.ones_like(ids)}
         outputs = session.run([recorder.sites[name] for name in names], feeds)
-        chosen, places = reservoir.choose(ids.size)
+        choices = [reservoir.choose(ids.size) for reservoir in reservoirs]
         for name, output in zip(names, outputs, strict=True):
             values = np.asarray(output, np.float32).reshape(ids.size, -1)
-            if name not in sites:
-                sites[name] = SiteStatistics(values.shape[1], rows)
-            sites[name].add(values, chosen, places)
+            channels = values.shape[1]
+            ranges.setdefault(name, Ranges(channels)).add(values)
+            for rows, sites, (chosen, places) in zip(sizes, samples, choices, strict=True):
+                if name not in sites:
+                    sites[name] = SiteStatistics(channels, rows, ranges[name])
+                sites[name].keep(values, chosen, places)
         done += len(batch)
         tokens += ids.size
         progress(done)
-    return Calibration(sites=sites, texts=done, tokens=tokens)
+    return [Calibration(sites=sites, texts=done, tokens=tokens) for sites in samples]

@@ -138,9 +138,9 @@ def _mixed_statistics(statistics: SiteStatistics, mixtures: Floats) -> SiteStati
     share = (statistics.high - statistics.low) / np.maximum(np.ptp(sample, axis=0), 1e-6)
     stretch = np.repeat(share.reshape(len(mixtures), -1).mean(axis=1), mixtures.shape[1])
     found = statistics_of(mixed(sample, mixtures))
-    centre = found.mean
-    found.low = np.asarray(centre + (found.low - centre) * stretch, np.float32)
-    found.high = np.asarray(centre + (found.high - centre) * stretch, np.float32)
+    centre, ranges = found.mean, found.ranges
+    ranges.low = np.asarray(centre + (ranges.low - centre) * stretch, np.float32)
+    ranges.high = np.asarray(centre + (ranges.high - centre) * stretch, np.float32)
     return found
 
 

@@ -19,7 +19,12 @@ from embed_models.metadata import Artefact, Metadata
 from embed_models.progress import tenths
 from embed_models.prompts import with_mixed_prompts
 from embed_models.quantize import dynamic
-from embed_models.quantize.calibration import LEAST_ROWS, Calibration, calibrate
+from embed_models.quantize.calibration import (
+    LEAST_ROWS,
+    Calibration,
+    calibrations,
+    usual_rows,
+)
 from embed_models.quantize.numerics import E4M3, U8, Format
 from embed_models.quantize.plan import Plan
 from embed_models.quantize.search import Found, Search, quantized_graph
@@ -59,16 +64,18 @@ def quantize_version(
     searches: dict[bool, tuple[Search, Calibration]] = {}
     if static:
         sequences = tokenize(metadata, directory, settings.texts, seed=settings.seed)
-        for fitted in sorted({_is_int8(kind) for kind in static}):
-            calibration = calibrate(
-                checkpoint,
-                sequences,
-                threads=settings.threads,
-                seed=settings.seed,
-                # Scales of FP8 gain nothing by more.
-                rows=None if fitted else LEAST_ROWS,
-                progress=tenths(report, "calibrated, texts", len(sequences)),
-            )
+        fitted = sorted({_is_int8(kind) for kind in static})
+        # Scales of FP8 gain nothing by more.
+        usual = usual_rows(checkpoint.config.hidden_size)
+        found_by_size = calibrations(
+            checkpoint,
+            sequences,
+            [usual if int8 else LEAST_ROWS for int8 in fitted],
+            threads=settings.threads,
+            seed=settings.seed,
+            progress=tenths(report, "calibrated, texts", len(sequences)),
+        )
+        for int8, calibration in zip(fitted, found_by_size, strict=True):
             search = Search(
                 checkpoint,
                 calibration,
@@ -76,7 +83,7 @@ def quantize_version(
                 threads=settings.threads,
                 fit=not metadata.random_weights,
             )
-            searches[fitted] = search, calibration
+            searches[int8] = search, calibration
     artefacts = {artefact.file: artefact for artefact in metadata.artefacts}
     for kind in kinds:
         path = directory / kind.file
