@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Stack, model, provision, relayed_command, worker_command};
-use async_nats::{Client, HeaderMap, jetstream};
+use crate::support::{Stack, model, provision, relayed_command, variant, worker_command};
+use async_nats::{
+    Client, HeaderMap,
+    jetstream::{self, AckKind, consumer::PullConsumer},
+};
 use embed_schemas::{
     EmbedRequest, ErrorCode, Format, JobId, Lane, Outcome, headers,
     streams::{self, StreamSettings},
@@ -162,6 +165,51 @@ async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_store
         assert!(matches!(stack.stored(&id).await, Outcome::Result(_)), "{id}");
     }
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
+}
+
+/// Jobs as a worker's pulls find them.
+async fn jobs_consumer(client: &Client) -> PullConsumer {
+    let stream = jetstream::new(client.clone()).get_stream_no_info(streams::jobs_stream(&model())).await.unwrap();
+    stream.get_consumer(&streams::consumer(&variant(), Lane::Job)).await.unwrap()
+}
+
+/// Publishes a job and has it delivered so often, to nobody who does anything with it.
+async fn deliver(client: &Client, id: &str, times: usize) {
+    let request = EmbedRequest { id: Some(id.parse().unwrap()), ..EmbedRequest::new([id]) };
+    let (subject, payload) = (subjects::bare(Lane::Job, &model()), Format::MessagePack.encode(&request));
+    jetstream::new(client.clone()).publish(subject, payload.into()).await.unwrap().await.unwrap();
+    let consumer = jobs_consumer(client).await;
+    for _ in 0..times {
+        let message = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+        message.ack_with(AckKind::Nak(None)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_goes_back_while_its_attempts_cannot_be_read_and_not_for_ever() {
+    let refused = format!("$JS.API.DIRECT.GET.{}.>", streams::ATTEMPTS_STREAM);
+    let nats = NatsServer::start_with(&format!(
+        "accounts {{ A: {{ jetstream: enabled, users: [ {{user: all, password: p}}, \
+         {{user: worker, password: p, permissions: {{ publish: {{ deny: [{refused:?}] }} }} }} ] }} }}\nno_auth_user: all"
+    ));
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    provision(&client, &StreamSettings::default()).await;
+    deliver(&client, "often", 50).await;
+    deliver(&client, "once", 1).await;
+    let worker = Daemon::spawn(worker_command(&nats, &["--user", "worker"]).env("NATS_PASSWORD", "p"));
+    let stack = Stack { ready: worker.json_line(), worker, nats, client };
+    // Whoever never gets an answer has to go on at some time.
+    assert!(matches!(stack.stored(&"often".parse().unwrap()).await, Outcome::Result(_)));
+    // What has hardly been tried may have killed a worker: it goes back, and comes again.
+    let results = streams::results_stream(&model());
+    let mut consumer = jobs_consumer(&stack.client).await;
+    while consumer.info().await.unwrap().delivered.consumer_sequence < 51 + 2 + 1 {
+        assert_eq!(stack.messages_in(&results).await, 1, "it was not run");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let another = Daemon::spawn(&mut worker_command(&stack.nats, &[]));
+    another.json_line();
+    assert!(matches!(stack.stored(&"once".parse().unwrap()).await, Outcome::Result(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
