@@ -28,7 +28,7 @@ impl Feed {
 
     /// Notes what a run took, as the worker does.
     pub(super) fn ran(&mut self, run: Measured) {
-        self.planner.ran(Instant::now(), run, std::iter::empty());
+        self.planner.ran(Instant::now(), Some(run), std::iter::empty());
     }
 
     /// Fills the window and takes a batch. `None` once all texts are taken.

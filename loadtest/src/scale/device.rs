@@ -27,7 +27,12 @@ const RUN: Duration = Duration::from_micros(20);
 /// What a text takes on a device without a service time, as far as the planner is told.
 const LEAST_TEXT: Duration = Duration::from_micros(1);
 /// What bounds batches on more devices than one.
-const BOUNDS: DeviceBounds = DeviceBounds { texts: 256, tokens: 16_384, online_run: Duration::from_millis(20) };
+const BOUNDS: DeviceBounds = DeviceBounds {
+    texts: 256,
+    tokens: 16_384,
+    online_run: Duration::from_millis(20),
+    beside_calls: Duration::from_millis(20),
+};
 
 /// The tokenizers that workers in one process share, by SHA-256: so does a worker between its variants.
 pub(super) type Tokenizers = Arc<Mutex<HashMap<String, Arc<TextTokenizer>>>>;
@@ -99,6 +104,7 @@ impl Backend for Simulated {
         };
         Ok(LoadedModel {
             engines: (0..self.devices).map(device).collect(),
+            urgent: Vec::new(),
             tokenizer: self.tokenizer(files, model)?,
             costs: CostTable::new(&[(1, 16), (64, 16), (256, 16)].map(run), Padding::default()),
             report: LoadReport {
@@ -114,6 +120,8 @@ impl Backend for Simulated {
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                urgent: false,
+                urgent_refused: None,
                 kernels_refused: None,
             },
         })

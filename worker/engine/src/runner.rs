@@ -160,7 +160,7 @@ impl Runners {
         let mut runners =
             Self { threads: Vec::with_capacity(engines.len()), settled: Vec::with_capacity(engines.len()) };
         for (i, engine) in engines.into_iter().enumerate() {
-            runners.add(format!("engine-{i}"), engine, false, context.clone(), observe.clone())?;
+            runners.add(format!("engine-{i}"), engine, Role::Usual, context.clone(), observe.clone())?;
         }
         Ok(runners)
     }
@@ -176,14 +176,28 @@ impl Runners {
         context: &RunnerContext<T>,
         observe: impl Fn(RunnerEvent<'_>) + Send + 'static,
     ) -> std::io::Result<()> {
-        self.add("engine-beside".to_owned(), engine, true, RunnerContext { nice: 0, ..context.clone() }, observe)
+        let context = RunnerContext { nice: 0, ..context.clone() };
+        self.add("engine-beside".to_owned(), engine, Role::Beside, context, observe)
+    }
+
+    /// Starts one more for calls alone, whose runs go before those of the others on their device, so that nothing bounds them (see [`BatchQueue::next_call`]).
+    ///
+    /// # Errors
+    /// If the system refuses the thread.
+    pub fn start_urgent<E: Engine + 'static, T: Work>(
+        &mut self,
+        engine: E,
+        context: &RunnerContext<T>,
+        observe: impl Fn(RunnerEvent<'_>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.add("engine-urgent".to_owned(), engine, Role::Urgent, context.clone(), observe)
     }
 
     fn add<E: Engine + 'static, T: Work>(
         &mut self,
         name: String,
         engine: E,
-        beside: bool,
+        role: Role,
         context: RunnerContext<T>,
         observe: impl Fn(RunnerEvent<'_>) + Send + 'static,
     ) -> std::io::Result<()> {
@@ -191,7 +205,7 @@ impl Runners {
         let body = move || {
             give_way(context.nice);
             let on_death = context.on_death.clone();
-            let mut runner = Runner { engine, input: Input::default(), beside, context, observe };
+            let mut runner = Runner { engine, input: Input::default(), role, context, observe };
             let ended = guarded(&on_death, "an engine's thread", || {
                 runner.engine.settle();
                 // Whoever started it need not wait.
@@ -228,6 +242,17 @@ impl Runners {
     }
 }
 
+/// Which runs a runner has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// All.
+    Usual,
+    /// Short ones, beside all others.
+    Beside,
+    /// Those of calls.
+    Urgent,
+}
+
 /// The device is lost, and why.
 struct Lost(String);
 
@@ -240,8 +265,7 @@ enum Stop {
 struct Runner<E, T, O> {
     engine: E,
     input: Input,
-    /// Whether it is the one beside all others.
-    beside: bool,
+    role: Role,
     context: RunnerContext<T>,
     observe: O,
 }
@@ -252,20 +276,29 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         let limit = Arc::clone(&self.context.limit);
         let on_expired = |expired: Vec<Entry<T>>| expired.into_iter().for_each(|entry| entry.payload.expired());
         loop {
-            let next =
-                if self.beside { queue.next_beside(on_expired) } else { queue.next(self.engine.unit(), on_expired) };
+            let next = match self.role {
+                Role::Usual => queue.next(self.engine.unit(), on_expired),
+                Role::Beside => queue.next_beside(on_expired),
+                Role::Urgent => queue.next_call(on_expired),
+            };
             let Some((batch, run)) = next else { return Ok(()) };
-            let permit = (!self.beside).then(|| limit.take(batch.entries[0].lane == Lane::Rpc));
+            let permit = (self.role == Role::Usual).then(|| limit.take(batch.entries[0].lane == Lane::Rpc));
             let stopped = self.run_batch(batch);
             drop((permit, run));
             match stopped {
                 Ok(()) => {}
                 Err(Stop::Lost(reason)) => return Err(Lost(reason)),
-                // The others find out for themselves, and what they are given is what tells.
-                Err(Stop::Broken(_)) if self.beside => {
-                    while !queue.ends_within(FIRST_PAUSE) && self.canary().is_err() {}
-                }
-                Err(Stop::Broken(reason)) => self.wait_until_mended(reason)?,
+                // Where others run as well, those find out for themselves, and what they are given is what tells.
+                Err(Stop::Broken(reason)) => match self.role {
+                    Role::Usual => self.wait_until_mended(reason)?,
+                    Role::Beside => self.wait_until_it_runs(),
+                    Role::Urgent => {
+                        tracing::error!(reason, "an engine for calls alone fails every run: others take them");
+                        queue.urgent_runs(false);
+                        self.wait_until_it_runs();
+                        queue.urgent_runs(true);
+                    }
+                },
             }
         }
     }
@@ -364,7 +397,9 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         }
         match result {
             Ok(vectors) => {
+                // What goes before others, but shares the device with them, does not tell what such runs cost.
                 let run = Measured { shape, form: stats.form, took: stats.took };
+                let run = (self.role != Role::Urgent).then_some(run);
                 let bound = queue.ran(run, entries.iter().map(|entry| (entry.lane, entry.arrival)));
                 (self.observe)(RunnerEvent::Ran(&stats));
                 if let Some(most_tokens) = bound {
@@ -393,6 +428,12 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         self.input.fill(std::iter::once(&canary[..]));
         self.input.form = Form::Padded;
         self.engine.embed(&self.input).map(|_| ())
+    }
+
+    /// Tries the engine until it runs, or the queue ends.
+    fn wait_until_it_runs(&mut self) {
+        let queue = Arc::clone(&self.context.queue);
+        while !queue.ends_within(FIRST_PAUSE) && self.canary().is_err() {}
     }
 
     /// Takes no batches until the engine runs again. When that is so for all runners, whatever waits is told, and nothing comes in.

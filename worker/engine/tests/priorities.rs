@@ -115,6 +115,7 @@ impl Backend for Fakes {
     ) -> Result<LoadedModel, LoadError> {
         Ok(LoadedModel {
             engines: vec![Box::new(Noting(Arc::clone(&self.0)))],
+            urgent: Vec::new(),
             tokenizer: Arc::new(files.tokenizer(&model.metadata, 1 << 20)?),
             costs: CostTable::default(),
             report: LoadReport {
@@ -130,6 +131,8 @@ impl Backend for Fakes {
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                urgent: false,
+                urgent_refused: None,
                 kernels_refused: None,
             },
         })

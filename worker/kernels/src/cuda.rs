@@ -25,7 +25,7 @@ unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
 
-/// A stream, which ONNX Runtime has.
+/// A stream: ONNX Runtime's, or one that it is told to use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stream(pub(crate) *mut c_void);
 
@@ -86,10 +86,16 @@ functions!(
         load: b"cuModuleLoadData" = fn(*mut *mut c_void, *const c_void);
         function: b"cuModuleGetFunction" = fn(*mut *mut c_void, *mut c_void, *const c_char);
         launch: b"cuLaunchKernel" = fn(*mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void, *mut *mut c_void);
+        priorities: b"cuCtxGetStreamPriorityRange" = fn(*mut c_int, *mut c_int);
+        make_stream: b"cuStreamCreateWithPriority" = fn(*mut *mut c_void, c_uint, c_int);
+        end_stream: b"cuStreamDestroy_v2" = fn(*mut c_void);
         upload: b"cuMemcpyHtoDAsync_v2" = fn(u64, *const c_void, usize, *mut c_void);
         describe: b"cuGetErrorString" = fn(c_int, *mut *const c_char);
     }
 );
+
+/// Of a stream: nothing waits for it that does not ask.
+const NON_BLOCKING: c_uint = 1;
 
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
@@ -203,6 +209,26 @@ impl Driver {
             )
         };
         self.check(status, "launch a kernel")
+    }
+
+    /// Makes a stream in this thread's context, of the highest priority that there is.
+    pub(crate) fn urgent_stream(&self) -> Result<Stream, KernelError> {
+        let (mut lowest, mut highest, mut stream) = (0, 0, ptr::null_mut());
+        // SAFETY: it writes two numbers.
+        self.check(unsafe { (self.priorities)(&raw mut lowest, &raw mut highest) }, "tell the priorities of streams")?;
+        // SAFETY: it writes one pointer.
+        let made = unsafe { (self.make_stream)(&raw mut stream, NON_BLOCKING, highest) };
+        self.check(made, "make a stream")?;
+        Ok(Stream(stream))
+    }
+
+    /// Ends a stream that was made here, after what is in it.
+    ///
+    /// # Safety
+    /// Nobody uses it any more.
+    pub(crate) unsafe fn end_stream(&self, stream: Stream) -> Result<(), KernelError> {
+        // SAFETY: as the caller promises.
+        self.check(unsafe { (self.end_stream)(stream.0) }, "end a stream")
     }
 
     /// Copies numbers to a device, in the order of the stream. They may go as soon as it returns: what is not page-locked is put aside first.

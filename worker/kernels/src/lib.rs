@@ -31,11 +31,13 @@ mod interface;
 mod kernels;
 mod operators;
 mod packing;
+mod stream;
 
 use std::sync::OnceLock;
 
 pub use error::KernelError;
 use ort_sys::{OrtApi, OrtApiBase, OrtSessionOptions, OrtStatusPtr};
+pub use stream::UrgentStream;
 
 /// The operators' domain in a graph.
 pub const DOMAIN: &str = "ai.akidb";
@@ -132,8 +134,10 @@ mod tests {
     #[test]
     fn without_a_driver_it_is_said_what_is_missing() {
         // On a machine with a device there is nothing to say.
-        if let Err(error) = probe(0, false) {
-            assert!(matches!(error, KernelError::Library { .. } | KernelError::Cuda { .. }), "{error}");
+        for said in [probe(0, false), UrgentStream::new(0).map(|_| ())] {
+            if let Err(error) = said {
+                assert!(matches!(error, KernelError::Library { .. } | KernelError::Cuda { .. }), "{error}");
+            }
         }
     }
 }

@@ -162,8 +162,10 @@ impl Health {
             let report = version.report();
             let skipped = report.skipped.iter().map(|one| format!("not on {}: {}", one.provider, one.reason));
             let on_one = |reason| format!("a call that is alone on one core as all others: {reason}");
+            let behind = |reason| format!("calls wait for the runs before them: {reason}");
             let without = |reason| format!("without the worker's own operators: {reason}");
             let skipped = skipped.chain(report.spread_refused.as_ref().map(on_one));
+            let skipped = skipped.chain(report.urgent_refused.as_ref().map(behind));
             let skipped = skipped.chain(report.kernels_refused.as_ref().map(without)).collect::<Vec<_>>().join("; ");
             let Variant { model, name, .. } = &*deployment.variant;
             (!skipped.is_empty()).then(|| format!("{model} {name} runs on {}, {skipped}", report.provider))

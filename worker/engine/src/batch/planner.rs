@@ -36,6 +36,8 @@ pub struct Planner<T> {
     memory: MemoryBound,
     /// Calls that could have had all cores, and did not since the last one that had.
     not_spread: u32,
+    /// While calls have engines of their own: the longest run of anything else while they come in.
+    beside_calls: Option<Duration>,
 }
 
 /// What a batch may have after one for which there was too little memory. What took the memory may have been somebody else's, so the
@@ -106,7 +108,13 @@ impl<T> Planner<T> {
             draining: false,
             memory: MemoryBound::NONE,
             not_spread: 0,
+            beside_calls: None,
         }
+    }
+
+    /// From now on calls have engines of their own, which go before all others, or have none any more. Beside calls, other runs may be so long.
+    pub const fn beside_calls(&mut self, longest: Option<Duration>) {
+        self.beside_calls = longest;
     }
 
     /// Takes a text in.
@@ -114,10 +122,15 @@ impl<T> Planner<T> {
         self.lanes[entry.lane.index()].push(entry);
     }
 
-    /// Notes that a run which ended at `now` took so long, with texts that had arrived at these moments.
+    /// Notes that a run which ended at `now` took so long, if that tells what such runs cost, with texts that had arrived at these moments.
     /// Returns the most tokens of a batch if that has grown again.
-    pub fn ran(&mut self, now: Instant, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) -> Option<usize> {
-        self.costs.record(run);
+    pub fn ran(
+        &mut self,
+        now: Instant,
+        run: Option<Measured>,
+        texts: impl Iterator<Item = (Lane, Instant)>,
+    ) -> Option<usize> {
+        run.into_iter().for_each(|run| self.costs.record(run));
         for (lane, arrival) in texts {
             self.latency[lane.index()].record(now, now.saturating_duration_since(arrival));
         }
@@ -216,9 +229,18 @@ impl<T> Planner<T> {
     /// What a free engine is to do at `now`. `others` is the number of other devices, or cores, that are free: what waits
     /// is shared with them.
     pub fn next(&mut self, now: Instant, others: usize) -> Step<T> {
+        self.next_of(now, others, true)
+    }
+
+    /// The same of an engine that leaves calls to others.
+    pub fn next_stored(&mut self, now: Instant, others: usize) -> Step<T> {
+        self.next_of(now, others, false)
+    }
+
+    fn next_of(&mut self, now: Instant, others: usize, calls: bool) -> Step<T> {
         let mut expired = Vec::new();
         loop {
-            let (lane, reason) = match self.choose_lane(now) {
+            let (lane, reason) = match self.choose_lane(now, calls) {
                 Ok(chosen) => chosen,
                 Err(action) => return Step { expired, action },
             };
@@ -231,8 +253,20 @@ impl<T> Planner<T> {
         }
     }
 
+    /// What an engine is to do that takes calls alone.
+    pub fn next_call(&mut self, now: Instant) -> Step<T> {
+        let mut expired = Vec::new();
+        while self.len(Lane::Rpc) > 0 {
+            let entries = self.gather(Lane::Rpc, Reason::Online, now, 0, &mut expired);
+            if !entries.is_empty() {
+                return Step { expired, action: Action::Run(self.batch(entries, Reason::Online)) };
+            }
+        }
+        Step { expired, action: Action::Idle }
+    }
+
     /// The lane to serve now, or what to do if there is none.
-    fn choose_lane(&mut self, now: Instant) -> Result<(Lane, Reason), Action<T>> {
+    fn choose_lane(&mut self, now: Instant, calls: bool) -> Result<(Lane, Reason), Action<T>> {
         let max_age = [None, Some(self.config.job_max_age), Some(self.config.bulk_max_age)];
         if !self.served_aged {
             // The lowest lanes first: they are the ones that starve.
@@ -245,7 +279,7 @@ impl<T> Planner<T> {
             }
         }
         let mut ask_again = None;
-        for lane in Lane::ALL {
+        for lane in Lane::ALL.into_iter().filter(|lane| calls || *lane != Lane::Rpc) {
             let Some(arrival) = self.oldest_arrival(lane) else { continue };
             if lane == Lane::Rpc && self.policy.online_at_once() {
                 return Ok((lane, Reason::Online));
@@ -290,6 +324,12 @@ impl<T> Planner<T> {
     ) -> Vec<Entry<T>> {
         let mut bounds = self.policy.bounds(&self.situation(lane, now));
         bounds.tokens = bounds.tokens.min(self.memory.tokens);
+        if let (Some(time), Some(longest)) = (&mut bounds.time, self.beside_calls)
+            && lane != Lane::Rpc
+        {
+            // Calls do not wait for its end.
+            *time = longest.max(*time).min(self.config.longest_run);
+        }
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.
         bounds.texts = bounds.texts.min(queue.len().div_ceil(others + 1));

@@ -1,5 +1,7 @@
 //! The planner behind a lock, for threads: tokenizers push, engine runners take. The only place that asks the clock.
 
+mod state;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -8,12 +10,12 @@ use std::{
 use embed_schemas::Lane;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use self::state::{Refusal, Running, State, Urgent};
 use super::{
     cost_table::{CostTable, Measured},
     idle_runners::IdleRunners,
     plan::{Action, Batch, Entry, Reason},
     planner::Planner,
-    turns::Owner,
 };
 use crate::{
     settings::BatchConfig,
@@ -32,6 +34,8 @@ pub struct BatchQueue<T> {
     ended: Condvar,
     /// For the runner beside all others.
     beside: Condvar,
+    /// For runners that take calls alone.
+    urgent: Condvar,
     runners: usize,
     /// Engines whose place a run takes that has several cores.
     spread: usize,
@@ -40,49 +44,6 @@ pub struct BatchQueue<T> {
 
 /// While all cores compute a call that is expected to be done within this, others wait for its end: beside it, both would take longer.
 const SOON_DONE: Duration = Duration::from_millis(5);
-
-#[derive(Debug)]
-struct State<T> {
-    planner: Planner<T>,
-    idle: IdleRunners,
-    closed: bool,
-    /// Texts that nothing else may run beside, the oldest first.
-    alone: VecDeque<Entry<T>>,
-    /// Runs of other texts under way, and runs of those in `alone`.
-    running: Running,
-    /// Whether the last run was one of `alone`: online calls that wait come next.
-    served_alone: bool,
-    /// A call has all cores, as far as can be told until then.
-    spread_until: Option<Instant>,
-    /// Runners whose engine fails whatever it is given.
-    broken: usize,
-    refusal: Option<Refusal>,
-}
-
-#[derive(Debug, Default)]
-struct Running {
-    together: usize,
-    alone: usize,
-    /// Whose calls they have, once for each run, and whether those are newcomers.
-    senders: Vec<(u64, bool)>,
-}
-
-impl Running {
-    /// Whether somebody may not have a run beside all others, of which there are so many: it has one of them, or it is one of many who were
-    /// never served before, which may all be the same.
-    fn excludes(&self, owner: Owner, runners: usize) -> bool {
-        let newcomers = || self.senders.iter().filter(|(_, newcomer)| *newcomer).count();
-        self.senders.iter().any(|(sender, _)| *sender == owner.sender) || (owner.newcomer && newcomers() > runners)
-    }
-}
-
-/// Why nothing is taken in.
-#[derive(Debug, Clone)]
-struct Refusal {
-    reason: String,
-    /// Whether that will not change.
-    for_good: bool,
-}
 
 /// Texts that a queue did not take, or gives back, and why.
 #[derive(Debug)]
@@ -102,6 +63,8 @@ pub struct Run<'a, T> {
     spread: bool,
     /// Whose calls it has.
     senders: Vec<(u64, bool)>,
+    /// Whether it has anything but calls.
+    stored: bool,
     cores: Option<CoresUsed>,
 }
 
@@ -129,11 +92,22 @@ impl<T> BatchQueue<T> {
             served_alone: false,
             spread_until: None,
             broken: 0,
+            urgent: Urgent::new(0, Duration::ZERO),
             refusal: None,
         };
-        let (ended, beside) = (Condvar::new(), Condvar::new());
+        let [ended, beside, urgent] = [(); 3].map(|()| Condvar::new());
         let (runners, cores) = (runners.len(), CoreUse::default());
-        Self { state: Mutex::new(state), changed, ended, beside, runners, spread: 1, cores }
+        Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, spread: 1, cores }
+    }
+
+    /// The same with so many runners more, for calls alone, see [`BatchQueue::next_call`]. Other runs take no longer than this while calls come in.
+    #[must_use]
+    pub fn with_urgent(self, runners: usize, beside_calls: Duration) -> Self {
+        let mut state = self.state.lock();
+        state.urgent = Urgent::new(runners, beside_calls);
+        state.set_urgent(runners);
+        drop(state);
+        self
     }
 
     /// The same, on cores that others use as well. A run that is spread over them is on so many.
@@ -157,15 +131,27 @@ impl<T> BatchQueue<T> {
         if let Some(Refusal { reason, .. }) = &state.refusal {
             return Err(Refused { reason: reason.clone(), entries: entries.into_iter().collect() });
         }
-        let mut beside = false;
+        let (mut beside, mut calls, mut others) = (false, false, false);
         for entry in entries {
-            beside |= entry.lane == Lane::Rpc && !state.running.excludes(entry.owner, self.runners);
+            let is_call = entry.lane == Lane::Rpc;
+            beside |= is_call && !state.running.excludes(entry.owner, self.runners);
+            *(if is_call && entry.alone.is_none() { &mut calls } else { &mut others }) = true;
             if entry.alone.is_some() { state.alone.push_back(entry) } else { state.planner.push(entry) }
         }
-        if !self.wake(&mut state) && beside {
+        others |= calls && !self.wake_urgent(&mut state);
+        if others && !self.wake(&mut state) && beside {
             self.beside.notify_one();
         }
         Ok(())
+    }
+
+    /// Wakes a runner that waits for calls alone. `false` if there is none.
+    fn wake_urgent(&self, state: &mut State<T>) -> bool {
+        let woken = state.urgent.idle.wake_one().is_some();
+        if woken {
+            self.urgent.notify_one();
+        }
+        woken
     }
 
     /// Wakes a free runner. `false` if there is none.
@@ -183,6 +169,7 @@ impl<T> BatchQueue<T> {
         }
         self.ended.notify_all();
         self.beside.notify_all();
+        self.urgent.notify_all();
     }
 
     /// The next batch for a runner of this unit, as soon as there is one. `None` once the queue is closed and empty, or its engines
@@ -215,7 +202,9 @@ impl<T> BatchQueue<T> {
                 Action::Run(batch) => {
                     let run = self.begun(&mut state, batch);
                     // What is left is for another runner.
-                    if !state.is_empty() && !self.wake(&mut state) && state.planner.len(Lane::Rpc) > 0 {
+                    let calls = state.planner.len(Lane::Rpc) > 0;
+                    let urgent = calls && self.wake_urgent(&mut state);
+                    if !state.is_empty() && !self.wake(&mut state) && calls && !urgent {
                         self.beside.notify_one();
                     }
                     return Some(run);
@@ -231,12 +220,37 @@ impl<T> BatchQueue<T> {
     /// The next short run for the one runner beside all others, see [`Planner::beside`], as soon as all of those are at work and there is
     /// one. `None` once the queue is closed, or its engines are gone.
     pub fn next_beside(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
+        let step = |state: &mut State<T>| state.step_beside(self.runners, Instant::now());
+        self.next_apart(step, on_expired, |state, until| match until {
+            None => self.beside.wait(state),
+            Some(until) => drop(self.beside.wait_until(state, until)),
+        })
+    }
+
+    /// The next batch for a runner that takes calls alone, as soon as there is one. `None` once the queue is closed, or its engines are gone: what is left is
+    /// for the others.
+    pub fn next_call(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
+        let step = |state: &mut State<T>| state.step_urgent(Instant::now());
+        self.next_apart(step, on_expired, |state, _| {
+            state.urgent.idle.park(Urgent::UNIT);
+            self.urgent.wait(state);
+            state.urgent.idle.unpark(Urgent::UNIT);
+        })
+    }
+
+    /// What runners get that have nothing to finish when the queue is closed.
+    fn next_apart(
+        &self,
+        step: impl Fn(&mut State<T>) -> (Vec<Entry<T>>, Action<T>),
+        on_expired: impl Fn(Vec<Entry<T>>),
+        wait: impl Fn(&mut MutexGuard<'_, State<T>>, Option<Instant>),
+    ) -> Option<(Batch<T>, Run<'_, T>)> {
         let mut state = self.state.lock();
         loop {
             if state.closed || state.refusal.as_ref().is_some_and(|refusal| refusal.for_good) {
                 return None;
             }
-            let (expired, action) = state.step_beside(self.runners, Instant::now());
+            let (expired, action) = step(&mut state);
             let until = match action {
                 Action::WaitUntil(until) => Some(until),
                 _ => None,
@@ -245,7 +259,8 @@ impl<T> BatchQueue<T> {
                 Action::Run(batch) => Some(self.begun(&mut state, batch)),
                 _ => None,
             };
-            if !expired.is_empty() {
+            let asks_again = !expired.is_empty();
+            if asks_again {
                 drop(state);
                 on_expired(expired);
                 state = self.state.lock();
@@ -253,11 +268,25 @@ impl<T> BatchQueue<T> {
             if run.is_some() {
                 return run;
             }
-            match until {
-                None => self.beside.wait(&mut state),
-                Some(until) => drop(self.beside.wait_until(&mut state, until)),
+            // Something may have arrived while the lock was free.
+            if !asks_again {
+                wait(&mut state, until);
             }
         }
+    }
+
+    /// A runner for calls alone has an engine that fails whatever it is given (`false`), or that runs again. Without any, calls are for all runners.
+    pub fn urgent_runs(&self, runs: bool) {
+        let mut state = self.state.lock();
+        let runners = if runs { state.urgent.runners + 1 } else { state.urgent.runners.saturating_sub(1) };
+        state.set_urgent(runners);
+        drop(state);
+        self.wake_all();
+    }
+
+    /// Runners for calls alone whose engines run.
+    pub fn runs_calls_apart(&self) -> usize {
+        self.state.lock().urgent.runners
     }
 
     /// What a runner of this unit is to do now. A call that comes while nothing is being computed gets all cores.
@@ -288,7 +317,9 @@ impl<T> BatchQueue<T> {
         senders.dedup();
         running.senders.extend_from_slice(&senders);
         let spread = batch.form == Form::Spread;
-        (batch, Run { queue: self, alone, spread, senders, cores: Some(self.cores.begin()) })
+        let stored = batch.entries.first().is_some_and(|entry| entry.lane != Lane::Rpc);
+        running.stored += usize::from(stored);
+        (batch, Run { queue: self, alone, spread, senders, stored, cores: Some(self.cores.begin()) })
     }
 
     fn wait(&self, state: &mut MutexGuard<'_, State<T>>, unit: Unit, until: Option<Instant>) {
@@ -301,9 +332,9 @@ impl<T> BatchQueue<T> {
         state.idle.unpark(unit);
     }
 
-    /// Notes what a run took, with the lanes and arrivals of its texts. Returns the most tokens of a batch, padding included, if that
+    /// Notes what a run took, if that tells what such runs cost, with the lanes and arrivals of its texts. Returns the most tokens of a batch, padding included, if that
     /// has grown again after [`BatchQueue::too_large`].
-    pub fn ran(&self, run: Measured, texts: impl Iterator<Item = (Lane, Instant)>) -> Option<usize> {
+    pub fn ran(&self, run: Option<Measured>, texts: impl Iterator<Item = (Lane, Instant)>) -> Option<usize> {
         self.state.lock().planner.ran(Instant::now(), run, texts)
     }
 
@@ -391,60 +422,6 @@ impl<T> BatchQueue<T> {
     }
 }
 
-impl<T> State<T> {
-    fn is_empty(&self) -> bool {
-        self.planner.is_empty() && self.alone.is_empty()
-    }
-
-    fn take_all(&mut self) -> Vec<Entry<T>> {
-        let mut all = self.planner.take_all();
-        all.extend(self.alone.drain(..));
-        all
-    }
-
-    /// What a runner of this unit is to do now.
-    fn step(&mut self, unit: Unit, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
-        if let Some(until) = self.spread_until.filter(|until| now < *until) {
-            return (Vec::new(), Action::WaitUntil(until));
-        }
-        // Calls that wait go between two runs of what runs alone: it may be a large job.
-        let calls_first = self.served_alone && self.planner.len(Lane::Rpc) > 0;
-        if !self.alone.is_empty() && !calls_first {
-            if self.running.together > 0 || self.running.alone > 0 {
-                return (Vec::new(), Action::Idle);
-            }
-            let (expired, batch) = self.planner.alone(&mut self.alone, now);
-            let Some(batch) = batch else { return (expired, Action::Idle) };
-            self.served_alone = true;
-            return (expired, Action::Run(batch));
-        }
-        if self.running.alone > 0 {
-            return (Vec::new(), Action::Idle);
-        }
-        let others = self.idle.free_beside(unit);
-        let step = self.planner.next(now, others);
-        if matches!(step.action, Action::Run(_)) {
-            self.served_alone = false;
-        }
-        (step.expired, step.action)
-    }
-}
-
-impl<T> State<T> {
-    /// What the runner beside all others, of which there are so many, is to do now.
-    fn step_beside(&mut self, runners: usize, now: Instant) -> (Vec<Entry<T>>, Action<T>) {
-        if self.running.together < runners || !self.alone.is_empty() {
-            return (Vec::new(), Action::Idle);
-        }
-        if let Some(until) = self.spread_until.filter(|until| now < *until) {
-            return (Vec::new(), Action::WaitUntil(until));
-        }
-        let running = &self.running;
-        let step = self.planner.beside(now, |owner| running.excludes(owner, runners));
-        (step.expired, step.action)
-    }
-}
-
 impl<T> Drop for Run<'_, T> {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
@@ -456,6 +433,7 @@ impl<T> Drop for Run<'_, T> {
                 running.senders.swap_remove(place);
             }
         }
+        running.stored -= usize::from(self.stored);
         let count = if self.alone { &mut running.alone } else { &mut running.together };
         *count -= 1;
         // Whoever waited for the engines to be free, or for this text to be out of them.

@@ -78,7 +78,7 @@ pub fn prepare(
     verify(&mut made, target.provider, |form, engine| {
         verify_golden(&files.golden, metadata, tolerance, form, &tokenizer, engine)
     })?;
-    let Engines { engines, costs, devices, bounds, spread, spread_refused, assignment } = made;
+    let Engines { engines, urgent, urgent_refused, costs, devices, bounds, spread, spread_refused, assignment } = made;
     let report = LoadReport {
         provider: target.provider,
         weights: Weights::of(model, target, devices.len(), config),
@@ -92,6 +92,8 @@ pub fn prepare(
         one_by_one,
         spread,
         spread_refused,
+        urgent: !urgent.is_empty(),
+        urgent_refused,
         kernels_refused: None,
     };
     tracing::info!(
@@ -105,14 +107,16 @@ pub fn prepare(
         kernels = target.has_kernels(),
         nodes_elsewhere = report.nodes_elsewhere,
         runners = engines.len(),
+        urgent = urgent.len(),
         lone_call_threads = report.spread,
         milliseconds = started.elapsed().as_millis() as u64,
         "model loaded, verified and warm"
     );
-    Ok(LoadedModel { engines, tokenizer, costs, report })
+    Ok(LoadedModel { engines, urgent, tokenizer, costs, report })
 }
 
-/// Holds engines to the golden vectors, in each form in which they run. Where only what several cores compute is not as it should be, one core computes all.
+/// Holds engines to the golden vectors, in each form in which they run. Where only what several cores compute is not as it should be, one core computes all;
+/// where it is what engines for calls alone compute, there are none.
 fn verify(
     made: &mut Engines,
     provider: Provider,
@@ -140,6 +144,14 @@ fn verify(
         made.engines.iter_mut().for_each(|engine| engine.drop_spread());
         made.costs.drop_spread();
         (made.spread, made.spread_refused) = (None, Some(reason));
+    }
+    let urgent = made.urgent.iter_mut().try_for_each(|engine| {
+        let mut forms = engine.forms().iter();
+        forms.try_for_each(|form| golden(*form, engine))
+    });
+    if let Err(error) = urgent {
+        tracing::error!(%error, "what engines for calls alone compute is not as it should be: there are none");
+        (made.urgent, made.urgent_refused) = (Vec::new(), Some(error.to_string()));
     }
     Ok(())
 }
@@ -199,6 +211,8 @@ mod tests {
         let shape = Shape::full(1, 16);
         let made = || Engines {
             engines: (0..2).map(|_| Box::new(Fake(true)) as _).collect(),
+            urgent: Vec::new(),
+            urgent_refused: None,
             costs: CostTable::new(&[run(Form::Padded, 4), run(Form::Spread, 2)], Padding::default()),
             devices: Vec::new(),
             bounds: None,
@@ -221,5 +235,29 @@ mod tests {
         assert!(off.engines.iter().all(|engine| engine.forms() == [Form::Padded]));
         assert!(off.spread_refused.unwrap().contains("it is off"));
         assert!(wrong_in(Some(Form::Padded)).1.is_err(), "what one core gets wrong is not served");
+    }
+
+    #[test]
+    fn without_engines_of_their_own_calls_are_served_by_all() {
+        let mut made = Engines {
+            engines: vec![Box::new(Fake(false))],
+            urgent: vec![Box::new(Fake(true))],
+            urgent_refused: None,
+            costs: CostTable::default(),
+            devices: vec![0],
+            bounds: None,
+            spread: None,
+            spread_refused: None,
+            assignment: None,
+        };
+        let provider = Provider::Cuda;
+        assert!(verify(&mut made, provider, |_, _| Ok(())).is_ok() && made.urgent.len() == 1);
+        // Only these have that form here.
+        let result = verify(&mut made, provider, |form, _| match form {
+            Form::Spread => Err(GoldenError::Invalid("it is off".to_owned())),
+            _ => Ok(()),
+        });
+        assert!(result.is_ok() && made.urgent.is_empty() && made.engines.len() == 1, "{result:?}");
+        assert!(made.urgent_refused.unwrap().contains("it is off"));
     }
 }

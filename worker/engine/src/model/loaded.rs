@@ -21,6 +21,8 @@ use crate::{
 pub struct LoadedModel {
     /// One engine for each runner.
     pub engines: Vec<Box<dyn Engine>>,
+    /// Engines for calls alone, whose runs go before those of the others on the same devices.
+    pub urgent: Vec<Box<dyn Engine>>,
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
     /// What runs cost, for the planner.
@@ -56,6 +58,10 @@ pub struct LoadReport {
     pub spread: Option<usize>,
     /// Why it has not more, if it was to.
     pub spread_refused: Option<String>,
+    /// On devices: whether calls have engines of their own.
+    pub urgent: bool,
+    /// Why they have none, if they were to.
+    pub urgent_refused: Option<String>,
     /// Why it runs without the worker's own operators, if there is a graph of them that was to be taken.
     pub kernels_refused: Option<String>,
 }
@@ -69,13 +75,15 @@ pub struct DeviceBounds {
     pub tokens: usize,
     /// Longest run while online calls are coming in.
     pub online_run: Duration,
+    /// The same of what are no calls, where those have engines of their own.
+    pub beside_calls: Duration,
 }
 
 impl DeviceBounds {
     /// What `batch` says, but within these bounds.
     #[must_use]
     pub fn within(self, batch: &BatchConfig) -> BatchConfig {
-        let Self { texts: max_texts, tokens: max_tokens, online_run } = self;
+        let Self { texts: max_texts, tokens: max_tokens, online_run, beside_calls: _ } = self;
         BatchConfig { max_texts, max_tokens, online_run, ..batch.clone() }
     }
 }
@@ -125,6 +133,12 @@ impl LoadReport {
         }
         if let Some(reason) = &self.spread_refused {
             let _ = write!(line, "; a call that is alone has no more threads than others: {reason}");
+        }
+        if self.urgent {
+            line += "; calls have streams of their own, which go first";
+        }
+        if let Some(reason) = &self.urgent_refused {
+            let _ = write!(line, "; calls have no streams of their own: {reason}");
         }
         if let Some(reason) = &self.kernels_refused {
             let _ = write!(line, "; without the worker's own operators: {reason}");

@@ -1,5 +1,7 @@
 //! Sessions of a version, and the engines that share them: on the CPU one for each core, on devices some for each.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use embed_schemas::{Artefact, Precision, model::GraphForm};
 use ort::environment::Environment;
@@ -20,7 +22,7 @@ use crate::{
         Place,
         cuda_graphs::{self, CudaGraphs},
         driver,
-        providers::Options,
+        providers::{Options, urgent_stream},
         tensorrt,
     },
     settings::Provider,
@@ -31,10 +33,17 @@ use crate::{
 /// How much longer than the shortest a run has to be for a device to be used well: most of the shortest goes into launching it.
 const WORTH_A_LAUNCH: u32 = 3;
 
+/// Tokens of the largest first run of an engine for calls alone: those of a few long texts.
+const URGENT_TOKENS: usize = 4096;
+
 /// Engines that have made their first runs.
 pub(super) struct Engines {
     /// One for each runner.
     pub(super) engines: Vec<Box<dyn Engine>>,
+    /// Those for calls alone, whose runs go before those of the others.
+    pub(super) urgent: Vec<Box<dyn Engine>>,
+    /// Why there are none, if there were to be.
+    pub(super) urgent_refused: Option<String>,
     /// What runs cost.
     pub(super) costs: CostTable,
     /// The devices, by CUDA's numbers. Empty on the CPU.
@@ -112,6 +121,8 @@ impl Sessions<'_> {
             bounds: None,
             // It runs a graph as a whole, or refuses it.
             assignment: Some(Assignment::default()),
+            urgent: Vec::new(),
+            urgent_refused: None,
             spread: None,
             spread_refused: None,
         })
@@ -142,6 +153,8 @@ impl Sessions<'_> {
             costs: CostTable::new(&measured, Padding::default()),
             devices: Vec::new(),
             bounds: None,
+            urgent: Vec::new(),
+            urgent_refused: None,
             spread,
             spread_refused,
         })
@@ -182,25 +195,89 @@ impl Sessions<'_> {
                 } else {
                     warm_up::settle(&mut engine, largest, Form::Padded)?;
                 }
-                engine.limit(largest.tokens);
-                if let Some(graphs) = self.cuda_graphs(*number, largest.tokens) {
-                    engine.record(graphs);
-                }
+                self.prepare(&mut engine, *number, largest.tokens, &Options::new());
                 engines.push(Box::new(engine));
             }
         }
+        let (urgent, urgent_refused) = self.urgent(&devices, &padding, largest);
         let shortest = measured.iter().map(|run| run.took).min().unwrap_or_default();
         let bounds = DeviceBounds {
             texts: device.max_texts,
             tokens: largest.tokens,
             online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
+            beside_calls: device.beside_calls.max(shortest * WORTH_A_LAUNCH),
         };
-        let costs = CostTable::new(&measured, padding);
-        Ok(Engines { engines, costs, devices, bounds: Some(bounds), spread: None, spread_refused: None, assignment })
+        Ok(Engines {
+            engines,
+            urgent,
+            urgent_refused,
+            costs: CostTable::new(&measured, padding),
+            devices,
+            bounds: Some(bounds),
+            spread: None,
+            spread_refused: None,
+            assignment,
+        })
+    }
+
+    /// What an engine has beside its graphs.
+    fn prepare(&self, engine: &mut DeviceEngine, device: u32, max_tokens: usize, options: &Options) {
+        engine.limit(max_tokens);
+        if let Some(graphs) = self.cuda_graphs(device, max_tokens, options) {
+            engine.record(graphs);
+        }
+    }
+
+    /// One engine on each device for calls alone, whose runs go before those of the others, or why there are none.
+    fn urgent(&self, devices: &[u32], padding: &Padding, largest: Largest) -> (Vec<Box<dyn Engine>>, Option<String>) {
+        let is_wanted = self.context.config.device.urgent_calls && self.target.provider == Provider::Cuda;
+        if !is_wanted {
+            return (Vec::new(), None);
+        }
+        let engines = devices.iter().enumerate().map(|(unit, device)| self.urgent_on(*device, unit, padding, largest));
+        match engines.collect::<Result<_, _>>() {
+            Ok(engines) => (engines, None),
+            Err(error) => {
+                tracing::warn!(%error, "calls have no stream of their own: they wait for the runs before them");
+                (Vec::new(), Some(error.to_string()))
+            }
+        }
+    }
+
+    fn urgent_on(
+        &self,
+        device: u32,
+        unit: usize,
+        padding: &Padding,
+        largest: Largest,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        let (stream, options) = urgent_stream(device)?;
+        let stream = Arc::new(stream);
+        let load = |graph: &Bytes| {
+            let place = Place { provider: self.target.provider, device };
+            let (environment, metadata, config) = (self.environment, &self.model.metadata, self.context.config);
+            // Not from the shared: two versions in one stream would wait for each other.
+            let model = OnnxModel::load(environment, graph, metadata, config, place, &options)?;
+            Ok::<_, EngineError>(model.keeping(Arc::clone(&stream)))
+        };
+        let padded = load(&self.files.graph)?;
+        let packed = match &self.files.packed {
+            _ if self.target.graph.form == GraphForm::Kernels => Some(padded.clone()),
+            Some(graph) if self.target.packed.is_some() => Some(load(graph)?),
+            _ => None,
+        };
+        let padded = vec![(usize::MAX, padded)];
+        let pinned = self.context.config.device.pinned;
+        let mut engine = DeviceEngine::new(padded, packed, padding.clone(), Unit(unit), pinned);
+        // Its runs are short, and those that are not take their memory when they come.
+        let tokens = largest.tokens.min(URGENT_TOKENS);
+        warm_up::settle(&mut engine, Largest { tokens, ..largest }, Form::Padded)?;
+        self.prepare(&mut engine, device, largest.tokens, &options);
+        Ok(Box::new(engine))
     }
 
     /// What small runs of one runner are recorded in, if they are to be. Without, they only take longer.
-    fn cuda_graphs(&self, device: u32, max_tokens: usize) -> Option<CudaGraphs> {
+    fn cuda_graphs(&self, device: u32, max_tokens: usize, more: &Options) -> Option<CudaGraphs> {
         let (config, target) = (self.context.config, self.target);
         // Its lengths are counted on the processor, which no recording does.
         if target.graph.form == GraphForm::Kernels {
@@ -214,6 +291,7 @@ impl Sessions<'_> {
             (self.longest(), Options::new())
         };
         options.push(option);
+        options.extend_from_slice(more);
         let place = Place { provider: target.provider, device };
         // Not from the shared: what is recorded in a session belongs to one runner.
         let (metadata, graph) = (&self.model.metadata, &self.files.graph);

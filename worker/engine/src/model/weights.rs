@@ -30,6 +30,7 @@ impl Weights {
             (1, 0)
         };
         let graphs = [Some(&target.graph), target.packed.as_ref()].into_iter().flatten();
+        let graphs_bytes = graphs.clone().map(|graph| graph.file.bytes).sum::<u64>();
         // What is computed in another precision than the file is in has other weights.
         let compiled_for = match target.provider {
             Provider::Openvino => format!(" for {}", config.runners_on_cores(model.spec.instances)),
@@ -39,8 +40,11 @@ impl Weights {
         let shared = graphs.map(|graph| ((target.provider, key(graph)), graph.file.bytes * sessions as u64));
         // Recordings belong to one runner.
         let records = target.graph.form != GraphForm::Kernels && cuda_graphs::option(target.provider, config).is_some();
-        let recorded = if records { runners } else { 0 };
-        Self { shared: shared.collect(), own: target.graph.file.bytes * recorded as u64 }
+        // Neither is shared what calls have in a stream of their own on each device.
+        let urgent = if target.provider == Provider::Cuda && config.device.urgent_calls { devices } else { 0 };
+        let recorded = if records { runners + urgent } else { 0 };
+        let own = target.graph.file.bytes * recorded as u64 + graphs_bytes * urgent as u64;
+        Self { shared: shared.collect(), own }
     }
 
     /// Bytes of all these together.
@@ -64,16 +68,20 @@ mod tests {
     use super::*;
     use crate::{model::resolve::graphs, settings::ModelSpec};
 
-    #[test]
-    fn openvino_has_weights_for_each_number_of_runs() {
+    fn metadata(precision: &str, form: &str) -> ModelMetadata {
         let file = |name: &str| serde_json::json!({"file": name, "bytes": 10, "sha256": "0".repeat(64)});
-        let metadata: ModelMetadata = serde_json::from_value(serde_json::json!({
+        serde_json::from_value(serde_json::json!({
             "model_name": "m", "slug": "m", "model_id": "a/m", "version": "v1", "dimension": 4, "max_seq_length": 8,
             "pooling": "mean", "normalized": true, "space": "s", "tokenizer": file("t"), "golden": file("g"),
-            "artefacts": [{"precision": "fp32", "form": "plain", "file": "x", "bytes": 10, "sha256": "0".repeat(64)}],
+            "artefacts": [{"precision": precision, "form": form, "file": "x", "bytes": 10, "sha256": "0".repeat(64)}],
             "created_at": "2026-01-01T00:00:00Z",
         }))
-        .unwrap();
+        .unwrap()
+    }
+
+    #[test]
+    fn openvino_has_weights_for_each_number_of_runs() {
+        let metadata = metadata("fp32", "plain");
         let of = |provider, instances: [usize; 2]| {
             let config = EngineConfig { providers: vec![provider].into(), ..EngineConfig::default() };
             let weights = instances.map(|instances| {
@@ -85,6 +93,22 @@ mod tests {
         };
         assert_eq!([of(Provider::Openvino, [1, 2]), of(Provider::Openvino, [2, 2])], [20, 10]);
         assert_eq!(of(Provider::Cpu, [1, 2]), 10, "ONNX Runtime's sessions have room for any number");
+    }
+
+    #[test]
+    fn calls_have_weights_of_their_own_on_each_device() {
+        let own = |urgent_calls: bool, recorded: bool| {
+            let mut config = EngineConfig { providers: vec![Provider::Cuda].into(), ..EngineConfig::default() };
+            config.device.urgent_calls = urgent_calls;
+            if !recorded {
+                config.device.cuda_graphs.rows.clear();
+            }
+            let model =
+                graphs("m".parse().unwrap(), metadata("fp16", "contrib"), &ModelSpec::current("m"), &config).unwrap();
+            Weights::of(&model, &model.chain[0], 2, &config).own
+        };
+        assert_eq!([own(false, false), own(true, false)], [0, 20]);
+        assert_eq!([own(false, true), own(true, true)], [40, 80], "and each recording once more");
     }
 
     fn weights(graphs: &[(&str, u64)], own: u64) -> Weights {

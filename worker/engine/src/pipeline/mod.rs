@@ -18,7 +18,7 @@ use crate::{
     engine::{DeviceLoss, Engine, EngineError},
     model::{LoadReport, LoadedModel},
     runner::{RunLimit, RunnerContext, RunnerEvent, Runners, Work},
-    settings::BatchConfig,
+    settings::{BatchConfig, BatchPolicy},
     threads::{CoreUse, OnDeath, cores},
     tokenize::{Pool, Task},
 };
@@ -77,7 +77,7 @@ impl Pipeline {
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(metadata: ModelMetadata, loaded: LoadedModel, context: PipelineContext<'_>) -> io::Result<Self> {
-        let LoadedModel { engines, tokenizer, costs, report } = loaded;
+        let LoadedModel { engines, urgent, tokenizer, costs, report } = loaded;
         let PipelineContext { batch, tokenizer_threads, nice, limit, observer, on_death } = context;
         let batch = report.batches(batch);
         // On a device, engine threads only wait.
@@ -85,7 +85,11 @@ impl Pipeline {
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();
         // What runs on devices leaves the cores to others.
         let core_use = if report.provider.on_device() { CoreUse::default() } else { CoreUse::of_this_process() };
+        // Other policies have calls wait for company, whoever takes them.
+        let urgent = if batch.policy == BatchPolicy::Adaptive { urgent } else { Vec::new() };
+        let beside_calls = report.bounds.map_or(batch.online_run, |bounds| bounds.beside_calls);
         let queue = BatchQueue::new(&batch, costs, &units).on_cores(core_use, report.spread.unwrap_or(1));
+        let queue = queue.with_urgent(urgent.len(), beside_calls);
         let queue = Arc::new(queue);
         // From here on, whatever fails closes the queue, and so ends what has been started.
         let into_batches = IntoBatches(Arc::clone(&queue));
@@ -109,7 +113,10 @@ impl Pipeline {
         let beside = engines.first().and_then(Engine::beside);
         let mut runners = Runners::start(engines, &context, observe.clone())?;
         if let Some(engine) = beside {
-            runners.start_beside(engine, &context, observe)?;
+            runners.start_beside(engine, &context, observe.clone())?;
+        }
+        for engine in urgent {
+            runners.start_urgent(engine, &context, observe.clone())?;
         }
         let threads = match tokenizer_threads {
             0 if tokenizer.slow_because().is_some() => cores(),

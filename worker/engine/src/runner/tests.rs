@@ -361,3 +361,33 @@ fn spread_costs() -> CostTable {
     let run = |form, took| Measured { shape: Shape::full(1, 2), form, took: Duration::from_millis(took) };
     CostTable::new(&[run(Form::Padded, 2), run(Form::Spread, 1)], crate::shape::Padding::default())
 }
+
+#[test]
+fn calls_are_for_the_usual_runners_while_the_one_for_them_fails() {
+    let mut setup = Setup::new();
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0)]);
+    setup.context.queue = Arc::new(queue.with_urgent(1, Duration::ZERO));
+    let broken = Arc::new(AtomicBool::new(true));
+    let mut runners = Runners::start(Vec::<Fake>::new(), &setup.context, |_| ()).unwrap();
+    runners.start_urgent(Fake { broken: Arc::clone(&broken), unit: 0 }, &setup.context, |_| ()).unwrap();
+    let call = |id| {
+        let payload = Text(vec![id, 0], setup.sender.clone());
+        let owner = Owner { sender: 0, request: 0, newcomer: false };
+        let (arrival, lane) = (Instant::now(), Lane::Rpc);
+        let entry = Entry { lane, length: 2, arrival, deadline: None, owner, alone: None, compared: false, payload };
+        assert!(setup.context.queue.push([entry]).is_ok());
+        setup.outcomes.recv_timeout(Duration::from_secs(60)).unwrap()
+    };
+    assert!(call(1).1.unwrap_err().contains("nothing runs"));
+    // It takes no more, so this is done by the other.
+    runners.add("usual".into(), Fake::default(), Role::Usual, setup.context.clone(), |_| ()).unwrap();
+    assert_eq!(call(2), (2, Ok(4.0)));
+    broken.store(false, Ordering::SeqCst);
+    while setup.context.queue.runs_calls_apart() == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(call(3), (3, Ok(6.0)));
+    setup.context.queue.close();
+    runners.join();
+    assert!(setup.deaths.try_recv().is_err(), "no thread ended");
+}

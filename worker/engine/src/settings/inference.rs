@@ -184,6 +184,12 @@ pub struct DeviceConfig {
     /// few milliseconds already. For models whose shortest runs take long, it is three times as long as those.
     #[serde(with = "humantime_serde")]
     pub online_run: Duration,
+    /// Whether calls have a session of their own on each device, in a stream that goes before all others there: a call then does not wait for
+    /// runs that were begun before it. It holds the weights once more. For the provider `cuda`.
+    pub urgent_calls: bool,
+    /// Longest run of jobs and backfills while online calls are coming in, where those have a stream of their own.
+    #[serde(with = "humantime_serde")]
+    pub beside_calls: Duration,
     /// Most memory of one session on a device. Unbounded if left out.
     pub memory_limit: Option<ByteSize>,
     /// Whether what goes to the device and comes back is kept in page-locked memory, which is copied faster.
@@ -223,6 +229,8 @@ impl Default for DeviceConfig {
             max_texts: 1024,
             max_tokens: 65_536,
             online_run: Duration::from_millis(4),
+            urgent_calls: true,
+            beside_calls: Duration::from_millis(25),
             memory_limit: None,
             pinned: true,
             widths: vec![(64, 8), (256, 16), (512, 32)],

@@ -65,6 +65,8 @@ fn start(
         one_by_one,
         spread: None,
         spread_refused: None,
+        urgent: false,
+        urgent_refused: None,
         kernels_refused: None,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));

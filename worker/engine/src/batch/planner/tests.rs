@@ -184,6 +184,45 @@ fn beside_the_others_runs_what_is_short_and_of_nobody_they_have() {
 }
 
 #[test]
+fn where_calls_have_engines_of_their_own_other_runs_may_be_longer() {
+    let now = Instant::now();
+    let config = BatchConfig { online_run: ms(4), longest_run: ms(40), ..BatchConfig::default() };
+    let mut planner = planner(&config);
+    let texts = |planner: &mut Planner<u32>| {
+        planner.push(entry(Lane::Rpc, 10, now, u32::MAX));
+        for i in 0..100 {
+            planner.push(entry(Lane::Bulk, 10, now, i));
+        }
+        let call = planner.next_call(now);
+        assert_eq!(payloads(&run(call)), BTreeSet::from([u32::MAX]));
+        assert_eq!(planner.next_call(now).action, Action::Idle, "the rest is for others");
+        let batch = run(planner.next_stored(now, 0));
+        assert!(batch.entries.iter().all(|entry| entry.lane == Lane::Bulk));
+        batch.entries.len()
+    };
+    // 1 ms a run, and 1 ms for each text.
+    assert_eq!(texts(&mut planner), 3);
+    planner.beside_calls(Some(ms(25)));
+    let longer = texts(&mut planner);
+    assert!((20..=24).contains(&longer), "{longer}");
+    planner.beside_calls(Some(ms(500)));
+    let most = texts(&mut planner);
+    assert!((30..=39).contains(&most), "no longer than without calls: {most}");
+    planner.beside_calls(None);
+    assert_eq!(texts(&mut planner), 3);
+}
+
+#[test]
+fn a_call_that_has_expired_is_given_back_by_whoever_takes_calls_alone() {
+    let now = Instant::now();
+    let mut planner = planner(&config());
+    planner.push(Entry { deadline: Some(now), ..entry(Lane::Rpc, 10, now, 1) });
+    assert_eq!(planner.next_stored(now, 0).action, Action::Idle, "it is not for this one");
+    let step = planner.next_call(now);
+    assert_eq!((step.expired.len(), step.action), (1, Action::Idle));
+}
+
+#[test]
 fn what_waits_is_shared_with_free_engines() {
     let now = Instant::now();
     let mut planner = planner(&config());
@@ -422,11 +461,11 @@ fn a_bound_of_memory_grows_back_while_runs_succeed() {
     let shape = run.shape;
     let first = planner.too_large(now, &shape);
     assert!(first <= 512, "{first}");
-    assert_eq!(planner.ran(now + ms(100), run, std::iter::empty()), None, "not at once");
+    assert_eq!(planner.ran(now + ms(100), Some(run), std::iter::empty()), None, "not at once");
     let (mut at, mut bound, mut steps) = (now, first, 0);
     while bound != usize::MAX {
         at += FIRST_PATIENCE;
-        let grown = planner.ran(at, run, std::iter::empty()).expect("it grows");
+        let grown = planner.ran(at, Some(run), std::iter::empty()).expect("it grows");
         assert!(grown > bound);
         (bound, steps) = (grown, steps + 1);
         assert!(steps < 20, "it ends");
@@ -434,8 +473,8 @@ fn a_bound_of_memory_grows_back_while_runs_succeed() {
     // Too little again soon after: it takes longer.
     planner.too_large(at, &shape);
     planner.too_large(at, &shape);
-    assert_eq!(planner.ran(at + FIRST_PATIENCE, run, std::iter::empty()), None);
-    assert!(planner.ran(at + FIRST_PATIENCE * 2, run, std::iter::empty()).is_some());
+    assert_eq!(planner.ran(at + FIRST_PATIENCE, Some(run), std::iter::empty()), None);
+    assert!(planner.ran(at + FIRST_PATIENCE * 2, Some(run), std::iter::empty()).is_some());
 }
 
 #[test]
@@ -453,7 +492,7 @@ fn all_cores_are_used_where_they_gain_and_tried_where_they_did_not() {
     // What it takes is learnt from those.
     for _ in 0..50 {
         let (shape, took) = (Shape::full(1, 16), ms(1));
-        loses.ran(now, Measured { shape, form: Form::Spread, took }, std::iter::empty());
+        loses.ran(now, Some(Measured { shape, form: Form::Spread, took }), std::iter::empty());
     }
     assert!((0..100).all(|_| spread(&mut loses)));
     assert!(!(0..100).any(|_| spread(&mut planner(&config()))), "where no run has several cores, none is tried");

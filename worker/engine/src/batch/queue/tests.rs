@@ -1,7 +1,9 @@
+mod urgent;
+
 use std::{sync::mpsc, thread};
 
 use super::*;
-use crate::shape::Padding;
+use crate::{batch::Owner, shape::Padding};
 
 /// Callers push a few texts and wait for all of them before they push more: if a runner slept while a text waits, this
 /// would never end.

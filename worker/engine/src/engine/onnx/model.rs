@@ -6,6 +6,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use embed_kernels::UrgentStream;
 use embed_schemas::ModelMetadata;
 use ort::{
     environment::{Environment, ThreadManager},
@@ -45,6 +46,8 @@ pub struct OnnxModel {
     dimension: usize,
     place: Place,
     assignment: Option<Assignment>,
+    /// The stream of the sessions, if they have one of ours. Behind them: it goes when they have gone.
+    stream: Option<Arc<UrgentStream>>,
 }
 
 impl OnnxModel {
@@ -105,7 +108,7 @@ impl OnnxModel {
         check_dimension(&session, metadata.dimension)?;
         let assignment = assignment::of(&session, named(place.provider));
         let session = Arc::new(SharedSession::new(session));
-        Ok(Self { session, spread: None, dimension: metadata.dimension as usize, place, assignment })
+        Ok(Self { session, spread: None, dimension: metadata.dimension as usize, place, assignment, stream: None })
     }
 
     /// Which nodes of the graph the wanted provider runs. `None` if ONNX Runtime does not tell.
@@ -141,16 +144,23 @@ impl OnnxModel {
         self.spread = None;
     }
 
+    /// The same, which was loaded for this stream.
+    #[must_use]
+    pub fn keeping(self, stream: Arc<UrgentStream>) -> Self {
+        Self { stream: Some(stream), ..self }
+    }
+
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {
-        let Self { session, spread, dimension, place, assignment } = self;
+        let Self { session, spread, dimension, place, assignment, stream } = self;
         WeakModel {
             session: Arc::downgrade(session),
             spread: spread.as_ref().map(Arc::downgrade),
             dimension: *dimension,
             place: *place,
             assignment: *assignment,
+            stream: stream.as_ref().map(Arc::downgrade),
         }
     }
 }
@@ -223,19 +233,21 @@ pub struct WeakModel {
     dimension: usize,
     place: Place,
     assignment: Option<Assignment>,
+    stream: Option<Weak<UrgentStream>>,
 }
 
 impl WeakModel {
     /// The model, if it is still loaded.
     #[must_use]
     pub fn upgrade(&self) -> Option<OnnxModel> {
-        let Self { session, spread, dimension, place, assignment } = self;
+        let Self { session, spread, dimension, place, assignment, stream } = self;
         Some(OnnxModel {
             session: session.upgrade()?,
             spread: spread.as_ref().and_then(Weak::upgrade),
             dimension: *dimension,
             place: *place,
             assignment: *assignment,
+            stream: stream.as_ref().and_then(Weak::upgrade),
         })
     }
 }

@@ -8,4 +8,4 @@ mod rtx;
 pub mod tensorrt;
 
 pub use options::Options;
-pub use register::{Place, cuda_options, probe, register, with_own_operators};
+pub use register::{Place, cuda_options, probe, register, urgent_stream, with_own_operators};

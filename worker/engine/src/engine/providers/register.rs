@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use embed_kernels::UrgentStream;
 use ort::{
     AsPointer,
     environment::Environment,
@@ -40,6 +41,17 @@ pub fn cuda_options(config: &EngineConfig, device: u32) -> Options {
     }
     options.extend(config.device.memory_limit.map(|limit| ("gpu_mem_limit", limit.as_u64().to_string())));
     options
+}
+
+/// A stream on a device that goes before all others there, and what the provider `cuda` is told so that a session uses it.
+///
+/// # Errors
+/// If the driver makes none.
+pub fn urgent_stream(device: u32) -> Result<(UrgentStream, Options), EngineError> {
+    let unusable = |reason| EngineError::Provider { provider: Provider::Cuda.as_str(), reason };
+    let stream = UrgentStream::new(device).map_err(|error| unusable(error.to_string()))?;
+    let address = stream.address().to_string();
+    Ok((stream, vec![("has_user_compute_stream", flag(true)), ("user_compute_stream", address)]))
 }
 
 /// Puts a provider into a session's options. `more` is what it is told beside what the configuration says for all of its sessions: for
