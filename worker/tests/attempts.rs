@@ -16,7 +16,7 @@ use embed_schemas::{
     streams::{self, StreamSettings},
     subjects,
 };
-use embed_testkit::{Daemon, NatsServer, Relay, Stopped};
+use embed_testkit::{Daemon, NatsServer, PATIENCE, Relay, Stopped};
 use futures::StreamExt;
 use tempfile::TempDir;
 
@@ -167,20 +167,21 @@ async fn a_job_that_kills_its_worker_is_found_alone_and_its_neighbours_are_store
     stack.wait_for_messages(&streams::jobs_stream(&model()), 0).await;
 }
 
-/// Jobs as a worker's pulls find them.
-async fn jobs_consumer(client: &Client) -> PullConsumer {
+/// What a worker's pulls for a lane come from.
+async fn consumer_of(client: &Client, lane: Lane) -> PullConsumer {
     let stream = jetstream::new(client.clone()).get_stream_no_info(streams::jobs_stream(&model())).await.unwrap();
-    stream.get_consumer(&streams::consumer(&variant(), Lane::Job)).await.unwrap()
+    stream.get_consumer(&streams::consumer(&variant(), lane)).await.unwrap()
 }
 
 /// Publishes a job and has it delivered so often, to nobody who does anything with it.
-async fn deliver(client: &Client, id: &str, times: usize) {
+async fn deliver(client: &Client, lane: Lane, id: &str, times: usize) {
     let request = EmbedRequest { id: Some(id.parse().unwrap()), ..EmbedRequest::new([id]) };
-    let (subject, payload) = (subjects::bare(Lane::Job, &model()), Format::MessagePack.encode(&request));
-    jetstream::new(client.clone()).publish(subject, payload.into()).await.unwrap().await.unwrap();
-    let consumer = jobs_consumer(client).await;
+    let (subject, payload) = (subjects::bare(lane, &model()), Format::MessagePack.encode(&request));
+    jetstream::new(client.clone()).publish(subject, payload).await.unwrap().await.unwrap();
+    let consumer = consumer_of(client, lane).await;
     for _ in 0..times {
-        let message = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+        let mut messages = consumer.batch().max_messages(1).expires(PATIENCE).messages().await.unwrap();
+        let message = messages.next().await.unwrap().unwrap();
         message.ack_with(AckKind::Nak(None)).await.unwrap();
     }
 }
@@ -194,16 +195,16 @@ async fn a_job_goes_back_while_its_attempts_cannot_be_read_and_not_for_ever() {
     ));
     let client = async_nats::connect(nats.url()).await.unwrap();
     provision(&client, &StreamSettings::default()).await;
-    deliver(&client, "often", 50).await;
-    deliver(&client, "once", 1).await;
+    deliver(&client, Lane::Job, "often", 50).await;
+    deliver(&client, Lane::Bulk, "once", 1).await;
     let worker = Daemon::spawn(worker_command(&nats, &["--user", "worker"]).env("NATS_PASSWORD", "p"));
     let stack = Stack { ready: worker.json_line(), worker, nats, client };
     // Whoever never gets an answer has to go on at some time.
     assert!(matches!(stack.stored(&"often".parse().unwrap()).await, Outcome::Result(_)));
     // What has hardly been tried may have killed a worker: it goes back, and comes again.
     let results = streams::results_stream(&model());
-    let mut consumer = jobs_consumer(&stack.client).await;
-    while consumer.info().await.unwrap().delivered.consumer_sequence < 51 + 2 + 1 {
+    let mut consumer = consumer_of(&stack.client, Lane::Bulk).await;
+    while consumer.info().await.unwrap().delivered.consumer_sequence < 3 {
         assert_eq!(stack.messages_in(&results).await, 1, "it was not run");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

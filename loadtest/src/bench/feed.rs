@@ -52,7 +52,17 @@ impl Feed {
 pub(super) const fn entry(text: usize, length: usize, arrival: Instant) -> Entry<usize> {
     let request = (text / MAX_TEXTS) as u64;
     let owner = Owner { sender: request, request, newcomer: false };
-    Entry { lane: Lane::Bulk, length, arrival, deadline: None, owner, alone: None, compared: false, payload: text }
+    Entry {
+        lane: Lane::Bulk,
+        length,
+        arrival,
+        deadline: None,
+        owner,
+        alone: None,
+        compared: false,
+        probe: false,
+        payload: text,
+    }
 }
 
 /// The planner's next batch, at once: where it would wait for company, it is told that the time has come.

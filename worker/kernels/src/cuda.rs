@@ -89,6 +89,8 @@ functions!(
         priorities: b"cuCtxGetStreamPriorityRange" = fn(*mut c_int, *mut c_int);
         make_stream: b"cuStreamCreateWithPriority" = fn(*mut *mut c_void, c_uint, c_int);
         end_stream: b"cuStreamDestroy_v2" = fn(*mut c_void);
+        host_memory: b"cuMemHostAlloc" = fn(*mut *mut c_void, usize, c_uint);
+        free_host: b"cuMemFreeHost" = fn(*mut c_void);
         upload: b"cuMemcpyHtoDAsync_v2" = fn(u64, *const c_void, usize, *mut c_void);
         describe: b"cuGetErrorString" = fn(c_int, *mut *const c_char);
     }
@@ -96,6 +98,9 @@ functions!(
 
 /// Of a stream: nothing waits for it that does not ask.
 const NON_BLOCKING: c_uint = 1;
+
+/// Of memory of the host: each context knows it, and a device reads it where it is.
+const PORTABLE_AND_MAPPED: c_uint = 1 | 2;
 
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
@@ -229,6 +234,27 @@ impl Driver {
     pub(crate) unsafe fn end_stream(&self, stream: Stream) -> Result<(), KernelError> {
         // SAFETY: as the caller promises.
         self.check(unsafe { (self.end_stream)(stream.0) }, "end a stream")
+    }
+
+    /// Memory of the host for one number, which is 0, and which a device reads at the same address.
+    pub(crate) fn host_number(&self) -> Result<*mut u32, KernelError> {
+        let mut memory = ptr::null_mut();
+        // SAFETY: it writes one pointer.
+        let made = unsafe { (self.host_memory)(&raw mut memory, size_of::<u32>(), PORTABLE_AND_MAPPED) };
+        self.check(made, "take memory of the host")?;
+        let number: *mut u32 = memory.cast();
+        // SAFETY: there is room for one, and nobody else has it yet.
+        unsafe { number.write(0) };
+        Ok(number)
+    }
+
+    /// Gives back what [`Driver::host_number`] took.
+    ///
+    /// # Safety
+    /// Nobody reads or writes it any more, on the device neither.
+    pub(crate) unsafe fn free_host_number(&self, number: *mut u32) -> Result<(), KernelError> {
+        // SAFETY: as the caller promises.
+        self.check(unsafe { (self.free_host)(number.cast()) }, "give memory of the host back")
     }
 
     /// Copies numbers to a device, in the order of the stream. They may go as soon as it returns: what is not page-locked is put aside first.

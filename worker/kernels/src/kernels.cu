@@ -374,3 +374,16 @@ extern "C" __global__ void __launch_bounds__(WARP * WARPS) attention(
         out[at] = chunk_of;
     }
 }
+
+// Holds its stream up until the host says that it has launched what follows, or for so long: then each kernel is there when the one before ends, and
+// none of another stream begins for want of it. One thread, which leaves the rest of the device to others.
+extern "C" __global__ void gate(const unsigned int* opened, unsigned int ticket, unsigned long long nanoseconds) {
+    unsigned long long now, end;
+    unsigned int seen;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(end));
+    end += nanoseconds;
+    do {
+        asm volatile("ld.relaxed.sys.u32 %0, [%1];" : "=r"(seen) : "l"(opened) : "memory");
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    } while ((int)(seen - ticket) < 0 && now < end);
+}

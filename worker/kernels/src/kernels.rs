@@ -23,6 +23,7 @@ pub(crate) struct Kernels {
     pub(crate) add_norm: Function,
     pub(crate) attention: Function,
     pub(crate) pool: Function,
+    pub(crate) gate: Function,
 }
 
 /// What the compiler is told.
@@ -41,9 +42,9 @@ impl Kernels {
     pub(crate) fn compile(shape: Shape, capability: (i32, i32), quantized: bool) -> Result<Self, KernelError> {
         let source = CStr::from_bytes_with_nul(SOURCE.as_bytes()).map_err(|e| KernelError::Compile(e.to_string()))?;
         let image = Nvrtc::get()?.compile(source, &options(shape, capability, quantized))?;
-        let names = [c"embed", c"add_norm", c"attention", c"pool"];
-        let [embed, add_norm, attention, pool] = Driver::get()?.load(&image, names)?;
-        Ok(Self { embed, add_norm, attention, pool })
+        let names = [c"embed", c"add_norm", c"attention", c"pool", c"gate"];
+        let [embed, add_norm, attention, pool, gate] = Driver::get()?.load(&image, names)?;
+        Ok(Self { embed, add_norm, attention, pool, gate })
     }
 }
 

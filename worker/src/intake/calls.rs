@@ -222,6 +222,7 @@ impl CallIntake {
         let sample = if self.is_probe { None } else { self.deployment.variant.tap.sample(Lane::Rpc, &request) };
         let to_engine = Request {
             compared: sample.is_some(),
+            probe: self.is_probe,
             sender: permit.as_ref().and_then(Permit::sender),
             prompt: version.prompt(&request),
             truncate: request.truncate,

@@ -382,6 +382,7 @@ impl JobIntake {
         let sample = if again.is_some() { None } else { self.deployment.variant.tap.sample(lane, &request) };
         let to_engine = Request {
             compared: false,
+            probe: false,
             lane,
             sender: None,
             prompt: version.prompt(&request),

@@ -207,6 +207,7 @@ impl Backend for FakeBackend {
                 .flat_map(|device| (0..devices.runners).map(move |_| device))
                 .map(engine)
                 .collect(),
+            urgent: Vec::new(),
             tokenizer: Arc::new(files.tokenizer(&model.metadata, 1 << 20)?),
             costs: CostTable::new(&measured, Padding::default()),
             report: LoadReport {
@@ -218,10 +219,17 @@ impl Backend for FakeBackend {
                 nodes_elsewhere: None,
                 skipped: Vec::new(),
                 measured: Vec::new(),
-                bounds: Some(DeviceBounds { texts: 1024, tokens: 65_536, online_run: Duration::from_millis(4) }),
+                bounds: Some(DeviceBounds {
+                    texts: 1024,
+                    tokens: 65_536,
+                    online_run: Duration::from_millis(4),
+                    beside_calls: Duration::from_millis(25),
+                }),
                 one_by_one: false,
                 spread: None,
                 spread_refused: None,
+                urgent: false,
+                urgent_refused: None,
                 kernels_refused: None,
             },
         })

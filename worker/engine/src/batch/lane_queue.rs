@@ -32,6 +32,8 @@ pub(super) struct LaneQueue<T> {
     /// Arrivals lately, decaying.
     recent: f64,
     last_arrival: Option<Instant>,
+    /// Of all that wait.
+    tokens: usize,
 }
 
 /// Length first, so that neighbours in the map are the closest in length; then arrival.
@@ -50,6 +52,7 @@ impl<T> LaneQueue<T> {
             next_sequence: 0,
             recent: 0.0,
             last_arrival: None,
+            tokens: 0,
         }
     }
 
@@ -58,16 +61,24 @@ impl<T> LaneQueue<T> {
     }
 
     pub(super) fn push(&mut self, entry: Entry<T>) {
-        self.recent = self.decayed(entry.arrival) + 1.0;
-        self.last_arrival = Some(entry.arrival);
+        if !entry.probe {
+            self.recent = self.decayed(entry.arrival) + 1.0;
+            self.last_arrival = Some(entry.arrival);
+        }
         let key = Key { length: entry.length, sequence: self.next_sequence };
         self.next_sequence += 1;
         self.arrivals.push_back(key);
+        self.tokens += entry.length;
         self.turns.push(entry.owner, key, entry.length);
         self.by_length.insert(key, entry);
     }
 
-    /// Since when nothing has arrived.
+    /// Tokens of all that wait.
+    pub(super) const fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Since when nothing has arrived from anybody.
     pub(super) const fn last_arrival(&self) -> Option<Instant> {
         self.last_arrival
     }
@@ -102,6 +113,7 @@ impl<T> LaneQueue<T> {
     /// Takes a text out. One whose deadline has passed has not been served.
     pub(super) fn take(&mut self, key: Key, now: Instant) -> Option<Entry<T>> {
         let entry = self.by_length.remove(&key)?;
+        self.tokens -= entry.length;
         self.turns.take(entry.owner, entry.length, !entry.has_expired(now));
         Some(entry)
     }
@@ -123,6 +135,7 @@ impl<T> LaneQueue<T> {
     pub(super) fn take_all(&mut self) -> Vec<Entry<T>> {
         self.arrivals.clear();
         self.turns.clear();
+        self.tokens = 0;
         std::mem::take(&mut self.by_length).into_values().collect()
     }
 

@@ -24,6 +24,8 @@ pub struct Entry<T> {
     pub alone: Option<u64>,
     /// Its run is to be compared with others, and so must be as they are: on one core.
     pub compared: bool,
+    /// Nobody's: more of its kind are not to be expected because of it.
+    pub probe: bool,
     /// Whatever the caller wants back.
     pub payload: T,
 }

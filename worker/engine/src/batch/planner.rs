@@ -291,13 +291,25 @@ impl<T> Planner<T> {
             if self.draining {
                 return Ok((lane, Reason::Draining));
             }
-            let until = arrival + self.policy.wait(&situation);
+            let until = arrival + self.wait(&situation);
             if now >= until {
                 return Ok((lane, Reason::Waited));
             }
             ask_again = Some(ask_again.map_or(until, |other: Instant| other.min(until)));
         }
         Err(ask_again.map_or(Action::Idle, Action::WaitUntil))
+    }
+
+    /// How long the oldest text of a lane waits for company. A backfill's texts wait no longer than it takes to compute what waits: as much would be lost by
+    /// waiting as could be gained at most.
+    fn wait(&self, situation: &Situation) -> Duration {
+        let wait = self.policy.wait(situation);
+        if situation.lane != Lane::Bulk || !self.policy.online_at_once() {
+            return wait;
+        }
+        let (texts, tokens) = (situation.lane_depth, self.lanes[situation.lane.index()].tokens());
+        let micros = self.costs.micros(&Shape::full(texts, tokens.div_ceil(texts.max(1))));
+        wait.min(Duration::try_from_secs_f64(micros / 1e6).unwrap_or(wait))
     }
 
     fn situation(&self, lane: Lane, now: Instant) -> Situation {

@@ -49,6 +49,8 @@ pub struct Request {
     pub alone: bool,
     /// Whether its time in the engine is to be compared with that of another run: then it is computed as all are, and not by several cores.
     pub compared: bool,
+    /// Whether it is the worker's own, and tells nothing of who else comes: while others call, runs are short.
+    pub probe: bool,
     /// Set when the first of its texts is given to an engine.
     pub begun: Arc<AtomicBool>,
     /// The span that it is, if it is recorded: then it is told when what happened to it, see [`Embedded::stages`].
@@ -68,6 +70,7 @@ impl Request {
             deadline: None,
             alone: false,
             compared: false,
+            probe: false,
             begun: Arc::default(),
             trace: None,
         }
@@ -161,6 +164,7 @@ pub(super) struct Pending {
     /// A number of its own if nothing may run beside it.
     alone: Option<u64>,
     compared: bool,
+    probe: bool,
     begun: Arc<AtomicBool>,
     trace: Option<TraceContext>,
     observer: Arc<dyn Observer>,
@@ -188,6 +192,7 @@ impl Pending {
             owner: Owner { sender: key, request: number, newcomer },
             alone: request.alone.then_some(number),
             compared: request.compared,
+            probe: request.probe,
             begun: Arc::clone(&request.begun),
             trace: request.trace,
             observer,
@@ -222,6 +227,7 @@ impl Pending {
                 owner: self.owner,
                 alone: self.alone,
                 compared: self.compared,
+                probe: self.probe,
                 payload: Text { request: Arc::clone(self), index, ids: tokens.ids, since },
             }
         };

@@ -109,6 +109,7 @@ impl Setup {
             owner: Owner { sender: 0, request: 0, newcomer: false },
             alone: None,
             compared: false,
+            probe: false,
             payload: Text(vec![id, 0], self.sender.clone()),
         };
         self.context.queue.push(ids.into_iter().map(entry)).is_ok()
@@ -346,6 +347,7 @@ fn what_fails_on_several_cores_is_tried_on_one() {
             owner: Owner { sender: 0, request: 0, newcomer: false },
             alone: None,
             compared: false,
+            probe: false,
             payload: Text(vec![id, 0], setup.sender.clone()),
         };
         assert!(queue.push([entry]).is_ok(), "refused");
@@ -374,7 +376,17 @@ fn calls_are_for_the_usual_runners_while_the_one_for_them_fails() {
         let payload = Text(vec![id, 0], setup.sender.clone());
         let owner = Owner { sender: 0, request: 0, newcomer: false };
         let (arrival, lane) = (Instant::now(), Lane::Rpc);
-        let entry = Entry { lane, length: 2, arrival, deadline: None, owner, alone: None, compared: false, payload };
+        let entry = Entry {
+            lane,
+            length: 2,
+            arrival,
+            deadline: None,
+            owner,
+            alone: None,
+            compared: false,
+            probe: false,
+            payload,
+        };
         assert!(setup.context.queue.push([entry]).is_ok());
         setup.outcomes.recv_timeout(Duration::from_secs(60)).unwrap()
     };

@@ -230,7 +230,7 @@ impl Default for DeviceConfig {
             max_tokens: 65_536,
             online_run: Duration::from_millis(4),
             urgent_calls: true,
-            beside_calls: Duration::from_millis(25),
+            beside_calls: Duration::from_millis(5),
             memory_limit: None,
             pinned: true,
             widths: vec![(64, 8), (256, 16), (512, 32)],

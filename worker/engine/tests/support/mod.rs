@@ -70,7 +70,7 @@ fn start(
         kernels_refused: None,
     };
     let limit = Arc::new(RunLimit::new(engines.len()));
-    let loaded = LoadedModel { engines, tokenizer, costs: CostTable::default(), report };
+    let loaded = LoadedModel { engines, urgent: Vec::new(), tokenizer, costs: CostTable::default(), report };
     let (died, deaths) = mpsc::channel();
     let context = PipelineContext {
         batch: &BatchConfig::default(),

@@ -7,6 +7,7 @@ use super::{
         cuda::Driver,
         error::KernelError,
         interface::{Node, Run},
+        stream,
     },
     Kernel, Launch,
 };
@@ -44,6 +45,10 @@ impl Kernel for Pool {
         let block = (u32::try_from(hidden / 2).unwrap_or(u32::MAX), 1);
         // SAFETY: these are the arguments of `pool`. Starts lie within the tokens: they come from the graph's only `Embed`, whose tokens the states are, as
         // whoever registers the operators has seen to, see `register`.
-        unsafe { Driver::get()?.launch(kernels.pool, (texts, 1), block, run.stream()?, arguments) }
+        let launched = unsafe { Driver::get()?.launch(kernels.pool, (texts, 1), block, run.stream()?, arguments) };
+        if let Some(gate) = stream::gate_of(run.stream()?) {
+            gate.open();
+        }
+        launched
     }
 }

@@ -43,7 +43,7 @@ fn entry(lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32
 /// A text of one sender's only request.
 fn entry_of(sender: u64, lane: Lane, length: usize, arrival: Instant, payload: u32) -> Entry<u32> {
     let owner = Owner { sender, request: sender, newcomer: false };
-    Entry { lane, length, arrival, deadline: None, owner, alone: None, compared: false, payload }
+    Entry { lane, length, arrival, deadline: None, owner, alone: None, compared: false, probe: false, payload }
 }
 
 fn ms(n: u64) -> Duration {
@@ -210,6 +210,44 @@ fn where_calls_have_engines_of_their_own_other_runs_may_be_longer() {
     assert!((30..=39).contains(&most), "no longer than without calls: {most}");
     planner.beside_calls(None);
     assert_eq!(texts(&mut planner), 3);
+}
+
+#[test]
+fn a_backfill_waits_no_longer_than_its_run_takes() {
+    let now = Instant::now();
+    let config = BatchConfig { max_wait: ms(50), ..BatchConfig::default() };
+    let until = |lane, texts: u32| {
+        let mut planner = planner(&config);
+        (0..texts).for_each(|i| planner.push(entry(lane, 10, now, i)));
+        match planner.next(now, 0).action {
+            Action::WaitUntil(until) => until - now,
+            other => panic!("it waits for company: {other:?}"),
+        }
+    };
+    // 1 ms a run, and 1 ms for each text; 50 ms at most.
+    assert_eq!(until(Lane::Job, 30), ms(50));
+    assert!((ms(30)..ms(32)).contains(&until(Lane::Bulk, 30)), "{:?}", until(Lane::Bulk, 30));
+    assert_eq!(until(Lane::Bulk, 60), ms(50));
+    // What is taken away counts no longer.
+    let mut planner = planner(&config);
+    (0..30).for_each(|i| planner.push(entry(Lane::Bulk, 10, now, i)));
+    run(planner.next(now + ms(50), 0));
+    assert_eq!(planner.lanes[Lane::Bulk.index()].tokens(), 0);
+}
+
+#[test]
+fn the_workers_own_calls_make_no_run_shorter() {
+    let now = Instant::now();
+    let config = BatchConfig { online_run: ms(4), longest_run: ms(40), ..BatchConfig::default() };
+    let bulk = |probe| {
+        let mut planner = planner(&config);
+        (0..100).for_each(|i| planner.push(entry(Lane::Bulk, 10, now, i)));
+        planner.push(Entry { probe, ..entry(Lane::Rpc, 10, now, u32::MAX) });
+        assert_eq!(payloads(&run(planner.next(now, 0))), BTreeSet::from([u32::MAX]), "it goes first, as all do");
+        run(planner.next(now, 0)).entries.len()
+    };
+    assert_eq!(bulk(false), 3);
+    assert!(bulk(true) >= 30);
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn every_text_is_run(queue: BatchQueue<mpsc::Sender<()>>, units: [Unit; 6], roun
                             owner: owner(round as u64),
                             alone: (text == 3).then_some(round as u64),
                             compared: false,
+                            probe: false,
                             payload: done.clone(),
                         };
                         queue.push([entry]).unwrap();
@@ -92,6 +93,7 @@ fn entry_of(sender: u64, lane: Lane, alone: Option<u64>, payload: u32) -> Entry<
         owner: owner(sender),
         alone,
         compared: false,
+        probe: false,
         payload,
     }
 }

@@ -114,6 +114,7 @@ fn no_text_waits_while_runners_of_both_kinds_sleep() {
                         owner: owner(round as u64),
                         alone: alone(text),
                         compared: false,
+                        probe: false,
                         payload: done.clone(),
                     });
                     queue.push(entries).unwrap();
