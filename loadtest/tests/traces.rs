@@ -135,18 +135,23 @@ fn ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
-/// What a worker's time of the processor for a text is with one request of a hundred recorded, against without: other programs on the same machine
-/// take time, and not the worker's. `cargo test --release -p embed-loadtest --test all -- --ignored --nocapture what_recording`
+/// What a worker's time of the processor for a text is with one request of a hundred recorded, and with all, against without: other programs on the same
+/// machine take time, and not the worker's. What one of a hundred costs is less than a run differs from the next; a hundredth of what all cost tells it.
+/// `cargo test --release --workspace --test all -- --ignored --nocapture what_recording`
 #[expect(clippy::print_stdout, reason = "a measurement that is run by hand")]
 #[test]
 #[ignore = "a measurement, of some minutes"]
-fn what_recording_one_of_a_hundred_costs() {
+fn what_recording_requests_costs() {
     const ROWS: usize = 4_000;
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 9;
+    const ARMS: [(&str, Option<&str>); 3] = [("none", None), ("one of a hundred", Some("0.01")), ("all", Some("1.0"))];
     let collector = OtlpReceiver::start();
     let url = collector.url();
-    let recorded =
-        [("EMBED_WORKER__TELEMETRY__OTLP_ENDPOINT", url.as_str()), ("EMBED_WORKER__TELEMETRY__TRACE_RATIO", "0.01")];
+    let environment = |ratio: Option<&'static str>| {
+        let endpoint = ("EMBED_WORKER__TELEMETRY__OTLP_ENDPOINT", url.as_str());
+        let ratio = ratio.map(|ratio| [endpoint, ("EMBED_WORKER__TELEMETRY__TRACE_RATIO", ratio)]);
+        ratio.into_iter().flatten().collect::<Vec<_>>()
+    };
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("rows.jsonl");
     let sample = embed_testkit::repository().join("deploy/samples/wordnet/sentences.jsonl");
@@ -155,15 +160,12 @@ fn what_recording_one_of_a_hundred_costs() {
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
         .collect();
-    let arms: Vec<_> = [&[][..], &recorded[..]]
-        .into_iter()
-        .map(|environment| {
-            let Stack { worker, nats } = Stack::start();
-            drop(worker);
-            let worker = Stack::start_worker_with(&nats, environment);
-            (nats, worker)
-        })
-        .collect();
+    let arms = ARMS.map(|(_, ratio)| {
+        let Stack { worker, nats } = Stack::start();
+        drop(worker);
+        let worker = Stack::start_worker_with(&nats, &environment(ratio));
+        (nats, worker)
+    });
     let run_arm = |arm: usize, round: usize| {
         let (nats, worker) = &arms[arm];
         // No two texts are the same, which would be computed once.
@@ -176,29 +178,23 @@ fn what_recording_one_of_a_hundred_costs() {
         // Of a hundredth of a second each.
         (ticks(worker.id()) - before) as f64 * 10_000.0 / ROWS as f64
     };
-    for arm in 0..2 {
-        run_arm(arm, ROUNDS);
-    }
-    let mut ratios = Vec::new();
-    for round in 0..ROUNDS {
-        let mut took = [0.0; 2];
-        for arm in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            took[arm] = run_arm(arm, round);
-        }
-        ratios.push(took[1] / took[0] - 1.0);
-        println!(
-            "round {round}: {:.1} us a text without, {:.1} us with: {:+.2} %",
-            took[0],
-            took[1],
-            100.0 * ratios[round]
-        );
-    }
-    ratios.sort_by(f64::total_cmp);
+    let rounds: Vec<[f64; ARMS.len()]> = (0..=ROUNDS)
+        .map(|round| {
+            let mut took = [0.0; ARMS.len()];
+            // Another one first in each round.
+            for arm in (0..ARMS.len()).map(|arm| (arm + round) % ARMS.len()) {
+                took[arm] = run_arm(arm, round);
+            }
+            println!("round {round}: us a text {took:.1?}");
+            took
+        })
+        .collect();
     let spans = collector.wait_for("spans", |spans| Some(spans.len()).filter(|count| *count > 0));
-    println!(
-        "median {:+.2} %, from {:+.2} to {:+.2}; {spans} spans",
-        100.0 * ratios[ROUNDS / 2],
-        100.0 * ratios[0],
-        100.0 * ratios[ROUNDS - 1]
-    );
+    for (arm, (name, _)) in ARMS.iter().enumerate().skip(1) {
+        // The first warms up.
+        let mut ratios: Vec<f64> = rounds[1..].iter().map(|took| 100.0 * (took[arm] / took[0] - 1.0)).collect();
+        ratios.sort_by(f64::total_cmp);
+        println!("{name}: median {:+.2} %, from {:+.2} to {:+.2}", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
+    }
+    println!("{spans} spans");
 }
