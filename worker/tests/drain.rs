@@ -129,7 +129,7 @@ async fn calls_that_wait_for_a_version_are_told_that_the_worker_stops() {
     let devices = Arc::new(Devices { registry: Some(registry.path().to_owned()), ..Devices::default() });
     let mut worker = FakeWorker::start_with(&nats, &devices, &[Provider::Cuda], |config| {
         // Room for one of them: the second is loaded when it is asked for.
-        config.models.memory_budget = Some(ByteSize::mb(500));
+        config.models.memory_budget = Some(ByteSize::mb(300));
         config.models.stay_loaded = Duration::ZERO;
         let variant = |name: &str, version: &str| VariantConfig {
             name: Some(name.to_owned()),

@@ -54,6 +54,9 @@ pub struct Parameters {
     /// Only rows that failed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// How results come: decided when a backfill begins, and kept, since it is part of what its jobs are known by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 /// Which rows need not be embedded, since an equal one has been.
@@ -89,6 +92,7 @@ impl Parameters {
             writing: Writing::default(),
             long: Long::default(),
             retry: None,
+            encoding: None,
         }
     }
 
@@ -101,15 +105,16 @@ impl Parameters {
             prompt: self.prompt.clone(),
             truncate: self.truncate,
             dimensions: self.dimensions,
-            encoding: self.encoding(),
+            encoding: self.encoding,
             ..EmbedRequest::default()
         }
     }
 
-    /// Vectors that are written as halves come as halves: it is the same rounding, earlier. A mean of several is rounded once, at its end.
-    fn encoding(&self) -> Option<Encoding> {
+    /// The same for a backfill that begins: vectors that are written as halves come as halves, which is the same rounding, earlier. A mean of several is
+    /// rounded once, at its end.
+    pub(crate) fn begun(self) -> Self {
         let is_rounded = self.writing.vector_type == VectorType::F16 && self.long.mode != LongMode::Mean;
-        is_rounded.then_some(Encoding::F16)
+        Self { encoding: is_rounded.then_some(Encoding::F16), ..self }
     }
 }
 
@@ -167,13 +172,18 @@ mod tests {
             let mut parameters = Parameters::new("model".parse().unwrap(), Vec::new());
             parameters.writing.vector_type = vector_type;
             parameters.long.mode = mode;
-            parameters.template().encoding
+            (parameters.template().encoding, parameters.begun().template().encoding)
         };
         for mode in [LongMode::Truncate, LongMode::Split, LongMode::Mean] {
-            assert_eq!(encoding(VectorType::F32, mode), None, "{mode:?}");
+            assert_eq!(encoding(VectorType::F32, mode), (None, None), "{mode:?}");
         }
-        assert_eq!(encoding(VectorType::F16, LongMode::Truncate), Some(Encoding::F16));
-        assert_eq!(encoding(VectorType::F16, LongMode::Split), Some(Encoding::F16));
-        assert_eq!(encoding(VectorType::F16, LongMode::Mean), None, "a mean is of numbers that were not rounded");
+        // One that was begun before there was this is resumed as it was.
+        assert_eq!(encoding(VectorType::F16, LongMode::Truncate), (None, Some(Encoding::F16)));
+        assert_eq!(encoding(VectorType::F16, LongMode::Split), (None, Some(Encoding::F16)));
+        assert_eq!(
+            encoding(VectorType::F16, LongMode::Mean),
+            (None, None),
+            "a mean is of numbers that were not rounded"
+        );
     }
 }

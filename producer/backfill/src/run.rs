@@ -66,7 +66,8 @@ pub async fn run(
     let id_field = plan.id_field.clone().unwrap_or(parameters.id_field);
     let parameters = Parameters { inputs, text_field, id_field, writing, retry, ..parameters };
     let long = windows::settle(client, &parameters, pace.registry.as_deref()).await?;
-    let mut state = State::new(RemovalKey::from_random(rand::random()), Parameters { long, ..parameters }, plan);
+    let mut state =
+        State::new(RemovalKey::from_random(rand::random()), Parameters { long, ..parameters }.begun(), plan);
     let before = if target == Target::Stream { None } else { refuse_forgetting(output, force)? };
     let known = known::begin(client, &mut state, output).await?;
     let mut opened = Output::create(&target, &state.parameters, &state.plan, force).await?;

@@ -289,16 +289,10 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
                 Ok(()) => {}
                 Err(Stop::Lost(reason)) => return Err(Lost(reason)),
                 // Where others run as well, those find out for themselves, and what they are given is what tells.
-                Err(Stop::Broken(reason)) => match self.role {
-                    Role::Usual => self.wait_until_mended(reason)?,
-                    Role::Beside => self.wait_until_it_runs(),
-                    Role::Urgent => {
-                        tracing::error!(reason, "an engine for calls alone fails every run: others take them");
-                        queue.urgent_runs(false);
-                        self.wait_until_it_runs();
-                        queue.urgent_runs(true);
-                    }
-                },
+                Err(Stop::Broken(_)) if self.role == Role::Beside => {
+                    while !queue.ends_within(FIRST_PAUSE) && self.canary().is_err() {}
+                }
+                Err(Stop::Broken(reason)) => self.wait_until_mended(reason)?,
             }
         }
     }
@@ -411,7 +405,10 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
                 Ok(())
             }
             Err(error) => {
-                if let EngineError::OutOfMemory(reason) = &error {
+                // An engine for calls alone has memory of its own, and what it lacks others have.
+                if let EngineError::OutOfMemory(reason) = &error
+                    && self.role != Role::Urgent
+                {
                     let most_tokens = queue.too_large(&shape);
                     let (texts, width) = (stats.texts, stats.width);
                     tracing::warn!(reason, texts, width, most_tokens, "too little memory on the device; trying halves");
@@ -430,24 +427,27 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
         self.engine.embed(&self.input).map(|_| ())
     }
 
-    /// Tries the engine until it runs, or the queue ends.
-    fn wait_until_it_runs(&mut self) {
-        let queue = Arc::clone(&self.context.queue);
-        while !queue.ends_within(FIRST_PAUSE) && self.canary().is_err() {}
-    }
-
-    /// Takes no batches until the engine runs again. When that is so for all runners, whatever waits is told, and nothing comes in.
+    /// Takes no batches until the engine runs again. When that is so for all runners, whatever waits is told, and nothing comes in; calls that had a
+    /// runner of their own are for the others meanwhile.
     fn wait_until_mended(&mut self, reason: String) -> Result<(), Lost> {
         tracing::error!(reason, "an engine fails every run; it is tried again and again, and takes nothing meanwhile");
         let queue = Arc::clone(&self.context.queue);
         (self.observe)(RunnerEvent::Broken(Some(&reason)));
-        fail(queue.broken(&reason), &EngineError::Broken(reason));
+        if self.role == Role::Urgent {
+            queue.urgent_runs(false);
+        } else {
+            fail(queue.broken(&reason), &EngineError::Broken(reason));
+        }
         let mut pause = FIRST_PAUSE;
         while !queue.ends_within(pause) {
             match self.canary() {
                 Ok(()) => {
                     tracing::info!("the engine runs again");
-                    queue.mended();
+                    if self.role == Role::Urgent {
+                        queue.urgent_runs(true);
+                    } else {
+                        queue.mended();
+                    }
                     (self.observe)(RunnerEvent::Broken(None));
                     return Ok(());
                 }

@@ -10,6 +10,7 @@ use figment::{
 };
 
 use super::Config;
+use embed_engine::settings::BatchPolicy;
 
 /// Prefix of environment variables; `__` also separates sections from keys.
 pub const ENV_PREFIX: &str = "EMBED_WORKER__";
@@ -47,7 +48,9 @@ pub fn load(file: Option<&Path>, flags: &[(&str, Value)]) -> Result<Loaded, Conf
     for (key, value) in flags {
         figment = figment.merge(Serialized::default(key, value).named("flags"));
     }
-    let config: Config = figment.extract().map_err(|e| ConfigError(explain(e)))?;
+    let mut config: Config = figment.extract().map_err(|e| ConfigError(explain(e)))?;
+    let decided = config.models.memory_budget.is_none() && config.batch.policy == BatchPolicy::Adaptive;
+    config.engine.device.urgent_calls.get_or_insert(decided);
     config.validate().map_err(ConfigError)?;
     Ok(Loaded { config, figment })
 }

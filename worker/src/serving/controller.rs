@@ -326,7 +326,7 @@ impl Controller {
         let (key, keep) = (self.key(), self.shared.config.models.keep_previous);
         let name = version.metadata().version.clone();
         info(&key, &version, 1.0);
-        self.deployment.variant.resize(version.pipeline.engines());
+        self.deployment.variant.resize(version.pipeline.engines(), version.pipeline.call_engines());
         let before = self.deployment.put(Some(version));
         self.was_live = true;
         self.deployment.forget_failure();

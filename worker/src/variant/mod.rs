@@ -104,10 +104,10 @@ impl Variant {
         &self.run_limit
     }
 
-    /// From now on, so many engines serve it.
-    pub fn resize(&self, engines: usize) {
+    /// From now on, so many engines serve it, and so many of them calls while there is other work.
+    pub fn resize(&self, engines: usize, for_calls: usize) {
         self.run_limit.resize(engines);
-        self.admission.resize(engines);
+        self.admission.resize(for_calls);
     }
 }
 

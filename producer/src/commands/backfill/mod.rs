@@ -53,6 +53,7 @@ pub(super) async fn run(
                 writing: args.writing.writing(),
                 long: args.long.long(!args.model.no_truncate)?,
                 retry: args.retry.retry(),
+                encoding: None,
             };
             let client = Client::connect(connect).await?;
             check_served(&client, &parameters, &args.pace).await?;

@@ -49,6 +49,11 @@ impl IdleRunners {
         Some(Unit(unit))
     }
 
+    /// Runners that wait, and were not woken.
+    pub(super) fn waiting(&self) -> usize {
+        self.units.iter().map(|state| state.waiting).sum()
+    }
+
     /// Other units on which nothing runs.
     pub(super) fn free_beside(&self, unit: Unit) -> usize {
         let free = |state: &UnitState| state.runners > 0 && state.waiting + state.woken == state.runners;

@@ -253,11 +253,11 @@ impl<T> Planner<T> {
         }
     }
 
-    /// What an engine is to do that takes calls alone.
-    pub fn next_call(&mut self, now: Instant) -> Step<T> {
+    /// What an engine is to do that takes calls alone. So many others of its kind are free.
+    pub fn next_call(&mut self, now: Instant, others: usize) -> Step<T> {
         let mut expired = Vec::new();
         while self.len(Lane::Rpc) > 0 {
-            let entries = self.gather(Lane::Rpc, Reason::Online, now, 0, &mut expired);
+            let entries = self.gather(Lane::Rpc, Reason::Online, now, others, &mut expired);
             if !entries.is_empty() {
                 return Step { expired, action: Action::Run(self.batch(entries, Reason::Online)) };
             }
@@ -334,13 +334,14 @@ impl<T> Planner<T> {
         others: usize,
         expired: &mut Vec<Entry<T>>,
     ) -> Vec<Entry<T>> {
-        let mut bounds = self.policy.bounds(&self.situation(lane, now));
+        let situation = self.situation(lane, now);
+        let mut bounds = self.policy.bounds(&situation);
         bounds.tokens = bounds.tokens.min(self.memory.tokens);
         if let (Some(time), Some(longest)) = (&mut bounds.time, self.beside_calls)
-            && lane != Lane::Rpc
+            && (situation.online && lane != Lane::Rpc)
         {
             // Calls do not wait for its end.
-            *time = longest.max(*time).min(self.config.longest_run);
+            *time = longest.min(self.config.longest_run);
         }
         let queue = &mut self.lanes[lane.index()];
         // Two halves side by side are done sooner than one whole.

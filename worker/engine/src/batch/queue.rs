@@ -37,6 +37,7 @@ pub struct BatchQueue<T> {
     /// For runners that take calls alone.
     urgent: Condvar,
     runners: usize,
+    online_run: Duration,
     /// Engines whose place a run takes that has several cores.
     spread: usize,
     cores: CoreUse,
@@ -92,19 +93,20 @@ impl<T> BatchQueue<T> {
             served_alone: false,
             spread_until: None,
             broken: 0,
-            urgent: Urgent::new(0, Duration::ZERO),
+            urgent: Urgent::new(0, Duration::ZERO, config.online_run),
             refusal: None,
         };
         let [ended, beside, urgent] = [(); 3].map(|()| Condvar::new());
         let (runners, cores) = (runners.len(), CoreUse::default());
-        Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, spread: 1, cores }
+        let online_run = config.online_run;
+        Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, online_run, spread: 1, cores }
     }
 
     /// The same with so many runners more, for calls alone, see [`BatchQueue::next_call`]. Other runs take no longer than this while calls come in.
     #[must_use]
     pub fn with_urgent(self, runners: usize, beside_calls: Duration) -> Self {
         let mut state = self.state.lock();
-        state.urgent = Urgent::new(runners, beside_calls);
+        state.urgent = Urgent::new(runners, beside_calls, self.online_run);
         state.set_urgent(runners);
         drop(state);
         self
@@ -221,7 +223,7 @@ impl<T> BatchQueue<T> {
     /// one. `None` once the queue is closed, or its engines are gone.
     pub fn next_beside(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
         let step = |state: &mut State<T>| state.step_beside(self.runners, Instant::now());
-        self.next_apart(step, on_expired, |state, until| match until {
+        self.next_apart(false, step, on_expired, |state, until| match until {
             None => self.beside.wait(state),
             Some(until) => drop(self.beside.wait_until(state, until)),
         })
@@ -231,16 +233,17 @@ impl<T> BatchQueue<T> {
     /// for the others.
     pub fn next_call(&self, on_expired: impl Fn(Vec<Entry<T>>)) -> Option<(Batch<T>, Run<'_, T>)> {
         let step = |state: &mut State<T>| state.step_urgent(Instant::now());
-        self.next_apart(step, on_expired, |state, _| {
+        self.next_apart(true, step, on_expired, |state, _| {
             state.urgent.idle.park(Urgent::UNIT);
             self.urgent.wait(state);
             state.urgent.idle.unpark(Urgent::UNIT);
         })
     }
 
-    /// What runners get that have nothing to finish when the queue is closed.
+    /// What runners get that have nothing to finish when the queue is closed. `wakes`: what they leave is for usual runners as well.
     fn next_apart(
         &self,
+        wakes: bool,
         step: impl Fn(&mut State<T>) -> (Vec<Entry<T>>, Action<T>),
         on_expired: impl Fn(Vec<Entry<T>>),
         wait: impl Fn(&mut MutexGuard<'_, State<T>>, Option<Instant>),
@@ -259,6 +262,10 @@ impl<T> BatchQueue<T> {
                 Action::Run(batch) => Some(self.begun(&mut state, batch)),
                 _ => None,
             };
+            // What is left is for another, if there is one.
+            if run.is_some() && state.planner.len(Lane::Rpc) > 0 && !self.wake_urgent(&mut state) && wakes {
+                self.wake(&mut state);
+            }
             let asks_again = !expired.is_empty();
             if asks_again {
                 drop(state);

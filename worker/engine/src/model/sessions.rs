@@ -230,7 +230,7 @@ impl Sessions<'_> {
 
     /// One engine on each device for calls alone, whose runs go before those of the others, or why there are none.
     fn urgent(&self, devices: &[u32], padding: &Padding, largest: Largest) -> (Vec<Box<dyn Engine>>, Option<String>) {
-        let is_wanted = self.context.config.device.urgent_calls && self.target.provider == Provider::Cuda;
+        let is_wanted = self.context.config.device.urgent_calls == Some(true) && self.target.provider == Provider::Cuda;
         if !is_wanted {
             return (Vec::new(), None);
         }

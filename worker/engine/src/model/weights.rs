@@ -41,7 +41,8 @@ impl Weights {
         // Recordings belong to one runner.
         let records = target.graph.form != GraphForm::Kernels && cuda_graphs::option(target.provider, config).is_some();
         // Neither is shared what calls have in a stream of their own on each device.
-        let urgent = if target.provider == Provider::Cuda && config.device.urgent_calls { devices } else { 0 };
+        let urgent =
+            if target.provider == Provider::Cuda && config.device.urgent_calls == Some(true) { devices } else { 0 };
         let recorded = if records { runners + urgent } else { 0 };
         let own = target.graph.file.bytes * recorded as u64 + graphs_bytes * urgent as u64;
         Self { shared: shared.collect(), own }
@@ -99,7 +100,7 @@ mod tests {
     fn calls_have_weights_of_their_own_on_each_device() {
         let own = |urgent_calls: bool, recorded: bool| {
             let mut config = EngineConfig { providers: vec![Provider::Cuda].into(), ..EngineConfig::default() };
-            config.device.urgent_calls = urgent_calls;
+            config.device.urgent_calls = Some(urgent_calls);
             if !recorded {
                 config.device.cuda_graphs.rows.clear();
             }

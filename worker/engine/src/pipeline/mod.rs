@@ -58,6 +58,7 @@ pub struct Pipeline {
     queue: Arc<BatchQueue<Text>>,
     runners: Mutex<Option<Runners>>,
     engines: usize,
+    call_engines: usize,
     online_run: Duration,
     observer: ObserverHandle,
 }
@@ -77,7 +78,7 @@ impl Pipeline {
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(metadata: ModelMetadata, loaded: LoadedModel, context: PipelineContext<'_>) -> io::Result<Self> {
-        let LoadedModel { engines, urgent, tokenizer, costs, report } = loaded;
+        let LoadedModel { engines, mut urgent, tokenizer, costs, mut report } = loaded;
         let PipelineContext { batch, tokenizer_threads, nice, limit, observer, on_death } = context;
         let batch = report.batches(batch);
         // On a device, engine threads only wait.
@@ -85,12 +86,17 @@ impl Pipeline {
         let units: Vec<_> = engines.iter().map(Engine::unit).collect();
         // What runs on devices leaves the cores to others.
         let core_use = if report.provider.on_device() { CoreUse::default() } else { CoreUse::of_this_process() };
-        // Other policies have calls wait for company, whoever takes them.
-        let urgent = if batch.policy == BatchPolicy::Adaptive { urgent } else { Vec::new() };
+        let device_loss = DeviceLoss::of_this_process();
+        if batch.policy != BatchPolicy::Adaptive && !urgent.is_empty() {
+            // Other policies have calls wait for company, whoever takes them.
+            urgent.drain(..).for_each(|engine| device_loss.free(engine));
+            (report.urgent, report.urgent_refused) = (false, Some("batch.policy is not `adaptive`".to_owned()));
+        }
         let beside_calls = report.bounds.map_or(batch.online_run, |bounds| bounds.beside_calls);
         let queue = BatchQueue::new(&batch, costs, &units).on_cores(core_use, report.spread.unwrap_or(1));
         let queue = queue.with_urgent(urgent.len(), beside_calls);
         let queue = Arc::new(queue);
+        let call_engines = if urgent.is_empty() { units.len() } else { urgent.len() };
         // From here on, whatever fails closes the queue, and so ends what has been started.
         let into_batches = IntoBatches(Arc::clone(&queue));
         let observed = Arc::clone(&observer);
@@ -102,14 +108,8 @@ impl Pipeline {
             RunnerEvent::Broken(reason) => observed.engine_broken(reason),
         };
         let canary = tokenizer.encode(None, "ready?", true).map_or_else(|_| Arc::from([0]), |tokens| tokens.ids.into());
-        let context = RunnerContext {
-            queue: Arc::clone(&queue),
-            limit,
-            nice,
-            canary,
-            on_death: on_death.clone(),
-            device_loss: DeviceLoss::of_this_process(),
-        };
+        let context =
+            RunnerContext { queue: Arc::clone(&queue), limit, nice, canary, on_death: on_death.clone(), device_loss };
         let beside = engines.first().and_then(Engine::beside);
         let mut runners = Runners::start(engines, &context, observe.clone())?;
         if let Some(engine) = beside {
@@ -125,8 +125,9 @@ impl Pipeline {
         };
         let pool = Pool::start(threads, &tokenizer, into_batches, &on_death)?;
         let (runners, observer) = (Mutex::new(Some(runners)), ObserverHandle(observer));
-        let (engines, online_run) = (units.len(), batch.online_run);
-        Ok(Self { metadata, report, pool, queue, runners, engines, online_run, observer })
+        let online_run = if report.urgent { batch.online_run.max(beside_calls) } else { batch.online_run };
+        let engines = units.len();
+        Ok(Self { metadata, report, pool, queue, runners, engines, call_engines, online_run, observer })
     }
 
     /// What the registry says of the model's version.
@@ -171,6 +172,11 @@ impl Pipeline {
     /// Batches that it can run at the same time.
     pub const fn engines(&self) -> usize {
         self.engines
+    }
+
+    /// Batches of calls that it runs at the same time beside other work.
+    pub const fn call_engines(&self) -> usize {
+        self.call_engines
     }
 
     /// What waits for a batch in this lane.

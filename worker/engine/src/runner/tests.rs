@@ -367,39 +367,45 @@ fn spread_costs() -> CostTable {
 #[test]
 fn calls_are_for_the_usual_runners_while_the_one_for_them_fails() {
     let mut setup = Setup::new();
-    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0)]);
+    let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(0)]);
     setup.context.queue = Arc::new(queue.with_urgent(1, Duration::ZERO));
     let broken = Arc::new(AtomicBool::new(true));
+    let (hear, heard) = mpsc::channel();
     let mut runners = Runners::start(Vec::<Fake>::new(), &setup.context, |_| ()).unwrap();
-    runners.start_urgent(Fake { broken: Arc::clone(&broken), unit: 0 }, &setup.context, |_| ()).unwrap();
-    let call = |id| {
+    let observe = move |event: RunnerEvent<'_>| match event {
+        RunnerEvent::Broken(reason) => hear.send(reason.is_some()).unwrap(),
+        RunnerEvent::Ran(stats) => assert_eq!(stats.lane, Lane::Rpc, "it takes nothing else"),
+        _ => {}
+    };
+    runners.start_urgent(Fake { broken: Arc::clone(&broken), unit: 0 }, &setup.context, observe).unwrap();
+    let queue = Arc::clone(&setup.context.queue);
+    let push = |lane, id| {
         let payload = Text(vec![id, 0], setup.sender.clone());
         let owner = Owner { sender: 0, request: 0, newcomer: false };
-        let (arrival, lane) = (Instant::now(), Lane::Rpc);
-        let entry = Entry {
-            lane,
-            length: 2,
-            arrival,
-            deadline: None,
-            owner,
-            alone: None,
-            compared: false,
-            probe: false,
-            payload,
-        };
-        assert!(setup.context.queue.push([entry]).is_ok());
-        setup.outcomes.recv_timeout(Duration::from_secs(60)).unwrap()
+        let arrival = Instant::now();
+        let (deadline, alone) = (None, None);
+        let entry = Entry { lane, length: 2, arrival, deadline, owner, alone, compared: false, probe: false, payload };
+        assert!(queue.push([entry]).is_ok());
     };
-    assert!(call(1).1.unwrap_err().contains("nothing runs"));
-    // It takes no more, so this is done by the other.
+    let outcome = || setup.outcomes.recv_timeout(Duration::from_secs(60)).unwrap();
+    push(Lane::Rpc, 1);
+    assert!(outcome().1.unwrap_err().contains("nothing runs"));
+    assert!(heard.recv().unwrap(), "it is told");
+    assert_eq!(queue.runs_calls_apart(), 0);
+    // A job is in an engine, where a call would not be taken if there were one for it alone.
+    queue.drain();
+    push(Lane::Job, 2);
+    let job = queue.next(Unit(0), |_| ()).unwrap();
+    push(Lane::Rpc, 3);
     runners.add("usual".into(), Fake::default(), Role::Usual, setup.context.clone(), |_| ()).unwrap();
-    assert_eq!(call(2), (2, Ok(4.0)));
+    assert_eq!(outcome(), (3, Ok(6.0)));
     broken.store(false, Ordering::SeqCst);
-    while setup.context.queue.runs_calls_apart() == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(call(3), (3, Ok(6.0)));
-    setup.context.queue.close();
+    assert!(!heard.recv().unwrap(), "it runs again");
+    assert_eq!(queue.runs_calls_apart(), 1);
+    push(Lane::Rpc, 4);
+    assert_eq!(outcome(), (4, Ok(8.0)));
+    drop(job);
+    queue.close();
     runners.join();
     assert!(setup.deaths.try_recv().is_err(), "no thread ended");
 }

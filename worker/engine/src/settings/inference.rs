@@ -185,8 +185,9 @@ pub struct DeviceConfig {
     #[serde(with = "humantime_serde")]
     pub online_run: Duration,
     /// Whether calls have a session of their own on each device, in a stream that goes before all others there: a call then does not wait for
-    /// runs that were begun before it. It holds the weights once more. For the provider `cuda`.
-    pub urgent_calls: bool,
+    /// runs that were begun before it. It takes as much memory for weights as one runner with a session of its own. For the provider `cuda`. If left out, a
+    /// worker decides: where batches are formed adaptively, and memory for weights has no budget.
+    pub urgent_calls: Option<bool>,
     /// Longest run of jobs and backfills while online calls are coming in, where those have a stream of their own.
     #[serde(with = "humantime_serde")]
     pub beside_calls: Duration,
@@ -229,7 +230,7 @@ impl Default for DeviceConfig {
             max_texts: 1024,
             max_tokens: 65_536,
             online_run: Duration::from_millis(4),
-            urgent_calls: true,
+            urgent_calls: None,
             beside_calls: Duration::from_millis(5),
             memory_limit: None,
             pinned: true,

@@ -193,9 +193,9 @@ fn where_calls_have_engines_of_their_own_other_runs_may_be_longer() {
         for i in 0..100 {
             planner.push(entry(Lane::Bulk, 10, now, i));
         }
-        let call = planner.next_call(now);
+        let call = planner.next_call(now, 0);
         assert_eq!(payloads(&run(call)), BTreeSet::from([u32::MAX]));
-        assert_eq!(planner.next_call(now).action, Action::Idle, "the rest is for others");
+        assert_eq!(planner.next_call(now, 0).action, Action::Idle, "the rest is for others");
         let batch = run(planner.next_stored(now, 0));
         assert!(batch.entries.iter().all(|entry| entry.lane == Lane::Bulk));
         batch.entries.len()
@@ -205,6 +205,8 @@ fn where_calls_have_engines_of_their_own_other_runs_may_be_longer() {
     planner.beside_calls(Some(ms(25)));
     let longer = texts(&mut planner);
     assert!((20..=24).contains(&longer), "{longer}");
+    planner.beside_calls(Some(ms(2)));
+    assert_eq!(texts(&mut planner), 1, "shorter ones, too");
     planner.beside_calls(Some(ms(500)));
     let most = texts(&mut planner);
     assert!((30..=39).contains(&most), "no longer than without calls: {most}");
@@ -256,7 +258,7 @@ fn a_call_that_has_expired_is_given_back_by_whoever_takes_calls_alone() {
     let mut planner = planner(&config());
     planner.push(Entry { deadline: Some(now), ..entry(Lane::Rpc, 10, now, 1) });
     assert_eq!(planner.next_stored(now, 0).action, Action::Idle, "it is not for this one");
-    let step = planner.next_call(now);
+    let step = planner.next_call(now, 0);
     assert_eq!((step.expired.len(), step.action), (1, Action::Idle));
 }
 

@@ -42,6 +42,9 @@ pub(super) struct State<T> {
     pub(super) refusal: Option<Refusal>,
 }
 
+/// A call that has waited for so many of the longest runs of calls finds runners for calls alone that have more than they can do.
+const RUNS_UNTIL_OVERDUE: u32 = 4;
+
 /// Runners for calls alone, whose runs go before those of the others.
 #[derive(Debug)]
 pub(super) struct Urgent {
@@ -51,14 +54,17 @@ pub(super) struct Urgent {
     pub(super) idle: IdleRunners,
     /// The longest run of anything else while calls come in.
     pub(super) beside_calls: Duration,
+    /// Calls that have waited for longer are for all runners.
+    pub(super) overdue: Duration,
 }
 
 impl Urgent {
     /// The unit of all of them: which device a call comes to does not matter.
     pub(super) const UNIT: Unit = Unit(0);
 
-    pub(super) fn new(runners: usize, beside_calls: Duration) -> Self {
-        Self { runners, idle: IdleRunners::new(&vec![Self::UNIT; runners]), beside_calls }
+    pub(super) fn new(runners: usize, beside_calls: Duration, online_run: Duration) -> Self {
+        let overdue = online_run * RUNS_UNTIL_OVERDUE;
+        Self { runners, idle: IdleRunners::new(&vec![Self::UNIT; runners]), beside_calls, overdue }
     }
 }
 
@@ -112,7 +118,7 @@ impl<T> State<T> {
             return (Vec::new(), Action::Idle);
         }
         let others = self.idle.free_beside(unit);
-        let calls = calls_first || self.takes_calls();
+        let calls = calls_first || self.takes_calls(now);
         let step = if calls { self.planner.next(now, others) } else { self.planner.next_stored(now, others) };
         if matches!(step.action, Action::Run(_)) {
             self.served_alone = false;
@@ -120,11 +126,15 @@ impl<T> State<T> {
         (step.expired, step.action)
     }
 
-    /// Whether a usual runner takes calls. Where others are there for them, it does only if it has nothing else to do: beside a long run of its kind, a call
-    /// would wait.
-    fn takes_calls(&self) -> bool {
+    /// Whether a usual runner takes calls. Where others are there for them, it does only if it has nothing else to do, since beside a long run of its kind a call
+    /// would wait, or if those have more than they can do: calls go before all else.
+    fn takes_calls(&mut self, now: Instant) -> bool {
         let stored = || Lane::STORED.into_iter().map(|lane| self.planner.len(lane)).sum::<usize>();
-        self.urgent.runners == 0 || self.closed || (self.running.stored == 0 && stored() == 0)
+        if self.urgent.runners == 0 || self.closed || (self.running.stored == 0 && stored() == 0) {
+            return true;
+        }
+        let oldest = self.planner.oldest_arrival(Lane::Rpc);
+        oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) > self.urgent.overdue)
     }
 
     /// How many runners for calls alone there are from now on.
@@ -138,7 +148,7 @@ impl<T> State<T> {
         if !self.alone.is_empty() || self.running.alone > 0 {
             return (Vec::new(), Action::Idle);
         }
-        let step = self.planner.next_call(now);
+        let step = self.planner.next_call(now, self.urgent.idle.waiting());
         (step.expired, step.action)
     }
 

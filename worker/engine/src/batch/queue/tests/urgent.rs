@@ -77,6 +77,46 @@ fn done(batch: Batch<mpsc::Sender<()>>) {
     batch.entries.iter().for_each(|entry| entry.payload.send(()).unwrap());
 }
 
+#[test]
+fn calls_that_have_waited_for_long_are_for_all() {
+    let queue = queue();
+    queue.drain();
+    queue.push([entry(Lane::Bulk, None, 1)]).unwrap();
+    let (_, _run) = queue.next(Unit(0), |_| ()).unwrap();
+    queue.push([entry(Lane::Rpc, None, 2)]).unwrap();
+    let at = |after| queue.state.lock().step(Unit(0), Instant::now() + after).1;
+    let overdue = BatchConfig::default().online_run * 4;
+    assert!(matches!(at(overdue / 2), Action::Idle), "it is for the runner for calls");
+    assert_eq!(payload(at(overdue * 2)), Some(2), "that one has more than it can do");
+}
+
+#[test]
+fn what_one_leaves_another_is_woken_for() {
+    let config = BatchConfig { max_texts: 1, ..BatchConfig::default() };
+    let queue = BatchQueue::new(&config, CostTable::default(), &[Unit(0)]).with_urgent(2, BESIDE);
+    let keep = std::sync::Barrier::new(3);
+    thread::scope(|scope| {
+        let (ran, runs) = mpsc::channel();
+        // They keep what they have, so that each has one.
+        for _ in 0..2 {
+            let (ran, keep, kept) = (ran.clone(), &keep, &queue);
+            scope.spawn(move || {
+                let (batch, _run) = kept.next_call(|_| ()).unwrap();
+                ran.send(batch.entries[0].payload).unwrap();
+                keep.wait();
+            });
+        }
+        while queue.state.lock().urgent.idle.waiting() < 2 {
+            thread::yield_now();
+        }
+        queue.push([entry(Lane::Rpc, None, 1), entry(Lane::Rpc, None, 2)]).unwrap();
+        let mut found = [runs.recv().unwrap(), runs.recv().unwrap()];
+        found.sort_unstable();
+        assert_eq!(found, [1, 2]);
+        keep.wait();
+    });
+}
+
 /// Callers of all lanes push and wait, while runners of both kinds take: if one slept while a text waits that is for it, this would never end.
 #[test]
 fn no_text_waits_while_runners_of_both_kinds_sleep() {
