@@ -1,6 +1,7 @@
 """Tables in 4 bits: what they lose, and that what was rounded is found again, in every graph."""
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx
@@ -106,7 +107,7 @@ def test_graphs_store_the_words_in_4_bits_and_lose_nothing(
     table = stored["embeddings/word.weight"]
     vocabulary, hidden = checkpoint.tensors[TABLE].shape
     kind, shape = {
-        "int8": (TensorProto.INT8, [vocabulary, hidden // 2]),
+        "int8": (TensorProto.UINT8, [vocabulary, hidden // 2]),
         "int8-tensorrt": (TensorProto.INT8, [vocabulary, hidden // 2]),
         "fp8-tensorrt": (TensorProto.INT32, [vocabulary, hidden // 8]),
     }[name]
@@ -119,6 +120,26 @@ def test_graphs_store_the_words_in_4_bits_and_lose_nothing(
     )
     # FastGelu and positions in float16, of the graph for the CPU; nothing of the others.
     np.testing.assert_allclose(found, wanted, atol=2e-3 if name == "int8" else 2e-6)
+
+
+def test_no_more_than_a_few_tables_in_float32_are_in_memory_while_a_graph_is_loaded(
+    checkpoint: Checkpoint,
+) -> None:
+    """What is computed of constants alone stays there until the graph is loaded."""
+    model = graph_without_products_in_8_bits(checkpoint, "int8")
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    vocabulary, hidden = checkpoint.tensors[TABLE].shape
+    known, tables = set(stored), 0
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    kinds = {value.name: value.type.tensor_type for value in graph.value_info}
+    for node in graph.node:
+        if not known.issuperset(node.input):
+            continue
+        known.update(node.output)
+        kind = kinds[node.output[0]]
+        sizes = [dimension.dim_value for dimension in kind.shape.dim]
+        tables += kind.elem_type == TensorProto.FLOAT and math.prod(sizes) == vocabulary * hidden
+    assert tables == 3
 
 
 def test_tensorrt_would_take_them(checkpoint: Checkpoint) -> None:
