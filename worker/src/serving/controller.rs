@@ -26,7 +26,7 @@ use crate::{
 /// A variant that is not wanted any more waits so long for the one that is to take its place as the default; one that is wanted stays, and it is told.
 const HAND_OVER: Duration = Duration::from_secs(60);
 /// So often it is looked whether that has happened, if nobody says so.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The controller of one variant.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! The variants that a worker serves at this moment, each with its intake.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::SubscribeError;
 use embed_schemas::{Lane, Slug};
@@ -19,6 +22,8 @@ use crate::{
 
 /// How long a server may take to hear of a subscription.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A call for which a server chose the default before it heard of another one is sent within this.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// A variant and the ways by which its work comes in.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ struct Entrance {
     stats: Option<Arc<EndpointStats>>,
     stop: CancellationToken,
     task: Task,
+    since: Instant,
 }
 
 impl Entrance {
@@ -100,7 +106,7 @@ impl ServedVariant {
             let shadow = ShadowIntake::subscribe(&self.deployment, context).await?;
             let stop = self.stop.child_token();
             let task = context.supervisor.spawn("an intake of texts to compare", shadow.run(stop.clone()));
-            let shadow = Entrance { stats: None, stop, task };
+            let shadow = Entrance { stats: None, stop, task, since: Instant::now() };
             *self.pinned.lock() = Some([self.open(endpoint, context), shadow]);
             opened = true;
         }
@@ -119,7 +125,7 @@ impl ServedVariant {
     fn open(&self, endpoint: Endpoint, context: &IntakeContext) -> Entrance {
         let (stats, stop) = (Some(Arc::clone(&endpoint.stats)), self.stop.child_token());
         let task = context.supervisor.spawn("an intake of calls", endpoint.serve(stop.clone()));
-        Entrance { stats, stop, task }
+        Entrance { stats, stop, task, since: Instant::now() }
     }
 
     /// Takes no calls any more, and waits until those on their way have been taken.
@@ -145,6 +151,11 @@ impl ServedVariant {
     /// Whether it answers on subjects that name no variant.
     pub fn is_default(&self) -> bool {
         self.bare.lock().is_some()
+    }
+
+    /// The same, and for so long that every server knows it.
+    fn is_settled_default(&self) -> bool {
+        self.bare.lock().as_ref().is_some_and(|bare| bare.since.elapsed() >= SETTLED)
     }
 
     /// The ways in for calls.
@@ -224,11 +235,11 @@ impl ServedVariants {
         self.all().into_iter().find(|one| one.is(model, variant))
     }
 
-    /// Whether another variant of the model takes what names none.
+    /// Whether another variant of the model takes what names none, and every server knows it.
     pub(super) fn has_other_default(&self, model: &Slug, variant: &Slug) -> bool {
         let all = self.all();
         let mut others = all.iter().filter(|one| one.deployment.variant.model == *model && !one.is(model, variant));
-        others.any(|one| one.is_default())
+        others.any(|one| one.is_settled_default())
     }
 
     /// Puts a variant at the end of the list.
