@@ -10,7 +10,7 @@ use std::{
 use embed_schemas::Lane;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use self::state::{Refusal, Running, State, Urgent};
+use self::state::{RUNS_UNTIL_OVERDUE, Refusal, Running, State, Urgent};
 use super::{
     cost_table::{CostTable, Measured},
     idle_runners::IdleRunners,
@@ -37,7 +37,6 @@ pub struct BatchQueue<T> {
     /// For runners that take calls alone.
     urgent: Condvar,
     runners: usize,
-    online_run: Duration,
     /// Engines whose place a run takes that has several cores.
     spread: usize,
     cores: CoreUse,
@@ -93,20 +92,19 @@ impl<T> BatchQueue<T> {
             served_alone: false,
             spread_until: None,
             broken: 0,
-            urgent: Urgent::new(0, Duration::ZERO, config.online_run),
+            urgent: Urgent::new(0, Duration::ZERO, config.online_run * RUNS_UNTIL_OVERDUE),
             refusal: None,
         };
         let [ended, beside, urgent] = [(); 3].map(|()| Condvar::new());
         let (runners, cores) = (runners.len(), CoreUse::default());
-        let online_run = config.online_run;
-        Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, online_run, spread: 1, cores }
+        Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, spread: 1, cores }
     }
 
     /// The same with so many runners more, for calls alone, see [`BatchQueue::next_call`]. Other runs take no longer than this while calls come in.
     #[must_use]
     pub fn with_urgent(self, runners: usize, beside_calls: Duration) -> Self {
         let mut state = self.state.lock();
-        state.urgent = Urgent::new(runners, beside_calls, self.online_run);
+        state.urgent = Urgent::new(runners, beside_calls, state.urgent.overdue);
         state.set_urgent(runners);
         drop(state);
         self

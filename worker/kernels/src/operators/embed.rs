@@ -9,7 +9,7 @@ use super::{
         interface::{Node, Run},
         kernels::ROWS,
         packing::{Packing, TILE},
-        stream,
+        stream::{gate_of, note_run},
     },
     Kernel, Launch,
 };
@@ -65,21 +65,21 @@ impl Kernel for Embed {
         let tiles = run.output(2, [packing.tiles.len() / TILE, TILE])?;
         let mut quantized =
             if self.launch.scale.is_some() { run.output(3, [tokens, hidden])? } else { ptr::null_mut() };
-        let (driver, stream_of_run) = (Driver::get()?, run.stream()?);
+        let (driver, stream) = (Driver::get()?, run.stream()?);
         if tokens == 0 {
             // SAFETY: there is room for them: one for each text, and one more.
-            return unsafe { driver.upload(starts, &packing.starts, stream_of_run) };
+            return unsafe { driver.upload(starts, &packing.starts, stream) };
         }
         let kernels = self.launch.kernels(hidden)?;
         // SAFETY: there is room for them: the mask has a row for each text, and tiles were counted.
         unsafe {
-            driver.upload(starts, &packing.starts, stream_of_run)?;
-            driver.upload(tiles, &packing.tiles, stream_of_run)?;
+            driver.upload(starts, &packing.starts, stream)?;
+            driver.upload(tiles, &packing.tiles, stream)?;
         }
         // After what is copied, since a copy may wait for what is before it.
-        match stream::gate_of(stream_of_run) {
-            Some(gate) => gate.close(driver, kernels.gate, stream_of_run)?,
-            None => stream::note_run(tokens),
+        match gate_of(stream) {
+            Some(gate) => gate.close(driver, kernels.gate, stream)?,
+            None => note_run(tokens),
         }
         let mut columns = i32::try_from(width).unwrap_or(i32::MAX);
         let mut rows = i64::try_from(vocabulary).unwrap_or(i64::MAX);
@@ -101,6 +101,6 @@ impl Kernel for Embed {
         let blocks = width.div_ceil(ROWS.1 as usize).min(BLOCKS_OF_TEXT);
         // SAFETY: these are the arguments of `embed`. Tables and norm have `hidden` columns, and no text is longer than the ids are wide or the places
         // reach: shapes were looked at above. Ids are bounded by the kernel.
-        unsafe { driver.launch(kernels.embed, (texts, blocks), ROWS, stream_of_run, arguments) }
+        unsafe { driver.launch(kernels.embed, (texts, blocks), ROWS, stream, arguments) }
     }
 }

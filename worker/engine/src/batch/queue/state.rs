@@ -43,7 +43,7 @@ pub(super) struct State<T> {
 }
 
 /// A call that has waited for so many of the longest runs of calls finds runners for calls alone that have more than they can do.
-const RUNS_UNTIL_OVERDUE: u32 = 4;
+pub(super) const RUNS_UNTIL_OVERDUE: u32 = 4;
 
 /// Runners for calls alone, whose runs go before those of the others.
 #[derive(Debug)]
@@ -62,8 +62,7 @@ impl Urgent {
     /// The unit of all of them: which device a call comes to does not matter.
     pub(super) const UNIT: Unit = Unit(0);
 
-    pub(super) fn new(runners: usize, beside_calls: Duration, online_run: Duration) -> Self {
-        let overdue = online_run * RUNS_UNTIL_OVERDUE;
+    pub(super) fn new(runners: usize, beside_calls: Duration, overdue: Duration) -> Self {
         Self { runners, idle: IdleRunners::new(&vec![Self::UNIT; runners]), beside_calls, overdue }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use embed_kernels::UrgentStream;
+use embed_kernels::{KernelError, UrgentStream};
 use ort::{
     AsPointer,
     environment::Environment,
@@ -48,8 +48,7 @@ pub fn cuda_options(config: &EngineConfig, device: u32) -> Options {
 /// # Errors
 /// If the driver makes none.
 pub fn urgent_stream(device: u32) -> Result<(UrgentStream, Options), EngineError> {
-    let unusable = |reason| EngineError::Provider { provider: Provider::Cuda.as_str(), reason };
-    let stream = UrgentStream::new(device).map_err(|error| unusable(error.to_string()))?;
+    let stream = UrgentStream::new(device).map_err(|error| unusable(&error))?;
     let address = stream.address().to_string();
     Ok((stream, vec![("has_user_compute_stream", flag(true)), ("user_compute_stream", address)]))
 }
@@ -99,12 +98,16 @@ pub fn register(
 /// # Errors
 /// If ONNX Runtime does not take them.
 pub fn with_own_operators(builder: SessionBuilder) -> Result<SessionBuilder, EngineError> {
-    let unusable = |reason| EngineError::Provider { provider: Provider::Cuda.as_str(), reason };
     // SAFETY: the interface is that of the library that the process uses, and the options are the builder's. `onnx_file` refuses graphs in which these
     // operators read where anything but the graph's `Embed` says.
     let registered = unsafe { embed_kernels::register(ort::api(), builder.ptr().cast_mut()) };
-    registered.map_err(|error| unusable(error.to_string()))?;
+    registered.map_err(|error| unusable(&error))?;
     Ok(builder)
+}
+
+/// Why the provider `cuda` cannot be used with what is ours.
+fn unusable(error: &KernelError) -> EngineError {
+    EngineError::Provider { provider: Provider::Cuda.as_str(), reason: error.to_string() }
 }
 
 /// Whether a provider can be used at all, without loading a graph.
