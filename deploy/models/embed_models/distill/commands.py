@@ -12,12 +12,13 @@ from embed_models.distill.corpus import (
     read_reserved,
     write_corpus,
 )
-from embed_models.distill.documents import find_files, read_files
+from embed_models.distill.documents import find_files
 from embed_models.distill.packages import read_crates, read_python
+from embed_models.distill.readers import read_files
 from embed_models.distill.student import LAYERS, build_student
 from embed_models.distill.texts import Group
 from embed_models.errors import UsageError
-from embed_models.tested import tested_texts
+from embed_models.tested import tested_texts, unknown_texts
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -46,6 +47,9 @@ def add_commands(commands: "_SubParsersAction[argparse.ArgumentParser]", report:
     )
     data.add_argument(
         "--npm", type=Path, metavar="DIR", help="the same for the packages of npm listed there"
+    )
+    data.add_argument(
+        "--pypi", type=Path, metavar="DIR", help="the same for the packages of PyPI listed there"
     )
     data.add_argument(
         "--crates", type=Path, metavar="DIR", help="unpacked crates, such as registry/src/NAME"
@@ -80,7 +84,9 @@ def add_commands(commands: "_SubParsersAction[argparse.ArgumentParser]", report:
 def _data(options: argparse.Namespace, report: Report) -> None:
     reserved = [text for path in options.reserve for text in read_reserved(path)]
     sources: list[Source] = []
-    training, held_out = divide(_groups(options, sources, report), [*reserved, *tested_texts()])
+    documents = (text for kind, _, text in unknown_texts() if kind == "document")
+    groups = _groups(options, sources, report)
+    training, held_out = divide(groups, [*reserved, *tested_texts()], documents)
     if not training:
         raise UsageError("no training texts; give at least one collection, such as --debian DIR")
     write_corpus(options.out, training, held_out, sources, report)
@@ -99,8 +105,12 @@ def _groups(
 
 def _collections(options: argparse.Namespace) -> Iterator[tuple[Source, Iterator[Group]]]:
     listed = tomllib.loads(LISTED.read_text(encoding="utf-8"))
-    for registry, folder in (("debian", options.debian), ("npm", options.npm)):
-        for entry in listed[registry] if folder else ():
+    for registry, folder in (
+        ("debian", options.debian),
+        ("npm", options.npm),
+        ("PyPI", options.pypi),
+    ):
+        for entry in listed[registry.lower()] if folder else ():
             source = Source(registry, entry["package"], entry["version"], entry["licence"])
             paths = find_files(folder, entry["files"], source.package)
             yield source, read_files(paths, entry["reader"])

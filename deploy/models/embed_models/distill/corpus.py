@@ -6,6 +6,7 @@ held-out text, and are dropped when nothing else is left.
 
 import json
 import lzma
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from embed_models.errors import EmbedModelsError
 from embed_models.student_split import is_held_out, normalise
 
 TRAIN, HELD_OUT, SOURCES = "train.jsonl.xz", "held-out.jsonl.xz", "sources.tsv"
+
+# So many words in a row are no coincidence.
+_PHRASE = 8
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,15 @@ class Row:
 
 
 def divide(
-    groups: Iterable[tuple[int, Group]], reserved: Iterable[str]
+    groups: Iterable[tuple[int, Group]], reserved: Iterable[str], documents: Iterable[str] = ()
 ) -> tuple[list[Row], list[Row]]:
     """Return (training rows, held-out rows) of groups with the number of their source.
 
     Neither has repeated texts. Groups with a text among `reserved` are held out whatever their
-    digest says.
+    digest says. What shares a phrase with one of `documents` is in no training row: the same
+    software, described by others in its own words.
     """
+    phrases = {phrase for document in documents for phrase in _phrases(document)}
     unwanted = {normalise(text) for text in reserved}
     everything = list(groups)
     held = [
@@ -60,7 +67,7 @@ def divide(
     training = _rows(
         (source, Group(group.key, kept))
         for source, group in _only(everything, held, wanted=False)
-        if (kept := tuple(_without(group, unwanted)))
+        if (kept := tuple(_without(group, unwanted, phrases)))
     )
     return list(training), held_out
 
@@ -115,11 +122,23 @@ def _only(
     return (group for group, flag in zip(groups, held, strict=True) if flag is wanted)
 
 
-def _without(group: Group, unwanted: set[str]) -> Iterator[Text]:
+def _without(group: Group, unwanted: set[str], phrases: set[str]) -> Iterator[Text]:
     for text in group.texts:
-        kept = [part for part in text.text.split("\n") if normalise(part) not in unwanted]
+        if phrases and not phrases.isdisjoint(_phrases(text.text)):
+            continue
+        kept = [part for part in text.text.split("\n") if not unwanted & _forms(part)]
         if kept and normalise(text.text) not in unwanted:
             yield Text(text.kind, "\n".join(kept))
+
+
+def _forms(part: str) -> set[str]:
+    """Return a paragraph, and what stands behind the name of a thing in it."""
+    return {normalise(part), normalise(part.partition(" - ")[2] or part)}
+
+
+def _phrases(text: str) -> Iterator[str]:
+    words = _WORD.findall(text.casefold())
+    return (" ".join(words[start : start + _PHRASE]) for start in range(len(words) - _PHRASE + 1))
 
 
 def _rows(groups: Iterable[tuple[int, Group]]) -> Iterator[Row]:

@@ -35,12 +35,6 @@ _TAG = re.compile(r"<[^>]*>")
 _MARKS = re.compile(r"[¶§]|\[src\]|\bsource$")
 
 
-def read_files(paths: list[Path], reader: str) -> Iterator[Group]:
-    """Yield the documents of files that a reader of `READERS` is for."""
-    for path in paths:
-        yield from READERS[reader](path)
-
-
 def prose(text: str) -> str | None:
     """Return running text with white space collapsed, or None: too short, or no words."""
     text = " ".join(_MARKS.sub("", text).split())[:_LONGEST]

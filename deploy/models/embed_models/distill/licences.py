@@ -22,6 +22,7 @@ PERMISSIVE = frozenset(
         "MIT-0",
         "MIT-CMU",
         "POSTGRESQL",
+        "TCL",
         "UNICODE-3.0",
         "UNLICENSE",
         "ZLIB",

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from embed_models.distill.documents import markdown, source_text
+from embed_models.distill.entries import entry
 from embed_models.distill.licences import is_permissive, spdx
 from embed_models.distill.texts import Group, Text
 
@@ -62,16 +63,30 @@ def read_python(directory: Path) -> Iterator[Package]:
 
 
 def _crate(directory: Path, description: object) -> Iterator[Group]:
-    texts = []
-    if isinstance(description, str):
-        texts.append(Text("software", " ".join(description.split())))
-    for readme in sorted(directory.glob("README*")):
-        texts += markdown(_read(readme), "readme")
-    yield from _group(f"crate {directory.name}", texts)
+    readme = [
+        text
+        for path in sorted(directory.glob("README*"))
+        for text in markdown(_read(path), "readme")
+    ]
+    summary = description if isinstance(description, str) else ""
+    name = re.sub(r"-\d[^-]*(?:-.*)?$", "", directory.name)
+    yield from _group(f"crate {directory.name}", _described(name, summary, readme))
     paths = sorted(directory.glob("src/**/*.rs"))
     shown = [path for path in paths if not _TESTS & set(path.relative_to(directory).parts)]
     for path in shown[:_FILES]:
         yield from _group(f"{directory.name} {path.name}", _rust(_read(path)))
+
+
+def _described(name: str, summary: str, readme: list[Text]) -> Iterator[Text]:
+    """Yield the summary, it with the README's beginning, as in a catalogue, and the README."""
+    summary = " ".join(summary.split())
+    beginning = [text.text for text in readme if text.kind == "readme"]
+    if summary:
+        yield Text("software", summary)
+        for text in entry(name, summary, beginning):
+            if text.kind == "entry":
+                yield text
+    yield from readme
 
 
 def _rust(content: str) -> Iterator[Text]:
@@ -84,11 +99,9 @@ def _rust(content: str) -> Iterator[Text]:
 
 
 def _distribution(distribution: Distribution) -> Iterator[Group]:
-    texts = []
-    if summary := distribution.metadata["Summary"]:
-        texts.append(Text("software", " ".join(summary.split())))
     body = distribution.metadata.get_payload()  # type: ignore[attr-defined]
-    texts += markdown(str(body or ""), "readme")
+    readme = list(markdown(str(body or ""), "readme"))
+    texts = _described(distribution.name, distribution.metadata["Summary"] or "", readme)
     yield from _group(f"python {distribution.name}", texts)
     files = sorted(distribution.files or [], key=str)
     left_out = _FOREIGN | _TESTS | {".."}
