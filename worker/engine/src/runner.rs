@@ -348,13 +348,13 @@ impl<E: Engine, T: Work, O: Fn(RunnerEvent<'_>)> Runner<E, T, O> {
 
     /// One run. Gives the batch back with the error if it fails.
     fn attempt(&mut self, batch: Batch<T>) -> Result<(), (Batch<T>, EngineError)> {
-        let queue = &self.context.queue;
-        let entries = &batch.entries;
+        let (queue, entries) = (&self.context.queue, &batch.entries);
         let (rows, row_of) = distinct(entries);
         self.input.fill(rows.iter().map(|entry| entries[*entry].payload.ids()));
         self.input.form = batch.form;
         let shape = Shape::of(rows.iter().map(|entry| entries[*entry].length));
         entries.iter().for_each(|entry| entry.payload.begun());
+        self.engine.expect_calls(self.role == Role::Urgent && entries.iter().any(|entry| !entry.probe));
         let recorded = recorded(entries);
         let started = Instant::now();
         let result = self.engine.embed(&self.input);

@@ -11,10 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
-    cuda::{Stream, functions},
-    error::KernelError,
-};
+use super::{cuda::functions, error::KernelError, partition::Lane};
 
 type Handle = *mut c_void;
 
@@ -59,6 +56,7 @@ const E4M3: c_int = 28;
 const TRANSPOSE_A: c_int = 3;
 const EPILOGUE: c_int = 7;
 const BIAS_POINTER: c_int = 8;
+const MULTIPROCESSORS: c_int = 15;
 const SCALE_OF_OUTPUT: c_int = 20;
 const FAST_ACCUMULATION: c_int = 25;
 const BIAS_TYPE: c_int = 26;
@@ -104,7 +102,7 @@ pub(crate) struct Linear {
 }
 
 /// What an algorithm was chosen for. It computes other numbers of tokens as well, nearly always.
-type Key = (Types, bool, usize, usize, usize);
+type Key = (Types, bool, usize, usize, usize, Option<c_int>);
 
 /// Products on one device.
 pub(crate) struct Products {
@@ -161,12 +159,12 @@ impl Products {
         tokens: usize,
         states: *const c_void,
         out: *mut c_void,
-        stream: Stream,
+        lane: Lane,
     ) -> Result<(), KernelError> {
         if tokens == 0 {
             return Ok(());
         }
-        let operation = self.operation(linear)?;
+        let operation = self.operation(linear, lane.multiprocessors)?;
         let (goes_in, comes_out) = match linear.types {
             Types::Float16 => (FLOAT16, FLOAT16),
             Types::FromQuantized => (E4M3, FLOAT16),
@@ -179,7 +177,7 @@ impl Products {
         let nothing = self.layout(FLOAT16, linear.outputs, tokens)?;
         let nowhere = if linear.types == Types::Quantized { ptr::null() } else { out.cast_const() };
         let layouts = [&weight, &input, &nothing, &output].map(|layout| layout.0);
-        let key = (linear.types, linear.gelu, linear.inputs, linear.outputs, size_class(tokens));
+        let key = (linear.types, linear.gelu, linear.inputs, linear.outputs, size_class(tokens), lane.multiprocessors);
         let (factor, none) = (linear.factor, 0_f32);
         let multiply = |algorithm: Algorithm| {
             // SAFETY: as the caller promises; the objects are there, and no workspace is needed.
@@ -200,7 +198,7 @@ impl Products {
                     &raw const algorithm,
                     ptr::null_mut(),
                     0,
-                    stream.0,
+                    lane.stream.0,
                 )
             }
         };
@@ -225,7 +223,7 @@ impl Products {
         Ok(Owned(layout, self.library.forget_layout))
     }
 
-    fn operation(&self, linear: &Linear) -> Result<Owned, KernelError> {
+    fn operation(&self, linear: &Linear, multiprocessors: Option<c_int>) -> Result<Owned, KernelError> {
         let mut operation = ptr::null_mut();
         // SAFETY: it writes one pointer.
         check(unsafe { (self.library.describe)(&raw mut operation, COMPUTE_32F, FLOAT32) }, "describe a product")?;
@@ -241,6 +239,10 @@ impl Products {
         }
         if linear.types == Types::Quantized {
             self.set(&operation, SCALE_OF_OUTPUT, &linear.scale)?;
+        }
+        if let Some(count) = multiprocessors {
+            // A kernel as wide as the device would need two turns on a part of it.
+            self.set(&operation, MULTIPROCESSORS, &count)?;
         }
         Ok(operation)
     }

@@ -20,14 +20,38 @@ pub(crate) struct Context(usize);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Function(*mut c_void);
 
-// SAFETY: both are names of what the driver has, and it may be called from every thread.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Sync for Function {}
-
-/// A stream: ONNX Runtime's, or one that it is told to use.
+/// A stream: ONNX Runtime's, one that it is told to use, or one of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stream(pub(crate) *mut c_void);
+
+/// A place in a stream that another one can wait for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event(*mut c_void);
+
+/// Some of a device's multiprocessors: a green context.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    context: *mut c_void,
+    /// How many.
+    pub(crate) multiprocessors: c_int,
+}
+
+macro_rules! names {
+    ($($name:ident)*) => {$(
+        // SAFETY: it is the name of what the driver has, which may be called from every thread.
+        unsafe impl Send for $name {}
+        // SAFETY: as above.
+        unsafe impl Sync for $name {}
+    )*};
+}
+names!(Function Stream Event Part);
+
+impl Stream {
+    /// What tells it from others.
+    pub(crate) fn address(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Declares the functions of a library, which are found by name when it is opened.
 macro_rules! functions {
@@ -42,7 +66,7 @@ macro_rules! functions {
                 LIBRARY.get_or_init(|| {
                     let (library, file) = $crate::cuda::open(&$files)?;
                     let library: &'static ::libloading::Library = Box::leak(Box::new(library));
-                    // SAFETY: these are the functions' signatures in CUDA's headers, the same since CUDA 11.8.
+                    // SAFETY: these are the functions' signatures in CUDA's headers, which stay as they are once they are there.
                     Ok(unsafe { Self { $($field: *library.get($symbol).map_err(|error| KernelError::Library { library: file, reason: error.to_string() })?,)* } })
                 }).as_ref().map_err(Clone::clone)
             }
@@ -91,10 +115,58 @@ functions!(
         end_stream: b"cuStreamDestroy_v2" = fn(*mut c_void);
         host_memory: b"cuMemHostAlloc" = fn(*mut *mut c_void, usize, c_uint);
         free_host: b"cuMemFreeHost" = fn(*mut c_void);
+        make_event: b"cuEventCreate" = fn(*mut *mut c_void, c_uint);
+        record: b"cuEventRecord" = fn(*mut c_void, *mut c_void);
+        wait: b"cuStreamWaitEvent" = fn(*mut c_void, *mut c_void, c_uint);
         upload: b"cuMemcpyHtoDAsync_v2" = fn(u64, *const c_void, usize, *mut c_void);
         describe: b"cuGetErrorString" = fn(c_int, *mut *const c_char);
     }
 );
+
+functions!(
+    /// What a driver since 12.5 has beside that: parts of a device.
+    Parts, ["libcuda.so.1"], {
+        all: b"cuDeviceGetDevResource" = fn(c_int, *mut Resource, c_int);
+        split: b"cuDevSmResourceSplitByCount" = fn(*mut Resource, *mut c_uint, *const Resource, *mut Resource, c_uint, c_uint);
+        describe: b"cuDevResourceGenerateDesc" = fn(*mut *mut c_void, *mut Resource, c_uint);
+        make: b"cuGreenCtxCreate" = fn(*mut *mut c_void, *mut c_void, c_int, c_uint);
+        make_stream: b"cuGreenCtxStreamCreate" = fn(*mut *mut c_void, *mut c_void, c_uint, c_int);
+    }
+);
+
+/// `CUdevResource`: 144 bytes, with what comes first in that of multiprocessors.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resource {
+    kind: c_int,
+    padding: [u8; 92],
+    multiprocessors: c_uint,
+    /// The smallest group, and what groups are multiples of.
+    smallest: [c_uint; 2],
+    rest: [u8; 36],
+}
+
+impl Resource {
+    const MULTIPROCESSORS: c_int = 1;
+
+    const fn empty() -> Self {
+        Self { kind: 0, padding: [0; 92], multiprocessors: 0, smallest: [0; 2], rest: [0; 36] }
+    }
+}
+
+/// Of so many multiprocessors those that are there without this share of them, in whole groups. 0: there are too few.
+fn part_of(all: u32, share: f64, [smallest, step]: [u32; 2]) -> u32 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to `all`")]
+    let left = (f64::from(all) * share.clamp(0.0, 1.0)).ceil() as u32;
+    let step = step.max(1);
+    let part = all.saturating_sub(left) / step * step;
+    if part < smallest { 0 } else { part }
+}
+
+/// Of a green context, which has to be asked for.
+const WITH_DEFAULT_STREAM: c_uint = 1;
+/// Of an event: it only tells an order.
+const WITHOUT_TIME: c_uint = 2;
 
 /// Of a stream: nothing waits for it that does not ask.
 const NON_BLOCKING: c_uint = 1;
@@ -227,6 +299,66 @@ impl Driver {
         Ok(Stream(stream))
     }
 
+    /// A part of this thread's device: all of it but for this share of its multiprocessors, or a little more, since the driver parts them by groups. It
+    /// stays. Gives back how many are left over as well.
+    pub(crate) fn part_without(&self, share: f64) -> Result<(Part, u32), KernelError> {
+        let parts = Parts::get()?;
+        let (_, device) = self.here()?;
+        let (mut all, mut part, mut groups) = (Resource::empty(), Resource::empty(), 1);
+        // SAFETY: it writes one resource.
+        let told = unsafe { (parts.all)(device, &raw mut all, Resource::MULTIPROCESSORS) };
+        self.check(told, "tell the multiprocessors")?;
+        // Older drivers do not tell.
+        let known = if self.capability(device)?.0 >= 9 { [8, 8] } else { [4, 2] };
+        let smallest = if all.smallest[1] == 0 { known } else { all.smallest };
+        let wanted = part_of(all.multiprocessors, share, smallest);
+        let refused = |reason| Err(KernelError::Cuda { what: "part the multiprocessors", reason });
+        if wanted == 0 {
+            return refused(format!("of {}, {share} are to be left", all.multiprocessors));
+        }
+        // SAFETY: there is room for one group, and what is left over is not asked for.
+        let split =
+            unsafe { (parts.split)(&raw mut part, &raw mut groups, &raw const all, ptr::null_mut(), 0, wanted) };
+        self.check(split, "part the multiprocessors")?;
+        if groups == 0 || part.multiprocessors >= all.multiprocessors {
+            return refused(format!("the driver gave {} of {}", part.multiprocessors, all.multiprocessors));
+        }
+        let (mut described, mut context) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: it reads one resource, and writes one pointer.
+        let done = unsafe { (parts.describe)(&raw mut described, &raw mut part, 1) };
+        self.check(done, "describe a part of the device")?;
+        // SAFETY: it writes one pointer.
+        let made = unsafe { (parts.make)(&raw mut context, described, device, WITH_DEFAULT_STREAM) };
+        self.check(made, "make a part of the device")?;
+        let multiprocessors = c_int::try_from(part.multiprocessors).unwrap_or(c_int::MAX);
+        Ok((Part { context, multiprocessors }, all.multiprocessors - part.multiprocessors))
+    }
+
+    /// Makes a stream on a part of a device.
+    pub(crate) fn stream_on(&self, part: Part) -> Result<Stream, KernelError> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: the part is there, and one pointer is written.
+        let made = unsafe { (Parts::get()?.make_stream)(&raw mut stream, part.context, NON_BLOCKING, 0) };
+        self.check(made, "make a stream on a part of the device")?;
+        Ok(Stream(stream))
+    }
+
+    /// Makes an event in this thread's context.
+    pub(crate) fn event(&self) -> Result<Event, KernelError> {
+        let mut event = ptr::null_mut();
+        // SAFETY: it writes one pointer.
+        self.check(unsafe { (self.make_event)(&raw mut event, WITHOUT_TIME) }, "make an event")?;
+        Ok(Event(event))
+    }
+
+    /// What comes in a stream from now on waits for what is in another one now. The event can be used again at once.
+    pub(crate) fn follow(&self, stream: Stream, other: Stream, event: Event) -> Result<(), KernelError> {
+        // SAFETY: the event and the stream are there.
+        self.check(unsafe { (self.record)(event.0, other.0) }, "note a place in a stream")?;
+        // SAFETY: as above.
+        self.check(unsafe { (self.wait)(stream.0, event.0, 0) }, "wait for another stream")
+    }
+
     /// Ends a stream that was made here, after what is in it.
     ///
     /// # Safety
@@ -344,5 +476,18 @@ mod tests {
         assert_eq!(open(&["libnothing.so", first, loaded]).unwrap().1, loaded);
         let error = open(&["libnothing.so", "libnothing.so.1"]).unwrap_err();
         assert!(matches!(error, KernelError::Library { library: "libnothing.so", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_part_has_whole_groups_and_leaves_at_least_the_share() {
+        assert_eq!(part_of(132, 0.2, [8, 8]), 104, "an H200");
+        assert_eq!(part_of(108, 0.2, [4, 2]), 86, "an A100");
+        assert_eq!(part_of(132, 0.0, [8, 8]), 128, "as many as are in groups");
+        assert_eq!([part_of(132, 1.0, [8, 8]), part_of(10, 0.5, [8, 8]), part_of(0, 0.2, [0, 0])], [0; 3]);
+    }
+
+    #[test]
+    fn a_resource_is_as_large_as_the_driver_s() {
+        assert_eq!(size_of::<Resource>(), 144);
     }
 }

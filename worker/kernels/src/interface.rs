@@ -7,7 +7,11 @@ use std::{
 
 use ort_sys::{OrtApi, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtStatusPtr};
 
-use super::{cuda::Stream, error::KernelError};
+use super::{
+    cuda::Stream,
+    error::KernelError,
+    partition::{self, Lane},
+};
 
 /// An error as ONNX Runtime takes it.
 pub(crate) fn status(api: &OrtApi, error: &KernelError) -> OrtStatusPtr {
@@ -135,7 +139,12 @@ impl Run<'_> {
         Ok(data)
     }
 
-    /// The stream in whose order kernels are to be launched.
+    /// Where kernels are to be launched.
+    pub(crate) fn lane(&self) -> Result<Lane, KernelError> {
+        self.stream().map(partition::lane)
+    }
+
+    /// ONNX Runtime's stream of this run: it copies what goes in and out in its order.
     pub(crate) fn stream(&self) -> Result<Stream, KernelError> {
         let mut stream = ptr::null_mut();
         // SAFETY: the context is that of this run, and one pointer is written.

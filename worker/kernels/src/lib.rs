@@ -31,6 +31,8 @@ mod interface;
 mod kernels;
 mod operators;
 mod packing;
+mod partition;
+mod recent;
 mod stream;
 
 use std::sync::OnceLock;
@@ -72,6 +74,16 @@ impl Shape {
 /// Why the operators cannot be used there.
 pub fn probe(device: u32, quantized: bool) -> Result<(), KernelError> {
     device::Device::on(device, |device| device.check(quantized))
+}
+
+/// From now on, while calls come in ([`UrgentStream::note_call`]), runs of many tokens in graphs of these operators leave this share of a device's multiprocessors
+/// to them, or a little more, since a driver parts them by groups. The first share that is asked for on a device stays, for all sessions there, as long as the
+/// process lives. Gives back how many that are.
+///
+/// # Errors
+/// If the driver cannot part the device: it can from version 12.5 on.
+pub fn keep_free(device: u32, share: f64) -> Result<u32, KernelError> {
+    device::Device::on(device, |device| device.keep_free(cuda::Driver::get()?, share))
 }
 
 /// Makes the operators known to a session that is going to be made with these options.
@@ -134,7 +146,7 @@ mod tests {
     #[test]
     fn without_a_driver_it_is_said_what_is_missing() {
         // On a machine with a device there is nothing to say.
-        for said in [probe(0, false), UrgentStream::new(0).map(|_| ())] {
+        for said in [probe(0, false), UrgentStream::new(0).map(|_| ()), keep_free(0, 0.2).map(|_| ())] {
             if let Err(error) = said {
                 assert!(matches!(error, KernelError::Library { .. } | KernelError::Cuda { .. }), "{error}");
             }

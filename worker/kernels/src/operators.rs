@@ -18,10 +18,12 @@ use ort_sys::{
 
 use super::{
     DOMAIN, Shape,
+    cuda::Driver,
     device::Device,
     error::KernelError,
     interface::{self, Node, Run},
     kernels::Kernels,
+    partition,
 };
 
 const F16: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
@@ -244,7 +246,11 @@ unsafe extern "system" fn create(
 unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelContext) -> OrtStatusPtr {
     // SAFETY: it is what `create` has given. Runs at the same time only read it.
     let instance = unsafe { &*kernel.cast::<Instance>() };
-    let done = instance.kernel.run(Run { api: instance.api, context });
+    let run = Run { api: instance.api, context };
+    let done = instance.kernel.run(run).inspect_err(|_| {
+        // What has been launched still uses memory that is now given back in the order of ONNX Runtime's stream. Where that fails too, the device is lost.
+        let _ = Driver::get().and_then(|driver| partition::end(driver, run.stream()?));
+    });
     done.map_or_else(|error| interface::status(instance.api, &error), |()| OrtStatusPtr::default())
 }
 

@@ -3,26 +3,28 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
+    fmt,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::RwLock;
 
 use crate::{
     cuda::{Driver, Function, Stream},
+    device::Device,
     error::KernelError,
+    partition::LARGE,
+    recent::{Last, now},
 };
 
 /// For so long a gate holds its stream up if nobody opens it, because a run has failed between its first and its last operator: longer than it takes to launch
 /// the kernels of a large model.
 const LONGEST: Duration = Duration::from_millis(4);
-/// Runs of so many tokens on other streams are worth a gate: their kernels hold a device for longer than it takes to launch one.
-const LARGE: usize = 1024;
-/// Such runs follow each other within this.
+/// Large runs follow each other within this.
 const LATELY: Duration = Duration::from_millis(100);
 
 /// A stream whose kernels a device starts before those of other streams. What is being computed is not interrupted, but between two of its blocks
@@ -39,17 +41,23 @@ pub struct UrgentStream {
 
 /// By the address of their stream.
 static GATES: LazyLock<RwLock<HashMap<usize, Arc<Gate>>>> = LazyLock::new(RwLock::default);
-/// When a large run on another stream began last: milliseconds from `BEGIN` on, and one.
-static LAST_LARGE: AtomicU64 = AtomicU64::new(0);
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// When a large run on another stream began: its kernels hold a device for longer than it takes to launch one.
+static LARGE_RUN: Last = Last::never();
 
 /// What holds a stream up.
-#[derive(Debug)]
 pub(crate) struct Gate {
     /// The last ticket that may pass. In memory of the host, which the device reads.
     opened: *mut u32,
     /// The last that was given out.
     ticket: AtomicU32,
+    /// Where it is, unless our operators cannot be used there.
+    device: Option<&'static Device>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
 }
 
 // SAFETY: what it points to is written and read as an atomic number, and is there as long as this is.
@@ -64,8 +72,10 @@ impl UrgentStream {
     /// If the driver is not there, or makes none.
     pub fn new(device: u32) -> Result<Self, KernelError> {
         let driver = Driver::get()?;
-        let (stream, opened) = driver.with_device(device, || Ok((driver.urgent_stream()?, driver.host_number()?)))?;
-        let (address, gate) = (stream.0 as usize, Arc::new(Gate { opened, ticket: AtomicU32::new(0) }));
+        let (stream, opened, here) =
+            driver.with_device(device, || Ok((driver.urgent_stream()?, driver.host_number()?, Device::here().ok())))?;
+        let gate = Gate { opened, ticket: AtomicU32::new(0), device: here };
+        let (address, gate) = (stream.address(), Arc::new(gate));
         GATES.write().insert(address, Arc::clone(&gate));
         Ok(Self { device, address, gate })
     }
@@ -74,6 +84,13 @@ impl UrgentStream {
     #[must_use]
     pub const fn address(&self) -> usize {
         self.address
+    }
+
+    /// A call is about to be computed in it, and others may be expected: see [`keep_free`](crate::keep_free).
+    pub fn note_call(&self) {
+        if let Some(device) = self.gate.device {
+            device.calls.note();
+        }
     }
 }
 
@@ -94,30 +111,26 @@ impl Drop for UrgentStream {
 
 /// The gate of a stream, if it is an urgent one.
 pub(crate) fn gate_of(stream: Stream) -> Option<Arc<Gate>> {
-    GATES.read().get(&(stream.0 as usize)).cloned()
+    GATES.read().get(&stream.address()).cloned()
 }
 
 /// A run of so many tokens begins on a stream that is none.
 pub(crate) fn note_run(tokens: usize) {
     if tokens >= LARGE {
-        let now = u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX);
-        LAST_LARGE.store(now.saturating_add(1), Ordering::Relaxed);
+        LARGE_RUN.note(now());
     }
 }
 
 /// Whether there are other runs that a gate is worth it for.
 fn has_company() -> bool {
-    is_lately(LAST_LARGE.load(Ordering::Relaxed), BEGIN.elapsed())
-}
-
-fn is_lately(last: u64, now: Duration) -> bool {
-    last.checked_sub(1).is_some_and(|last| now.saturating_sub(Duration::from_millis(last)) < LATELY)
+    LARGE_RUN.is_within(LATELY, now())
 }
 
 impl Gate {
     /// What is launched in the stream from now on waits until [`Gate::open`], if there are other runs.
     pub(crate) fn close(&self, driver: &Driver, kernel: Function, stream: Stream) -> Result<(), KernelError> {
-        if !has_company() {
+        // While large runs leave room, nothing has to be held up.
+        if !has_company() || self.device.is_some_and(Device::has_room) {
             return Ok(());
         }
         let mut ticket = self.ticket.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -142,11 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_is_worth_it_for_a_while_after_a_large_run() {
-        assert!(!is_lately(0, Duration::from_secs(1)), "there was none");
-        assert!(is_lately(1, Duration::ZERO) && is_lately(1, Duration::from_millis(99)));
-        assert!(!is_lately(1, Duration::from_millis(100)));
-        assert!(is_lately(1001, Duration::from_millis(900)), "clocks of two threads differ");
+    fn a_gate_is_worth_it_after_a_large_run() {
         note_run(LARGE - 1);
         assert!(!has_company());
         note_run(LARGE);
@@ -156,7 +165,7 @@ mod tests {
     #[test]
     fn what_was_launched_before_it_is_opened_passes() {
         let mut number = 0;
-        let gate = Gate { opened: &raw mut number, ticket: AtomicU32::new(u32::MAX) };
+        let gate = Gate { opened: &raw mut number, ticket: AtomicU32::new(u32::MAX), device: None };
         // As the kernel compares them: numbers go round.
         let passes = |ticket: u32| {
             // SAFETY: the number is there, and nobody else uses it.

@@ -51,6 +51,9 @@ pub fn load(file: Option<&Path>, flags: &[(&str, Value)]) -> Result<Loaded, Conf
     let mut config: Config = figment.extract().map_err(|e| ConfigError(explain(e)))?;
     let decided = config.models.memory_budget.is_none() && config.batch.policy == BatchPolicy::Adaptive;
     config.engine.device.urgent_calls.get_or_insert(decided);
+    if config.models.memory_budget.is_some() {
+        config.engine.device.call_runners.get_or_insert(1);
+    }
     config.validate().map_err(ConfigError)?;
     Ok(Loaded { config, figment })
 }
@@ -220,6 +223,19 @@ mod tests {
         let printed = loaded.print();
         assert!(printed.contains("max_texts = 16  # (flags)"), "{printed}");
         assert!(printed.contains("worker.toml)"), "{printed}");
+    }
+
+    #[test]
+    fn where_memory_is_counted_calls_have_one_runner_if_any() {
+        let runners = |text: &str| {
+            let device = load_text(text, &[]).unwrap().config.engine.device;
+            (device.urgent_calls, device.call_runners)
+        };
+        assert_eq!(runners(""), (Some(true), None), "the model decides");
+        let budget = "[models]\nmemory_budget = \"1 GiB\"\n";
+        assert_eq!(runners(budget), (Some(false), Some(1)));
+        let said = format!("{budget}[engine.device]\nurgent_calls = true\ncall_runners = 2\n");
+        assert_eq!(runners(&said), (Some(true), Some(2)));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl<T> BatchQueue<T> {
             served_alone: false,
             spread_until: None,
             broken: 0,
-            urgent: Urgent::new(0, Duration::ZERO, config.online_run * RUNS_UNTIL_OVERDUE),
+            urgent: Urgent::new(&[], Duration::ZERO, config.online_run * RUNS_UNTIL_OVERDUE),
             refusal: None,
         };
         let [ended, beside, urgent] = [(); 3].map(|()| Condvar::new());
@@ -100,12 +100,12 @@ impl<T> BatchQueue<T> {
         Self { state: Mutex::new(state), changed, ended, beside, urgent, runners, spread: 1, cores }
     }
 
-    /// The same with so many runners more, for calls alone, see [`BatchQueue::next_call`]. Other runs take no longer than this while calls come in.
+    /// The same with a runner more for each of these units, for calls alone, see [`BatchQueue::next_call`]. Other runs take no longer than this while calls come in.
     #[must_use]
-    pub fn with_urgent(self, runners: usize, beside_calls: Duration) -> Self {
+    pub fn with_urgent(self, units: &[Unit], beside_calls: Duration) -> Self {
         let mut state = self.state.lock();
-        state.urgent = Urgent::new(runners, beside_calls, state.urgent.overdue);
-        state.set_urgent(runners);
+        state.urgent = Urgent::new(units, beside_calls, state.urgent.overdue);
+        state.set_urgent(units.len());
         drop(state);
         self
     }

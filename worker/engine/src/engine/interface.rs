@@ -81,6 +81,9 @@ pub trait Engine: std::fmt::Debug + Send {
     /// request.
     fn settle(&mut self) {}
 
+    /// Told before each run whether it is of calls that have engines of their own. Others are expected then, and what else is computed there may leave room.
+    fn expect_calls(&self, _expected: bool) {}
+
     /// The vectors of a batch, in the order of its rows: `rows` x [`Engine::dimension`] numbers.
     ///
     /// # Errors
@@ -107,6 +110,10 @@ impl Engine for Box<dyn Engine> {
 
     fn beside(&self) -> Option<Box<dyn Engine>> {
         (**self).beside()
+    }
+
+    fn expect_calls(&self, expected: bool) {
+        (**self).expect_calls(expected);
     }
 
     fn settle(&mut self) {

@@ -1,6 +1,6 @@
 //! Sessions of a version, and the engines that share them: on the CPU one for each core, on devices some for each.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use embed_schemas::{Artefact, Precision, model::GraphForm};
@@ -25,7 +25,7 @@ use crate::{
         providers::{Options, urgent_stream},
         tensorrt,
     },
-    settings::Provider,
+    settings::{DeviceCalls, Provider},
     shape::{Form, Padding, Unit},
     threads::give_way,
 };
@@ -199,13 +199,14 @@ impl Sessions<'_> {
                 engines.push(Box::new(engine));
             }
         }
-        let (urgent, urgent_refused) = self.urgent(&devices, &padding, largest);
         let shortest = measured.iter().map(|run| run.took).min().unwrap_or_default();
+        let calls = self.calls(&devices, shortest);
+        let (urgent, urgent_refused) = self.urgent(&devices, calls.runners, &padding, largest);
         let bounds = DeviceBounds {
             texts: device.max_texts,
             tokens: largest.tokens,
             online_run: device.online_run.max(shortest * WORTH_A_LAUNCH),
-            beside_calls: device.beside_calls.max(shortest * WORTH_A_LAUNCH),
+            beside_calls: calls.beside.max(shortest * WORTH_A_LAUNCH),
         };
         Ok(Engines {
             engines,
@@ -228,20 +229,65 @@ impl Sessions<'_> {
         }
     }
 
-    /// One engine on each device for calls alone, whose runs go before those of the others, or why there are none.
-    fn urgent(&self, devices: &[u32], padding: &Padding, largest: Largest) -> (Vec<Box<dyn Engine>>, Option<String>) {
-        let is_wanted = self.context.config.device.urgent_calls == Some(true) && self.target.provider == Provider::Cuda;
-        if !is_wanted {
-            return (Vec::new(), None);
+    /// Whether there are to be engines for calls alone.
+    fn wants_urgent(&self) -> bool {
+        self.context.config.device.urgent_calls == Some(true) && self.target.provider == Provider::Cuda
+    }
+
+    /// What calls get of these devices.
+    fn calls(&self, devices: &[u32], shortest: Duration) -> DeviceCalls {
+        let config = &self.context.config.device;
+        let calls = config.calls(shortest, self.wants_urgent() && self.target.has_kernels());
+        tracing::debug!(?shortest, ?calls, "what calls have of a device");
+        if calls.share <= 0.0 {
+            return calls;
         }
-        let engines = devices.iter().enumerate().map(|(unit, device)| self.urgent_on(*device, unit, padding, largest));
-        match engines.collect::<Result<_, _>>() {
-            Ok(engines) => (engines, None),
+        let kept = devices.iter().map(|device| embed_kernels::keep_free(*device, calls.share));
+        match kept.collect::<Result<Vec<_>, _>>() {
+            Ok(multiprocessors) => {
+                tracing::info!(
+                    ?devices,
+                    ?multiprocessors,
+                    "while calls come in, large runs leave them multiprocessors"
+                );
+                calls
+            }
             Err(error) => {
-                tracing::warn!(%error, "calls have no stream of their own: they wait for the runs before them");
-                (Vec::new(), Some(error.to_string()))
+                tracing::warn!(%error, "large runs leave calls no multiprocessors: they wait for the ends of kernels");
+                config.calls(shortest, false)
             }
         }
+    }
+
+    /// So many engines on each device for calls alone, whose runs go before those of the others, or why there are none.
+    fn urgent(
+        &self,
+        devices: &[u32],
+        runners: usize,
+        padding: &Padding,
+        largest: Largest,
+    ) -> (Vec<Box<dyn Engine>>, Option<String>) {
+        if !self.wants_urgent() {
+            return (Vec::new(), None);
+        }
+        let mut engines: Vec<Box<dyn Engine>> = Vec::with_capacity(devices.len() * runners);
+        for (unit, device) in devices.iter().enumerate() {
+            for runner in 0..runners {
+                match self.urgent_on(*device, unit, padding, largest) {
+                    Ok(engine) => engines.push(engine),
+                    // One is enough.
+                    Err(error) if runner > 0 => {
+                        tracing::warn!(%error, device, runners = runner, "fewer calls run at the same time than were to");
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "calls have no stream of their own: they wait for the runs before them");
+                        return (Vec::new(), Some(error.to_string()));
+                    }
+                }
+            }
+        }
+        (engines, None)
     }
 
     fn urgent_on(

@@ -7,7 +7,7 @@ use embed_schemas::{Artefact, model::GraphForm};
 use super::{provider_chain::ProviderGraph, resolve::ResolvedModel};
 use crate::{
     engine::cuda_graphs,
-    settings::{EngineConfig, Provider},
+    settings::{DeviceConfig, EngineConfig, Provider},
 };
 
 /// Weights of one version, in bytes of its graphs' files, once for each copy.
@@ -41,8 +41,9 @@ impl Weights {
         // Recordings belong to one runner.
         let records = target.graph.form != GraphForm::Kernels && cuda_graphs::option(target.provider, config).is_some();
         // Neither is shared what calls have in a stream of their own on each device.
-        let urgent =
-            if target.provider == Provider::Cuda && config.device.urgent_calls == Some(true) { devices } else { 0 };
+        let on_device = config.device.call_runners.unwrap_or(DeviceConfig::CALL_RUNNERS);
+        let has_urgent = target.provider == Provider::Cuda && config.device.urgent_calls == Some(true);
+        let urgent = if has_urgent { devices * on_device } else { 0 };
         let recorded = if records { runners + urgent } else { 0 };
         let own = target.graph.file.bytes * recorded as u64 + graphs_bytes * urgent as u64;
         Self { shared: shared.collect(), own }
@@ -98,9 +99,9 @@ mod tests {
 
     #[test]
     fn calls_have_weights_of_their_own_on_each_device() {
-        let own = |urgent_calls: bool, recorded: bool| {
+        let own = |urgent_calls: bool, runners: Option<usize>, recorded: bool| {
             let mut config = EngineConfig { providers: vec![Provider::Cuda].into(), ..EngineConfig::default() };
-            config.device.urgent_calls = Some(urgent_calls);
+            (config.device.urgent_calls, config.device.call_runners) = (Some(urgent_calls), runners);
             if !recorded {
                 config.device.cuda_graphs.rows.clear();
             }
@@ -108,8 +109,10 @@ mod tests {
                 graphs("m".parse().unwrap(), metadata("fp16", "contrib"), &ModelSpec::current("m"), &config).unwrap();
             Weights::of(&model, &model.chain[0], 2, &config).own
         };
-        assert_eq!([own(false, false), own(true, false)], [0, 20]);
-        assert_eq!([own(false, true), own(true, true)], [40, 80], "and each recording once more");
+        let one = Some(1);
+        assert_eq!([own(false, one, false), own(true, one, false)], [0, 20]);
+        assert_eq!([own(false, one, true), own(true, one, true)], [40, 80], "and each recording once more");
+        assert_eq!([own(true, Some(2), false), own(true, None, false)], [40, 60], "as many as there may be");
     }
 
     fn weights(graphs: &[(&str, u64)], own: u64) -> Weights {

@@ -94,7 +94,7 @@ impl Pipeline {
         }
         let beside_calls = report.bounds.map_or(batch.online_run, |bounds| bounds.beside_calls);
         let queue = BatchQueue::new(&batch, costs, &units).on_cores(core_use, report.spread.unwrap_or(1));
-        let queue = queue.with_urgent(urgent.len(), beside_calls);
+        let queue = queue.with_urgent(&urgent.iter().map(Engine::unit).collect::<Vec<_>>(), beside_calls);
         let queue = Arc::new(queue);
         let call_engines = if urgent.is_empty() { units.len() } else { urgent.len() };
         // From here on, whatever fails closes the queue, and so ends what has been started.

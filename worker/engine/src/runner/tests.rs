@@ -368,7 +368,7 @@ fn spread_costs() -> CostTable {
 fn calls_are_for_the_usual_runners_while_the_one_for_them_fails() {
     let mut setup = Setup::new();
     let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(0)]);
-    setup.context.queue = Arc::new(queue.with_urgent(1, Duration::ZERO));
+    setup.context.queue = Arc::new(queue.with_urgent(&[Unit(0)], Duration::ZERO));
     let broken = Arc::new(AtomicBool::new(true));
     let (hear, heard) = mpsc::channel();
     let mut runners = Runners::start(Vec::<Fake>::new(), &setup.context, |_| ()).unwrap();

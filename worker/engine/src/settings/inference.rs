@@ -188,9 +188,16 @@ pub struct DeviceConfig {
     /// runs that were begun before it. It takes as much memory for weights as one runner with a session of its own. For the provider `cuda`. If left out, a
     /// worker decides: where batches are formed adaptively, and memory for weights has no budget.
     pub urgent_calls: Option<bool>,
-    /// Longest run of jobs and backfills while online calls are coming in, where those have a stream of their own.
-    #[serde(with = "humantime_serde")]
-    pub beside_calls: Duration,
+    /// Calls that run at the same time on one device where they have streams of their own, each with weights of its own. If left out: 3 of a model whose
+    /// shortest run takes a millisecond or longer, since others would wait for it, and else 1, as in a worker with a `models.memory_budget`.
+    pub call_runners: Option<usize>,
+    /// Share of a device's multiprocessors that large runs of jobs and backfills leave to calls while these are coming in, where they have streams of their own
+    /// and graphs are made of the worker's own operators. If left out: 0.2 of a model whose shortest run takes a millisecond or longer, and else 0.
+    pub call_share: Option<f64>,
+    /// Longest run of jobs and backfills while online calls are coming in, where those have streams of their own. If left out: 20 ms where multiprocessors are left to
+    /// them, and else 8 ms.
+    #[serde(with = "humantime_serde::option")]
+    pub beside_calls: Option<Duration>,
     /// Most memory of one session on a device. Unbounded if left out.
     pub memory_limit: Option<ByteSize>,
     /// Whether what goes to the device and comes back is kept in page-locked memory, which is copied faster.
@@ -231,7 +238,9 @@ impl Default for DeviceConfig {
             max_tokens: 65_536,
             online_run: Duration::from_millis(4),
             urgent_calls: None,
-            beside_calls: Duration::from_millis(5),
+            call_runners: None,
+            call_share: None,
+            beside_calls: None,
             memory_limit: None,
             pinned: true,
             widths: vec![(64, 8), (256, 16), (512, 32)],
@@ -241,11 +250,48 @@ impl Default for DeviceConfig {
     }
 }
 
+/// More would only share a device.
+const MOST_CALL_RUNNERS: usize = 16;
+/// A call that runs so long, its kernels launched one by one, keeps those waiting that come meanwhile.
+const LONG_CALL: Duration = Duration::from_millis(1);
+// With these, calls of BERT-large's shape at 250 a second on an H200 had a p95 of 4.6 ms, and bulk kept 83 %: `loadtest/results/h200-calls`.
+const CALL_SHARE: f64 = 0.2;
+const BESIDE_CALLS_WITH_ROOM: Duration = Duration::from_millis(20);
+/// Shorter ones cost BERT-large's shape more than half of its bulk.
+const BESIDE_CALLS: Duration = Duration::from_millis(8);
+
+/// What calls have of a device, where they have streams of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceCalls {
+    /// Calls that run at the same time.
+    pub runners: usize,
+    /// Share of the multiprocessors that large runs leave to them.
+    pub share: f64,
+    /// Longest run of what is stored meanwhile.
+    pub beside: Duration,
+}
+
 impl DeviceConfig {
+    /// Calls of a large model that run at the same time, where nobody says otherwise.
+    pub const CALL_RUNNERS: usize = 3;
+
     /// Batches that run at the same time on one device, for a variant that has `instances`, 0 for the default.
     #[must_use]
     pub const fn runners(&self, instances: usize) -> usize {
         if instances == 0 { self.runners } else { instances }
+    }
+
+    /// What calls have of a device that serves a model whose shortest run takes so long. `parts`: its large runs can leave multiprocessors to them.
+    #[must_use]
+    pub fn calls(&self, shortest: Duration, parts: bool) -> DeviceCalls {
+        let is_long = shortest >= LONG_CALL;
+        let share = if parts { self.call_share.unwrap_or(if is_long { CALL_SHARE } else { 0.0 }) } else { 0.0 };
+        let beside = if share > 0.0 { BESIDE_CALLS_WITH_ROOM } else { BESIDE_CALLS };
+        DeviceCalls {
+            runners: self.call_runners.unwrap_or(if is_long { Self::CALL_RUNNERS } else { 1 }),
+            share,
+            beside: self.beside_calls.unwrap_or(beside),
+        }
     }
 
     /// Sessions on one device.
@@ -262,6 +308,14 @@ impl DeviceConfig {
                 return Err(format!("{section}.{key}: must be at least 1"));
             }
         }
+        if self.call_runners.is_some_and(|runners| !(1..=MOST_CALL_RUNNERS).contains(&runners)) {
+            return Err(format!(
+                "{section}.call_runners: must be from 1 to {MOST_CALL_RUNNERS}; without any, say urgent_calls = false"
+            ));
+        }
+        if self.call_share.is_some_and(|share| !(0.0..=0.9).contains(&share)) {
+            return Err(format!("{section}.call_share: must be from 0 to 0.9, such as 0.2"));
+        }
         for (key, sizes) in [("rows", &self.cuda_graphs.rows), ("widths", &self.cuda_graphs.widths)] {
             if sizes.contains(&0) {
                 return Err(format!(
@@ -277,5 +331,48 @@ impl DeviceConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn calls_of_a_large_model_have_a_part_of_the_device() {
+        let device = DeviceConfig::default();
+        assert_eq!(device.calls(MS, true), DeviceCalls { runners: 3, share: 0.2, beside: MS * 20 });
+        assert_eq!(device.calls(MS / 2, true), DeviceCalls { runners: 1, share: 0.0, beside: MS * 8 });
+        assert_eq!(device.calls(MS, false), DeviceCalls { runners: 3, share: 0.0, beside: MS * 8 });
+    }
+
+    #[test]
+    fn what_is_configured_is_done() {
+        let (call_runners, call_share, beside_calls) = (Some(2), Some(0.5), Some(MS * 5));
+        let device = DeviceConfig { call_runners, call_share, beside_calls, ..DeviceConfig::default() };
+        for shortest in [MS, MS * 2] {
+            assert_eq!(device.calls(shortest, true), DeviceCalls { runners: 2, share: 0.5, beside: MS * 5 });
+        }
+        assert_eq!(device.calls(MS, false).share, 0.0, "not where runs cannot be moved");
+        let none = DeviceConfig { call_share: Some(0.0), ..DeviceConfig::default() };
+        assert_eq!(none.calls(MS * 2, true), DeviceCalls { runners: 3, share: 0.0, beside: MS * 8 });
+    }
+
+    #[test]
+    fn shares_and_runners_have_bounds() {
+        for (call_runners, call_share, key) in [
+            (Some(0), None, "call_runners"),
+            (None, Some(-0.1), "call_share"),
+            (None, Some(1.0), "call_share"),
+            (None, Some(f64::NAN), "call_share"),
+        ] {
+            let device = DeviceConfig { call_runners, call_share, ..DeviceConfig::default() };
+            let said = device.validate().unwrap_err();
+            assert!(said.starts_with(&format!("engine.device.{key}: must be ")), "{said}");
+        }
+        let widest = DeviceConfig { call_runners: Some(1), call_share: Some(0.9), ..DeviceConfig::default() };
+        widest.validate().unwrap();
     }
 }

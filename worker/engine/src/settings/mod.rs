@@ -11,7 +11,7 @@ mod tokenize;
 
 pub use batch::{BatchConfig, BatchPolicy, FixedConfig, TableConfig};
 pub use chain::Providers;
-pub use inference::{All, DeviceConfig, Devices, EngineConfig, GraphShapes, check_chain};
+pub use inference::{All, DeviceCalls, DeviceConfig, Devices, EngineConfig, GraphShapes, check_chain};
 pub use model::{CURRENT, ModelSpec};
 pub use provider::Provider;
 pub use providers::{CudaConfig, OpenvinoConfig, TensorrtConfig, TensorrtRtxConfig};

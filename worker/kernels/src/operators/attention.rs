@@ -60,6 +60,8 @@ impl Kernel for Attention {
         ];
         // SAFETY: these are the arguments of `attention`. Tiles lie within the tokens: they come from the graph's only `Embed`, whose tokens the states are,
         // as whoever registers the operators has seen to, see `register`.
-        unsafe { Driver::get()?.launch(kernels.attention, (count * heads, 1), ATTENTION, run.stream()?, arguments) }
+        unsafe {
+            Driver::get()?.launch(kernels.attention, (count * heads, 1), ATTENTION, run.lane()?.stream, arguments)
+        }
     }
 }

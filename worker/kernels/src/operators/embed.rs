@@ -5,10 +5,12 @@ use std::{ffi::c_void, ptr};
 use super::{
     super::{
         cuda::Driver,
+        device::Device,
         error::KernelError,
         interface::{Node, Run},
         kernels::ROWS,
         packing::{Packing, TILE},
+        partition,
         stream::{gate_of, note_run},
     },
     Kernel, Launch,
@@ -66,6 +68,8 @@ impl Kernel for Embed {
         let mut quantized =
             if self.launch.scale.is_some() { run.output(3, [tokens, hidden])? } else { ptr::null_mut() };
         let (driver, stream) = (Driver::get()?, run.stream()?);
+        // Of a run that ONNX Runtime ended between two operators.
+        partition::end(driver, stream)?;
         if tokens == 0 {
             // SAFETY: there is room for them: one for each text, and one more.
             return unsafe { driver.upload(starts, &packing.starts, stream) };
@@ -79,8 +83,12 @@ impl Kernel for Embed {
         // After what is copied, since a copy may wait for what is before it.
         match gate_of(stream) {
             Some(gate) => gate.close(driver, kernels.gate, stream)?,
-            None => note_run(tokens),
+            None => {
+                note_run(tokens);
+                Device::here()?.begin(driver, tokens, stream)?;
+            }
         }
+        let stream = run.lane()?.stream;
         let mut columns = i32::try_from(width).unwrap_or(i32::MAX);
         let mut rows = i64::try_from(vocabulary).unwrap_or(i64::MAX);
         let (mut epsilon, mut factor) = (self.epsilon, self.launch.scale.unwrap_or(1.0));

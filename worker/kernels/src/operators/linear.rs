@@ -67,6 +67,6 @@ impl Kernel for Layer {
             scale,
         };
         // SAFETY: shapes were looked at above, and ONNX Runtime aligns what it allocates to 256 bytes.
-        unsafe { Device::here()?.products.run(&linear, tokens, states.data, out, run.stream()?) }
+        unsafe { Device::here()?.products.run(&linear, tokens, states.data, out, run.lane()?) }
     }
 }

@@ -60,6 +60,6 @@ impl Kernel for AddNorm {
         ];
         let blocks = tokens.div_ceil(ROWS.1 as usize);
         // SAFETY: these are the arguments of `add_norm`, and shapes were looked at above.
-        unsafe { Driver::get()?.launch(kernels.add_norm, (blocks, 1), ROWS, run.stream()?, arguments) }
+        unsafe { Driver::get()?.launch(kernels.add_norm, (blocks, 1), ROWS, run.lane()?.stream, arguments) }
     }
 }

@@ -7,7 +7,7 @@ use super::{
         cuda::Driver,
         error::KernelError,
         interface::{Node, Run},
-        stream,
+        partition, stream,
     },
     Kernel, Launch,
 };
@@ -33,6 +33,7 @@ impl Kernel for Pool {
         if texts == 0 {
             return Ok(());
         }
+        let (driver, stream) = (Driver::get()?, run.stream()?);
         let kernels = self.launch.kernels(hidden)?;
         let (mut mean, mut normalize) = (i32::from(self.mean), i32::from(self.normalize));
         let arguments: [*mut c_void; 5] = [
@@ -45,9 +46,10 @@ impl Kernel for Pool {
         let block = (u32::try_from(hidden / 2).unwrap_or(u32::MAX), 1);
         // SAFETY: these are the arguments of `pool`. Starts lie within the tokens: they come from the graph's only `Embed`, whose tokens the states are, as
         // whoever registers the operators has seen to, see `register`.
-        let launched = unsafe { Driver::get()?.launch(kernels.pool, (texts, 1), block, run.stream()?, arguments) };
-        if let Some(gate) = stream::gate_of(run.stream()?) {
-            gate.open();
+        let launched = unsafe { driver.launch(kernels.pool, (texts, 1), block, run.lane()?.stream, arguments) };
+        match stream::gate_of(stream) {
+            Some(gate) => gate.open(),
+            None => partition::end(driver, stream)?,
         }
         launched
     }

@@ -1,7 +1,7 @@
 //! What runs, and what is to run next, behind the queue's lock. It is told what time it is.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -50,6 +50,8 @@ pub(super) const RUNS_UNTIL_OVERDUE: u32 = 4;
 pub(super) struct Urgent {
     /// Those whose engines run.
     pub(super) runners: usize,
+    /// The devices that they share.
+    devices: usize,
     /// Those that wait for a call.
     pub(super) idle: IdleRunners,
     /// The longest run of anything else while calls come in.
@@ -62,8 +64,9 @@ impl Urgent {
     /// The unit of all of them: which device a call comes to does not matter.
     pub(super) const UNIT: Unit = Unit(0);
 
-    pub(super) fn new(runners: usize, beside_calls: Duration, overdue: Duration) -> Self {
-        Self { runners, idle: IdleRunners::new(&vec![Self::UNIT; runners]), beside_calls, overdue }
+    pub(super) fn new(units: &[Unit], beside_calls: Duration, overdue: Duration) -> Self {
+        let (runners, devices) = (units.len(), units.iter().collect::<HashSet<_>>().len());
+        Self { runners, devices, idle: IdleRunners::new(&vec![Self::UNIT; runners]), beside_calls, overdue }
     }
 }
 
@@ -147,7 +150,9 @@ impl<T> State<T> {
         if !self.alone.is_empty() || self.running.alone > 0 {
             return (Vec::new(), Action::Idle);
         }
-        let step = self.planner.next_call(now, self.urgent.idle.waiting());
+        // Runners of one device share its time: in two of them, halves of a call are done no sooner than it is in one.
+        let others = self.urgent.idle.waiting().min(self.urgent.devices.saturating_sub(1));
+        let step = self.planner.next_call(now, others);
         (step.expired, step.action)
     }
 

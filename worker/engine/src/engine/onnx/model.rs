@@ -150,6 +150,11 @@ impl OnnxModel {
         Self { stream: Some(stream), ..self }
     }
 
+    /// The stream that it was loaded for.
+    pub(super) fn stream(&self) -> Option<&UrgentStream> {
+        self.stream.as_deref()
+    }
+
     /// The same model, without keeping it loaded.
     #[must_use]
     pub fn downgrade(&self) -> WeakModel {

@@ -7,7 +7,7 @@ const BESIDE: Duration = Duration::from_millis(25);
 /// Two usual runners of one device, and one for calls alone.
 fn queue<T>() -> BatchQueue<T> {
     let queue = BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0), Unit(0)]);
-    queue.with_urgent(1, BESIDE)
+    queue.with_urgent(&[Unit(0)], BESIDE)
 }
 
 fn usual<T>(queue: &BatchQueue<T>) -> Action<T> {
@@ -91,9 +91,27 @@ fn calls_that_have_waited_for_long_are_for_all() {
 }
 
 #[test]
+fn a_call_is_shared_between_devices_and_not_between_runners_of_one() {
+    // How many of four texts of a call the first runner takes, while the others wait.
+    let taken = |units: &[Unit]| {
+        let queue =
+            BatchQueue::new(&BatchConfig::default(), CostTable::default(), &[Unit(0)]).with_urgent(units, BESIDE);
+        units[1..].iter().for_each(|_| queue.state.lock().urgent.idle.park(Urgent::UNIT));
+        queue.push((0..4).map(|n| entry(Lane::Rpc, None, n))).unwrap();
+        match urgent(&queue) {
+            Action::Run(batch) => batch.entries.len(),
+            _ => 0,
+        }
+    };
+    assert_eq!(taken(&[Unit(0)]), 4);
+    assert_eq!(taken(&[Unit(0); 3]), 4);
+    assert_eq!(taken(&[Unit(0), Unit(1), Unit(0), Unit(1)]), 2);
+}
+
+#[test]
 fn what_one_leaves_another_is_woken_for() {
     let config = BatchConfig { max_texts: 1, ..BatchConfig::default() };
-    let queue = BatchQueue::new(&config, CostTable::default(), &[Unit(0)]).with_urgent(2, BESIDE);
+    let queue = BatchQueue::new(&config, CostTable::default(), &[Unit(0)]).with_urgent(&[Unit(0); 2], BESIDE);
     let keep = std::sync::Barrier::new(3);
     thread::scope(|scope| {
         let (ran, runs) = mpsc::channel();
