@@ -1,8 +1,13 @@
 //! The pages of a Parquet file, each looked at before it is decoded: of a dictionary of numbers, the library takes as much memory as its header says that
 //! it has values, 16 GiB in a file of a few kilobytes.
 
-use std::{iter::FusedIterator, sync::Arc};
+use std::{
+    iter::{self, FusedIterator},
+    sync::Arc,
+};
 
+use arrow_array::RecordBatch;
+use arrow_schema::ArrowError;
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -21,6 +26,9 @@ use parquet::{
 
 use super::{deltas, source::Source};
 
+/// The rows of a row group, some at a time.
+pub(super) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
 /// Reads a row group behind so many of its rows.
 pub(super) fn read(
     source: &Source,
@@ -29,13 +37,26 @@ pub(super) fn read(
     number: usize,
     skip: usize,
     at_once: usize,
-) -> Result<ParquetRecordBatchReader> {
+) -> Result<Rows> {
     let group = Group { source: Arc::new(source.clone()), metadata: metadata.metadata().clone(), number };
     let fields = metadata.schema().fields();
     let levels = parquet_to_arrow_field_levels(metadata.parquet_schema(), mask.clone(), Some(fields))?;
     let rest = group.num_rows().saturating_sub(skip);
-    let selection = (skip > 0).then(|| RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rest)]));
-    ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, at_once, selection)
+    let behind = |selection| ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, at_once, selection);
+    if skip > 0 {
+        let mut rows = behind(Some(RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rest)])))?;
+        // Pages of a damaged file may not have the rows that they say. What could be read all the same can still be, from the beginning.
+        if let Some(Ok(first)) = rows.next() {
+            return Ok(Box::new(iter::once(Ok(first)).chain(rows)));
+        }
+    }
+    let mut left = skip;
+    Ok(Box::new(behind(None)?.filter_map(move |batch| {
+        let Ok(batch) = batch else { return Some(batch) };
+        let (rows, skipped) = (batch.num_rows(), left.min(batch.num_rows()));
+        left -= skipped;
+        (skipped < rows).then(|| Ok(batch.slice(skipped, rows - skipped)))
+    })))
 }
 
 /// A row group of a file.
@@ -58,7 +79,7 @@ impl RowGroups for Group {
     }
 
     fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
-        Box::new(std::iter::once(self.metadata.row_group(self.number)))
+        Box::new(iter::once(self.metadata.row_group(self.number)))
     }
 
     fn metadata(&self) -> &ParquetMetaData {

@@ -10,10 +10,7 @@ use std::{
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader},
-};
+use parquet::arrow::{ProjectionMask, arrow_reader::ArrowReaderMetadata};
 
 use super::{
     footer,
@@ -137,7 +134,7 @@ pub(super) enum Batches {
         /// Row groups that are still to be read: number, rows before it, rows of it to skip.
         groups: VecDeque<(usize, u64, u64)>,
         /// One that is being read: rows before what comes next, and rows before the group behind it.
-        open: Option<(u64, u64, ParquetRecordBatchReader)>,
+        open: Option<(u64, u64, pages::Rows)>,
     },
     Arrow {
         reader: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>,

@@ -391,7 +391,11 @@ fn calls_are_for_the_usual_runners_while_the_one_for_them_fails() {
     push(Lane::Rpc, 1);
     assert!(outcome().1.unwrap_err().contains("nothing runs"));
     assert!(heard.recv().unwrap(), "it is told");
-    assert_eq!(queue.runs_calls_apart(), 0);
+    let told = Instant::now();
+    while queue.runs_calls_apart() > 0 {
+        assert!(told.elapsed() < Duration::from_secs(60), "calls are still for it");
+        std::thread::yield_now();
+    }
     // A job is in an engine, where a call would not be taken if there were one for it alone.
     queue.drain();
     push(Lane::Job, 2);
