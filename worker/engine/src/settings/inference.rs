@@ -364,6 +364,7 @@ mod tests {
     fn shares_and_runners_have_bounds() {
         for (call_runners, call_share, key) in [
             (Some(0), None, "call_runners"),
+            (Some(17), None, "call_runners"),
             (None, Some(-0.1), "call_share"),
             (None, Some(1.0), "call_share"),
             (None, Some(f64::NAN), "call_share"),
