@@ -14,10 +14,11 @@ from embed_models.cli import main
 from embed_models.corpus.load import BY_KIND, data_dir
 from embed_models.corpus.load import read_rows as read_frozen
 from embed_models.distill.commands import LISTED
-from embed_models.distill.corpus import HELD_OUT, SOURCES, TRAIN, divide, read_rows
+from embed_models.distill.corpus import HELD_OUT, SOURCES, TRAIN, Row, divide, read_rows
 from embed_models.distill.documents import markdown
 from embed_models.distill.licences import is_permissive
 from embed_models.distill.packages import read_crates, read_python
+from embed_models.distill.pairs import pairs
 from embed_models.distill.readers import READERS, read_files
 from embed_models.distill.texts import Group, Text, questions, read_wordnet
 from embed_models.errors import EmbedModelsError
@@ -293,3 +294,18 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_dictionary(tmp_path: Path) -> None:
     with pytest.raises(EmbedModelsError, match="wordnet-base"):
         list(read_wordnet(tmp_path))
+
+
+def test_pairs_are_what_sums_up_and_what_stands_behind_it() -> None:
+    def rows(*kinds: str, group: int) -> list[Row]:
+        return [Row(kind, f"{kind} {number}", group) for number, kind in enumerate(kinds)]
+
+    corpus = [
+        *rows("software", "entry", "heading", "code", "readme", "readme", group=0),
+        *rows("heading", "heading", "manual", "question", group=1),
+        # What it sums up may be missing, and then nothing of another group is taken for it.
+        *rows("summary", group=2),
+        *rows("description", "summary", "entry", "description", group=3),
+        *rows("wordnet-words", "wordnet-definition", group=4),
+    ]
+    assert list(pairs(corpus)) == [(0, 4), (2, 4), (7, 8), (12, 14), (15, 16)]

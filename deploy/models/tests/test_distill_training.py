@@ -12,9 +12,16 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from embed_models.distill.batches import BUCKETS, Corpus, Sampler, build_corpus  # noqa: E402
+from embed_models.distill.batches import (  # noqa: E402
+    BUCKETS,
+    DOCUMENT,
+    QUERY,
+    Corpus,
+    Sampler,
+    build_corpus,
+)
 from embed_models.distill.encoder import embed_tokens, encode  # noqa: E402
-from embed_models.distill.objective import Weighting, objective  # noqa: E402
+from embed_models.distill.objective import Weighting, objective, retrieval  # noqa: E402
 from embed_models.distill.train import embed_all  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -27,7 +34,9 @@ def corpus() -> Corpus:
     words = ["hello", "world", "the", "quick", "foxs", "a", "ab", "1", "!"]
     generator = np.random.default_rng(3)
     texts = [" ".join(generator.choice(words, size)) for size in generator.integers(1, 300, 900)]
-    return build_corpus(texts, tokenizer, CPU)
+    # An empty text has no tokens: those behind it move up, and its own pair is left out.
+    texts[3] = ""
+    return build_corpus(texts, tokenizer, CPU, [(2, 3), *((n, n + 1) for n in range(4, 890, 2))])
 
 
 def test_encoder_agrees_with_the_definition() -> None:
@@ -72,6 +81,61 @@ def test_batches_depend_on_the_seed_alone(corpus: Corpus) -> None:
     batches = [[sampler.batch()[0] for _ in range(4)] for sampler in (first, again, other)]
     assert all(torch.equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(batches[0], batches[2], strict=True))
+
+
+def test_pairs_are_of_texts_that_belong_together(corpus: Corpus) -> None:
+    sampler = Sampler(corpus, tokens=40 * (QUERY + DOCUMENT), seed=5)
+    assert corpus.pairs[0].tolist() == [3, 4]
+    assert len(corpus.pairs) == 443
+    cut = {
+        tuple(tuple(corpus.ids[begin : begin + length].tolist()) for begin, length in ends)
+        for pair in corpus.pairs
+        for ends in [
+            [
+                (corpus.starts[text], min(int(corpus.lengths[text]), limit - 2))
+                for text, limit in zip(pair, (QUERY, DOCUMENT), strict=True)
+            ]
+        ]
+    }
+    # Without the noise, that is: most of them.
+    known = 0
+    for _ in range(10):
+        (queries, of_queries), (documents, of_documents) = sampler.pairs()
+        assert (queries.shape, documents.shape) == ((40, QUERY), (40, DOCUMENT))
+        for query, query_mask, document, document_mask in zip(
+            queries, of_queries, documents, of_documents, strict=True
+        ):
+            both = tuple(
+                tuple(ids[mask][1:-1].tolist())
+                for ids, mask in ((query, query_mask), (document, document_mask))
+            )
+            known += both in cut
+    assert known > 300
+
+
+def test_a_share_of_the_batches_is_pairs(corpus: Corpus) -> None:
+    sampler = Sampler(corpus, tokens=2048, seed=5)
+    assert 200 < sum(sampler.is_pairs(0.25) for _ in range(1000)) < 300
+    assert not any(sampler.is_pairs(0.0) for _ in range(100))
+
+
+def test_retrieval_is_of_the_teachers_order_and_of_the_own_document() -> None:
+    generator = torch.Generator().manual_seed(1)
+    normalize = torch.nn.functional.normalize
+    queries = normalize(torch.randn(6, 32, generator=generator), dim=-1)
+    documents = normalize(queries + 0.1 * torch.randn(6, 32, generator=generator), dim=-1)
+    weighting = Weighting(similarity=0.1, states=1.0, ranking=0.5, found=0.25)
+    same = retrieval(queries, documents, (queries, documents), weighting)
+    assert same["ranking"].item() == pytest.approx(0, abs=1e-6)
+    assert same["retrieval"].item() == pytest.approx(0.25 * same["found"].item(), abs=1e-6)
+
+    # Each query before the document of another one.
+    wrong = retrieval(queries, documents.roll(1, 0), (queries, documents), weighting)
+    assert wrong["ranking"].item() > 1
+    assert wrong["found"].item() > same["found"].item() + 1
+    assert wrong["retrieval"].item() == pytest.approx(
+        0.5 * wrong["ranking"].item() + 0.25 * wrong["found"].item(), rel=1e-5
+    )
 
 
 def test_objective_is_zero_for_the_teacher_itself() -> None:

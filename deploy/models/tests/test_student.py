@@ -18,7 +18,13 @@ from embed_models.checkpoint import Tensors, read_checkpoint
 from embed_models.cli import main
 from embed_models.distill.commands import TEACHER
 from embed_models.distill.licences import is_permissive
-from embed_models.distill.student import LAYERS, WORDS_KEY, build_student, save_layers
+from embed_models.distill.student import (
+    LAYERS,
+    WORDS_KEY,
+    average_layers,
+    build_student,
+    save_layers,
+)
 from embed_models.errors import CheckpointError
 from embed_models.four_bits import round_table
 from embed_models.inference import TextEncoder
@@ -152,6 +158,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "registry" / "models"
 
 
+def logged() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
+
+
 def test_stored_file() -> None:
     digest = hashlib.sha256(LAYERS.read_bytes()).hexdigest()
     assert digest in README.read_text(encoding="utf-8")
@@ -171,15 +181,19 @@ def test_what_it_was_trained_on_is_said_wherever_it_goes(registry: Path, tmp_pat
     rows = re.findall(
         r"^\| [^|]+ \|[^|]*\| [^|]*?: ([\d,]+) \|$", README.read_text(encoding="utf-8"), re.M
     )
-    assert len(rows) == 6
+    assert len(rows) == 12
     for texts in rows:
         assert texts in card
         assert texts in notice
     with (out / "sources.tsv").open(encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file, delimiter="\t"))
     assert sum(int(row["texts"]) for row in listed) == sum(int(n.replace(",", "")) for n in rows)
-    entries = [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
-    assert entries[0]["texts"] == sum(int(row["texts"]) for row in listed)
+    # What each training has read is named, and is no more than what is listed.
+    started = [entry["texts"] for entry in logged() if entry["event"] == "start"]
+    assert len(started) == 3
+    for texts in started:
+        assert f"{texts:,}" in README.read_text(encoding="utf-8")
+        assert texts <= sum(int(row["texts"]) for row in listed)
 
 
 def test_no_licence_of_what_it_was_trained_on_asks_for_the_same() -> None:
@@ -191,8 +205,9 @@ def test_no_licence_of_what_it_was_trained_on_asks_for_the_same() -> None:
 
 
 def test_log_is_that_of_the_file() -> None:
-    entries = [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
+    entries = logged()
     assert entries[0]["event"] == "start"
+    assert entries[-1]["step"] == "mean"
     assert entries[-1]["cosine_mean"] >= PROMISED_COSINE
     assert entries[-1]["cosine_wordnet-example"] >= OF_SENTENCES
 
@@ -250,3 +265,22 @@ def encoder(version: Path) -> TextEncoder:
     return TextEncoder(
         version / "fp32.onnx", version / "tokenizer.json", metadata["max_seq_length"]
     )
+
+
+def test_layers_of_trainings_that_began_alike_are_averaged(layers: Path, tmp_path: Path) -> None:
+    trained = load_file(layers)
+    other, out = tmp_path / "other.safetensors", tmp_path / "mean.safetensors"
+    moved = {name: tensor.astype(np.float32) + 1 for name, tensor in trained.items()}
+    save_layers(moved, other, teacher="tiny", embeddings=random_tensors())
+    average_layers([layers, other, other, layers], out)
+    with safe_open(out, framework="np") as mean, safe_open(layers, framework="np") as first:
+        assert mean.metadata() == first.metadata()
+    for name, tensor in load_file(out).items():
+        assert tensor.dtype == np.float16
+        np.testing.assert_allclose(tensor, trained[name] + 0.5, atol=2e-3)
+
+    # Of another teacher: nothing is written.
+    save_layers(moved, other, teacher="another", embeddings=random_tensors())
+    with pytest.raises(CheckpointError, match=r"other\.safetensors"):
+        average_layers([layers, other], tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()

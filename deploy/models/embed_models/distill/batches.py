@@ -6,6 +6,7 @@ apart), pieces of texts, and texts joined together. All sequences of a batch are
 and every batch has about the same number of tokens.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from embed_models.errors import CheckpointError
 
 # Lengths in tokens, with the share of the batches; the longest is the teacher's max_seq_length.
 BUCKETS = {16: 0.16, 32: 0.26, 64: 0.28, 128: 0.18, 256: 0.12}
+
+# Where texts of pairs are cut, in tokens.
+QUERY, DOCUMENT = 32, 128
 
 _NEIGHBOURS = 4
 _PIECES, _JOINED = 0.22, 0.18  # shares of the sequences; the others are whole texts
@@ -33,6 +37,7 @@ class Corpus:
     starts: Tensor  # int64 [texts]
     lengths: Tensor  # int64 [texts]
     next_word: Tensor  # int64 [tokens]: the nearest token from here on that begins a word
+    pairs: Tensor  # int64 [pairs, 2]: a text that sums up, and the text that it sums up
     cls: int
     sep: int
     pad: int
@@ -50,8 +55,21 @@ def tokenize(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     return [encoding.ids for encoding in encodings]
 
 
-def build_corpus(texts: list[str], tokenizer: Tokenizer, device: torch.device) -> Corpus:
-    rows = [ids for ids in tokenize(texts, tokenizer) if ids]
+def build_corpus(
+    texts: list[str],
+    tokenizer: Tokenizer,
+    device: torch.device,
+    pairs: Iterable[tuple[int, int]] = (),
+) -> Corpus:
+    """Return the corpus of texts; `pairs` are numbers of texts that belong together."""
+    everything = tokenize(texts, tokenizer)
+    rows = [ids for ids in everything if ids]
+    place = np.cumsum([bool(ids) for ids in everything]) - 1
+    known = [
+        (place[query], place[document])
+        for query, document in pairs
+        if everything[query] and everything[document]
+    ]
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
     flat = np.concatenate([np.array(ids, dtype=np.int32) for ids in rows])
     inside = np.zeros(tokenizer.get_vocab_size(), dtype=bool)
@@ -65,6 +83,7 @@ def build_corpus(texts: list[str], tokenizer: Tokenizer, device: torch.device) -
         starts=torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
         lengths=torch.from_numpy(lengths).to(device),
         next_word=torch.from_numpy(next_word).to(device),
+        pairs=torch.tensor(known, dtype=torch.long).reshape(-1, 2).to(device),
         cls=special_token(tokenizer, "[CLS]"),
         sep=special_token(tokenizer, "[SEP]"),
         pad=special_token(tokenizer, "[PAD]"),
@@ -127,12 +146,29 @@ class Sampler:
         lengths = torch.cat([part[1] for part in parts])
         return self._gather(length, starts, lengths)
 
+    def pairs(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return (ids, mask) of queries and of their documents, [pairs, length] each."""
+        corpus = self._corpus
+        count = self._tokens // (QUERY + DOCUMENT)
+        chosen = self._neighbours(corpus.pairs, count)
+        queries, documents = (
+            self._gather(length, *self._single(corpus.starts[texts], corpus.lengths[texts]))
+            for texts, length in ((chosen[:, 0], QUERY), (chosen[:, 1], DOCUMENT))
+        )
+        return queries, documents
+
+    def is_pairs(self, share: float) -> bool:
+        """Draw whether the next batch is one of pairs, of which there are this share."""
+        return len(self._corpus.pairs) > _NEIGHBOURS and bool(self._buckets.random() < share)
+
     def _whole_texts(self, length: int, count: int) -> tuple[Tensor, Tensor]:
-        texts = self._whole[length]
-        first = self._below(len(texts) - _NEIGHBOURS, (count + _NEIGHBOURS - 1) // _NEIGHBOURS)
-        steps = torch.arange(_NEIGHBOURS, device=texts.device)
-        chosen = texts[(first[:, None] + steps).flatten()[:count]]
+        chosen = self._neighbours(self._whole[length], count)
         return self._single(self._corpus.starts[chosen], self._corpus.lengths[chosen])
+
+    def _neighbours(self, rows: Tensor, count: int) -> Tensor:
+        first = self._below(len(rows) - _NEIGHBOURS, (count + _NEIGHBOURS - 1) // _NEIGHBOURS)
+        steps = torch.arange(_NEIGHBOURS, device=rows.device)
+        return rows[(first[:, None] + steps).flatten()[:count]]
 
     def _pieces_of_texts(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         corpus, texts = self._corpus, self._longer[length]

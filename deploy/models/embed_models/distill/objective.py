@@ -16,6 +16,9 @@ class Weighting:
 
     similarity: float
     states: float
+    # Of pairs alone: how far off the teacher's order is, and that a text finds its own.
+    ranking: float = 0.0
+    found: float = 0.0
     temperature: float = 0.05
 
 
@@ -45,6 +48,30 @@ def objective(
         + weighting.states * parts["states"]
     )
     return parts
+
+
+def retrieval(
+    queries: Tensor, documents: Tensor, wanted: tuple[Tensor, Tensor], weighting: Weighting
+) -> dict[str, Tensor]:
+    """Return what pairs add to the loss, and its weighted sum, `retrieval`.
+
+    All are unit vectors [pairs, dimension], `wanted` the teacher's of queries and documents.
+    `ranking` compares the order of all documents for each query with the teacher's, `found` is the
+    cross entropy of finding the document of the same pair among them.
+    """
+    scores = queries @ documents.T / weighting.temperature
+    reference = wanted[0] @ wanted[1].T / weighting.temperature
+    parts = {
+        "ranking": F.kl_div(
+            F.log_softmax(scores, dim=-1),
+            F.log_softmax(reference, dim=-1),
+            log_target=True,
+            reduction="batchmean",
+        ),
+        "found": F.cross_entropy(scores, torch.arange(len(scores), device=scores.device)),
+    }
+    weighted = weighting.ranking * parts["ranking"] + weighting.found * parts["found"]
+    return parts | {"retrieval": weighted}
 
 
 def _divergence(queries: Tensor, keys: Tensor, wanted: Tensor, temperature: float) -> Tensor:

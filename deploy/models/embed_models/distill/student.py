@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,16 +128,46 @@ def save_layers(
 
     `rounded`: whether the word embeddings are those of `rounded_words`.
     """
+    about = {TEACHER_KEY: teacher, EMBEDDINGS_KEY: embeddings_digest(embeddings)}
+    if rounded:
+        about[WORDS_KEY] = ROUNDED
+    path.write_bytes(save(_halves(tensors), metadata=about))
+
+
+def average_layers(paths: Sequence[Path], out: Path) -> None:
+    """Store the mean of the layers of several trainings, which began with the same ones.
+
+    Each of them ends beside where the loss is least, in another direction: their mean is nearer to
+    it than any of them. Of layers that were trained apart from the beginning it means nothing.
+    """
+    trained = [_open_layers(path) for path in paths]
+    (first, about), *others = trained
+    for path, (tensors, said) in zip(paths[1:], others, strict=True):
+        same = {name: tensor.shape for name, tensor in tensors.items()} == {
+            name: tensor.shape for name, tensor in first.items()
+        }
+        if not same or said != about:
+            raise CheckpointError(
+                f"{path} holds layers of another shape or teacher than {paths[0]}; "
+                "give files of trainings that began with the same layers"
+            )
+    mean: Tensors = {
+        name: np.asarray(
+            np.mean([tensors[name] for tensors, _ in trained], axis=0, dtype=np.float32)
+        )
+        for name in first
+    }
+    out.write_bytes(save(_halves(mean), metadata=about))
+
+
+def _halves(tensors: Tensors) -> dict[str, NDArray[np.float16]]:
     halves: dict[str, NDArray[np.float16]] = {}
     for name, tensor in sorted(tensors.items()):
         with np.errstate(over="ignore"):
             halves[name] = tensor.astype(np.float16)
         if not np.isfinite(halves[name]).all():
             raise CheckpointError(f"{name} has values that float16 cannot hold")
-    about = {TEACHER_KEY: teacher, EMBEDDINGS_KEY: embeddings_digest(embeddings)}
-    if rounded:
-        about[WORDS_KEY] = ROUNDED
-    path.write_bytes(save(halves, metadata=about))
+    return halves
 
 
 def rounded_words(tensors: Tensors) -> Tensors:
@@ -165,18 +196,22 @@ def _count_layers(tensors: Tensors) -> int:
     return 1 + max(numbers, default=0)
 
 
-def _read_layers(path: Path, teacher: BertConfig) -> tuple[Tensors, dict[str, str]]:
+def _open_layers(path: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             about = file.metadata() or {}
-            tensors = {
+            return {
                 name: file.get_tensor(name).astype(np.float32) for name in sorted(file.keys())
-            }
+            }, about
     except (SafetensorError, FileNotFoundError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); take it from the repository, "
             "or give another file with --layers"
         ) from error
+
+
+def _read_layers(path: Path, teacher: BertConfig) -> tuple[Tensors, dict[str, str]]:
+    tensors, about = _open_layers(path)
     expected = replace(teacher, num_hidden_layers=_count_layers(tensors)).tensor_shapes()
     shapes = {name: shape for name, shape in expected.items() if name.startswith(_LAYER)}
     found = {name: tensor.shape for name, tensor in tensors.items()}

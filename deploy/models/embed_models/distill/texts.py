@@ -16,6 +16,7 @@ from embed_models.wordnet import FILES, split_gloss
 RETRIEVAL_PAIRS = (
     ("tested-query", "tested-document"),
     ("wordnet-words", "wordnet-definition"),
+    ("summary", "description"),
 )
 
 

@@ -25,7 +25,8 @@ from embed_models.distill.batches import Sampler, build_corpus, special_token, t
 from embed_models.distill.corpus import HELD_OUT, TRAIN, read_rows
 from embed_models.distill.encoder import Layer, Weights, bert_layer, embed_tokens, encode
 from embed_models.distill.evaluation import Vectors, choose, compare, tested
-from embed_models.distill.objective import Weighting, objective
+from embed_models.distill.objective import Weighting, objective, retrieval
+from embed_models.distill.pairs import pairs
 from embed_models.distill.student import rounded_words, save_layers
 
 TEACHER_LAYERS = (0, 4, 5)
@@ -76,15 +77,16 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
     words = {name: torch.from_numpy(w).to(device) for name, w in rounded_words(stored).items()}
     student = _start(teacher, words, options.resume, device)
     tokenizer = Tokenizer.from_file(str(options.teacher / "tokenizer.json"))
-    texts = [row.text for row in read_rows(options.data / TRAIN)]
-    corpus = build_corpus(texts, tokenizer, device)
+    rows = read_rows(options.data / TRAIN)
+    texts = [row.text for row in rows]
+    corpus = build_corpus(texts, tokenizer, device, pairs(rows) if options.pairs else ())
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     run = Run(
         config,
         teacher,
         student,
         Sampler(corpus, options.batch_tokens, options.seed),
-        Weighting(options.similarity, options.states),
+        Weighting(options.similarity, options.states, options.ranking, options.found),
         dtype,
         torch.compile(bert_layer, dynamic=True) if options.compile else bert_layer,
     )
@@ -98,6 +100,7 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         texts=len(texts),
         tokens=len(corpus.ids),
+        pairs=len(corpus.pairs),
         seconds=round(time.monotonic() - began, 1),
     )
     log(event="held-out", step=0, **evaluate())
@@ -145,7 +148,7 @@ def _steps(
     began = saved = time.monotonic()
     optimizers = _optimizers(layers, options)
     step, sequences, progress = 0, 0, 0.0
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, tuple[Any, int]] = {}
     while progress < 1.0 and step < options.max_steps:
         # By time or by steps, whichever ends first. The clock is the CPU's, which runs ahead of the
         # GPU by no more than `log_every` steps: there it waits for the sums.
@@ -156,14 +159,15 @@ def _steps(
         for optimizer, peak in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate
-        parts, size = _step(run, layers, [optimizer for optimizer, _ in optimizers])
+        parts, size = _step(run, layers, [optimizer for optimizer, _ in optimizers], options.pairs)
         step, sequences = step + 1, sequences + size
         for name, value in parts.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+            before, times = sums.get(name, (0.0, 0))
+            sums[name] = before + value.detach(), times + 1
         if step % options.log_every == 0:
             now = time.monotonic()
             entry: dict[str, Any] = {"step": step, "sequences": sequences, "rate": round(rate, 4)}
-            entry |= {name: round(v.item() / options.log_every, 5) for name, v in sums.items()}
+            entry |= {name: round(v.item() / times, 5) for name, (v, times) in sums.items()}
             sums = {}
             if now - saved > _SAVED_EVERY_S:
                 entry["save"], saved = True, now
@@ -176,9 +180,36 @@ def _rate(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
 
 
-def _step(run: Run, layers: Weights, optimizers: list[Any]) -> tuple[dict[str, Tensor], int]:
+def _step(
+    run: Run, layers: Weights, optimizers: list[Any], share: float
+) -> tuple[dict[str, Tensor], int]:
+    """Train on one batch; return the parts of its loss, and its number of sequences."""
+    batches = run.sampler.pairs() if run.sampler.is_pairs(share) else (run.sampler.batch(),)
+    encoded = [_encode(run, ids, mask) for ids, mask in batches]
+    sums: dict[str, Tensor] = {}
+    for (got, wanted), (_, mask) in zip(encoded, batches, strict=True):
+        for name, value in objective(got, wanted, mask, run.weighting).items():
+            sums[name] = sums.get(name, 0.0) + value / len(batches)
+    loss = sums["loss"]
+    if len(encoded) == 2:
+        (query, wanted_query), (document, wanted_document) = encoded
+        wanted_both = wanted_query[0], wanted_document[0]
+        added = retrieval(query[0], document[0], wanted_both, run.weighting)
+        loss = loss + added["retrieval"]
+        sums = added
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(list(layers.values()), _CLIP)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return sums, sum(len(ids) for ids, _ in batches)
+
+
+def _encode(
+    run: Run, ids: Tensor, mask: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return (vectors, last states) of the student, and the teacher's."""
     with torch.no_grad():
-        ids, mask = run.sampler.batch()
         embedded = embed_tokens(run.teacher, run.config, ids)
         # float16 keeps three more bits of the teacher's vectors than bfloat16.
         half = torch.float16 if run.dtype is torch.bfloat16 else run.dtype
@@ -186,13 +217,7 @@ def _step(run: Run, layers: Weights, optimizers: list[Any]) -> tuple[dict[str, T
         wanted = encode(run.teacher, run.config, count, embedded.to(half), mask, run.layer)
         embedded = embed_tokens(run.student, run.config, ids).to(run.dtype)
     got = encode(run.student, run.config, len(TEACHER_LAYERS), embedded, mask, run.layer)
-    parts = objective(got, wanted, mask, run.weighting)
-    parts["loss"].backward()
-    torch.nn.utils.clip_grad_norm_(list(layers.values()), _CLIP)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return parts, len(ids)
+    return got, wanted
 
 
 def _optimizers(layers: Weights, options: argparse.Namespace) -> list[tuple[Any, float]]:
@@ -286,6 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--similarity", type=float, default=0.1, help="weight of that part")
     parser.add_argument("--states", type=float, default=1.0, help="weight of that part")
+    parser.add_argument("--pairs", type=float, default=0.0, help="share of batches of pairs")
+    parser.add_argument("--ranking", type=float, default=0.0, help="weight of that part of pairs")
+    parser.add_argument("--found", type=float, default=0.0, help="weight of that part of pairs")
     parser.add_argument("--held-out", type=int, default=1_000_000, help="texts to measure on")
     parser.add_argument("--compile", action="store_true", help="compile the layers")
     parser.add_argument("--log-every", type=int, default=100)
