@@ -267,7 +267,7 @@ class Results:
         return rows[0].get("gpu_utilisation_percent") if rows else None
 
     def targets(self) -> list[Target]:
-        """Return what is wanted of an H100, with what was measured."""
+        """Return what is wanted of an H100 or H200, with what was measured."""
         alone, bulk = self.alone, self.through_nats
         small, large = "MiniLM", "BERT-large (UAE-Large's shape)"
         return [

@@ -18,11 +18,15 @@ def test_choose_takes_whole_groups() -> None:
 
 
 def test_recall_counts_a_groups_own_document() -> None:
-    texts = {QUERY: HeldOut(["a", "b", "c"], [1, 2, 9]), DOCUMENT: HeldOut(["B", "A"], [2, 1])}
+    texts = {
+        QUERY: HeldOut(["a", "b", "c"], [1, 2, 9]),
+        DOCUMENT: HeldOut(["B", "A", "more of B"], [2, 1, 2]),
+    }
     vectors = {
-        # The first query finds its document, the second the other's; the third has none.
-        QUERY: np.array([[1, 0], [0.9, 0.1], [1, 0]], dtype=np.float32),
-        DOCUMENT: np.array([[0, 1], [1, 0]], dtype=np.float32),
+        # The first query finds its document, the second what else there is of its own: that is
+        # none. The third has none.
+        QUERY: np.array([[1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32),
+        DOCUMENT: np.array([[0, 1], [1, 0], [0.6, 0.8]], dtype=np.float32),
     }
     assert recalls(vectors, texts) == {QUERY: 0.5}
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from embed_models.distill.student import average_layers
+from embed_models.errors import CheckpointError
 
 
 def main() -> None:
@@ -14,7 +15,10 @@ def main() -> None:
     parser.add_argument("layers", type=Path, nargs="+", help="layers.safetensors of a training")
     parser.add_argument("--out", type=Path, required=True, help="the layers.safetensors to write")
     options = parser.parse_args()
-    average_layers(options.layers, options.out)
+    try:
+        average_layers(options.layers, options.out)
+    except CheckpointError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class Corpus:
     def device(self) -> torch.device:
         return self.ids.device
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are as many as a batch of pairs is drawn from."""
+        return len(self.pairs) > _NEIGHBOURS
+
 
 def tokenize(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Return token ids without special tokens, whole."""
@@ -159,7 +164,7 @@ class Sampler:
 
     def is_pairs(self, share: float) -> bool:
         """Draw whether the next batch is one of pairs, of which there are this share."""
-        return len(self._corpus.pairs) > _NEIGHBOURS and bool(self._buckets.random() < share)
+        return self._corpus.has_pairs and bool(self._buckets.random() < share)
 
     def _whole_texts(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         chosen = self._neighbours(self._whole[length], count)

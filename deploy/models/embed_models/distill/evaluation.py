@@ -88,7 +88,10 @@ def recalls(vectors: Mapping[str, Vectors], texts: Mapping[str, HeldOut]) -> dic
         if query_kind not in texts or document_kind not in texts:
             continue
         queries, documents = texts[query_kind], texts[document_kind]
-        row_of_group = {group: row for row, group in enumerate(documents.groups)}
+        # The first of a group, which is what the query sums up; others say more of the same thing.
+        row_of_group: dict[int, int] = {}
+        for row, group in enumerate(documents.groups):
+            row_of_group.setdefault(group, row)
         asked = [row for row, group in enumerate(queries.groups) if group in row_of_group]
         if asked:
             wanted = np.array([row_of_group[queries.groups[row]] for row in asked])

@@ -1,4 +1,8 @@
-"""What the training minimises: the distance between the student's vectors and the teacher's."""
+"""What the training minimises.
+
+The distance between the student's vectors and the teacher's; of pairs also how well a query finds
+its document.
+"""
 
 from dataclasses import dataclass
 

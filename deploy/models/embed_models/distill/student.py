@@ -137,8 +137,9 @@ def save_layers(
 def average_layers(paths: Sequence[Path], out: Path) -> None:
     """Store the mean of the layers of several trainings, which began with the same ones.
 
-    Each of them ends beside where the loss is least, in another direction: their mean is nearer to
-    it than any of them. Of layers that were trained apart from the beginning it means nothing.
+    Each of them ends beside where the loss is least, in another direction, and their mean can be
+    nearer to it than any of them while they are near each other. That they began with the same
+    layers is not seen in the files.
     """
     trained = [_open_layers(path) for path in paths]
     (first, about), *others = trained
@@ -146,7 +147,7 @@ def average_layers(paths: Sequence[Path], out: Path) -> None:
         same = {name: tensor.shape for name, tensor in tensors.items()} == {
             name: tensor.shape for name, tensor in first.items()
         }
-        if not same or said != about:
+        if not same or said != about or TEACHER_KEY not in about:
             raise CheckpointError(
                 f"{path} holds layers of another shape or teacher than {paths[0]}; "
                 "give files of trainings that began with the same layers"
@@ -205,8 +206,8 @@ def _open_layers(path: Path) -> tuple[Tensors, dict[str, str]]:
             }, about
     except (SafetensorError, FileNotFoundError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); take it from the repository, "
-            "or give another file with --layers"
+            f"{path} cannot be read ({error}); give the file that a training wrote, "
+            "or the one of the repository"
         ) from error
 
 

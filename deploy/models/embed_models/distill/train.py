@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,21 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from embed_models.checkpoint import BertConfig, read_config, read_tensors
-from embed_models.distill.batches import Sampler, build_corpus, special_token, tokenize
+from embed_models.distill.batches import (
+    DOCUMENT,
+    QUERY,
+    Sampler,
+    build_corpus,
+    special_token,
+    tokenize,
+)
 from embed_models.distill.corpus import HELD_OUT, TRAIN, read_rows
 from embed_models.distill.encoder import Layer, Weights, bert_layer, embed_tokens, encode
 from embed_models.distill.evaluation import Vectors, choose, compare, tested
 from embed_models.distill.objective import Weighting, objective, retrieval
 from embed_models.distill.pairs import pairs
 from embed_models.distill.student import rounded_words, save_layers
+from embed_models.errors import UsageError
 
 TEACHER_LAYERS = (0, 4, 5)
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -53,7 +62,10 @@ class Run:
 
 def main() -> None:
     """Train until the time is up; write layers.safetensors and log.jsonl."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if problem := _problem(options):
+        parser.error(problem)
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
@@ -69,6 +81,18 @@ def main() -> None:
         _train(options, device, log)
 
 
+def _problem(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with options that only make sense together."""
+    weighted = options.ranking > 0 or options.found > 0
+    if weighted and not options.pairs:
+        return "--ranking and --found are of pairs alone: give --pairs a share of the batches"
+    if options.pairs and not weighted:
+        return "--pairs has no effect without --ranking or --found"
+    if options.pairs and options.batch_tokens < QUERY + DOCUMENT:
+        return f"--batch-tokens: a pair has {QUERY + DOCUMENT} tokens"
+    return None
+
+
 def _train(options: argparse.Namespace, device: torch.device, log: Callable[..., None]) -> None:
     began = time.monotonic()
     config = read_config(options.teacher / "config.json")
@@ -80,6 +104,8 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
     rows = read_rows(options.data / TRAIN)
     texts = [row.text for row in rows]
     corpus = build_corpus(texts, tokenizer, device, pairs(rows) if options.pairs else ())
+    if options.pairs and not corpus.has_pairs:
+        raise UsageError("--pairs: the texts of --data have too few pairs")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     run = Run(
         config,
@@ -95,7 +121,8 @@ def _train(options: argparse.Namespace, device: torch.device, log: Callable[...,
         event="start",
         settings={
             name: value for name, value in vars(options).items() if not isinstance(value, Path)
-        },
+        }
+        | {"resume": options.resume and sha256(options.resume.read_bytes()).hexdigest()},
         torch=torch.__version__,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         texts=len(texts),
@@ -183,26 +210,32 @@ def _rate(progress: float) -> float:
 def _step(
     run: Run, layers: Weights, optimizers: list[Any], share: float
 ) -> tuple[dict[str, Tensor], int]:
-    """Train on one batch; return the parts of its loss, and its number of sequences."""
+    """Train on one batch; return what is logged of its loss, and its number of sequences.
+
+    Of an ordinary batch the parts of its loss; of pairs what they add to it, and all of theirs as
+    `pairs_loss`: that of their texts, queries and documents by halves, and what they add.
+    """
     batches = run.sampler.pairs() if run.sampler.is_pairs(share) else (run.sampler.batch(),)
     encoded = [_encode(run, ids, mask) for ids, mask in batches]
-    sums: dict[str, Tensor] = {}
-    for (got, wanted), (_, mask) in zip(encoded, batches, strict=True):
-        for name, value in objective(got, wanted, mask, run.weighting).items():
-            sums[name] = sums.get(name, 0.0) + value / len(batches)
-    loss = sums["loss"]
-    if len(encoded) == 2:
+    objectives = [
+        objective(got, wanted, mask, run.weighting)
+        for (got, wanted), (_, mask) in zip(encoded, batches, strict=True)
+    ]
+    if len(encoded) == 1:
+        parts = objectives[0]
+        loss = parts["loss"]
+    else:
         (query, wanted_query), (document, wanted_document) = encoded
-        wanted_both = wanted_query[0], wanted_document[0]
-        added = retrieval(query[0], document[0], wanted_both, run.weighting)
-        loss = loss + added["retrieval"]
-        sums = added
+        wanted = wanted_query[0], wanted_document[0]
+        parts = retrieval(query[0], document[0], wanted, run.weighting)
+        loss = (objectives[0]["loss"] + objectives[1]["loss"]) / 2 + parts["retrieval"]
+        parts["pairs_loss"] = loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(list(layers.values()), _CLIP)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return sums, sum(len(ids) for ids, _ in batches)
+    return parts, sum(len(ids) for ids, _ in batches)
 
 
 def _encode(
@@ -311,9 +344,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--similarity", type=float, default=0.1, help="weight of that part")
     parser.add_argument("--states", type=float, default=1.0, help="weight of that part")
-    parser.add_argument("--pairs", type=float, default=0.0, help="share of batches of pairs")
-    parser.add_argument("--ranking", type=float, default=0.0, help="weight of that part of pairs")
-    parser.add_argument("--found", type=float, default=0.0, help="weight of that part of pairs")
+    parser.add_argument(
+        "--pairs", type=float, default=0.0, help="share of the batches that are pairs"
+    )
+    parser.add_argument(
+        "--ranking", type=float, default=0.0, help="weight of the order of documents, of pairs"
+    )
+    parser.add_argument(
+        "--found", type=float, default=0.0, help="weight of finding the own document, of pairs"
+    )
     parser.add_argument("--held-out", type=int, default=1_000_000, help="texts to measure on")
     parser.add_argument("--compile", action="store_true", help="compile the layers")
     parser.add_argument("--log-every", type=int, default=100)
