@@ -160,10 +160,11 @@ impl Plan {
     }
 
     fn in_flight(&self, setting: &Setting) -> Jobs {
-        let Setting { workers, devices, text_us, .. } = *setting;
+        let Setting { workers, devices, models, text_us, .. } = *setting;
         let texts = match (text_us, devices) {
             (0, _) => CEILING_AHEAD,
-            (_, 1) => workers * AHEAD,
+            // Each model of a worker has an engine of its own, and is to have one job that runs and one that waits.
+            (_, 1) => workers * AHEAD.max(2 * models * self.texts_per_job),
             (_, devices) => workers * devices * DEVICE_AHEAD,
         };
         Jobs { in_flight: (texts / self.texts_per_job).max(1), texts: self.texts_per_job }
@@ -303,4 +304,31 @@ fn add_shares(row: &mut Row, seen: &Seen) {
     let even = each.iter().sum::<f64>() / each.len() as f64;
     row.add(names::LEAST_SHARE, 100.0 * each.iter().copied().fold(f64::INFINITY, f64::min) / even);
     row.add(names::MOST_SHARE, 100.0 * each.iter().copied().fold(0.0, f64::max) / even);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_engine_of_a_worker_has_a_job_that_runs_and_one_that_waits() {
+        let plan = Plan {
+            parts: Vec::new(),
+            servers: Vec::new(),
+            workers: Vec::new(),
+            models: Vec::new(),
+            devices: Vec::new(),
+            text: Duration::from_millis(5),
+            texts_per_job: 64,
+            duration: Duration::from_secs(1),
+            repeats: 1,
+            backlog: Vec::new(),
+            backlog_texts: 1,
+            rows: Vec::new(),
+        };
+        for models in [1, 2, 4, 16, 64] {
+            let setting = Setting { servers: 1, workers: 4, models, devices: 1, text_us: 5000 };
+            assert!(plan.in_flight(&setting).in_flight >= 2 * 4 * models, "{models} models");
+        }
+    }
 }
