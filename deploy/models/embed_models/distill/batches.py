@@ -2,8 +2,8 @@
 
 The corpus lies there as one row of token ids, and every batch is put together from it anew: whole
 texts (neighbours of the corpus side by side, so that a batch holds things that are hard to tell
-apart), pieces of texts, and texts joined together. All sequences of a batch are of similar length,
-and every batch has about the same number of tokens.
+apart), pieces of texts, and texts joined together, all of similar length. Or it is of pairs: what
+sums up, and what it sums up, which is longer. Every batch has about the same number of tokens.
 """
 
 from collections.abc import Iterable
@@ -164,7 +164,8 @@ class Sampler:
 
     def is_pairs(self, share: float) -> bool:
         """Draw whether the next batch is one of pairs, of which there are this share."""
-        return self._corpus.has_pairs and bool(self._buckets.random() < share)
+        # Nothing is drawn where there are none: the seed gives the same batches as without them.
+        return share > 0 and bool(self._buckets.random() < share)
 
     def _whole_texts(self, length: int, count: int) -> tuple[Tensor, Tensor]:
         chosen = self._neighbours(self._whole[length], count)

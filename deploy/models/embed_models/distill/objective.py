@@ -42,8 +42,8 @@ def objective(
     wanted, wanted_states = teacher
     parts = {"mse": (vectors - wanted).square().sum(-1).mean()}
     parts["similarity"] = 0.5 * (
-        _divergence(vectors, vectors, wanted, weighting.temperature)
-        + _divergence(vectors, wanted, wanted, weighting.temperature)
+        _of_neighbours(vectors, vectors, wanted, weighting.temperature)
+        + _of_neighbours(vectors, wanted, wanted, weighting.temperature)
     )
     parts["states"] = _states_error(states, wanted_states, mask)
     parts["loss"] = (
@@ -66,31 +66,30 @@ def retrieval(
     scores = queries @ documents.T / weighting.temperature
     reference = wanted[0] @ wanted[1].T / weighting.temperature
     parts = {
-        "ranking": F.kl_div(
-            F.log_softmax(scores, dim=-1),
-            F.log_softmax(reference, dim=-1),
-            log_target=True,
-            reduction="batchmean",
-        ),
+        "ranking": _divergence(scores, reference),
         "found": F.cross_entropy(scores, torch.arange(len(scores), device=scores.device)),
     }
     weighted = weighting.ranking * parts["ranking"] + weighting.found * parts["found"]
     return parts | {"retrieval": weighted}
 
 
-def _divergence(queries: Tensor, keys: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the neighbours' distributions, a text itself left out."""
+def _of_neighbours(queries: Tensor, keys: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Divergence of the neighbours' distributions, a text itself left out."""
     count = min(len(wanted), _COMPARED)
     queries, keys, wanted = queries[:count], keys[:count], wanted[:count]
     itself = torch.eye(count, dtype=torch.bool, device=wanted.device)
 
-    def distribution(first: Tensor, second: Tensor) -> Tensor:
-        similarity = first @ second.T / temperature
-        return F.log_softmax(similarity.masked_fill(itself, -1e4), dim=-1)
+    def scores(first: Tensor, second: Tensor) -> Tensor:
+        return (first @ second.T / temperature).masked_fill(itself, -1e4)
 
+    return _divergence(scores(queries, keys), scores(wanted, wanted))
+
+
+def _divergence(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of the distributions that rows of scores stand for."""
     return F.kl_div(
-        distribution(queries, keys),
-        distribution(wanted, wanted),
+        F.log_softmax(scores, dim=-1),
+        F.log_softmax(wanted, dim=-1),
         log_target=True,
         reduction="batchmean",
     )

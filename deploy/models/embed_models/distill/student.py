@@ -144,10 +144,7 @@ def average_layers(paths: Sequence[Path], out: Path) -> None:
     trained = [_open_layers(path) for path in paths]
     (first, about), *others = trained
     for path, (tensors, said) in zip(paths[1:], others, strict=True):
-        same = {name: tensor.shape for name, tensor in tensors.items()} == {
-            name: tensor.shape for name, tensor in first.items()
-        }
-        if not same or said != about or TEACHER_KEY not in about:
+        if _shapes(tensors) != _shapes(first) or said != about or TEACHER_KEY not in about:
             raise CheckpointError(
                 f"{path} holds layers of another shape or teacher than {paths[0]}; "
                 "give files of trainings that began with the same layers"
@@ -159,6 +156,10 @@ def average_layers(paths: Sequence[Path], out: Path) -> None:
         for name in first
     }
     out.write_bytes(save(_halves(mean), metadata=about))
+
+
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _halves(tensors: Tensors) -> dict[str, NDArray[np.float16]]:
@@ -215,7 +216,7 @@ def _read_layers(path: Path, teacher: BertConfig) -> tuple[Tensors, dict[str, st
     tensors, about = _open_layers(path)
     expected = replace(teacher, num_hidden_layers=_count_layers(tensors)).tensor_shapes()
     shapes = {name: shape for name, shape in expected.items() if name.startswith(_LAYER)}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
+    found = _shapes(tensors)
     if found != shapes or not {TEACHER_KEY, EMBEDDINGS_KEY} <= about.keys():
         odd = min((name for name, _ in found.items() ^ shapes.items()), default="its metadata")
         raise CheckpointError(

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -175,10 +176,10 @@ def _steps(
     began = saved = time.monotonic()
     optimizers = _optimizers(layers, options)
     step, sequences, progress = 0, 0, 0.0
-    sums: dict[str, tuple[Any, int]] = {}
+    parts_of_steps = defaultdict[str, list[Tensor]](list)
     while progress < 1.0 and step < options.max_steps:
         # By time or by steps, whichever ends first. The clock is the CPU's, which runs ahead of the
-        # GPU by no more than `log_every` steps: there it waits for the sums.
+        # GPU by no more than `log_every` steps: there it waits for the means.
         progress = max(
             (time.monotonic() - began) / max(deadline - began, 1e-3), step / options.max_steps
         )
@@ -189,13 +190,15 @@ def _steps(
         parts, size = _step(run, layers, [optimizer for optimizer, _ in optimizers], options.pairs)
         step, sequences = step + 1, sequences + size
         for name, value in parts.items():
-            before, times = sums.get(name, (0.0, 0))
-            sums[name] = before + value.detach(), times + 1
+            parts_of_steps[name].append(value.detach())
         if step % options.log_every == 0:
             now = time.monotonic()
             entry: dict[str, Any] = {"step": step, "sequences": sequences, "rate": round(rate, 4)}
-            entry |= {name: round(v.item() / times, 5) for name, (v, times) in sums.items()}
-            sums = {}
+            entry |= {
+                name: round(torch.stack(values).mean().item(), 5)
+                for name, values in parts_of_steps.items()
+            }
+            parts_of_steps.clear()
             if now - saved > _SAVED_EVERY_S:
                 entry["save"], saved = True, now
             yield entry
