@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import nats
 import nats.errors
+from nats.aio.client import Client as Nats
 
 from ._errors import (
     BadAnswerError,
@@ -24,11 +25,12 @@ from ._errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nats.aio.client import Client as Nats
     from nats.aio.msg import Msg
 
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
+# In an address.
+_CREDENTIALS = re.compile(r"(?<=//).*@|^(?!.*//).*@")
 _DENIED = re.compile(r"permissions violation for \w+ to \"([^\"]+)\"", re.IGNORECASE)
 
 
@@ -84,6 +86,26 @@ class Backoff:
         return min(pause, max(self._most, advice or 0))
 
 
+async def _why_hung_up(servers: str | list[str], options: dict[str, Any]) -> Exception | None:
+    """What a server says that ends the connection while a client introduces itself.
+
+    The client's PING is on its way by then, and what a closed connection receives makes the kernel
+    forget the server's last words. A server that is asked to acknowledge every command says them
+    before there is a PING.
+    """
+    told: list[Exception] = []
+
+    async def heard(error: Exception) -> None:
+        told.append(error)
+
+    once = dict(options, verbose=True, allow_reconnect=False, error_cb=heard)
+    connection = Nats()
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        await connection.connect(servers, **once)
+    await connection.close()
+    return next((error for error in told if isinstance(error, nats.errors.Error)), None)
+
+
 class Transport:
     """A connection to NATS."""
 
@@ -108,18 +130,29 @@ class Transport:
                 await theirs(error)
 
         given = set(options)
-        options = {
+        defaults: dict[str, Any] = {
             "name": "akidb-embed",
             # For the first connection: without a bound it is tried for ever.
             "max_reconnect_attempts": 1,
             "ping_interval": 5,
-        } | options
+        }
+        options = defaults | options
+        connection = Nats()
         try:
-            connection = await nats.connect(servers, error_cb=heard, **options)
+            await connection.connect(servers, error_cb=heard, **options)
+            if not connection.is_connected:
+                # It takes the end of a connection for the answer to its first PING.
+                told.append(ConnectionResetError("the server hung up"))
+                raise told[-1]
         except (nats.errors.Error, OSError, TimeoutError) as error:
+            await connection.close()
             # The last that was told says more than that there is no server.
             why = told[-1] if told else error
-            raise DisconnectedError(f"no connection to {servers}: {why!r}") from error
+            if isinstance(why, ConnectionResetError | BrokenPipeError):
+                why = await _why_hung_up(servers, options) or why
+            names = [servers] if isinstance(servers, str) else servers
+            where = ", ".join(_CREDENTIALS.sub("", name) for name in names)
+            raise DisconnectedError(f"no connection to {where}: {why!r}") from error
         if "max_reconnect_attempts" not in given:
             connection.options["max_reconnect_attempts"] = -1
         this = cls(connection, api_prefix)

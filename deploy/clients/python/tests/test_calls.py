@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
+import json
+import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import PATIENCE, nats_server
@@ -208,11 +214,11 @@ def test_a_connection_that_comes_back_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_who_cannot_connect_is_told_why(tmp_path: Path) -> None:
-    async def connect(url: str, **who: Any) -> None:
+    async def connect(url: str | list[str], **who: Any) -> None:
         async with await Client.connect(url, **who):
             raise AssertionError("nobody gets in")
 
-    def refused(url: str, why: str, **who: Any) -> None:
+    def refused(url: str | list[str], why: str, **who: Any) -> None:
         with pytest.raises(DisconnectedError, match=why):
             asyncio.run(asyncio.wait_for(connect(url, **who), PATIENCE))
 
@@ -221,6 +227,51 @@ def test_who_cannot_connect_is_told_why(tmp_path: Path) -> None:
     with nats_server(tmp_path, users) as url:
         wrong: dict[str, Any] = {"user": "u", "password": "w"}
         refused(url, "Authorization", **wrong)
+    # Without what may be a secret.
+    refused("nats://me:secret@127.0.0.1:1", r"no connection to nats://127\.0\.0\.1:1: ")
+    refused(["secret@127.0.0.1:1", "127.0.0.1:1"], r"to 127\.0\.0\.1:1, 127\.0\.0\.1:1: ")
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_why_a_server_hangs_up_is_asked_for(tmp_path: Path, reset: bool) -> None:
+    """As if the first PING came to a connection that the server has just closed, which takes the
+    server's reason along.
+    """
+
+    async def behind(
+        server: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        theirs, ours = await asyncio.open_connection(*server)
+        writer.write(await theirs.readline())
+        connect = await reader.readline()
+        if json.loads(connect.removeprefix(b"CONNECT "))["verbose"]:
+            ours.write(connect)
+            writer.write(await theirs.readline())
+            await writer.drain()
+        else:
+            await reader.readline()
+            if reset:
+                at_once = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, at_once
+                )
+        for each in (ours, writer):
+            each.close()
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
+
+    async def refused(url: str) -> None:
+        found = urlsplit(url)
+        server = (found.hostname or "", found.port or 0)
+        proxy = await asyncio.start_server(functools.partial(behind, server), "127.0.0.1", 0)
+        port = proxy.sockets[0].getsockname()[1]
+        async with proxy:
+            with pytest.raises(DisconnectedError, match="Authorization"):
+                await Client.connect(f"nats://u:w@127.0.0.1:{port}")
+
+    users = "authorization { users: [ { user: u, password: p } ] }"
+    with nats_server(tmp_path, users) as url:
+        asyncio.run(asyncio.wait_for(refused(url), PATIENCE))
 
 
 def test_what_is_not_permitted_is_told_at_once(tmp_path: Path) -> None:
