@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use embed_client::Client;
+use tokio::sync::mpsc;
 
 use super::{
     Known, LIMITS,
@@ -12,6 +13,10 @@ use super::{
     unusable,
 };
 use crate::{Error, Parameters, PartRows, State, output::is_table, parameters::Reuse};
+
+/// Rows that one thread hands to another, and how often it may be ahead.
+const ROWS_AT_ONCE: usize = 512;
+const READ_AHEAD: usize = 4;
 
 /// Gathers what is known. `None` if nothing is to be. A run that reuses vectors takes no others than of their space.
 ///
@@ -91,9 +96,25 @@ async fn served_spaces(client: &Client, parameters: &Parameters) -> Result<Vec<S
     Ok(spaces)
 }
 
-/// Remembers rows, by a thread that may wait for them.
-async fn loaded(known: &Arc<Known>, rows: Rows, ids: bool) -> Result<(u64, u64), Error> {
+/// Remembers rows, by a thread that may wait for them, while another one reads the next.
+async fn loaded(known: &Arc<Known>, mut rows: Rows, ids: bool) -> Result<(u64, u64), Error> {
+    let (sender, mut receiver) = mpsc::channel::<Vec<_>>(READ_AHEAD);
+    let read = tokio::task::spawn_blocking(move || {
+        loop {
+            let some: Vec<_> = rows.by_ref().take(ROWS_AT_ONCE).collect();
+            if some.is_empty() || sender.blocking_send(some).is_err() {
+                return;
+            }
+        }
+    });
     let known = known.clone();
-    let loaded = tokio::task::spawn_blocking(move || known.load(rows, ids)).await;
-    loaded.map_err(|error| Error::Backfill(format!("a task failed: {error}")))?
+    let loaded = tokio::task::spawn_blocking(move || {
+        let rows = std::iter::from_fn(|| receiver.blocking_recv());
+        known.load(rows.flatten(), ids)
+    });
+    let (read, loaded) = tokio::join!(read, loaded);
+    // Where reading has failed in a way that nobody expected, what came is not all.
+    let failed = |error| Error::Backfill(format!("a task failed: {error}"));
+    read.map_err(failed)?;
+    loaded.map_err(failed)?
 }

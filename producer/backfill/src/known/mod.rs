@@ -88,7 +88,7 @@ impl Known {
             limits,
             digests: Digests::of(parameters),
             index: Mutex::new(Index::new(equal, limits.texts)),
-            vectors: Mutex::new(Vectors::on(file, limits.bytes)),
+            vectors: Mutex::new(Vectors::on(file, parameters.writing.vector_type, limits.bytes)),
             ids: Mutex::default(),
         }
     }

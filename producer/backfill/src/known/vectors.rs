@@ -8,7 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::row::{Vector, Window};
+use half::{f16, slice::HalfFloatSliceExt};
+
+use crate::{
+    VectorType,
+    row::{Vector, Window},
+};
 
 /// Bytes that are written at once, and that are read at once where what is asked for lies one behind the other.
 const BUFFER: usize = 1 << 20;
@@ -25,6 +30,8 @@ const MORE: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Vectors {
     file: File,
+    /// As the output keeps them: what it rounds is rounded here.
+    vector_type: VectorType,
     /// Values of each vector, once there is one.
     dimensions: Option<usize>,
     /// Rows that are in the file.
@@ -50,12 +57,12 @@ struct Ahead {
 
 impl Vectors {
     /// An empty one.
-    pub(super) fn on(file: File, limit: u64) -> Self {
-        Self { file, dimensions: None, written: 0, buffer: Vec::new(), ahead: Ahead::default(), limit }
+    pub(super) fn on(file: File, vector_type: VectorType, limit: u64) -> Self {
+        Self { file, vector_type, dimensions: None, written: 0, buffer: Vec::new(), ahead: Ahead::default(), limit }
     }
 
     fn row_bytes(&self) -> usize {
-        HEAD + self.dimensions.unwrap_or(0) * size_of::<f32>()
+        HEAD + self.dimensions.unwrap_or(0) * self.vector_type.width()
     }
 
     /// Adds the vectors of a text, and returns their place. `None` if there is no room, or they are of another length than those before.
@@ -82,7 +89,7 @@ impl Vectors {
             return Ok(None);
         }
         for (n, vector) in vectors.iter().enumerate() {
-            encode(vector, n + 1 < vectors.len(), &mut self.buffer);
+            encode(vector, n + 1 < vectors.len(), self.vector_type, &mut self.buffer);
         }
         Ok(u32::try_from(place).ok())
     }
@@ -94,7 +101,8 @@ impl Vectors {
     pub(super) fn get(&mut self, mut place: u32) -> io::Result<Vec<Vector>> {
         let mut vectors = Vec::with_capacity(1);
         loop {
-            let (vector, more) = decode(self.row(place)?);
+            let vector_type = self.vector_type;
+            let (vector, more) = decode(self.row(place)?, vector_type);
             vectors.push(vector);
             if !more {
                 return Ok(vectors);
@@ -151,7 +159,7 @@ pub(super) fn folder() -> PathBuf {
     }
 }
 
-fn encode(vector: &Vector, more: bool, out: &mut Vec<u8>) {
+fn encode(vector: &Vector, more: bool, vector_type: VectorType, out: &mut Vec<u8>) {
     let Vector { values, tokens, truncated, window } = vector;
     let flag = |flag, is_set| if is_set { flag } else { 0 };
     let flags = flag(TRUNCATED, *truncated) | flag(WINDOW, window.is_some()) | flag(MORE, more);
@@ -162,20 +170,39 @@ fn encode(vector: &Vector, more: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(&start.to_le_bytes());
     out.extend_from_slice(&end.to_le_bytes());
     let at = out.len();
-    out.resize(at + size_of_val(values.as_slice()), 0);
-    let (numbers, _) = out[at..].as_chunks_mut();
-    numbers.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
+    out.resize(at + values.len() * vector_type.width(), 0);
+    match vector_type {
+        VectorType::F32 => {
+            let (numbers, _) = out[at..].as_chunks_mut();
+            numbers.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
+        }
+        VectorType::F16 => {
+            let mut halves = vec![f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(values);
+            let (numbers, _) = out[at..].as_chunks_mut();
+            numbers.iter_mut().zip(halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
+        }
+    }
 }
 
 /// A vector, and whether another one of the same text follows.
-fn decode(row: &[u8]) -> (Vector, bool) {
+fn decode(row: &[u8], vector_type: VectorType) -> (Vector, bool) {
     let (head, values) = row.split_at(HEAD);
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let flags = word(4);
     let window = (flags & WINDOW != 0).then(|| Window { index: word(8), start: long(12), end: long(20) });
-    let (numbers, _) = values.as_chunks();
-    let values = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let values = match vector_type {
+        VectorType::F32 => {
+            let (numbers, _) = values.as_chunks();
+            numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        }
+        VectorType::F16 => {
+            let (numbers, _) = values.as_chunks();
+            let halves: Vec<f16> = numbers.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
+            halves.to_f32_vec()
+        }
+    };
     let vector = Vector { values, tokens: word(0), truncated: flags & TRUNCATED != 0, window };
     (vector, flags & MORE != 0)
 }
@@ -187,7 +214,11 @@ mod tests {
     use super::*;
 
     fn empty(limit: u64) -> Vectors {
-        Vectors::on(file().unwrap(), limit)
+        of(VectorType::F32, limit)
+    }
+
+    fn of(vector_type: VectorType, limit: u64) -> Vectors {
+        Vectors::on(file().unwrap(), vector_type, limit)
     }
 
     fn vector(dimensions: usize) -> impl Strategy<Value = Vector> {
@@ -233,6 +264,20 @@ mod tests {
             assert_eq!(vectors.get(*place).unwrap(), [plain((*n).into(), DIMENSIONS)]);
         }
         assert!(vectors.ahead.at_once > 100, "many are read at once: {}", vectors.ahead.at_once);
+    }
+
+    #[test]
+    fn halves_take_half_the_room_and_are_what_an_output_in_halves_keeps() {
+        let mut vectors = of(VectorType::F16, 2 * (HEAD as u64 + 4));
+        let given = Vector { tokens: 7, truncated: true, ..plain(1.0 / 3.0, 2) };
+        let place = vectors.add(std::slice::from_ref(&given)).unwrap().unwrap();
+        assert!(vectors.add(std::slice::from_ref(&given)).unwrap().is_some());
+        assert_eq!(vectors.add(std::slice::from_ref(&given)).unwrap(), None);
+        let rounded = f16::from_f32(1.0 / 3.0).to_f32();
+        assert_eq!(vectors.get(place).unwrap(), [Vector { values: vec![rounded; 2], ..given }]);
+        // What no half can hold is refused by the output, as if it had not been here.
+        let place = of(VectorType::F16, 1 << 20).add(&[plain(1e9, 2)]);
+        assert!(place.unwrap().is_some());
     }
 
     #[test]

@@ -341,10 +341,7 @@ fn numbers(values: &dyn Array) -> Option<Vec<f32>> {
 
 /// The numbers of an array of NumPy.
 fn npy_vectors(bytes: Bytes, vector_type: VectorType, dimensions: usize) -> impl Iterator<Item = Vec<f32>> + Send {
-    let width = match vector_type {
-        VectorType::F32 => 4,
-        VectorType::F16 => 2,
-    };
+    let width = vector_type.width();
     let size = (width * dimensions).max(1);
     (0..bytes.len() / size).map(move |n| {
         let number = |bytes: &[u8]| match *bytes {

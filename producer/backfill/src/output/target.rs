@@ -52,6 +52,16 @@ pub enum VectorType {
     F16,
 }
 
+impl VectorType {
+    /// Bytes of a number.
+    pub(crate) const fn width(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
 /// How an output is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
