@@ -44,6 +44,8 @@ class Run:
         """Writes it to a file that only its owner may read."""
         path = Path(path)
         path.touch(mode=0o600)
+        # It may have been there.
+        path.chmod(0o600)
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod

@@ -90,16 +90,24 @@ class Call:
                 raise
         half = len(request.texts) // 2
         halves = (request.texts[:half], request.texts[half:])
-        results = await asyncio.gather(
-            *(self._texts(replace(request, texts=texts, id=new_id())) for texts in halves)
-        )
-        return combine(results)
+        tasks = [
+            asyncio.create_task(self._texts(replace(request, texts=texts, id=new_id())))
+            for texts in halves
+        ]
+        try:
+            return combine(await asyncio.gather(*tasks))
+        finally:
+            # Of what fails, nobody needs the other half.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _retried(self, request: Request) -> Result:
         """One message, sent again while that can help."""
         backoff = Backoff(0.02, 1.0)
         while True:
             error: WireError | None = None
+            left = self.deadline.left()
             try:
                 return await self._once(request)
             except NoRespondersError:
@@ -113,8 +121,10 @@ class Call:
                     raise
                 error = refusal
             pause = backoff.pause(error.retry_after if error else None)
-            # It takes a moment to find out who is there.
-            if pause + (0 if error else _LOOK_AT_WORKERS) >= self.deadline.left():
+            # It takes a moment to find out who is there. And what would be refused again takes as
+            # long as this did: if it were late, the advice would be lost.
+            last = left - self.deadline.left() if error else _LOOK_AT_WORKERS
+            if pause + last >= self.deadline.left():
                 raise error if error else await self._unserved()
             await asyncio.sleep(pause)
 

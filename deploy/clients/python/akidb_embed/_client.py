@@ -65,11 +65,13 @@ class Client:
 
     async def close(self) -> None:
         """Ends what waits for results, and the connection if `connect` made it."""
-        if self._lookout is not None:
-            await (await self._lookout).stop()
-            self._lookout = None
-        if self._owned:
-            await self._transport.nats.close()
+        lookout, self._lookout = self._lookout, None
+        try:
+            if lookout is not None:
+                await (await lookout).stop()
+        finally:
+            if self._owned:
+                await self._transport.nats.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -330,7 +332,8 @@ class Client:
                     f"results could not be removed: no worker serves model {model}"
                 ) from None
             said = decode(answer.data)
-            if said.get("error") is not None:
+            # Beside what is left, it says why that is.
+            if said.get("error") is not None and not said.get("left"):
                 raise RejectedError(f"results could not be removed: {said['error']}")
             removed += int(said.get("removed", 0))
         return removed
@@ -351,15 +354,17 @@ class Client:
             check_id(request.id)
 
     async def _looking(self) -> Lookout:
-        if self._lookout is None:
+        before = self._lookout
+        # One that could not begin is begun again.
+        if before is None or (before.done() and (before.cancelled() or before.exception())):
             lookout = Lookout(self._transport)
 
             async def start() -> Lookout:
                 await lookout.start()
                 return lookout
 
-            self._lookout = asyncio.create_task(start())
-        return await asyncio.shield(self._lookout)
+            before = self._lookout = asyncio.create_task(start())
+        return await asyncio.shield(before)
 
 
 def _list(texts: Sequence[str]) -> list[str]:

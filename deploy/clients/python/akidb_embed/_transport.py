@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
+# What a caller is told of a connection.
+_NEWS = ("closed_cb", "disconnected_cb", "reconnected_cb", "discovered_server_cb")
 # In an address.
 _CREDENTIALS = re.compile(r"(?<=//).*@|^(?!.*//).*@")
 _DENIED = re.compile(r"permissions violation for \w+ to \"([^\"]+)\"", re.IGNORECASE)
@@ -98,7 +100,8 @@ async def _why_hung_up(servers: str | list[str], options: dict[str, Any]) -> Exc
     async def heard(error: Exception) -> None:
         told.append(error)
 
-    once = dict(options, verbose=True, allow_reconnect=False, error_cb=heard)
+    quiet = {name: value for name, value in options.items() if name not in _NEWS}
+    once = dict(quiet, verbose=True, allow_reconnect=False, error_cb=heard)
     connection = Nats()
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         await connection.connect(servers, **once)
@@ -218,7 +221,6 @@ class Transport:
 
     async def api(self, call: str, body: object = None, timeout: float = 5) -> dict[str, Any]:
         """A call of JetStream's API. Raises `ApiError` if it is refused, and as `request` does."""
-        "raises."
         payload = b"" if body is None else json.dumps(body).encode()
         answer = await self.request(f"{self.api_prefix}.{call}", payload, timeout)
         read = json.loads(answer.data)

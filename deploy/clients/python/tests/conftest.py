@@ -68,13 +68,17 @@ def nats_server(folder: Path, config: str = "") -> Iterator[str]:
     try:
         until = time.monotonic() + PATIENCE
         while True:
+            url = ""
             for written in ports.glob("*.ports"):
+                # It may be half written.
                 with contextlib.suppress(ValueError):
-                    yield str(json.loads(written.read_text())["nats"][0])
-                    return
+                    url = str(json.loads(written.read_text())["nats"][0])
+            if url:
+                break
             assert process.poll() is None, (folder / "nats.log").read_text()
             assert time.monotonic() < until, "the server does not listen"
             time.sleep(0.01)
+        yield url
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -62,15 +62,32 @@ def test_overload_is_told_when_it_does_not_end_in_time_or_at_once(server: str) -
     async def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal asked
         asked += 1
-        return failure(request, "overloaded", retryable=True, retry_after_ms=100)
+        # Longer than the call has left, in the end.
+        after = 100 if asked < 3 else int(2000 * PATIENCE)
+        return failure(request, "overloaded", retryable=True, retry_after_ms=after)
 
     with pytest.raises(OverloadedError) as raised:
-        asyncio.run(ask(server, answer, ["a"], timeout=3.0))
-    assert (raised.value.retryable, raised.value.retry_after) == (True, 0.1)
-    assert asked > 1
+        asyncio.run(ask(server, answer, ["a"]))
+    assert (raised.value.retryable, raised.value.retry_after) == (True, 2 * PATIENCE)
+    assert asked == 3
     asked = 0
     with pytest.raises(OverloadedError):
         asyncio.run(ask(server, answer, ["a"], retry=False))
+    assert asked == 1
+
+
+def test_what_would_be_refused_too_late_is_not_asked_again(server: str) -> None:
+    asked = 0
+
+    async def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(3)
+        return failure(request, "overloaded", retryable=True, retry_after_ms=1)
+
+    # It would end as a time-out.
+    with pytest.raises(OverloadedError):
+        asyncio.run(ask(server, answer, ["a"], timeout=5.5))
     assert asked == 1
 
 

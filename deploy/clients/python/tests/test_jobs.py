@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -11,6 +12,7 @@ import pytest
 from conftest import PATIENCE
 from fake import failure, result, streams
 from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
 
 from akidb_embed import (
     BadAnswerError,
@@ -21,6 +23,8 @@ from akidb_embed import (
     JobFailedError,
     NoStreamError,
     OtherSpaceError,
+    RejectedError,
+    Run,
 )
 from akidb_embed import _names as names
 
@@ -175,3 +179,31 @@ def test_what_never_comes_and_what_nobody_takes_is_told(server: str) -> None:
                 await client.publish("nobodys", ["a"], timeout=PATIENCE)
 
     asyncio.run(run())
+
+
+def test_what_could_not_be_removed_is_no_refusal_of_the_rest(server: str) -> None:
+    async def run(said: dict[str, Any]) -> int:
+        other = await nats.connect(server)
+
+        async def answer(message: Msg) -> None:
+            await message.respond(json.dumps(said).encode())
+
+        await other.subscribe("embed.remove.m", cb=answer)
+        await other.flush()
+        async with await Client.connect(server, format="json") as client:
+            try:
+                return await client.remove_results("m", "key", ["a", "b"])
+            finally:
+                await other.close()
+
+    assert asyncio.run(run({"removed": 1, "left": ["b"], "error": "the stream is busy"})) == 1
+    with pytest.raises(RejectedError, match="another key"):
+        asyncio.run(run({"removed": 0, "error": "another key"}))
+
+
+def test_a_run_is_kept_where_only_its_owner_reads_it(tmp_path: Path) -> None:
+    there = tmp_path / "run"
+    there.write_text("what was there before")
+    there.chmod(0o644)
+    Run.new().save(there)
+    assert there.stat().st_mode & 0o777 == 0o600

@@ -220,7 +220,10 @@ export class Client {
         if (!(error instanceof NoResponders)) throw error;
         throw new EmbedError("rejected", `results could not be removed: no worker serves model ${model}`);
       }
-      if (said["error"] != null) throw new EmbedError("rejected", `results could not be removed: ${JSON.stringify(said["error"])}`);
+      // Beside what is left, it says why that is.
+      const left = said["left"];
+      const isRefused = !Array.isArray(left) || left.length === 0;
+      if (said["error"] != null && isRefused) throw new EmbedError("rejected", `results could not be removed: ${JSON.stringify(said["error"])}`);
       removed += Number(said["removed"] ?? 0);
     }
     return removed;
@@ -262,6 +265,7 @@ export class Client {
     const backoff = new Backoff(20, 1000);
     for (;;) {
       let error: EmbedError;
+      const left = call.deadline.left();
       try {
         return await this.#once(call, request);
       } catch (thrown) {
@@ -275,7 +279,8 @@ export class Client {
         }
       }
       const pause = backoff.pause(error.retryAfterMs);
-      if (pause >= call.deadline.left()) throw error;
+      // What would be refused again takes as long as this did: if it were late, the advice would be lost.
+      if (pause + (left - call.deadline.left()) >= call.deadline.left()) throw error;
       await sleep(pause);
     }
   }
