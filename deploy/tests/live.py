@@ -181,8 +181,8 @@ def watched(
         ]
         begun = start("backfill", [*backfill, str(rows), str(folder / "out.jsonl")])
         load = binary("embed-loadtest")
-        calls = start("calls", [load, "run", "--rate=10", "--duration=600"])
-        pinned = [load, "run", "--variant=canary", "--rate=10", "--duration=600"]
+        calls = start("calls", [load, "run", "--rate=10", "--duration=3600"])
+        pinned = [load, "run", "--variant=canary", "--rate=10", "--duration=3600"]
         loads = [begun, calls, start("canary", pinned)]
         controller = start(
             "controller", [embed, "rollout", *routes, "run", "--metrics-listen=127.0.0.1:0"]

@@ -180,7 +180,9 @@ def publish(port: int, subject: str, headers: dict[str, str], payload: str) -> N
         )
         said = b""
         while b"PONG" not in said:
-            said += line.recv(4096)
+            part = line.recv(4096)
+            assert part, f"the server hung up: {said!r}"
+            said += part
         assert b"-ERR" not in said, said
 
 
@@ -307,7 +309,10 @@ def a_nats_server_is_lost(folder: Path) -> Iterator[Broken]:
             codes={"embed doctor@1": 1},
             # For a moment nobody leads, and nobody knows who is missing.
             until={
-                "embed doctor@1": lambda said: "n2 does not answer" in said and well_off(said),
+                "embed doctor@1": lambda said: (
+                    "n2 does not answer" in said and "n1, n3 do" in said and well_off(said)
+                ),
+                "embed route sync": lambda said: said.count(": as wanted") == 3,
                 "embed doctor@2": lambda said: "all answer" in said and well_off(said),
             },
         )

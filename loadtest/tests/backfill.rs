@@ -131,7 +131,8 @@ fn one_of_two_workers_is_killed_and_only_what_it_held_waits_to_be_given_to_the_o
     wait_for("all others", || (stored(&stack) >= all_others).then_some(()));
     let took = started.elapsed();
     other.kill();
-    assert!(took < ack_wait / 2, "{took:?}");
+    // Until then, nothing that the stopped one has is given to another.
+    assert!(took < ack_wait, "{took:?}");
     let summary = running.json_line();
     assert_eq!((&summary["rows"], &summary["stored"]), (&ROWS.into(), &ROWS.into()));
     assert_every_row_once(&output);

@@ -188,7 +188,7 @@ async fn no_progress_is_an_error_that_keeps_the_state() {
     let server = Server::start();
     let client = server.provisioned().await;
     let files = Files::new(10);
-    let soon = Pace { stall_timeout: Duration::from_millis(300), ..pace() };
+    let soon = Pace { stall_timeout: Duration::from_secs(3), ..pace() };
     let error = files.run(&client, 2, &soon).await.unwrap_err();
     assert!(matches!(&error, Error::Stalled { waiting: 5, .. }), "{error}");
     assert!(error.to_string().contains("Is a worker running"), "{error}");

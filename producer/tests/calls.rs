@@ -93,7 +93,7 @@ async fn a_call_waits_for_workers_that_are_being_restarted_and_for_no_others() {
     let pinned = options.clone().variant(slug("none"));
     let error = client.embed(&model, EmbedRequest::new(["a"]), &pinned).await.unwrap_err();
     assert!(matches!(error, Error::UnknownModel { .. }), "no consumer has that name: {error}");
-    let soon = CallOptions::default().timeout(Duration::from_millis(200));
+    let soon = CallOptions::default().timeout(Duration::from_secs(2));
     let error = client.embed(&model, EmbedRequest::new(["a"]), &soon).await.unwrap_err();
     assert!(matches!(error, Error::UnknownModel { .. }), "{error}");
     looks.next().await.unwrap();

@@ -224,10 +224,10 @@ fn listener() -> (String, mpsc::Receiver<serde_json::Value>) {
                     break body;
                 }
             };
-            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
             if sender.send(body).is_err() {
                 return;
             }
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
         }
     });
     (url, posted)

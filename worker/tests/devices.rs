@@ -139,7 +139,7 @@ async fn a_lost_device_ends_the_worker_and_loses_nothing() {
     let healthy = Arc::new(Devices::default());
     let mut another = FakeWorker::start(&nats, &healthy, ON_CUDA);
     another.ready().await;
-    let in_time = std::time::Duration::from_secs(15);
+    let in_time = std::time::Duration::from_secs(25);
     tokio::time::timeout(in_time, results(&client, &ids)).await.expect("given back, not timed out");
     another.stop().await.unwrap();
 }
@@ -236,7 +236,10 @@ async fn an_engine_that_fails_every_run_makes_the_worker_unready_and_costs_jobs_
         }
     };
     tokio::time::timeout(PATIENCE, unready).await.expect("unready in time");
-    assert_eq!(worker.metric("akidb_ready", "").await, 0.0);
+    // Another worker of this process may have said otherwise meanwhile.
+    while worker.metric("akidb_ready", "").await > 0.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     // What it has goes back, and it takes nothing more.
     while worker.metric("akidb_leases_held", "").await > 0.0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

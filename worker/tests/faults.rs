@@ -74,10 +74,10 @@ async fn a_worker_behind_a_dead_line_is_offered_no_calls_after_seconds() {
     while in_a_row < 40 {
         let payload = Format::MessagePack.encode(&EmbedRequest::new(["hello"]));
         let request =
-            async_nats::Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(Duration::from_secs(1)));
+            async_nats::Request::new().payload(payload).inbox(client.new_inbox()).timeout(Some(Duration::from_secs(5)));
         let answered = client.send_request(subjects::bare(Lane::Rpc, &model()), request).await.is_ok();
         in_a_row = if answered { in_a_row + 1 } else { 0 };
-        assert!(cut.elapsed() < Duration::from_secs(60), "half of the calls are still lost");
+        assert!(cut.elapsed() < Duration::from_secs(120), "half of the calls are still lost");
     }
 }
 

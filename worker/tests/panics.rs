@@ -113,7 +113,8 @@ async fn a_panic_anywhere_ends_the_worker_and_its_jobs_go_to_others_at_once() {
         let begun = Instant::now();
         let status = wait_for("the worker to end", || (!worker.is_running()).then(|| worker.wait()));
         let (took, (status, log)) = (begun.elapsed(), status);
-        assert!(took < Duration::from_secs(2), "{line}: {took:?}\n{log}");
+        // Far from what it would have to drain, on a machine that is busy.
+        assert!(took < Duration::from_secs(15), "{line}: {took:?}\n{log}");
         assert_eq!(status.code(), Some(1), "{line}: {log}");
         assert!(log.contains(&format!("{what} panicked: a bomb")), "{line}: {log}");
     }

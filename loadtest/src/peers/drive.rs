@@ -74,7 +74,8 @@ pub(super) async fn lone(peer: &Peer, duration: Duration) -> anyhow::Result<Hist
         return Ok(all);
     }
     let (start, warm_up) = (Instant::now(), warm_up(duration));
-    while start.elapsed() < warm_up + duration {
+    // One at least, however long it takes.
+    while start.elapsed() < warm_up + duration || all.is_empty() {
         let before = Instant::now();
         let counts = start.elapsed() >= warm_up;
         peer.embed(vec![SHORT.to_owned()]).await?;

@@ -54,8 +54,10 @@ impl Daemon {
     /// Waits until it has written this to standard error.
     pub fn wait_for_log(&mut self, text: &str) {
         wait_for(text, || {
+            // Asked first: it may say so and end.
+            let is_running = self.is_running();
             let found = self.log().contains(text);
-            assert!(found || self.is_running(), "the process ended before it said {text:?}");
+            assert!(found || is_running, "the process ended before it said {text:?}");
             found.then_some(())
         });
     }

@@ -107,7 +107,7 @@ impl Canary {
         let mut decisions = DECISIONS.to_owned();
         if steps.starts_with("5,") {
             for (usual, few) in
-                [("errors = 0.2", "errors = 0.5"), ("\"6s\"", "\"10s\""), ("min_requests = 10", "min_requests = 5")]
+                [("errors = 0.2", "errors = 0.5"), ("\"6s\"", "\"120s\""), ("min_requests = 10", "min_requests = 5")]
             {
                 decisions = decisions.replace(usual, few);
             }

@@ -216,6 +216,7 @@ impl Call<'_> {
     async fn retried(&self, request: &EmbedRequest) -> Result<EmbedResult, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
+            let begun = Instant::now();
             let (error, advice) = match self.once(request).await {
                 Ok(result) => return Ok(result),
                 Err(Failed::Unserved) if self.is_worth_waiting_for().await => (None, None),
@@ -229,7 +230,8 @@ impl Call<'_> {
             let pause = backoff.pause(advice, rand::random());
             let next = Instant::now() + pause;
             match error {
-                Some(error) if next >= self.deadline => return Err(error),
+                // What would be refused again takes as long as this did: if it were late, the advice would be lost.
+                Some(error) if next + begun.elapsed() >= self.deadline => return Err(error),
                 // It takes a moment to find out who is there.
                 None if next + LOOK_AT_WORKERS >= self.deadline => return Err(self.unserved().await),
                 _ => {}

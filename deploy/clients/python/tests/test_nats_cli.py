@@ -7,6 +7,7 @@ plain client of NATS, and what comes back is looked at in the same way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import nats.errors
 import pytest
 from conftest import MODEL, PATIENCE, ROOT, binary
 from nats.aio.client import Client as Nats
@@ -124,9 +126,11 @@ async def result_is_there(url: str) -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             while True:
-                answer = await client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=5)
-                if (answer.headers or {}).get("Status") is None:
-                    return
+                with contextlib.suppress(nats.errors.Error):
+                    place = f"$JS.API.DIRECT.GET.{stream}.{subject}"
+                    answer = await client.request(place, timeout=5)
+                    if (answer.headers or {}).get("Status") is None:
+                        return
                 await asyncio.sleep(0.02)
     finally:
         await client.close()

@@ -23,7 +23,7 @@ pub(crate) fn slug(text: &str) -> Slug {
 
 /// The registry in a bucket of its own, as seen through this address.
 pub(crate) fn bucket(address: &str, name: &str) -> Registry {
-    let options = RegistryOptions { retry_for: Duration::from_secs(2), settings: S3Server::settings(address) };
+    let options = RegistryOptions { retry_for: Duration::from_secs(5), settings: S3Server::settings(address) };
     Registry::open_with(&format!("s3://{name}/some/prefix"), &options).unwrap()
 }
 
