@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::support::{Stack, http_get, model, registry::TestRegistry, variant, worker_command};
@@ -18,7 +18,7 @@ use embed_schemas::{
     wire::{decode_outcome, decode_stats},
 };
 use embed_testkit::{Daemon, NatsServer};
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_client_is_answered_in_json() {
@@ -54,6 +54,11 @@ async fn a_worker_is_ready_only_with_its_server_and_its_streams() {
             break;
         }
     }
+    // Whoever asks at once waits for one test, which takes two seconds, and not for as many.
+    let asked = Instant::now();
+    let answers = join_all((0..16).map(|_| http_get(&address, "/readyz"))).await;
+    assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
+    assert!(asked.elapsed() < Duration::from_secs(16), "{:?}", asked.elapsed());
     assert_eq!(http_get(&address, "/healthz").await.0, 200, "it is alive all the same");
     let (code, reason) = health(&address, &[]);
     assert_eq!(code, Some(1), "{reason}");

@@ -16,6 +16,7 @@ use embed_schemas::{
     subjects,
     wire::decode_outcome,
 };
+use futures::future::join_all;
 use metrics::gauge;
 use tokio::sync::Mutex;
 
@@ -27,7 +28,8 @@ use crate::{
     variant::{Deployment, ServedVersion, Variant},
 };
 
-/// A test that was passed is not repeated within this time, however often it is asked for.
+/// A test is not repeated within this time, however often it is asked for, and whoever asks while one runs waits for that one: a server that
+/// is away costs each test its whole time-out.
 const REUSE: Duration = Duration::from_secs(1);
 
 /// What `/readyz` knows.
@@ -41,8 +43,16 @@ pub struct Health {
     timeout: Duration,
     started: AtomicBool,
     stopping: AtomicBool,
-    /// When the worker last passed.
-    last: Mutex<Option<Instant>>,
+    last: Mutex<Option<Tested>>,
+}
+
+/// What became of variants that were to answer.
+#[derive(Debug)]
+struct Tested {
+    of: Vec<String>,
+    /// Why some did not.
+    failed: Vec<String>,
+    when: Instant,
 }
 
 /// The result of a self-test.
@@ -144,15 +154,19 @@ impl Health {
                 .filter(|one| !reasons.iter().any(|known| one.ends_with(known.as_str())))
                 .collect::<Vec<_>>(),
         );
-        if reasons.is_empty() && last.is_some_and(|when| when.elapsed() < REUSE) {
-            return Readiness { reasons, notes };
-        }
-        for variant in probes {
-            if let Err(reason) = self.probe(&variant).await {
-                reasons.push(format!("{} {}: {reason}", variant.model, variant.name));
+        let name = |variant: &Arc<Variant>| format!("{} {}", variant.model, variant.name);
+        let of: Vec<String> = probes.iter().map(name).collect();
+        let tested = match last.take().filter(|tested| tested.of == of && tested.when.elapsed() < REUSE) {
+            Some(tested) => tested,
+            None => {
+                let answers = join_all(probes.iter().map(|variant| self.probe(variant))).await;
+                let failed =
+                    of.iter().zip(answers).filter_map(|(name, answer)| Some(format!("{name}: {}", answer.err()?)));
+                Tested { failed: failed.collect(), of, when: Instant::now() }
             }
-        }
-        *last = reasons.is_empty().then(Instant::now);
+        };
+        reasons.extend_from_slice(&tested.failed);
+        *last = Some(tested);
         Readiness { reasons, notes }
     }
 
