@@ -199,3 +199,24 @@ async fn a_stream_ends_after_its_first_error() {
     assert!(rows[..5].iter().all(Result::is_ok));
     assert_eq!(rows[5].as_ref().unwrap_err().code(), "unknown_prompt");
 }
+
+#[tokio::test]
+async fn what_would_be_refused_too_late_is_not_asked_again() {
+    let server = Server::start();
+    let client = server.client().await;
+    let nats = client.nats().clone();
+    let mut calls = nats.subscribe(subjects::bare(Lane::Rpc, &slug("m"))).await.unwrap();
+    nats.flush().await.unwrap();
+    let answer = async {
+        let call = calls.next().await.unwrap();
+        let (request, _) = wire::decode_request(&call.payload, None).unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let error = WireError { retry_after_ms: Some(1), ..WireError::new(ErrorCode::Overloaded, "full") };
+        nats.publish(call.reply.unwrap(), Format::MessagePack.encode(&failure(&request, error))).await.unwrap();
+    };
+    // A second answer as late as this one would come after the call's end, which would be a time-out then.
+    let options = CallOptions::default().timeout(Duration::from_millis(5_500));
+    let (model, request) = (slug("m"), EmbedRequest::new(["a"]));
+    let (result, ()) = tokio::join!(client.embed(&model, request, &options), answer);
+    assert_eq!(result.unwrap_err().code(), "overloaded");
+}
