@@ -145,10 +145,10 @@ class Transport:
             await connection.connect(servers, error_cb=heard, **options)
             if not connection.is_connected:
                 # It takes the end of a connection for the answer to its first PING.
+                await connection.close()
                 told.append(ConnectionResetError("the server hung up"))
                 raise told[-1]
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            await connection.close()
             # The last that was told says more than that there is no server.
             why = told[-1] if told else error
             if isinstance(why, ConnectionResetError | BrokenPipeError):
