@@ -25,7 +25,7 @@ VARIABLES = {
 }
 
 # What cannot return anything of a stack in CI, and why: another test gives it series by hand. What
-# is listed in vain fails as well.
+# is listed and no query asks for fails as well.
 GPU = "there is no GPU in CI"
 NOT_BROKEN = "nothing here takes a connection, a stream or a device away"
 ABSENT = {

@@ -129,6 +129,7 @@ async fn a_lost_device_ends_the_worker_and_loses_nothing() {
     results(&client, &jobs(&client, "before", 2, 64).await).await;
     // All jobs are in the worker when it happens.
     devices.held.store(true, Ordering::SeqCst);
+    let published = tokio::time::Instant::now();
     let ids = jobs(&client, "lost", 10, 64).await;
     in_flight(&worker, 640).await;
     devices.lost.store(true, Ordering::SeqCst);
@@ -139,8 +140,8 @@ async fn a_lost_device_ends_the_worker_and_loses_nothing() {
     let healthy = Arc::new(Devices::default());
     let mut another = FakeWorker::start(&nats, &healthy, ON_CUDA);
     another.ready().await;
-    let in_time = std::time::Duration::from_secs(25);
-    tokio::time::timeout(in_time, results(&client, &ids)).await.expect("given back, not timed out");
+    let in_time = published + std::time::Duration::from_secs(29);
+    tokio::time::timeout_at(in_time, results(&client, &ids)).await.expect("given back, not timed out");
     another.stop().await.unwrap();
 }
 
@@ -237,9 +238,12 @@ async fn an_engine_that_fails_every_run_makes_the_worker_unready_and_costs_jobs_
     };
     tokio::time::timeout(PATIENCE, unready).await.expect("unready in time");
     // Another worker of this process may have said otherwise meanwhile.
-    while worker.metric("akidb_ready", "").await > 0.0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let told = async {
+        while worker.metric("akidb_ready", "").await > 0.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("said to be unready");
     // What it has goes back, and it takes nothing more.
     while worker.metric("akidb_leases_held", "").await > 0.0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

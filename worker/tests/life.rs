@@ -302,15 +302,13 @@ async fn an_idle_worker_uses_no_processor_to_speak_of() {
         // utime and stime, in hundredths of a second; the fields before them that are numbers are ten.
         fields[10] + fields[11]
     };
-    // What it has to do now and then, and what is left of its start, is within some of these times, and not within all.
-    let mut used = Vec::new();
-    while used.len() < 10 && used.last().is_none_or(|used| *used > 6) {
+    // What is left of its start, and what it tests now and then, is not in most of these times.
+    let mut used = [0; 5];
+    for used in &mut used {
         let before = ticks();
         tokio::time::sleep(Duration::from_secs(3)).await;
-        used.push(ticks() - before);
+        *used = ticks() - before;
     }
-    assert!(
-        used.last().is_some_and(|used| *used <= 6),
-        "hundredths of a second of processor time in 3 s each: {used:?}"
-    );
+    used.sort_unstable();
+    assert!(used[2] <= 6, "hundredths of a second of processor time in 3 s each: {used:?}");
 }

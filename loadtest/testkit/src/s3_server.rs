@@ -22,7 +22,7 @@ const SECRET_KEY: &str = "secret";
 /// Somebody else may take a port between our finding it free and the server's taking it.
 const TRIES: usize = 5;
 /// Bytes that the server's runtime keeps to as far as it can: by itself it lets garbage grow to as much as is in use, which is hundreds of
-/// megabytes under a long load. With 300 MiB, of which 170 are in use, a third of its time goes into looking for garbage.
+/// megabytes under a long load. With 300 MiB it takes nearly twice the time (`loadtest/results/backfill`).
 const MEMORY: &str = "430MiB";
 /// Ports that the server listens on: master, volume, filer, S3; HTTP and gRPC each.
 const PORTS: usize = 8;

@@ -216,6 +216,10 @@ impl Call<'_> {
     async fn retried(&self, request: &EmbedRequest) -> Result<EmbedResult, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
+            // What is sent while the server is away would arrive when nobody waits for it any more.
+            if !nats::connected(self.client.nats(), self.deadline).await {
+                return Err(self.timed_out(": the connection to the server is gone"));
+            }
             let begun = Instant::now();
             let (error, advice) = match self.once(request).await {
                 Ok(result) => return Ok(result),
@@ -273,10 +277,6 @@ impl Call<'_> {
 
     async fn once(&self, request: &EmbedRequest) -> Result<EmbedResult, Failed> {
         let client = self.client.nats();
-        // What is sent while the server is away would arrive when nobody waits for it any more.
-        if !nats::connected(client, self.deadline).await {
-            return Err(Failed::Error(self.timed_out(": the connection to the server is gone")));
-        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let payload = Format::MessagePack.encode(&with_deadline(request, left));
         let mut header = self.options.headers.clone();

@@ -243,11 +243,11 @@ pub(crate) async fn comes(what: &str, stopped: &Stopped) {
 
 /// Sets a route, which every server that answers holds then, as the bucket does.
 pub(crate) async fn set(router: &Router, model: &Slug, change: &Change) -> Applied {
-    let set = match router.set(model, change).await.unwrap() {
+    let mut set = router.set(model, change).await.unwrap();
+    if matches!(set, Outcome::Unwritten { .. }) {
         // The bucket has a second in an emergency, and this machine may be busy.
-        Outcome::Unwritten { applied, .. } => router.reconcile(model, change, &applied, PATIENCE).await.unwrap(),
-        set => set,
-    };
+        set = router.set(model, change).await.unwrap();
+    }
     match set {
         Outcome::Applied(applied) => applied,
         other => panic!("{other}"),

@@ -121,9 +121,9 @@ async fn nor_is_a_client_that_does_not_read() {
 
 #[tokio::test]
 async fn a_connection_that_is_used_stays() {
-    let address = start(Limits { wait: 25 * SHORT, request: LONG, connections: 2 }).await;
+    let address = start(Limits { wait: 10 * SHORT, request: LONG, connections: 2 }).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    for _ in 0..8 {
+    for _ in 0..16 {
         one_answer(&mut stream).await;
         sleep(SHORT).await;
     }

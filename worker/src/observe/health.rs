@@ -35,15 +35,21 @@ const REUSE: Duration = Duration::from_secs(1);
 /// What `/readyz` knows.
 #[derive(Debug)]
 pub struct Health {
-    worker: String,
-    client: Client,
     served: ServedVariants,
     trouble: StoreTrouble,
     activities: Activities,
-    timeout: Duration,
     started: AtomicBool,
     stopping: AtomicBool,
-    last: Mutex<Option<Tested>>,
+    prober: Prober,
+}
+
+/// Asks the worker for vectors, through the server. Clones are the same.
+#[derive(Debug, Clone)]
+struct Prober {
+    worker: String,
+    client: Client,
+    timeout: Duration,
+    last: Arc<Mutex<Option<Tested>>>,
 }
 
 /// What became of variants that were to answer.
@@ -76,7 +82,8 @@ impl Health {
         timeout: Duration,
     ) -> Self {
         let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { worker, client, served, trouble, activities, timeout, started, stopping, last: Mutex::new(None) }
+        let prober = Prober { worker, client, timeout, last: Arc::default() };
+        Self { served, trouble, activities, started, stopping, prober }
     }
 
     /// From now on, everything that is needed is loaded.
@@ -120,7 +127,6 @@ impl Health {
         let notes = self.notes();
         let mut reasons = self.trouble.reasons();
         reasons.extend(self.unnamed(true));
-        let mut last = self.last.lock().await;
         let required = self.served.all().into_iter().filter(|one| one.required);
         let (mut probes, mut failing) = (Vec::new(), Vec::new());
         for one in required {
@@ -154,19 +160,9 @@ impl Health {
                 .filter(|one| !reasons.iter().any(|known| one.ends_with(known.as_str())))
                 .collect::<Vec<_>>(),
         );
-        let name = |variant: &Arc<Variant>| format!("{} {}", variant.model, variant.name);
-        let of: Vec<String> = probes.iter().map(name).collect();
-        let tested = match last.take().filter(|tested| tested.of == of && tested.when.elapsed() < REUSE) {
-            Some(tested) => tested,
-            None => {
-                let answers = join_all(probes.iter().map(|variant| self.probe(variant))).await;
-                let failed =
-                    of.iter().zip(answers).filter_map(|(name, answer)| Some(format!("{name}: {}", answer.err()?)));
-                Tested { failed: failed.collect(), of, when: Instant::now() }
-            }
-        };
-        reasons.extend_from_slice(&tested.failed);
-        *last = Some(tested);
+        // A task of its own: whoever asks may give up, and what is found is kept all the same.
+        let failing = tokio::spawn(self.prober.clone().failing(probes)).await;
+        reasons.extend(failing.unwrap_or_else(|error| vec![format!("the worker cannot test itself: {error}")]));
         Readiness { reasons, notes }
     }
 
@@ -206,6 +202,28 @@ impl Health {
         self.served.all().into_iter().filter_map(note).collect()
     }
 
+    /// How much is being worked on: for the log while the worker stops.
+    pub fn texts_in_flight(&self) -> usize {
+        let texts = |variant: &Variant| Lane::ALL.map(|lane| variant.admission.in_flight(lane)).iter().sum::<usize>();
+        self.served.all().iter().map(|one| texts(&one.deployment.variant)).sum()
+    }
+}
+
+impl Prober {
+    /// Why some of these do not answer, as it is, or was within [`REUSE`].
+    async fn failing(self, variants: Vec<Arc<Variant>>) -> Vec<String> {
+        let of: Vec<String> = variants.iter().map(|variant| format!("{} {}", variant.model, variant.name)).collect();
+        let mut last = self.last.lock().await;
+        if let Some(tested) = last.as_ref().filter(|tested| tested.of == of && tested.when.elapsed() < REUSE) {
+            return tested.failed.clone();
+        }
+        let answers = join_all(variants.iter().map(|variant| self.probe(variant))).await;
+        let failed = of.iter().zip(answers).filter_map(|(name, answer)| Some(format!("{name}: {}", answer.err()?)));
+        let failed: Vec<String> = failed.collect();
+        *last = Some(Tested { failed: failed.clone(), of, when: Instant::now() });
+        failed
+    }
+
     async fn probe(&self, variant: &Variant) -> Result<(), String> {
         let subject = subjects::probe(&self.worker, &variant.model, &variant.name);
         // An own inbox: the shared one would remember a request that is never answered.
@@ -219,13 +237,8 @@ impl Health {
         let result = outcome.into_result().map_err(|e| e.to_string())?;
         result.vector(0).map(|_| ()).map_err(|e| e.to_string())
     }
-
-    /// How much is being worked on: for the log while the worker stops.
-    pub fn texts_in_flight(&self) -> usize {
-        let texts = |variant: &Variant| Lane::ALL.map(|lane| variant.admission.in_flight(lane)).iter().sum::<usize>();
-        self.served.all().iter().map(|one| texts(&one.deployment.variant)).sum()
-    }
 }
+
 /// The version that failed, where something is being loaded again; one that was evicted waits until somebody asks.
 fn loading_again(status: VariantStatus) -> Option<FailedVersion> {
     status.failed.filter(|_| status.state == VariantState::Loading)

@@ -107,6 +107,8 @@ class Call:
         backoff = Backoff(0.02, 1.0)
         while True:
             error: WireError | None = None
+            if not await self.transport.connected(self.deadline):
+                raise self._late("the connection to the server is gone")
             left = self.deadline.left()
             try:
                 return await self._once(request)
@@ -129,8 +131,6 @@ class Call:
             await asyncio.sleep(pause)
 
     async def _once(self, request: Request) -> Result:
-        if not await self.transport.connected(self.deadline):
-            raise self._late("the connection to the server is gone")
         left = self.deadline.left()
         deadline_ms = max(1, round(left * 1000))
         if request.deadline_ms is not None:

@@ -5,6 +5,7 @@ workers serve.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from . import _names as names
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nats.aio.client import Client as Nats
+
+_LOG = logging.getLogger("akidb_embed")
 
 
 class Client:
@@ -68,7 +71,10 @@ class Client:
         lookout, self._lookout = self._lookout, None
         try:
             if lookout is not None:
-                await (await lookout).stop()
+                await asyncio.wait([lookout])
+                # One that could not begin was told to whoever wanted it.
+                if not lookout.cancelled() and lookout.exception() is None:
+                    await lookout.result().stop()
         finally:
             if self._owned:
                 await self._transport.nats.close()
@@ -332,8 +338,13 @@ class Client:
                     f"results could not be removed: no worker serves model {model}"
                 ) from None
             said = decode(answer.data)
+            why, left = said.get("error"), said.get("left")
             # Beside what is left, it says why that is.
-            if said.get("error") is not None and not said.get("left"):
+            if why is not None and left and said.get("removed"):
+                _LOG.warning(
+                    "%d results stay in their stream until they expire: %s", len(left), why
+                )
+            elif why is not None:
                 raise RejectedError(f"results could not be removed: {said['error']}")
             removed += int(said.get("removed", 0))
         return removed

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 # What a caller is told of a connection.
-_NEWS = ("closed_cb", "disconnected_cb", "reconnected_cb", "discovered_server_cb")
+_NEWS = (
+    "closed_cb",
+    "disconnected_cb",
+    "reconnected_cb",
+    "discovered_server_cb",
+    "lame_duck_mode_cb",
+)
 # In an address.
 _CREDENTIALS = re.compile(r"(?<=//).*@|^(?!.*//).*@")
 _DENIED = re.compile(r"permissions violation for \w+ to \"([^\"]+)\"", re.IGNORECASE)
@@ -101,12 +107,29 @@ async def _why_hung_up(servers: str | list[str], options: dict[str, Any]) -> Exc
         told.append(error)
 
     quiet = {name: value for name, value in options.items() if name not in _NEWS}
-    once = dict(quiet, verbose=True, allow_reconnect=False, error_cb=heard)
+    once = dict(
+        quiet, verbose=True, allow_reconnect=False, max_reconnect_attempts=1, error_cb=heard
+    )
     connection = Nats()
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-        await connection.connect(servers, **once)
-    await connection.close()
+    try:
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            await connection.connect(servers, **once)
+    finally:
+        await connection.close()
     return next((error for error in told if isinstance(error, nats.errors.Error)), None)
+
+
+async def _connected(servers: str | list[str], options: dict[str, Any]) -> Nats:
+    """A connection. nats-py takes the end of one for the answer to its first PING: then it is
+    tried once more, as it may be with another server.
+    """
+    for _ in range(2):
+        connection = Nats()
+        await connection.connect(servers, **options)
+        if connection.is_connected:
+            return connection
+        await connection.close()
+    raise ConnectionResetError("the server hung up")
 
 
 class Transport:
@@ -140,17 +163,12 @@ class Transport:
             "ping_interval": 5,
         }
         options = defaults | options
-        connection = Nats()
         try:
-            await connection.connect(servers, error_cb=heard, **options)
-            if not connection.is_connected:
-                # It takes the end of a connection for the answer to its first PING.
-                await connection.close()
-                told.append(ConnectionResetError("the server hung up"))
-                raise told[-1]
+            connection = await _connected(servers, options | {"error_cb": heard})
         except (nats.errors.Error, OSError, TimeoutError) as error:
             # The last that was told says more than that there is no server.
-            why = told[-1] if told else error
+            hung_up = isinstance(error, ConnectionResetError)
+            why = told[-1] if told and not hung_up else error
             if isinstance(why, ConnectionResetError | BrokenPipeError):
                 why = await _why_hung_up(servers, options) or why
             names = [servers] if isinstance(servers, str) else servers

@@ -222,7 +222,7 @@ export class Client {
       }
       // Beside what is left, it says why that is.
       const left = said["left"];
-      const isRefused = !Array.isArray(left) || left.length === 0;
+      const isRefused = !Array.isArray(left) || left.length === 0 || !said["removed"];
       if (said["error"] != null && isRefused) throw new EmbedError("rejected", `results could not be removed: ${JSON.stringify(said["error"])}`);
       removed += Number(said["removed"] ?? 0);
     }
@@ -265,6 +265,7 @@ export class Client {
     const backoff = new Backoff(20, 1000);
     for (;;) {
       let error: EmbedError;
+      let took = 0;
       const left = call.deadline.left();
       try {
         return await this.#once(call, request);
@@ -274,13 +275,14 @@ export class Client {
           if (call.options.retry === false || !(await this.#provisioned(call))) throw error;
         } else if (thrown instanceof EmbedError && thrown.retryable && !OWN_DEADLINE.includes(thrown.code) && call.options.retry !== false) {
           error = thrown;
+          took = left - call.deadline.left();
         } else {
           throw thrown;
         }
       }
       const pause = backoff.pause(error.retryAfterMs);
       // What would be refused again takes as long as this did: if it were late, the advice would be lost.
-      if (pause + (left - call.deadline.left()) >= call.deadline.left()) throw error;
+      if (pause + took >= call.deadline.left()) throw error;
       await sleep(pause);
     }
   }

@@ -275,9 +275,10 @@ mod tests {
         assert_eq!(vectors.add(std::slice::from_ref(&given)).unwrap(), None);
         let rounded = f16::from_f32(1.0 / 3.0).to_f32();
         assert_eq!(vectors.get(place).unwrap(), [Vector { values: vec![rounded; 2], ..given }]);
-        // What no half can hold is refused by the output, as if it had not been here.
-        let place = of(VectorType::F16, 1 << 20).add(&[plain(1e9, 2)]);
-        assert!(place.unwrap().is_some());
+        // What no half can hold is refused when it is written.
+        let mut vectors = of(VectorType::F16, 1 << 20);
+        let place = vectors.add(&[plain(1e9, 2)]).unwrap().unwrap();
+        assert_eq!(vectors.get(place).unwrap(), [plain(f32::INFINITY, 2)]);
     }
 
     #[test]
