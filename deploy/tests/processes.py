@@ -53,7 +53,7 @@ _GIVEN: set[int] = set()
 def free_port() -> int:
     """A port below those that the kernel gives to whoever asks for any."""
     while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311 - no secret
+        port = random.randrange(20_000, 32_000)
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             if port not in _GIVEN:
