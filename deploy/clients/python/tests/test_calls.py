@@ -291,6 +291,50 @@ def test_why_a_server_hangs_up_is_asked_for(tmp_path: Path, reset: bool) -> None
         asyncio.run(asyncio.wait_for(refused(url), PATIENCE))
 
 
+def test_a_server_that_hangs_up_once_is_connected_to_once_more(server: str) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while read := await reader.read(4096):
+            writer.write(read)
+            await writer.drain()
+
+    async def run() -> int:
+        found, connections, ended = urlsplit(server), 0, asyncio.Event()
+
+        async def behind(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            is_first = connections == 1
+            theirs, ours = await asyncio.open_connection(found.hostname, found.port)
+            if is_first:
+                writer.write(await theirs.readline())
+                # What it is called, and its PING.
+                await reader.readline()
+                await reader.readline()
+            else:
+                both = [pass_on(theirs, writer), pass_on(reader, ours)]
+                tasks = [asyncio.create_task(one) for one in both]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for each in (ours, writer):
+                each.close()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+            if not is_first:
+                ended.set()
+
+        proxy = await asyncio.start_server(behind, "127.0.0.1", 0)
+        port = proxy.sockets[0].getsockname()[1]
+        async with proxy:
+            async with await Client.connect(f"nats://127.0.0.1:{port}") as client:
+                assert client.nats.is_connected
+            await ended.wait()
+        return connections
+
+    assert asyncio.run(asyncio.wait_for(run(), PATIENCE)) == 2
+
+
 def test_what_is_not_permitted_is_told_at_once(tmp_path: Path) -> None:
     users = """
         authorization { users: [
