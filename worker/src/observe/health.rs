@@ -161,7 +161,7 @@ impl Health {
                 .collect::<Vec<_>>(),
         );
         // A task of its own: whoever asks may give up, and what is found is kept all the same.
-        let failing = tokio::spawn(self.prober.clone().failing(probes)).await;
+        let failing = tokio::spawn(self.prober.clone().failing(probes, !reasons.is_empty())).await;
         reasons.extend(failing.unwrap_or_else(|error| vec![format!("the worker cannot test itself: {error}")]));
         Readiness { reasons, notes }
     }
@@ -210,11 +210,15 @@ impl Health {
 }
 
 impl Prober {
-    /// Why some of these do not answer, as it is, or was within [`REUSE`].
-    async fn failing(self, variants: Vec<Arc<Variant>>) -> Vec<String> {
+    /// Why some of these do not answer, as it is, or was within [`REUSE`]. `is_troubled`: something else is wrong, so that having passed
+    /// tells nothing any more.
+    async fn failing(self, variants: Vec<Arc<Variant>>, is_troubled: bool) -> Vec<String> {
         let of: Vec<String> = variants.iter().map(|variant| format!("{} {}", variant.model, variant.name)).collect();
         let mut last = self.last.lock().await;
-        if let Some(tested) = last.as_ref().filter(|tested| tested.of == of && tested.when.elapsed() < REUSE) {
+        let holds = |tested: &&Tested| {
+            tested.of == of && tested.when.elapsed() < REUSE && !(is_troubled && tested.failed.is_empty())
+        };
+        if let Some(tested) = last.as_ref().filter(holds) {
             return tested.failed.clone();
         }
         let answers = join_all(variants.iter().map(|variant| self.probe(variant))).await;
