@@ -92,9 +92,14 @@ impl Stack {
     }
 
     pub(crate) async fn start_with(server: &str, more: &[&str]) -> Self {
+        Self::start_within(2_000, server, more).await
+    }
+
+    /// With jobs that are given to another after so many milliseconds.
+    pub(crate) async fn start_within(ack_wait_ms: u64, server: &str, more: &[&str]) -> Self {
         let nats = NatsServer::start_with(server);
         let client = async_nats::connect(nats.url()).await.unwrap();
-        provision(&client, &StreamSettings { ack_wait_ms: 2_000, ..StreamSettings::default() }).await;
+        provision(&client, &StreamSettings { ack_wait_ms, ..StreamSettings::default() }).await;
         let worker = Daemon::spawn(&mut worker_command(&nats, more));
         let ready = worker.json_line();
         Self { client, worker, ready, nats }
