@@ -345,7 +345,7 @@ class Client:
                     "%d results stay in their stream until they expire: %s", len(left), why
                 )
             elif why is not None:
-                raise RejectedError(f"results could not be removed: {said['error']}")
+                raise RejectedError(f"results could not be removed: {why}")
             removed += int(said.get("removed", 0))
         return removed
 

@@ -192,17 +192,7 @@ fn decode(row: &[u8], vector_type: VectorType) -> (Vector, bool) {
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let flags = word(4);
     let window = (flags & WINDOW != 0).then(|| Window { index: word(8), start: long(12), end: long(20) });
-    let values = match vector_type {
-        VectorType::F32 => {
-            let (numbers, _) = values.as_chunks();
-            numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        }
-        VectorType::F16 => {
-            let (numbers, _) = values.as_chunks();
-            let halves: Vec<f16> = numbers.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
-            halves.to_f32_vec()
-        }
-    };
+    let values = vector_type.numbers(values);
     let vector = Vector { values, tokens: word(0), truncated: flags & TRUNCATED != 0, window };
     (vector, flags & MORE != 0)
 }

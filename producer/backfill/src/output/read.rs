@@ -9,7 +9,7 @@ use arrow_array::{
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType};
 use bytes::Bytes;
-use half::{f16, slice::HalfFloatSliceExt};
+use half::slice::HalfFloatSliceExt;
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -341,16 +341,8 @@ fn numbers(values: &dyn Array) -> Option<Vec<f32>> {
 
 /// The numbers of an array of NumPy.
 fn npy_vectors(bytes: Bytes, vector_type: VectorType, dimensions: usize) -> impl Iterator<Item = Vec<f32>> + Send {
-    let width = vector_type.width();
-    let size = (width * dimensions).max(1);
-    (0..bytes.len() / size).map(move |n| {
-        let number = |bytes: &[u8]| match *bytes {
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            [a, b] => f16::from_le_bytes([a, b]).to_f32(),
-            _ => f32::NAN,
-        };
-        bytes[n * size..(n + 1) * size].chunks_exact(width).map(number).collect()
-    })
+    let size = (vector_type.width() * dimensions).max(1);
+    (0..bytes.len() / size).map(move |n| vector_type.numbers(&bytes[n * size..(n + 1) * size]))
 }
 
 /// What matters of a line.

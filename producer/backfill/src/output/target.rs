@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use half::{f16, slice::HalfFloatSliceExt};
 use serde::{Deserialize, Serialize};
 
 use super::{postgres::Postgres, rows::PART_BYTES};
@@ -58,6 +59,17 @@ impl VectorType {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
+        }
+    }
+
+    /// Numbers that lie one behind the other, the lowest byte of each first.
+    pub(crate) fn numbers(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Self::F16 => {
+                let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
+                halves.to_f32_vec()
+            }
         }
     }
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use half::{f16, slice::HalfFloatSliceExt};
 use parquet::{
     basic::{Compression, Encoding, EncodingMask, ZstdLevel},
     column::{
@@ -241,14 +240,10 @@ fn numbers(page: &Page) -> Result<Vec<f32>> {
     let count = *num_values as usize;
     match encoding {
         Encoding::BYTE_STREAM_SPLIT if rest.len() == count * PLANES => Ok(join(rest, count)),
-        Encoding::PLAIN if rest.len() == count * PLANES => {
-            let (numbers, _) = rest.as_chunks();
-            Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
-        }
-        Encoding::PLAIN if rest.len() == count * size_of::<f16>() => {
-            let (numbers, _) = rest.as_chunks();
-            let halves: Vec<f16> = numbers.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
-            Ok(halves.to_f32_vec())
+        Encoding::PLAIN => {
+            let is_whole = |kind: &VectorType| rest.len() == count * kind.width();
+            let kind = [VectorType::F32, VectorType::F16].into_iter().find(is_whole);
+            kind.map(|kind| kind.numbers(rest)).ok_or_else(other)
         }
         _ => Err(other()),
     }
@@ -267,6 +262,7 @@ fn join(planes: &[u8], count: usize) -> Vec<f32> {
 mod tests {
     use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
     use arrow_schema::{DataType, Field};
+    use half::slice::HalfFloatSliceExt;
     use parquet::{
         arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
         file::{
